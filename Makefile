@@ -1,0 +1,42 @@
+# Needs Python 3.11+, pip, git and make. `make demo` and `make test` do everything.
+PY   ?= python3
+JOBS ?= 2
+PIP  := .venv/bin/pip install -q --disable-pip-version-check -c constraints.txt
+
+.PHONY: setup demo test lint bench clean
+
+.venv/bin/python:
+	@$(PY) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "resgen needs Python 3.11 or newer: make PY=python3.11")'
+	$(PY) -m venv .venv
+
+# What the library itself needs.
+.venv/.core: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) -e .
+	@touch $@
+
+# All extras and the developers' tools.
+.venv/.dev: .venv/.core
+	$(PIP) -e '.[all,dev]'
+	@touch $@
+
+setup: .venv/.dev
+
+demo: .venv/.core
+	.venv/bin/resgen demo --out out
+
+test: .venv/.dev
+	.venv/bin/python -m pytest -q -n $(JOBS)
+
+lint: .venv/.dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+bench: .venv/.dev
+	.venv/bin/resgen bench quantizer
+	.venv/bin/resgen bench depth
+	.venv/bin/resgen bench sampler
+
+clean:
+	rm -rf .venv out
