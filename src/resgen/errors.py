@@ -1,0 +1,45 @@
+"""Exceptions whose message is one line: the value, what was allowed, what to do.
+
+The command line prints the message of a `ResGenError` and exits with code 2; anything else is a defect and keeps its
+traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ResGenError(Exception):
+    """Base of every error that a user can cause and mend."""
+
+
+class ConfigError(ResGenError, ValueError):
+    """A configuration value, key or combination that is not allowed."""
+
+
+class DataError(ResGenError):
+    """Input data that is missing, empty, unreadable or of the wrong kind."""
+
+
+class CheckpointError(ResGenError):
+    """A saved model or training state that is missing, damaged or does not fit."""
+
+
+class TrainingError(ResGenError):
+    """Training cannot go on (a loss that is not finite, for example)."""
+
+
+class MissingExtraError(ResGenError, ImportError):
+    """An optional package is needed; the message names the extra to install."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"'{package}' is not installed; install it with: pip install 'resgen[{extra}]'")
+
+
+def unknown(what: str, value: object, allowed: Iterable[object]) -> str:
+    """One line for an unknown name: the value, the nearest allowed one if any, and all allowed ones."""
+    names = [str(a) for a in allowed]
+    near = difflib.get_close_matches(str(value), names, n=1)
+    hint = f" (did you mean '{near[0]}'?)" if near else ""
+    return f"unknown {what} '{value}'{hint}; allowed: {', '.join(names) or 'none'}"

@@ -1,0 +1,124 @@
+"""Data that crosses layers, and the letters used in shapes.
+
+| letter | meaning |
+|---|---|
+| B | samples of a batch |
+| L | positions of the latent sequence or grid |
+| D | residual levels (depth), 0 = coarsest |
+| V | entries per codebook |
+| H | width of a codebook vector (`code_dim`) |
+| K | components of the mixture |
+| O | width of the transformer |
+| N | rows of a flattened batch (positions of all samples) |
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from resgen.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodeSpec:
+    """Everything a generator knows of its tokenizer: the shape of a code array.
+
+    Attributes:
+        depth: D, residual levels per position.
+        codebook_size: V, entries of each level's codebook.
+        code_dim: H, width of a codebook vector.
+        shape: the grid of positions, `(rows, columns)` for pictures, `(frames,)` for sequences.
+    """
+
+    depth: int
+    codebook_size: int
+    code_dim: int
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("depth", "codebook_size", "code_dim"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        if not self.shape or min(self.shape) < 1:
+            raise ConfigError(f"shape={self.shape} must hold one or more positive sizes")
+
+    @property
+    def num_positions(self) -> int:
+        """L, the product of `shape`."""
+        return math.prod(self.shape)
+
+    @property
+    def num_tokens(self) -> int:
+        """L x D, the codes of one sample."""
+        return self.num_positions * self.depth
+
+
+@runtime_checkable
+class Reduce(Protocol):
+    """How statistics are combined over processes; the default, `LOCAL`, is a single process."""
+
+    rank: int
+    world_size: int
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Elementwise sum over processes."""
+        ...
+
+    def max(self, value: Tensor) -> Tensor:
+        """Elementwise maximum over processes."""
+        ...
+
+
+class _Local:
+    rank = 0
+    world_size = 1
+
+    def sum(self, value: Tensor) -> Tensor:
+        return value
+
+    def max(self, value: Tensor) -> Tensor:
+        return value
+
+
+LOCAL: Reduce = _Local()
+
+
+@runtime_checkable
+class LatentDistribution(Protocol):
+    """A distribution over the sum of the masked levels' embeddings at every position of a batch."""
+
+    def sample(
+        self,
+        rows: Int[Tensor, " N"],
+        uniform: Float[Tensor, " N"],
+        normal: Float[Tensor, "N H"],
+        *,
+        top_p: float,
+        temperature: float,
+    ) -> Float[Tensor, "N H"]:
+        """Draw latents at the flattened positions `rows` (index into B*L) from given noise.
+
+        Args:
+            rows: which positions to draw.
+            uniform: one number in [0, 1) per row; chooses the mixture component.
+            normal: standard normal noise per row.
+            top_p: mass of the nucleus of components, in (0, 1].
+            temperature: scale of the Gaussian noise, >= 0.
+        """
+        ...
+
+
+@runtime_checkable
+class Predictor(Protocol):
+    """What a sampler knows of a model: codes and what is visible in, a latent distribution out."""
+
+    def __call__(
+        self, codes: Int[Tensor, "B L D"], visible: Int[Tensor, "B L"], guidance_scale: float
+    ) -> LatentDistribution:
+        """One network evaluation; `guidance_scale` 0 runs the conditional pass only."""
+        ...
