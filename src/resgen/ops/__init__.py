@@ -1,0 +1,1 @@
+"""Pure functions on tensors: the method's mathematics without state, devices or global randomness."""

@@ -1,0 +1,23 @@
+"""Pictures between 8-bit and [-1, 1], and their distance."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+
+def from_uint8(pictures: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """0..255 to [-1, 1]."""
+    return pictures.float() / 127.5 - 1
+
+
+def to_uint8(pictures: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
+    """[-1, 1] to 0..255, rounded to the nearest and clamped."""
+    return ((pictures.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def psnr_db(first: UInt8[Tensor, "B C Y X"], second: UInt8[Tensor, "B C Y X"]) -> Float[Tensor, " B"]:
+    """Peak signal-to-noise ratio of each pair of 8-bit pictures in decibels; at most 100 (equal pictures)."""
+    error = (first.double() - second.double()).square().flatten(1).mean(1)
+    return 10 * torch.log10(255.0**2 / error.clamp(min=255.0**2 * 1e-10))

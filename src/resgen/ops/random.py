@@ -1,0 +1,18 @@
+"""Random streams derived from names, so that nothing depends on global state or on the order of calls."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A 63-bit seed that depends on all `parts` and nothing else; different parts give unrelated streams."""
+    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+
+
+def generator(*parts: int | str, device: str | torch.device = "cpu") -> torch.Generator:
+    """A fresh `torch.Generator` seeded with `derive_seed(*parts)`."""
+    return torch.Generator(device=device).manual_seed(derive_seed(*parts))

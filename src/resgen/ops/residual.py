@@ -1,0 +1,130 @@
+"""Residual vector quantization as pure functions (Sec. 2).
+
+`x_j = argmin_v |h_{j-1} - e(v;j)|^2`, `h_j = h_{j-1} - e(x_j;j)`, and the decoded vector is `z = sum_j e(x_j;j)`.
+Codebooks are one float32 tensor `[D, V, H]`. Everything here runs in float32 whatever the surrounding precision: a
+code is an
+argmin over small differences of distances, which bfloat16 does not resolve.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+class ResidualCodes(NamedTuple):
+    """Codes and what they leave over.
+
+    Attributes:
+        codes: `[N, D]`; levels before a row's `start` are 0.
+        errors: `[N, D]`, squared norm of the residual after each level, `|h_j|^2`; 0 before a row's `start`.
+    """
+
+    codes: Int[Tensor, "N D"]
+    errors: Float[Tensor, "N D"]
+
+
+def residual_encode(
+    latents: Float[Tensor, "N H"],
+    codebooks: Float[Tensor, "D V H"],
+    start: Int[Tensor, " N"] | None = None,
+    *,
+    chunk_size: int = 1024,
+) -> ResidualCodes:
+    """Quantize each row into the levels `start[n]..D-1`, coarse to fine (Sec. 2; step 2 of Algorithm 2).
+
+    With `start` a row is the residual that the levels from `start` on have to express: the sum of the *masked* levels'
+    embeddings, which is what ResGen predicts. Ties take the lower code.
+
+    Args:
+        latents: rows to quantize, any floating type.
+        codebooks: one codebook per level.
+        start: first level of each row in 0..D (D: nothing to do); None means 0 for all.
+        chunk_size: rows whose distances to a codebook exist at one time (`chunk_size x V` floats).
+    """
+    depth, _, _ = codebooks.shape
+    rows = latents.shape[0]
+    codes = torch.zeros(rows, depth, dtype=torch.int64, device=latents.device)
+    errors = torch.zeros(rows, depth, dtype=torch.float32, device=latents.device)
+    # Rows sorted by their first level: at level d the active ones are a prefix, so no level is computed for a row
+    # without it.
+    order = None if start is None else torch.argsort(start, stable=True)
+    active = [rows] * depth if start is None else _rows_per_level(start, depth)
+    with torch.autocast(device_type=latents.device.type, enabled=False):
+        books = codebooks.float()
+        norms = books.square().sum(-1)
+        residual = (latents if order is None else latents[order]).detach().to(torch.float32, copy=True)
+        for begin in range(0, rows, chunk_size):
+            for level in range(depth):
+                end = min(begin + chunk_size, active[level])
+                if end <= begin:
+                    continue
+                part = residual[begin:end]
+                distance = torch.addmm(norms[level], part, books[level].T, alpha=-2)
+                index = distance.min(1).indices  # on CPUs min is faster than argmin
+                part -= books[level][index]
+                codes[begin:end, level] = index
+                errors[begin:end, level] = part.square().sum(-1)
+    if order is None:
+        return ResidualCodes(codes, errors)
+    return ResidualCodes(
+        torch.empty_like(codes).index_copy_(0, order, codes), torch.empty_like(errors).index_copy_(0, order, errors)
+    )
+
+
+def _rows_per_level(start: Int[Tensor, " N"], depth: int) -> list[int]:
+    """How many rows have `start <= level`, for every level; the one transfer to the host that `residual_encode`
+    makes."""
+    return torch.bincount(start, minlength=depth + 1)[:depth].cumsum(0).tolist()
+
+
+def residual_decode(
+    codes: Int[Tensor, "*batch D"],
+    codebooks: Float[Tensor, "E V H"],
+    visible: Int[Tensor, "*batch"] | int | None = None,
+) -> Float[Tensor, "*batch H"]:
+    """Sum of the embeddings of the first `visible` levels (all by default): `sum_{j <= visible} e(x_j;j)`."""
+    depth = codes.shape[-1]
+    if isinstance(visible, int):
+        codes, depth, visible = codes[..., :visible], min(visible, depth), None
+    total = codebooks.new_zeros(*codes.shape[:-1], codebooks.shape[-1])
+    for level in range(depth):
+        embedded = torch.nn.functional.embedding(codes[..., level], codebooks[level])
+        if visible is not None:
+            embedded = embedded * (visible > level).unsqueeze(-1)
+        total = total + embedded
+    return total
+
+
+def residual_suffix(
+    codes: Int[Tensor, "*batch D"], codebooks: Float[Tensor, "D V H"], visible: Int[Tensor, "*batch"]
+) -> Float[Tensor, "*batch H"]:
+    """Sum of the embeddings of the *masked* levels, `z_i` of Sec. 3: what ResGen is trained to predict."""
+    total = codebooks.new_zeros(*codes.shape[:-1], codebooks.shape[-1])
+    for level in range(codes.shape[-1]):
+        embedded = torch.nn.functional.embedding(codes[..., level], codebooks[level])
+        total = total + embedded * (visible <= level).unsqueeze(-1)
+    return total
+
+
+def code_histogram(
+    codes: Int[Tensor, "*batch D"], codebook_size: int, valid: Bool[Tensor, "*batch"] | None = None
+) -> Int[Tensor, "D V"]:
+    """How often each code of each level occurs among the valid positions."""
+    flat = codes.reshape(-1, codes.shape[-1])
+    if valid is not None:
+        flat = flat[valid.reshape(-1)]
+    depth = flat.shape[-1]
+    offset = torch.arange(depth, device=codes.device) * codebook_size
+    return torch.bincount((flat + offset).reshape(-1), minlength=depth * codebook_size).reshape(depth, codebook_size)
+
+
+def usage_and_perplexity(histogram: Int[Tensor, "D V"]) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
+    """Per level: the fraction of codes that occur, and the exponential of the entropy of the code frequencies
+    (1..V)."""
+    share = histogram.double() / histogram.sum(-1, keepdim=True).clamp(min=1)
+    entropy = -torch.special.xlogy(share, share).sum(-1)
+    return (histogram > 0).double().mean(-1), entropy.exp()
