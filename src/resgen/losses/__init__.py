@@ -1,0 +1,5 @@
+"""Training objectives."""
+
+from resgen.losses.mixture import MixtureLoss, mixture_loss
+
+__all__ = ["MixtureLoss", "mixture_loss"]

@@ -1,0 +1,1 @@
+"""Tokenizers: signals to codes and back."""
