@@ -1,0 +1,284 @@
+"""The mixture head: a Gaussian mixture over a position's latent from one linear projection (Sec. 3.3, App. A.2)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from resgen.errors import ConfigError
+from resgen.ops.mixture import (
+    MixtureBound,
+    at_least_float32,
+    bound_from_distance,
+    log_prob_from_distance,
+    low_rank_squared_distance,
+    squared_distance,
+    standardize,
+)
+from resgen.ops.sampling import nucleus_choice
+
+MAX_LOG_SCALE = 10.0
+CHUNK_ELEMENTS = 1 << 22
+MIN_CHUNK_ROWS = 512
+GATHER_BYTES = 32 << 20
+INIT_SAMPLES = 16_384
+INIT_ITERATIONS = 5
+INIT_STD = 0.02
+MIN_INIT_SCALE = 0.05
+
+
+class MixtureHead(nn.Module):
+    """K Gaussian components with one scalar scale a and one shift b per position.
+
+    z = b + a (mu_v + noise) with probability pi_v. The component means are the only large projection; it may run in
+    bfloat16. Logits, log-scale, shift, distances and all sums over components are float32.
+
+    Args:
+        width: O, width of the input.
+        num_components: K.
+        code_dim: H, width of the latent.
+        rank: h, or None for full means. With a rank the projection gives mu~_v in R^h, and mu_v = M_v mu~_v + s_v with
+            trainable `basis` M and `offset` s.
+        min_log_scale: lower limit of log a; keeps the density of degenerate targets finite.
+
+    Raises:
+        ConfigError: if a size is below 1 or `rank` exceeds `code_dim`.
+    """
+
+    basis: nn.Parameter | None
+    offset: nn.Parameter | None
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        num_components: int,
+        code_dim: int,
+        rank: int | None = None,
+        min_log_scale: float = -4.0,
+    ) -> None:
+        super().__init__()
+        for name, size in (("width", width), ("num_components", num_components), ("code_dim", code_dim)):
+            if size < 1:
+                raise ConfigError(f"{name}={size} must be at least 1")
+        if rank is not None and not 1 <= rank <= code_dim:
+            raise ConfigError(f"rank={rank} must lie in 1..code_dim={code_dim}, or be null for full means")
+        if min_log_scale > MAX_LOG_SCALE:
+            raise ConfigError(f"min_log_scale={min_log_scale} must be at most {MAX_LOG_SCALE}")
+        self.width = width
+        self.num_components = num_components
+        self.code_dim = code_dim
+        self.rank = rank
+        self.min_log_scale = min_log_scale
+        self.affine = nn.Linear(width, num_components + 1 + code_dim)
+        self.means = nn.Linear(width, num_components * (rank or code_dim))
+        if rank is None:
+            self.register_parameter("basis", None)
+            self.register_parameter("offset", None)
+        else:
+            self.basis = nn.Parameter(torch.empty(num_components, code_dim, rank))
+            self.offset = nn.Parameter(torch.empty(num_components, code_dim))
+        self.reset_parameters()
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Start from unit-normal means, nearly equal weights, scale 1 and shift 0 everywhere."""
+        with torch.no_grad():
+            self.affine.weight.zero_()
+            self.affine.weight[: self.num_components].normal_(std=INIT_STD, generator=generator)
+            self.affine.bias.zero_()
+            self.means.weight.normal_(std=INIT_STD, generator=generator)
+            if self.basis is None or self.offset is None:
+                self.means.bias.normal_(generator=generator)
+            else:
+                self.means.bias.zero_()
+                self.basis.normal_(std=1.0 / math.sqrt(self.basis.shape[-1]), generator=generator)
+                self.offset.normal_(generator=generator)
+
+    def affine_parameters(
+        self, hidden: Float[Tensor, "N O"]
+    ) -> tuple[Float[Tensor, "N K"], Float[Tensor, " N"], Float[Tensor, "N H"]]:
+        """Logits of pi, log a (clamped) and b, in float32 whatever the precision of the network around the head."""
+        with torch.autocast(device_type=hidden.device.type, enabled=False):
+            out = functional.linear(*(at_least_float32(x) for x in (hidden, self.affine.weight, self.affine.bias)))
+        logits, log_scale, shift = out.split([self.num_components, 1, self.code_dim], dim=-1)
+        return logits, log_scale.squeeze(-1).clamp(self.min_log_scale, MAX_LOG_SCALE), shift
+
+    def squared_distance(self, hidden: Float[Tensor, "N O"], z: Float[Tensor, "N H"]) -> Float[Tensor, "N K"]:
+        """|z - mu_v|^2 to the means of every component, for a standardized target z."""
+        projected = self.means(hidden).unflatten(-1, (self.num_components, -1))
+        if self.basis is None or self.offset is None:
+            return squared_distance(z, projected)
+        return low_rank_squared_distance(z, projected, self.basis, self.offset)
+
+    def bound(
+        self, hidden: Float[Tensor, "N O"], target: Float[Tensor, "N H"], smoothing: float = 0.01
+    ) -> MixtureBound:
+        """Training bound on the negative log-likelihood (Eq. 1); holds N x K x H at once, see `mixture_loss`."""
+        logits, log_scale, shift = self.affine_parameters(hidden)
+        distance = self.squared_distance(hidden, standardize(target, log_scale, shift))
+        return bound_from_distance(distance, logits, log_scale, self.code_dim, smoothing)
+
+    def forward(
+        self, hidden: Float[Tensor, "N O"], target: Float[Tensor, "N H"], smoothing: float = 0.01
+    ) -> MixtureBound:
+        """Same as `bound`."""
+        return self.bound(hidden, target, smoothing)
+
+    @property
+    def rows_per_chunk(self) -> int:
+        """Rows to compute at once: `CHUNK_ELEMENTS` projected numbers, but enough to outweigh one weight gradient."""
+        return max(MIN_CHUNK_ROWS, CHUNK_ELEMENTS // (self.num_components * (self.rank or self.code_dim)))
+
+    @torch.no_grad()
+    def log_prob(
+        self, hidden: Float[Tensor, "N O"], target: Float[Tensor, "N H"], chunk_size: int | None = None
+    ) -> Float[Tensor, " N"]:
+        """Exact log-likelihood of each target in nats, without gradients.
+
+        Args:
+            hidden: input of the head.
+            target: z.
+            chunk_size: rows computed at once; by default `rows_per_chunk`.
+        """
+        parts = [torch.zeros(0, device=hidden.device)]
+        size = chunk_size or self.rows_per_chunk
+        for start in range(0, hidden.shape[0], size):
+            rows = slice(start, start + size)
+            logits, log_scale, shift = self.affine_parameters(hidden[rows])
+            distance = self.squared_distance(hidden[rows], standardize(target[rows], log_scale, shift))
+            parts.append(log_prob_from_distance(distance, logits, log_scale, self.code_dim))
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        hidden: Float[Tensor, "N O"],
+        uniform: Float[Tensor, " N"],
+        normal: Float[Tensor, "N H"],
+        *,
+        top_p: float = 1.0,
+        temperature: float = 1.0,
+    ) -> Float[Tensor, "N H"]:
+        """Draw latents (Algorithm 2, step 1): component, Gaussian, affine map.
+
+        The component comes first, so that only its mean is projected: never K means per position.
+
+        Args:
+            hidden: input of the head.
+            uniform: one number in [0, 1) per row; chooses the component.
+            normal: standard normal noise.
+            top_p: mass of the nucleus of components, in (0, 1].
+            temperature: scale of the Gaussian noise, >= 0.
+
+        Returns:
+            float32.
+
+        Raises:
+            ConfigError: if `top_p` or `temperature` is out of range.
+        """
+        if temperature < 0.0:
+            raise ConfigError(f"temperature={temperature} must be at least 0")
+        logits, log_scale, shift = self.affine_parameters(hidden)
+        mean = self.component_mean(hidden, nucleus_choice(logits, uniform, top_p))
+        return shift + torch.exp(log_scale)[:, None] * (mean + temperature * normal)
+
+    def component_mean(self, hidden: Float[Tensor, "N O"], component: Int[Tensor, " N"]) -> Float[Tensor, "N H"]:
+        """mu_v of one given component per row, in float32.
+
+        Rows of the same component share tiles, so that a component's weights are read once per tile rather than once
+        per row; at most about `GATHER_BYTES` of weights are gathered at a time.
+        """
+        owner, slot, tile_rows = _tiles(component, self.num_components)
+        weight = self.means.weight.unflatten(0, (self.num_components, -1))
+        bias = self.means.bias.unflatten(0, (self.num_components, -1))
+        dtype = weight.dtype
+        tiles = hidden.new_zeros(len(owner) * tile_rows, self.width, dtype=dtype)
+        tiles = tiles.index_copy_(0, slot, hidden.to(dtype)).view(len(owner), tile_rows, self.width)
+        row_bytes = weight[0].numel() * weight.element_size()
+        if self.basis is not None:
+            row_bytes = max(row_bytes, self.basis[0].numel() * self.basis.element_size())
+        size = max(1, GATHER_BYTES // row_bytes)
+        parts = [hidden.new_zeros(0, tile_rows, self.code_dim, dtype=at_least_float32(bias).dtype)]
+        with torch.autocast(device_type=hidden.device.type, enabled=False):
+            for tile, chosen in zip(tiles.split(size), owner.split(size), strict=True):
+                value = torch.baddbmm(bias[chosen, None], tile, weight[chosen].transpose(1, 2))
+                if self.basis is not None and self.offset is not None:
+                    value = torch.baddbmm(self.offset[chosen, None], value, self.basis[chosen].transpose(1, 2))
+                parts.append(at_least_float32(value))
+        return torch.cat(parts).flatten(0, 1)[slot]
+
+    @torch.no_grad()
+    def initialize(self, samples: Float[Tensor, "M H"], generator: torch.Generator) -> None:
+        """Start from the data: components at k-means centres of the targets, log a at their distance to the data.
+
+        Deviation: the paper does not state an initialisation. From a random start all components are far from the
+        data and nearly equal, and they part slowly. Here the untrained head is already a mixture fitted to the
+        targets, nearly the same for every input: means mu_v = centre / a0, log a = log a0 with a0 the root mean square
+        distance per dimension to the nearest centre, and weights pi_v = the share of targets nearest to centre v.
+
+        Args:
+            samples: targets as training will see them; more than 16,384 are subsampled. Fewer than K are repeated
+                with a little noise.
+            generator: source of the noise; its device may differ from that of `samples`.
+
+        Raises:
+            ConfigError: if `samples` is empty or of another width.
+        """
+        if samples.ndim != 2 or samples.shape[0] == 0 or samples.shape[1] != self.code_dim:
+            raise ConfigError(f"samples of shape {tuple(samples.shape)}; needed: one or more rows of {self.code_dim}")
+        self.reset_parameters(generator)
+        centres, counts, scale = _fit_centres(samples.float(), self.num_components, generator)
+        means = self.means.bias.unflatten(0, (self.num_components, -1)) if self.offset is None else self.offset
+        means.copy_(centres / scale)
+        shares = (counts + 1.0) / (counts + 1.0).sum()
+        self.affine.bias[: self.num_components] = shares.log().to(self.affine.bias)
+        self.affine.bias[self.num_components] = math.log(scale)
+
+
+def _tiles(component: Int[Tensor, " N"], num_components: int) -> tuple[Int[Tensor, " T"], Int[Tensor, " N"], int]:
+    """Lay rows out in tiles of equal size, each of one component, without a transfer to the host.
+
+    Returns:
+        The component of each tile (any, for unused tiles), the slot of each row among all rows of the tiles, and the
+        rows per tile. There are N tiles for N < 2 K, and about 2 K for more rows.
+    """
+    rows = component.shape[0]
+    size = max(1, rows // num_components)
+    num_tiles = (rows + min(rows, num_components) * (size - 1)) // size
+    counts = component.new_zeros(num_components).index_add_(0, component, torch.ones_like(component))
+    ends = ((counts + size - 1) // size).cumsum(0)
+    owner = torch.searchsorted(ends, torch.arange(num_tiles, device=component.device), right=True)
+    order = component.argsort()
+    ordered = component[order]
+    first_row = counts.cumsum(0) - counts
+    first_slot = size * (ends - (counts + size - 1) // size)
+    slots = first_slot[ordered] + torch.arange(rows, device=component.device) - first_row[ordered]
+    return owner.clamp(max=num_components - 1), torch.empty_like(slots).index_copy_(0, order, slots), size
+
+
+def _fit_centres(
+    samples: Float[Tensor, "M H"], num_centres: int, generator: torch.Generator
+) -> tuple[Float[Tensor, "K H"], Float[Tensor, " K"], float]:
+    """K-means from random rows: centres, rows nearest to each, and the rms distance per dimension in [0.05, 1]."""
+
+    def draw(high: int) -> Tensor:
+        return torch.randperm(high, generator=generator, device=generator.device).to(samples.device)
+
+    rows = samples[draw(samples.shape[0])[:INIT_SAMPLES]]
+    repeats = -(-num_centres // rows.shape[0])
+    centres = rows.repeat(repeats, 1)[:num_centres].clone()
+    if repeats > 1:
+        noise = torch.randn(centres.shape, generator=generator, device=generator.device)
+        centres += MIN_INIT_SCALE * noise.to(samples.device)
+    nearest = torch.cdist(rows, centres).argmin(dim=1)
+    for _ in range(INIT_ITERATIONS):
+        counts = torch.bincount(nearest, minlength=num_centres)[:, None]
+        sums = torch.zeros_like(centres).index_add_(0, nearest, rows)
+        centres = torch.where(counts > 0, sums / counts.clamp(min=1), centres)
+        nearest = torch.cdist(rows, centres).argmin(dim=1)
+    scale = (rows - centres[nearest]).square().mean().sqrt().clamp(MIN_INIT_SCALE, 1.0)
+    return centres, torch.bincount(nearest, minlength=num_centres).float(), float(scale)

@@ -1,0 +1,210 @@
+"""ResGen: a bidirectional transformer that predicts, for every position at once, the sum of the embeddings of all
+masked
+levels as a mixture of Gaussians (Sec. 3, App. A.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from resgen.errors import ConfigError
+from resgen.models.conditions import ClassCondition
+from resgen.models.heads import MixtureHead
+from resgen.nn.positions import rotary_angles, sincos_grid
+from resgen.nn.transformer import SharedModulation, Transformer
+from resgen.ops.guidance import guide
+from resgen.ops.residual import residual_decode, residual_suffix
+from resgen.types import CodeSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResGenConfig:
+    """Shape of the generator; the defaults are the paper's image model (`xl`).
+
+    Attributes:
+        width: O.
+        num_layers: transformer blocks.
+        num_heads: attention heads.
+        mlp_width: hidden width of each block's MLP.
+        condition_width: hidden width of the shared modulation MLP.
+        num_components: K, components of the mixture.
+        mean_rank: h, rank of the component means; None for full rank (images), 64 for speech.
+        num_classes: classes of the condition; 0 for none.
+        class_dropout: share of training samples without their class, for guidance.
+    """
+
+    width: int = 1152
+    num_layers: int = 28
+    num_heads: int = 16
+    mlp_width: int = 4608
+    condition_width: int = 4608
+    num_components: int = 1024
+    mean_rank: int | None = None
+    num_classes: int = 0
+    class_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("width", "num_layers", "num_heads", "mlp_width", "condition_width", "num_components"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.width % self.num_heads:
+            raise ConfigError(f"width={self.width} must be a multiple of num_heads={self.num_heads}")
+        if self.mean_rank is not None and self.mean_rank < 1:
+            raise ConfigError(f"mean_rank={self.mean_rank} must be at least 1, or null for full rank")
+        if self.num_classes < 0:
+            raise ConfigError(f"num_classes={self.num_classes} must not be negative")
+        if not 0 <= self.class_dropout < 1:
+            raise ConfigError(f"class_dropout={self.class_dropout} must lie in [0, 1)")
+
+
+def _preset(width: int, num_layers: int, num_heads: int, num_components: int) -> ResGenConfig:
+    return ResGenConfig(
+        width=width,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        mlp_width=4 * width,
+        condition_width=4 * width,
+        num_components=num_components,
+    )
+
+
+PRESETS: dict[str, ResGenConfig] = {
+    "tiny": _preset(192, 4, 6, 64),
+    "small": _preset(384, 8, 6, 256),
+    "base": _preset(768, 12, 12, 1024),
+    "xl": _preset(1152, 28, 16, 1024),
+}
+
+
+class ResGen(nn.Module):
+    """The generator. It knows codes and codebooks, never the tokenizer or the modality they come from.
+
+    Buffers (all float32): `codebooks` `[D, V, H]`, the tokenizer's times `latent_scale` so that full sums have unit
+    standard
+    deviation; `level_std` `[D]`, the scaled `sigma_d` of confidence scoring.
+    """
+
+    codebooks: Tensor
+    level_std: Tensor
+    latent_scale: Tensor
+    positions: Tensor
+
+    def __init__(self, config: ResGenConfig, spec: CodeSpec) -> None:
+        super().__init__()
+        self.config = config
+        self.spec = spec
+        self.register_buffer("codebooks", torch.zeros(spec.depth, spec.codebook_size, spec.code_dim))
+        self.register_buffer("level_std", torch.ones(spec.depth))
+        self.register_buffer("latent_scale", torch.ones(()))
+        self.is_grid = len(spec.shape) == 2
+        if self.is_grid:
+            positions = sincos_grid((spec.shape[0], spec.shape[1]), config.width)
+        else:
+            positions = rotary_angles(spec.num_positions, config.width // config.num_heads)
+        self.register_buffer("positions", positions, persistent=False)
+        self.input = nn.Linear(spec.code_dim, config.width)
+        self.visible_embedding = nn.Embedding(spec.depth + 1, config.width)
+        self.condition = ClassCondition(config.num_classes, config.width)
+        self.modulation = SharedModulation(config.width, config.condition_width)
+        self.transformer = Transformer(
+            width=config.width, num_layers=config.num_layers, num_heads=config.num_heads, mlp_width=config.mlp_width
+        )
+        self.head = MixtureHead(
+            width=config.width, num_components=config.num_components, code_dim=spec.code_dim, rank=config.mean_rank
+        )
+        nn.init.normal_(self.visible_embedding.weight, std=0.02)
+
+    @torch.no_grad()
+    def set_codebooks(
+        self, codebooks: Float[Tensor, "D V H"], variances: Float[Tensor, " D"], codes: Int[Tensor, "B L D"]
+    ) -> None:
+        """Take over a tokenizer's codebooks, scaled so that the full sums of `codes` have unit standard deviation.
+
+        Raises:
+            ConfigError: codebooks of another shape than the model's.
+        """
+        if codebooks.shape != self.codebooks.shape:
+            raise ConfigError(
+                f"codebooks of shape {tuple(codebooks.shape)} do not fit; "
+                f"the model takes {tuple(self.codebooks.shape)} (D, V, H)"
+            )
+        std = residual_decode(codes.to(codebooks.device), codebooks.float()).double().std().clamp(min=1e-8)
+        self.latent_scale.fill_(1 / std)
+        self.codebooks.copy_(codebooks * self.latent_scale)
+        self.level_std.copy_(variances.sqrt() * self.latent_scale)
+
+    def target(self, codes: Int[Tensor, "B L D"], visible: Int[Tensor, "B L"]) -> Float[Tensor, "B L H"]:
+        """`z_i`: the sum of the scaled embeddings of the masked levels."""
+        return residual_suffix(codes, self.codebooks, visible)
+
+    def embed(self, codes: Int[Tensor, "B L D"], visible: Int[Tensor, "B L"]) -> Float[Tensor, "B L O"]:
+        """Network input: the projected sum of the visible embeddings, how many are visible, and where."""
+        known = residual_decode(codes, self.codebooks, visible)
+        x = self.input(known.to(self.input.weight.dtype)) + self.visible_embedding(visible)
+        return x + self.positions.to(x.dtype) if self.is_grid else x
+
+    def forward(
+        self,
+        codes: Int[Tensor, "B L D"],
+        visible: Int[Tensor, "B L"],
+        class_ids: Int[Tensor, " B"],
+        valid: Bool[Tensor, "B L"] | None = None,
+    ) -> Float[Tensor, "B L O"]:
+        """Hidden states that `head` turns into mixtures; codes of masked levels are never looked at."""
+        return self.hidden(self.embed(codes, visible), self.modulation(self.condition(class_ids)), valid)
+
+    def hidden(
+        self, x: Float[Tensor, "B L O"], modulation: Float[Tensor, "B 8 O"], valid: Bool[Tensor, "B L"] | None = None
+    ) -> Float[Tensor, "B L O"]:
+        """The transformer alone, for callers that keep the modulation over many steps."""
+        angles = None if self.is_grid else self.positions[: x.shape[1]]
+        attn_mask = None if valid is None else valid[:, None, None, :]
+        return self.transformer(x, modulation, angles, attn_mask)
+
+    def predictor(self, class_ids: Int[Tensor, " B"]) -> ResGenPredictor:
+        """This model under a condition, as the callable that samplers take."""
+        return ResGenPredictor(self, class_ids)
+
+
+class ResGenPredictor:
+    """`types.Predictor` of a `ResGen`; the condition is embedded once, both guidance branches run as one batch."""
+
+    def __init__(self, model: ResGen, class_ids: Int[Tensor, " B"]) -> None:
+        self.model = model
+        self.conditional = model.modulation(model.condition(class_ids))
+        null_ids = torch.full_like(class_ids[:1], model.condition.null_id)
+        self.unconditional = model.modulation(model.condition(null_ids)).expand_as(self.conditional)
+
+    def __call__(
+        self, codes: Int[Tensor, "B L D"], visible: Int[Tensor, "B L"], guidance_scale: float
+    ) -> MixturePrediction:
+        """One evaluation; a scale of 0 runs the conditional branch only."""
+        x = self.model.embed(codes, visible)
+        if guidance_scale == 0:
+            return MixturePrediction(self.model.head, self.model.hidden(x, self.conditional).flatten(0, 1))
+        both = self.model.hidden(torch.cat([x, x]), torch.cat([self.conditional, self.unconditional]))
+        conditional, unconditional = both.flatten(0, 1).chunk(2)
+        return MixturePrediction(self.model.head, guide(conditional, unconditional, guidance_scale))
+
+
+class MixturePrediction:
+    """`types.LatentDistribution` of hidden states under a mixture head."""
+
+    def __init__(self, head: MixtureHead, hidden: Float[Tensor, "N O"]) -> None:
+        self.head = head
+        self.hidden = hidden
+
+    def sample(
+        self,
+        rows: Int[Tensor, " M"],
+        uniform: Float[Tensor, " M"],
+        normal: Float[Tensor, "M H"],
+        *,
+        top_p: float,
+        temperature: float,
+    ) -> Float[Tensor, "M H"]:
+        """Draw the sum of the masked levels' embeddings at `rows`; see `types.LatentDistribution`."""
+        return self.head.sample(self.hidden[rows], uniform, normal, top_p=top_p, temperature=temperature)

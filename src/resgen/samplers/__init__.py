@@ -1,0 +1,1 @@
+"""Samplers: from a predictor to codes; no sampler knows a model class."""
