@@ -1,0 +1,108 @@
+"""Sample sheets: many small pictures on one, written to disk safely."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from resgen.errors import ConfigError, DataError
+
+PAD = 2
+_MARGIN = 3
+_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
+
+
+def picture_grid(
+    images: UInt8[Tensor, "N C height width"],
+    columns: int,
+    scale: int = 1,
+    labels: Sequence[str] | None = None,
+    row_labels: Sequence[str] | None = None,
+) -> Image.Image:
+    """Lay pictures out row by row, `PAD` white pixels apart.
+
+    Args:
+        images: pictures in 0..255 with 1 or 3 channels.
+        columns: pictures per row; the last row may be shorter.
+        scale: every pixel becomes a `scale` x `scale` block.
+        labels: text above the columns, cut to the width of a picture.
+        row_labels: text left of the rows.
+
+    Returns:
+        An `RGB` picture, or `L` if the pictures are grey.
+
+    Raises:
+        ConfigError: columns or scale below 1, or more labels than columns or rows.
+        DataError: no pictures, or not 1 or 3 channels.
+    """
+    count, channels, height, width = images.shape
+    if columns < 1 or scale < 1:
+        raise ConfigError(f"columns={columns} and scale={scale} must be at least 1")
+    if count < 1 or channels not in (1, 3):
+        raise DataError(f"a picture grid needs pictures of 1 or 3 channels, not the shape {tuple(images.shape)}")
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    for name, texts, limit in (("labels", labels, columns), ("row_labels", row_labels, rows)):
+        if texts is not None and len(texts) > limit:
+            raise ConfigError(f"{len(texts)} {name} do not fit a grid of {columns} columns and {rows} rows")
+    cell_w, cell_h = width * scale, height * scale
+    font = ImageFont.load_default()
+    above = [_shorten(text, font, cell_w) for text in labels or ()]
+    beside = [" ".join(text.split()) for text in row_labels or ()]
+    line = sum(font.getbbox("Ag")[1::2]) if above or beside else 0
+    top = PAD + (int(line) + _MARGIN if above else 0)
+    left = PAD + (int(max(font.getlength(text) for text in beside)) + 2 * _MARGIN if beside else 0)
+    size = (left + columns * (cell_w + PAD), top + rows * (cell_h + PAD))
+    sheet = Image.new("L" if channels == 1 else "RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    pixels = images.permute(0, 2, 3, 1).cpu().numpy()
+    for index, array in enumerate(pixels):
+        row, column = divmod(index, columns)
+        tile = Image.fromarray(array[..., 0] if channels == 1 else array)
+        tile = tile.resize((cell_w, cell_h), Image.Resampling.NEAREST)
+        sheet.paste(tile, (left + column * (cell_w + PAD), top + row * (cell_h + PAD)))
+    for column, text in enumerate(above):
+        centre = left + column * (cell_w + PAD) + (cell_w - font.getlength(text)) / 2
+        draw.text((centre, PAD), text, fill="black", font=font)
+    for row, text in enumerate(beside):
+        middle = top + row * (cell_h + PAD) + (cell_h - line) / 2
+        draw.text((_MARGIN, middle), text, fill="black", font=font)
+    return sheet
+
+
+def save_picture(image: Image.Image, path: str | Path) -> Path:
+    """Write a picture to a temporary name beside `path`, then rename it; missing folders are made.
+
+    Raises:
+        DataError: unknown suffix, or the place cannot be written (permission, full disk).
+    """
+    path = Path(path)
+    kind = _FORMATS.get(path.suffix.lower())
+    if kind is None:
+        raise DataError(f"cannot write '{path}': unknown suffix '{path.suffix}'; allowed: {', '.join(_FORMATS)}")
+    temporary = path.with_name(f".{secrets.token_hex(6)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            image.save(temporary, format=kind)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot write '{path}': {error.strerror or error}") from error
+    return path
+
+
+def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    text = " ".join(text.split())
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "..") > width:
+        text = text[:-1]
+    return text.rstrip() + ".." if text else ""

@@ -1,0 +1,76 @@
+"""Which samples belong to which batch: a function of the seed and the batch's number, so that resuming is exact."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from resgen.errors import ConfigError
+from resgen.ops.random import generator
+
+
+class CounterSampler:
+    """Indices of batch number `step`; there is no state but the caller's count of batches.
+
+    Every epoch is a permutation drawn from `(seed, epoch)`. Batches do not cross epochs and the remainder of an epoch
+    is dropped, unless the data set is smaller than a batch: then batches run on through the epochs one after another.
+
+    Args:
+        num_samples: size of the data set.
+        batch_size: samples of a global batch, over all processes.
+        seed: names the order.
+        rank: this process.
+        world_size: processes that share every batch; must divide `batch_size`.
+
+    Raises:
+        ConfigError: a number out of range.
+    """
+
+    def __init__(self, num_samples: int, batch_size: int, seed: int, *, rank: int = 0, world_size: int = 1) -> None:
+        if num_samples < 1 or batch_size < 1:
+            raise ConfigError(f"num_samples={num_samples} and batch_size={batch_size} must be at least 1")
+        if world_size < 1 or batch_size % world_size:
+            raise ConfigError(f"batch_size={batch_size} must be a multiple of world_size={world_size}")
+        if not 0 <= rank < world_size:
+            raise ConfigError(f"rank={rank} must be in 0..{world_size - 1}")
+        self.num_samples = num_samples
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self._last: tuple[int, Tensor] | None = None
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Whole batches of an epoch; 0 if the data set is smaller than a batch."""
+        return self.num_samples // self.batch_size
+
+    def epoch(self, step: int) -> int:
+        """The epoch in which batch `step` begins."""
+        if step < 0:
+            raise ConfigError(f"step={step} must be at least 0")
+        if self.batches_per_epoch:
+            return step // self.batches_per_epoch
+        return step * self.batch_size // self.num_samples
+
+    def indices(self, step: int) -> Int64[Tensor, " b"]:
+        """This process's share of batch `step`: entries `rank`, `rank + world_size`, ... of the global batch."""
+        epoch = self.epoch(step)
+        if self.batches_per_epoch:
+            begin = step % self.batches_per_epoch * self.batch_size
+        else:
+            begin = step * self.batch_size % self.num_samples
+        parts: list[Tensor] = []
+        wanted = self.batch_size
+        while wanted:
+            part = self._order(epoch)[begin : begin + wanted]
+            parts.append(part)
+            wanted -= len(part)
+            epoch, begin = epoch + 1, 0
+        return torch.cat(parts)[self.rank :: self.world_size]
+
+    def _order(self, epoch: int) -> Tensor:
+        if self._last is None or self._last[0] != epoch:
+            self._last = (epoch, torch.randperm(self.num_samples, generator=generator(self.seed, "epoch", epoch)))
+        return self._last[1]

@@ -1,0 +1,114 @@
+"""One picture: bytes or a file in, an 8-bit grey or RGB picture of the wanted size out, with every failure named."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from resgen.errors import ConfigError, DataError
+
+Picture = Path | memoryview | np.ndarray
+"""A picture as it is stored: a file, encoded bytes, or an array [rows, columns(, channels)]."""
+
+MAX_PIXELS = 1 << 26
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+_MODES = {1: "L", 3: "RGB"}
+
+
+def decode_picture(stored: Picture, where: str, *, size: int | None = None) -> Image.Image:
+    """Decode to mode `L` or `RGB`: upright by its EXIF tag, 16-bit grey scaled to 8, transparency laid over white.
+
+    Args:
+        stored: the picture.
+        where: what to call it in an error, a file or a row.
+        size: when given, refuse a picture that is not `size` x `size`, before it is decoded.
+
+    Raises:
+        DataError: missing, not a PNG, JPEG, WebP or BMP picture, damaged, more than `MAX_PIXELS`, or of another size.
+    """
+    if isinstance(stored, np.ndarray):
+        picture = Image.fromarray(stored)
+        _check_size(picture, where, size)
+        return picture
+    try:
+        with Image.open(io.BytesIO(_read(stored)), formats=_FORMATS) as opened:
+            if opened.width * opened.height > MAX_PIXELS:
+                raise DataError(f"{where} has {opened.width}x{opened.height} pixels; at most {MAX_PIXELS} are read")
+            _check_size(opened, where, size)
+            return _grey_or_rgb(ImageOps.exif_transpose(opened))
+    except DataError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(f"{where} has too many pixels; at most {MAX_PIXELS} are read") from error
+    except Image.UnidentifiedImageError as error:
+        raise DataError(f"{where} is not a picture of a known format ({', '.join(_FORMATS)})") from error
+    except Exception as error:  # the decoders raise many types on damaged bytes
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{where} cannot be read: {reason}") from error
+
+
+def picture_array(picture: Image.Image, size: int, channels: int) -> UInt8[np.ndarray, "C S S"]:
+    """Convert to 1 or 3 channels and `size` x `size`: a centred square is cut out and resized (Lanczos) if need be."""
+    check_shape(size, channels)
+    picture = picture if picture.mode == _MODES[channels] else picture.convert(_MODES[channels])
+    if picture.size != (size, size):
+        picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
+    array = np.asarray(picture)
+    return array[None] if channels == 1 else array.transpose(2, 0, 1)
+
+
+def check_shape(size: int, channels: int) -> None:
+    """Raise `ConfigError` for a size below 1 or a number of channels other than 1 and 3."""
+    if size < 1:
+        raise ConfigError(f"size={size} must be at least 1")
+    if channels not in _MODES:
+        raise ConfigError(f"channels={channels} must be 1 (grey) or 3 (RGB)")
+
+
+def read_image(path: str | Path, size: int, channels: int, resize: bool = False) -> UInt8[Tensor, "C S S"]:
+    """Read one picture file.
+
+    Args:
+        path: a PNG, JPEG, WebP or BMP file.
+        size: S, side in pixels of the result.
+        channels: C, 1 (grey) or 3 (RGB).
+        resize: cut out the centred square and resize it; without it a picture of another size is an error.
+
+    Raises:
+        DataError: see `decode_picture`.
+    """
+    check_shape(size, channels)
+    picture = decode_picture(Path(path), f"picture '{path}'", size=None if resize else size)
+    return torch.from_numpy(picture_array(picture, size, channels).copy())
+
+
+def _read(stored: Path | memoryview) -> bytes | memoryview:
+    if isinstance(stored, memoryview):
+        return stored
+    if stored.exists() and not stored.is_file():
+        raise OSError("it is not a regular file")
+    return stored.read_bytes()
+
+
+def _check_size(picture: Image.Image, where: str, size: int | None) -> None:
+    if size is not None and picture.size != (size, size):
+        raise DataError(
+            f"{where} is {picture.width}x{picture.height} pixels, but {size}x{size} is wanted; "
+            "pass resize (--set resize=true) or use a recipe of that size"
+        )
+
+
+def _grey_or_rgb(picture: Image.Image) -> Image.Image:
+    grey = picture.mode in ("1", "L", "LA") or picture.mode.startswith("I")
+    if picture.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips instead of scaling
+        picture = Image.fromarray((np.asarray(picture).clip(0, 65535) >> 8).astype(np.uint8))
+    elif picture.mode in ("LA", "PA", "RGBA") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert("L" if grey else "RGB")
