@@ -1,0 +1,34 @@
+"""Saved models: a folder with `config.json` and safetensors files, checked on reading."""
+
+from resgen.checkpoints.format import (
+    FORMAT_VERSION,
+    Component,
+    Folder,
+    SavedComponent,
+    atomic_folder,
+    list_bundled,
+    load_folder,
+    load_tensors,
+    resolve_model,
+    save_folder,
+    write_json_atomic,
+)
+from resgen.checkpoints.tensors import load_state, module_tensors, sha256_file, sha256_tensor
+
+__all__ = [
+    "FORMAT_VERSION",
+    "Component",
+    "Folder",
+    "SavedComponent",
+    "atomic_folder",
+    "list_bundled",
+    "load_folder",
+    "load_state",
+    "load_tensors",
+    "module_tensors",
+    "resolve_model",
+    "save_folder",
+    "sha256_file",
+    "sha256_tensor",
+    "write_json_atomic",
+]

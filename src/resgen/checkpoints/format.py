@@ -1,0 +1,419 @@
+"""The published format: a folder with one `config.json` and one safetensors file per component.
+
+```
+config.json   {"format": "resgen", "format_version": 1, "resgen_version": ..., "kind": "pipeline",
+               "components": {NAME: {"type", "config", "file": "NAME.safetensors", "sha256"}}, ...}
+NAME.safetensors
+```
+
+Files are read as if they were hostile: sizes, depth, names, hashes and shapes are checked before anything is used, and
+nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from resgen.checkpoints.tensors import read_tensors, sha256_file, write_tensors
+from resgen.errors import CheckpointError, unknown
+
+FORMAT = "resgen"
+FORMAT_VERSION = 1
+CONFIG_NAME = "config.json"
+MAX_JSON_BYTES = 1 << 20
+MAX_JSON_DEPTH = 32
+MAX_COMPONENTS = 64
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
+_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}\.safetensors")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_RESERVED = ("format", "format_version", "resgen_version", "kind", "components")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Component:
+    """One part of an artefact, to be saved.
+
+    Attributes:
+        type: name of the class that the configuration belongs to.
+        config: JSON values that rebuild it.
+        tensors: parameters and buffers by name.
+    """
+
+    type: str
+    config: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedComponent:
+    """One part of an artefact on disk; `load_tensors` reads its file."""
+
+    name: str
+    type: str
+    config: dict[str, Any]
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder:
+    """An artefact on disk.
+
+    Attributes:
+        path: the folder.
+        kind: `tokenizer` or `pipeline`.
+        components: by name.
+        extra: every other key of `config.json`.
+        resgen_version: version of the library that wrote it.
+    """
+
+    path: Path
+    kind: str
+    components: dict[str, SavedComponent]
+    extra: dict[str, Any] = field(default_factory=dict)
+    resgen_version: str = ""
+
+    def component(self, name: str) -> SavedComponent:
+        """The component called `name`.
+
+        Raises:
+            CheckpointError: there is none; the message lists those present.
+        """
+        if name not in self.components:
+            raise CheckpointError(f"'{self.path}': {unknown('component', name, self.components)}")
+        return self.components[name]
+
+
+def resgen_version() -> str:
+    """Version of the installed library."""
+    try:
+        return metadata.version("resgen")
+    except metadata.PackageNotFoundError:
+        return "0+unknown"
+
+
+def save_folder(
+    path: str | Path, *, kind: str, components: Mapping[str, Component], extra: Mapping[str, Any] | None = None
+) -> None:
+    """Write an artefact atomically: a reader sees the old folder or the new one, never a part.
+
+    An existing artefact at `path` is replaced as a whole; any other non-empty folder is left alone.
+
+    Raises:
+        CheckpointError: `path` holds something else, a name is not allowed, or writing fails (disk full, for example).
+    """
+    path = Path(path)
+    extra = dict(extra or {})
+    for key in _RESERVED:
+        if key in extra:
+            raise CheckpointError(f"extra key '{key}' is reserved by the format")
+    for name in components:
+        if not _NAME.fullmatch(name):
+            raise CheckpointError(f"component name '{name}' may hold letters, digits, '_' and '-' only")
+    if path.exists() and not path.is_dir():
+        raise CheckpointError(f"'{path}' exists and is not a folder")
+    if path.is_dir() and any(path.iterdir()) and not (path / CONFIG_NAME).is_file():
+        raise CheckpointError(f"'{path}' is not empty and holds no saved model; choose another folder")
+    with atomic_folder(path) as temporary:
+        entries = {}
+        for name, component in components.items():
+            file = f"{name}.safetensors"
+            write_tensors(temporary / file, component.tensors)
+            entries[name] = {
+                "type": component.type,
+                "config": dict(component.config),
+                "file": file,
+                "sha256": sha256_file(temporary / file),
+            }
+        config = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "resgen_version": resgen_version(),
+            "kind": kind,
+            "components": entries,
+            **extra,
+        }
+        text = _to_json(config, path)
+        if len(text.encode()) > MAX_JSON_BYTES or _depth(config) > MAX_JSON_DEPTH:
+            raise CheckpointError(f"the configuration for '{path}' is larger or deeper than the format allows")
+        (temporary / CONFIG_NAME).write_text(text, encoding="utf-8")
+
+
+def load_folder(path: str | Path, *, verify: bool = True) -> Folder:
+    """Read and check an artefact's `config.json`; tensors stay on disk.
+
+    Args:
+        path: the folder.
+        verify: compare every file with its SHA-256 first.
+
+    Raises:
+        CheckpointError: the folder or a file is missing, not of this format, of a newer version, or damaged.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise CheckpointError(f"'{path}' is not a folder with a saved model")
+    config_path = path / CONFIG_NAME
+    data = read_json(config_path)
+    if data.get("format") != FORMAT:
+        raise CheckpointError(f"'{config_path}': format={data.get('format')!r} must be '{FORMAT}'")
+    check_version(data.get("format_version"), data.get("resgen_version"), config_path)
+    kind, entries = data.get("kind"), data.get("components")
+    if not isinstance(kind, str):
+        raise CheckpointError(f"'{config_path}': kind={kind!r} must be text")
+    if not isinstance(entries, dict) or len(entries) > MAX_COMPONENTS:
+        raise CheckpointError(f"'{config_path}': 'components' must be a mapping of at most {MAX_COMPONENTS} entries")
+    components = {name: _saved_component(path, name, entry) for name, entry in entries.items()}
+    if verify:
+        for component in components.values():
+            check_hash(component.path, component.sha256)
+    return Folder(
+        path=path,
+        kind=kind,
+        components=components,
+        extra={key: value for key, value in data.items() if key not in _RESERVED},
+        resgen_version=str(data.get("resgen_version", "")),
+    )
+
+
+def load_tensors(component: SavedComponent, device: str | torch.device = "cpu") -> dict[str, Tensor]:
+    """The tensors of a component; see `load_state` for putting them into a module."""
+    return read_tensors(component.path, device)
+
+
+def list_bundled() -> list[str]:
+    """Names of the models that come with the library."""
+    folder = _assets()
+    return sorted(p.parent.name for p in folder.glob(f"*/{CONFIG_NAME}")) if folder.is_dir() else []
+
+
+def resolve_model(name_or_path: str | Path) -> Path:
+    """The folder of a model given by path, by run folder (its `model/`) or by bundled name.
+
+    Raises:
+        CheckpointError: nothing of that name; the message lists the bundled ones.
+    """
+    path = Path(name_or_path)
+    if path.is_dir():
+        published = path / "model"
+        return published if not (path / CONFIG_NAME).exists() and (published / CONFIG_NAME).is_file() else path
+    if str(name_or_path) in list_bundled():
+        return _assets() / str(name_or_path)
+    raise CheckpointError(unknown("model", name_or_path, list_bundled()) + ", or the path of a folder")
+
+
+def read_json(path: str | Path, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """A small JSON object from an untrusted file.
+
+    Raises:
+        CheckpointError: missing, not a regular file, too large, too deep, or not a JSON object.
+    """
+    path = Path(path)
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise CheckpointError(f"'{path}' is not a regular file")
+        if status.st_size > max_bytes:
+            raise CheckpointError(f"'{path}' has {status.st_size} bytes; at most {max_bytes} are allowed")
+        data = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise CheckpointError(f"'{path}' is missing") from error
+    except OSError as error:
+        raise CheckpointError(f"'{path}' cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"'{path}' is not valid JSON") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"'{path}' must hold a JSON object, not {type(data).__name__}")
+    if _depth(data) > MAX_JSON_DEPTH:
+        raise CheckpointError(f"'{path}' is nested deeper than {MAX_JSON_DEPTH} levels")
+    return data
+
+
+def write_json_atomic(path: str | Path, data: Mapping[str, Any]) -> None:
+    """Write JSON to a temporary name and rename it.
+
+    Raises:
+        CheckpointError: the values are not JSON, or writing fails.
+    """
+    path = Path(path)
+    write_text_atomic(path, _to_json(data, path))
+
+
+def write_text_atomic(path: str | Path, text: str) -> None:
+    """Write UTF-8 text to a temporary name and rename it.
+
+    Raises:
+        CheckpointError: writing fails.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise CheckpointError(f"cannot write '{path}': {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that takes its place when the block ends without an exception.
+
+    Raises:
+        CheckpointError: writing fails; the temporary folder is gone and what was at `path` is untouched.
+    """
+    path = Path(path)
+    temporary = path.parent / f".{path.name}.tmp-{os.getpid()}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        yield temporary
+        for file in temporary.iterdir():
+            if file.is_file():
+                _sync(file)
+        _sync(temporary)
+        _swap(temporary, path)
+        _sync(path.parent)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise CheckpointError(f"cannot write '{path}': {reason}; nothing was changed there") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_leftovers(parent: str | Path) -> None:
+    """Delete temporary folders that a killed process left in `parent`."""
+    for pattern in (".*.tmp-*", ".*.old-*"):
+        for folder in Path(parent).glob(pattern):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_version(version: object, writer: object, where: Path) -> None:
+    """Refuse a format version that this library cannot read.
+
+    Raises:
+        CheckpointError: the version is newer than this library's, or no version at all.
+    """
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise CheckpointError(f"'{where}': format_version={version!r} must be a number from 1 to {FORMAT_VERSION}")
+    if version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"'{where}' has format version {version}, written by resgen {writer}; "
+            f"this resgen {resgen_version()} reads up to version {FORMAT_VERSION}: upgrade resgen"
+        )
+
+
+def check_hash(path: Path, expected: str) -> None:
+    """Compare a file with its recorded SHA-256.
+
+    Raises:
+        CheckpointError: it is missing or differs.
+    """
+    found = sha256_file(path)
+    if found != expected:
+        raise CheckpointError(f"'{path}' is damaged: its SHA-256 is {found[:12]}..., recorded is {expected[:12]}...")
+
+
+def check_file_name(name: object, where: Path) -> str:
+    """A bare safetensors file name, or an error.
+
+    Raises:
+        CheckpointError: the name holds a folder, another suffix or unusual characters.
+    """
+    if not isinstance(name, str) or not _FILE.fullmatch(name):
+        raise CheckpointError(f"'{where}': file={name!r} must be a bare name such as 'model.safetensors'")
+    return name
+
+
+def check_sha256(value: object, where: Path) -> str:
+    """A SHA-256 in hexadecimal, or an error.
+
+    Raises:
+        CheckpointError: it is anything else.
+    """
+    if not isinstance(value, str) or not _SHA256.fullmatch(value):
+        raise CheckpointError(f"'{where}': sha256={value!r} must be 64 hexadecimal digits")
+    return value
+
+
+def _saved_component(folder: Path, name: str, entry: object) -> SavedComponent:
+    where = folder / CONFIG_NAME
+    if not isinstance(entry, dict):
+        raise CheckpointError(f"'{where}': component '{name}' must be a mapping")
+    kind, config = entry.get("type"), entry.get("config")
+    if not isinstance(kind, str) or not isinstance(config, dict):
+        raise CheckpointError(f"'{where}': component '{name}' needs a 'type' (text) and a 'config' (mapping)")
+    path = folder / check_file_name(entry.get("file"), where)
+    digest = check_sha256(entry.get("sha256"), where)
+    if not path.is_file():
+        raise CheckpointError(f"'{path}' is missing")
+    return SavedComponent(name=name, type=kind, config=config, path=path, sha256=digest)
+
+
+def _assets() -> Path:
+    return Path(__file__).resolve().parent.parent / "assets"
+
+
+def _to_json(data: Mapping[str, Any], path: Path) -> str:
+    try:
+        return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"the configuration for '{path}' is not plain JSON: {error}") from error
+
+
+def _depth(data: object) -> int:
+    depth, level = 0, [data]
+    while level:
+        depth += 1
+        inner: list[object] = []
+        for value in level:
+            if isinstance(value, Mapping):
+                inner += value.values()
+            elif isinstance(value, (list, tuple)):
+                inner += value
+        level = inner
+    return depth - 1
+
+
+def _swap(new: Path, path: Path) -> None:
+    """Rename `new` to `path`; a folder already there steps aside first and is deleted last."""
+    old = path.parent / f".{path.name}.old-{os.getpid()}"
+    shutil.rmtree(old, ignore_errors=True)
+    replaced = path.exists()
+    if replaced:
+        path.rename(old)
+    try:
+        new.rename(path)
+    except OSError:
+        if replaced:
+            old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,150 @@
+"""What the trainer asks of the caller: a configuration and a task."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from resgen.errors import ConfigError, unknown
+from resgen.training.optim import DECAY_SHAPES
+from resgen.training.parallel import PRECISIONS
+from resgen.types import Reduce
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """How long and how fast to train.
+
+    Attributes:
+        num_steps: optimizer steps; with `max_minutes` the most there can be.
+        batch_size: samples per step, over all micro-batches and processes.
+        accumulate: micro-batches per step and process.
+        learning_rate: peak value.
+        betas: of AdamW.
+        weight_decay: of AdamW, for tensors of two or more axes.
+        warmup_steps: steps of linear growth of the learning rate.
+        decay_fraction: last part of training, in [0, 1], in which the learning rate falls to 0.
+        decay_shape: `linear` or `cosine`.
+        clip_norm: largest norm of a group's gradient; 0 clips nothing.
+        ema_decay: of the average of the weights; 0 keeps none.
+        precision: `bf16` or `fp32` arithmetic in the losses; `auto` takes bf16 where the hardware has it.
+        compile: let the task compile its modules.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        log_every: steps between lines of the log.
+        validate_every: steps between validations; 0 validates at the end only.
+        sample_every: steps between sample pictures; 0 draws them at the end only.
+        checkpoint_every: steps between checkpoints; 0 writes one at the end only.
+        keep_last: checkpoints kept, besides the best.
+        seed: of all random streams.
+    """
+
+    num_steps: int = 1000
+    batch_size: int = 64
+    accumulate: int = 1
+    learning_rate: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.0
+    warmup_steps: int = 100
+    decay_fraction: float = 0.2
+    decay_shape: str = "linear"
+    clip_norm: float = 1.0
+    ema_decay: float = 0.999
+    precision: str = "auto"
+    compile: bool = False
+    device: str = "auto"
+    log_every: int = 50
+    validate_every: int = 500
+    sample_every: int = 500
+    checkpoint_every: int = 500
+    keep_last: int = 3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "batch_size", "accumulate", "log_every", "keep_last"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("warmup_steps", "validate_every", "sample_every", "checkpoint_every", "weight_decay", "clip_norm"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name}={getattr(self, name)} must be 0 or more")
+        if not 0 < self.learning_rate < math.inf:
+            raise ConfigError(f"learning_rate={self.learning_rate} must be above 0")
+        if not 0 <= self.decay_fraction <= 1:
+            raise ConfigError(f"decay_fraction={self.decay_fraction} must lie in [0, 1]")
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"ema_decay={self.ema_decay} must lie in [0, 1)")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"betas={self.betas} must be two numbers in [0, 1)")
+        if self.batch_size % self.accumulate:
+            raise ConfigError(f"batch_size={self.batch_size} must be a multiple of accumulate={self.accumulate}")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(unknown("precision", self.precision, PRECISIONS))
+        if self.decay_shape not in DECAY_SHAPES:
+            raise ConfigError(unknown("decay_shape", self.decay_shape, DECAY_SHAPES))
+        if self.device not in ("auto", "cpu", "cuda") and not self.device.startswith("cuda:"):
+            raise ConfigError(unknown("device", self.device, ("auto", "cpu", "cuda", "cuda:N")))
+
+
+class Task(Protocol):
+    """What is trained: data, modules and losses. The trainer knows nothing else of it.
+
+    Generators are on the CPU whatever the device, so that every device gets the same numbers. A task may also have a
+    method `compile()`, called once before training if the configuration says so.
+    """
+
+    name: str
+
+    @property
+    def module(self) -> nn.Module:
+        """Everything that a checkpoint holds: all trained parameters and persistent buffers."""
+        ...
+
+    @property
+    def ema_module(self) -> nn.Module | None:
+        """The part of `module` whose parameters are averaged for validation and export, or None."""
+        ...
+
+    @property
+    def num_samples(self) -> int:
+        """Size of the training set."""
+        ...
+
+    def optimizer_groups(self) -> Mapping[str, Sequence[nn.Parameter]]:
+        """Parameters by group name, the main group first; each group has its own optimizer and its own loss."""
+        ...
+
+    def to(self, device: torch.device) -> Any:
+        """Move modules, and data kept in memory, to the device, in place."""
+        ...
+
+    def before_start(self, generator: torch.Generator, reduce: Reduce) -> None:
+        """Called once at the very start of a run, not on resume: initialisation from data."""
+        ...
+
+    def losses(
+        self, indices: Int[Tensor, " B"], step: int, micro: int, generator: torch.Generator
+    ) -> Iterator[tuple[str, Tensor, Mapping[str, Tensor | float]]]:
+        """Yield (group, loss, metrics); the trainer runs that group's backward pass before it asks again."""
+        ...
+
+    def after_step(self, step: int, generator: torch.Generator, reduce: Reduce) -> Mapping[str, Tensor | float] | None:
+        """Called after the optimizers' step, for updates without gradients; may return metrics."""
+        ...
+
+    def validate(self, module: nn.Module) -> Mapping[str, float]:
+        """Metrics on held-out data; `module`, the task's own, holds the averaged weights. `val_loss` picks the best."""
+        ...
+
+    def sample(self, path: Path) -> None:
+        """Write a sample picture, with the averaged weights in place."""
+        ...
+
+    def export(self, folder: Path, history: Mapping[str, Any]) -> None:
+        """Write the published model, with the averaged weights in place."""
+        ...

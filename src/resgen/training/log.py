@@ -1,0 +1,172 @@
+"""What a run tells: `metrics.jsonl`, TensorBoard if installed, and progress on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from torch import Tensor
+
+from resgen.checkpoints.format import write_text_atomic
+from resgen.errors import TrainingError
+
+METRICS_NAME = "metrics.jsonl"
+
+
+class Pending:
+    """Metrics since the last line of the log; tensors stay on their device until `values` is called."""
+
+    def __init__(self, values: Mapping[str, list[float]] | None = None) -> None:
+        self._values: dict[str, list[float | Tensor]] = {name: list(v) for name, v in (values or {}).items()}
+
+    def add(self, name: str, value: float | Tensor) -> None:
+        """Note one value of the metric `name`."""
+        self._values.setdefault(name, []).append(value.detach() if isinstance(value, Tensor) else float(value))
+
+    def values(self) -> dict[str, list[float]]:
+        """All values as numbers; waits for the device once per metric."""
+        for name, values in self._values.items():
+            tensors = [v for v in values if isinstance(v, Tensor)]
+            if tensors:
+                numbers = iter(torch.stack([t.reshape(()).double() for t in tensors]).tolist())
+                self._values[name] = [next(numbers) if isinstance(v, Tensor) else v for v in values]
+        return {name: [float(v) for v in values] for name, values in self._values.items()}
+
+    def means(self) -> dict[str, float]:
+        """Mean of each metric."""
+        return {name: _mean(values) for name, values in self.values().items()}
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._values.clear()
+
+
+class Log:
+    """Writes one run's records.
+
+    Args:
+        out_dir: the run folder.
+        step: steps already done; later lines of an earlier session are dropped from `metrics.jsonl`.
+        tensorboard: write `tb/` if TensorBoard is installed.
+        quiet: no files and no progress (processes other than the first).
+    """
+
+    def __init__(self, out_dir: Path, *, step: int, tensorboard: bool = True, quiet: bool = False) -> None:
+        self._console = Console(stderr=True, quiet=quiet, highlight=False)
+        self._path = out_dir / METRICS_NAME
+        self._writer: Any = None
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._quiet = quiet
+        if quiet:
+            return
+        rewind_metrics(self._path, step)
+        if tensorboard:
+            with contextlib.suppress(ImportError):
+                from torch.utils.tensorboard import SummaryWriter
+
+                self._writer = SummaryWriter(str(out_dir / "tb"), purge_step=step + 1 if step else None)
+
+    def message(self, text: str) -> None:
+        """One line for the person at the terminal."""
+        if not self._quiet:
+            self._console.print(text, markup=False, soft_wrap=True)
+
+    def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
+        """Append a line to `metrics.jsonl`, and to TensorBoard; numbers that are not finite become null.
+
+        Raises:
+            TrainingError: the file cannot be written.
+        """
+        if self._quiet:
+            return
+        line = {"kind": kind, "step": step} | {k: v if math.isfinite(v) else None for k, v in values.items()}
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise TrainingError(f"cannot write '{self._path}': {error.strerror or error}") from error
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(f"{kind}/{name}", value, step)
+
+    def start(self, total: int, completed: int) -> None:
+        """Show the progress bar, if stderr is a terminal."""
+        if self._quiet or not self._console.is_terminal:
+            return
+        self._progress = Progress(
+            TextColumn("[bold]training"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}  {task.fields[status]}"),
+            console=self._console,
+            refresh_per_second=2,
+            transient=True,
+        )
+        self._task = self._progress.add_task("training", total=total, completed=completed, status="")
+        self._progress.start()
+
+    def progress(self, step: int, total: int, *, loss: float | None, steps_per_s: float, left_s: float) -> None:
+        """Move the progress bar."""
+        if self._progress is None or self._task is None:
+            return
+        shown = "" if loss is None else f"loss {loss:.4g}  "
+        status = f"{shown}{steps_per_s:.3g} steps/s  {format_seconds(left_s)} left"
+        self._progress.update(self._task, completed=step, total=total, status=status)
+
+    def line(self, step: int, total: int, *, loss: float, steps_per_s: float, left_s: float) -> None:
+        """The same as plain text, where there is no terminal."""
+        if self._progress is None:
+            self.message(
+                f"step {step}/{total}  loss {loss:.4g}  {steps_per_s:.3g} steps/s  {format_seconds(left_s)} left"
+            )
+
+    def close(self) -> None:
+        """Stop the progress bar and close the files."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+def rewind_metrics(path: Path, step: int) -> None:
+    """Drop lines after `step`, lines of the end of training, and a last line that was cut off.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+            keep = record["kind"] != "final" and record["step"] <= step
+        except (ValueError, KeyError, TypeError):
+            keep = False
+        if keep:
+            kept.append(line + "\n")
+    write_text_atomic(path, "".join(kept))
+
+
+def format_seconds(seconds: float) -> str:
+    """`1:02:03` or `2:03`."""
+    whole = max(0, round(seconds)) if math.isfinite(seconds) else 0
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _mean(values: list[float]) -> float:
+    try:
+        return math.fsum(values) / len(values)
+    except (OverflowError, ValueError):
+        return math.nan

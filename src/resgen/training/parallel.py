@@ -1,0 +1,108 @@
+"""Where and how the work runs: device, precision and processes; the only file that knows `torch.distributed`.
+
+For several processes the trainer needs a `Reduce` (made by `initialise()`) and `average_gradients` before the optimizer
+step. Each process works on its own micro-batches of the same global batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from resgen.ops.precision import has_bfloat16
+from resgen.types import LOCAL, Reduce
+
+PRECISIONS = ("auto", "bf16", "fp32")
+
+_BUCKET_NUMBERS = 1 << 23
+
+
+class DistributedReduce:
+    """Sums and maxima over the processes of the default group.
+
+    Args:
+        rank: number of this process, from 0.
+        world_size: how many processes there are.
+    """
+
+    def __init__(self, rank: int, world_size: int) -> None:
+        self.rank = rank
+        self.world_size = world_size
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Elementwise sum over processes; `value` itself stays as it is."""
+        return self._reduce(value, dist.ReduceOp.SUM)
+
+    def max(self, value: Tensor) -> Tensor:
+        """Elementwise maximum over processes; `value` itself stays as it is."""
+        return self._reduce(value, dist.ReduceOp.MAX)
+
+    def _reduce(self, value: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
+        result = value.detach().clone().contiguous()
+        dist.all_reduce(result, op=operation)
+        return result
+
+
+def initialise() -> Reduce:
+    """Join the processes started by `torchrun`; without `torchrun`, the single process `LOCAL`."""
+    if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ or not dist.is_available():
+        return LOCAL
+    if not dist.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return DistributedReduce(dist.get_rank(), dist.get_world_size())
+
+
+def finalise() -> None:
+    """Leave the group of processes, if there is one."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@torch.no_grad()
+def average_gradients(parameters: Iterable[nn.Parameter], reduce: Reduce) -> None:
+    """Replace every gradient by its mean over processes, in buckets; a gradient missing here counts as zero."""
+    if reduce.world_size == 1:
+        return
+    bucket: list[nn.Parameter] = []
+    numbers = 0
+    for parameter in parameters:
+        bucket.append(parameter)
+        numbers += parameter.numel()
+        if numbers >= _BUCKET_NUMBERS:
+            _average_bucket(bucket, reduce)
+            bucket, numbers = [], 0
+    if bucket:
+        _average_bucket(bucket, reduce)
+
+
+def _average_bucket(parameters: list[nn.Parameter], reduce: Reduce) -> None:
+    present = reduce.max(
+        torch.tensor([p.grad is not None for p in parameters], dtype=torch.float32, device=parameters[0].device)
+    ).tolist()
+    used = [p for p, there in zip(parameters, present, strict=True) if there]
+    if not used:
+        return
+    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).float().reshape(-1) for p in used])
+    flat = reduce.sum(flat) / reduce.world_size
+    for parameter, part in zip(used, flat.split([p.numel() for p in used]), strict=True):
+        parameter.grad = part.view_as(parameter).to(parameter.dtype)
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """`bf16` or `fp32`; `auto` takes bf16 on a GPU and on a CPU with instructions for it."""
+    if name != "auto":
+        return name
+    return "bf16" if has_bfloat16(device) else "fp32"
+
+
+def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """The context in which losses are computed."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()

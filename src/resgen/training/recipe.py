@@ -1,0 +1,42 @@
+"""A recipe: the configurations of both stages and of sampling, as one object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from resgen.models.resgen import ResGenConfig
+from resgen.samplers.unmasking import SamplingConfig
+from resgen.tokenizers.image import ImageTokenizerConfig
+from resgen.training.generator_task import GeneratorLossConfig
+from resgen.training.tokenizer_task import TokenizerLossConfig
+from resgen.training.trainer import TrainerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where pictures come from and how they are prepared.
+
+    Attributes:
+        path: data used when none is given on the command line; null where the user must give one.
+        resize: cut out and resize pictures of another size, instead of refusing them.
+        flip: encode every training picture mirrored as well, for the generator.
+    """
+
+    path: str | None = None
+    resize: bool = False
+    flip: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that `resgen train` needs; each field may be overridden by `--config` and `--set`."""
+
+    name: str
+    data: DataConfig = field(default_factory=DataConfig)
+    tokenizer: ImageTokenizerConfig = field(default_factory=ImageTokenizerConfig)
+    tokenizer_loss: TokenizerLossConfig = field(default_factory=TokenizerLossConfig)
+    tokenizer_training: TrainerConfig = field(default_factory=TrainerConfig)
+    generator: ResGenConfig = field(default_factory=ResGenConfig)
+    generator_loss: GeneratorLossConfig = field(default_factory=GeneratorLossConfig)
+    generator_training: TrainerConfig = field(default_factory=TrainerConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)

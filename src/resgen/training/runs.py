@@ -1,0 +1,267 @@
+"""The two training stages and the encoding between them, from a recipe and paths to folders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from resgen.checkpoints.artefacts import check_belongs, fingerprint, load_tokenizer
+from resgen.config import config_to_dict
+from resgen.data.codes import CodeCache, open_codes, write_codes
+from resgen.data.images import ImageSource, available_splits, open_images
+from resgen.data.store import PictureStore
+from resgen.errors import DataError, ResGenError
+from resgen.losses.perceptual import PerceptualLoss, VGGPerceptualLoss
+from resgen.models.resgen import ResGen
+from resgen.ops.images import from_uint8
+from resgen.ops.precision import choose_device
+from resgen.tokenizers.image import ImageTokenizer
+from resgen.training.generator_task import GeneratorTask
+from resgen.training.parallel import initialise
+from resgen.training.recipe import Recipe
+from resgen.training.tokenizer_task import TokenizerLossConfig, TokenizerTask
+from resgen.training.trainer import Trainer
+
+HELD_OUT_SPLITS = ("test", "val", "valid", "validation")
+HELD_OUT_EVERY = 20
+MAX_HELD_OUT = 5000
+ENCODE_BATCH = 256
+CODE_FOLDERS = ("train", "held_out")
+
+
+def train_tokenizer(
+    recipe: Recipe, *, data: str | None, out: str | Path, max_minutes: float | None = None, resume: bool = False
+) -> dict[str, float]:
+    """Stage 1: train a tokenizer and write `out/model`; returns the final metrics.
+
+    Args:
+        recipe: all settings.
+        data: pictures; the recipe's own path by default.
+        out: run folder.
+        max_minutes: budget of wall time.
+        resume: continue the run in `out`.
+    """
+    train, held_out = open_splits(_data_path(recipe, data))
+    tokenizer = ImageTokenizer(recipe.tokenizer)
+    task = TokenizerTask(
+        tokenizer,
+        recipe.tokenizer_loss,
+        _store(tokenizer, train, recipe.data.resize),
+        _first_pictures(_store(tokenizer, held_out, recipe.data.resize), 1000),
+        class_names=train.class_names,
+        perceptual=_perceptual(recipe.tokenizer_loss),
+    )
+    config = {
+        "stage": "tokenizer",
+        "recipe": recipe.name,
+        "data": {"name": train.name, "sha256": train.fingerprint, "resize": recipe.data.resize},
+        "tokenizer": config_to_dict(recipe.tokenizer),
+        "tokenizer_loss": config_to_dict(recipe.tokenizer_loss),
+        "training": config_to_dict(recipe.tokenizer_training),
+    }
+    trainer = Trainer(
+        task,
+        recipe.tokenizer_training,
+        out,
+        max_minutes=max_minutes,
+        resume=resume,
+        reduce=initialise(),
+        run_config=config,
+    )
+    return trainer.run()
+
+
+def train_generator(
+    recipe: Recipe,
+    *,
+    data: str | None,
+    tokenizer: str | Path,
+    out: str | Path,
+    max_minutes: float | None = None,
+    resume: bool = False,
+) -> dict[str, float]:
+    """Stage 2: train a generator on codes and write the pipeline `out/model`; returns the final metrics.
+
+    Args:
+        recipe: all settings; the shape of the codes is the tokenizer's.
+        data: pictures, encoded into `out/codes` first, or a folder that `encode_data` wrote.
+        tokenizer: folder of a tokenizer (or bundled model).
+        out: run folder.
+        max_minutes: budget of wall time.
+        resume: continue the run in `out`.
+    """
+    loaded, folder = load_tokenizer(tokenizer)
+    path = _data_path(recipe, data)
+    if is_encoded(path):
+        train, held_out = (open_codes(Path(path) / name) for name in CODE_FOLDERS)
+    else:
+        train, held_out = encode_data(
+            loaded,
+            path,
+            Path(out) / "codes",
+            flip=recipe.data.flip,
+            resize=recipe.data.resize,
+            device=recipe.generator_training.device,
+        )
+    for cache in (train, held_out):
+        check_belongs(loaded, cache.spec, cache.tokenizer_fingerprint, str(cache.path))
+    num_classes = len(train.class_names) if len(train.class_names) > 1 else 0
+    model_config = replace(recipe.generator, num_classes=num_classes)
+    tokenizer_history = folder.extra.get("history", {})
+    task = GeneratorTask(
+        ResGen(model_config, loaded.spec),
+        recipe.generator_loss,
+        train,
+        held_out,
+        tokenizer=loaded,
+        sampling=recipe.sampling,
+        history={"tokenizer": tokenizer_history.get("tokenizer", {}) if isinstance(tokenizer_history, dict) else {}},
+    )
+    config = {
+        "stage": "generator",
+        "recipe": recipe.name,
+        "data": {
+            "sha256": train.data_fingerprint,
+            "versions": train.versions,
+            "tokenizer": train.tokenizer_fingerprint,
+        },
+        "generator": config_to_dict(model_config),
+        "generator_loss": config_to_dict(recipe.generator_loss),
+        "training": config_to_dict(recipe.generator_training),
+        "sampling": config_to_dict(recipe.sampling),
+    }
+    trainer = Trainer(
+        task,
+        recipe.generator_training,
+        out,
+        max_minutes=max_minutes,
+        resume=resume,
+        reduce=initialise(),
+        run_config=config,
+    )
+    return trainer.run()
+
+
+def encode_data(
+    tokenizer: ImageTokenizer | str | Path,
+    data: str | Path,
+    out: str | Path,
+    *,
+    flip: bool = False,
+    resize: bool = False,
+    device: str = "auto",
+) -> tuple[CodeCache, CodeCache]:
+    """Encode pictures into `out/train` and `out/held_out`; caches already made from the same things are kept.
+
+    Args:
+        tokenizer: a tokenizer, or the folder of one (or a bundled model).
+        data: pictures, as `open_images` takes them.
+        out: folder for the two caches.
+        flip: store every training picture mirrored as well.
+        resize: cut out and resize pictures of another size.
+        device: `auto`, `cpu` or `cuda`.
+    """
+    if not isinstance(tokenizer, ImageTokenizer):
+        tokenizer, _ = load_tokenizer(tokenizer)
+    tokenizer.to(choose_device(device))
+    caches = []
+    for source, name in zip(open_splits(data), CODE_FOLDERS, strict=True):
+        versions = 2 if flip and name == "train" else 1
+        caches.append(_encode_source(tokenizer, source, Path(out) / name, versions, resize))
+    return caches[0], caches[1]
+
+
+def is_encoded(path: str | Path) -> bool:
+    """Whether `encode_data` wrote this folder."""
+    return all((Path(path) / name / "meta.json").is_file() for name in CODE_FOLDERS)
+
+
+def open_splits(data: str | Path) -> tuple[ImageSource, ImageSource]:
+    """Training and held-out pictures: the data's own splits, or every 20th picture held out (5,000 at most)."""
+    splits = available_splits(data)
+    source = open_images(data, split="train" if "train" in splits else splits[0])
+    for name in HELD_OUT_SPLITS:
+        if name in splits:
+            return source, open_images(data, split=name)
+    if len(source) < 2:
+        raise DataError(f"'{data}' holds {len(source)} picture; training needs at least 2, one of them to validate on")
+    every = max(min(HELD_OUT_EVERY, len(source)), -(-len(source) // MAX_HELD_OUT))
+    held_out = np.arange(len(source)) % every == every - 1
+    return _subset(source, np.flatnonzero(~held_out)), _subset(source, np.flatnonzero(held_out))
+
+
+def _subset(source: ImageSource, rows: np.ndarray) -> ImageSource:
+    return replace(
+        source,
+        labels=source.labels[rows],
+        pictures=[source.pictures[int(row)] for row in rows],
+        where=lambda index: source.where(int(rows[index])),
+        digest=lambda: source.fingerprint,
+    )
+
+
+def _encode_source(tokenizer: ImageTokenizer, source: ImageSource, out: Path, versions: int, resize: bool) -> CodeCache:
+    tokenizer_print = fingerprint(tokenizer)
+    try:
+        cache = open_codes(out)
+        cache.require(spec=tokenizer.spec, tokenizer_fingerprint=tokenizer_print, data_fingerprint=source.fingerprint)
+        if cache.versions == versions and cache.num_samples == len(source):
+            return cache
+    except ResGenError:
+        pass  # nothing there, or made from something else: encode
+    return write_codes(
+        out,
+        _encode_batches(tokenizer, _store(tokenizer, source, resize), versions, source.name),
+        spec=tokenizer.spec,
+        num_samples=len(source),
+        class_names=source.class_names,
+        tokenizer_fingerprint=tokenizer_print,
+        data_fingerprint=source.fingerprint,
+        versions=versions,
+    )
+
+
+@torch.inference_mode()
+def _encode_batches(
+    tokenizer: ImageTokenizer, store: PictureStore, versions: int, name: str
+) -> Iterator[tuple[Int[Tensor, "B L D"], Int[Tensor, " B"]]]:
+    """Codes in float32 arithmetic: as it is, then mirrored."""
+    device = tokenizer.quantizer.codebooks.device
+    parts = [(mirror, rows) for mirror in range(versions) for rows in torch.arange(len(store)).split(ENCODE_BATCH)]
+    for mirror, rows in track(parts, f"encoding {name}", console=Console(stderr=True)):
+        images = from_uint8(store.batch(rows).to(device))
+        yield tokenizer.encode(images.flip(-1) if mirror else images).cpu(), store.labels[rows]
+
+
+def _data_path(recipe: Recipe, data: str | None) -> str:
+    path = data or recipe.data.path
+    if path is None:
+        raise DataError(f"recipe '{recipe.name}' has no data of its own; give it with --data PATH")
+    return path
+
+
+def _perceptual(config: TokenizerLossConfig) -> PerceptualLoss | None:
+    if config.perceptual_file:
+        return VGGPerceptualLoss(config.perceptual_file)
+    if config.perceptual_weight > 0:
+        message = (
+            "perceptual loss: off (no weights; set tokenizer_loss.perceptual_file to a safetensors file with VGG-16)"
+        )
+        Console(stderr=True).print(message)
+    return None
+
+
+def _store(tokenizer: ImageTokenizer, source: ImageSource, resize: bool) -> PictureStore:
+    return PictureStore(source, size=tokenizer.config.image_size, channels=tokenizer.config.channels, resize=resize)
+
+
+def _first_pictures(store: PictureStore, count: int) -> Tensor:
+    return store.batch(torch.arange(min(count, len(store))))

@@ -1,0 +1,279 @@
+"""Training checkpoints: folders `step_00001000` of safetensors files and one `state.json`, written atomically."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import platform
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from resgen.checkpoints.format import (
+    FORMAT_VERSION,
+    atomic_folder,
+    check_file_name,
+    check_hash,
+    check_sha256,
+    check_version,
+    read_json,
+    remove_leftovers,
+    resgen_version,
+)
+from resgen.checkpoints.tensors import read_tensors, sha256_file, write_tensors
+from resgen.config import config_from_dict
+from resgen.errors import CheckpointError, ConfigError, TrainingError
+from resgen.training.optim import Plan
+
+try:
+    import fcntl
+except ImportError:  # not a Unix
+    fcntl = None  # type: ignore[assignment]
+
+STATE_NAME = "state.json"
+MAX_STATE_BYTES = 1 << 26
+VOLATILE = (
+    "num_steps",
+    "max_minutes",
+    "log_every",
+    "validate_every",
+    "sample_every",
+    "checkpoint_every",
+    "keep_last",
+    "device",
+)
+"""Configuration keys (last part of the dotted name) that a resumed run may change."""
+
+_STEP = re.compile(r"step_(\d{8,})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingState:
+    """Everything about a run, besides tensors, that exact continuation needs.
+
+    Attributes:
+        step: optimizer steps done; also the position in the data.
+        elapsed_s: seconds of training so far, over all its sessions.
+        plan: see `Plan`.
+        best_step: where the validation loss was lowest, if it was ever computed.
+        best_value: the validation loss there.
+        pending: metrics since the last line of the log.
+        started: date of the first session, ISO 8601, UTC.
+        seed: of all random streams.
+        world_size: processes that wrote the checkpoint.
+        precision: arithmetic of the losses.
+        config: the resolved configuration.
+        config_sha256: of `config` without the keys that may change.
+        versions: of the libraries.
+    """
+
+    step: int
+    elapsed_s: float
+    plan: Plan
+    best_step: int | None = None
+    best_value: float | None = None
+    pending: dict[str, list[float]] = field(default_factory=dict)
+    started: str = ""
+    seed: int = 0
+    world_size: int = 1
+    precision: str = "fp32"
+    config: dict[str, Any] = field(default_factory=dict)
+    config_sha256: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+def save_checkpoint(folder: Path, state: TrainingState, files: Mapping[str, Mapping[str, Tensor]]) -> Path:
+    """Write `folder/step_XXXXXXXX` with one safetensors file per entry of `files`.
+
+    Raises:
+        CheckpointError: writing fails; earlier checkpoints are untouched.
+    """
+    path = folder / f"step_{state.step:08d}"
+    with atomic_folder(path) as temporary:
+        hashes = {}
+        for name, tensors in files.items():
+            write_tensors(temporary / f"{name}.safetensors", tensors)
+            hashes[name] = {
+                "file": f"{name}.safetensors",
+                "sha256": sha256_file(temporary / f"{name}.safetensors"),
+            }
+        data = {
+            "format": "resgen-training",
+            "format_version": FORMAT_VERSION,
+            "resgen_version": resgen_version(),
+            "files": hashes,
+            "state": asdict(state),
+        }
+        (temporary / STATE_NAME).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def load_checkpoint(path: Path) -> tuple[TrainingState, dict[str, Path]]:
+    """Read and verify one checkpoint; the tensors stay on disk.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or of a newer format version.
+    """
+    where = path / STATE_NAME
+    data = read_json(where, max_bytes=MAX_STATE_BYTES)
+    if data.get("format") != "resgen-training":
+        raise CheckpointError(f"'{where}': format={data.get('format')!r} must be 'resgen-training'")
+    check_version(data.get("format_version"), data.get("resgen_version"), where)
+    entries = data.get("files")
+    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+        raise CheckpointError(f"'{where}': 'files' must be a mapping of names to files")
+    files = {}
+    for name, entry in entries.items():
+        files[name] = path / check_file_name(entry.get("file"), where)
+        check_hash(files[name], check_sha256(entry.get("sha256"), where))
+    try:
+        state = config_from_dict(TrainingState, data.get("state", {}), where=f"{where}: ")
+    except ConfigError as error:
+        raise CheckpointError(f"'{where}': {error}") from error
+    return state, files
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in `folder`, oldest first."""
+    if not folder.is_dir():
+        return []
+    found = [(int(match[1]), p) for p in folder.iterdir() if (match := _STEP.fullmatch(p.name)) and p.is_dir()]
+    return [path for _, path in sorted(found)]
+
+
+def load_newest(
+    folder: Path, message: Callable[[str], None]
+) -> tuple[TrainingState, dict[str, dict[str, Tensor]], Path] | None:
+    """The newest undamaged checkpoint, or None if there is none at all. Damaged ones are reported and passed over.
+
+    Raises:
+        CheckpointError: there are checkpoints but none can be read, or the newest is of a newer format version.
+    """
+    paths = list_checkpoints(folder)
+    for path in reversed(paths):
+        try:
+            state, files = load_checkpoint(path)
+            return state, {name: read_tensors(file) for name, file in files.items()}, path
+        except CheckpointError as error:
+            if "upgrade resgen" in str(error):
+                raise
+            message(f"checkpoint passed over: {error}")
+    if paths:
+        raise CheckpointError(f"none of the {len(paths)} checkpoints in '{folder}' can be read; train in a new folder")
+    return None
+
+
+def clean_checkpoints(folder: Path, *, newest_step: int, keep_last: int, best_step: int | None) -> None:
+    """Delete what is no longer needed: all but the last `keep_last` and the best; and any beyond `newest_step`.
+
+    The latter are left over from before a return to an earlier checkpoint.
+    """
+    remove_leftovers(folder)
+    steps = {int(path.name.removeprefix("step_")): path for path in list_checkpoints(folder)}
+    current = sorted(step for step in steps if step <= newest_step)
+    kept = set(current[-keep_last:]) | {best_step}
+    for step, path in steps.items():
+        if step not in kept:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def config_sha256(config: Mapping[str, Any]) -> str:
+    """Hash of a configuration without the keys that a resumed run may change."""
+    fixed = {key: value for key, value in flatten(config).items() if key.rpartition(".")[2] not in VOLATILE}
+    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+
+
+def compare_configs(saved: Mapping[str, Any], current: Mapping[str, Any], where: str) -> list[str]:
+    """Check that a run may be resumed; returns lines about keys that changed and may change.
+
+    Raises:
+        CheckpointError: another key differs; the message names the first one with both values.
+    """
+    old, new = flatten(saved), flatten(current)
+    changed = []
+    for key in [*new, *(key for key in old if key not in new)]:
+        before, now = old.get(key, "<absent>"), new.get(key, "<absent>")
+        if before == now:
+            continue
+        if key.rpartition(".")[2] not in VOLATILE:
+            raise CheckpointError(
+                f"'{where}' was trained with {key}={before} but this run has {key}={now}; "
+                f"use the same configuration or another output folder"
+            )
+        changed.append(f"{key}: {before} -> {now}")
+    return changed
+
+
+def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration as JSON values.
+
+    Raises:
+        ConfigError: a value is none.
+    """
+    try:
+        return cast(dict[str, Any], json.loads(json.dumps(config)))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"the configuration of the run is not plain data: {error}") from error
+
+
+@contextlib.contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Create the run folder and hold it for this process; the lock dies with the process.
+
+    Raises:
+        TrainingError: another process trains there, or the folder cannot be created.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    with file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise TrainingError(f"another process is training in '{folder}'; wait for it or stop it") from error
+            except OSError:  # a file system without locks
+                pass
+        yield
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an operating system error within the block into one line that names `path`.
+
+    Raises:
+        TrainingError: the block raised OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(f"cannot write '{path}': {error.strerror or error}") from error
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one with dotted keys; sequences become lists."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, (list, tuple)) else value
+    return flat
+
+
+def versions() -> dict[str, str]:
+    """Versions of what determines the numbers."""
+    return {
+        "resgen": resgen_version(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }

@@ -1,0 +1,475 @@
+"""The training loop: one step after another, exactly resumable, within a number of steps or minutes.
+
+All randomness of step `s` comes from streams named by (seed, step, micro-batch), and the order of the data from (seed,
+epoch, step); so the number of steps done is the whole state besides tensors, and a resumed run repeats the unbroken
+one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from resgen.checkpoints.format import write_json_atomic, write_text_atomic
+from resgen.checkpoints.tensors import canonical_name, load_state, module_tensors
+from resgen.config import config_to_dict
+from resgen.data.loader import CounterSampler
+from resgen.errors import ConfigError, TrainingError
+from resgen.ops.precision import choose_device
+from resgen.ops.random import generator
+from resgen.training.ema import Ema
+from resgen.training.interface import Task, TrainerConfig
+from resgen.training.log import METRICS_NAME, Log, Pending
+from resgen.training.optim import Optimizers, Plan
+from resgen.training.parallel import autocast, average_gradients, choose_precision
+from resgen.training.state import (
+    TrainingState,
+    clean_checkpoints,
+    compare_configs,
+    config_sha256,
+    load_newest,
+    lock_folder,
+    plain_config,
+    save_checkpoint,
+    versions,
+    writing,
+)
+from resgen.training.stop import Interrupted, StopSignals
+from resgen.types import LOCAL, Reduce
+
+
+class Trainer:
+    """Runs a task in a run folder.
+
+    Args:
+        task: what is trained.
+        config: how long and how fast.
+        out_dir: the run folder.
+        max_minutes: budget of wall time over all sessions; None for none.
+        resume: continue the run in `out_dir`.
+        reduce: sums over processes.
+        run_config: the whole resolved configuration, for `config.yaml` and for the check on resume; by default
+            `{"training": config}`.
+        clock: monotonic seconds.
+        tensorboard: write TensorBoard files if it is installed.
+
+    Raises:
+        ConfigError: `out_dir` holds a run and `resume` is False, or a setting does not fit the machine.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        config: TrainerConfig,
+        out_dir: str | Path,
+        *,
+        max_minutes: float | None = None,
+        resume: bool = False,
+        reduce: Reduce = LOCAL,
+        run_config: Mapping[str, Any] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        tensorboard: bool = True,
+    ) -> None:
+        if max_minutes is not None and not 0 < max_minutes < math.inf:
+            raise ConfigError(f"max_minutes={max_minutes} must be above 0")
+        if config.batch_size % (config.accumulate * reduce.world_size):
+            raise ConfigError(
+                f"batch_size={config.batch_size} must be a multiple of accumulate={config.accumulate} "
+                f"times {reduce.world_size} processes"
+            )
+        self.task, self.config, self.reduce = task, config, reduce
+        self.out_dir = Path(out_dir)
+        self.max_minutes = max_minutes
+        self._resume = resume
+        self._clock = clock
+        self._tensorboard = tensorboard
+        self._run_config = plain_config({"training": config_to_dict(config)} if run_config is None else run_config)
+        self._check_out_dir()
+        self.device = choose_device(config.device)
+        self.precision = choose_precision(config.precision, self.device)
+        self._main = reduce.rank == 0
+        self._stop = StopSignals()
+
+    def run(self) -> dict[str, float]:
+        """Train to the end and export the model; returns the final metrics.
+
+        Raises:
+            Interrupted: SIGINT or SIGTERM; a checkpoint was written.
+            TrainingError: a loss or gradient is not finite, or a file cannot be written.
+            CheckpointError: the run cannot be resumed, or a checkpoint cannot be written.
+        """
+        with self._stop.listening(), lock_folder(self.out_dir) if self._main else contextlib.nullcontext():
+            self._prepare()
+            try:
+                reason = self._loop()
+                return self._finish(reason)
+            finally:
+                self._log.close()
+
+    def _check_out_dir(self) -> None:
+        if self.out_dir.exists() and not self.out_dir.is_dir():
+            raise ConfigError(f"'{self.out_dir}' is not a folder; choose another --out")
+        holds_run = self.reduce.rank == 0 and any(
+            (self.out_dir / name).exists() for name in (METRICS_NAME, "checkpoints", "config.yaml")
+        )
+        if holds_run and not self._resume:
+            raise ConfigError(
+                f"'{self.out_dir}' already holds a run; continue it with --resume or choose another --out"
+            )
+
+    def _prepare(self) -> None:
+        task, config = self.task, self.config
+        task.to(self.device)
+        if config.compile:
+            compile_task = getattr(task, "compile", None)
+            if callable(compile_task):
+                compile_task()
+        names = {p: canonical_name(name) for name, p in task.module.named_parameters()}
+        groups = task.optimizer_groups()
+        for group, parameters in groups.items():
+            if any(p not in names for p in parameters):
+                raise TrainingError(f"group '{group}' of task '{task.name}' has a parameter that task.module lacks")
+        self._main_group = next(iter(groups))
+        self._optimizers = Optimizers(
+            groups,
+            names,
+            learning_rate=config.learning_rate,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            clip_norm=config.clip_norm,
+        )
+        self._sampler = CounterSampler(num_samples=task.num_samples, batch_size=config.batch_size, seed=config.seed)
+        self._pending = Pending()
+        self._started = datetime.now(UTC).isoformat(timespec="seconds")
+        self._best: tuple[int, float] | None = None
+        self._last_means: dict[str, float] = {}
+        self._validated: tuple[int, dict[str, float]] = (-1, {})
+        self._saved_step = -1
+        self._step = 0
+        self._elapsed_before = 0.0
+        self._session_start = self._clock()
+        self._plan = Plan.fresh(config.num_steps, self.max_minutes, config.decay_fraction)
+        messages: list[str] = []
+        if not (self._resume and self._restore(messages)):
+            if self._resume:
+                messages.append(f"no checkpoint in '{self.out_dir}'; starting from the beginning")
+            task.before_start(generator(config.seed, "before_start"), self.reduce)
+            self._ema = self._new_ema()
+        self._write_run_files()
+        self._log = Log(self.out_dir, step=self._step, tensorboard=self._tensorboard, quiet=not self._main)
+        for message in messages:
+            self._log.message(message)
+        self._session_steps = self._step
+        self._logged = (self._elapsed(), self._step)
+
+    def _new_ema(self) -> Ema | None:
+        module = self.task.ema_module
+        return Ema(module, self.config.ema_decay) if module is not None and self.config.ema_decay > 0 else None
+
+    def _restore(self, messages: list[str]) -> bool:
+        found = load_newest(self.out_dir / "checkpoints", messages.append)
+        if found is None:
+            return False
+        state, tensors, path = found
+        changed = compare_configs(state.config, self._full_config(), str(path))
+        messages.append(f"resuming '{self.out_dir}' after step {state.step}")
+        if changed:
+            messages.append(f"changed since the checkpoint: {'; '.join(changed)}; losses may differ from here on")
+        for what, before, now in (
+            ("precision", state.precision, self.precision),
+            ("number of processes", state.world_size, self.reduce.world_size),
+            ("torch version", state.versions.get("torch"), torch.__version__),
+        ):
+            if before != now:
+                messages.append(f"{what} was {before} and is now {now}: losses may differ in their last digits")
+        load_state(self.task.module, tensors.get("model", {}), str(path / "model.safetensors"))
+        self._optimizers.load(tensors.get("optimizer", {}), str(path / "optimizer.safetensors"))
+        self._ema = self._new_ema()
+        if self._ema is not None:
+            self._ema.load(tensors.get("ema", {}), str(path / "ema.safetensors"))
+        self._step = self._saved_step = state.step
+        self._elapsed_before = state.elapsed_s
+        if state.best_step is not None and state.best_value is not None:
+            self._best = (state.best_step, state.best_value)
+        self._started = state.started
+        self._pending = Pending(state.pending)
+        if (state.plan.num_steps, state.plan.max_minutes) == (self.config.num_steps, self.max_minutes):
+            self._plan = state.plan
+        return True
+
+    def _full_config(self) -> dict[str, Any]:
+        return {
+            **self._run_config,
+            "task": self.task.name,
+            "num_samples": self.task.num_samples,
+            "max_minutes": self.max_minutes,
+        }
+
+    def _write_run_files(self) -> None:
+        if not self._main:
+            return
+        write_text_atomic(self.out_dir / "config.yaml", yaml.safe_dump(self._run_config, sort_keys=False))
+        environment = {
+            "versions": versions(),
+            "platform": platform.platform(),
+            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.machine(),
+            "precision": self.precision,
+            "threads": torch.get_num_threads(),
+            "world_size": self.reduce.world_size,
+        }
+        write_json_atomic(self.out_dir / "env.json", environment)
+
+    def _elapsed(self) -> float:
+        return self._elapsed_before + self._clock() - self._session_start
+
+    def _loop(self) -> str:
+        """Train until the plan's end, the budget or a signal; returns which."""
+        config = self.config
+        self._log.start(self._plan.planned_steps or config.num_steps, self._step)
+        while True:
+            elapsed = self._agreed(self._elapsed()) if self.max_minutes is not None else 0.0
+            self._plan = self._plan.updated(self._step, elapsed, config.decay_fraction)
+            if self._plan.planned_steps is not None and self._step >= self._plan.planned_steps:
+                return "end"
+            if self.max_minutes is not None and elapsed >= 60 * self.max_minutes:
+                return "budget"
+            if self._stop_requested():
+                self._save()
+                raise Interrupted(self._step, self.out_dir)
+            loss = self._train_step()
+            self._step += 1
+            self._show_progress(loss)
+            if self._step % config.log_every == 0:
+                self._write_log()
+            better = False
+            if config.validate_every and self._step % config.validate_every == 0:
+                self._log.write("validation", self._step, self._validate())
+                better = self._note_best(self._validate())
+            if config.sample_every and self._step % config.sample_every == 0:
+                self._sample()
+            if better or (config.checkpoint_every and self._step % config.checkpoint_every == 0):
+                self._save()
+
+    def _agreed(self, value: float) -> float:
+        """The largest value over processes, so that all decide alike."""
+        if self.reduce.world_size == 1:
+            return value
+        return float(self.reduce.max(torch.tensor(value, dtype=torch.float64, device=self.device)))
+
+    def _stop_requested(self) -> bool:
+        return self._agreed(float(self._stop.count)) > 0
+
+    def _train_step(self) -> float | None:
+        """One optimizer step; returns the main loss where it is known without waiting for the device."""
+        config, step = self.config, self._step
+        world, rank = self.reduce.world_size, self.reduce.rank
+        micro_batches = self._sampler.indices(step).chunk(config.accumulate * world)
+        self._optimizers.zero_grad()
+        totals: dict[str, Tensor] = {}
+        for micro in range(rank * config.accumulate, (rank + 1) * config.accumulate):
+            stream = generator(config.seed, "train", step, micro)
+            items = iter(self.task.losses(micro_batches[micro], step, micro, stream))
+            while True:
+                with autocast(self.precision, self.device):
+                    item = next(items, None)
+                if item is None:
+                    break
+                group, loss, metrics = item
+                self._backward(group, loss / config.accumulate)
+                part = loss.detach().float() / config.accumulate
+                totals[group] = totals[group] + part if group in totals else part
+                for name, value in metrics.items():
+                    self._pending.add(name, value)
+        losses = {self._label("loss", group): self.reduce.sum(total) / world for group, total in totals.items()}
+        self._note(losses)
+        for parameters in self._optimizers.parameters.values():
+            average_gradients(parameters, self.reduce)
+        self._note({self._label("grad_norm", group): norm for group, norm in self._optimizers.clip().items()})
+        self._optimizers.step(self._factor(step))
+        stream = generator(config.seed, "after_step", step)
+        for name, value in (self.task.after_step(step, stream, self.reduce) or {}).items():
+            self._pending.add(name, value)
+        if self._ema is not None:
+            self._ema.update(step)
+        return float(losses["loss"]) if self.device.type == "cpu" and "loss" in losses else None
+
+    def _backward(self, group: str, loss: Tensor) -> None:
+        parameters = self._optimizers.parameters[group]
+        if len(self._optimizers.parameters) == 1:
+            loss.backward()
+        else:
+            loss.backward(inputs=parameters)
+
+    def _note(self, values: Mapping[str, Tensor]) -> None:
+        """Remember losses or norms; on the CPU, where it costs nothing, check them now."""
+        for name, value in values.items():
+            self._pending.add(name, value)
+        if self.device.type == "cpu":
+            self._check_finite({name: [float(value)] for name, value in values.items()}, self._step + 1)
+
+    def _label(self, name: str, group: str) -> str:
+        return name if group == self._main_group else f"{name}_{group}"
+
+    def _factor(self, step: int) -> float:
+        return self._plan.factor(step, warmup_steps=self.config.warmup_steps, shape=self.config.decay_shape)
+
+    def _check_finite(self, values: Mapping[str, list[float]], step: int) -> None:
+        for name, numbers in values.items():
+            if name.startswith(("loss", "grad_norm")) and not all(math.isfinite(v) for v in numbers):
+                bad = next(v for v in numbers if not math.isfinite(v))
+                saved = (
+                    f"the last good checkpoint is of step {self._saved_step}"
+                    if self._saved_step > 0
+                    else ("no checkpoint was written yet")
+                )
+                raise TrainingError(
+                    f"{name} is {bad} at or before step {step}; {saved}; "
+                    f"try a learning_rate below {self.config.learning_rate} or precision=fp32"
+                )
+
+    def _time_left(self, steps_per_s: float) -> float:
+        total = self._plan.planned_steps or self.config.num_steps
+        by_steps = (total - self._step) / steps_per_s if steps_per_s > 0 else math.inf
+        return by_steps if self.max_minutes is None else min(by_steps, 60 * self.max_minutes - self._elapsed())
+
+    def _show_progress(self, loss: float | None) -> None:
+        done = self._step - self._session_steps
+        speed = done / max(self._elapsed() - self._elapsed_before, 1e-9)
+        total = self._plan.planned_steps or self.config.num_steps
+        self._log.progress(self._step, total, loss=loss, steps_per_s=speed, left_s=self._time_left(speed))
+
+    def _write_log(self) -> None:
+        values = self._pending.values()
+        self._check_finite(values, self._step)
+        means = self._last_means = self._pending.means()
+        self._pending.clear()
+        elapsed = self._elapsed()
+        since, step = self._logged
+        speed = (self._step - step) / max(elapsed - since, 1e-9)
+        self._logged = (elapsed, self._step)
+        line = {
+            **means,
+            "learning_rate": self.config.learning_rate * self._factor(self._step - 1),
+            "seconds": elapsed,
+            "samples_per_second": speed * self.config.batch_size,
+        }
+        self._log.write("train", self._step, line)
+        total = self._plan.planned_steps or self.config.num_steps
+        loss = means.get("loss", math.nan)
+        self._log.progress(self._step, total, loss=loss, steps_per_s=speed, left_s=self._time_left(speed))
+        self._log.line(self._step, total, loss=loss, steps_per_s=speed, left_s=self._time_left(speed))
+
+    @contextlib.contextmanager
+    def _evaluation(self) -> Iterator[nn.Module]:
+        """The averaged weights in place, no gradients, and every submodule's mode put back afterwards."""
+        module = self.task.ema_module or self.task.module
+        modes = [(part, part.training) for part in self.task.module.modules()]
+        self.task.module.eval()
+        # Validation batches have other shapes; compiling for each of them would take longer than it saves.
+        eager = torch.compiler.set_stance("force_eager") if self.config.compile else contextlib.nullcontext()
+        try:
+            with eager, self._ema.applied() if self._ema is not None else contextlib.nullcontext(), torch.no_grad():
+                yield module
+        finally:
+            for part, training in modes:
+                part.training = training
+
+    def _validate(self) -> dict[str, float]:
+        """The task's validation metrics at this step, computed once."""
+        if self._validated[0] != self._step:
+            with self._evaluation() as module, autocast(self.precision, self.device):
+                metrics = {name: float(value) for name, value in self.task.validate(module).items()}
+            self._validated = (self._step, metrics)
+        return self._validated[1]
+
+    def _note_best(self, metrics: Mapping[str, float]) -> bool:
+        value = metrics.get("val_loss", math.inf)
+        if not math.isfinite(value) or (self._best is not None and value >= self._best[1]):
+            return False
+        self._best = (self._step, value)
+        return True
+
+    def _sample(self) -> None:
+        if not self._main:
+            return
+        path = self.out_dir / "samples" / f"step_{self._step:08d}.png"
+        with self._evaluation(), writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.task.sample(path)
+
+    def _save(self) -> None:
+        """Write a checkpoint of this step, once; nothing is saved after a loss that is not finite."""
+        values = self._pending.values()
+        self._check_finite(values, self._step)
+        if not self._main or self._saved_step == self._step:
+            return
+        config = self._full_config()
+        state = TrainingState(
+            step=self._step,
+            elapsed_s=self._elapsed(),
+            plan=self._plan,
+            best_step=self._best[0] if self._best else None,
+            best_value=self._best[1] if self._best else None,
+            pending=values,
+            started=self._started,
+            seed=self.config.seed,
+            world_size=self.reduce.world_size,
+            precision=self.precision,
+            config=config,
+            config_sha256=config_sha256(config),
+            versions=versions(),
+        )
+        files = {"model": module_tensors(self.task.module), "optimizer": self._optimizers.tensors()}
+        if self._ema is not None:
+            files["ema"] = self._ema.tensors()
+        folder = self.out_dir / "checkpoints"
+        save_checkpoint(folder, state, files)
+        self._saved_step = self._step
+        clean_checkpoints(folder, newest_step=self._step, keep_last=self.config.keep_last, best_step=state.best_step)
+
+    def _finish(self, reason: str) -> dict[str, float]:
+        """Checkpoint, then the last validation, samples and the published model."""
+        self._save()
+        if reason == "budget":
+            self._log.message(f"stopped after step {self._step}: max_minutes={self.max_minutes} are over")
+        metrics = {**self._last_means, **self._pending.means(), **self._validate()}
+        if self._note_best(self._validate()):
+            self._saved_step = -1  # the same step again, now known as the best
+            self._save()
+        self._log.write("final", self._step, {**metrics, "seconds": self._elapsed()})
+        self._raise_if_stopped()
+        self._sample()
+        self._raise_if_stopped()
+        if self._main:
+            folder = self.out_dir / "model"
+            with self._evaluation(), writing(folder):
+                self.task.export(folder, self._history(metrics))
+        return metrics
+
+    def _raise_if_stopped(self) -> None:
+        if self._stop_requested():
+            raise Interrupted(self._step, self.out_dir)
+
+    def _history(self, metrics: Mapping[str, float]) -> dict[str, Any]:
+        return {
+            "steps": self._step,
+            "seconds": self._elapsed(),
+            "metrics": dict(metrics),
+            "best": {"step": self._best[0], "value": self._best[1]} if self._best else None,
+            "started": self._started,
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "config": self._full_config(),
+            "versions": versions(),
+            "precision": self.precision,
+            "device": self.device.type,
+        }
