@@ -1,0 +1,1 @@
+"""The command line, one small file per command; nothing here imports torch before a command runs."""

@@ -1,0 +1,220 @@
+"""What several commands share: option types, checks of output paths, reports, recipes with overrides."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import json
+import math
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import yaml
+from tyro.conf import UseAppendAction, arg
+
+from resgen.config import load_yaml, parse_overrides, replace_nested
+from resgen.errors import ConfigError
+
+if TYPE_CHECKING:
+    from resgen.training.recipe import Recipe
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+Json = Annotated[bool, arg(name="json", help="Write one JSON document to standard output.", help_behavior_hint="")]
+ConfigFile = Annotated[
+    Path | None,
+    arg(name="config", metavar="FILE", help="YAML file with values that replace the recipe's.", help_behavior_hint=""),
+]
+Overrides = Annotated[
+    tuple[tuple[str, ...], ...],
+    UseAppendAction,
+    arg(
+        name="set",
+        metavar="KEY=VALUE ...",
+        help="Values that replace the recipe's and the file's, by dotted key: data.resize=true. May be repeated.",
+        help_behavior_hint="",
+    ),
+]
+
+
+def option(metavar: str, *, name: str | None = None) -> Any:
+    """An option that may be left out, without tyro's `(default: None)` in the help."""
+    return arg(name=name, metavar=metavar, help_behavior_hint="")
+
+
+def message(text: str) -> None:
+    """One line for the person at the terminal, on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def os_error_line(error: OSError) -> str:
+    """A failed system call as one line: the file, the reason and, for a full disk, the remedy."""
+    name = f"'{error.filename}': " if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{name}no space left on the disk; free some space and run the command again"
+    return f"{name}{error.strerror or error}"
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON types: paths become text, arrays lists or numbers, numbers that are not finite null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return plain(dataclasses.asdict(value))
+    if hasattr(value, "_asdict"):  # named tuples
+        return plain(value._asdict())
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if hasattr(value, "tolist"):  # arrays and tensors, their scalars too
+        return plain(value.tolist())
+    return str(value)
+
+
+def report(document: Mapping[str, Any], *, as_json: bool, text: str | None = None) -> None:
+    """Write a report to standard output: `document` as JSON, or `text` (without one, `document` as YAML)."""
+    values = plain(document)
+    if as_json:
+        print(json.dumps(values, allow_nan=False))
+    elif text is not None:
+        print(text)
+    else:
+        print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110).rstrip())
+
+
+def table(rows: Sequence[Sequence[object]]) -> str:
+    """Columns of text, left-aligned; the first row is the heading."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells)
+
+
+def flatten(groups: Iterable[Iterable[str]]) -> list[str]:
+    """The values of an option that may be repeated and may take several values each time."""
+    return [value for group in groups for value in group]
+
+
+def positive(name: str, value: int) -> None:
+    """Refuse a count below 1.
+
+    Raises:
+        ConfigError: naming the option and its value.
+    """
+    if value < 1:
+        raise ConfigError(f"{name} {value} must be at least 1")
+
+
+def load_recipe(name: str, config: Path | None, overrides: Iterable[Iterable[str]]) -> Recipe:
+    """The recipe `name` with the values of a YAML file and, over those, of `--set` options."""
+    from resgen.recipes import get_recipe
+
+    recipe = get_recipe(name)
+    from_file = {str(k): v for k, v in load_yaml(config).items()} if config else {}
+    if from_file:
+        recipe = replace_nested(recipe, from_file)
+    return replace_nested(recipe, parse_overrides(flatten(overrides)))
+
+
+def bundled_models() -> list[dict[str, Any]]:
+    """Name, kind, size and description of every model that comes with the package."""
+    from resgen.checkpoints.format import list_bundled, load_folder, resolve_model
+
+    models = []
+    for name in list_bundled():
+        folder = load_folder(resolve_model(name), verify=False)
+        models.append(
+            {
+                "name": name,
+                "kind": folder.kind,
+                "size_bytes": sum(file.stat().st_size for file in folder.path.rglob("*") if file.is_file()),
+                "description": str(folder.extra.get("description", "")),
+            }
+        )
+    return models
+
+
+def check_out_file(path: Path, suffixes: Sequence[str] = PICTURE_SUFFIXES) -> None:
+    """Refuse an output file that could not be written, before any heavy work.
+
+    Raises:
+        ConfigError: unknown suffix, a folder of that name, or a place that cannot be written to.
+    """
+    if path.suffix.lower() not in suffixes:
+        raise ConfigError(f"--out '{path}' must end in {', '.join(suffixes)}")
+    if path.is_dir():
+        raise ConfigError(f"--out '{path}' is a folder; give the name of a file")
+    _check_writable(path, path.parent)
+
+
+def check_out_dir(path: Path) -> None:
+    """Refuse an output folder that could not be made or written to, before any heavy work.
+
+    Raises:
+        ConfigError: a file of that name, or a place that cannot be written to.
+    """
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"--out '{path}' is a file; give the name of a folder")
+    _check_writable(path, path)
+
+
+def _check_writable(path: Path, folder: Path) -> None:
+    """Try for real (permission bits say little for root or on read-only disks), and leave no trace."""
+    missing = [p for p in (folder, *folder.parents) if not p.exists()]
+    made: list[Path] = []
+    try:
+        for new in reversed(missing):
+            new.mkdir()
+            made.append(new)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(f"--out '{path}' cannot be written: {error.strerror}; choose another place") from error
+    finally:
+        for new in reversed(made):
+            with contextlib.suppress(OSError):
+                new.rmdir()
+
+
+def slug(name: str) -> str:
+    """`name` as a part of a file name."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "class"
+
+
+def count_passes(steps: Iterable[Any]) -> int:
+    """Network evaluations of a sampling run: two for a step with guidance, else one."""
+    return sum(2 if step.guidance_scale else 1 for step in steps)
+
+
+def to_pixels(images: Sequence[Any]) -> Any:
+    """PIL pictures of one size and mode as `uint8[N, C, S, S]`, the input of `picture_grid`."""
+    import numpy as np
+    import torch
+
+    arrays = [np.asarray(image) for image in images]
+    stacked = np.stack([a[..., None] if a.ndim == 2 else a for a in arrays])
+    return torch.from_numpy(np.ascontiguousarray(stacked.transpose(0, 3, 1, 2)))
+
+
+@contextlib.contextmanager
+def progress_bar(title: str) -> Iterator[Callable[..., None]]:
+    """A progress bar on standard error, if that is a terminal; yields the callback of a sampler."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(title, total=None)
+
+        def step_done(record: Any, *_: Any) -> None:
+            progress.update(task, completed=record.step + 1, total=record.num_steps)
+
+        yield step_done

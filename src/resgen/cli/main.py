@@ -1,0 +1,112 @@
+"""Entry point of `resgen`: find the command, run it, turn errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tyro
+
+import resgen
+from resgen.cli.bench import BenchDepth, BenchQuantizer, BenchSampler
+from resgen.cli.common import message, os_error_line, table
+from resgen.cli.demo import Demo
+from resgen.cli.encode import Encode
+from resgen.cli.generate import GenerateImage
+from resgen.cli.inspect import Inspect
+from resgen.cli.models import Models
+from resgen.cli.reconstruct import Reconstruct
+from resgen.cli.train import TrainGenerator, TrainTokenizer
+from resgen.errors import ConfigError, ResGenError, unknown
+
+EXIT_OK, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 0, 2, 130, 141
+
+COMMANDS: dict[str, type[Any]] = {
+    "demo": Demo,
+    "train tokenizer": TrainTokenizer,
+    "train generator": TrainGenerator,
+    "encode": Encode,
+    "reconstruct": Reconstruct,
+    "generate image": GenerateImage,
+    "inspect": Inspect,
+    "models": Models,
+    "bench quantizer": BenchQuantizer,
+    "bench depth": BenchDepth,
+    "bench sampler": BenchSampler,
+}
+
+EXAMPLES = """
+  resgen demo
+  resgen train tokenizer --recipe digits --out runs/digits-tokenizer
+  resgen train generator --recipe digits --tokenizer runs/digits-tokenizer/model --out runs/digits
+  resgen generate image --model runs/digits/model --class 3 7 --num 8 --out digits.png
+"""
+
+
+def overview(group: str = "") -> str:
+    """The help of `resgen`, or of a group such as `resgen train`: what each command does, in one line."""
+    rows = [("  " + name, str(cls.__doc__).split("\n")[0]) for name, cls in COMMANDS.items() if name.startswith(group)]
+    title = str(resgen.__doc__).split("\n")[0]
+    about = f"\n{title}\n" if not group else ""
+    examples = f"\nbegin with:\n{EXAMPLES.rstrip()}\n" if not group else ""
+    return (
+        f"usage: resgen {group or 'COMMAND'} ... [--help]\n{about}\ncommands:\n{table(rows)}\n{examples}\n"
+        "`resgen COMMAND --help` explains one command. Reports go to standard output, messages to standard error."
+    )
+
+
+def parse(argv: Sequence[str]) -> Any:
+    """The command that `argv` asks for, an instance of one of the classes in `COMMANDS`.
+
+    Raises:
+        ConfigError: there is no such command.
+        SystemExit: 0 after help, 2 after a wrong option.
+    """
+    words = list(argv)
+    for length in (1, 2):
+        name = " ".join(words[:length])
+        if name in COMMANDS:
+            # Without FlagCreatePairsOff, --resume would have a --no-resume beside it.
+            options = (tyro.conf.FlagCreatePairsOff,)
+            return tyro.cli(COMMANDS[name], prog=f"resgen {name}", args=words[length:], config=options)
+    group = words[0] if words and any(name.startswith(words[0] + " ") for name in COMMANDS) else ""
+    rest = words[1:] if group else words
+    if rest and rest[0] in ("-h", "--help"):
+        print(overview(group))
+        raise SystemExit(EXIT_OK)
+    if not rest:
+        message(overview(group))
+        raise SystemExit(EXIT_ERROR)
+    if group:
+        raise ConfigError(unknown(f"{group} command", rest[0], [n.split()[1] for n in COMMANDS if n.startswith(group)]))
+    raise ConfigError(unknown("command", rest[0], dict.fromkeys(n.split()[0] for n in COMMANDS)))
+
+
+def guard(run: Callable[[], int | None]) -> int:
+    """Run a command; the errors a user can cause become one line on standard error and an exit code."""
+    try:
+        code = run() or EXIT_OK
+        sys.stdout.flush()
+    except ResGenError as error:
+        message(f"error: {' '.join(str(error).split())}")
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        message("interrupted")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has gone, for example `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # keeps Python's last flush silent
+        return EXIT_BROKEN_PIPE
+    except OSError as error:
+        message(f"error: {os_error_line(error)}")
+        return EXIT_ERROR
+    return code
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code is 0, 2 for errors, 130 after an interruption."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments == ["--version"]:
+        return guard(lambda: print(f"resgen {resgen.__version__}"))
+    return guard(lambda: parse(arguments).run())

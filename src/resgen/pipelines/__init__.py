@@ -1,0 +1,1 @@
+"""Pipelines: a tokenizer and a generator as one callable."""
