@@ -32,7 +32,8 @@ class Inspect:
     def run(self) -> None:
         if (self.model is None) == (self.recipe is None):
             raise ConfigError("inspect takes either DIR_OR_NAME or --recipe NAME")
-        from resgen.pipelines.describe import describe_artefact, describe_recipe
+        from resgen.pipelines.describe import describe_artefact
+        from resgen.recipes.describe import describe_recipe
 
         if self.recipe is not None:
             document = describe_recipe(load_recipe(self.recipe, self.config, self.overrides))

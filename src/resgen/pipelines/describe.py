@@ -1,19 +1,13 @@
-"""What is inside a saved model or a recipe, as plain data for `resgen inspect`."""
+"""What is inside a saved model, as plain data for `resgen inspect`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
-from torch import nn
 
 from resgen.checkpoints.format import load_folder, resolve_model
-from resgen.config import config_to_dict
-from resgen.models.resgen import ResGen
-from resgen.tokenizers.image import ImageTokenizer
-from resgen.training.recipe import Recipe
 
 
 def describe_artefact(name_or_path: str | Path) -> dict[str, Any]:
@@ -45,22 +39,3 @@ def describe_artefact(name_or_path: str | Path) -> dict[str, Any]:
         "components": components,
         **folder.extra,
     }
-
-
-def describe_recipe(recipe: Recipe) -> dict[str, Any]:
-    """Configuration and parameters by part of a recipe's models, counted on the meta device: no memory is allocated."""
-    with torch.device("meta"):
-        tokenizer = ImageTokenizer(recipe.tokenizer)
-        generator = ResGen(recipe.generator, recipe.tokenizer.spec)
-    return {
-        "recipe": recipe.name,
-        "codes": config_to_dict(recipe.tokenizer.spec),
-        "parameters": {"tokenizer": count_parameters(tokenizer), "generator": count_parameters(generator)},
-        "config": config_to_dict(recipe),
-    }
-
-
-def count_parameters(module: nn.Module) -> dict[str, int]:
-    """Parameters by direct child, and `total`; buffers are not counted."""
-    parts = {name: sum(p.numel() for p in child.parameters()) for name, child in module.named_children()}
-    return {**parts, "total": sum(p.numel() for p in module.parameters())}

@@ -68,12 +68,9 @@ class EMAQuantizer(Quantizer):
             fresh = 1 / self.config.codebook_size
             self.shares[level] = torch.where(dead, fresh, self.shares[level])
             self.sums[level] = torch.where(dead[:, None], candidates * fresh, self.sums[level])
-            used = (
-                self.shares[level][:, None] > 1e-30
-            )  # without restarts a share may fall to 0: the code then stays where it is
-            self.codebooks[level] = torch.where(
-                used, self.sums[level] / self.shares[level][:, None], self.codebooks[level]
-            )
+            share = self.shares[level][:, None]
+            # Without restarts a share may fall to 0; the code then stays where it is.
+            self.codebooks[level] = torch.where(share > 1e-30, self.sums[level] / share, self.codebooks[level])
             restarted[level] = dead.sum()
         return {"variance": batch_variance, "restarted": restarted}
 
