@@ -121,10 +121,13 @@ def load_pipeline(name_or_path: str | Path) -> Pipeline:
             f"'{folder.path}': class_names must list the generator's {generator.config.num_classes} classes, "
             f"not {class_names!r}"
         )
+    sampling = folder.extra.get("sampling", {})
+    if not isinstance(sampling, dict):
+        raise CheckpointError(f"'{folder.path}': sampling must be a mapping of settings, not {sampling!r}")
     return Pipeline(
         tokenizer=tokenizer,
         generator=generator.eval().requires_grad_(False),
-        sampling=config_from_dict(SamplingConfig, folder.extra.get("sampling", {}), where="sampling."),
+        sampling=config_from_dict(SamplingConfig, sampling, where="sampling."),
         class_names=tuple(str(name) for name in class_names),
         folder=folder,
     )

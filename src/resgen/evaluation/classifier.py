@@ -104,7 +104,7 @@ class Classifier(nn.Module):
 
 def train_classifier(
     pictures: UInt8[Tensor, "N C S S"],
-    labels: Int[Tensor, " N"],
+    labels: Int[Tensor, " M"],
     *,
     num_classes: int,
     num_steps: int | None = None,
@@ -215,7 +215,7 @@ def _reflected(size: int, padding: int) -> Tensor:
     return torch.where(position >= size, 2 * (size - 1) - position, position)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def classify(model: Classifier, pictures: UInt8[Tensor, "N C S S"]) -> Float[Tensor, "N classes"]:
     """Logits of pictures in 0..255.
 
@@ -225,7 +225,7 @@ def classify(model: Classifier, pictures: UInt8[Tensor, "N C S S"]) -> Float[Ten
     return torch.cat([model.out(part) for part in features(model, pictures).split(BATCH)])
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def features(model: Classifier, pictures: UInt8[Tensor, "N C S S"]) -> Float[Tensor, "N F"]:
     """What the last layer sees, of pictures in 0..255.
 

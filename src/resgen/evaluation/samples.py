@@ -40,7 +40,7 @@ def wilson_interval(successes: int, trials: int, z: float = Z_95) -> tuple[float
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def frechet_distance(first: Float[Tensor, "N F"], second: Float[Tensor, "M F"]) -> float:
+def frechet_distance(first: Float[Tensor, "N F"], second: Float[Tensor, "M F2"]) -> float:
     """Squared Fréchet distance of the Gaussians fitted to two sets of features, in float64.
 
     |m1 - m2|^2 + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2). It is biased upwards for small sets: compare only distances of
@@ -71,7 +71,7 @@ def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
 
 def nearest_neighbours(
     pictures: UInt8[Tensor, "N C S S"],
-    reference: UInt8[Tensor, "M C S S"],
+    reference: UInt8[Tensor, "M C2 S2 S2"],
     count: int = 2,
     *,
     chunk_size: int = 4096,

@@ -12,13 +12,16 @@ from resgen.errors import ConfigError
 def nucleus_choice(logits: Float[Tensor, "N K"], uniform: Float[Tensor, " N"], top_p: float) -> Int[Tensor, " N"]:
     """Choose one item per row by nucleus (top-p) sampling (Algorithm 2, step 1).
 
-    The nucleus is the smallest set of most likely items whose mass reaches `top_p`; it always holds the most likely
-    item. The choice inverts the cumulative distribution of the renormalised nucleus, sorted from most to least
-    likely, so it is a function of `uniform` alone.
+    The nucleus is the smallest set of most likely items whose mass reaches `top_p`, with all that are as likely as its
+    last; it always holds the most likely item. The choice is a function of `uniform` alone.
+
+    Almost no row needs sorting: an item drawn from the whole distribution is kept if it belongs to the nucleus, which one
+    pass over the row tells. The few rows where it does not are sorted and drawn again, with what their uniform number
+    still holds: its place within the refused item is uniform, too.
 
     Args:
         logits: unnormalised log probabilities; -inf excludes an item.
-        uniform: one number in [0, 1) per row.
+        uniform: one number in [0, 1) per row, best in float64.
         top_p: in (0, 1]; 1 keeps every item.
 
     Raises:
@@ -28,11 +31,29 @@ def nucleus_choice(logits: Float[Tensor, "N K"], uniform: Float[Tensor, " N"], t
         raise ConfigError(f"top_p={top_p} must lie in (0, 1]")
     if logits.dtype != torch.float64:
         logits = logits.float()
-    ordered, order = logits.sort(dim=-1, descending=True, stable=True)
-    probs = ordered.softmax(dim=-1)
-    upto = probs.cumsum(dim=-1)
-    kept = (probs > 0) & (upto - probs < top_p)
-    last = (kept.sum(dim=-1, keepdim=True) - 1).clamp(min=0)
-    threshold = uniform[:, None].to(upto.dtype) * upto.gather(1, last)
-    rank = torch.searchsorted(upto, threshold, right=True).minimum(last)
-    return order.gather(1, rank).squeeze(1)
+    probs = logits.softmax(dim=-1)
+    choice, inner = _invert(probs, uniform)
+    if top_p == 1.0:
+        return choice
+    chosen = probs.gather(1, choice[:, None])
+    refused = (torch.where(probs > chosen, probs, 0.0).sum(dim=-1) >= top_p).nonzero().squeeze(1)
+    if len(refused):
+        ordered, order = probs[refused].sort(dim=-1, descending=True)
+        least = torch.where(ordered.cumsum(dim=-1) - ordered < top_p, ordered, torch.inf).amin(dim=-1, keepdim=True)
+        rank, _ = _invert(torch.where(ordered >= least, ordered, 0.0), inner[refused])
+        choice[refused] = order.gather(1, rank[:, None]).squeeze(1)
+    return choice
+
+
+def _invert(mass: Float[Tensor, "N K"], uniform: Float[Tensor, " N"]) -> tuple[Int[Tensor, " N"], Float[Tensor, " N"]]:
+    """The item in whose share of the row's total mass `uniform` falls, and where within it, in [0, 1)."""
+    upto = mass.cumsum(dim=-1)
+    total = upto[:, -1:]
+    # Below the total even after rounding: the item found then has mass.
+    target = (
+        (uniform[:, None].double() * total.double()).to(upto.dtype).minimum(total.nextafter(torch.zeros_like(total)))
+    )
+    item = torch.searchsorted(upto, target, right=True)
+    share = mass.gather(1, item).double()
+    inner = (uniform[:, None].double() * total.double() - upto.gather(1, item).double()) / share + 1.0
+    return item.squeeze(1), inner.squeeze(1).clamp(0.0, 1.0 - 2.0**-53)

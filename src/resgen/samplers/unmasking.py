@@ -100,7 +100,7 @@ StepCallback = Callable[[StepRecord, Tensor, Tensor], None]
 def draw_noise(seed: int, indices: Sequence[int], num_steps: int, spec: CodeSpec) -> Noise:
     """Noise of the samples `indices` of a call: sample k's stream is derived from (seed, k) and nothing else."""
     positions, tiny = spec.num_positions, torch.finfo(torch.float32).tiny
-    component = torch.empty(len(indices), num_steps, positions)
+    component = torch.empty(len(indices), num_steps, positions, dtype=torch.float64)
     latent = torch.empty(len(indices), num_steps, positions, spec.code_dim)
     choice = torch.empty(len(indices), num_steps, positions, spec.depth)
     for row, index in enumerate(indices):
