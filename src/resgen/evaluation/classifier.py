@@ -289,8 +289,6 @@ def _check_training(
     if batch_size < 2:
         raise ConfigError(f"batch_size={batch_size} must be at least 2: the norms compare pictures of a batch")
     if len(pictures) == 0 or len(pictures) != len(labels):
-        raise DataError(
-            f"{len(pictures)} pictures and {len(labels)} labels given; the numbers must agree, at least one"
-        )
+        raise DataError(f"{len(pictures)} pictures and {len(labels)} labels given; one label per picture is needed")
     if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
         raise DataError(f"labels span {int(labels.min())}..{int(labels.max())}; allowed: 0..{num_classes - 1}")

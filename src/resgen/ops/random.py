@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 
 import torch
 
@@ -16,3 +18,11 @@ def derive_seed(*parts: int | str) -> int:
 def generator(*parts: int | str, device: str | torch.device = "cpu") -> torch.Generator:
     """A fresh `torch.Generator` seeded with `derive_seed(*parts)`."""
     return torch.Generator(device=device).manual_seed(derive_seed(*parts))
+
+
+@contextlib.contextmanager
+def seeded(*parts: int | str) -> Iterator[None]:
+    """Torch's global generator, seeded for the block and put back after it: constructors of modules take no other."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive_seed(*parts))
+        yield

@@ -23,12 +23,13 @@ from resgen.losses.perceptual import PerceptualLoss, VGGPerceptualLoss
 from resgen.models.resgen import ResGen
 from resgen.ops.images import from_uint8
 from resgen.ops.precision import choose_device
+from resgen.ops.random import seeded
 from resgen.tokenizers.image import ImageTokenizer
 from resgen.training.generator_task import GeneratorTask
 from resgen.training.parallel import initialise
 from resgen.training.recipe import Recipe
 from resgen.training.tokenizer_task import TokenizerLossConfig, TokenizerTask
-from resgen.training.trainer import Trainer
+from resgen.training.trainer import Trainer, check_run_folder
 
 HELD_OUT_SPLITS = ("test", "val", "valid", "validation")
 HELD_OUT_EVERY = 20
@@ -50,15 +51,16 @@ def train_tokenizer(
         resume: continue the run in `out`.
     """
     train, held_out = open_splits(_data_path(recipe, data))
-    tokenizer = ImageTokenizer(recipe.tokenizer)
-    task = TokenizerTask(
-        tokenizer,
-        recipe.tokenizer_loss,
-        _store(tokenizer, train, recipe.data.resize),
-        _first_pictures(_store(tokenizer, held_out, recipe.data.resize), 1000),
-        class_names=train.class_names,
-        perceptual=_perceptual(recipe.tokenizer_loss),
-    )
+    with seeded(recipe.tokenizer_training.seed, "tokenizer"):
+        tokenizer = ImageTokenizer(recipe.tokenizer)
+        task = TokenizerTask(
+            tokenizer,
+            recipe.tokenizer_loss,
+            _store(tokenizer, train, recipe.data.resize),
+            _first_pictures(_store(tokenizer, held_out, recipe.data.resize), 1000),
+            class_names=train.class_names,
+            perceptual=_perceptual(recipe.tokenizer_loss),
+        )
     config = {
         "stage": "tokenizer",
         "recipe": recipe.name,
@@ -98,6 +100,9 @@ def train_generator(
         max_minutes: budget of wall time.
         resume: continue the run in `out`.
     """
+    reduce = initialise()
+    if reduce.rank == 0:
+        check_run_folder(Path(out), resume)  # before codes of another run could be replaced
     loaded, folder = load_tokenizer(tokenizer)
     path = _data_path(recipe, data)
     if is_encoded(path):
@@ -116,8 +121,10 @@ def train_generator(
     num_classes = len(train.class_names) if len(train.class_names) > 1 else 0
     model_config = replace(recipe.generator, num_classes=num_classes)
     tokenizer_history = folder.extra.get("history", {})
+    with seeded(recipe.generator_training.seed, "generator"):
+        model = ResGen(model_config, loaded.spec)
     task = GeneratorTask(
-        ResGen(model_config, loaded.spec),
+        model,
         recipe.generator_loss,
         train,
         held_out,
@@ -144,7 +151,7 @@ def train_generator(
         out,
         max_minutes=max_minutes,
         resume=resume,
-        reduce=initialise(),
+        reduce=reduce,
         run_config=config,
     )
     return trainer.run()

@@ -94,7 +94,7 @@ class Trainer:
         self._clock = clock
         self._tensorboard = tensorboard
         self._run_config = plain_config({"training": config_to_dict(config)} if run_config is None else run_config)
-        self._check_out_dir()
+        check_run_folder(self.out_dir, resume or reduce.rank != 0)
         self.device = choose_device(config.device)
         self.precision = choose_precision(config.precision, self.device)
         self._main = reduce.rank == 0
@@ -115,17 +115,6 @@ class Trainer:
                 return self._finish(reason)
             finally:
                 self._log.close()
-
-    def _check_out_dir(self) -> None:
-        if self.out_dir.exists() and not self.out_dir.is_dir():
-            raise ConfigError(f"'{self.out_dir}' is not a folder; choose another --out")
-        holds_run = self.reduce.rank == 0 and any(
-            (self.out_dir / name).exists() for name in (METRICS_NAME, "checkpoints", "config.yaml")
-        )
-        if holds_run and not self._resume:
-            raise ConfigError(
-                f"'{self.out_dir}' already holds a run; continue it with --resume or choose another --out"
-            )
 
     def _prepare(self) -> None:
         task, config = self.task, self.config
@@ -473,3 +462,15 @@ class Trainer:
             "precision": self.precision,
             "device": self.device.type,
         }
+
+
+def check_run_folder(out_dir: Path, resume: bool) -> None:
+    """Refuse a place that is no folder, or that holds a run which is not to be resumed.
+
+    Raises:
+        ConfigError: naming the folder and the remedy.
+    """
+    if out_dir.exists() and not out_dir.is_dir():
+        raise ConfigError(f"'{out_dir}' is not a folder; choose another --out")
+    if not resume and any((out_dir / name).exists() for name in (METRICS_NAME, "checkpoints", "config.yaml")):
+        raise ConfigError(f"'{out_dir}' already holds a run; continue it with --resume or choose another --out")
