@@ -73,6 +73,7 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
         seen.add(value.untyped_storage().data_ptr())
         plain[name] = value
     save_file(plain, str(path), metadata={"format": "pt"})
+    Path(path).chmod(0o644)  # safetensors lets nobody else read
 
 
 def read_tensors(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:

@@ -1,6 +1,4 @@
-"""Speed and memory: quantization against a peer, sampling against depth and against its bare network passes, the
-mixture
-loss against plain autograd.
+"""Speed and memory: quantization, sampling at several depths and over its bare network passes, the mixture loss.
 
 What is compared runs in one process, in turns, so that a change of the machine's load meets all of it. Seconds are
 medians over the repetitions; ratios are medians of the ratios within a repetition.
@@ -181,8 +179,8 @@ def bench_sampler(
     depth: int = 8,
     codebook_size: int = 1024,
     code_dim: int = 64,
-    num_steps: int = 8,
-    repetitions: int = 3,
+    num_steps: int = 4,
+    repetitions: int = 5,
     dtype: str | torch.dtype = "auto",
     device: str = "auto",
     seed: int = 0,

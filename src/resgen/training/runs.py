@@ -50,6 +50,9 @@ def train_tokenizer(
         max_minutes: budget of wall time.
         resume: continue the run in `out`.
     """
+    reduce = initialise()
+    if reduce.rank == 0:
+        check_run_folder(Path(out), resume)  # before the data is read
     train, held_out = open_splits(_data_path(recipe, data))
     with seeded(recipe.tokenizer_training.seed, "tokenizer"):
         tokenizer = ImageTokenizer(recipe.tokenizer)
@@ -75,7 +78,7 @@ def train_tokenizer(
         out,
         max_minutes=max_minutes,
         resume=resume,
-        reduce=initialise(),
+        reduce=reduce,
         run_config=config,
     )
     return trainer.run()
