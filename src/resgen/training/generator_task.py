@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,9 @@ class GeneratorTask:
         history: Mapping[str, Any] | None = None,
     ) -> None:
         self.module: nn.Module = model
-        self.model, self.config, self.tokenizer, self.sampling = model, config, tokenizer, sampling
+        self.model, self.config, self.tokenizer = model, config, tokenizer
+        # Without classes there is nothing that guidance could move away from.
+        self.sampling = sampling if model.config.num_classes else replace(sampling, guidance_scale=0.0)
         self.train, self.held_out = train, held_out
         self.history = dict(history or {})
         count = min(len(train), 16384)

@@ -48,7 +48,7 @@ class TokenizerLossConfig:
 
     def __post_init__(self) -> None:
         for name in ("commitment_weight", "perceptual_weight", "adversarial_weight", "adversarial_start"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name}={getattr(self, name)} must not be negative")
 
 
