@@ -25,6 +25,7 @@ MAX_LOG_SCALE = 10.0
 CHUNK_ELEMENTS = 1 << 22
 MIN_CHUNK_ROWS = 512
 GATHER_BYTES = 32 << 20
+GROUPED_TYPES = (torch.float32, torch.bfloat16)
 INIT_SAMPLES = 16_384
 INIT_ITERATIONS = 5
 INIT_STD = 0.02
@@ -101,9 +102,14 @@ class MixtureHead(nn.Module):
     def affine_parameters(
         self, hidden: Float[Tensor, "N O"]
     ) -> tuple[Float[Tensor, "N K"], Float[Tensor, " N"], Float[Tensor, "N H"]]:
-        """Logits of pi, log a (clamped) and b, in float32 whatever the precision of the network around the head."""
+        """Logits of pi, log a (clamped) and b as float32.
+
+        Computed in the type of the weights: in float32 whatever surrounds the head in training; a network converted to
+        bfloat16 for sampling rounds them once.
+        """
         with torch.autocast(device_type=hidden.device.type, enabled=False):
-            out = functional.linear(*(at_least_float32(x) for x in (hidden, self.affine.weight, self.affine.bias)))
+            out = functional.linear(hidden.to(self.affine.weight.dtype), self.affine.weight, self.affine.bias)
+        out = at_least_float32(out)
         logits, log_scale, shift = out.split([self.num_components, 1, self.code_dim], dim=-1)
         return logits, log_scale.squeeze(-1).clamp(self.min_log_scale, MAX_LOG_SCALE), shift
 
@@ -187,29 +193,18 @@ class MixtureHead(nn.Module):
         return shift + torch.exp(log_scale)[:, None] * (mean + temperature * normal)
 
     def component_mean(self, hidden: Float[Tensor, "N O"], component: Int[Tensor, " N"]) -> Float[Tensor, "N H"]:
-        """mu_v of one given component per row, in float32.
-
-        Rows of the same component share tiles, so that a component's weights are read once per tile rather than once
-        per row; at most about `GATHER_BYTES` of weights are gathered at a time.
-        """
-        owner, slot, tile_rows = _tiles(component, self.num_components)
+        """mu_v of one given component per row, in float32; rows of the same component are multiplied together."""
+        order = component.argsort()
+        chosen = component[order]
         weight = self.means.weight.unflatten(0, (self.num_components, -1))
         bias = self.means.bias.unflatten(0, (self.num_components, -1))
-        dtype = weight.dtype
-        tiles = hidden.new_zeros(len(owner) * tile_rows, self.width, dtype=dtype)
-        tiles = tiles.index_copy_(0, slot, hidden.to(dtype)).view(len(owner), tile_rows, self.width)
-        row_bytes = weight[0].numel() * weight.element_size()
-        if self.basis is not None:
-            row_bytes = max(row_bytes, self.basis[0].numel() * self.basis.element_size())
-        size = max(1, GATHER_BYTES // row_bytes)
-        parts = [hidden.new_zeros(0, tile_rows, self.code_dim, dtype=at_least_float32(bias).dtype)]
         with torch.autocast(device_type=hidden.device.type, enabled=False):
-            for tile, chosen in zip(tiles.split(size), owner.split(size), strict=True):
-                value = torch.baddbmm(bias[chosen, None], tile, weight[chosen].transpose(1, 2))
-                if self.basis is not None and self.offset is not None:
-                    value = torch.baddbmm(self.offset[chosen, None], value, self.basis[chosen].transpose(1, 2))
-                parts.append(at_least_float32(value))
-        return torch.cat(parts).flatten(0, 1)[slot]
+            value = _product_per_component(hidden[order].to(weight.dtype), weight, chosen)
+            value = at_least_float32(value) + bias[chosen]
+            if self.basis is not None and self.offset is not None:
+                value = _product_per_component(value.to(self.basis.dtype), self.basis, chosen)
+                value = at_least_float32(value) + self.offset[chosen]
+        return torch.empty_like(value).index_copy_(0, order, value)
 
     @torch.no_grad()
     def initialize(self, samples: Float[Tensor, "M H"], generator: torch.Generator) -> None:
@@ -239,25 +234,19 @@ class MixtureHead(nn.Module):
         self.affine.bias[self.num_components] = math.log(scale)
 
 
-def _tiles(component: Int[Tensor, " N"], num_components: int) -> tuple[Int[Tensor, " T"], Int[Tensor, " N"], int]:
-    """Lay rows out in tiles of equal size, each of one component, without a transfer to the host.
-
-    Returns:
-        The component of each tile (any, for unused tiles), the slot of each row among all rows of the tiles, and the
-        rows per tile. There are N tiles for N < 2 K, and about 2 K for more rows.
-    """
-    rows = component.shape[0]
-    size = max(1, rows // num_components)
-    num_tiles = (rows + min(rows, num_components) * (size - 1)) // size
-    counts = component.new_zeros(num_components).index_add_(0, component, torch.ones_like(component))
-    ends = ((counts + size - 1) // size).cumsum(0)
-    owner = torch.searchsorted(ends, torch.arange(num_tiles, device=component.device), right=True)
-    order = component.argsort()
-    ordered = component[order]
-    first_row = counts.cumsum(0) - counts
-    first_slot = size * (ends - (counts + size - 1) // size)
-    slots = first_slot[ordered] + torch.arange(rows, device=component.device) - first_row[ordered]
-    return owner.clamp(max=num_components - 1), torch.empty_like(slots).index_copy_(0, order, slots), size
+def _product_per_component(
+    rows: Float[Tensor, "N A"], weight: Float[Tensor, "K C A"], component: Int[Tensor, " N"]
+) -> Float[Tensor, "N C"]:
+    """Each row times its component's matrix; `component` is sorted."""
+    if rows.dtype in GROUPED_TYPES and weight.shape[2] * rows.element_size() % 16 == 0:
+        ends = torch.searchsorted(component, torch.arange(len(weight), device=component.device), right=True)
+        return functional.grouped_mm(rows, weight.transpose(1, 2), offs=ends.int())
+    # The grouped product wants aligned rows; small and odd shapes take their matrices one by one, in pieces.
+    size = max(1, GATHER_BYTES // (weight[0].numel() * weight.element_size()))
+    parts = [rows.new_zeros(0, weight.shape[1])]
+    for part, chosen in zip(rows.split(size), component.split(size), strict=True):
+        parts.append(torch.bmm(weight[chosen], part[..., None]).squeeze(-1))
+    return torch.cat(parts)
 
 
 def _fit_centres(
