@@ -1,0 +1,255 @@
+"""Do generated pictures show the class that was asked for, how near are they to the data, and are they copies?
+
+    python benchmarks/class_accuracy.py --model DIR --data PATH --classifier DIR --steps 4 8 16 --json J --grid G.png
+
+The judge is a classifier trained on the same data (`train_classifier.py`). Its own errors are reported beside its
+judgement, on the test pictures and on the tokenizer's reconstructions of them. The tables go to standard output.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+
+from resgen.checkpoints import write_json_atomic
+from resgen.data import load_array, open_images, picture_grid, save_picture
+from resgen.data.pictures import picture_array
+from resgen.errors import ConfigError, ResGenError
+from resgen.evaluation.classifier import Classifier, accuracy, classify, features, load_classifier
+from resgen.evaluation.samples import frechet_distance, nearest_neighbours, wilson_interval
+from resgen.ops.images import from_uint8, to_uint8
+from resgen.pipelines.image import ImagePipeline
+
+QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95)
+NEIGHBOURS_SHOWN = 3
+BATCH = 256
+
+
+def main(
+    model: str,
+    data: str,
+    classifier: Path,
+    num_per_class: int = 100,
+    steps: tuple[int, ...] = (),
+    guidance_scale: float | None = None,
+    top_p: float | None = None,
+    temperature: float | None = None,
+    choice_temperature: float | None = None,
+    schedule: str | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    flip: bool = False,
+    resize: bool = False,
+    json: Path | None = None,
+    grid: Path | None = None,
+) -> None:
+    """Generate pictures of every class with and without guidance and in several numbers of steps, and judge them.
+
+    Args:
+        model: folder of a pipeline, or a bundled name.
+        data: the data set that the model was trained on, with a train and a test split.
+        classifier: folder of the judge.
+        num_per_class: pictures per class and setting.
+        steps: numbers of steps to compare; the last one is also run without guidance. The model's own by default.
+        guidance_scale: of the guided runs; like the options below, the model's own by default.
+        top_p: nucleus of the mixture's components.
+        temperature: scale of the noise within a component.
+        choice_temperature: scale of the noise on confidence.
+        schedule: mask schedule.
+        seed: of all runs.
+        batch_size: pictures per network evaluation.
+        flip: look for copies among the mirrored training pictures, too (for models trained on both).
+        resize: cut out and resize pictures of another size.
+        json: file for all numbers.
+        grid: picture file for samples beside their nearest training pictures.
+    """
+    if num_per_class < 1:
+        raise ConfigError(f"num_per_class={num_per_class} must be at least 1")
+    judge, folder = load_classifier(classifier)
+    pipe = ImagePipeline.from_pretrained(model)
+    shape = pipe.tokenizer.config.image_size, pipe.tokenizer.config.channels
+    if (judge.config.image_size, judge.config.channels) != shape or judge.config.num_classes != pipe.num_classes:
+        raise ConfigError(
+            f"the classifier is made for {judge.config}, the model for {pipe.num_classes} classes of {shape}"
+        )
+    source = open_images(data, split="train")
+    names = list(source.class_names)
+    for what, other in (("model", list(pipe.class_names)), ("classifier", folder.extra.get("class_names"))):
+        if other != names:
+            raise ConfigError(f"the classes of the {what} are {other}, those of '{data}' are {names}")
+    train, _ = load_array(source, size=shape[0], channels=shape[1], resize=resize)
+    test, test_labels = load_array(open_images(data, split="test"), size=shape[0], channels=shape[1], resize=resize)
+    rebuilt = reconstructions(pipe, test)
+    train_features = features(judge, train)
+    settings = {
+        "guidance_scale": guidance_scale,
+        "top_p": top_p,
+        "temperature": temperature,
+        "choice_temperature": choice_temperature,
+        "mask_schedule": schedule,
+    }
+    step_counts = steps or (pipe.sampling.num_steps,)
+    plan: list[dict[str, Any]] = [{**settings, "num_steps": count} for count in step_counts]
+    plan.append({**settings, "num_steps": step_counts[-1], "guidance_scale": 0.0})
+    runs: list[dict[str, Any]] = []
+    guided = train[:0]
+    for values in plan:
+        begin = time.perf_counter()
+        output = pipe(num=num_per_class, seed=seed, batch_size=batch_size, **values)
+        seconds = time.perf_counter() - begin
+        pictures = torch.from_numpy(np.stack([picture_array(image, *shape) for image in output.images]))
+        scale = pipe.sampling.guidance_scale if values["guidance_scale"] is None else values["guidance_scale"]
+        run = {**values, "guidance_scale": scale, "seconds": seconds, "pictures": len(pictures)}
+        runs.append({**run, **judged(judge, pictures, torch.tensor(output.class_ids), names, train_features)})
+        print(f"{run['num_steps']} steps, guidance {scale:g}: {runs[-1]['share']:.1%}", file=sys.stderr, flush=True)
+        guided = pictures if values["num_steps"] == step_counts[-1] and scale else guided
+    held_out = torch.randperm(len(test), generator=torch.Generator().manual_seed(seed))[: runs[0]["pictures"]]
+    references = {
+        "test pictures": reference(judge, test, test_labels, held_out, train_features),
+        "their reconstructions": reference(judge, rebuilt, test_labels, held_out, train_features),
+    }
+    candidates = torch.cat([train, train.flip(3)]) if flip else train
+    shown = guided if len(guided) else pictures
+    sets = {"samples": shown, "test pictures": test[held_out], "their reconstructions": rebuilt[held_out]}
+    result = {
+        "model": str(model),
+        "data": str(data),
+        "data_fingerprint": source.fingerprint,
+        "seed": seed,
+        "num_per_class": num_per_class,
+        "class_names": names,
+        "history": pipe.history,
+        "classifier": folder.extra.get("history", {}),
+        "runs": runs,
+        "references": references,
+        "nearest_training_picture": {name: nearness(images, candidates) for name, images in sets.items()},
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    print(markdown(result))
+    if json is not None:
+        write_json_atomic(json, result)
+    if grid is not None:
+        save_picture(neighbour_grid(shown, candidates, names, num_per_class), grid)
+
+
+@torch.inference_mode()
+def reconstructions(pipe: ImagePipeline, pictures: Tensor) -> Tensor:
+    """What the tokenizer makes of the pictures."""
+    parts = [from_uint8(part).to(pipe.device, pipe.dtype) for part in pictures.split(BATCH)]
+    return torch.cat([to_uint8(pipe.tokenizer.decode(pipe.tokenizer.encode(part))).cpu() for part in parts])
+
+
+def judged(
+    judge: Classifier, pictures: Tensor, wanted: Tensor, names: list[str], train_features: Tensor
+) -> dict[str, Any]:
+    """Share of the pictures recognised as the wanted class, with 95 % intervals, and their distance to the data."""
+    right = classify(judge, pictures).argmax(1).cpu() == wanted
+    by_class = {}
+    for index, name in enumerate(names):
+        mine = right[wanted == index]
+        by_class[name] = {
+            "share": float(mine.double().mean()),
+            "interval": wilson_interval(int(mine.sum()), len(mine)),
+        }
+    return {
+        "share": float(right.double().mean()),
+        "interval": wilson_interval(int(right.sum()), len(right)),
+        "by_class": by_class,
+        "fd_classifier": frechet_distance(features(judge, pictures), train_features),
+    }
+
+
+def reference(
+    judge: Classifier, pictures: Tensor, labels: Tensor, held_out: Tensor, train_features: Tensor
+) -> dict[str, Any]:
+    """The classifier's accuracy on all `pictures`, and the distance of as many of them as were generated."""
+    return {
+        "accuracy": accuracy(judge, pictures, labels),
+        "pictures": len(pictures),
+        "fd_classifier": frechet_distance(features(judge, pictures[held_out]), train_features),
+        "fd_pictures": len(held_out),
+    }
+
+
+def nearness(pictures: Tensor, candidates: Tensor) -> dict[str, Any]:
+    """How near the nearest training picture is, in root mean square grey levels, and how it compares to the second."""
+    distances = nearest_neighbours(pictures, candidates, 2).distances.double()
+    levels = torch.tensor(QUANTILES, dtype=torch.float64)
+    ratio = distances[:, 0] / distances[:, 1].clamp(min=1e-9)
+    return {
+        "pictures": len(pictures),
+        "distance": dict(zip(map(str, QUANTILES), distances[:, 0].quantile(levels).tolist(), strict=True)),
+        "nearest_over_second": dict(zip(map(str, QUANTILES), ratio.quantile(levels).tolist(), strict=True)),
+    }
+
+
+def neighbour_grid(samples: Tensor, candidates: Tensor, names: list[str], num_per_class: int) -> Any:
+    """A row per class: two samples, each followed by its nearest training pictures."""
+    per_class = min(2, num_per_class)
+    rows = torch.arange(len(samples)).view(len(names), -1)[:, :per_class].flatten()
+    near = nearest_neighbours(samples[rows], candidates, NEIGHBOURS_SHOWN).indices
+    sheet = torch.cat([samples[rows][:, None], candidates[near]], dim=1).flatten(0, 1)
+    labels = ["sample", *(f"near {i + 1}" for i in range(NEIGHBOURS_SHOWN))] * per_class
+    scale = max(1, 56 // samples.shape[-1])
+    return picture_grid(sheet, len(labels), scale=scale, labels=labels, row_labels=names)
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The numbers as tables."""
+
+    def percent(entry: dict[str, Any]) -> str:
+        low, high = entry["interval"]
+        return f"{entry['share']:.1%} ({low:.1%} to {high:.1%})"
+
+    lines = [
+        "| setting | steps | guidance | intended class recognised (95 % interval) | FD-classifier | seconds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for run in result["runs"]:
+        name = "guided" if run["guidance_scale"] else "unguided"
+        cells = [name, run["num_steps"], f"{run['guidance_scale']:g}", percent(run)]
+        lines.append(_row([*cells, f"{run['fd_classifier']:.2f}", f"{run['seconds']:.1f}"]))
+    for name, entry in result["references"].items():
+        lines.append(f"| {name} | | | {entry['accuracy']:.1%} | {entry['fd_classifier']:.2f} | |")
+    lines += ["", "| class | " + " | ".join(_title(run) for run in result["runs"]) + " |"]
+    lines.append("|---" * (len(result["runs"]) + 1) + "|")
+    for name in result["class_names"]:
+        lines.append(
+            f"| {name} | " + " | ".join(f"{run['by_class'][name]['share']:.0%}" for run in result["runs"]) + " |"
+        )
+    for key, title in (
+        ("distance", "distance to the nearest training picture"),
+        ("nearest_over_second", "nearest over second nearest"),
+    ):
+        lines += [
+            "",
+            f"| {title} | " + " | ".join(f"{q:.0%}" for q in QUANTILES) + " |",
+            "|---" * (len(QUANTILES) + 1) + "|",
+        ]
+        for name, entry in result["nearest_training_picture"].items():
+            lines.append(f"| {name} | " + " | ".join(f"{value:.2f}" for value in entry[key].values()) + " |")
+    return "\n".join(lines)
+
+
+def _row(cells: list[Any]) -> str:
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def _title(run: dict[str, Any]) -> str:
+    return f"{'guided' if run['guidance_scale'] else 'unguided'}, {run['num_steps']} steps"
+
+
+if __name__ == "__main__":
+    try:
+        tyro.cli(main)
+    except ResGenError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

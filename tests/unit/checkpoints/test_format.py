@@ -1,0 +1,355 @@
+"""The published format: round trips, and every way in which a folder can be wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from resgen.checkpoints import (
+    Component,
+    list_bundled,
+    load_folder,
+    load_state,
+    load_tensors,
+    module_tensors,
+    resolve_model,
+    save_folder,
+    sha256_file,
+    sha256_tensor,
+)
+from resgen.checkpoints import format as checkpoint_format
+from resgen.checkpoints.format import read_json, remove_leftovers, write_json_atomic
+from resgen.errors import CheckpointError
+
+DTYPES = [
+    torch.float32,
+    torch.float64,
+    torch.bfloat16,
+    torch.float16,
+    torch.int64,
+    torch.int32,
+    torch.uint8,
+    torch.bool,
+]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def save(path, **changes):
+    tensors = {"weight": torch.arange(6.0).reshape(2, 3), "count": torch.tensor(4)}
+    arguments = {
+        "kind": "tokenizer",
+        "components": {"model": Component(type="Toy", config={"width": 3}, tensors=tensors)},
+        "extra": {"class_names": ["a", "b"]},
+    }
+    save_folder(path, **(arguments | changes))
+
+
+def edit(path, **changes):
+    data = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(data | changes))
+
+
+def edit_component(path, **changes):
+    data = json.loads((path / "config.json").read_text())
+    data["components"]["model"] |= changes
+    (path / "config.json").write_text(json.dumps(data))
+
+
+@st.composite
+def tensor(draw):
+    shape = draw(st.lists(st.integers(0, 4), max_size=3))
+    dtype = draw(st.sampled_from(DTYPES))
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(draw(st.integers(0, 99)))) * 50
+    value = values.abs().to(dtype)
+    return value.transpose(0, -1) if len(shape) > 1 and draw(st.booleans()) else value
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    tensors=st.dictionaries(st.text("abc.", min_size=1, max_size=6), tensor(), max_size=4),
+    config=st.dictionaries(st.text(max_size=5), JSON, max_size=3),
+    note=JSON,
+)
+def test_everything_saved_comes_back(tensors, config, note):
+    with tempfile.TemporaryDirectory() as parent:
+        path = Path(parent) / "model"
+        component = Component(type="Toy", config=config, tensors=tensors)
+        save_folder(path, kind="pipeline", components={"a": component, "b-2": component}, extra={"note": note})
+        folder = load_folder(path)
+        assert (folder.kind, sorted(folder.components), folder.extra) == ("pipeline", ["a", "b-2"], {"note": note})
+        assert folder.component("a").config == config
+        found = load_tensors(folder.component("b-2"))
+        assert found.keys() == tensors.keys()
+        for name, value in tensors.items():
+            assert found[name].dtype == value.dtype and found[name].shape == value.shape
+            assert sha256_tensor(found[name]) == sha256_tensor(value)
+        assert os.listdir(parent) == ["model"]
+
+
+def test_tensors_that_share_memory_are_all_saved(tmp_path):
+    base = torch.arange(12.0)
+    tensors = {"whole": base, "again": base, "part": base[3:5], "view": base.view(3, 4)}
+    save_folder(
+        tmp_path / "m", kind="k", components={"model": Component(type="T", config={}, tensors=tensors)}, extra={}
+    )
+    found = load_tensors(load_folder(tmp_path / "m").component("model"))
+    for name, value in tensors.items():
+        assert torch.equal(found[name], value)
+
+
+def test_saving_replaces_an_artefact_as_a_whole_but_nothing_else(tmp_path):
+    save(tmp_path / "m")
+    (tmp_path / "m" / "old.txt").write_text("x")
+    save(tmp_path / "m", kind="pipeline")
+    assert load_folder(tmp_path / "m").kind == "pipeline"
+    assert sorted(os.listdir(tmp_path / "m")) == ["config.json", "model.safetensors"]
+    assert os.listdir(tmp_path) == ["m"]
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "letter.txt").write_text("dear")
+    with pytest.raises(CheckpointError, match="home.*not empty"):
+        save(tmp_path / "home")
+    assert os.listdir(tmp_path / "home") == ["letter.txt"]
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(CheckpointError, match="not a folder"):
+        save(tmp_path / "file")
+
+
+def test_failure_while_saving_keeps_the_old_artefact(tmp_path, monkeypatch):
+    save(tmp_path / "m")
+    before = sha256_file(tmp_path / "m" / "config.json")
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint_format, "write_tensors", full)
+    with pytest.raises(CheckpointError, match="/m': No space left on device") as error:
+        save(tmp_path / "m", kind="pipeline")
+    assert "\n" not in str(error.value)
+    assert os.listdir(tmp_path) == ["m"] and sha256_file(tmp_path / "m" / "config.json") == before
+
+
+def test_failure_of_the_last_rename_puts_the_old_artefact_back(tmp_path, monkeypatch):
+    save(tmp_path / "m")
+    rename = Path.rename
+
+    def fail_for_temporary(self, target):
+        if ".tmp-" in self.name:
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_for_temporary)
+    with pytest.raises(CheckpointError, match="Input/output error"):
+        save(tmp_path / "m", kind="pipeline")
+    assert os.listdir(tmp_path) == ["m"] and load_folder(tmp_path / "m").kind == "tokenizer"
+
+
+def test_a_file_system_that_refuses_to_write_gives_one_line(tmp_path):
+    code = (
+        "import resource, sys, torch\n"
+        "from resgen.checkpoints import Component, save_folder\n"
+        "from resgen.errors import CheckpointError\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
+        "try:\n"
+        "    big = Component(type='T', config={}, tensors={'w': torch.zeros(100_000)})\n"
+        f"    save_folder({str(tmp_path / 'm')!r}, kind='k', components={{'model': big}})\n"
+        "except CheckpointError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.startswith(f"cannot write '{tmp_path / 'm'}'") and done.stdout.count("\n") == 1, done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["../model", "a/b", "", ".hidden", "a.b", "x" * 65, "a\n"])
+def test_component_names_are_bare(tmp_path, name):
+    with pytest.raises(CheckpointError, match="component name"):
+        save(tmp_path / "m", components={name: Component(type="T", config={}, tensors={})})
+
+
+def test_what_cannot_be_json_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="not plain JSON"):
+        save(tmp_path / "m", extra={"path": Path("x")})
+    with pytest.raises(CheckpointError, match="reserved"):
+        save(tmp_path / "m", extra={"format": "other"})
+    with pytest.raises(CheckpointError, match="larger or deeper"):
+        save(tmp_path / "m", extra={"text": "x" * (1 << 20)})
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "file",
+    ["../model.safetensors", "/etc/passwd", "sub/model.safetensors", "..", "model.bin", ".safetensors", 3, None,
+     "..\\model.safetensors", "model.safetensors\n", "m\x00.safetensors"],
+)  # fmt: skip
+def test_paths_in_the_configuration_are_refused(tmp_path, file):
+    save(tmp_path / "inner" / "m")
+    os.rename(tmp_path / "inner" / "m" / "model.safetensors", tmp_path / "inner" / "model.safetensors")
+    edit_component(tmp_path / "inner" / "m", file=file)
+    with pytest.raises(CheckpointError, match="bare name"):
+        load_folder(tmp_path / "inner" / "m")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": "other"}, "format='other'"),
+        ({"format_version": 2}, r"format version 2.*written by resgen.*reads up to version 1: upgrade resgen"),
+        ({"format_version": "1"}, "format_version='1'"),
+        ({"format_version": True}, "format_version=True"),
+        ({"format_version": 0}, "format_version=0"),
+        ({"kind": 3}, "kind=3"),
+        ({"components": []}, "'components' must be a mapping"),
+        ({"components": {f"c{i}": {} for i in range(65)}}, "at most 64"),
+        ({"components": {"model": 1}}, "component 'model' must be a mapping"),
+        ({"components": {"model": {"type": "T"}}}, "needs a 'type'"),
+    ],
+)
+def test_wrong_configurations_are_refused(tmp_path, changes, message):
+    save(tmp_path / "m")
+    edit(tmp_path / "m", **changes)
+    with pytest.raises(CheckpointError, match=message) as error:
+        load_folder(tmp_path / "m")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "not valid JSON"),
+        (b"\xff\xfe", "not valid JSON"),
+        (b"[1]", "JSON object, not list"),
+        (b"[" * 100_000, "not valid JSON"),
+        (b'{"a":' * 40 + b"1" + b"}" * 40, "nested deeper"),
+        (b'{"a":' + b"9" * 5000 + b"}", "not valid JSON"),
+        (b" " * ((1 << 20) + 1), "1048577 bytes"),
+    ],
+)
+def test_hostile_json_is_refused(tmp_path, content, message):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        load_folder(tmp_path)
+
+
+def test_a_pipe_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(CheckpointError, match="not a regular file"):
+        load_folder(tmp_path)
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(CheckpointError, match="nothing.*is not a folder"):
+        load_folder(tmp_path / "nothing")
+    with pytest.raises(CheckpointError, match="config.json' is missing"):
+        load_folder(tmp_path)
+    save(tmp_path / "m")
+    (tmp_path / "m" / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="model.safetensors' is missing"):
+        load_folder(tmp_path / "m")
+    with pytest.raises(CheckpointError, match=r"component 'modell' \(did you mean 'model'"):
+        save(tmp_path / "n")
+        load_folder(tmp_path / "n").component("modell")
+
+
+def test_one_flipped_bit_is_noticed_before_use(tmp_path):
+    save(tmp_path / "m")
+    file = tmp_path / "m" / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(CheckpointError, match="model.safetensors' is damaged"):
+        load_folder(tmp_path / "m")
+    assert load_folder(tmp_path / "m", verify=False).kind == "tokenizer"
+    edit_component(tmp_path / "m", sha256="0" * 63)
+    with pytest.raises(CheckpointError, match="64 hexadecimal digits"):
+        load_folder(tmp_path / "m", verify=False)
+
+
+@pytest.mark.parametrize("size", [0, 4, 40, -1])
+def test_truncated_tensors_are_refused_even_with_a_matching_hash(tmp_path, size):
+    save(tmp_path / "m")
+    file = tmp_path / "m" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:size])
+    edit_component(tmp_path / "m", sha256=sha256_file(file))
+    with pytest.raises(CheckpointError, match="not a readable safetensors file") as error:
+        load_tensors(load_folder(tmp_path / "m").component("model"))
+    assert "\n" not in str(error.value)
+
+
+def test_state_must_fit_exactly():
+    module = nn.Linear(3, 2)
+    kept = {name: value.clone() for name, value in module_tensors(module).items()}
+    good = {"weight": torch.ones(2, 3, dtype=torch.float64), "bias": torch.ones(2)}
+    for wrong, message in [
+        (good | {"weight": torch.ones(2, 4)}, r"here: tensor 'weight' has shape \[2, 4\] but the model needs \[2, 3\]"),
+        ({"weight": good["weight"]}, r"tensor 'bias' of shape \[2\] is missing"),
+        (good | {"extra": torch.ones(1)}, "tensor 'extra' .* is not part of the model"),
+        (good | {"bias": torch.ones(2, dtype=torch.int64)}, "'bias' is torch.int64 but the model needs torch.float32"),
+    ]:
+        with pytest.raises(CheckpointError, match=message):
+            load_state(module, wrong, "here")
+        for name, value in module_tensors(module).items():
+            assert torch.equal(value, kept[name])
+    load_state(module, good, "here")
+    assert module.weight.dtype == torch.float32 and torch.equal(module.weight, torch.ones(2, 3))
+
+
+def test_names_carry_no_wrappers():
+    inner = nn.Linear(2, 2)
+    wrapped = nn.ModuleDict({"_orig_mod": nn.ModuleDict({"layer": inner})})
+    assert sorted(module_tensors(wrapped)) == ["layer.bias", "layer.weight"]
+    assert sorted(module_tensors(nn.ModuleDict({"module": inner}))) == ["bias", "weight"]
+    load_state(wrapped, {"layer.weight": torch.zeros(2, 2), "layer.bias": torch.zeros(2)}, "x")
+    assert not inner.weight.any()
+
+
+def test_tensor_hash_depends_on_type_shape_and_values_only():
+    value = torch.arange(6.0).reshape(2, 3)
+    assert sha256_tensor(value) == sha256_tensor(value.t().contiguous().t())
+    others = [value.double(), value.reshape(3, 2), value + 1, torch.zeros(0), torch.zeros(()), value.bfloat16()]
+    assert len({sha256_tensor(v) for v in [value, *others]}) == 7
+
+
+def test_models_are_found_by_path_run_folder_or_bundled_name(tmp_path, monkeypatch):
+    save(tmp_path / "run" / "model")
+    save(tmp_path / "assets" / "digits")
+    monkeypatch.setattr(checkpoint_format, "_assets", lambda: tmp_path / "assets")
+    monkeypatch.chdir(tmp_path)
+    assert list_bundled() == ["digits"]
+    assert resolve_model("run") == Path("run/model")
+    assert resolve_model(tmp_path / "run" / "model") == tmp_path / "run" / "model"
+    assert resolve_model("digits") == tmp_path / "assets" / "digits"
+    with pytest.raises(CheckpointError, match=r"unknown model 'digit' \(did you mean 'digits'\?\); allowed: digits"):
+        resolve_model("digit")
+    with pytest.raises(CheckpointError, match="unknown model"):
+        resolve_model("../assets/digit")
+
+
+def test_json_is_replaced_at_once_or_not_at_all(tmp_path):
+    path = tmp_path / "a.json"
+    write_json_atomic(path, {"a": 1})
+    with pytest.raises(CheckpointError, match="not plain JSON"):
+        write_json_atomic(path, {"a": {1, 2}})
+    assert read_json(path) == {"a": 1} and os.listdir(tmp_path) == ["a.json"]
+    with pytest.raises(CheckpointError, match="cannot write"):
+        write_json_atomic(tmp_path / "none" / "a.json", {})
+
+
+def test_leftovers_of_killed_processes_are_removed(tmp_path):
+    for name in (".m.tmp-123", ".m.old-9", "m", ".hidden"):
+        (tmp_path / name).mkdir()
+    remove_leftovers(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [".hidden", "m"]

@@ -1,0 +1,250 @@
+"""What each command hands to the library, and what it reports."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from resgen.cli.main import main
+from resgen.errors import CheckpointError, ResGenError
+from resgen.types import CodeSpec
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FakeRecipe:
+    name: str
+    seed: int = 0
+
+
+def run_json(argv, capsys):
+    assert main([*argv, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_generate_passes_classes_and_only_the_given_settings(pipeline, tmp_path, capsys):
+    out = tmp_path / "new" / "grid.png"
+    classes = "--class one 0 --class T-shirt/top --num 2 --seed 4".split()
+    settings = "--steps 5 --guidance-scale 0 --top-p 0.9 --choice-temperature 3 --schedule linear".split()
+    document = run_json(["generate", "image", "--model", "m", *classes, *settings, "--out", str(out)], capsys)
+    assert pipeline.calls == [
+        {"model": "m", "device": None},
+        {
+            "class_ids": [1, 1, 0, 0, 2, 2],
+            "num": 1,
+            "seed": 4,
+            "num_steps": 5,
+            "guidance_scale": 0.0,
+            "top_p": 0.9,
+            "choice_temperature": 3.0,
+            "mask_schedule": "linear",
+        },
+    ]
+    assert document["files"] == [str(out)] and document["passes"] == 3 and document["depth"] == 8
+    assert document["class_names"][-1] == "T-shirt/top"
+    assert document["steps"][1] == {"step": 2, "num_steps": 3, "guidance_scale": 1.5, "revealed": 5}
+    width, height = Image.open(out).size
+    assert height > width, "three rows of two pictures"
+
+
+def test_generate_without_classes_takes_every_class(pipeline, tmp_path):
+    assert main(["generate", "image", "--model", "m", "--out", str(tmp_path / "a.png")]) == 0
+    assert pipeline.calls[1] == {"class_ids": [0, 1, 2], "num": 1, "seed": 0}
+
+
+def test_generate_with_a_model_without_classes(pipeline, tmp_path):
+    pipeline.class_names = ()
+    assert main(["generate", "image", "--model", "m", "--num", "3", "--out", str(tmp_path)]) == 0
+    assert pipeline.calls[1] == {"class_ids": None, "num": 3, "seed": 0}
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"picture_000{k}_0.png" for k in range(3)]
+
+
+def test_generate_into_a_folder_writes_one_file_per_picture(pipeline, tmp_path):
+    out = tmp_path / "pictures"
+    argv = ["generate", "image", "--model", "m", "--class", "2", "one", "--seed", "9", "--out", str(out)]
+    assert main(argv) == 0
+    assert sorted(p.name for p in out.iterdir()) == ["T-shirt-top_0000_9.png", "one_0001_9.png"]
+    assert Image.open(out / "one_0001_9.png").getpixel((0, 0)) == 10
+
+
+def test_generate_one_picture_is_no_grid(pipeline, tmp_path):
+    out = tmp_path / "a.png"
+    assert main(["generate", "image", "--model", "m", "--class", "1", "--out", str(out)]) == 0
+    assert Image.open(out).size == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [(["--class", "nine"], "nine"), (["--num", "0"], "--num 0"), (["--out", "x.txt"], "x.txt")],
+)
+def test_generate_refuses_and_writes_nothing(options, named, pipeline, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["generate", "image", "--model", "m", "--out", "a.png", *options]) == 2
+    captured = capsys.readouterr()
+    assert named in captured.err and captured.err.count("\n") == 1
+    assert not list(tmp_path.iterdir()) and len(pipeline.calls) < 2
+
+
+def test_demo_shows_all_classes_of_the_bundled_model(pipeline, bundled, tmp_path, capsys):
+    bundled(cifar10_a="pipeline", fashion_mnist_a="tokenizer", fashion_mnist_b="pipeline")
+    document = run_json(["demo", "--out", str(tmp_path / "out")], capsys)
+    assert pipeline.calls[0]["model"] == "fashion-mnist-b"
+    assert pipeline.calls[1]["class_ids"] == [0] * 8 + [1] * 8 + [2] * 8
+    seconds = document.pop("seconds")
+    assert seconds >= 0 and document == {
+        "file": str(tmp_path / "out" / "demo.png"),
+        "model": "fashion-mnist-b",
+        "pictures": 24,
+        "steps": 2,
+        "passes": 3,
+        "depth": 8,
+    }
+    assert main(["demo", "--out", str(tmp_path / "out")]) == 0
+    captured = capsys.readouterr()
+    assert "2 steps, 3 network passes, depth 8" in captured.out and "demo.png" in captured.out
+    assert "fashion-mnist-b" in captured.err
+    assert Image.open(tmp_path / "out" / "demo.png").size[0] > 8 * 4 * 2
+
+
+def test_demo_without_a_bundled_model_says_so(bundled, pipeline, tmp_path, capsys):
+    bundled(fashion_mnist_a="tokenizer")
+    assert main(["demo", "--out", str(tmp_path)]) == 2
+    assert "no model is bundled" in capsys.readouterr().err
+
+
+@pytest.fixture
+def trainings(fake):
+    """Calls of the training functions."""
+    calls = []
+
+    class Interrupted(ResGenError):
+        pass
+
+    def train_tokenizer(recipe, **options):
+        calls.append((recipe, options))
+        return {"loss": 0.5}
+
+    def train_generator(recipe, **options):
+        calls.append((recipe, options))
+        raise Interrupted("checkpoint at step 7, continue with --resume")
+
+    fake("resgen.training", Interrupted=Interrupted)
+    fake("resgen.training.runs", train_tokenizer=train_tokenizer, train_generator=train_generator)
+    fake("resgen.recipes", get_recipe=lambda name: FakeRecipe(name=name))
+    return calls
+
+
+def test_train_tokenizer(trainings, tmp_path, capsys):
+    out = tmp_path / "run"
+    argv = f"train tokenizer --recipe digits --data d --set seed=3 --max-minutes 1.5 --resume --out {out}".split()
+    assert run_json(argv, capsys) == {"model": str(out / "model"), "metrics": {"loss": 0.5}}
+    assert trainings == [
+        (FakeRecipe(name="digits", seed=3), {"data": "d", "out": out, "max_minutes": 1.5, "resume": True})
+    ]
+
+
+def test_interrupted_training_says_how_to_go_on(trainings, tmp_path, capsys):
+    argv = ["train", "generator", "--recipe", "digits", "--tokenizer", "t", "--out", str(tmp_path)]
+    assert main(argv) == 130
+    assert trainings[0][1] == {"data": None, "tokenizer": "t", "out": tmp_path, "max_minutes": None, "resume": False}
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err == "checkpoint at step 7, continue with --resume\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--set", "sed=3"], "'sed' (did you mean 'seed'?)"),
+        (["--set", "seed"], "'seed' must have the form key=value"),
+        (["--max-minutes", "0"], "--max-minutes 0 must be greater than 0"),
+        (["--max-minutes", "nan"], "--max-minutes nan"),
+        (["--config", "none.yaml"], "none.yaml"),
+        (["--out", "/proc/nowhere"], "/proc/nowhere"),
+    ],
+)
+def test_train_refuses_before_it_begins(options, named, trainings, tmp_path, capsys):
+    assert main(["train", "tokenizer", "--recipe", "digits", "--out", str(tmp_path / "r"), *options]) == 2
+    assert named in capsys.readouterr().err
+    assert not trainings and not list(tmp_path.iterdir())
+
+
+def test_encode_reports_the_caches(fake, tmp_path, capsys):
+    class Cache:
+        spec = CodeSpec(depth=8, codebook_size=16, code_dim=4, shape=(2, 3))
+        class_names = ("a",)
+
+        def __init__(self, size):
+            self.size = size
+
+        def __len__(self):
+            return self.size
+
+    def encode_data(*args, **options):
+        assert args == ("t", "digits", tmp_path / "c")
+        assert options == {"flip": True, "resize": False, "device": "cpu"}
+        return Cache(7), Cache(2)
+
+    fake("resgen.training.runs", encode_data=encode_data)
+    argv = ["encode", "--tokenizer", "t", "--data", "digits", "--flip", "--device", "cpu", "--out", str(tmp_path / "c")]
+    document = run_json(argv, capsys)
+    assert document["spec"]["shape"] == [2, 3] and document["num_samples"] == {"train": 7, "held_out": 2}
+    assert main(argv) == 0
+    assert "7 samples to train on and 2 held out, each of 2x3 positions and 8 levels" in capsys.readouterr().out
+
+
+def test_reconstruct_reports_psnr_coarse_to_fine(fake, tmp_path, capsys):
+    result = SimpleNamespace(psnr_db=[10.0, 20.25], num_pictures=3, seconds=1.0)
+    calls = []
+    fake("resgen.pipelines.reconstruct", reconstruct=lambda *args: calls.append(args) or result)
+    out = tmp_path / "levels.png"
+    argv = ["reconstruct", "--tokenizer", "t", "--input", "in.png", "--out", str(out)]
+    assert run_json(argv, capsys)["psnr_db"] == [10.0, 20.25]
+    assert calls == [("t", Path("in.png"), out)]
+    assert main(argv) == 0
+    assert "2       20.25" in capsys.readouterr().out
+
+
+def test_inspect_describes_a_folder_or_a_recipe(fake, capsys):
+    fake("resgen.recipes", get_recipe=lambda name: FakeRecipe(name=name))
+    fake(
+        "resgen.pipelines.describe",
+        describe_artefact=lambda path: {"kind": "pipeline", "path": path},
+        describe_recipe=lambda recipe: {"recipe": recipe.name, "seed": recipe.seed},
+    )
+    assert run_json(["inspect", "runs/x"], capsys) == {"kind": "pipeline", "path": "runs/x"}
+    assert run_json(["inspect", "--recipe", "digits", "--set", "seed=2"], capsys) == {"recipe": "digits", "seed": 2}
+    assert main(["inspect", "runs/x"]) == 0
+    assert capsys.readouterr().out == "kind: pipeline\npath: runs/x\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        ([], "inspect takes either DIR_OR_NAME or --recipe NAME"),
+        (["a", "--recipe", "b"], "inspect takes either DIR_OR_NAME or --recipe NAME"),
+        (["a", "--set", "seed=1"], "--config and --set change a recipe; a saved model is shown as it is"),
+    ],
+)
+def test_inspect_refuses_ambiguous_requests(argv, line, fake, capsys):
+    fake("resgen.pipelines.describe", describe_artefact=None, describe_recipe=None)
+    assert main(["inspect", *argv]) == 2
+    assert capsys.readouterr().err == f"error: {line}\n"
+
+
+def test_inspect_of_an_unknown_model_is_an_error(fake, capsys):
+    def describe_artefact(path):
+        raise CheckpointError(f"unknown model '{path}'")
+
+    fake("resgen.pipelines.describe", describe_artefact=describe_artefact, describe_recipe=None)
+    assert main(["inspect", "nope"]) == 2
+    assert capsys.readouterr().err == "error: unknown model 'nope'\n"
+
+
+@pytest.mark.parametrize("name", ["quantizer", "depth", "sampler"])
+def test_bench_runs_its_own_measurement(name, fake, capsys):
+    fake("resgen.evaluation.bench", **{f"bench_{n}": lambda n=n: {n: 1.5} for n in ("quantizer", "depth", "sampler")})
+    assert run_json(["bench", name], capsys) == {name: 1.5}

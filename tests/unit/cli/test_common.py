@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from resgen.cli.common import (
+    check_out_dir,
+    check_out_file,
+    count_passes,
+    flatten,
+    load_recipe,
+    plain,
+    positive,
+    report,
+    slug,
+    table,
+    to_pixels,
+)
+from resgen.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Data:
+    size: int = 8
+    name: str = "digits"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FakeRecipe:
+    data: Data = Data()
+    rate: float = 0.1
+
+
+@pytest.fixture
+def recipes(fake):
+    fake("resgen.recipes", get_recipe=lambda name: FakeRecipe(), Recipe=FakeRecipe)
+
+
+def test_flags_win_over_the_file_and_the_file_over_the_recipe(recipes, tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("data: {size: 16, name: mine}\nrate: 0.01\n")
+    recipe = load_recipe("digits", file, [["data.size=32"], ["data.size=64"]])
+    assert recipe == FakeRecipe(data=Data(size=64, name="mine"), rate=0.01)
+    assert load_recipe("digits", None, []) == FakeRecipe()
+
+
+@pytest.mark.parametrize("text", ["data: {sise: 3}", "rat: 1", "rate: fast", "- a", "data: ["])
+def test_wrong_file_is_a_configuration_error(text, recipes, tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError):
+        load_recipe("digits", file, [])
+
+
+def test_out_file_in_a_new_folder_is_accepted_and_leaves_no_trace(tmp_path):
+    check_out_file(tmp_path / "a" / "b" / "c.PNG")
+    check_out_dir(tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_existing_output_is_left_as_it_is(tmp_path):
+    file = tmp_path / "c.png"
+    file.write_bytes(b"old")
+    check_out_file(file)
+    check_out_dir(tmp_path)
+    assert file.read_bytes() == b"old" and list(tmp_path.iterdir()) == [file]
+
+
+def test_unusable_output_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="must end in .png"):
+        check_out_file(tmp_path / "c.txt")
+    with pytest.raises(ConfigError, match="is a folder"):
+        (tmp_path / "d.png").mkdir()
+        check_out_file(tmp_path / "d.png")
+    with pytest.raises(ConfigError, match="is a file"):
+        check_out_dir(tmp_path / "file")
+    with pytest.raises(ConfigError, match="cannot be written: Not a directory"):
+        check_out_file(tmp_path / "file" / "c.png")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        check_out_dir(Path("/proc/nowhere/runs"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="permission bits do not bind root")
+def test_folder_without_write_permission_is_refused(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(ConfigError, match="Permission denied"):
+        check_out_file(tmp_path / "c.png")
+    tmp_path.chmod(0o700)
+
+
+def test_report_is_one_json_document_of_finite_numbers(capsys):
+    document = {
+        "path": Path("a/b"),
+        "psnr": [1.5, float("inf")],
+        "codes": torch.arange(3),
+        "scalar": np.float32(0.5),
+        "nested": Data(),
+        "none": None,
+        "flag": True,
+    }
+    report(document, as_json=True)
+    assert json.loads(capsys.readouterr().out) == {
+        "path": "a/b",
+        "psnr": [1.5, None],
+        "codes": [0, 1, 2],
+        "scalar": 0.5,
+        "nested": {"size": 8, "name": "digits"},
+        "none": None,
+        "flag": True,
+    }
+
+
+def test_report_as_text(capsys):
+    report({"a": {"b": 1}}, as_json=False)
+    report({"a": 1}, as_json=False, text="one line")
+    assert capsys.readouterr().out == "a:\n  b: 1\none line\n"
+
+
+def test_table_aligns_columns():
+    assert table([("name", "n"), ("x", 10)]) == "name  n\nx     10"
+
+
+def test_small_helpers():
+    assert flatten([["a", "b"], ["c"]]) == ["a", "b", "c"]
+    assert slug("T-shirt/top") == "T-shirt-top"
+    assert slug("../..") == "class"
+    assert plain((1, Path("x"))) == [1, "x"]
+    with pytest.raises(ConfigError, match="--num 0 must be at least 1"):
+        positive("--num", 0)
+
+
+def test_passes_count_two_for_guided_steps_only():
+    assert count_passes([SimpleNamespace(guidance_scale=g) for g in (0.0, 1.0, 2.0)]) == 5
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3)])
+def test_pictures_become_pixels(mode, channels):
+    pictures = [Image.new(mode, (3, 2), 7), Image.new(mode, (3, 2), 9)]
+    pixels = to_pixels(pictures)
+    assert pixels.dtype == torch.uint8 and pixels.shape == (2, channels, 2, 3)
+    assert pixels[1, 0, 0, 0] == np.asarray(pictures[1]).reshape(-1)[0]

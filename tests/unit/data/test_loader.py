@@ -1,0 +1,92 @@
+"""The order of batches is a function of (seed, step)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from resgen.data import CounterSampler
+from resgen.errors import ConfigError
+
+SIZES = st.tuples(st.integers(1, 60), st.integers(1, 60))
+
+
+@settings(max_examples=40, deadline=None)
+@given(SIZES, st.integers(0, 2**63 - 1))
+def test_every_epoch_holds_every_sample_at_most_once(sizes: tuple[int, int], seed: int) -> None:
+    num_samples, batch_size = sizes
+    sampler = CounterSampler(num_samples, batch_size, seed)
+    if batch_size <= num_samples:
+        per_epoch = sampler.batches_per_epoch
+        for epoch in range(2):
+            steps = range(epoch * per_epoch, (epoch + 1) * per_epoch)
+            seen = torch.cat([sampler.indices(step) for step in steps])
+            assert len(seen) == per_epoch * batch_size == len(seen.unique())
+            assert seen.min() >= 0 and seen.max() < num_samples
+            assert {sampler.epoch(step) for step in steps} == {epoch}
+    else:
+        stream = torch.cat([sampler.indices(step) for step in range(4)])
+        assert len(stream) == 4 * batch_size
+        for start in range(0, len(stream) - num_samples + 1, num_samples):
+            assert sorted(stream[start : start + num_samples].tolist()) == list(range(num_samples))
+
+
+@settings(max_examples=30, deadline=None)
+@given(SIZES, st.lists(st.integers(0, 200), min_size=1, max_size=8))
+def test_any_order_of_asking_gives_the_same(sizes: tuple[int, int], steps: list[int]) -> None:
+    used = CounterSampler(*sizes, 3)
+    for step in steps:
+        assert torch.equal(used.indices(step), CounterSampler(*sizes, 3).indices(step))
+
+
+@pytest.mark.parametrize(("num_samples", "batch_size"), [(50, 12), (5, 12)])
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_share_the_global_batch(num_samples: int, batch_size: int, world_size: int) -> None:
+    for step in (0, 3, 7):
+        whole = CounterSampler(num_samples, batch_size, 1).indices(step)
+        for rank in range(world_size):
+            part = CounterSampler(num_samples, batch_size, 1, rank=rank, world_size=world_size).indices(step)
+            assert torch.equal(part, whole[rank::world_size])
+
+
+def test_seed_and_epoch_change_the_order() -> None:
+    first = CounterSampler(100, 100, 0)
+    assert not torch.equal(first.indices(0), first.indices(1))
+    assert not torch.equal(first.indices(0), CounterSampler(100, 100, 1).indices(0))
+    assert not torch.equal(first.indices(0), torch.arange(100))
+
+
+def test_global_generator_is_not_touched() -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    CounterSampler(10, 2, 0).indices(0)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_result_may_be_changed_by_the_caller() -> None:
+    sampler = CounterSampler(10, 10, 0)
+    kept = sampler.indices(0).clone()
+    sampler.indices(0).zero_()
+    assert torch.equal(sampler.indices(0), kept)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_samples": 0}, "num_samples=0"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"world_size": 3}, "batch_size=4 must be a multiple of world_size=3"),
+        ({"world_size": 0}, "world_size=0"),
+        ({"rank": 2, "world_size": 2}, "rank=2 must be in 0..1"),
+    ],
+)
+def test_refused(arguments: dict[str, int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        CounterSampler(**{"num_samples": 10, "batch_size": 4, "seed": 0} | arguments)
+
+
+def test_negative_step() -> None:
+    with pytest.raises(ConfigError, match="step=-1"):
+        CounterSampler(10, 4, 0).indices(-1)

@@ -1,0 +1,168 @@
+"""Parquet files in the Hugging Face schema, whole and damaged."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resgen.data import available_splits, load_array, open_images
+from resgen.errors import DataError, MissingExtraError
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+
+
+def encoded(value: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.full((2, 2, 3), value, np.uint8)).save(file, "PNG")
+    return file.getvalue()
+
+
+def write(
+    path: Path,
+    pictures: list[Any],
+    labels: list[Any] | None = None,
+    *,
+    image: str = "image",
+    label: str = "label",
+    names: list[str] | None = None,
+    struct: bool = True,
+    kind: Any = None,
+    row_group: int | None = None,
+) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if struct:
+        column = pa.array(
+            [p if isinstance(p, dict) or p is None else {"bytes": p, "path": "x.png"} for p in pictures],
+            pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
+        )
+    else:
+        column = pa.array(pictures, kind or pa.binary())
+    table = pa.table({image: column} if labels is None else {image: column, label: labels})
+    if names is not None:
+        features = {"info": {"features": {label: {"names": names, "_type": "ClassLabel"}}}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps(features)})
+    pq.write_table(table, path, row_group_size=row_group)
+    return path
+
+
+@pytest.mark.parametrize("struct", [True, False])
+@pytest.mark.parametrize("image", ["image", "img"])
+@pytest.mark.parametrize("label", ["label", "labels", "fine_label"])
+def test_columns(tmp_path: Path, struct: bool, image: str, label: str) -> None:
+    path = write(
+        tmp_path / "train.parquet",
+        [encoded(v) for v in (5, 6, 7)],
+        [1, 0, 1],
+        image=image,
+        label=label,
+        names=["cat", "dog"],
+        struct=struct,
+        row_group=2,
+    )
+    source = open_images(path)
+    array, labels = load_array(source, size=2, channels=1)
+    assert array[:, 0, 0, 0].tolist() == [5, 6, 7] and labels.tolist() == [1, 0, 1]
+    assert source.class_names == ("cat", "dog") and source[1][0].shape == (2, 2, 3)
+
+
+def test_large_binary_and_no_names(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", [encoded(1)] * 2, [3, 0], struct=False, kind=pa.large_binary())
+    source = open_images(path)
+    assert source.class_names == ("0", "1", "2", "3") and source.labels.tolist() == [3, 0]
+
+
+def test_no_label_column(tmp_path: Path) -> None:
+    source = open_images(write(tmp_path / "a.parquet", [encoded(1)] * 2))
+    assert source.class_names == ("picture",) and source.labels.tolist() == [0, 0]
+
+
+def test_splits_and_shards(tmp_path: Path) -> None:
+    write(tmp_path / "data" / "train-00000-of-00002.parquet", [encoded(1)] * 3, [0] * 3, names=["a"])
+    write(tmp_path / "data" / "train-00001-of-00002-0123456789abcdef.parquet", [encoded(2)], [0], names=["a"])
+    write(tmp_path / "data" / "test.parquet", [encoded(3)], [0], names=["a"])
+    assert available_splits(tmp_path) == ("train", "test")
+    train, test = open_images(tmp_path), open_images(tmp_path, split="test")
+    assert load_array(train, size=2, channels=1)[0][:, 0, 0, 0].tolist() == [1, 1, 1, 2] and len(test) == 1
+    with pytest.raises(DataError, match="unknown split 'validation'; allowed: train, test"):
+        open_images(tmp_path, split="validation")
+
+
+def test_single_file_answers_to_train_and_to_its_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "test.parquet", [encoded(1)], [0])
+    assert len(open_images(path)) == len(open_images(path, split="test")) == 1
+    with pytest.raises(DataError, match="unknown split 'val'"):
+        open_images(path, split="val")
+
+
+def test_shards_must_agree(tmp_path: Path) -> None:
+    write(tmp_path / "train-0.parquet", [encoded(1)], [0], names=["a"])
+    write(tmp_path / "train-1.parquet", [encoded(1)], [0], names=["b"])
+    with pytest.raises(DataError, match="do not agree"):
+        open_images(tmp_path)
+
+
+def test_errors_name_file_and_row_within_the_shard(tmp_path: Path) -> None:
+    write(tmp_path / "train-0.parquet", [encoded(1)] * 3, [0] * 3)
+    write(tmp_path / "train-1.parquet", [encoded(1), encoded(1)[:50]], [0, 0])
+    with pytest.raises(DataError, match="train-1.parquet' row 1 cannot be read"):
+        load_array(open_images(tmp_path), size=2, channels=3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pictures": [b"x", None]}, "row 1 holds no picture bytes"),
+        ({"pictures": [b"x", {"bytes": None, "path": "elsewhere.png"}]}, "row 1 holds no picture bytes"),
+        ({"pictures": [b"x"], "image": "photo"}, "no column image or img; it has: photo"),
+        ({"pictures": ["x"], "struct": False, "kind": pa.string()}, "must hold bytes or {bytes, path}, not string"),
+        ({"pictures": [b"x", b"y"], "labels": ["cat", "dog"]}, "'label' must hold whole numbers, not string"),
+        ({"pictures": [b"x", b"y"], "labels": [0, None]}, "row 1 has no label"),
+        ({"pictures": [b"x", b"y"], "labels": [0, -1]}, "row 1 has label -1; labels start at 0"),
+        ({"pictures": [b"x", b"y"], "labels": [0, 2], "names": ["a", "b"]}, "row 1 has label 2, but only 2 classes"),
+        ({"pictures": [b"x"], "labels": [10**9]}, "label 1000000000, but no class names"),
+        ({"pictures": []}, "holds no rows"),
+    ],
+)
+def test_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    path = write(tmp_path / "train.parquet", **options)
+    with pytest.raises(DataError, match=message):
+        open_images(path)
+
+
+def test_damaged_files(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.parquet", [encoded(i) for i in range(50)], [0] * 50)
+    content = path.read_bytes()
+    for damaged in (b"", content[: len(content) // 2], content[:4] + bytes(200) + content[204:]):
+        path.write_bytes(damaged)
+        with pytest.raises(DataError) as caught:
+            load_array(open_images(path), size=2, channels=3)
+        assert "train.parquet" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_metadata_that_is_not_json_is_ignored(tmp_path: Path) -> None:
+    table = pa.table({"image": pa.array([encoded(1)]), "label": [1]}).replace_schema_metadata({"huggingface": "{"})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert open_images(tmp_path / "a.parquet").class_names == ("0", "1")
+
+
+def test_fingerprint_follows_the_bytes_not_the_folder(tmp_path: Path) -> None:
+    one, two, three = (
+        open_images(write(tmp_path / place / "train.parquet", [encoded(value)], [0])).fingerprint
+        for place, value in (("a", 1), ("b", 1), ("c", 2))
+    )
+    assert one == two != three
+
+
+def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "train.parquet", [encoded(1)], [0])
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MissingExtraError, match=r"resgen\[data\]"):
+        open_images(path)

@@ -1,0 +1,140 @@
+"""The scripts in `benchmarks/`, on the built-in digits and untrained models."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from PIL import Image
+
+from resgen.checkpoints.artefacts import save_pipeline
+from resgen.data.images import load_array, open_images
+from resgen.errors import ConfigError
+from resgen.evaluation.classifier import Classifier, ClassifierConfig, features, load_classifier, save_classifier
+from resgen.models.resgen import ResGen, ResGenConfig
+from resgen.quantizers import QuantizerConfig
+from resgen.samplers.unmasking import SamplingConfig
+from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
+
+pytest.importorskip("sklearn")
+
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
+DIGITS = tuple("0123456789")
+
+
+def _script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("judge") / "classifier"
+    _script("train_classifier").main(
+        data="digits", image_size=8, channels=1, out=out, num_steps=60, width=8, batch_size=64, crop_padding=1
+    )
+    return out
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = ImageTokenizerConfig(
+        image_size=8,
+        channels=1,
+        width=8,
+        multipliers=(1, 2),
+        num_res_blocks=1,
+        code_dim=4,
+        quantizer=QuantizerConfig(depth=2, codebook_size=8),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        tokenizer = ImageTokenizer(config)
+        tokenizer.quantizer.codebooks.normal_()
+        model = ResGenConfig(
+            width=16, num_layers=1, num_heads=2, mlp_width=16, condition_width=16, num_components=4, num_classes=10
+        )
+        generator = ResGen(model, config.spec)
+        codes = torch.randint(0, 8, (4, config.spec.num_positions, 2))
+    generator.set_codebooks(tokenizer.quantizer.codebooks, tokenizer.quantizer.variances, codes)
+    path = tmp_path_factory.mktemp("pipeline") / "model"
+    save_pipeline(path, tokenizer, generator, sampling=SamplingConfig(num_steps=3), class_names=DIGITS)
+    return path
+
+
+def test_train_classifier(judge: Path) -> None:
+    _, folder = load_classifier(judge)
+    history = folder.extra["history"]
+    assert folder.extra["class_names"] == list(DIGITS)
+    assert history["test_accuracy"] > 0.85 and history["num_steps"] == 60
+    assert history["test_pictures"] == 179 and history["epochs"] == pytest.approx(60 * 64 / 1618)
+
+
+def test_class_accuracy(judge: Path, pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _script("class_accuracy").main(
+        model=str(pipeline),
+        data="digits",
+        classifier=judge,
+        num_per_class=3,
+        steps=(2, 4),
+        json=tmp_path / "out.json",
+        grid=tmp_path / "grid.png",
+    )
+    result = json.loads((tmp_path / "out.json").read_text())
+    kinds = [(run["num_steps"], run["guidance_scale"]) for run in result["runs"]]
+    assert kinds == [(2, 2.4), (4, 2.4), (4, 0.0)]
+    for run in result["runs"]:
+        low, high = run["interval"]
+        assert low <= run["share"] <= high and run["pictures"] == 30
+        assert sum(entry["share"] for entry in run["by_class"].values()) / 10 == pytest.approx(run["share"])
+    assert result["references"]["test pictures"]["accuracy"] > 0.85
+    assert result["references"]["test pictures"]["fd_classifier"] < result["runs"][0]["fd_classifier"]
+    nearest = result["nearest_training_picture"]
+    assert nearest["samples"]["distance"]["0.5"] > nearest["test pictures"]["distance"]["0.5"] > 0
+    assert Image.open(tmp_path / "grid.png").mode == "L"
+    table = capsys.readouterr().out
+    assert table.count("| guided | ") == 2 and "FD-classifier" in table and "FID" not in table
+
+
+def test_judged_pairs_pictures_and_classes(judge: Path) -> None:
+    model, _ = load_classifier(judge)
+    pictures, labels = load_array(open_images("digits", split="test"), size=8, channels=1)
+    names, reference = list(DIGITS), features(model, pictures)
+    judged = _script("class_accuracy").judged
+    right = judged(model, pictures, labels, names, reference)
+    assert right["share"] > 0.85 and right["fd_classifier"] == pytest.approx(0, abs=1e-6)
+    swapped = torch.where(labels == 3, 4, torch.where(labels == 4, 3, labels))
+    wrong = judged(model, pictures, swapped, names, reference)
+    assert wrong["by_class"]["0"] == right["by_class"]["0"]
+    assert wrong["by_class"]["3"]["share"] < 0.2 and wrong["by_class"]["4"]["share"] < 0.2
+    assert wrong["share"] < right["share"] - 0.1
+
+
+def test_class_accuracy_refuses_other_classes(judge: Path, pipeline: Path, tmp_path: Path) -> None:
+    model = Classifier(ClassifierConfig(image_size=8, channels=1, num_classes=10, width=4))
+    save_classifier(tmp_path / "other", model, class_names=tuple("abcdefghij"))
+    script = _script("class_accuracy")
+    with pytest.raises(ConfigError, match="classes of the classifier are"):
+        script.main(model=str(pipeline), data="digits", classifier=tmp_path / "other")
+    with pytest.raises(ConfigError, match="num_per_class=0"):
+        script.main(model=str(pipeline), data="digits", classifier=judge, num_per_class=0)
+
+
+def test_mixture_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    script = _script("mixture_memory")
+    script.main(rows=(32, 2048), num_components=32, code_dim=16, width=8, repetitions=1, as_json=True)
+    result = json.loads(capsys.readouterr().out)
+    for key in ("seconds", "speedup", "extra_memory_bytes", "memory_ratio"):
+        assert result[key].keys() == {"32", "2048"}
+    assert all(value > 0 for value in result["speedup"].values())
+    memory = result["extra_memory_bytes"]
+    assert memory["2048"]["plain"] > 2048 * 32 * 16 * 2 > memory["32"]["plain"]
+    growth = (memory["2048"]["plain"] - memory["32"]["plain"]) / 2016
+    assert result["bytes_per_row"]["plain"] == pytest.approx(growth)

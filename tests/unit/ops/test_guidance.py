@@ -1,0 +1,27 @@
+"""Classifier-free guidance."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from resgen.errors import ConfigError
+from resgen.ops.guidance import guidance_weights, guide
+
+
+def test_guide_extrapolates_away_from_the_unconditional() -> None:
+    cond, uncond = torch.tensor([1.0, 2.0]), torch.tensor([0.0, 4.0])
+    assert guide(cond, uncond, 0.0).tolist() == [1.0, 2.0]
+    assert guide(cond, uncond, 1.5).tolist() == [2.5, -1.0]
+
+
+def test_weights_grow_linearly() -> None:
+    weights = guidance_weights(5, 0.0, 2.0)
+    assert weights == pytest.approx([0.0, 0.5, 1.0, 1.5, 2.0])
+    assert guidance_weights(1, 0.02, 2.4) == [2.4]
+    assert guidance_weights(3, 0.02, 2.4)[-1] == pytest.approx(2.4)
+
+
+def test_no_steps() -> None:
+    with pytest.raises(ConfigError, match="num_steps=0"):
+        guidance_weights(0, 0.0, 1.0)

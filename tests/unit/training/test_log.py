@@ -1,0 +1,96 @@
+"""Metrics file, means, times and the progress shown."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+
+import pytest
+import torch
+from rich.console import Console
+
+from resgen.errors import TrainingError
+from resgen.training.log import Log, Pending, format_seconds, rewind_metrics
+
+
+def test_means_mix_numbers_and_tensors_exactly():
+    pending = Pending({"loss": [1.0]})
+    pending.add("loss", torch.tensor(0.1))
+    pending.add("loss", 3.0)
+    pending.add("other", torch.tensor([2.0], dtype=torch.bfloat16))
+    assert pending.values() == {"loss": [1.0, float(torch.tensor(0.1)), 3.0], "other": [2.0]}
+    assert pending.means()["loss"] == pytest.approx(4.1 / 3)
+    assert math.isnan(Pending({"x": [math.inf, -math.inf]}).means()["x"])
+    pending.clear()
+    assert pending.values() == {}
+
+
+def test_pending_keeps_no_graph():
+    pending = Pending()
+    pending.add("loss", torch.ones((), requires_grad=True) * 2)
+    assert not pending._values["loss"][0].requires_grad
+
+
+def test_rewinding_drops_later_final_and_broken_lines(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    lines = [{"kind": "train", "step": s} for s in (1, 2, 3)]
+    lines.insert(2, {"kind": "final", "step": 2})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"kind": "tr')
+    rewind_metrics(path, 2)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
+    rewind_metrics(tmp_path / "none.jsonl", 2)
+    assert not (tmp_path / "none.jsonl").exists()
+
+
+def test_lines_are_json_and_numbers_that_are_not_finite_are_null(tmp_path):
+    log = Log(tmp_path, step=0, tensorboard=False)
+    log.write("train", 1, {"loss": 0.5, "bad": math.nan})
+    log.close()
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {
+        "kind": "train",
+        "step": 1,
+        "loss": 0.5,
+        "bad": None,
+    }
+
+
+def test_file_that_cannot_be_written_is_named(tmp_path):
+    log = Log(tmp_path, step=0, tensorboard=False)
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(TrainingError, match="metrics.jsonl'"):
+        log.write("train", 1, {})
+
+
+def test_plain_lines_without_a_terminal_and_a_bar_with_one(tmp_path, capsys):
+    log = Log(tmp_path, step=0, tensorboard=False)
+    log.start(10, 0)
+    log.progress(3, 10, loss=0.5, steps_per_s=2.0, left_s=65.0)
+    log.line(3, 10, loss=0.5, steps_per_s=2.0, left_s=65.0)
+    log.close()
+    assert capsys.readouterr().err == "step 3/10  loss 0.5  2 steps/s  1:05 left\n"
+    log = Log(tmp_path, step=0, tensorboard=False)
+    log._console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    log.start(10, 0)
+    log.progress(4, 10, loss=0.25, steps_per_s=2.0, left_s=65.0)
+    log._progress.refresh()
+    log.line(4, 10, loss=0.25, steps_per_s=2.0, left_s=65.0)
+    log.close()
+    shown = log._console.file.getvalue()
+    assert "4/10" in shown and "loss 0.25" in shown and "1:05 left" in shown and "step 4/10" not in shown
+
+
+def test_quiet_log_writes_nothing(tmp_path, capsys):
+    log = Log(tmp_path, step=0, quiet=True)
+    log.message("x")
+    log.write("train", 1, {"loss": 1.0})
+    log.start(3, 0)
+    log.close()
+    assert list(tmp_path.iterdir()) == [] and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0:00"), (59.6, "1:00"), (3723.0, "1:02:03"), (-5.0, "0:00"), (math.inf, "0:00")]
+)
+def test_times(seconds, text):
+    assert format_seconds(seconds) == text
