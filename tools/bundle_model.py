@@ -13,7 +13,14 @@ from pathlib import Path
 
 import tyro
 
-from resgen.checkpoints.format import Component, load_folder, load_tensors, resolve_model, save_folder, write_text_atomic
+from resgen.checkpoints.format import (
+    Component,
+    load_folder,
+    load_tensors,
+    resolve_model,
+    save_folder,
+    write_text_atomic,
+)
 
 ASSETS = Path(__file__).resolve().parent.parent / "src" / "resgen" / "assets"
 MAX_BYTES = 25_000_000
