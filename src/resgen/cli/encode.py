@@ -27,7 +27,7 @@ class Encode:
     flip: bool = False
     """Encode every training picture mirrored as well."""
     resize: bool = False
-    """Cut out and resize pictures of another size, instead of refusing them."""
+    """Cut out, resize and convert pictures of another size or mode, instead of refusing them."""
     device: str = "auto"
     """auto, cpu or cuda."""
     as_json: Json = False

@@ -25,13 +25,15 @@ class Reconstruct:
     """A picture, a folder of pictures or a parquet file."""
     out: Annotated[Path, option("FILE")]
     """Picture to write: the original and its reconstruction with 1, 2, ... levels."""
+    resize: bool = False
+    """Cut out, resize and convert pictures of another size or mode, instead of refusing them."""
     as_json: Json = False
 
     def run(self) -> None:
         check_out_file(self.out)
         from resgen.pipelines.reconstruct import reconstruct
 
-        result = reconstruct(self.tokenizer, self.input, self.out)
+        result = reconstruct(self.tokenizer, self.input, self.out, resize=self.resize)
         document = {
             "file": self.out,
             "psnr_db": result.psnr_db,

@@ -22,7 +22,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from resgen.data.parquet import join_names, read_parquet
-from resgen.data.pictures import Picture, check_shape, decode_picture, picture_array, read_image
+from resgen.data.pictures import Picture, check_shape, decode_picture, pixels, read_image
 from resgen.errors import DataError, MissingExtraError, unknown
 
 __all__ = ["ImageSource", "available_splits", "load_array", "open_images", "read_image"]
@@ -160,8 +160,7 @@ def load_array(
     def decode(start: int) -> int:
         stop = min(start + _DECODE_ROWS, count)
         for index in range(start, stop):
-            picture = decode_picture(source.pictures[index], source.where(index), size=None if resize else size)
-            rows[index] = picture_array(picture, size, channels)
+            rows[index] = pixels(source.pictures[index], source.where(index), size, channels, resize)
         return stop - start
 
     pool = ThreadPoolExecutor(max_workers=max(2, min(4, os.cpu_count() or 1)))

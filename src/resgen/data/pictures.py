@@ -17,20 +17,26 @@ Picture = Path | memoryview | np.ndarray
 """A picture as it is stored: a file, encoded bytes, or an array [rows, columns(, channels)]."""
 
 MAX_PIXELS = 1 << 26
+MAX_GREY_SPREAD = 8  # between the channels of a grey pixel that was stored as RGB, with lossy compression
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 _MODES = {1: "L", 3: "RGB"}
+_KEPT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
+REMEDY = "convert it, or let the command do it (--resize; in training --set data.resize=true)"
 
 
 def decode_picture(stored: Picture, where: str, *, size: int | None = None) -> Image.Image:
-    """Decode to mode `L` or `RGB`: upright by its EXIF tag, 16-bit grey scaled to 8, transparency laid over white.
+    """Decode to mode `L` or `RGB`: upright by its EXIF tag; without `size` also 16-bit grey scaled to 8, transparency
+    laid over white, other modes converted.
 
     Args:
         stored: the picture.
         where: what to call it in an error, a file or a row.
-        size: when given, refuse a picture that is not `size` x `size`, before it is decoded.
+        size: when given, refuse a picture that is not `size` x `size`, before it is decoded, or that only a conversion
+            with loss would make grey or RGB.
 
     Raises:
-        DataError: missing, not a PNG, JPEG, WebP or BMP picture, damaged, more than `MAX_PIXELS`, or of another size.
+        DataError: missing, not a PNG, JPEG, WebP or BMP picture, damaged, more than `MAX_PIXELS`, or of another size or
+            mode.
     """
     if isinstance(stored, np.ndarray):
         picture = Image.fromarray(stored)
@@ -41,6 +47,8 @@ def decode_picture(stored: Picture, where: str, *, size: int | None = None) -> I
             if opened.width * opened.height > MAX_PIXELS:
                 raise DataError(f"{where} has {opened.width}x{opened.height} pixels; at most {MAX_PIXELS} are read")
             _check_size(opened, where, size)
+            if size is not None:
+                _check_mode(opened, where)
             return _grey_or_rgb(ImageOps.exif_transpose(opened))
     except DataError:
         raise
@@ -63,6 +71,28 @@ def picture_array(picture: Image.Image, size: int, channels: int) -> UInt8[np.nd
     return array[None] if channels == 1 else array.transpose(2, 0, 1)
 
 
+def pixels(stored: Picture, where: str, size: int, channels: int, resize: bool) -> UInt8[np.ndarray, "C S S"]:
+    """Decode to `size` x `size` and 1 or 3 channels.
+
+    Args:
+        stored: the picture.
+        where: what to call it in an error.
+        size: S, side in pixels.
+        channels: C, 1 (grey) or 3 (RGB). Grey becomes RGB without loss.
+        resize: cut out the centred square, resize and convert it; without it a picture of another size or mode, or with
+            colours where grey is wanted, is an error.
+
+    Raises:
+        DataError: see `decode_picture`.
+    """
+    picture = decode_picture(stored, where, size=None if resize else size)
+    if not resize and channels == 1 and picture.mode == "RGB":
+        array = np.asarray(picture).astype(np.int16)
+        if np.ptp(array, axis=2).max() > MAX_GREY_SPREAD:
+            raise DataError(f"{where} has colours, but grey pictures are wanted; {REMEDY}")
+    return picture_array(picture, size, channels)
+
+
 def check_shape(size: int, channels: int) -> None:
     """Raise `ConfigError` for a size below 1 or a number of channels other than 1 and 3."""
     if size < 1:
@@ -78,14 +108,13 @@ def read_image(path: str | Path, size: int, channels: int, resize: bool = False)
         path: a PNG, JPEG, WebP or BMP file.
         size: S, side in pixels of the result.
         channels: C, 1 (grey) or 3 (RGB).
-        resize: cut out the centred square and resize it; without it a picture of another size is an error.
+        resize: see `pixels`.
 
     Raises:
         DataError: see `decode_picture`.
     """
     check_shape(size, channels)
-    picture = decode_picture(Path(path), f"picture '{path}'", size=None if resize else size)
-    return torch.from_numpy(picture_array(picture, size, channels).copy())
+    return torch.from_numpy(pixels(Path(path), f"picture '{path}'", size, channels, resize).copy())
 
 
 def _read(stored: Path | memoryview) -> bytes | memoryview:
@@ -99,9 +128,16 @@ def _read(stored: Path | memoryview) -> bytes | memoryview:
 def _check_size(picture: Image.Image, where: str, size: int | None) -> None:
     if size is not None and picture.size != (size, size):
         raise DataError(
-            f"{where} is {picture.width}x{picture.height} pixels, but {size}x{size} is wanted; "
-            "pass resize (--set resize=true) or use a recipe of that size"
+            f"{where} is {picture.width}x{picture.height} pixels, but {size}x{size} is wanted; {REMEDY}"
         )
+
+
+def _check_mode(picture: Image.Image, where: str) -> None:
+    if picture.mode not in _KEPT_MODES:
+        raise DataError(f"{where} has mode {picture.mode}, but {' or '.join(_MODES.values())} is wanted; {REMEDY}")
+    transparent = picture.mode in ("LA", "PA", "RGBA") or "transparency" in picture.info
+    if transparent and picture.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+        raise DataError(f"{where} has transparent pixels; {REMEDY}")
 
 
 def _grey_or_rgb(picture: Image.Image) -> Image.Image:

@@ -11,7 +11,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from resgen.data.images import ImageSource, load_array
-from resgen.data.pictures import decode_picture, picture_array
+from resgen.data.pictures import pixels
 
 MAX_BYTES_IN_MEMORY = 4 << 30
 
@@ -57,7 +57,5 @@ class PictureStore:
             return torch.from_numpy(np.stack(list(pool.map(self._decode, indices.tolist()))))
 
     def _decode(self, index: int) -> np.ndarray:
-        picture = decode_picture(
-            self.source.pictures[index], self.source.where(index), size=None if self.resize else self.size
-        )
-        return picture_array(picture, self.size, self.channels)
+        source = self.source
+        return pixels(source.pictures[index], source.where(index), self.size, self.channels, self.resize)

@@ -18,7 +18,7 @@ class DataConfig:
 
     Attributes:
         path: data used when none is given on the command line; null where the user must give one.
-        resize: cut out and resize pictures of another size, instead of refusing them.
+        resize: cut out, resize and convert pictures of another size or mode, instead of refusing them.
         flip: encode every training picture mirrored as well, for the generator.
     """
 

@@ -164,7 +164,7 @@ class TokenizerTask:
 
     @torch.no_grad()
     def validate(self, module: nn.Module) -> dict[str, float]:
-        """PSNR by number of decoded levels, usage and perplexity per level on held-out pictures."""
+        """PSNR by number of decoded levels, usage, perplexity and residual variance per level on held-out pictures."""
         tokenizer = self.tokenizer
         depth = tokenizer.spec.depth
         psnr = torch.zeros(depth, dtype=torch.float64)
@@ -185,6 +185,7 @@ class TokenizerTask:
             metrics[f"psnr_db/{level + 1}"] = float(psnr[level]) / count
             metrics[f"usage/{level + 1}"] = float(usage[level])
             metrics[f"perplexity/{level + 1}"] = float(perplexity[level])
+            metrics[f"variance/{level + 1}"] = float(tokenizer.quantizer.variances[level])
         return metrics
 
     @torch.no_grad()

@@ -199,12 +199,12 @@ def test_encode_reports_the_caches(fake, tmp_path, capsys):
 def test_reconstruct_reports_psnr_coarse_to_fine(fake, tmp_path, capsys):
     result = SimpleNamespace(psnr_db=[10.0, 20.25], num_pictures=3, seconds=1.0)
     calls = []
-    fake("resgen.pipelines.reconstruct", reconstruct=lambda *args: calls.append(args) or result)
+    fake("resgen.pipelines.reconstruct", reconstruct=lambda *args, resize: calls.append((*args, resize)) or result)
     out = tmp_path / "levels.png"
     argv = ["reconstruct", "--tokenizer", "t", "--input", "in.png", "--out", str(out)]
     assert run_json(argv, capsys)["psnr_db"] == [10.0, 20.25]
-    assert calls == [("t", Path("in.png"), out)]
-    assert main(argv) == 0
+    assert main([*argv, "--resize"]) == 0
+    assert calls == [("t", Path("in.png"), out, False), ("t", Path("in.png"), out, True)]
     assert "2       20.25" in capsys.readouterr().out
 
 
@@ -213,8 +213,8 @@ def test_inspect_describes_a_folder_or_a_recipe(fake, capsys):
     fake(
         "resgen.pipelines.describe",
         describe_artefact=lambda path: {"kind": "pipeline", "path": path},
-        describe_recipe=lambda recipe: {"recipe": recipe.name, "seed": recipe.seed},
     )
+    fake("resgen.recipes.describe", describe_recipe=lambda recipe: {"recipe": recipe.name, "seed": recipe.seed})
     assert run_json(["inspect", "runs/x"], capsys) == {"kind": "pipeline", "path": "runs/x"}
     assert run_json(["inspect", "--recipe", "digits", "--set", "seed=2"], capsys) == {"recipe": "digits", "seed": 2}
     assert main(["inspect", "runs/x"]) == 0
@@ -230,7 +230,7 @@ def test_inspect_describes_a_folder_or_a_recipe(fake, capsys):
     ],
 )
 def test_inspect_refuses_ambiguous_requests(argv, line, fake, capsys):
-    fake("resgen.pipelines.describe", describe_artefact=None, describe_recipe=None)
+    fake("resgen.pipelines.describe", describe_artefact=None)
     assert main(["inspect", *argv]) == 2
     assert capsys.readouterr().err == f"error: {line}\n"
 
@@ -239,7 +239,7 @@ def test_inspect_of_an_unknown_model_is_an_error(fake, capsys):
     def describe_artefact(path):
         raise CheckpointError(f"unknown model '{path}'")
 
-    fake("resgen.pipelines.describe", describe_artefact=describe_artefact, describe_recipe=None)
+    fake("resgen.pipelines.describe", describe_artefact=describe_artefact)
     assert main(["inspect", "nope"]) == 2
     assert capsys.readouterr().err == "error: unknown model 'nope'\n"
 

@@ -135,7 +135,9 @@ def test_digits_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_other_size_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", np.zeros((6, 5, 3), np.uint8))
-    message = r"a.png' is 5x6 pixels, but 4x4 is wanted; pass resize \(--set resize=true\) or use a recipe of that size"
+    message = (
+        r"a.png' is 5x6 pixels, but 4x4 is wanted; convert it, or .* \(--resize; in training --set data.resize=true\)"
+    )
     with pytest.raises(DataError, match=message):
         load_array(open_images(tmp_path), size=4, channels=3)
     with pytest.raises(DataError, match=message):
@@ -170,7 +172,37 @@ def test_resize_of_an_extreme_shape_stays_small(tmp_path: Path) -> None:
 )
 def test_modes_are_converted(tmp_path: Path, array: np.ndarray, channels: int, expected: list[int]) -> None:
     save(tmp_path / "a.png", array)
-    assert read_image(tmp_path / "a.png", 2, channels)[:, 0, 1].tolist() == expected
+    assert read_image(tmp_path / "a.png", 2, channels, resize=True)[:, 0, 1].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("array", "channels", "message"),
+    [
+        (np.full((2, 2, 3), (255, 0, 0), np.uint8), 1, "has colours, but grey pictures are wanted"),
+        (np.full((2, 2, 4), (255, 0, 0, 254), np.uint8), 3, "has transparent pixels"),
+        (np.full((2, 2), 0x8123, np.uint16), 1, "has mode I;16, but L or RGB is wanted"),
+    ],
+)
+def test_modes_that_lose_something_are_refused(tmp_path: Path, array: np.ndarray, channels: int, message: str) -> None:
+    save(tmp_path / "a.png", array)
+    with pytest.raises(DataError, match=f"a.png' {message}.*--resize"):
+        read_image(tmp_path / "a.png", 2, channels)
+
+
+@pytest.mark.parametrize(
+    ("array", "channels"),
+    [
+        (np.full((2, 2), 200, np.uint8), 3),
+        (np.full((2, 2, 3), (90, 96, 92), np.uint8), 1),
+        (np.full((2, 2, 4), (255, 0, 0, 255), np.uint8), 3),
+        (np.full((2, 2), True), 1),
+    ],
+)
+def test_modes_without_loss_are_converted(tmp_path: Path, array: np.ndarray, channels: int) -> None:
+    save(tmp_path / "a.png", array)
+    assert torch.equal(
+        read_image(tmp_path / "a.png", 2, channels), read_image(tmp_path / "a.png", 2, channels, resize=True)
+    )
 
 
 def test_palette_and_rotation(tmp_path: Path) -> None:

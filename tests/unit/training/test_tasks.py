@@ -152,7 +152,7 @@ def test_the_tokenizer_learns(kind: str, tmp_path: Path) -> None:
 def test_tokenizer_validation(tmp_path: Path) -> None:
     task = tokenizer_task()
     metrics = task.validate(task.module)
-    expected = {"val_loss"} | {f"{name}/{k}" for name in ("psnr_db", "usage", "perplexity") for k in (1, 2)}
+    expected = {"val_loss"} | {f"{name}/{k}" for name in ("psnr_db", "usage", "perplexity", "variance") for k in (1, 2)}
     assert set(metrics) == expected and all(math.isfinite(value) for value in metrics.values())
     assert 0 < metrics["usage/1"] <= 1 and 1 <= metrics["perplexity/1"] <= 8
     images = from_uint8(task.held_out)
