@@ -21,6 +21,8 @@ from resgen.checkpoints.format import (
     save_folder,
     write_text_atomic,
 )
+from resgen.config import config_from_dict, config_to_dict, parse_overrides, replace_nested
+from resgen.samplers.unmasking import SamplingConfig
 
 ASSETS = Path(__file__).resolve().parent.parent / "src" / "resgen" / "assets"
 MAX_BYTES = 25_000_000
@@ -38,6 +40,8 @@ class Bundle:
     """One line for `resgen models`."""
     card: Path
     """Markdown file: data, training, measurements, limits."""
+    sampling: tuple[str, ...] = ()
+    """Sampling settings to change, for example guidance_scale=4; they become the model's own."""
 
     def run(self) -> None:
         folder = load_folder(resolve_model(self.model))
@@ -49,7 +53,9 @@ class Bundle:
             name: Component(type=part.type, config=part.config, tensors=load_tensors(part))
             for name, part in folder.components.items()
         }
-        extra = {**folder.extra, "description": self.description}
+        sampling = config_from_dict(SamplingConfig, folder.extra["sampling"])
+        sampling = replace_nested(sampling, parse_overrides(self.sampling))
+        extra = {**folder.extra, "sampling": config_to_dict(sampling), "description": self.description}
         save_folder(ASSETS / self.name, kind=folder.kind, components=components, extra=extra)
         write_text_atomic(ASSETS / self.name / "README.md", text)
         print(f"{ASSETS.name}/{self.name}: {size / 1e6:.1f} MB")
