@@ -52,7 +52,7 @@ class Demo:
         class_ids = [c for c in range(len(classes)) for _ in range(PER_CLASS)]
         begin = time.perf_counter()
         with progress_bar("sampling") as step_done:
-            result = pipe(class_ids=class_ids, seed=self.seed, callback=step_done)
+            result = pipe(class_ids=class_ids, seed=self.seed, batch_size=len(class_ids), callback=step_done)
         seconds = time.perf_counter() - begin
         grid = picture_grid(to_pixels(result.images), PER_CLASS, scale=2, row_labels=list(classes))
         save_picture(grid, path)

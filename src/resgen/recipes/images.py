@@ -99,8 +99,8 @@ def fashion_mnist() -> Recipe:
             mask_schedule="power",
             top_p=0.95,
             temperature=0.6,
-            choice_temperature=14.0,
-            guidance_scale=2.0,
+            choice_temperature=40.0,
+            guidance_scale=4.0,
         ),
     )
 
