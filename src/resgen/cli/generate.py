@@ -101,7 +101,9 @@ class GenerateImage:
         from resgen.data.grid import picture_grid, save_picture
 
         columns = self.num if 1 < self.num < len(images) else math.ceil(math.sqrt(len(images)))
-        save_picture(picture_grid(to_pixels(images), columns) if len(images) > 1 else images[0], self.out)
+        scale = max(1, 64 // images[0].width)  # small pictures are magnified in a grid
+        grid = picture_grid(to_pixels(images), columns, scale=scale) if len(images) > 1 else images[0]
+        save_picture(grid, self.out)
         return [self.out]
 
     def write_folder(self, images: list[Any], names: list[str]) -> list[Path]:

@@ -127,9 +127,7 @@ def _read(stored: Path | memoryview) -> bytes | memoryview:
 
 def _check_size(picture: Image.Image, where: str, size: int | None) -> None:
     if size is not None and picture.size != (size, size):
-        raise DataError(
-            f"{where} is {picture.width}x{picture.height} pixels, but {size}x{size} is wanted; {REMEDY}"
-        )
+        raise DataError(f"{where} is {picture.width}x{picture.height} pixels, but {size}x{size} is wanted; {REMEDY}")
 
 
 def _check_mode(picture: Image.Image, where: str) -> None:

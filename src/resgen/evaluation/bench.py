@@ -179,7 +179,7 @@ def bench_sampler(
     depth: int = 8,
     codebook_size: int = 1024,
     code_dim: int = 64,
-    num_steps: int = 4,
+    num_steps: int = 8,
     repetitions: int = 5,
     dtype: str | torch.dtype = "auto",
     device: str = "auto",

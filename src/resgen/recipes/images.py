@@ -43,11 +43,11 @@ def digits() -> Recipe:
         ),
         tokenizer_loss=_MSE_ONLY,
         tokenizer_training=TrainerConfig(
-            num_steps=1500, batch_size=128, learning_rate=2e-3, betas=(0.9, 0.99), decay_fraction=0.4, ema_decay=0.0
+            num_steps=1000, batch_size=128, learning_rate=2e-3, betas=(0.9, 0.99), decay_fraction=0.4, ema_decay=0.0
         ),
         generator=_generator(128, 4, 64),
         generator_training=TrainerConfig(
-            num_steps=3000,
+            num_steps=1500,
             batch_size=128,
             learning_rate=1e-3,
             betas=(0.9, 0.98),
