@@ -56,7 +56,12 @@ def digits() -> Recipe:
             ema_decay=0.995,
         ),
         sampling=SamplingConfig(
-            num_steps=16, mask_schedule="power", top_p=0.95, temperature=0.6, choice_temperature=7.0, guidance_scale=2.0
+            num_steps=16,
+            mask_schedule="power",
+            top_p=0.95,
+            temperature=0.4,
+            choice_temperature=30.0,
+            guidance_scale=4.0,
         ),
     )
 
@@ -143,8 +148,8 @@ def cifar10() -> Recipe:
             mask_schedule="power",
             top_p=0.95,
             temperature=0.6,
-            choice_temperature=14.0,
-            guidance_scale=2.5,
+            choice_temperature=40.0,
+            guidance_scale=6.0,
         ),
     )
 
