@@ -140,7 +140,7 @@ def check_belongs(tokenizer: ImageTokenizer, spec: CodeSpec, codebooks_sha256: o
         CheckpointError: the shape of the codes or the codebooks differ.
     """
     if spec != tokenizer.spec:
-        raise CheckpointError(f"'{where}': the generator is made for {spec}, but the tokenizer has {tokenizer.spec}")
+        raise CheckpointError(f"'{where}': made for {spec}, but the tokenizer has {tokenizer.spec}")
     if codebooks_sha256 != fingerprint(tokenizer):
         raise CheckpointError(
             f"'{where}': tokenizer and generator do not belong together: the generator was trained on codebooks "

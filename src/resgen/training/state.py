@@ -91,7 +91,7 @@ class TrainingState:
 
 
 def save_checkpoint(folder: Path, state: TrainingState, files: Mapping[str, Mapping[str, Tensor]]) -> Path:
-    """Write `folder/step_XXXXXXXX` with one safetensors file per entry of `files`.
+    """Write `folder/step_NNNNNNNN` with one safetensors file per entry of `files`.
 
     Raises:
         CheckpointError: writing fails; earlier checkpoints are untouched.
