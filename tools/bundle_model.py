@@ -3,7 +3,7 @@
 For example:
 
     python tools/bundle_model.py --model runs/fashion/model --name fashion-mnist-small \
-        --description "Fashion-MNIST, 28x28 grey" --card docs/cards/fashion-mnist-small.md
+        --description "Fashion-MNIST, 28x28 grey" --card card.md
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class PlotRun:
             colours = plt.get_cmap("viridis")
             for number, (name, points) in enumerate(curves.items()):
                 colour = colours(number / max(len(curves) - 1, 1) * 0.9)
-                panel.plot(*zip(*points, strict=True), label=name, color=colour, linewidth=1)
+                panel.plot(*zip(*points, strict=True), label=name, color=colour, linewidth=1, marker=".", markersize=3)
             panel.set_title(group, fontsize=10)
             panel.set_xlabel("step")
             panel.grid(alpha=0.3)
@@ -53,8 +53,6 @@ def read_metrics(path: Path) -> dict[str, dict[str, Curve]]:
     groups: dict[str, dict[str, Curve]] = defaultdict(lambda: defaultdict(list))
     for line in path.read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
-        if record["kind"] == "final":
-            continue
         for name, value in record.items():
             if name in ("loss", "val_loss"):
                 groups["loss"]["training" if name == "loss" else "validation"].append((record["step"], value))
