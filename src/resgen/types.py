@@ -114,11 +114,32 @@ class LatentDistribution(Protocol):
 
 
 @runtime_checkable
+class TokenDistribution(Protocol):
+    """A distribution over the masked codes themselves, independent over levels (Eq. 2)."""
+
+    def propose(
+        self, rows: Int[Tensor, " N"], uniform: Float[Tensor, "N D"], *, top_p: float, temperature: float
+    ) -> tuple[Int[Tensor, "N D"], Float[Tensor, "N D"]]:
+        """Draw codes at the flattened positions `rows` (index into B*L), and their log-probabilities.
+
+        Args:
+            rows: which positions to draw.
+            uniform: one number in [0, 1) per row and level.
+            top_p: mass of the nucleus of codes, in (0, 1].
+            temperature: divides the logits, above 0.
+
+        Returns:
+            Codes and log-probabilities; 0 at visible levels.
+        """
+        ...
+
+
+@runtime_checkable
 class Predictor(Protocol):
-    """What a sampler knows of a model: codes and what is visible in, a latent distribution out."""
+    """What a sampler knows of a model: codes and what is visible in, a distribution of what is masked out."""
 
     def __call__(
         self, codes: Int[Tensor, "B L D"], visible: Int[Tensor, "B L"], guidance_scale: float
-    ) -> LatentDistribution:
+    ) -> LatentDistribution | TokenDistribution:
         """One network evaluation; `guidance_scale` 0 runs the conditional pass only."""
         ...

@@ -52,16 +52,19 @@ def config_from_dict(cls: type[T], data: Mapping[str, Any], *, where: str = "") 
         raise ConfigError(f"{cls.__name__}: {error}") from error
 
 
-def flat_keys(cls: type, prefix: str = "") -> list[str]:
-    """Every dotted key that `--set` accepts for the dataclass `cls`."""
+def flat_keys(config: Any, prefix: str = "") -> list[str]:
+    """Every dotted key that `--set` accepts for a dataclass or an instance of one.
+
+    A field that may hold one of several dataclasses is followed into the one that the instance holds.
+    """
     keys = []
-    for name, kind in get_type_hints(cls).items():
-        if name not in {f.name for f in dataclasses.fields(cls)}:
-            continue
-        if dataclasses.is_dataclass(kind):
-            keys += flat_keys(cast(type, kind), f"{prefix}{name}.")
+    hints = get_type_hints(config if isinstance(config, type) else type(config))
+    for field in dataclasses.fields(config):
+        inner = hints[field.name] if isinstance(config, type) else getattr(config, field.name)
+        if dataclasses.is_dataclass(inner):
+            keys += flat_keys(inner, f"{prefix}{field.name}.")
         else:
-            keys.append(prefix + name)
+            keys.append(prefix + field.name)
     return keys
 
 
@@ -82,7 +85,7 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
 def replace_nested(config: T, overrides: Mapping[str, Any]) -> T:
     """A copy of the dataclass `config` with dotted keys replaced; nested mappings are accepted as well."""
     data = config_to_dict(config)
-    allowed = flat_keys(type(config))
+    allowed = flat_keys(config)
     for key, value in overrides.items():
         *path, last = key.split(".")
         node = data
@@ -96,7 +99,7 @@ def replace_nested(config: T, overrides: Mapping[str, Any]) -> T:
             _merge(node[last], value, key, allowed)
         else:
             node[last] = value
-    return config_from_dict(type(config), data)
+    return _rebuilt(config, data)
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
@@ -114,6 +117,20 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
         raise ConfigError(f"configuration file '{path}' must hold 'key: value' lines, not {type(data).__name__}")
     return data
+
+
+def _rebuilt(config: T, data: Mapping[str, Any], where: str = "") -> T:
+    """`data` as dataclasses of the types that `config` holds, field by field."""
+    values = dict(data)
+    for field in dataclasses.fields(cast(Any, config)):
+        inner = getattr(config, field.name)
+        if dataclasses.is_dataclass(inner):
+            if not isinstance(values[field.name], Mapping):
+                raise ConfigError(
+                    f"{where}{field.name} must be a mapping of keys to values, not {values[field.name]!r}"
+                )
+            values[field.name] = _rebuilt(inner, values[field.name], f"{where}{field.name}.")
+    return config_from_dict(type(config), values, where=where)
 
 
 def _merge(node: dict[str, Any], values: Mapping[str, Any], prefix: str, allowed: list[str]) -> None:

@@ -5,19 +5,23 @@ levels as a mixture of Gaussians (Sec. 3, App. A.1)."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from resgen.errors import ConfigError
+from resgen.errors import ConfigError, unknown
+from resgen.models.base import CodeModel
 from resgen.models.conditions import ClassCondition
 from resgen.models.heads import MixtureHead
+from resgen.models.token_head import TokenHead
 from resgen.nn.positions import rotary_angles, sincos_grid
 from resgen.nn.transformer import SharedModulation, Transformer
 from resgen.ops.guidance import guide
-from resgen.ops.residual import residual_decode, residual_suffix
 from resgen.types import CodeSpec
+
+HEADS = ("mixture", "residual", "tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +38,9 @@ class ResGenConfig:
         mean_rank: h, rank of the component means; None for full rank (images), 64 for speech.
         num_classes: classes of the condition; 0 for none.
         class_dropout: share of training samples without their class, for guidance.
+        head: what is predicted: `mixture`, the sum of the masked embeddings (Eq. 1); `residual`, the codes, each given
+            the sum of those above it (see `TokenHead`); `tokens`, the codes, each level on its own (Eq. 2).
+            `num_components` and `mean_rank` are of `mixture` only.
     """
 
     width: int = 1152
@@ -45,6 +52,7 @@ class ResGenConfig:
     mean_rank: int | None = None
     num_classes: int = 0
     class_dropout: float = 0.1
+    head: str = "mixture"
 
     def __post_init__(self) -> None:
         for name in ("width", "num_layers", "num_heads", "mlp_width", "condition_width", "num_components"):
@@ -58,6 +66,8 @@ class ResGenConfig:
             raise ConfigError(f"num_classes={self.num_classes} must not be negative")
         if not 0 <= self.class_dropout < 1:
             raise ConfigError(f"class_dropout={self.class_dropout} must lie in [0, 1)")
+        if self.head not in HEADS:
+            raise ConfigError(unknown("head", self.head, HEADS))
 
 
 def _preset(width: int, num_layers: int, num_heads: int, num_components: int) -> ResGenConfig:
@@ -79,26 +89,25 @@ PRESETS: dict[str, ResGenConfig] = {
 }
 
 
-class ResGen(nn.Module):
-    """The generator. It knows codes and codebooks, never the tokenizer or the modality they come from.
+def make_head(config: Any, spec: CodeSpec) -> MixtureHead | TokenHead:
+    """The head that `config.head` names, for a configuration with ResGen's fields."""
+    if config.head == "mixture":
+        return MixtureHead(
+            width=config.width, num_components=config.num_components, code_dim=spec.code_dim, rank=config.mean_rank
+        )
+    code_dim = spec.code_dim if config.head == "residual" else None
+    return TokenHead(config.width, spec.depth, spec.codebook_size, code_dim)
 
-    Buffers (all float32): `codebooks` `[D, V, H]`, the tokenizer's times `latent_scale` so that full sums have unit
-    standard
-    deviation; `level_std` `[D]`, the scaled `sigma_d` of confidence scoring.
-    """
 
-    codebooks: Tensor
-    level_std: Tensor
-    latent_scale: Tensor
+class ResGen(CodeModel):
+    """The generator. It knows codes and codebooks, never the tokenizer or the modality they come from."""
+
     positions: Tensor
+    head: MixtureHead | TokenHead
 
     def __init__(self, config: ResGenConfig, spec: CodeSpec) -> None:
-        super().__init__()
+        super().__init__(spec)
         self.config = config
-        self.spec = spec
-        self.register_buffer("codebooks", torch.zeros(spec.depth, spec.codebook_size, spec.code_dim))
-        self.register_buffer("level_std", torch.ones(spec.depth))
-        self.register_buffer("latent_scale", torch.ones(()))
         self.is_grid = len(spec.shape) == 2
         if self.is_grid:
             positions = sincos_grid((spec.shape[0], spec.shape[1]), config.width)
@@ -112,37 +121,12 @@ class ResGen(nn.Module):
         self.transformer = Transformer(
             width=config.width, num_layers=config.num_layers, num_heads=config.num_heads, mlp_width=config.mlp_width
         )
-        self.head = MixtureHead(
-            width=config.width, num_components=config.num_components, code_dim=spec.code_dim, rank=config.mean_rank
-        )
+        self.head = make_head(config, spec)
         nn.init.normal_(self.visible_embedding.weight, std=0.02)
-
-    @torch.no_grad()
-    def set_codebooks(
-        self, codebooks: Float[Tensor, "D V H"], variances: Float[Tensor, " D"], codes: Int[Tensor, "B L D"]
-    ) -> None:
-        """Take over a tokenizer's codebooks, scaled so that the full sums of `codes` have unit standard deviation.
-
-        Raises:
-            ConfigError: codebooks of another shape than the model's.
-        """
-        if codebooks.shape != self.codebooks.shape:
-            raise ConfigError(
-                f"codebooks of shape {tuple(codebooks.shape)} do not fit; "
-                f"the model takes {tuple(self.codebooks.shape)} (D, V, H)"
-            )
-        std = residual_decode(codes.to(codebooks.device), codebooks.float()).double().std().clamp(min=1e-8)
-        self.latent_scale.fill_(1 / std)
-        self.codebooks.copy_(codebooks * self.latent_scale)
-        self.level_std.copy_(variances.sqrt() * self.latent_scale)
-
-    def target(self, codes: Int[Tensor, "B L D"], visible: Int[Tensor, "B L"]) -> Float[Tensor, "B L H"]:
-        """`z_i`: the sum of the scaled embeddings of the masked levels."""
-        return residual_suffix(codes, self.codebooks, visible)
 
     def embed(self, codes: Int[Tensor, "B L D"], visible: Int[Tensor, "B L"]) -> Float[Tensor, "B L O"]:
         """Network input: the projected sum of the visible embeddings, how many are visible, and where."""
-        known = residual_decode(codes, self.codebooks, visible)
+        known = self.known(codes, visible)
         x = self.input(known.to(self.input.weight.dtype)) + self.visible_embedding(visible)
         return x + self.positions.to(x.dtype) if self.is_grid else x
 
@@ -180,14 +164,19 @@ class ResGenPredictor:
 
     def __call__(
         self, codes: Int[Tensor, "B L D"], visible: Int[Tensor, "B L"], guidance_scale: float
-    ) -> MixturePrediction:
+    ) -> MixturePrediction | TokenPrediction:
         """One evaluation; a scale of 0 runs the conditional branch only."""
-        x = self.model.embed(codes, visible)
+        model = self.model
+        x = model.embed(codes, visible)
         if guidance_scale == 0:
-            return MixturePrediction(self.model.head, self.model.hidden(x, self.conditional).flatten(0, 1))
-        both = self.model.hidden(torch.cat([x, x]), torch.cat([self.conditional, self.unconditional]))
-        conditional, unconditional = both.flatten(0, 1).chunk(2)
-        return MixturePrediction(self.model.head, guide(conditional, unconditional, guidance_scale))
+            hidden = model.hidden(x, self.conditional).flatten(0, 1)
+        else:
+            both = model.hidden(torch.cat([x, x]), torch.cat([self.conditional, self.unconditional]))
+            conditional, unconditional = both.flatten(0, 1).chunk(2)
+            hidden = guide(conditional, unconditional, guidance_scale)
+        if isinstance(model.head, TokenHead):
+            return TokenPrediction(model.head, hidden, visible.flatten(), model.codebooks)
+        return MixturePrediction(model.head, hidden)
 
 
 class MixturePrediction:
@@ -208,3 +197,27 @@ class MixturePrediction:
     ) -> Float[Tensor, "M H"]:
         """Draw the sum of the masked levels' embeddings at `rows`; see `types.LatentDistribution`."""
         return self.head.sample(self.hidden[rows], uniform, normal, top_p=top_p, temperature=temperature)
+
+
+class TokenPrediction:
+    """`types.TokenDistribution` of hidden states under a head for codes."""
+
+    def __init__(
+        self,
+        head: TokenHead,
+        hidden: Float[Tensor, "N O"],
+        visible: Int[Tensor, " N"],
+        codebooks: Float[Tensor, "D V H"],
+    ) -> None:
+        self.head = head
+        self.hidden = hidden
+        self.visible = visible
+        self.codebooks = codebooks
+
+    def propose(
+        self, rows: Int[Tensor, " M"], uniform: Float[Tensor, "M D"], *, top_p: float, temperature: float
+    ) -> tuple[Int[Tensor, "M D"], Float[Tensor, "M D"]]:
+        """Draw the masked codes at `rows`, and their log-probabilities; see `types.TokenDistribution`."""
+        return self.head.propose(
+            self.hidden[rows], self.visible[rows], uniform, self.codebooks, top_p=top_p, temperature=temperature
+        )

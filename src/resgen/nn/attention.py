@@ -1,4 +1,4 @@
-"""Bidirectional multi-head self-attention."""
+"""Multi-head self-attention, bidirectional or causal, and the keys and values it may keep between calls."""
 
 from __future__ import annotations
 
@@ -7,9 +7,50 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from resgen.errors import ConfigError
 from resgen.nn.positions import rotate
 
 MAX_PLAIN_LENGTH = 512
+
+
+class KeyValueCache:
+    """Keys and values of the positions that a causal layer has seen.
+
+    The buffers are allocated at the first write, for all positions, in the shape and type of what is written; from
+    then on they are written in place. `reset` forgets the positions and keeps the buffers.
+
+    Args:
+        capacity: positions that will be written at most.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.length = 0
+        self._keys: Tensor | None = None
+        self._values: Tensor | None = None
+
+    def reset(self) -> None:
+        """Forget all positions."""
+        self.length = 0
+
+    def append(
+        self, keys: Float[Tensor, "B heads S E"], values: Float[Tensor, "B heads S E"]
+    ) -> tuple[Float[Tensor, "B heads M E"], Float[Tensor, "B heads M E"]]:
+        """Write S new positions; returns those of all M positions so far, as views of the buffers.
+
+        Raises:
+            ConfigError: more positions than the capacity.
+        """
+        begin, end = self.length, self.length + keys.shape[2]
+        if end > self.capacity:
+            raise ConfigError(f"{end} positions do not fit into a cache for {self.capacity}")
+        if self._keys is None or self._values is None:
+            shape = (*keys.shape[:2], self.capacity, keys.shape[3])
+            self._keys, self._values = keys.new_empty(shape), values.new_empty(shape)
+        self._keys[:, :, begin:end] = keys
+        self._values[:, :, begin:end] = values
+        self.length = end
+        return self._keys[:, :, :end], self._values[:, :, :end]
 
 
 class Attention(nn.Module):
@@ -24,28 +65,55 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B L O"],
-        angles: Float[Tensor, "L h"] | None = None,
-        attn_mask: Bool[Tensor, "B 1 1 L"] | None = None,
+        angles: Float[Tensor, "S h"] | None = None,
+        attn_mask: Bool[Tensor, "B 1 1 S"] | None = None,
+        *,
+        causal: bool = False,
+        segment: int | None = None,
+        cache: KeyValueCache | None = None,
     ) -> Float[Tensor, "B L O"]:
-        """`attn_mask` is True where a position may be attended to."""
+        """Attention over all positions, or over those that the options leave.
+
+        Args:
+            x: all positions; with a cache only those that follow the positions in it.
+            angles: rotary angles of the positions of `x` (of one segment, if there are segments).
+            attn_mask: True where a position may be attended to.
+            causal: a position attends to itself and to earlier ones only.
+            segment: length of consecutive pieces of `x`, each a sequence of its own; all of `x` by default.
+            cache: keys and values of earlier positions; those of `x` are added. It is meant for causal attention.
+        """
+        shape = x.shape
+        if segment is not None:
+            x = x.reshape(-1, segment, shape[-1])
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         if angles is not None:
             q, k = rotate(q, angles), rotate(k, angles)
+        if cache is not None:
+            k, v = cache.append(k, v)
+        length, seen = q.shape[2], k.shape[2]
+        is_causal = causal and length == seen and attn_mask is None
+        if causal and not is_causal and length > 1:
+            earlier = torch.ones(length, seen, dtype=torch.bool, device=x.device).tril(seen - length)
+            attn_mask = earlier if attn_mask is None else attn_mask & earlier
         # The fused kernel's backward pass on CPUs takes 2 to 12 times as long as plain products at these lengths.
-        train_on_cpu = q.requires_grad and q.device.type == "cpu" and q.shape[2] <= MAX_PLAIN_LENGTH
+        train_on_cpu = q.requires_grad and q.device.type == "cpu" and length <= MAX_PLAIN_LENGTH
         attend = plain_attention if train_on_cpu else F.scaled_dot_product_attention
-        h = attend(q, k, v, attn_mask=attn_mask)
-        return self.out(h.transpose(1, 2).flatten(2))
+        h = attend(q, k, v, attn_mask=attn_mask, is_causal=is_causal)
+        return self.out(h.transpose(1, 2).flatten(2)).view(shape)
 
 
 def plain_attention(
     q: Float[Tensor, "B heads L E"],
     k: Float[Tensor, "B heads M E"],
     v: Float[Tensor, "B heads M E"],
-    attn_mask: Bool[Tensor, "B 1 1 M"] | None = None,
+    attn_mask: Bool[Tensor, "*mask M"] | None = None,
+    is_causal: bool = False,
 ) -> Float[Tensor, "B heads L E"]:
-    """Attention as two products and a float32 softmax."""
+    """Attention as two products and a float32 softmax; `is_causal` is for as many queries as keys."""
     scores = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).float()
     if attn_mask is not None:
         scores = scores.masked_fill(~attn_mask, -torch.inf)
+    if is_causal:
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+        scores = scores.masked_fill(later, -torch.inf)
     return scores.softmax(-1).to(v.dtype) @ v

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resgen.nn.attention import Attention
+from resgen.nn.attention import Attention, KeyValueCache
 
 
 def modulate(
@@ -46,11 +48,16 @@ class Block(nn.Module):
         self,
         x: Float[Tensor, "B L O"],
         modulation: Float[Tensor, "B 8 O"],
-        angles: Float[Tensor, "L h"] | None = None,
-        attn_mask: Bool[Tensor, "B 1 1 L"] | None = None,
+        angles: Float[Tensor, "S h"] | None = None,
+        attn_mask: Bool[Tensor, "B 1 1 S"] | None = None,
+        *,
+        causal: bool = False,
+        segment: int | None = None,
+        cache: KeyValueCache | None = None,
     ) -> Float[Tensor, "B L O"]:
         shift1, scale1, gate1, shift2, scale2, gate2 = (modulation[:, :6] + self.bias).unbind(1)
-        x = x + gate1[:, None] * self.attention(modulate(x, shift1, scale1), angles, attn_mask)
+        h = modulate(x, shift1, scale1)
+        x = x + gate1[:, None] * self.attention(h, angles, attn_mask, causal=causal, segment=segment, cache=cache)
         h = F.gelu(self.up(modulate(x, shift2, scale2)), approximate="tanh")
         return x + gate2[:, None] * self.down(h)
 
@@ -71,10 +78,20 @@ class Transformer(nn.Module):
         self,
         x: Float[Tensor, "B L O"],
         modulation: Float[Tensor, "B 8 O"],
-        angles: Float[Tensor, "L h"] | None = None,
-        attn_mask: Bool[Tensor, "B 1 1 L"] | None = None,
+        angles: Float[Tensor, "S h"] | None = None,
+        attn_mask: Bool[Tensor, "B 1 1 S"] | None = None,
+        *,
+        causal: bool = False,
+        segment: int | None = None,
+        caches: Sequence[KeyValueCache] | None = None,
     ) -> Float[Tensor, "B L O"]:
-        for block in self.blocks:
-            x = block(x, modulation, angles, attn_mask)
+        """All blocks; see `Attention` for the options. `caches` holds one cache per block, from `new_caches`."""
+        for i, block in enumerate(self.blocks):
+            cache = None if caches is None else caches[i]
+            x = block(x, modulation, angles, attn_mask, causal=causal, segment=segment, cache=cache)
         shift, scale = (modulation[:, 6:] + self.out_bias).unbind(1)
         return modulate(x, shift, scale)
+
+    def new_caches(self, capacity: int) -> list[KeyValueCache]:
+        """One empty cache per block, for at most `capacity` positions."""
+        return [KeyValueCache(capacity) for _ in self.blocks]

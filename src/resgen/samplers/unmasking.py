@@ -19,7 +19,7 @@ from resgen.ops.guidance import guidance_weights
 from resgen.ops.masking import SCHEDULES, num_masked, reveal
 from resgen.ops.random import generator
 from resgen.ops.residual import residual_encode
-from resgen.types import CodeSpec, Predictor
+from resgen.types import CodeSpec, Predictor, TokenDistribution
 
 UNMASKING = ("confidence", "random")
 
@@ -66,12 +66,12 @@ class Noise(NamedTuple):
     """All random numbers of a batch, for every step (T steps).
 
     Attributes:
-        component: uniform in [0, 1); chooses the mixture component.
-        latent: standard normal; the Gaussian within the component.
+        component: uniform in [0, 1); chooses the mixture component, or with `tokens` the code of every level.
+        latent: standard normal; the Gaussian within the component (without columns with `tokens`).
         choice: uniform in (0, 1); random unmasking, or Gumbel noise of confidence unmasking.
     """
 
-    component: Float[Tensor, "B T L"]
+    component: Float[Tensor, "B T L *D"]
     latent: Float[Tensor, "B T L H"]
     choice: Float[Tensor, "B T L D"]
 
@@ -97,11 +97,20 @@ class Samples(NamedTuple):
 StepCallback = Callable[[StepRecord, Tensor, Tensor], None]
 
 
-def draw_noise(seed: int, indices: Sequence[int], num_steps: int, spec: CodeSpec) -> Noise:
-    """Noise of the samples `indices` of a call: sample k's stream is derived from (seed, k) and nothing else."""
+def draw_noise(seed: int, indices: Sequence[int], num_steps: int, spec: CodeSpec, *, tokens: bool = False) -> Noise:
+    """Noise of the samples `indices` of a call: sample k's stream is derived from (seed, k) and nothing else.
+
+    Args:
+        seed: of all streams.
+        indices: numbers of the samples.
+        num_steps: T.
+        spec: shape of the codes.
+        tokens: for a predictor that gives a `TokenDistribution`.
+    """
     positions, tiny = spec.num_positions, torch.finfo(torch.float32).tiny
-    component = torch.empty(len(indices), num_steps, positions, dtype=torch.float64)
-    latent = torch.empty(len(indices), num_steps, positions, spec.code_dim)
+    shape = (len(indices), num_steps, positions)
+    component = torch.empty(*shape, *((spec.depth,) if tokens else ()), dtype=torch.float64)
+    latent = torch.empty(*shape, 0 if tokens else spec.code_dim)
     choice = torch.empty(len(indices), num_steps, positions, spec.depth)
     for row, index in enumerate(indices):
         stream = generator("sample", seed, index)
@@ -142,7 +151,7 @@ def sample_codes(
         raise ConfigError("codes and visible must be given together")
     if noise.component.shape[1] != config.num_steps:
         raise ConfigError(f"noise for {noise.component.shape[1]} steps does not fit num_steps={config.num_steps}")
-    batch, num_steps, positions = noise.component.shape
+    batch, num_steps, positions = noise.component.shape[:3]
     depth, device = codebooks.shape[0], codebooks.device
     levels = torch.arange(depth, device=device)
     if codes is None or visible is None:
@@ -160,23 +169,29 @@ def sample_codes(
         weight = weights[step] if config.guidance_scale else 0.0
         distribution = predict(codes, visible, weight)
         rows = (visible.flatten() < depth).nonzero().squeeze(1)
-        latents = distribution.sample(
-            rows,
-            noise.component[:, step].flatten()[rows],
-            noise.latent[:, step].flatten(0, 1)[rows],
-            top_p=config.top_p,
-            temperature=config.temperature,
-        )
         start = visible.flatten()[rows]
-        proposal = residual_encode(latents, codebooks, start)
+        uniform = noise.component[:, step].flatten(0, 1)[rows]
+        if isinstance(distribution, TokenDistribution):
+            drawn, log_prob = distribution.propose(rows, uniform, top_p=config.top_p, temperature=config.temperature)
+            confidence = log_prob.cumsum(dim=-1)  # visible levels count 0
+        else:
+            latents = distribution.sample(
+                rows,
+                uniform,
+                noise.latent[:, step].flatten(0, 1)[rows],
+                top_p=config.top_p,
+                temperature=config.temperature,
+            )
+            drawn, errors = residual_encode(latents, codebooks, start)
+            confidence = cumulative_confidence(errors, start, level_std)
         scores = noise.choice[:, step]
         if config.unmasking == "confidence":
-            confidence = torch.zeros(batch * positions, depth, device=device)
-            confidence[rows] = cumulative_confidence(proposal.errors, start, level_std)
+            everywhere = torch.zeros(batch * positions, depth, device=device)
+            everywhere[rows] = confidence.to(everywhere.dtype)
             gumbel = -torch.log(-torch.log(scores))
-            scores = confidence.view_as(scores) + config.choice_temperature * gumbel
+            scores = everywhere.view_as(scores) + config.choice_temperature * gumbel
         now_visible = reveal(scores, visible, num_reveal.to(device))
-        proposed = torch.zeros_like(codes).view(-1, depth).index_copy_(0, rows, proposal.codes).view_as(codes)
+        proposed = torch.zeros_like(codes).view(-1, depth).index_copy_(0, rows, drawn).view_as(codes)
         revealed = (levels >= visible[..., None]) & (levels < now_visible[..., None])
         codes, visible = torch.where(revealed, proposed, codes), now_visible
         done = sum(int(part.sum()) for part in plan[step + 1 :])

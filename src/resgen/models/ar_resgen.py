@@ -1,0 +1,194 @@
+"""AR-ResGen, the autoregressive variant of ResGen (Sec. 5.2.1): a causal transformer over positions, and for the levels
+of each an MLP with a head, which predicts the sum of the embeddings of the masked ones (the mixture) or those codes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resgen.errors import ConfigError, unknown
+from resgen.models.causal import CausalModel, CausalSteps, check_config
+from resgen.models.resgen import HEADS, MixturePrediction, TokenPrediction, make_head
+from resgen.models.token_head import TokenHead
+from resgen.nn.transformer import modulate
+from resgen.types import CodeSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class ARResGenConfig:
+    """Shape of the generator; the defaults are the paper's size (`xl`, 625M).
+
+    Attributes:
+        width: O.
+        num_layers: blocks of the transformer over positions.
+        num_heads: attention heads.
+        mlp_width: hidden width of each block's MLP.
+        condition_width: hidden width of the shared modulation MLP.
+        head_layers: residual MLP blocks between the transformer and the mixture head.
+        head_width: their hidden width.
+        num_components: K, components of the mixture.
+        mean_rank: h, rank of the component means; None for full rank (images).
+        num_classes: classes of the condition; 0 for none.
+        class_dropout: share of training samples without their class, for guidance.
+        head: `mixture` (the paper's), `residual` or `tokens`, as for ResGen.
+    """
+
+    width: int = 1152
+    num_layers: int = 28
+    num_heads: int = 16
+    mlp_width: int = 4608
+    condition_width: int = 4608
+    head_layers: int = 5
+    head_width: int = 4608
+    num_components: int = 1024
+    mean_rank: int | None = None
+    num_classes: int = 0
+    class_dropout: float = 0.1
+    head: str = "mixture"
+
+    def __post_init__(self) -> None:
+        sizes = "num_layers num_heads mlp_width condition_width head_layers head_width num_components".split()
+        check_config(self, ("width", *sizes))
+        if self.mean_rank is not None and self.mean_rank < 1:
+            raise ConfigError(f"mean_rank={self.mean_rank} must be at least 1, or null for full rank")
+        if self.head not in HEADS:
+            raise ConfigError(unknown("head", self.head, HEADS))
+
+
+def _preset(width: int, num_layers: int, num_heads: int, head_layers: int, num_components: int) -> ARResGenConfig:
+    return ARResGenConfig(
+        width=width,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        mlp_width=4 * width,
+        condition_width=4 * width,
+        head_layers=head_layers,
+        head_width=4 * width,
+        num_components=num_components,
+    )
+
+
+# Width and K of ResGen's preset of the same name; where three MLP blocks are added, two transformer blocks are left out
+# (they have the same number of parameters).
+PRESETS: dict[str, ARResGenConfig] = {
+    "tiny": _preset(192, 3, 6, 2, 64),
+    "small": _preset(384, 6, 6, 3, 256),
+    "base": _preset(768, 10, 12, 3, 1024),
+    "xl": _preset(1152, 28, 16, 5, 1024),
+}
+
+
+class ResidualMLP(nn.Module):
+    """Blocks `x + gate * mlp(modulate(x))` and the modulated output norm: `Transformer` without its attention.
+
+    The modulation is the MLP's part of the shared one, plus biases of the block.
+    """
+
+    def __init__(self, *, width: int, num_layers: int, mlp_width: int) -> None:
+        super().__init__()
+        self.biases = nn.Parameter(torch.zeros(num_layers, 3, width))
+        self.out_bias = nn.Parameter(torch.zeros(2, width))
+        self.up = nn.ModuleList(nn.Linear(width, mlp_width) for _ in range(num_layers))
+        self.down = nn.ModuleList(nn.Linear(mlp_width, width) for _ in range(num_layers))
+        for module in (*self.up, *self.down):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+
+    def forward(self, x: Float[Tensor, "B L O"], modulation: Float[Tensor, "B 8 O"]) -> Float[Tensor, "B L O"]:
+        for bias, up, down in zip(self.biases, self.up, self.down, strict=True):
+            shift, scale, gate = (modulation[:, 3:6] + bias).unbind(1)
+            x = x + gate[:, None] * down(F.gelu(up(modulate(x, shift, scale)), approximate="tanh"))
+        shift, scale = (modulation[:, 6:] + self.out_bias).unbind(1)
+        return modulate(x, shift, scale)
+
+
+@final
+class ARResGen(CausalModel):
+    """The generator. `CausalModel` describes the transformer over positions and the condition.
+
+    The MLP takes the place of RQ-Transformer's transformer over levels. Its input is the transformer's output, plus the
+    projected sum of the embeddings of the position's visible levels, plus a learned embedding of how many they are.
+
+    The paper states 625M parameters, neither width nor layers. `xl` is ResGen's `xl` (width 1152, 28 blocks, K = 1024)
+    with 5 residual MLP blocks of hidden width 4608.
+    """
+
+    config: ARResGenConfig
+
+    def __init__(self, config: ARResGenConfig, spec: CodeSpec) -> None:
+        super().__init__(config, spec)
+        self.known_input = nn.Linear(spec.code_dim, config.width)
+        self.visible_embedding = nn.Embedding(spec.depth + 1, config.width)
+        self.mlp = ResidualMLP(width=config.width, num_layers=config.head_layers, mlp_width=config.head_width)
+        self.head = make_head(config, spec)
+        nn.init.normal_(self.visible_embedding.weight, std=0.02)
+
+    def forward(
+        self, codes: Int[Tensor, "B L D"], visible: Int[Tensor, "B L"], class_ids: Int[Tensor, " B"]
+    ) -> Float[Tensor, "B L O"]:
+        """Hidden states that `head` turns into mixtures over the sum of each position's masked levels.
+
+        All levels of earlier positions are seen (teacher forcing), of its own only the visible ones. The first
+        positions of a grid or sequence may be given alone.
+        """
+        condition = self.condition(class_ids)
+        modulation = self.modulation(condition)
+        context = self.context(self.latents(codes[:, :-1]), condition, modulation)
+        return self.refine(context, self.known(codes, visible), visible, modulation)
+
+    def refine(
+        self,
+        context: Float[Tensor, "B L O"],
+        known: Float[Tensor, "B L H"],
+        visible: Int[Tensor, "B L"],
+        modulation: Float[Tensor, "B 8 O"],
+    ) -> Float[Tensor, "B L O"]:
+        """The MLP alone: from the context of positions and what is known of them to the head's input."""
+        x = context + self.known_input(known.to(self.known_input.weight.dtype)) + self.visible_embedding(visible)
+        return self.mlp(x, modulation)
+
+    def decoder(self, class_ids: Int[Tensor, " B"], *, cached: bool = True) -> ARResGenDecoder:
+        """This model under a condition, as the `LatentDecoder` that the autoregressive sampler takes.
+
+        Args:
+            class_ids: the condition.
+            cached: keep keys and values. Without, every position runs over all before it: slow, for checking.
+        """
+        return ARResGenDecoder(self, class_ids, cached)
+
+
+class ARResGenDecoder:
+    """`samplers.autoregressive.LatentDecoder` of an `ARResGen`."""
+
+    def __init__(self, model: ARResGen, class_ids: Int[Tensor, " B"], cached: bool) -> None:
+        self.model = model
+        self.steps = CausalSteps(model, class_ids, cached)
+
+    def begin(self, guided: bool) -> None:
+        """Start at the first position, with the unconditional branch if `guided`."""
+        self.steps.begin(guided)
+
+    def next_position(self, codes: Int[Tensor, "B S D"]) -> None:
+        """Go on to the position after `codes`, which are the S positions finished since the last call."""
+        self.context = self.steps.next_position(codes)
+
+    def predict(
+        self, codes: Int[Tensor, "B D"], visible: Int[Tensor, " B"], guidance_scale: float
+    ) -> MixturePrediction | TokenPrediction:
+        """The sum of the masked levels' embeddings at this position; runs the MLP only."""
+        known = self.model.known(codes[:, None], visible[:, None])
+        hidden = self.model.refine(
+            self.context,
+            self.steps.branches(known),
+            self.steps.branches(visible[:, None]),
+            self.steps.modulation,
+        )
+        guided = self.steps.guide(hidden[:, 0], guidance_scale)
+        if isinstance(self.model.head, TokenHead):
+            return TokenPrediction(self.model.head, guided, visible, self.model.codebooks)
+        return MixturePrediction(self.model.head, guided)

@@ -1,0 +1,158 @@
+"""What the autoregressive generators share: a causal transformer over positions, and its steps one by one (Sec. 5.2.1,
+after RQ-Transformer, arXiv:2203.01941)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor, nn
+
+from resgen.errors import ConfigError
+from resgen.models.base import CodeModel
+from resgen.models.conditions import ClassCondition
+from resgen.nn.attention import KeyValueCache
+from resgen.nn.positions import rotary_angles, sincos_grid
+from resgen.nn.transformer import SharedModulation, Transformer
+from resgen.ops.guidance import guide
+from resgen.ops.residual import residual_decode
+from resgen.types import CodeSpec
+
+
+def check_config(config: Any, sizes: Iterable[str]) -> None:
+    """Validate what the configs of the autoregressive generators have in common.
+
+    Raises:
+        ConfigError: one of the fields `sizes` is below 1, the heads do not divide the width, or the class settings are
+            out of range.
+    """
+    for name in sizes:
+        if getattr(config, name) < 1:
+            raise ConfigError(f"{name}={getattr(config, name)} must be at least 1")
+    if config.width % config.num_heads:
+        raise ConfigError(f"width={config.width} must be a multiple of num_heads={config.num_heads}")
+    if config.num_classes < 0:
+        raise ConfigError(f"num_classes={config.num_classes} must not be negative")
+    if not 0 <= config.class_dropout < 1:
+        raise ConfigError(f"class_dropout={config.class_dropout} must lie in [0, 1)")
+
+
+class CausalModel(CodeModel):
+    """Base of the autoregressive generators, abstract: a causal transformer over positions, in row-major order.
+
+    The input of position i is the projected sum of *all* embeddings of position i - 1, that of position 0 a learned
+    start vector plus the class embedding; to both the position is added (grids), or it turns queries and keys
+    (sequences), as in ResGen.
+
+    Deviation from RQ-Transformer: there the class is a token in front of the sequence. Here it modulates the layer
+    norms, as in ResGen, so that all kinds of generators are conditioned in the same way; it is added to the start
+    vector besides.
+    """
+
+    positions: Tensor
+
+    def __init__(self, config: Any, spec: CodeSpec) -> None:
+        super().__init__(spec)
+        self.config = config
+        self.is_grid = len(spec.shape) == 2
+        if self.is_grid:
+            positions = sincos_grid((spec.shape[0], spec.shape[1]), config.width)
+        else:
+            positions = rotary_angles(spec.num_positions, config.width // config.num_heads)
+        self.register_buffer("positions", positions, persistent=False)
+        self.input = nn.Linear(spec.code_dim, config.width)
+        self.start = nn.Parameter(torch.empty(config.width))
+        self.condition = ClassCondition(config.num_classes, config.width)
+        self.modulation = SharedModulation(config.width, config.condition_width)
+        self.transformer = Transformer(
+            width=config.width, num_layers=config.num_layers, num_heads=config.num_heads, mlp_width=config.mlp_width
+        )
+        nn.init.normal_(self.start, std=0.02)
+
+    def latents(self, codes: Int[Tensor, "B L D"]) -> Float[Tensor, "B L H"]:
+        """The sum of the scaled embeddings of all levels."""
+        return residual_decode(codes, self.codebooks)
+
+    def context(
+        self,
+        latents: Float[Tensor, "B S H"],
+        condition: Float[Tensor, "B O"],
+        modulation: Float[Tensor, "B 8 O"],
+        caches: Sequence[KeyValueCache] | None = None,
+    ) -> Float[Tensor, "B P O"]:
+        """What the positions before it say about a position: one vector per position.
+
+        Args:
+            latents: full sums of the embeddings of S positions: the first ones, or with caches those that follow the
+                ones given before.
+            condition: embedding of the class.
+            modulation: of all layers.
+            caches: keys and values of earlier calls, one cache per layer.
+
+        Returns:
+            Without caches, and in the first call with them, for the positions 0 to S (P = S + 1); in later calls for
+            the S positions that follow.
+        """
+        begin = caches[0].length if caches else 0
+        x = self.input(latents.to(self.input.weight.dtype))
+        if begin == 0:
+            x = torch.cat([(self.start + condition)[:, None], x], dim=1)
+        positions = self.positions[begin : begin + x.shape[1]]
+        angles = None if self.is_grid else positions
+        x = x + positions.to(x.dtype) if self.is_grid else x
+        return self.transformer(x, modulation, angles, causal=True, caches=caches)
+
+
+class CausalSteps:
+    """The causal transformer of a model under a condition, position by position; the common part of the decoders.
+
+    Both guidance branches run as one batch: conditional rows first.
+
+    Args:
+        model: whose transformer runs.
+        class_ids: the condition.
+        cached: keep keys and values. Without, every step runs over all positions so far: the plain reference.
+    """
+
+    def __init__(self, model: CausalModel, class_ids: Int[Tensor, " B"], cached: bool) -> None:
+        self.model = model
+        self.class_ids = class_ids
+        self.cached = cached
+        self.guided = False
+
+    def begin(self, guided: bool) -> None:
+        """Start at the first position, with the unconditional branch if `guided`."""
+        model, ids = self.model, self.class_ids
+        self.guided = guided
+        if guided:
+            ids = torch.cat([ids, torch.full_like(ids, model.condition.null_id)])
+        self.condition = model.condition(ids)
+        self.modulation = model.modulation(self.condition)
+        self.caches = model.transformer.new_caches(model.spec.num_positions) if self.cached else None
+        self.latents = model.codebooks.new_zeros(len(self.class_ids), 0, model.spec.code_dim)
+
+    def next_position(self, codes: Int[Tensor, "B S D"]) -> Float[Tensor, "C 1 O"]:
+        """The context of the position after `codes`, which are the S positions finished since the last call."""
+        latents = self.model.latents(codes)
+        if self.caches is None:
+            self.latents = latents = torch.cat([self.latents, latents], dim=1)
+        return self.model.context(self.branches(latents), self.condition, self.modulation, self.caches)[:, -1:]
+
+    def branches(self, x: Shaped[Tensor, "B ..."]) -> Shaped[Tensor, "C ..."]:
+        """One copy of `x` per branch (C = B, or 2B with guidance)."""
+        return torch.cat([x, x]) if self.guided else x
+
+    def guide(self, hidden: Float[Tensor, "C O"], guidance_scale: float) -> Float[Tensor, "B O"]:
+        """h = h_c + w (h_c - h_u).
+
+        Raises:
+            ConfigError: a scale other than 0 without the unconditional branch.
+        """
+        if not self.guided:
+            if guidance_scale:
+                raise ConfigError(f"guidance_scale={guidance_scale} but decoding was begun without guidance")
+            return hidden
+        conditional, unconditional = hidden.chunk(2)
+        return guide(conditional, unconditional, guidance_scale)

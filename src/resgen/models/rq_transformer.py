@@ -1,0 +1,194 @@
+"""RQ-Transformer, a counterpart of ResGen on the same codes (Sec. 5.2.1; arXiv:2203.01941): a causal transformer over
+positions and a small causal transformer over the levels of each, one code at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resgen.models.causal import CausalModel, CausalSteps, check_config
+from resgen.nn.transformer import Transformer
+from resgen.ops.mixture import at_least_float32
+from resgen.types import CodeSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class RQTransformerConfig:
+    """Shape of the generator; the defaults are the paper's size (`xl`, 626M).
+
+    Attributes:
+        width: O, of both transformers.
+        num_layers: blocks of the transformer over positions.
+        num_heads: attention heads, of both transformers.
+        mlp_width: hidden width of each block's MLP, of both transformers.
+        condition_width: hidden width of the shared modulation MLP.
+        depth_layers: blocks of the transformer over levels.
+        num_classes: classes of the condition; 0 for none.
+        class_dropout: share of training samples without their class, for guidance.
+    """
+
+    width: int = 1152
+    num_layers: int = 30
+    num_heads: int = 16
+    mlp_width: int = 4608
+    condition_width: int = 4608
+    depth_layers: int = 5
+    num_classes: int = 0
+    class_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_config(self, ("width", "num_layers", "num_heads", "mlp_width", "condition_width", "depth_layers"))
+
+
+def _preset(width: int, num_layers: int, num_heads: int, depth_layers: int) -> RQTransformerConfig:
+    return RQTransformerConfig(
+        width=width,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        mlp_width=4 * width,
+        condition_width=4 * width,
+        depth_layers=depth_layers,
+    )
+
+
+# With 16 levels of 1,024 codes of width 64 and 1,000 classes: 4.3M, 26M, 155M, 626M; ResGen's: 4.1M, 26M, 158M, 572M.
+# The classifiers of 16 levels weigh more than a mixture head in the small ones, so these are narrower or shallower.
+PRESETS: dict[str, RQTransformerConfig] = {
+    "tiny": _preset(144, 3, 6, 1),
+    "small": _preset(384, 6, 6, 2),
+    "base": _preset(768, 14, 12, 3),
+    "xl": _preset(1152, 30, 16, 5),
+}
+
+
+class LevelHeads(nn.Module):
+    """One linear map from the width to the logits of the codes for each level.
+
+    RQ-Transformer has one classifier for all levels, because its levels share a codebook. Here every level has a
+    codebook of its own, and so a classifier of its own; when sampling only one of them is multiplied at a time. The
+    products may run in bfloat16; logits are returned as float32.
+    """
+
+    def __init__(self, depth: int, codebook_size: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(depth, codebook_size, width))
+        self.bias = nn.Parameter(torch.zeros(depth, codebook_size))
+        nn.init.normal_(self.weight, std=0.02)
+
+    def forward(self, hidden: Float[Tensor, "B L D O"]) -> Float[Tensor, "B L D V"]:
+        """Logits of all levels."""
+        rows = hidden.flatten(0, 1).transpose(0, 1)
+        logits = torch.baddbmm(self.bias[:, None], rows, self.weight.transpose(1, 2))
+        return at_least_float32(logits).transpose(0, 1).unflatten(0, hidden.shape[:2])
+
+    def at_level(self, hidden: Float[Tensor, "*batch O"], level: int) -> Float[Tensor, "*batch V"]:
+        """Logits of one level."""
+        return at_least_float32(F.linear(hidden, self.weight[level], self.bias[level]))
+
+
+@final
+class RQTransformer(CausalModel):
+    """The generator. `CausalModel` describes the transformer over positions and the condition.
+
+    The transformer over levels has the spatial transformer's output as its input at level 0, and the projected sum of
+    the position's embeddings of the levels above at every other one, plus a learned embedding of the level. It is
+    modulated by the same vectors (plus its own biases per block) as the transformer over positions.
+
+    The paper states 626M parameters, neither width nor layers. `xl` has ResGen's width of 1152, 16 heads and MLPs of
+    4608, 30 blocks over positions and 5 over levels (the ratio of 6 to 1 of RQ-Transformer's own largest model): 626.0M
+    with 16 levels of 1,024 codes of width 64, on 8 x 8 positions and for 1,000 classes.
+    """
+
+    config: RQTransformerConfig
+
+    def __init__(self, config: RQTransformerConfig, spec: CodeSpec) -> None:
+        super().__init__(config, spec)
+        self.depth_input = nn.Linear(spec.code_dim, config.width)
+        self.level_embedding = nn.Parameter(torch.empty(spec.depth, config.width))
+        self.depth_transformer = Transformer(
+            width=config.width, num_layers=config.depth_layers, num_heads=config.num_heads, mlp_width=config.mlp_width
+        )
+        self.heads = LevelHeads(spec.depth, spec.codebook_size, config.width)
+        nn.init.normal_(self.level_embedding, std=0.02)
+
+    def forward(self, codes: Int[Tensor, "B L D"], class_ids: Int[Tensor, " B"]) -> Float[Tensor, "B L D V"]:
+        """Logits of every code given all before it: earlier positions, and coarser levels of its own (teacher forcing).
+
+        The first positions of a grid or sequence may be given alone.
+        """
+        return self.heads(self.hidden(codes, class_ids))
+
+    def hidden(self, codes: Int[Tensor, "B L D"], class_ids: Int[Tensor, " B"]) -> Float[Tensor, "B L D O"]:
+        """What `heads` turns into logits, for callers that take the levels one by one."""
+        condition = self.condition(class_ids)
+        modulation = self.modulation(condition)
+        sums = self.partial_sums(codes)
+        context = self.context(sums[:, :-1, -1], condition, modulation)
+        finer = self.depth_input(sums[:, :, :-1].to(self.depth_input.weight.dtype))
+        x = torch.cat([context[:, :, None], finer], dim=2) + self.level_embedding
+        # A sequence per position in one batch; as segments, all of a sample share one modulation.
+        h = self.depth_transformer(x.flatten(1, 2), modulation, causal=True, segment=self.spec.depth)
+        return h.unflatten(1, x.shape[1:3])
+
+    def partial_sums(self, codes: Int[Tensor, "B L D"]) -> Float[Tensor, "B L D H"]:
+        """Sums of the scaled embeddings of each position's levels up to and with every level."""
+        embedded = [F.embedding(codes[..., level], self.codebooks[level]) for level in range(self.spec.depth)]
+        return torch.stack(embedded, dim=2).cumsum(2)
+
+    def decoder(self, class_ids: Int[Tensor, " B"], *, cached: bool = True) -> RQTransformerDecoder:
+        """This model under a condition, as the `LevelDecoder` that the autoregressive sampler takes.
+
+        Args:
+            class_ids: the condition.
+            cached: keep keys and values. Without, every call runs over all that came before: slow, for checking.
+        """
+        return RQTransformerDecoder(self, class_ids, cached)
+
+
+class RQTransformerDecoder:
+    """`samplers.autoregressive.LevelDecoder` of an `RQTransformer`."""
+
+    def __init__(self, model: RQTransformer, class_ids: Int[Tensor, " B"], cached: bool) -> None:
+        self.model = model
+        self.steps = CausalSteps(model, class_ids, cached)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the codes are expected."""
+        return self.model.codebooks.device
+
+    def begin(self, guided: bool) -> None:
+        """Start at the first position, with the unconditional branch if `guided`."""
+        self.steps.begin(guided)
+        depth = self.model.spec.depth
+        self.caches = self.model.depth_transformer.new_caches(depth) if self.steps.cached else None
+
+    def next_position(self, codes: Int[Tensor, "B S D"]) -> None:
+        """Go on to the position after `codes`, which are the S positions finished since the last call."""
+        self.input = self.steps.next_position(codes)
+        self.known = self.model.codebooks.new_zeros(len(codes), self.model.spec.code_dim)
+        self.before = self.input[:, :0]
+        self.level = 0
+        for cache in self.caches or ():
+            cache.reset()
+
+    def next_level(self, codes: Int[Tensor, " B"] | None, guidance_scale: float) -> Float[Tensor, "B V"]:
+        """Logits of the next level of this position, given the codes of the level above (None at level 0)."""
+        model, level = self.model, self.level
+        x = self.input
+        if codes is not None:
+            self.known = self.known + F.embedding(codes, model.codebooks[level - 1])
+            x = model.depth_input(self.known.to(x.dtype))[:, None]
+            x = self.steps.branches(x)
+        x = x + model.level_embedding[level]
+        if self.caches is None:
+            self.before = x = torch.cat([self.before, x], dim=1)
+        h = model.depth_transformer(x, self.steps.modulation, causal=True, caches=self.caches)
+        self.level += 1
+        # The head is linear: guided hidden states are guided logits, for half of the products.
+        return model.heads.at_level(self.steps.guide(h[:, -1], guidance_scale), level)

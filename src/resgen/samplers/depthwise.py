@@ -1,0 +1,210 @@
+"""Sampling of MaskGIT, depth by depth: levels in order, and within a level the most confident positions first
+(Sec. 5.2.1, Table 1)."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from resgen.errors import ConfigError, unknown
+from resgen.ops.guidance import guidance_weights
+from resgen.ops.masking import SCHEDULES, reveal
+from resgen.ops.random import generator
+from resgen.ops.sampling import nucleus_choice
+from resgen.samplers.unmasking import Samples, StepCallback, StepRecord, reveal_plan
+from resgen.types import CodeSpec
+
+
+class LevelPredictor(Protocol):
+    """What this sampler knows of a model: codes, what is visible and a level in, logits of that level out."""
+
+    def __call__(
+        self, codes: Int[Tensor, "B L D"], visible: Int[Tensor, "B L"], level: int, guidance_scale: float
+    ) -> Float[Tensor, "B L V"]:
+        """One network evaluation; `guidance_scale` 0 runs the conditional pass only."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthwiseConfig:
+    """Settings of depth-by-depth sampling.
+
+    Attributes:
+        num_steps: network evaluations over all levels together, at most (steps that would reveal nothing are skipped);
+            at least the depth.
+        mask_schedule: gamma within a level, one of `ops.masking.SCHEDULES`.
+        level_decay: how the steps are spread over the levels, see `steps_per_level`; 1 is evenly, less gives more of
+            them to the coarse levels.
+        top_p: nucleus of the codes, in (0, 1].
+        temperature: divides the logits before the draw, > 0.
+        choice_temperature: scale of the Gumbel noise on confidence scores at the start of a level, >= 0, in nats; it
+            falls linearly to 0 within the level.
+        guidance_first: guidance weight of the first step.
+        guidance_scale: guidance weight of the last step, linear over all steps in between; 0 switches guidance off
+            altogether.
+    """
+
+    num_steps: int = 64
+    mask_schedule: str = "cosine"
+    level_decay: float = 1.0
+    top_p: float = 1.0
+    temperature: float = 1.0
+    choice_temperature: float = 4.5
+    guidance_first: float = 0.0
+    guidance_scale: float = 2.4
+
+    def __post_init__(self) -> None:
+        if self.num_steps < 1:
+            raise ConfigError(f"num_steps={self.num_steps} must be at least 1")
+        if self.mask_schedule not in SCHEDULES:
+            raise ConfigError(unknown("mask schedule", self.mask_schedule, SCHEDULES))
+        if not 0 < self.level_decay <= 1:
+            raise ConfigError(f"level_decay={self.level_decay} must lie in (0, 1]")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p={self.top_p} must lie in (0, 1]")
+        if not 0 < self.temperature < math.inf:
+            raise ConfigError(f"temperature={self.temperature} must be a number greater than 0")
+        for name in ("choice_temperature", "guidance_first", "guidance_scale"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name}={getattr(self, name)} must be a number of at least 0")
+
+
+class DepthwiseNoise(NamedTuple):
+    """All random numbers of a batch, for every step (T steps over all levels).
+
+    Attributes:
+        code: uniform in [0, 1), float64; chooses the code.
+        choice: uniform in (0, 1); Gumbel noise of the confidence.
+    """
+
+    code: Float[Tensor, "B T L"]
+    choice: Float[Tensor, "B T L"]
+
+
+def draw_noise(seed: int, indices: Sequence[int], num_steps: int, spec: CodeSpec) -> DepthwiseNoise:
+    """Noise of the samples `indices` of a call: sample k's stream is derived from (seed, k) and nothing else."""
+    code = torch.empty(len(indices), num_steps, spec.num_positions, dtype=torch.float64)
+    choice = torch.empty(len(indices), num_steps, spec.num_positions)
+    for row, index in enumerate(indices):
+        stream = generator("sample", seed, index)
+        code[row].uniform_(generator=stream)
+        choice[row].uniform_(generator=stream)
+    return DepthwiseNoise(code, choice.clamp_(min=torch.finfo(torch.float32).tiny))
+
+
+def steps_per_level(num_steps: int, depth: int, level_decay: float = 1.0) -> list[int]:
+    """Spread `num_steps` network evaluations over the levels, at least one each (**Default**; the paper is silent).
+
+    What remains after one step per level is shared in proportion to `level_decay ** level` and rounded to whole steps
+    by largest remainder; coarse levels come first among equals. 63 evenly shared steps at depth 16 are 4 for each level
+    but the last, which has 3.
+
+    Raises:
+        ConfigError: fewer steps than levels.
+    """
+    if num_steps < depth:
+        raise ConfigError(f"num_steps={num_steps} must be at least depth={depth}: every level takes one step or more")
+    weights = [level_decay**level for level in range(depth)]
+    shares = [(num_steps - depth) * weight / sum(weights) for weight in weights]
+    steps = [1 + math.floor(share) for share in shares]
+    by_remainder = sorted(range(depth), key=lambda level: math.floor(shares[level]) - shares[level])  # stable
+    for level in by_remainder[: num_steps - sum(steps)]:
+        steps[level] += 1
+    return steps
+
+
+@torch.inference_mode()
+def sample_codes(
+    predict: LevelPredictor,
+    spec: CodeSpec,
+    noise: DepthwiseNoise,
+    config: DepthwiseConfig,
+    *,
+    codes: Int[Tensor, "B L D"] | None = None,
+    visible: Int[Tensor, "B L"] | None = None,
+    callback: StepCallback | None = None,
+    device: torch.device | str | None = None,
+) -> Samples:
+    """Decode all levels of a batch, coarse to fine.
+
+    Each step draws a code at every masked position of the level, scores it by its log-probability (the model's own,
+    before temperature and nucleus) plus annealed Gumbel noise, and keeps the best; the others are drawn anew in the
+    next step. After step t of a level's T, `ceil(gamma(t/T) n)` of the n positions to decode there remain masked.
+
+    Args:
+        predict: one network evaluation. It sees at most `level + 1` levels of a position, also where a prompt holds
+            more: what it is trained on.
+        spec: shape of the codes.
+        noise: from `draw_noise`, for the same batch and `config.num_steps`.
+        codes: given codes; only the first `visible` levels of a position are read, and those are never altered.
+        visible: how many levels of each position are given (none by default).
+        callback: called after every evaluation with (record, codes, visible); masked levels of `codes` are 0.
+        device: where `predict` works; by default where `codes` or else the noise is.
+
+    Raises:
+        ConfigError: fewer steps than levels, only one of `codes` and `visible` is given, or the noise is made for
+            another number of steps.
+    """
+    if (codes is None) != (visible is None):
+        raise ConfigError("codes and visible must be given together")
+    level_steps = steps_per_level(config.num_steps, spec.depth, config.level_decay)
+    if noise.code.shape[1] != config.num_steps:
+        raise ConfigError(f"noise for {noise.code.shape[1]} steps does not fit num_steps={config.num_steps}")
+    batch, num_steps, positions = noise.code.shape
+    if device is None:
+        device = noise.code.device if codes is None else codes.device
+    levels = torch.arange(spec.depth, device=device)
+    if codes is None or visible is None:
+        codes = torch.zeros(batch, positions, spec.depth, dtype=torch.int64)
+        visible = torch.zeros(batch, positions, dtype=torch.int64)
+    codes, visible = codes.to(device), visible.to(device)
+    codes = torch.where(levels < visible[..., None], codes, 0)
+    noise = DepthwiseNoise(*(part.to(device) for part in noise))
+    weights = guidance_weights(num_steps, config.guidance_first, config.guidance_scale)
+    plans = level_plans(config.mask_schedule, level_steps, visible.cpu())
+    records: list[StepRecord] = []
+    total, step = int(visible.sum()), -1
+    for level, plan in enumerate(plans):
+        for level_step, num_reveal in enumerate(plan):
+            step += 1
+            if not num_reveal.any():  # reveals nothing, costs nothing
+                continue
+            started = time.perf_counter()
+            weight = weights[step] if config.guidance_scale else 0.0
+            shown = visible.clamp(max=level + 1)
+            logits = predict(torch.where(levels < shown[..., None], codes, 0), shown, level, weight)
+            rows = (visible.flatten() == level).nonzero().squeeze(1)
+            log_probs = logits.flatten(0, 1)[rows].float().log_softmax(-1)
+            uniform = noise.code[:, step].flatten()[rows]
+            drawn = nucleus_choice(log_probs / config.temperature, uniform, config.top_p)
+            confidence = torch.zeros(batch * positions, device=device)
+            confidence[rows] = log_probs.gather(1, drawn[:, None]).squeeze(1)
+            scale = config.choice_temperature * (1 - (level_step + 1) / len(plan))
+            scores = confidence.view(batch, positions) - scale * torch.log(-torch.log(noise.choice[:, step]))
+            known = (visible > level).long()
+            revealed = reveal(scores[..., None], known, num_reveal.to(device)) > known
+            proposed = torch.zeros_like(visible).flatten().index_copy_(0, rows, drawn).view_as(visible)
+            codes = torch.where(revealed[..., None] & (levels == level), proposed[..., None], codes)
+            visible = visible + revealed
+            done = int(num_reveal.sum())
+            total += done
+            records.append(StepRecord(step + 1, num_steps, weight, done, total, time.perf_counter() - started))
+            if callback is not None:
+                callback(records[-1], codes, visible)
+    return Samples(codes, records)
+
+
+def level_plans(
+    mask_schedule: str, level_steps: Sequence[int], visible: Int[Tensor, "B L"]
+) -> list[list[Int[Tensor, " B"]]]:
+    """How many positions each sample reveals in each step of each level, for `visible` given levels to begin with; a
+    position is decoded at the levels from its `visible` on. Known before the first step, so that no step waits for the
+    device."""
+    return [reveal_plan(mask_schedule, steps, (visible <= level).sum(1)) for level, steps in enumerate(level_steps)]
