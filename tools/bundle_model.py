@@ -1,4 +1,4 @@
-"""Put a trained pipeline into the package as a bundled model, with its model card.
+"""Put a trained pipeline or classifier into the package as a bundled model, with its model card.
 
 For example:
 
@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
+from torch import Tensor
 
 from resgen.checkpoints.format import (
     Component,
+    SavedComponent,
     load_folder,
     load_tensors,
     resolve_model,
@@ -22,7 +24,7 @@ from resgen.checkpoints.format import (
     write_text_atomic,
 )
 from resgen.config import config_from_dict, config_to_dict, parse_overrides, replace_nested
-from resgen.samplers.unmasking import SamplingConfig
+from resgen.kinds import KINDS
 
 ASSETS = Path(__file__).resolve().parent.parent / "src" / "resgen" / "assets"
 MAX_BYTES = 25_000_000
@@ -30,10 +32,10 @@ MAX_BYTES = 25_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """Copy a pipeline folder into the package; refuses one that is larger than 25 MB."""
+    """Copy a model folder into the package; refuses one that is larger than 25 MB."""
 
     model: Path
-    """Folder of the pipeline."""
+    """Folder of the pipeline or classifier."""
     name: str
     """Bundled name; begins with the data set's."""
     description: str
@@ -49,16 +51,26 @@ class Bundle:
         if size > MAX_BYTES:
             raise SystemExit(f"{self.model} has {size} bytes; at most {MAX_BYTES} are bundled")
         text = self.card.read_text(encoding="utf-8")
+        extra = {**folder.extra, "description": self.description}
+        if "sampling" in folder.extra:
+            kind = KINDS[folder.component("generator").type]
+            sampling = config_from_dict(kind.sampling, folder.extra["sampling"])
+            extra["sampling"] = config_to_dict(replace_nested(sampling, parse_overrides(self.sampling)))
         components = {
-            name: Component(type=part.type, config=part.config, tensors=load_tensors(part))
+            name: Component(type=part.type, config=part.config, tensors=_published(part))
             for name, part in folder.components.items()
         }
-        sampling = config_from_dict(SamplingConfig, folder.extra["sampling"])
-        sampling = replace_nested(sampling, parse_overrides(self.sampling))
-        extra = {**folder.extra, "sampling": config_to_dict(sampling), "description": self.description}
         save_folder(ASSETS / self.name, kind=folder.kind, components=components, extra=extra)
         write_text_atomic(ASSETS / self.name / "README.md", text)
         print(f"{ASSETS.name}/{self.name}: {size / 1e6:.1f} MB")
+
+
+def _published(part: SavedComponent) -> dict[str, Tensor]:
+    """A classifier's matrices in bfloat16, as those of the other parts already are; its norms as they are."""
+    tensors = load_tensors(part)
+    if part.type != "classifier":
+        return tensors
+    return {name: tensor.bfloat16() if tensor.ndim > 1 else tensor for name, tensor in tensors.items()}
 
 
 if __name__ == "__main__":

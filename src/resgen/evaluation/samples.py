@@ -1,4 +1,4 @@
-"""Measures of generated pictures: shares with their uncertainty, a Fréchet distance, nearest neighbours."""
+"""Measures of generated pictures: shares with their uncertainty, nearest neighbours."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from resgen.errors import DataError
-
-Z_95 = 1.959963984540054
+from resgen.evaluation.metrics import Z_95
 
 
 class Neighbours(NamedTuple):
@@ -38,35 +37,6 @@ def wilson_interval(successes: int, trials: int, z: float = Z_95) -> tuple[float
     centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
     return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def frechet_distance(first: Float[Tensor, "N F"], second: Float[Tensor, "M F2"]) -> float:
-    """Squared Fréchet distance of the Gaussians fitted to two sets of features, in float64.
-
-    |m1 - m2|^2 + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2). It is biased upwards for small sets: compare only distances of
-    equally many features, and only in the same feature space. (With Inception features it would be FID.)
-
-    Raises:
-        DataError: fewer than two rows, different widths, or numbers that are not finite.
-    """
-    if min(len(first), len(second)) < 2 or first.shape[1] != second.shape[1]:
-        raise DataError(f"features of shapes {tuple(first.shape)} and {tuple(second.shape)} cannot be compared")
-    mean1, covariance1 = _moments(first)
-    mean2, covariance2 = _moments(second)
-    values, vectors = torch.linalg.eigh(covariance1)
-    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    product = root @ covariance2 @ root
-    cross = torch.linalg.eigvalsh((product + product.T) / 2).clamp(min=0).sqrt().sum()
-    distance = (mean1 - mean2).square().sum() + covariance1.trace() + covariance2.trace() - 2 * cross
-    if not torch.isfinite(distance):
-        raise DataError("features hold numbers that are not finite")
-    return max(0.0, float(distance))
-
-
-def _moments(features: Tensor) -> tuple[Tensor, Tensor]:
-    rows = features.double().cpu()
-    centred = rows - rows.mean(0)
-    return rows.mean(0), centred.T @ centred / (len(rows) - 1)
 
 
 def nearest_neighbours(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from resgen.errors import DataError
-from resgen.evaluation.samples import frechet_distance, nearest_neighbours, wilson_interval
+from resgen.evaluation.samples import nearest_neighbours, wilson_interval
 
 
 def _stream() -> torch.Generator:
@@ -23,41 +23,6 @@ def test_wilson_interval_published_values() -> None:
 def test_wilson_interval_refuses(successes: int, trials: int) -> None:
     with pytest.raises(DataError, match="successes"):
         wilson_interval(successes, trials)
-
-
-def test_frechet_distance_of_known_gaussians() -> None:
-    base = torch.randn(4000, 5, generator=_stream(), dtype=torch.float64)
-    covariance = torch.cov(base.T)
-    white = (base - base.mean(0)) @ torch.linalg.inv(torch.linalg.cholesky(covariance)).T
-    scale = torch.tensor([1.0, 2.0, 0.5, 3.0, 0.0], dtype=torch.float64)
-    moved = white * scale + 2
-    # Diagonal covariances: sum of squared differences of means and of standard deviations.
-    expected = 5 * 4 + float((scale - 1).square().sum())
-    assert frechet_distance(white, moved) == pytest.approx(expected, rel=1e-9)
-    assert frechet_distance(moved, white) == pytest.approx(expected, rel=1e-6)
-    assert frechet_distance(white, white) == pytest.approx(0.0, abs=1e-9)
-
-
-def test_frechet_distance_of_covariances_that_do_not_commute() -> None:
-    scipy_linalg = pytest.importorskip("scipy.linalg")
-    first = torch.randn(300, 4, generator=_stream()) @ torch.tensor(
-        [[1.0, 2, 0, 0], [0, 1, 3, 0], [0, 0, 1, 0], [1, 0, 0, 1]]
-    )
-    second = torch.randn(200, 4, generator=_stream()) @ torch.tensor(
-        [[1.0, 0, 0, 2], [1, 1, 0, 0], [0, 2, 1, 0], [0, 0, 0, 1]]
-    )
-    s1, s2 = (torch.cov(x.double().T) for x in (first, second))
-    root = torch.from_numpy(scipy_linalg.sqrtm((s1 @ s2).numpy()).real)
-    gap = (first.double().mean(0) - second.double().mean(0)).square().sum()
-    expected = float(gap + s1.trace() + s2.trace() - 2 * root.trace())
-    assert frechet_distance(first, second) == pytest.approx(expected, rel=1e-6)
-
-
-def test_frechet_distance_refuses() -> None:
-    with pytest.raises(DataError, match="compared"):
-        frechet_distance(torch.zeros(1, 3), torch.zeros(5, 3))
-    with pytest.raises(DataError, match="compared"):
-        frechet_distance(torch.zeros(5, 2), torch.zeros(5, 3))
 
 
 @pytest.mark.parametrize("chunk_size", [1, 7, 1000])
