@@ -26,13 +26,13 @@ from resgen.checkpoints.format import (
 )
 from resgen.checkpoints.tensors import load_state, module_tensors, sha256_tensor
 from resgen.config import config_from_dict, config_to_dict
-from resgen.errors import CheckpointError
-from resgen.models.resgen import ResGen, ResGenConfig
-from resgen.samplers.unmasking import SamplingConfig
+from resgen.errors import CheckpointError, unknown
+from resgen.kinds import KINDS, AnySampling, build, kind_of
+from resgen.models.base import CodeModel
 from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from resgen.types import CodeSpec
 
-IMAGE_TOKENIZER, RESGEN = "image-tokenizer", "resgen"
+IMAGE_TOKENIZER = "image-tokenizer"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +40,8 @@ class Pipeline:
     """A loaded pipeline folder."""
 
     tokenizer: ImageTokenizer
-    generator: ResGen
-    sampling: SamplingConfig
+    generator: CodeModel
+    sampling: AnySampling
     class_names: tuple[str, ...]
     folder: Folder
 
@@ -76,9 +76,9 @@ def load_tokenizer(name_or_path: str | Path) -> tuple[ImageTokenizer, Folder]:
 def save_pipeline(
     path: str | Path,
     tokenizer: ImageTokenizer,
-    generator: ResGen,
+    generator: CodeModel,
     *,
-    sampling: SamplingConfig,
+    sampling: AnySampling,
     class_names: tuple[str, ...],
     history: Mapping[str, Any] | None = None,
 ) -> None:
@@ -90,7 +90,7 @@ def save_pipeline(
     }
     components = {
         "tokenizer": _tokenizer_component(tokenizer),
-        "generator": Component(type=RESGEN, config=config, tensors=_published(generator)),
+        "generator": Component(type=kind_of(generator.config).name, config=config, tensors=_published(generator)),
     }
     extra = {"sampling": config_to_dict(sampling), "class_names": list(class_names), "history": dict(history or {})}
     save_folder(path, kind="pipeline", components=components, extra=extra)
@@ -105,14 +105,12 @@ def load_pipeline(name_or_path: str | Path) -> Pipeline:
     folder = load_folder(resolve_model(name_or_path))
     tokenizer = _load_tokenizer(folder.component("tokenizer"))
     saved = folder.component("generator")
-    if saved.type != RESGEN:
-        raise CheckpointError(
-            f"'{folder.path}': generator type '{saved.type}' is not known; this version knows '{RESGEN}'"
-        )
-    generator = ResGen(
-        config_from_dict(ResGenConfig, _mapping(saved, "model"), where="generator.model."),
-        config_from_dict(CodeSpec, _mapping(saved, "spec"), where="generator.spec."),
-    )
+    if saved.type not in KINDS:
+        raise CheckpointError(f"'{folder.path}': {unknown('generator type', saved.type, KINDS)}")
+    kind = KINDS[saved.type]
+    config = config_from_dict(kind.config, _mapping(saved, "model"), where="generator.model.")
+    spec = config_from_dict(CodeSpec, _mapping(saved, "spec"), where="generator.spec.")
+    generator = build(config, spec)
     load_state(generator, load_tensors(saved), str(saved.path))
     check_belongs(tokenizer, generator.spec, saved.config.get("codebooks_sha256"), str(folder.path))
     class_names = folder.extra.get("class_names", [])
@@ -127,7 +125,7 @@ def load_pipeline(name_or_path: str | Path) -> Pipeline:
     return Pipeline(
         tokenizer=tokenizer,
         generator=generator.eval().requires_grad_(False),
-        sampling=config_from_dict(SamplingConfig, sampling, where="sampling."),
+        sampling=config_from_dict(kind.sampling, sampling, where="sampling."),
         class_names=tuple(str(name) for name in class_names),
         folder=folder,
     )

@@ -112,11 +112,15 @@ def positive(name: str, value: int) -> None:
         raise ConfigError(f"{name} {value} must be at least 1")
 
 
-def load_recipe(name: str, config: Path | None, overrides: Iterable[Iterable[str]]) -> Recipe:
-    """The recipe `name` with the values of a YAML file and, over those, of `--set` options."""
+def load_recipe(name: str, config: Path | None, overrides: Iterable[Iterable[str]], kind: str | None = None) -> Recipe:
+    """The recipe `name` for a kind of generator, with the values of a YAML file and, over those, of `--set` options."""
     from resgen.recipes import get_recipe
 
     recipe = get_recipe(name)
+    if kind is not None:
+        from resgen.training.recipe import with_kind
+
+        recipe = with_kind(recipe, kind)
     from_file = {str(k): v for k, v in load_yaml(config).items()} if config else {}
     if from_file:
         recipe = replace_nested(recipe, from_file)

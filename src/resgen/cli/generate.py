@@ -54,6 +54,8 @@ class GenerateImage:
     """Mass of the mixture components to draw from, in (0, 1]."""
     temperature: Annotated[float | None, option("T")] = None
     """Scale of the noise of the chosen component."""
+    top_k: Annotated[int | None, option("K")] = None
+    """Most likely codes to draw from (kind rq_transformer only)."""
     choice_temperature: Annotated[float | None, option("T")] = None
     """Randomness in the order in which tokens are revealed."""
     schedule: Annotated[str | None, option("NAME")] = None
@@ -127,6 +129,7 @@ class GenerateImage:
             "num_steps": self.steps,
             "guidance_scale": self.guidance_scale,
             "top_p": self.top_p,
+            "top_k": self.top_k,
             "temperature": self.temperature,
             "choice_temperature": self.choice_temperature,
             "mask_schedule": self.schedule,

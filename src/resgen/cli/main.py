@@ -11,9 +11,13 @@ import tyro
 
 import resgen
 from resgen.cli.bench import BenchDepth, BenchQuantizer, BenchSampler
+from resgen.cli.bench_speed import BenchSpeed
 from resgen.cli.common import message, os_error_line, table
+from resgen.cli.compare import Compare, Sweep
 from resgen.cli.demo import Demo
+from resgen.cli.doctor import Doctor
 from resgen.cli.encode import Encode
+from resgen.cli.evaluate import Evaluate
 from resgen.cli.generate import GenerateImage
 from resgen.cli.inspect import Inspect
 from resgen.cli.models import Models
@@ -30,11 +34,16 @@ COMMANDS: dict[str, type[Any]] = {
     "encode": Encode,
     "reconstruct": Reconstruct,
     "generate image": GenerateImage,
+    "evaluate": Evaluate,
+    "compare": Compare,
+    "sweep": Sweep,
+    "doctor": Doctor,
     "inspect": Inspect,
     "models": Models,
     "bench quantizer": BenchQuantizer,
     "bench depth": BenchDepth,
     "bench sampler": BenchSampler,
+    "bench speed": BenchSpeed,
 }
 
 EXAMPLES = """

@@ -60,6 +60,7 @@ class TrainGenerator:
 
         resgen train generator --recipe digits --tokenizer runs/digits-tokenizer/model --out runs/digits
         resgen train generator --recipe digits --tokenizer fashion-mnist-small --data codes/ --out runs/new
+        resgen train generator --kind rq_transformer --recipe digits --tokenizer runs/digits-tokenizer/model --out rq
     """
 
     recipe: str
@@ -68,6 +69,8 @@ class TrainGenerator:
     """Pictures, or a folder written by `resgen encode`; without it the recipe's own data."""
     tokenizer: Annotated[str, option("DIR")]
     """Folder of the trained tokenizer, or a bundled model's name."""
+    kind: Annotated[str | None, option("NAME")] = None
+    """resgen, mixture, direct, maskgit, rq_transformer or ar_resgen: another generator with as many parameters."""
     config: ConfigFile = None
     overrides: Overrides = ()
     max_minutes: Annotated[float | None, option("N")] = None
@@ -80,7 +83,7 @@ class TrainGenerator:
 
     def run(self) -> int:
         check_run(self.out, self.max_minutes)
-        recipe = load_recipe(self.recipe, self.config, self.overrides)
+        recipe = load_recipe(self.recipe, self.config, self.overrides, self.kind)
         from resgen.training.runs import train_generator
 
         return train(

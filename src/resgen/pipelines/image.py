@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 from PIL import Image
 from torch import Tensor
 
 from resgen.checkpoints.artefacts import Pipeline, load_pipeline, save_pipeline
 from resgen.errors import ConfigError, unknown
+from resgen.kinds import AnySampling, sample, sampling_with, without_guidance
 from resgen.ops.images import to_uint8
 from resgen.ops.precision import cast_parameters, choose_device, choose_dtype
-from resgen.samplers.unmasking import SamplingConfig, StepCallback, StepRecord, draw_noise, sample_codes
+from resgen.samplers.unmasking import StepCallback, StepRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,7 @@ class ImagePipeline:
         self.dtype = choose_dtype(dtype, self.device)
         self.tokenizer = cast_parameters(parts.tokenizer, self.dtype).to(self.device)
         self.generator = cast_parameters(parts.generator, self.dtype).to(self.device)
-        self.sampling: SamplingConfig = parts.sampling
+        self.sampling: AnySampling = parts.sampling
         self.class_names = parts.class_names
         self.history: dict[str, Any] = dict(parts.folder.extra.get("history", {}))
 
@@ -103,51 +104,33 @@ class ImagePipeline:
         class_ids: Sequence[int | str] | None = None,
         *,
         num: int = 1,
-        num_steps: int | None = None,
-        guidance_scale: float | None = None,
-        top_p: float | None = None,
-        temperature: float | None = None,
-        choice_temperature: float | None = None,
-        mask_schedule: str | None = None,
-        unmasking: str | None = None,
         seed: int = 0,
         batch_size: int = 64,
         codes: Int[Tensor, "B L D"] | None = None,
         visible: Int[Tensor, "B L"] | None = None,
         callback: StepCallback | None = None,
+        **settings: Any,
     ) -> ImageOutput:
         """Generate pictures; settings left out are the model's own (`sampling`).
 
         Args:
             class_ids: classes by number or name; by default every class once.
             num: pictures of each entry of `class_ids`, next to each other.
-            num_steps, guidance_scale, top_p, temperature, choice_temperature, mask_schedule, unmasking: see
-                `SamplingConfig`.
             seed: picture k draws from the stream (seed, k), so `batch_size` changes nothing but rounding.
             batch_size: pictures per network evaluation.
             codes: given codes, one array per picture; levels below `visible` are kept as they are.
             visible: how many levels of each position are given.
             callback: called after every network evaluation with (record, codes, visible) of the batch.
+            settings: `num_steps`, `guidance_scale`, `top_p`, `temperature`, ...: the fields of the sampling settings of
+                the model's kind, for ResGen those of `SamplingConfig`.
 
         Raises:
-            ConfigError: an unknown class or a setting out of range.
+            ConfigError: an unknown class, or a setting that is unknown or out of range.
         """
         if num < 1 or batch_size < 1:
             raise ConfigError(f"num={num} and batch_size={batch_size} must be at least 1")
         if seed < 0:
             raise ConfigError(f"seed={seed} must not be negative")
-        given: dict[str, Any] = {
-            "num_steps": num_steps,
-            "guidance_scale": guidance_scale,
-            "top_p": top_p,
-            "temperature": temperature,
-            "choice_temperature": choice_temperature,
-            "mask_schedule": mask_schedule,
-            "unmasking": unmasking,
-        }
-        config = replace(self.sampling, **{name: value for name, value in given.items() if value is not None})
-        if not self.num_classes:  # both passes would be the same
-            config = replace(config, guidance_first=0.0, guidance_scale=0.0)
         every = range(self.num_classes) if self.num_classes else [0]
         wanted = every if class_ids is None else [self.class_id(c) for c in class_ids]
         chosen = [c for c in wanted for _ in range(num)]
@@ -160,23 +143,48 @@ class ImagePipeline:
         records: list[StepRecord] = []
         finished: list[Tensor] = []
         images: list[Image.Image] = []
+        sampling = self.sampling_with(**settings)
         for begin in range(0, len(chosen), batch_size):
             part = slice(begin, begin + batch_size)
-            numbers = range(begin, min(begin + batch_size, len(chosen)))
-            samples = sample_codes(
-                self.generator.predictor(torch.tensor(chosen[part], device=self.device)),
-                self.generator.codebooks,
-                self.generator.level_std,
-                draw_noise(seed, numbers, config.num_steps, self.generator.spec),
-                config,
-                codes=None if codes is None else codes[part].to(self.device),
-                visible=None if visible is None else visible[part].to(self.device),
+            samples = sample(
+                self.generator,
+                torch.tensor(chosen[part], device=self.device),
+                seed=seed,
+                indices=range(begin, min(begin + batch_size, len(chosen))),
+                sampling=sampling,
+                given=None if codes is None or visible is None else (codes[part], visible[part]),
                 callback=callback,
             )
             records += samples.steps
             finished.append(samples.codes.cpu())
             images += self.decode(samples.codes)
         return ImageOutput(images=images, codes=torch.cat(finished), steps=records, class_ids=chosen)
+
+    def sampling_with(self, **settings: Any) -> AnySampling:
+        """The model's sampling settings with those given (not None) in their place.
+
+        Raises:
+            ConfigError: a setting that the model's kind does not have, or a value out of range.
+        """
+        sampling = sampling_with(self.sampling, settings)
+        # Without classes both passes would be the same.
+        return sampling if self.num_classes else without_guidance(sampling)
+
+    def generate_pixels(
+        self, class_ids: Sequence[int], *, first_index: int, seed: int, batch_size: int, sampling: AnySampling
+    ) -> UInt8[Tensor, "B C S S"]:
+        """Pictures of the classes, as numbers in 0..255; picture k draws from the stream (seed, first_index + k).
+
+        A long series can thus be generated in parts, in any order.
+        """
+        parts = []
+        for begin in range(0, len(class_ids), batch_size):
+            part = torch.tensor(class_ids[begin : begin + batch_size], device=self.device)
+            indices = range(first_index + begin, first_index + begin + len(part))
+            codes = sample(self.generator, part, seed=seed, indices=indices, sampling=sampling).codes
+            with torch.inference_mode():
+                parts.append(to_uint8(self.tokenizer.decode(codes)).cpu())
+        return torch.cat(parts)
 
     @torch.inference_mode()
     def decode(self, codes: Int[Tensor, "B L D"], num_levels: int | None = None) -> list[Image.Image]:

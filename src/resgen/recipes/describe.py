@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from resgen.config import config_to_dict
-from resgen.models.resgen import ResGen
+from resgen.kinds import build
 from resgen.tokenizers.image import ImageTokenizer
 from resgen.training.recipe import Recipe
 
@@ -17,7 +17,7 @@ def describe_recipe(recipe: Recipe) -> dict[str, Any]:
     """Configuration and parameters by part of a recipe's models, counted on the meta device: no memory is allocated."""
     with torch.device("meta"):
         tokenizer = ImageTokenizer(recipe.tokenizer)
-        generator = ResGen(recipe.generator, recipe.tokenizer.spec)
+        generator = build(recipe.generator, recipe.tokenizer.spec)
     return {
         "recipe": recipe.name,
         "codes": config_to_dict(recipe.tokenizer.spec),

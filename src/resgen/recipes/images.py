@@ -13,6 +13,7 @@ from resgen.training.recipe import DataConfig, Recipe
 from resgen.training.tokenizer_task import TokenizerLossConfig
 from resgen.training.trainer import TrainerConfig
 
+_RESIDUAL = GeneratorLossConfig(level_decay=0.7)
 _MSE_ONLY = TokenizerLossConfig(perceptual_weight=0.0, adversarial_weight=0.0, flip=False)
 
 
@@ -24,6 +25,7 @@ def _generator(width: int, num_layers: int, num_components: int) -> ResGenConfig
         mlp_width=4 * width,
         condition_width=width,
         num_components=num_components,
+        head="residual",
     )
 
 
@@ -46,6 +48,7 @@ def digits() -> Recipe:
             num_steps=1000, batch_size=128, learning_rate=2e-3, betas=(0.9, 0.99), decay_fraction=0.4, ema_decay=0.0
         ),
         generator=_generator(128, 4, 64),
+        generator_loss=_RESIDUAL,
         generator_training=TrainerConfig(
             num_steps=1500,
             batch_size=128,
@@ -59,9 +62,8 @@ def digits() -> Recipe:
             num_steps=16,
             mask_schedule="power",
             top_p=0.95,
-            temperature=0.4,
-            choice_temperature=30.0,
-            guidance_scale=4.0,
+            choice_temperature=1.0,
+            guidance_scale=2.0,
         ),
     )
 
@@ -85,6 +87,7 @@ def fashion_mnist() -> Recipe:
             num_steps=3500, batch_size=128, learning_rate=1e-3, betas=(0.9, 0.99), decay_fraction=0.4, ema_decay=0.0
         ),
         generator=_generator(320, 6, 128),
+        generator_loss=_RESIDUAL,
         generator_training=TrainerConfig(
             num_steps=9000,
             batch_size=128,
@@ -103,9 +106,8 @@ def fashion_mnist() -> Recipe:
             num_steps=16,
             mask_schedule="power",
             top_p=0.95,
-            temperature=0.6,
-            choice_temperature=40.0,
-            guidance_scale=4.0,
+            choice_temperature=1.0,
+            guidance_scale=2.0,
         ),
     )
 
@@ -130,6 +132,7 @@ def cifar10() -> Recipe:
             num_steps=4000, batch_size=128, learning_rate=1e-3, betas=(0.9, 0.99), decay_fraction=0.4, ema_decay=0.0
         ),
         generator=_generator(288, 6, 128),
+        generator_loss=_RESIDUAL,
         generator_training=TrainerConfig(
             num_steps=12000,
             batch_size=128,
@@ -147,9 +150,8 @@ def cifar10() -> Recipe:
             num_steps=24,
             mask_schedule="power",
             top_p=0.95,
-            temperature=0.6,
-            choice_temperature=40.0,
-            guidance_scale=6.0,
+            choice_temperature=1.0,
+            guidance_scale=3.0,
         ),
     )
 
@@ -173,7 +175,8 @@ def imagenette64() -> Recipe:
         tokenizer_training=TrainerConfig(
             num_steps=20_000, batch_size=64, learning_rate=5e-4, betas=(0.5, 0.9), decay_fraction=0.3, ema_decay=0.0
         ),
-        generator=PRESETS["small"],
+        generator=replace(PRESETS["small"], head="residual"),
+        generator_loss=_RESIDUAL,
         generator_training=TrainerConfig(
             num_steps=40_000,
             batch_size=64,
@@ -183,7 +186,9 @@ def imagenette64() -> Recipe:
             decay_fraction=0.5,
             ema_decay=0.999,
         ),
-        sampling=SamplingConfig(num_steps=28, mask_schedule="power", temperature=0.8, guidance_scale=2.4),
+        sampling=SamplingConfig(
+            num_steps=28, mask_schedule="power", top_p=0.95, choice_temperature=1.0, guidance_scale=2.4
+        ),
     )
 
 

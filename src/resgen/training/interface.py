@@ -40,6 +40,7 @@ class TrainerConfig:
         log_every: steps between lines of the log.
         validate_every: steps between validations; 0 validates at the end only.
         sample_every: steps between sample pictures; 0 draws them at the end only.
+        evaluate_every: steps between evaluations of generated samples, if the task has a way to take them; 0 for none.
         checkpoint_every: steps between checkpoints; 0 writes one at the end only.
         keep_last: checkpoints kept, besides the best.
         seed: of all random streams.
@@ -62,6 +63,7 @@ class TrainerConfig:
     log_every: int = 50
     validate_every: int = 500
     sample_every: int = 500
+    evaluate_every: int = 0
     checkpoint_every: int = 500
     keep_last: int = 3
     seed: int = 0
@@ -70,7 +72,10 @@ class TrainerConfig:
         for name in ("num_steps", "batch_size", "accumulate", "log_every", "keep_last"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("warmup_steps", "validate_every", "sample_every", "checkpoint_every", "weight_decay", "clip_norm"):
+        for name in ("warmup_steps", "validate_every", "sample_every", "evaluate_every", "checkpoint_every"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name}={getattr(self, name)} must be 0 or more")
+        for name in ("weight_decay", "clip_norm"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name}={getattr(self, name)} must be 0 or more")
         if not 0 < self.learning_rate < math.inf:
@@ -94,8 +99,9 @@ class TrainerConfig:
 class Task(Protocol):
     """What is trained: data, modules and losses. The trainer knows nothing else of it.
 
-    Generators are on the CPU whatever the device, so that every device gets the same numbers. A task may also have a
-    method `compile()`, called once before training if the configuration says so.
+    Generators are on the CPU whatever the device, so that every device gets the same numbers. A task may also have
+    `compile()`, called once before training if the configuration says so, and `evaluate(module)`, metrics of generated
+    samples with the averaged weights in place, called every `evaluate_every` steps.
     """
 
     name: str

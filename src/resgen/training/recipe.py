@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from resgen.errors import ConfigError
+from resgen.kinds import AnySampling, ModelConfig, get_kind, kind_of, matched_config
 from resgen.models.resgen import ResGenConfig
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.tokenizers.image import ImageTokenizerConfig
@@ -36,7 +38,29 @@ class Recipe:
     tokenizer: ImageTokenizerConfig = field(default_factory=ImageTokenizerConfig)
     tokenizer_loss: TokenizerLossConfig = field(default_factory=TokenizerLossConfig)
     tokenizer_training: TrainerConfig = field(default_factory=TrainerConfig)
-    generator: ResGenConfig = field(default_factory=ResGenConfig)
+    generator: ModelConfig = field(default_factory=ResGenConfig)
     generator_loss: GeneratorLossConfig = field(default_factory=GeneratorLossConfig)
     generator_training: TrainerConfig = field(default_factory=TrainerConfig)
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    sampling: AnySampling = field(default_factory=SamplingConfig)
+
+
+def with_kind(recipe: Recipe, kind: str) -> Recipe:
+    """The recipe for another kind of generator: as many parameters, the same training, the kind's own sampling.
+
+    Raises:
+        ConfigError: there is no such kind, or the recipe's generator is not a ResGen.
+    """
+    if get_kind(kind).name == kind_of(recipe.generator).name:
+        return recipe
+    if not isinstance(recipe.generator, ResGenConfig) or not isinstance(recipe.sampling, SamplingConfig):
+        raise ConfigError(f"recipe '{recipe.name}' is already of another kind; give --kind to one of ResGen")
+    generator = matched_config(recipe.generator, recipe.tokenizer.spec, kind)
+    guidance = recipe.sampling.guidance_scale
+    sampling: AnySampling = get_kind(kind).sampling(guidance_scale=guidance)
+    if kind == "mixture":  # its confidences are sums of squares, its temperature scales Gaussian noise
+        sampling = replace(recipe.sampling, temperature=0.6, choice_temperature=40.0)
+    elif kind in ("direct", "resgen"):  # confidences are log-probabilities, the temperature divides logits
+        sampling = replace(recipe.sampling, temperature=1.0, choice_temperature=1.0)
+    decay = recipe.generator_loss.level_decay if kind == "resgen" else 1.0  # Eq. 2 weighs all tokens alike
+    loss = replace(recipe.generator_loss, level_decay=decay)
+    return replace(recipe, generator=generator, generator_loss=loss, sampling=sampling)

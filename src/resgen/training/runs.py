@@ -19,8 +19,8 @@ from resgen.data.codes import CodeCache, open_codes, write_codes
 from resgen.data.images import ImageSource, available_splits, open_images
 from resgen.data.store import PictureStore
 from resgen.errors import DataError, ResGenError
+from resgen.kinds import build, kind_of
 from resgen.losses.perceptual import PerceptualLoss, VGGPerceptualLoss
-from resgen.models.resgen import ResGen
 from resgen.ops.images import from_uint8
 from resgen.ops.precision import choose_device
 from resgen.ops.random import seeded
@@ -125,7 +125,7 @@ def train_generator(
     model_config = replace(recipe.generator, num_classes=num_classes)
     tokenizer_history = folder.extra.get("history", {})
     with seeded(recipe.generator_training.seed, "generator"):
-        model = ResGen(model_config, loaded.spec)
+        model = build(model_config, loaded.spec)
     task = GeneratorTask(
         model,
         recipe.generator_loss,
@@ -137,6 +137,7 @@ def train_generator(
     )
     config = {
         "stage": "generator",
+        "kind": kind_of(model_config).name,
         "recipe": recipe.name,
         "data": {
             "sha256": train.data_fingerprint,

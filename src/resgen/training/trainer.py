@@ -244,6 +244,8 @@ class Trainer:
             if config.validate_every and self._step % config.validate_every == 0:
                 self._log.write("validation", self._step, self._validate())
                 better = self._note_best(self._validate())
+            if config.evaluate_every and self._step % config.evaluate_every == 0:
+                self._evaluate()
             if config.sample_every and self._step % config.sample_every == 0:
                 self._sample()
             if better or (config.checkpoint_every and self._step % config.checkpoint_every == 0):
@@ -395,6 +397,17 @@ class Trainer:
         with self._evaluation(), writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self.task.sample(path)
+
+    def _evaluate(self) -> None:
+        """Metrics of generated samples into the log, where the task has them."""
+        evaluate = getattr(self.task, "evaluate", None)
+        if not self._main or not callable(evaluate):
+            return
+        with self._evaluation() as module, autocast(self.precision, self.device):
+            metrics = {name: float(value) for name, value in evaluate(module).items()}
+        if metrics:
+            self._log.write("evaluation", self._step, metrics)
+            self._log.message(f"step {self._step}  " + "  ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
 
     def _save(self) -> None:
         """Write a checkpoint of this step, once; nothing is saved after a loss that is not finite."""

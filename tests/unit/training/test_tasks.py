@@ -22,8 +22,9 @@ from resgen.ops.random import generator
 from resgen.quantizers import QuantizerConfig
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
-from resgen.training.generator_task import VALIDATION_PROGRESS, GeneratorLossConfig, GeneratorTask
+from resgen.training.generator_task import GeneratorLossConfig, GeneratorTask
 from resgen.training.interface import TrainerConfig
+from resgen.training.objectives import VALIDATION_PROGRESS
 from resgen.training.tokenizer_task import TokenizerLossConfig, TokenizerTask
 from resgen.training.trainer import Trainer
 
@@ -294,7 +295,8 @@ def test_the_exact_likelihood_never_exceeds_the_bound(generator_task: GeneratorT
         masked = num_masked("circle", torch.full((32,), progress), model.spec.num_tokens)
         visible = sample_visible(masked, model.spec.num_positions, model.spec.depth, generator(1))
         with torch.no_grad():
-            hidden, target = generator_task._masked_rows(codes, visible, labels)
+            hidden, true, start = generator_task.objective._masked_rows(codes, visible, labels)
+            target = model.target(true, start)
             assert len(target) == int((visible < 2).sum())
             bound = model.head.bound(hidden, target).total
             exact = -model.head.log_prob(hidden, target)
@@ -307,13 +309,13 @@ def test_the_training_loss_is_the_bound_per_masked_token(generator_task: Generat
     name, loss, _ = next(generator_task.losses(torch.arange(8), 0, 0, generator(4)))
     assert name == "generator"
     codes, labels = generator_task.train.batch(torch.arange(8))
+    class_ids = model.condition.drop(labels, 0.1, stream)
     progress = torch.rand(8, generator=stream, dtype=torch.float64)
     masked = num_masked("circle", progress, 18)
     visible = sample_visible(masked, 9, 2, stream)
-    class_ids = model.condition.drop(labels, 0.1, stream)
     with torch.no_grad():
-        hidden, target = generator_task._masked_rows(codes, visible, class_ids)
-        expected = model.head.bound(hidden, target).total.sum() / masked.sum()
+        hidden, true, start = generator_task.objective._masked_rows(codes, visible, class_ids)
+        expected = model.head.bound(hidden, model.target(true, start)).total.sum() / masked.sum()
     assert float(loss.detach()) == pytest.approx(float(expected), rel=1e-5)
 
 
@@ -336,6 +338,7 @@ def test_a_generator_task_takes_over_the_codebooks(generator_task: GeneratorTask
     [
         ({"mask_schedule": "circl"}, "did you mean 'circle'"),
         ({"smoothing": 1.0}, "smoothing=1.0"),
+        ({"level_decay": 0.0}, "level_decay=0.0"),
         ({"validation_samples": 0}, "validation_samples=0"),
     ],
 )

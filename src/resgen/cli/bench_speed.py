@@ -1,0 +1,193 @@
+"""`resgen bench speed`: seconds, network passes and memory of every kind of generator at the same shape."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from resgen.cli.common import Json, check_out_file, flatten, option, plain, report, table
+from resgen.errors import ConfigError
+
+QUIET_SECONDS = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchSpeed:
+    """Seconds per image, passes and memory of all kinds with random weights, as ratios to ResGen and to bare products.
+
+    For example:
+
+        resgen bench speed --shape paper --depths 16 --out speed.json
+        resgen bench speed --shape paper --kinds resgen rq_transformer --batch-sizes 1,4,16,64 --no-memory
+        resgen bench speed --shape small --depths 1,4,8,16 --kinds resgen,rq_transformer,ar_resgen --iterations 2
+
+    Lists may be separated by blanks or commas. Everything runs in turns in one process; seconds are medians, ratios
+    are medians of ratios within a repetition. Nothing else should run on the machine.
+    """
+
+    shape: Annotated[str, option("NAME")] = "paper"
+    """Networks and codes: paper (xl, 8 x 8 positions, 1024 codes), base, small or tiny."""
+    kinds: Annotated[tuple[str, ...], option("NAME ...")] = ()
+    """Kinds of generator; all of them if left out."""
+    depths: Annotated[tuple[str, ...], option("N ...")] = ("16",)
+    """Numbers of residual levels."""
+    batch_sizes: Annotated[tuple[str, ...], option("N ...")] = ("1",)
+    """Images at a time; several show from which one on an autoregressive kind makes more images a second."""
+    iterations: Annotated[tuple[str, ...], option("N ...")] = ("1", "2", "4", "8")
+    """Unmasking iterations per position of ar_resgen; those above a depth are left out there."""
+    steps: Annotated[int | None, option("N")] = None
+    """Evaluations of the kinds that take a number of them, instead of the shape's (63 at paper, 16 at tiny)."""
+    guidance: bool = True
+    """Run both branches in every evaluation, as with guidance."""
+    dtype: Annotated[str, option("NAME")] = "auto"
+    """float32, bfloat16 or auto: what the machine is fast in."""
+    repetitions: Annotated[int, option("N")] = 3
+    """Timed runs of everything, after a first one that is not counted."""
+    memory: bool = True
+    """Measure peak memory, too; on the CPU every figure takes a process of its own."""
+    memory_gb: Annotated[float, option("GB")] = 8.0
+    """What the largest batch is to fit into, in 10^9 bytes."""
+    device: Annotated[str, option("NAME")] = "auto"
+    """cpu, cuda, cuda:1 or auto: a GPU if there is one."""
+    out: Annotated[Path | None, option("FILE.json")] = None
+    """Where to write the full report."""
+    as_json: Json = False
+
+    def run(self) -> None:
+        if self.out is not None:
+            check_out_file(self.out, (".json",))
+        numbers = {
+            "depths": integers("--depths", self.depths),
+            "batch_sizes": integers("--batch-sizes", self.batch_sizes),
+            "iterations": integers("--iterations", self.iterations),
+        }
+        from resgen.evaluation.speed import bench_speed
+        from resgen.kinds import KINDS
+
+        with _progress() as advance:
+            found = bench_speed(
+                shape=self.shape,
+                kinds=words(self.kinds) or tuple(KINDS),
+                **numbers,
+                num_steps=self.steps,
+                guidance=self.guidance,
+                repetitions=self.repetitions,
+                memory=self.memory,
+                memory_gb=self.memory_gb,
+                dtype=self.dtype,
+                device=self.device,
+                report_progress=advance,
+            )
+        text = speed_text(found)
+        if self.out is not None:
+            from resgen.checkpoints.format import write_json_atomic
+
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            write_json_atomic(self.out, plain(found))
+            text += f"\n\nwritten to {self.out}"
+        report(found, as_json=self.as_json, text=text)
+
+
+def words(values: Sequence[str]) -> tuple[str, ...]:
+    """Words given with blanks or commas between them."""
+    return tuple(flatten(value.replace(",", " ").split() for value in values))
+
+
+def integers(name: str, values: Sequence[str]) -> tuple[int, ...]:
+    """Whole numbers given with blanks or commas between them.
+
+    Raises:
+        ConfigError: something else is among them.
+    """
+    try:
+        return tuple(int(word) for word in words(values))
+    except ValueError as error:
+        raise ConfigError(f"{name} {' '.join(values)} must be whole numbers, as in {name} 1,4,16") from error
+
+
+def speed_text(found: Mapping[str, Any]) -> str:
+    """The report for a reader: a table, the crossovers, what is counted."""
+    rows, settings = found["rows"], found["settings"]
+    others = [name for name in ("resgen", "rq_transformer") if any(name in row["over"] for row in rows)]
+    with_memory = any("memory" in row for row in rows)
+    heading = ["kind", "depth", "batch", "M param.", "steps", "passes", "s/image", "images/s"]
+    heading += [f"/{name}" for name in others] + ["/products", "/shallowest"]
+    heading += ["MB work", "MB in all", f"batch in {settings['memory_gb']:g} GB"] if with_memory else []
+    lines: list[list[object]] = [heading]
+    for row in rows:
+        line = [row["label"], row["depth"], row["batch_size"], f"{row['parameters'] / 1e6:.1f}", row["steps"]]
+        line.append(" + ".join(f"{count:g}" for count in row["passes"].values()))
+        line += [f"{row['seconds_per_image']:.4g}", f"{row['images_per_second']:.4g}"]
+        line += [_times(row["over"].get(name)) for name in (*others, "products", "shallowest")]
+        if with_memory:
+            memory = row["memory"]
+            most = memory["largest_batch"]
+            line += [f"{memory[name] / 1e6:.0f}" for name in ("extra_bytes", "total_bytes")]
+            line.append("?" if most is None else most)
+        lines.append(line)
+    parts = [table(lines)]
+    parts += [_crossover_line(cross) for cross in found["crossover"]]
+    parts.append(
+        f"{settings['device']}, {settings['threads']} threads, {settings['dtype']}, guidance "
+        f"{'on' if settings['guidance_scale'] else 'off'}, {settings['repetitions']} repetitions, load "
+        f"{settings['load']}, torch {settings['torch']}"
+    )
+    return "\n\n".join([*parts, found["counted"]])
+
+
+def _times(ratio: Mapping[str, float] | None) -> str:
+    return "-" if ratio is None else f"{ratio['median']:.3g}"
+
+
+def _crossover_line(cross: Mapping[str, Any]) -> str:
+    what = f"{cross['label']} at depth {cross['depth']}"
+    if cross["faster_from_batch"] is None:
+        return f"{what} makes fewer images a second than resgen up to batch {cross['slower_up_to_batch']}"
+    up_to = cross["slower_up_to_batch"]
+    below = "" if up_to is None else f" (up to {up_to} resgen does)"
+    return f"{what} makes more images a second than resgen from batch {cross['faster_from_batch']}{below}"
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[float, float, str], None]]:
+    """A bar with the time left on standard error, if that is a terminal, once the work takes over two seconds."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    tasks: dict[str, Any] = {}
+    progress = Progress(*columns, console=console, disable=not console.is_terminal, speed_estimate_period=3600.0)
+
+    def advance(done: float, total: float, title: str) -> None:
+        if title not in tasks:
+            tasks[title] = progress.add_task(title, total=total)
+        progress.update(tasks[title], completed=done, total=total)
+
+    later = threading.Timer(QUIET_SECONDS, progress.start)
+    later.daemon = True
+    later.start()
+    try:
+        yield advance
+    finally:
+        later.cancel()
+        later.join()
+        progress.stop()

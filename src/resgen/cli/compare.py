@@ -1,0 +1,171 @@
+"""`resgen compare` and `resgen sweep`: kinds of generator, and sampling settings, measured against each other."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import UseAppendAction
+
+from resgen.cli.common import (
+    ConfigFile,
+    Json,
+    Overrides,
+    check_out_dir,
+    flatten,
+    load_recipe,
+    message,
+    option,
+    positive,
+    report,
+)
+from resgen.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare:
+    """Train kinds of generator on the same codes for the same time and the same steps, and evaluate all alike.
+
+    Interrupted, the same command with --resume goes on where it stopped; nothing finished is computed again. The report
+    is in report.md, with report.csv, report.json and pictures. For example:
+
+        resgen compare --recipe fashion_mnist --tokenizer fashion-mnist-small --data data/fashion_mnist \\
+            --kinds resgen direct maskgit rq_transformer --seeds 3 --max-minutes-per-model 10 --out runs/comparison
+    """
+
+    recipe: str
+    """Name of the recipe; the other kinds get as many parameters as its generator."""
+    tokenizer: Annotated[str, option("DIR")]
+    """Folder of the tokenizer whose codes all share, or a bundled model's name."""
+    data: Annotated[str, option("PATH")]
+    """Pictures: class folders, parquet, or 'digits'."""
+    kinds: Annotated[tuple[str, ...], option("NAME ...")] = ()
+    """resgen, mixture, direct, maskgit, rq_transformer, ar_resgen; all of them if left out."""
+    seeds: Annotated[int, option("N")] = 3
+    """Trainings of each kind, with seeds 0 to N - 1."""
+    max_minutes_per_model: Annotated[float, option("M")] = 10.0
+    """Time of each training."""
+    num_samples: Annotated[int, option("N")] = 5000
+    """Pictures of each evaluation, with and without guidance."""
+    search_samples: Annotated[int, option("N")] = 1000
+    """Pictures of each try of the search for sampling settings, and of the curves."""
+    depths: Annotated[tuple[int, ...], option("N ...")] = ()
+    """Also train ResGen on the first N levels, for each of these."""
+    equal_steps_seeds: Annotated[int, option("N")] = 1
+    """For how many seeds every kind is trained once more, for as many steps as the slowest kind took."""
+    extractor: Annotated[str | None, option("NAME_OR_FILE")] = None
+    """Whose features are compared; the bundled classifier of the same classes if left out."""
+    jobs: Annotated[int, option("N")] = 1
+    """Trainings at one time, each on its share of the processor's cores."""
+    config: ConfigFile = None
+    overrides: Overrides = ()
+    out: Annotated[Path, option("DIR")]
+    """Folder of the comparison."""
+    resume: bool = False
+    """Go on with the comparison in --out."""
+    as_json: Json = False
+
+    def run(self) -> None:
+        check_out_dir(self.out)
+        positive("--seeds", self.seeds)
+        recipe = load_recipe(self.recipe, self.config, self.overrides)
+        from resgen.experiments.compare import Comparison, Study, compare
+        from resgen.experiments.report import write_comparison
+        from resgen.kinds import KINDS
+
+        settings = Comparison(
+            tokenizer=self.tokenizer,
+            data=self.data,
+            kinds=self.kinds or tuple(KINDS),
+            seeds=tuple(range(self.seeds)),
+            max_minutes=self.max_minutes_per_model,
+            num_samples=self.num_samples,
+            search_samples=self.search_samples,
+            depths=self.depths,
+            equal_steps_seeds=min(self.equal_steps_seeds, self.seeds),
+            extractor=self.extractor,
+            jobs=self.jobs,
+        )
+        study = Study(self.out, recipe, settings, resume=self.resume)
+        compare(study, message)
+        files = write_comparison(study, shlex.join(["resgen", *sys.argv[1:]]))
+        report({"files": files}, as_json=self.as_json, text=files[0].read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Measure a model under every combination of sampling settings: a table, best first, and a heat map.
+
+    For example:
+
+        resgen sweep --model fashion-mnist-small --data data/fashion --grid steps=8,16 top_p=0.9,1 --out sweep
+        resgen sweep --model runs/a/model --data data/ --grid top_p=0.9,1 choice_temperature=1,4 --store --out sweep
+    """
+
+    model: Annotated[str, option("DIR_OR_NAME")]
+    """Folder of a pipeline, or a bundled name."""
+    data: Annotated[str, option("PATH")]
+    """Pictures that the samples are compared with (the training split)."""
+    grid: Annotated[tuple[tuple[str, ...], ...], UseAppendAction, option("SETTING=VALUES ...")] = ()
+    """Settings and their values, separated by commas: steps=8,16,32 schedule=circle,power."""
+    num_samples: Annotated[int, option("N")] = 1000
+    """Pictures of each combination."""
+    seed: int = 1000
+    """Of the samples; evaluate with another one."""
+    extractor: Annotated[str | None, option("NAME_OR_FILE")] = None
+    """Whose features are compared; the bundled classifier of the same classes if left out."""
+    store: bool = False
+    """Make the best settings the model's own."""
+    resize: bool = False
+    """Cut out and resize pictures of another size, instead of refusing them."""
+    out: Annotated[Path, option("DIR")]
+    """Folder for sweep.md and sweep.png."""
+    as_json: Json = False
+
+    def run(self) -> None:
+        check_out_dir(self.out)
+        positive("--num-samples", self.num_samples)
+        from resgen.checkpoints.format import list_bundled
+        from resgen.experiments.judge import Judge
+        from resgen.experiments.sweep import (
+            SweepRow,
+            parse_grid,
+            store_settings,
+            sweep,
+            sweep_markdown,
+            write_sweep,
+        )
+        from resgen.kinds import sampling_with
+        from resgen.pipelines.image import ImagePipeline
+
+        if self.store and self.model in list_bundled():
+            raise ConfigError(
+                f"--store: '{self.model}' is bundled with the package; copy it to a folder of yours first"
+            )
+        pipe = ImagePipeline.from_pretrained(self.model)
+        grid = parse_grid(flatten(self.grid), pipe.sampling)
+        judge = Judge(
+            self.data,
+            image_size=pipe.tokenizer.config.image_size,
+            channels=pipe.tokenizer.config.channels,
+            extractor=self.extractor,
+            cache_dir=self.out / "evaluation-cache",
+            resize=self.resize,
+            device=str(pipe.device),
+        )
+
+        def done(number: int, total: int, row: SweepRow) -> None:
+            settings = " ".join(f"{name}={value}" for name, value in row.settings.items())
+            left = row.score.seconds * (total - number)
+            message(f"{number}/{total}  {settings}  {judge.metric} {row.score.distance:.3f}  about {left:.0f} s left")
+
+        rows = sweep(pipe, judge, grid, num_samples=self.num_samples, seed=self.seed, report=done)
+        write_sweep(self.out, rows, grid, metric=judge.metric, model=self.model, num=self.num_samples, seed=self.seed)
+        if self.store:
+            store_settings(self.model, sampling_with(pipe.sampling, dict(rows[0].settings)))
+        document: dict[str, Any] = {"metric": judge.metric, "rows": rows, "stored": self.store, "out": self.out}
+        text = sweep_markdown(rows, judge.metric, self.model, self.num_samples, self.seed)
+        report(document, as_json=self.as_json, text=text)

@@ -1,0 +1,104 @@
+"""The bare matrix products of a network: which ones a run needs, and how long they take with nothing in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+# Functions that multiply matrices, by the name they have whichever module they are called from; the operand whose last
+# dimension is summed over is the first or, where a third one is added, the second.
+FIRST_OPERAND = {
+    "linear": 0,
+    "mm": 0,
+    "bmm": 0,
+    "matmul": 0,
+    "__matmul__": 0,
+    "grouped_mm": 0,
+    "_grouped_mm": 0,
+    "addmm": 1,
+    "baddbmm": 1,
+}
+
+Pool = dict[tuple[tuple[int, ...], torch.dtype, torch.device], Tensor]
+
+
+class BareProducts:
+    """The products of a run with the matrices of a network, to be run again one after the other.
+
+    What is counted: every product of an activation with a parameter (linear layers, the rows of a head's matrix that
+    sampling needs, products grouped by component), each as often as it ran, on the same weights in the same order, with
+    the bias where the call has one. Activations are noise of the same shape and type. What is not: attention between
+    positions, quantization against the codebooks, norms, gelu, softmax, drawing, copies, products with a gathered copy
+    of a parameter (only odd widths need those).
+
+    Attributes:
+        calls: the products, in order.
+        multiply_adds: of all of them together.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[Callable[[], object]] = []
+        self.multiply_adds = 0
+
+    @torch.inference_mode()
+    def __call__(self) -> None:
+        for call in self.calls:
+            call()
+
+
+def record_products(network: nn.Module, run: Callable[[], object], pool: Pool | None = None) -> BareProducts:
+    """The products with parameters of `network` while `run` runs.
+
+    Args:
+        network: whose parameters count.
+        run: called once.
+        pool: activations by shape, to be shared between recordings.
+    """
+    found = BareProducts()
+    with _Recorder(network, found, {} if pool is None else pool):
+        run()
+    return found
+
+
+class _Recorder(TorchFunctionMode):
+    def __init__(self, network: nn.Module, found: BareProducts, pool: Pool) -> None:
+        super().__init__()
+        self.weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+        self.found = found
+        self.pool = pool
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = function(*args, **kwargs)
+        first = FIRST_OPERAND.get(getattr(function, "__name__", ""))
+        if first is not None and any(self._is_weight(value) for value in args) and result.numel():
+            values = [self._stand_in(value) for value in args]
+            named = {name: self._stand_in(value) for name, value in kwargs.items()}
+            self.found.calls.append(partial(function, *values, **named))
+            self.found.multiply_adds += result.numel() * args[first].shape[-1]
+        return result
+
+    def _is_weight(self, value: object) -> bool:
+        """A parameter's matrix or a view of one; biases are none."""
+        return isinstance(value, Tensor) and value.ndim > 1 and self._is_parameter(value)
+
+    def _is_parameter(self, value: Tensor) -> bool:
+        return value.untyped_storage().data_ptr() in self.weights
+
+    def _stand_in(self, value: Any) -> Any:
+        """Noise in place of an activation, which is not kept: all of a run together would fill the memory."""
+        if not isinstance(value, Tensor) or not value.is_floating_point() or self._is_parameter(value):
+            return value
+        key = (tuple(value.shape), value.dtype, value.device)
+        if key not in self.pool:
+            stream = torch.Generator(value.device).manual_seed(0)
+            noise = torch.empty(value.shape, dtype=value.dtype, device=value.device)
+            self.pool[key] = noise.normal_(generator=stream)
+        return self.pool[key]

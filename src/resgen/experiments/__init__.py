@@ -1,0 +1,1 @@
+"""Whole studies: comparisons, sweeps, the health of a run."""

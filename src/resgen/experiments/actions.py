@@ -1,0 +1,186 @@
+"""The parts of a comparison: a training, a search for settings, an evaluation, each in a process of its own.
+
+Arguments and results are plain values (and a recipe), so that they travel between processes and into JSON files.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from resgen.checkpoints.artefacts import load_tokenizer
+from resgen.checkpoints.format import load_folder
+from resgen.config import config_from_dict, config_to_dict
+from resgen.evaluation.report import write_report
+from resgen.experiments.judge import Judge
+from resgen.experiments.sweep import find_settings
+from resgen.kinds import count_parameters, get_kind, without_guidance
+from resgen.pipelines.image import ImagePipeline
+from resgen.training.recipe import Recipe, with_kind
+from resgen.training.runs import train_generator
+
+SEARCH_SEED, FINAL_SEED = 1000, 2000
+
+
+def kind_of_run(run: str) -> str:
+    """The kind in the name of a run."""
+    return run.split("-")[0]
+
+
+def start_worker(free: Any, threads: int) -> None:
+    """Give the worker cores of its own: threads of several trainings on the same core wait for each other."""
+    torch.set_num_threads(threads)
+    cores = free.get()
+    if cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
+
+
+def do(action: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    actions: dict[str, Callable[..., dict[str, Any]]] = {
+        "_train": _train,
+        "_search": _search,
+        "_evaluate": _evaluate,
+        "_score": _score,
+    }
+    return actions[action](**arguments)
+
+
+def _train(
+    out: str,
+    data: str,
+    recipe: Recipe,
+    kind: str,
+    seed: int,
+    run: str,
+    depth: int,
+    max_minutes: float | None,
+    num_steps: int | None,
+) -> dict[str, Any]:
+    """Train one model, or go on with it."""
+    folder = Path(out) / "runs" / run
+    spec = load_tokenizer(Path(out) / "tokenizers" / str(depth))[0].spec
+    recipe = replace(
+        recipe, tokenizer=replace(recipe.tokenizer, quantizer=replace(recipe.tokenizer.quantizer, depth=depth))
+    )
+    recipe = with_kind(recipe, kind)
+    training = replace(recipe.generator_training, seed=seed)
+    if num_steps is not None:
+        training = replace(training, num_steps=num_steps)
+    if not (folder / "model" / "config.json").exists():
+        train_generator(
+            replace(recipe, generator_training=training),
+            data=str(Path(out) / "codes" / str(depth)),
+            tokenizer=Path(out) / "tokenizers" / str(depth),
+            out=folder,
+            max_minutes=max_minutes,
+            resume=folder.exists(),
+        )
+    history = load_folder(folder / "model").extra["history"]["generator"]
+    return {
+        "kind": kind,
+        "seed": seed,
+        "depth": depth,
+        "steps": history["steps"],
+        "seconds": history["seconds"],
+        "val_loss": history["metrics"]["val_loss"],
+        "parameters": count_parameters(recipe.generator, spec),
+    }
+
+
+def open_judge(out: str, data: str, recipe: Recipe, extractor: str | None) -> Judge:
+    return Judge(
+        data,
+        image_size=recipe.tokenizer.image_size,
+        channels=recipe.tokenizer.channels,
+        extractor=extractor,
+        cache_dir=Path(out) / "evaluation-cache",
+        resize=recipe.data.resize,
+    )
+
+
+def _search(
+    out: str, data: str, recipe: Recipe, kind: str, run: str, num_samples: int, extractor: str | None
+) -> dict[str, Any]:
+    """Find sampling settings for a kind."""
+    pipe = ImagePipeline.from_pretrained(Path(out) / "runs" / run / "model")
+    judge = open_judge(out, data, recipe, extractor)
+    sampling, tries = find_settings(pipe, judge, kind, num_samples=num_samples, seed=SEARCH_SEED)
+    return {
+        "kind": kind,
+        "metric": judge.metric,
+        "num_samples": num_samples,
+        "sampling": config_to_dict(sampling),
+        "tries": [{**row.settings, **config_to_dict(row.score)} for row in tries],
+    }
+
+
+def _evaluate(
+    out: str,
+    data: str,
+    recipe: Recipe,
+    run: str,
+    extractor: str | None,
+    num_samples: int,
+    sampling: dict[str, Any],
+) -> dict[str, Any]:
+    """The full evaluation of one trained model."""
+    pipe, settings = _open(out, run, sampling)
+    judge = open_judge(out, data, recipe, extractor)
+    report = judge.report(
+        Path(out) / "runs" / run / "model", pipe, settings, num_samples=num_samples, seeds=(FINAL_SEED,), name=run
+    )
+    path = Path(out) / "evaluations" / f"{run}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_report(report, path)
+    return {"run": run, "report": path.name}
+
+
+def _score(
+    out: str,
+    data: str,
+    recipe: Recipe,
+    run: str,
+    extractor: str | None,
+    num_samples: int,
+    sampling: dict[str, Any],
+) -> dict[str, Any]:
+    """One point of a curve, guided and unguided."""
+    pipe, settings = _open(out, run, sampling)
+    judge = open_judge(out, data, recipe, extractor)
+    found = {
+        name: config_to_dict(judge.score_pipeline(pipe, chosen, num_samples=num_samples, seed=FINAL_SEED))
+        for name, chosen in (("guided", settings), ("unguided", without_guidance(settings)))
+    }
+    return {"run": run, "num_steps": sampling.get("num_steps"), **found}
+
+
+def _open(out: str, run: str, sampling: dict[str, Any]) -> tuple[ImagePipeline, Any]:
+    pipe = ImagePipeline.from_pretrained(Path(out) / "runs" / run / "model")
+    return pipe, config_from_dict(get_kind(kind_of_run(run)).sampling, sampling, where="sampling.")
+
+
+def timing(models: Mapping[str, str], sampling: Mapping[str, dict[str, Any]], repetitions: int = 3) -> dict[str, Any]:
+    """Seconds per guided picture, one at a time and 64 at a time; repetitions of the kinds take turns."""
+    pipes = {
+        kind: (
+            ImagePipeline.from_pretrained(model),
+            config_from_dict(get_kind(kind).sampling, sampling[kind], where="sampling."),
+        )
+        for kind, model in models.items()
+    }
+    found: dict[str, dict[str, list[float]]] = {kind: {"1": [], "64": []} for kind in models}
+    for repetition in range(repetitions + 1):
+        for kind, (pipe, settings) in pipes.items():
+            for batch in (1, 64):
+                class_ids = [index % max(pipe.num_classes, 1) for index in range(batch)]
+                begin = time.perf_counter()
+                pipe.generate_pixels(class_ids, first_index=0, seed=0, batch_size=batch, sampling=settings)
+                if repetition:  # the first one warms up
+                    found[kind][str(batch)].append((time.perf_counter() - begin) / batch)
+    return {"threads": torch.get_num_threads(), "seconds_per_picture": found}

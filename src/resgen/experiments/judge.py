@@ -1,0 +1,199 @@
+"""Measuring pipelines against the pictures they were trained on, many times over with one reference."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from resgen.checkpoints.format import load_folder, resolve_model
+from resgen.config import config_to_dict
+from resgen.evaluation.checks import generation_protocol
+from resgen.evaluation.evaluate import evaluate_generation, folder_sha256
+from resgen.evaluation.extractors import Extractor, default_extractor, load_extractor
+from resgen.evaluation.metrics import frechet_distance
+from resgen.evaluation.protocol import MANIFOLD_SIZE, distance_name
+from resgen.evaluation.reference import Reference, choose_split, open_reference, reference_features
+from resgen.evaluation.report import EvaluationReport
+from resgen.kinds import AnySampling, sample, without_guidance
+from resgen.models.base import CodeModel
+from resgen.ops.images import to_uint8
+from resgen.pipelines.image import ImagePipeline
+from resgen.tokenizers.image import ImageTokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A quick measurement, one seed and one setting.
+
+    Attributes:
+        distance: Fréchet distance; `Judge.metric` names it.
+        recognised: share of samples that the extractor takes for their class; None where it does not know the classes.
+        num_samples: pictures generated.
+        seconds: of generating them.
+    """
+
+    distance: float
+    recognised: float | None
+    num_samples: int
+    seconds: float
+
+
+class Judge:
+    """An extractor and real pictures, ready to measure any number of models.
+
+    Args:
+        data: pictures, as `open_images` takes them; the training split is the reference.
+        image_size: S.
+        channels: C.
+        extractor: name or path; by default the bundled classifier of the same classes.
+        cache_dir: for the features of the reference and of evaluations.
+        resize: cut out and resize pictures of another size.
+        device: where the extractor computes.
+    """
+
+    def __init__(
+        self,
+        data: str | Path,
+        *,
+        image_size: int,
+        channels: int,
+        extractor: str | None = None,
+        cache_dir: str | Path | None = None,
+        resize: bool = False,
+        device: str = "cpu",
+    ) -> None:
+        split = choose_split(data, "train")
+        self.reference: Reference = open_reference(
+            data, split=split, image_size=image_size, channels=channels, resize=resize
+        )
+        name = extractor or default_extractor(self.reference.class_names, image_size, channels)
+        self.extractor: Extractor = load_extractor(name, device)
+        self.cache_dir = Path(cache_dir) if cache_dir is not None else None
+        self.real = reference_features(
+            self.reference, self.extractor, manifold_size=MANIFOLD_SIZE, cache_dir=self.cache_dir
+        )
+
+    @property
+    def metric(self) -> str:
+        """`FID` with the standard Inception features, `FD-<extractor>` otherwise."""
+        return distance_name(self.extractor.name, self.extractor.sha256)
+
+    def score(self, generate: Callable[[list[int], int], Tensor], num_classes: int, num_samples: int) -> Score:
+        """A quick measurement without error bars.
+
+        Args:
+            generate: (class_ids, first_index) to uint8 `[B, C, S, S]`.
+            num_classes: of the model; samples show the classes in turn.
+            num_samples: pictures to generate.
+        """
+
+        class_ids = [index % max(num_classes, 1) for index in range(num_samples)]
+        features, right, seconds = [], 0, 0.0
+        judged = num_classes > 0 and self.extractor.class_names == self.reference.class_names
+        for begin in range(0, num_samples, 500):
+            wanted = class_ids[begin : begin + 500]
+            start = time.perf_counter()
+            pictures = generate(wanted, begin)
+            seconds += time.perf_counter() - start
+            found = self.extractor(pictures)
+            features.append(found.features)
+            if judged and found.logits is not None:
+                right += int((found.logits.argmax(1) == torch.tensor(wanted)).sum())
+        return Score(
+            distance=frechet_distance(torch.cat(features), self.real.statistics),
+            recognised=right / num_samples if judged else None,
+            num_samples=num_samples,
+            seconds=seconds,
+        )
+
+    def score_pipeline(
+        self, pipe: ImagePipeline, sampling: AnySampling, *, num_samples: int, seed: int, batch_size: int = 250
+    ) -> Score:
+        """`score` of a pipeline under given settings."""
+
+        def generate(class_ids: list[int], first: int) -> Tensor:
+            return pipe.generate_pixels(
+                class_ids, first_index=first, seed=seed, batch_size=batch_size, sampling=sampling
+            )
+
+        return self.score(generate, pipe.num_classes, num_samples)
+
+    def in_training(
+        self, tokenizer: ImageTokenizer, *, num_samples: int = 1000, seed: int = 0, batch_size: int = 250
+    ) -> Callable[[CodeModel, AnySampling], dict[str, float]]:
+        """What `GeneratorTask` calls every `evaluate_every` steps: the distance with and without guidance."""
+
+        @torch.inference_mode()
+        def evaluate(model: CodeModel, sampling: AnySampling) -> dict[str, float]:
+            num_classes, device = model.config.num_classes, model.codebooks.device
+
+            def generate(settings: AnySampling) -> Callable[[list[int], int], Tensor]:
+                def pictures(class_ids: list[int], first: int) -> Tensor:
+                    parts = []
+                    for begin in range(0, len(class_ids), batch_size):
+                        part = torch.tensor(class_ids[begin : begin + batch_size], device=device)
+                        indices = range(first + begin, first + begin + len(part))
+                        codes = sample(model, part, seed=seed, indices=indices, sampling=settings).codes
+                        parts.append(to_uint8(tokenizer.decode(codes)).cpu())
+                    return torch.cat(parts)
+
+                return pictures
+
+            found = {"unguided": self.score(generate(without_guidance(sampling)), num_classes, num_samples)}
+            if sampling.guidance_scale > 0:
+                found["guided"] = self.score(generate(sampling), num_classes, num_samples)
+            return {f"{self.metric}/{setting}": score.distance for setting, score in found.items()}
+
+        return evaluate
+
+    def report(
+        self,
+        model: str | Path,
+        pipe: ImagePipeline,
+        sampling: AnySampling,
+        *,
+        num_samples: int,
+        seeds: Sequence[int],
+        batch_size: int = 250,
+        name: str = "",
+        command: str = "",
+        **settings: Any,
+    ) -> EvaluationReport:
+        """The full evaluation of a model, guided and unguided, with error bars; see `evaluate_generation`."""
+        protocol = generation_protocol(
+            self.extractor,
+            self.reference,
+            num_samples=num_samples,
+            sampling={**config_to_dict(sampling), "dtype": str(pipe.dtype).removeprefix("torch.")},
+            class_balance="equal" if pipe.num_classes else "none",
+            seeds=tuple(seeds),
+            **settings,
+        )
+        unguided = without_guidance(sampling)
+
+        def generate(indices: range, class_ids: list[int], guided: bool, seed: int) -> Tensor:
+            return pipe.generate_pixels(
+                class_ids,
+                first_index=indices.start,
+                seed=seed,
+                batch_size=batch_size,
+                sampling=sampling if guided else unguided,
+            )
+
+        return evaluate_generation(
+            generate,
+            protocol,
+            self.extractor,
+            self.reference,
+            model=name or str(model),
+            model_sha256=folder_sha256(load_folder(resolve_model(model), verify=False)),
+            cache_dir=self.cache_dir,
+            command=command,
+            environment={"device": str(pipe.device)},
+        )

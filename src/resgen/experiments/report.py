@@ -1,0 +1,310 @@
+"""The report of a comparison: `report.md`, `report.csv`, `report.json` and pictures, from the finished parts."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from resgen.checkpoints.format import write_json_atomic, write_text_atomic
+from resgen.evaluation.protocol import check_comparable
+from resgen.evaluation.report import EvaluationReport
+from resgen.experiments.compare import Study, equal_steps, kind_of_run, reports
+from resgen.experiments.figures import save_figure
+from resgen.kinds import KINDS
+
+# Two-sided 97.5 % quantiles of Student's t by degrees of freedom, for means over few seeds.
+T_975 = (math.inf, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+SETTINGS = ("guided", "unguided")
+
+
+def t_interval(values: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of the mean of a few seeds, by Student's t; the value itself, twice, for a single one."""
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return mean, mean
+    quantile = T_975[min(len(values) - 1, len(T_975) - 1)]
+    half = quantile * statistics.stdev(values) / math.sqrt(len(values))
+    return mean - half, mean + half
+
+
+def rows_of(study: Study) -> list[dict[str, Any]]:
+    """One row per trained model and setting: what it took and what came out."""
+    found = reports(study)
+    evaluations: list[EvaluationReport] = list(found.values())
+    for other in evaluations[1:]:  # one evaluator for all; the samplers' settings are what each kind was best with
+        check_comparable(evaluations[0].protocol, other.protocol, varying=("sampling",))
+    rows = []
+    for run, report in found.items():
+        kind = kind_of_run(run)
+        budget = run.split("-")[1]
+        seed = run.split("-")[2] if budget in ("time", "steps") else str(study.comparison.seeds[0])
+        part = f"train-{run}" if budget in ("time", "steps") else f"train-{run}-{seed}"
+        training = study.result(part)
+        for result in report.generation:
+            rows.append(
+                {
+                    "run": run,
+                    "kind": kind,
+                    "budget": budget,
+                    "seed": int(seed),
+                    "depth": training["depth"],
+                    "parameters": training["parameters"],
+                    "steps": training["steps"],
+                    "train_seconds": training["seconds"],
+                    "setting": result.setting,
+                    "distance": result.distance,
+                    "distance_low": result.distance_interval[0],
+                    "distance_high": result.distance_interval[1],
+                    "kernel_distance": result.kernel_distance,
+                    "precision": result.precision,
+                    "recall": result.recall,
+                    "recognised": result.recognised,
+                    "sampling_seconds": result.seconds,
+                }
+            )
+    return rows
+
+
+def summary(study: Study, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Per kind and budget: mean over seeds, with the 95 % interval, of each setting's distance.
+
+    Where a kind took (nearly) as many steps in its time as the slowest one, its run of equal time counts for both.
+    """
+    common = equal_steps(study)
+    lines = []
+    for kind in study.comparison.kinds:
+        for budget in ("time", "steps"):
+            chosen = [row for row in rows if row["kind"] == kind and row["budget"] == budget]
+            if budget == "steps" and not chosen:
+                seeds = study.comparison.seeds[: study.comparison.equal_steps_seeds]
+                chosen = [
+                    row for row in rows if row["kind"] == kind and row["budget"] == "time" and row["seed"] in seeds
+                ]
+                if any(row["steps"] > 1.1 * common for row in chosen):
+                    continue
+            if not chosen:
+                continue
+            line: dict[str, Any] = {
+                "kind": kind,
+                "budget": budget,
+                "seeds": len({row["seed"] for row in chosen}),
+                "steps": statistics.fmean(row["steps"] for row in chosen),
+                "parameters": chosen[0]["parameters"],
+            }
+            for setting in SETTINGS:
+                values = [row["distance"] for row in chosen if row["setting"] == setting]
+                recognised = [row["recognised"] for row in chosen if row["setting"] == setting]
+                if values:
+                    line[setting] = statistics.fmean(values)
+                    line[f"{setting}_interval"] = t_interval(values)
+                    known = None not in recognised
+                    line[f"{setting}_recognised"] = statistics.fmean(recognised) if known else None
+            lines.append(line)
+    return lines
+
+
+def verdicts(lines: Sequence[dict[str, Any]]) -> list[str]:
+    """ResGen against each other kind at equal time, in words: better, worse, or not told apart."""
+    by_kind = {line["kind"]: line for line in lines if line["budget"] == "time"}
+    ours = by_kind.get("resgen")
+    if ours is None:
+        return []
+    words = []
+    for kind, line in by_kind.items():
+        if kind == "resgen":
+            continue
+        for setting in SETTINGS:
+            if f"{setting}_interval" not in ours or f"{setting}_interval" not in line:
+                continue
+            low, high = ours[f"{setting}_interval"]
+            other_low, other_high = line[f"{setting}_interval"]
+            if ours["seeds"] < 2 or line["seeds"] < 2:
+                verdict = "one seed only: " + ("lower" if ours[setting] < line[setting] else "higher")
+            elif high < other_low:
+                verdict = "ResGen is better: the intervals do not overlap"
+            elif other_high < low:
+                verdict = f"{KINDS[kind].title} is better: the intervals do not overlap"
+            else:
+                verdict = "not told apart: the intervals overlap"
+            words.append(
+                f"{setting}, against {KINDS[kind].title}: {ours[setting]:.2f} against {line[setting]:.2f}; {verdict}."
+            )
+    return words
+
+
+def write_comparison(study: Study, command: str = "") -> list[Path]:
+    """Write everything; returns the files."""
+    out, comparison = study.out, study.comparison
+    rows = rows_of(study)
+    lines = summary(study, rows)
+    found = reports(study)
+    metric = next(iter(found.values())).protocol.metric_name
+    timing = study.result("timing")["seconds_per_picture"] if study.is_done("timing") else {}
+    speed = {
+        kind: {batch: statistics.median(values) for batch, values in found.items()} for kind, found in timing.items()
+    }
+    curves = _curves(study)
+    document = {
+        "metric": metric,
+        "command": command,
+        "rows": rows,
+        "summary": lines,
+        "verdicts": verdicts(lines),
+        "seconds_per_picture": speed,
+        "curves": curves,
+        "sampling": {kind: study.result(f"search-{kind}")["sampling"] for kind in comparison.kinds},
+    }
+    write_json_atomic(out / "report.json", document)
+    write_text_atomic(out / "report.csv", _csv(rows))
+    _draw_time(out / "distance-against-seconds.png", lines, speed, metric)
+    _draw_steps(out / "distance-against-steps.png", curves, metric)
+    pictures = ["distance-against-seconds.png", "distance-against-steps.png"]
+    if comparison.depths:
+        _draw_depth(out / "distance-against-depth.png", rows, study, metric)
+        pictures.append("distance-against-depth.png")
+    write_text_atomic(out / "report.md", _markdown(study, document, next(iter(found.values())), pictures))
+    return [out / name for name in ("report.md", "report.csv", "report.json", *pictures)]
+
+
+def _curves(study: Study) -> list[dict[str, Any]]:
+    paths = sorted((study.out / "parts").glob("steps-*.json"))
+    return [{"kind": path.stem.split("-")[1], **study.result(path.stem)} for path in paths]
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> str:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def _markdown(study: Study, document: dict[str, Any], sample: EvaluationReport, pictures: Sequence[str]) -> str:
+    comparison = study.comparison
+    protocol = sample.protocol
+    metric = document["metric"]
+    text = [
+        f"# Comparison of {len(comparison.kinds)} kinds of generator on the same codes",
+        "",
+        f"{metric} against {protocol.num_reference} pictures of {protocol.reference} ({protocol.reference_split}); "
+        f"lower is better. {protocol.num_samples} samples per model; mean over the seeds of the training, with the "
+        "95 % interval of the mean (Student's t). Two halves of the real pictures are "
+        f"{sample.floor.halves_distance:.3f} apart. Recipe `{study.recipe.name}`, {comparison.max_minutes:g} minutes per model, seeds "
+        f"{', '.join(map(str, comparison.seeds))}.",
+        "",
+        "| kind | trained for | seeds | steps | parameters | guided | recognised | unguided | recognised |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for line in document["summary"]:
+        trained = f"{comparison.max_minutes:g} minutes" if line["budget"] == "time" else "equal steps"
+        cells = [KINDS[line["kind"]].title, trained, str(line["seeds"]), f"{line['steps']:.0f}"]
+        cells.append(f"{line['parameters'] / 1e6:.2f}M")
+        for setting in SETTINGS:
+            if setting in line:
+                low, high = line[f"{setting}_interval"]
+                spread = f" ({low:.2f} to {high:.2f})" if line["seeds"] > 1 else ""
+                share = line[f"{setting}_recognised"]
+                cells += [f"{line[setting]:.2f}{spread}", "" if share is None else f"{share:.1%}"]
+            else:
+                cells += ["", ""]
+        text.append("| " + " | ".join(cells) + " |")
+    text += ["", "## What came out", "", *(f"- {verdict}" for verdict in document["verdicts"]), ""]
+    depth_rows = [row for row in document["rows"] if row["budget"].startswith("depth")]
+    if depth_rows:
+        text += ["## Depth", "", "ResGen, equal steps, on the first levels of the same tokenizer:", ""]
+        text += ["| levels | guided | unguided |", "|---|---|---|"]
+        for depth, found in sorted(_by_depth(document["rows"], study).items()):
+            text.append(f"| {depth} | {found.get('guided', math.nan):.2f} | {found.get('unguided', math.nan):.2f} |")
+        text.append("")
+    if document["curves"]:
+        text += ["## Sampling steps", "", f"{comparison.search_samples} samples each, first seed.", ""]
+        text += ["| kind | steps | guided | unguided |", "|---|---|---|---|"]
+        for point in sorted(document["curves"], key=lambda p: (p["kind"], p["num_steps"])):
+            guided, unguided = point["guided"]["distance"], point["unguided"]["distance"]
+            title = KINDS[point["kind"]].title
+            text.append(f"| {title} | {point['num_steps']} | {guided:.2f} | {unguided:.2f} |")
+        text.append("")
+    if document["seconds_per_picture"]:
+        text += ["## Seconds per guided picture", "", "| kind | one at a time | 64 at a time |", "|---|---|---|"]
+        for kind, found in document["seconds_per_picture"].items():
+            text.append(f"| {KINDS[kind].title} | {found['1']:.4f} | {found['64']:.4f} |")
+        text.append("")
+    text += ["## Sampling settings", "", "Found by the same number of tries for every kind, with another seed:", ""]
+    for kind, settings in document["sampling"].items():
+        text.append(f"- {KINDS[kind].title}: " + ", ".join(f"{key} {value}" for key, value in settings.items()))
+    text += ["", *(f"![{Path(name).stem.replace('-', ' ')}]({name})" for name in pictures)]
+    text += [
+        "",
+        f"Protocol {protocol.protocol_id} but for the sampling settings; each evaluation is in `evaluations/`.",
+    ]
+    text += [f"- Warning: {warning}" for warning in sample.warnings]
+    if document["command"]:
+        text += ["", "```", document["command"], "```"]
+    return "\n".join(text) + "\n"
+
+
+def _by_depth(rows: Sequence[dict[str, Any]], study: Study) -> dict[int, dict[str, float]]:
+    found: dict[int, dict[str, float]] = {}
+    first = study.comparison.seeds[0]
+    for row in rows:
+        full = row["kind"] == "resgen" and row["budget"] == "time" and row["seed"] == first
+        if full or row["budget"].startswith("depth"):
+            found.setdefault(row["depth"], {})[row["setting"]] = row["distance"]
+    return found
+
+
+def _draw_time(path: Path, lines: Sequence[dict[str, Any]], speed: dict[str, dict[str, float]], metric: str) -> None:
+    def draw(figure: Any) -> None:
+        for number, batch in enumerate(("1", "64")):
+            axis = figure.add_subplot(1, 2, number + 1)
+            for line in lines:
+                if line["budget"] == "time" and line["kind"] in speed and "guided" in line:
+                    low, high = line["guided_interval"]
+                    error = [[line["guided"] - low], [high - line["guided"]]]
+                    seconds = speed[line["kind"]][batch]
+                    axis.errorbar(seconds, line["guided"], yerr=error, fmt="o", label=KINDS[line["kind"]].title)
+            axis.set_xscale("log")
+            axis.set_xlabel(f"seconds per picture, {'one' if batch == '1' else batch} at a time")
+            axis.set_ylabel(f"{metric}, guided")
+            axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+
+    save_figure(draw, path, size=(9, 4))
+
+
+def _draw_steps(path: Path, curves: Sequence[dict[str, Any]], metric: str) -> None:
+    def draw(figure: Any) -> None:
+        for number, setting in enumerate(SETTINGS):
+            axis = figure.add_subplot(1, 2, number + 1)
+            for kind in dict.fromkeys(point["kind"] for point in curves):
+                points = sorted((p["num_steps"], p[setting]["distance"]) for p in curves if p["kind"] == kind)
+                axis.plot(*zip(*points, strict=True), marker="o", label=KINDS[kind].title)
+            axis.set_xscale("log", base=2)
+            axis.set_xlabel("sampling steps (AR-ResGen: iterations per position)")
+            axis.set_ylabel(f"{metric}, {setting}")
+            axis.grid(alpha=0.3)
+        if curves:
+            axis.legend(fontsize=8)
+
+    save_figure(draw, path, size=(9, 4))
+
+
+def _draw_depth(path: Path, rows: Sequence[dict[str, Any]], study: Study, metric: str) -> None:
+    def draw(figure: Any) -> None:
+        axis = figure.add_subplot()
+        found = sorted(_by_depth(rows, study).items())
+        for setting in SETTINGS:
+            points = [(depth, values[setting]) for depth, values in found if setting in values]
+            if points:
+                axis.plot(*zip(*points, strict=True), marker="o", label=setting)
+        axis.set_xlabel("levels")
+        axis.set_ylabel(f"{metric} of ResGen, equal steps")
+        axis.grid(alpha=0.3)
+        axis.legend()
+
+    save_figure(draw, path, size=(5, 4))

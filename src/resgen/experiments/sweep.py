@@ -1,0 +1,240 @@
+"""Sampling settings: a grid of them measured, and the search for good ones."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resgen.checkpoints.artefacts import load_pipeline, save_pipeline
+from resgen.checkpoints.format import write_text_atomic
+from resgen.config import config_to_dict, parse_overrides
+from resgen.errors import ConfigError, unknown
+from resgen.experiments.figures import save_figure
+from resgen.experiments.judge import Judge, Score
+from resgen.kinds import AnySampling, sampling_with
+from resgen.pipelines.image import ImagePipeline
+
+ALIASES = {"steps": "num_steps", "schedule": "mask_schedule"}
+
+# Searched one after the other, in this order, by `find_settings`; every kind gets as many tries.
+SEARCHED: dict[str, dict[str, Sequence[Any]]] = {
+    "resgen": {
+        "guidance_scale": (1.0, 2.0, 3.0, 4.0),
+        "choice_temperature": (0.5, 1.0, 2.0, 4.0),
+        "top_p": (0.9, 0.95, 1.0),
+        "temperature": (0.8, 0.9, 1.0),
+    },
+    "mixture": {
+        "guidance_scale": (1.0, 2.0, 3.0, 4.0),
+        "choice_temperature": (10.0, 20.0, 40.0, 100.0),
+        "top_p": (0.9, 0.95, 1.0),
+        "temperature": (0.4, 0.7, 1.0),
+    },
+    "direct": {
+        "guidance_scale": (1.0, 2.0, 3.0, 4.0),
+        "choice_temperature": (0.5, 1.0, 2.0, 4.0),
+        "top_p": (0.9, 0.95, 1.0),
+        "temperature": (0.8, 0.9, 1.0),
+    },
+    "maskgit": {
+        "guidance_scale": (1.0, 2.0, 3.0, 4.0),
+        "choice_temperature": (1.0, 4.5, 10.0, 20.0),
+        "top_p": (0.9, 0.95, 1.0),
+        "temperature": (0.8, 0.9, 1.0),
+    },
+    "rq_transformer": {
+        "guidance_scale": (0.5, 1.0, 2.0, 3.0),
+        "top_k": (16, 64, 128, 0),
+        "top_p": (0.9, 0.95, 1.0),
+        "temperature": (0.8, 0.9, 1.0),
+    },
+    "ar_resgen": {
+        "guidance_scale": (0.5, 1.0, 2.0, 3.0),
+        "num_steps": (1, 2, 4, 8),
+        "top_p": (0.9, 0.95, 1.0),
+        "temperature": (0.4, 0.7, 1.0),
+    },
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepRow:
+    """One setting of a sweep and what it gave."""
+
+    settings: Mapping[str, Any]
+    score: Score
+
+
+def parse_grid(words: Sequence[str], sampling: AnySampling) -> dict[str, list[Any]]:
+    """`["steps=8,16", "top_p=0.9,1"]` as lists of values by setting, in this order.
+
+    Raises:
+        ConfigError: a word of another form, a setting that the kind does not have, or no value.
+    """
+    known = [field.name for field in fields(sampling)]
+    grid: dict[str, list[Any]] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        name = ALIASES.get(key, key)
+        if name not in known:
+            raise ConfigError(unknown("sampling setting", key, [*known, *ALIASES]))
+        if not equals or not text:
+            raise ConfigError(f"--grid '{word}' must have the form setting=value,value")
+        grid[name] = [parse_overrides([f"{name}={value}"])[name] for value in text.split(",")]
+    if not grid:
+        raise ConfigError("--grid is empty; give settings such as steps=8,16,32 top_p=0.9,1")
+    return grid
+
+
+def combinations(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Every combination of the grid's values."""
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+
+def sweep(
+    pipe: ImagePipeline,
+    judge: Judge,
+    grid: Mapping[str, Sequence[Any]],
+    *,
+    num_samples: int,
+    seed: int,
+    report: Callable[[int, int, SweepRow], None] | None = None,
+) -> list[SweepRow]:
+    """Measure every combination; the best comes first.
+
+    Raises:
+        ConfigError: a value out of range; all combinations are checked before the first is run.
+    """
+    settings = combinations(grid)
+    samplings = [sampling_with(pipe.sampling, values) for values in settings]
+    rows = []
+    for number, (values, sampling) in enumerate(zip(settings, samplings, strict=True)):
+        row = SweepRow(settings=values, score=judge.score_pipeline(pipe, sampling, num_samples=num_samples, seed=seed))
+        rows.append(row)
+        if report is not None:
+            report(number + 1, len(settings), row)
+    return sorted(rows, key=lambda row: row.score.distance)
+
+
+def find_settings(
+    pipe: ImagePipeline,
+    judge: Judge,
+    kind: str,
+    *,
+    num_samples: int,
+    seed: int,
+    fixed: Mapping[str, Any] | None = None,
+) -> tuple[AnySampling, list[SweepRow]]:
+    """Good settings of a kind by coordinate search: each setting of `SEARCHED` in turn, the others kept.
+
+    Args:
+        pipe: the model.
+        judge: what measures it; the lowest guided distance wins.
+        kind: name of the model's kind.
+        num_samples: pictures per try.
+        seed: of all tries; use another for the final measurement.
+        fixed: settings that are given and not searched, for example the number of steps.
+
+    Returns:
+        The settings found, and all tries in order.
+    """
+    current = sampling_with(pipe.sampling, dict(fixed or {}))
+    tried: dict[str, SweepRow] = {}
+    for name, values in SEARCHED[kind].items():
+        if name in (fixed or {}) or (name == "guidance_scale" and not pipe.num_classes):
+            continue
+        found: list[tuple[float, int, AnySampling]] = []
+        for value in values:
+            if name == "num_steps" and kind == "ar_resgen":
+                value = min(value, pipe.generator.spec.depth)
+            sampling = sampling_with(current, {name: value})
+            key = repr(sampling)
+            if key not in tried:
+                score = judge.score_pipeline(pipe, sampling, num_samples=num_samples, seed=seed)
+                tried[key] = SweepRow(settings=config_to_dict(sampling), score=score)
+            found.append((tried[key].score.distance, len(found), sampling))
+        current = min(found)[2]
+    return current, list(tried.values())
+
+
+def sweep_markdown(rows: Sequence[SweepRow], metric: str, model: str, num_samples: int, seed: int) -> str:
+    """The table of a sweep, best first."""
+    names = list(rows[0].settings)
+    head = [*names, metric, "recognised", "seconds"]
+    lines = [f"# Sweep of {model}", "", f"{num_samples} samples each, seed {seed}; best first.", ""]
+    lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for row in rows:
+        recognised = "" if row.score.recognised is None else f"{row.score.recognised:.1%}"
+        cells = [*(f"{row.settings[name]}" for name in names), f"{row.score.distance:.3f}", recognised]
+        lines.append("| " + " | ".join([*cells, f"{row.score.seconds:.1f}"]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def sweep_heat_map(rows: Sequence[SweepRow], grid: Mapping[str, Sequence[Any]], metric: str, path: Path) -> None:
+    """A heat map over the first two settings with several values; over the others the best counts.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    axes = [name for name, values in grid.items() if len(values) > 1][:2] or list(grid)[:1]
+    first, second = axes[0], axes[1] if len(axes) > 1 else None
+    columns = list(grid[second]) if second else [""]
+    table = np.full((len(grid[first]), len(columns)), np.inf)
+    for row in rows:
+        y = list(grid[first]).index(row.settings[first])
+        x = columns.index(row.settings[second]) if second else 0
+        table[y, x] = min(table[y, x], row.score.distance)
+
+    def draw(figure: Any) -> None:
+        axis = figure.add_subplot()
+        image = axis.imshow(table, cmap="viridis_r", aspect="auto")
+        axis.set_xticks(range(len(columns)), [str(value) for value in columns])
+        axis.set_yticks(range(len(grid[first])), [str(value) for value in grid[first]])
+        axis.set_ylabel(first)
+        axis.set_xlabel(second or "")
+        middle = (table.min() + table.max()) / 2
+        for (y, x), value in np.ndenumerate(table):
+            axis.text(x, y, f"{value:.2f}", ha="center", va="center", color="black" if value > middle else "white")
+        axis.set_title(f"{metric}, lower is better")
+        figure.colorbar(image)
+
+    save_figure(draw, path, size=(1.5 + 1.1 * len(columns), 1.5 + 0.7 * len(grid[first])))
+
+
+def store_settings(model: str | Path, sampling: AnySampling) -> None:
+    """Make the settings the model's own.
+
+    Raises:
+        CheckpointError: the model cannot be read or written; a bundled model is not written to.
+    """
+    parts = load_pipeline(model)
+    history = parts.folder.extra.get("history", {})
+    save_pipeline(
+        Path(model),
+        parts.tokenizer,
+        parts.generator,
+        sampling=sampling,
+        class_names=parts.class_names,
+        history=history if isinstance(history, dict) else {},
+    )
+
+
+def write_sweep(
+    out: Path,
+    rows: Sequence[SweepRow],
+    grid: Mapping[str, Sequence[Any]],
+    *,
+    metric: str,
+    model: str,
+    num: int,
+    seed: int,
+) -> None:
+    """`sweep.md` and `sweep.png` in the folder `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_text_atomic(out / "sweep.md", sweep_markdown(rows, metric, model, num, seed))
+    sweep_heat_map(rows, grid, metric, out / "sweep.png")

@@ -1,0 +1,286 @@
+"""Small versions of the speed measurement: what is counted and compared is right; times themselves are not judged."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from resgen.errors import ConfigError
+from resgen.evaluation import speed, speed_cases
+from resgen.evaluation.products import record_products
+from resgen.evaluation.speed import bench_speed, count_passes, largest_batch
+from resgen.evaluation.speed_cases import Case, Shape, random_network
+from resgen.kinds import KINDS, kind_of
+from resgen.models import ar_resgen, maskgit, resgen, rq_transformer
+from resgen.types import CodeSpec
+
+SIZES = {"width": 32, "num_layers": 1, "num_heads": 2, "mlp_width": 64, "condition_width": 32}
+MICRO = Shape(preset="micro", grid=(2, 3), codebook_size=16, code_dim=8, num_classes=5, num_steps=6)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def micro() -> Iterator[pytest.MonkeyPatch]:
+    """A shape for tests, `micro`, with presets of every kind."""
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setitem(speed_cases.SHAPES, "micro", MICRO)
+    monkeypatch.setitem(resgen.PRESETS, "micro", resgen.ResGenConfig(**SIZES, num_components=8))
+    monkeypatch.setitem(maskgit.PRESETS, "micro", maskgit.MaskGITConfig(**SIZES))
+    monkeypatch.setitem(rq_transformer.PRESETS, "micro", rq_transformer.RQTransformerConfig(**SIZES, depth_layers=1))
+    mixture = {"num_components": 8, "head_layers": 1, "head_width": 32}
+    monkeypatch.setitem(ar_resgen.PRESETS, "micro", ar_resgen.ARResGenConfig(**SIZES, **mixture))
+    yield monkeypatch
+    monkeypatch.undo()
+
+
+def case(kind: str, **changes: Any) -> Case:
+    values: dict[str, Any] = {"shape": "micro", "iterations": None, "depth": 2, "batch_size": 1, "num_steps": 6}
+    return Case(kind=kind, **{**values, "guidance": True, "dtype": "float32", "seed": 0, **changes})
+
+
+def network(chosen: Case) -> Any:
+    return random_network(chosen.config, chosen.spec, CPU, torch.float32)
+
+
+@pytest.fixture(scope="module")
+def found(micro: pytest.MonkeyPatch) -> dict[str, Any]:
+    """All kinds at two depths and two batch sizes, with memory as if a sample took 1,000 bytes and the rest 500."""
+    with micro.context() as patch:
+        patch.setattr(speed, "extra_peak_bytes", lambda _, **arguments: 500 + 1000 * arguments["batch_size"])
+        return bench_speed(
+            shape="micro", depths=(2, 1), batch_sizes=(3, 1), iterations=(1, 2), repetitions=2, dtype="float32"
+        )
+
+
+def test_every_kind_has_its_rows(found: dict[str, Any]) -> None:
+    rows = found["rows"]
+    labels = [name for name in KINDS if name != "ar_resgen"]
+    expected = {(name, depth, batch) for name in labels for depth in (1, 2) for batch in (1, 3)}
+    expected |= {("ar_resgen x1", depth, batch) for depth in (1, 2) for batch in (1, 3)}
+    expected |= {("ar_resgen x2", 2, batch) for batch in (1, 3)}  # two iterations need two levels
+    assert {(row["label"], row["depth"], row["batch_size"]) for row in rows} == expected
+    assert len(rows) == len(expected)
+    assert found["settings"]["num_steps"] == 6 and found["settings"]["dtype"] == "float32"
+
+
+def test_passes_and_steps(found: dict[str, Any]) -> None:
+    for row in found["rows"]:
+        depth, positions = row["depth"], 6
+        if row["kind"] == "rq_transformer":
+            steps, passes = positions * depth, {"transformer": 2 * positions, "levels": 2 * positions * depth}
+        elif row["kind"] == "ar_resgen":
+            steps = positions * row["iterations"]
+            passes = {"transformer": 2 * positions, "levels": 2 * steps}
+        else:  # independent of depth
+            steps, passes = 6, {"transformer": 12}
+        assert (row["steps"], row["passes"]) == (steps, passes), row["label"]
+
+
+def test_seconds_and_ratios_fit_together(found: dict[str, Any]) -> None:
+    for row in found["rows"]:
+        low, high = row["spread"]
+        assert 0 < low <= row["seconds"] <= high
+        assert row["seconds_per_image"] * row["images_per_second"] == pytest.approx(1)
+        assert row["over"][row["label"]] == {"median": 1, "min": 1, "max": 1}
+        assert {"resgen", "rq_transformer", "products", "shallowest"} <= row["over"].keys()
+        assert row["depth"] != 1 or row["over"]["shallowest"]["median"] == 1
+        for ratio in row["over"].values():
+            assert 0 < ratio["min"] <= ratio["median"] <= ratio["max"]
+    one, other = (next(row for row in found["rows"] if row["label"] == n) for n in ("resgen", "rq_transformer"))
+    assert one["over"]["rq_transformer"]["min"] * other["over"]["resgen"]["max"] == pytest.approx(1)
+
+
+def test_memory_and_largest_batch(found: dict[str, Any]) -> None:
+    for row in found["rows"]:
+        memory = row["memory"]
+        assert memory["extra_bytes"] == 500 + 1000 * row["batch_size"]
+        assert memory["total_bytes"] == memory["weight_bytes"] + memory["extra_bytes"]
+        assert memory["batches"] == [1, 3] and memory["bytes_per_image"] == 1000
+        assert memory["largest_batch"] == (8 * 10**9 - memory["weight_bytes"] - 500) // 1000
+        buffers = 4 * (row["depth"] * 16 * 8)
+        assert memory["weight_bytes"] >= 4 * row["parameters"] + buffers
+
+
+def test_largest_batch() -> None:
+    assert largest_batch([(2, 30), (4, 50)], 100, 1000.0)["largest_batch"] == 89
+    assert largest_batch([(2, 30), (4, 50)], 2000, 1000.0)["largest_batch"] == 0
+    assert largest_batch([(2, 30), (4, 30)], 100, 1000.0)["largest_batch"] is None
+
+
+def test_crossover(found: dict[str, Any]) -> None:
+    by_name = {(cross["label"], cross["depth"]) for cross in found["crossover"]}
+    assert by_name == {("rq_transformer", 1), ("rq_transformer", 2)} | {
+        ("ar_resgen x1", 1),
+        ("ar_resgen x1", 2),
+        ("ar_resgen x2", 2),
+    }
+
+    model = network(case("resgen"))
+
+    def entry(kind: str, batch: int, seconds: float) -> Any:
+        chosen = case(kind, batch_size=batch)
+        return speed._Measured(case=chosen, network=model, seconds=[seconds])
+
+    times = {1: 3.0, 4: 0.9, 16: 1.1, 64: 0.5, 256: 0.4}
+    measured = [entry("rq_transformer", batch, seconds) for batch, seconds in times.items()]
+    measured += [entry("resgen", batch, 1.0) for batch in times]
+    (cross,) = speed._crossovers(measured)
+    assert (cross["slower_up_to_batch"], cross["faster_from_batch"]) == (16, 64)
+    assert cross["throughput_over_resgen"]["64"] == 2
+    (cross,) = speed._crossovers([e for e in measured if e.case.batch_size in (1, 16)])
+    assert (cross["slower_up_to_batch"], cross["faster_from_batch"]) == (16, None)
+    assert speed._crossovers([e for e in measured if e.case.batch_size == 1]) == []
+
+
+def test_products_are_those_with_parameters() -> None:
+    linear = nn.Linear(4, 6)
+    weights = nn.Parameter(torch.randn(3, 5, 6))
+    holder = nn.ParameterDict({"weights": weights, "odd": torch.randn(6, 2)})
+    module = nn.ModuleList([linear, holder])
+    x, books = torch.randn(2, 7, 4), torch.randn(6, 9)
+    seen = []
+
+    def run() -> None:
+        h = linear(x)  # 2 * 7 * 6 sums of 4
+        seen.append(functional.linear(h, weights[1]))  # 2 * 7 * 5 sums of 6
+        seen.append(h @ holder["odd"])  # 2 * 7 * 2 sums of 6
+        seen.append(h @ books)  # no parameter
+        seen.append(h @ h.transpose(1, 2))  # attention
+        seen.append(functional.embedding(torch.tensor([0, 1]), linear.weight))
+
+    with torch.inference_mode():
+        products = record_products(module, run)
+    assert len(products.calls) == 3
+    assert products.multiply_adds == 2 * 7 * (6 * 4 + 5 * 6 + 2 * 6)
+    with torch.inference_mode():
+        outputs: list[Any] = [call() for call in products.calls]
+    assert [tuple(out.shape) for out in outputs] == [(2, 7, 6), (2, 7, 5), (2, 7, 2)]
+    products()
+    used = products.calls[0].args  # type: ignore[attr-defined]
+    assert used[1] is linear.weight and used[0] is not x and used[0].shape == x.shape
+
+
+@pytest.mark.parametrize("kind", ["resgen", "rq_transformer"])
+def test_products_of_a_network(kind: str) -> None:
+    chosen = case(kind, guidance=False, batch_size=2)
+    model = network(chosen)
+    products = record_products(model, partial(chosen.sample, model))
+    block = 2 * 6 * 32 * (3 * 32 + 32 + 2 * 64)  # multiply-adds of one pass of both samples' 6 positions
+    heads = 2 * 6 * 2 * 32 * 16  # one product per code
+    passes = 6 if kind == "resgen" else 1 + 2  # each position once, and each of its two levels
+    assert products.multiply_adds >= passes * block + heads
+    assert products.multiply_adds < 1.2 * (passes * block + 6 * heads)
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_random_networks_are_reproducible_and_not_degenerate(kind: str) -> None:
+    chosen = case(kind, iterations=1 if kind == "ar_resgen" else None)
+    first, second = network(chosen), network(chosen)
+    assert kind_of(first.config).name == kind and not first.training
+    for (name, one), (_, two) in zip(first.state_dict().items(), second.state_dict().items(), strict=True):
+        assert torch.equal(one, two) and not one.is_meta, name
+    for name, parameter in first.named_parameters():
+        assert (parameter != 0).float().mean() > 0.9 and not parameter.requires_grad, name
+    assert (first.codebooks.flatten(1).std(1).diff() < 0).all() and (first.level_std > 0).all()
+    half = random_network(chosen.config, chosen.spec, CPU, torch.bfloat16)
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16} and half.codebooks.dtype == torch.float32
+
+
+def test_networks_of_one_kind_share_what_has_one_shape() -> None:
+    pool: dict[Any, torch.Tensor] = {}
+    shallow, deep = (
+        random_network(case("resgen").config, case("resgen", depth=depth).spec, CPU, torch.float32, pool=pool)
+        for depth in (2, 5)
+    )
+    key = "transformer.blocks.0.up.weight"
+    assert shallow.get_parameter(key).data_ptr() == deep.get_parameter(key).data_ptr()
+    assert shallow.codebooks.shape != deep.codebooks.shape
+    other = random_network(case("maskgit").config, case("maskgit").spec, CPU, torch.float32, pool=pool)
+    assert other.get_parameter(key).data_ptr() != deep.get_parameter(key).data_ptr()
+
+
+def test_rows_of_a_filled_matrix_differ() -> None:
+    filled = speed_cases._filled(torch.empty(3, 5), torch.arange(7.0))
+    assert filled.flatten().tolist() == [0, 1, 2, 3, 4, 5, 6, 0, 1, 2, 3, 4, 5, 6, 0]
+
+
+def test_guidance_doubles_passes_not_steps() -> None:
+    for guidance, factor in ((True, 2), (False, 1)):
+        chosen = case("rq_transformer", guidance=guidance, batch_size=2)
+        model = network(chosen)
+        passes, steps = count_passes(model, chosen, partial(chosen.sample, model))
+        assert passes == {"transformer": 6 * factor, "levels": 12 * factor} and steps == 12
+        assert not model.transformer._forward_pre_hooks
+
+
+def test_one_batch_size_is_extrapolated_from_a_second_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = []
+
+    def fake(_: object, **arguments: Any) -> int:
+        batches.append(arguments["batch_size"])
+        return 10 * arguments["batch_size"]
+
+    monkeypatch.setattr(speed, "extra_peak_bytes", fake)
+    progress: dict[str, list[tuple[float, float]]] = {}
+    result = bench_speed(
+        shape="micro",
+        kinds=("resgen",),
+        depths=(1,),
+        batch_sizes=(2,),
+        repetitions=1,
+        report_progress=lambda done, total, title: progress.setdefault(title, []).append((done, total)),
+    )
+    assert batches == [2, 16] and [row["batch_size"] for row in result["rows"]] == [2]
+    assert result["rows"][0]["memory"]["batches"] == [2, 16] and result["crossover"] == []
+    assert list(progress) == ["first runs", "timed runs", "memory"]
+    for values in progress.values():
+        assert values[0][0] == 0 and values[-1][0] == pytest.approx(values[-1][1])
+
+
+def test_memory_is_that_of_the_sampling() -> None:
+    few = speed._peak_run(case("resgen", batch_size=2))
+    few()  # stops after two evaluations, without an error
+    arguments = dataclasses.asdict(case("rq_transformer", shape="tiny", batch_size=128, depth=1))
+    extra = speed.extra_peak_bytes(speed._memory_work, **arguments)
+    width, positions, layers = 144, 16, 3
+    cache = 2 * 2 * 128 * positions * layers * width * 4  # keys and values of both branches
+    assert cache <= extra < 4 * cache
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"shape": "papr"}, "unknown shape 'papr'.*did you mean 'paper'"),
+        ({"kinds": ("resgen", "rq")}, "unknown kind 'rq'"),
+        ({"kinds": ()}, "kinds="),
+        ({"kinds": ("resgen", "resgen")}, "different"),
+        ({"depths": (0, 2)}, r"depths=\(0, 2\) must be at least 1"),
+        ({"batch_sizes": ()}, "batch_sizes="),
+        ({"repetitions": 0}, "repetitions=0"),
+        ({"memory_gb": float("nan")}, "memory_gb=nan"),
+        ({"num_steps": 7, "depths": (1, 4)}, r"steps=7 must lie in 1\.\.6"),
+        ({"num_steps": 3, "depths": (4,)}, "at least 4 for maskgit"),
+        ({"kinds": ("ar_resgen",), "iterations": (4,), "depths": (2,)}, "at most the depth, 2"),
+        ({"dtype": "float16"}, "unknown dtype"),
+        ({"device": "tpu"}, "unknown device"),
+    ],
+)
+def test_refuses(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        bench_speed(**{"shape": "micro", **arguments})
+    assert "\n" not in str(caught.value)
+
+
+def test_presets_exist_for_every_kind_at_every_shape() -> None:
+    for shape in speed_cases.SHAPES.values():
+        for kind in KINDS:
+            assert kind_of(speed_cases.preset(kind, shape.preset)).name == kind
+    spec = case("resgen", shape="paper", depth=16).spec
+    assert spec == CodeSpec(depth=16, codebook_size=1024, code_dim=64, shape=(8, 8))
