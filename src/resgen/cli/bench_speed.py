@@ -60,11 +60,9 @@ class BenchSpeed:
     def run(self) -> None:
         if self.out is not None:
             check_out_file(self.out, (".json",))
-        numbers = {
-            "depths": integers("--depths", self.depths),
-            "batch_sizes": integers("--batch-sizes", self.batch_sizes),
-            "iterations": integers("--iterations", self.iterations),
-        }
+        depths = integers("--depths", self.depths)
+        batch_sizes = integers("--batch-sizes", self.batch_sizes)
+        iterations = integers("--iterations", self.iterations)
         from resgen.evaluation.speed import bench_speed
         from resgen.kinds import KINDS
 
@@ -72,7 +70,9 @@ class BenchSpeed:
             found = bench_speed(
                 shape=self.shape,
                 kinds=words(self.kinds) or tuple(KINDS),
-                **numbers,
+                depths=depths,
+                batch_sizes=batch_sizes,
+                iterations=iterations,
                 num_steps=self.steps,
                 guidance=self.guidance,
                 repetitions=self.repetitions,
@@ -117,7 +117,7 @@ def speed_text(found: Mapping[str, Any]) -> str:
     heading = ["kind", "depth", "batch", "M param.", "steps", "passes", "s/image", "images/s"]
     heading += [f"/{name}" for name in others] + ["/products", "/shallowest"]
     heading += ["MB work", "MB in all", f"batch in {settings['memory_gb']:g} GB"] if with_memory else []
-    lines: list[list[object]] = [heading]
+    lines: list[list[object]] = [list(heading)]
     for row in rows:
         line = [row["label"], row["depth"], row["batch_size"], f"{row['parameters'] / 1e6:.1f}", row["steps"]]
         line.append(" + ".join(f"{count:g}" for count in row["passes"].values()))
@@ -177,7 +177,7 @@ def _progress() -> Iterator[Callable[[float, float, str], None]]:
     tasks: dict[str, Any] = {}
     progress = Progress(*columns, console=console, disable=not console.is_terminal, speed_estimate_period=3600.0)
 
-    def advance(done: float, total: float, title: str) -> None:
+    def advance(done: int | float, total: int | float, title: str) -> None:
         if title not in tasks:
             tasks[title] = progress.add_task(title, total=total)
         progress.update(tasks[title], completed=done, total=total)

@@ -194,7 +194,8 @@ def _markdown(study: Study, document: dict[str, Any], sample: EvaluationReport, 
         f"{metric} against {protocol.num_reference} pictures of {protocol.reference} ({protocol.reference_split}); "
         f"lower is better. {protocol.num_samples} samples per model; mean over the seeds of the training, with the "
         "95 % interval of the mean (Student's t). Two halves of the real pictures are "
-        f"{sample.floor.halves_distance:.3f} apart. Recipe `{study.recipe.name}`, {comparison.max_minutes:g} minutes per model, seeds "
+        f"{sample.floor.halves_distance:.3f} apart. Recipe `{study.recipe.name}`, {comparison.max_minutes:g} minutes "
+        f"per model, seeds "
         f"{', '.join(map(str, comparison.seeds))}.",
         "",
         "| kind | trained for | seeds | steps | parameters | guided | recognised | unguided | recognised |",

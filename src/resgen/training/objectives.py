@@ -289,7 +289,7 @@ def head_loss(
     """The loss of rows with at least one level masked, per masked token: Eq. 1 or, for logits, Eq. 2."""
     if isinstance(model.head, TokenHead):
         above = residual_above(codes, model.codebooks, visible)
-        loss = masked_level_loss(model.head(hidden, model.codebooks, above), codes, visible, level_decay)
+        loss = masked_level_loss(model.head(hidden, above), codes, visible, level_decay)
         return loss.total / loss.weight, {"nll": loss.per_level.sum() / loss.counts.sum()}
     total = (model.spec.depth - visible).sum()
     weight = (1 / total).expand(len(hidden)).float()  # the batch sum over the number of masked tokens
@@ -308,7 +308,7 @@ def head_nll(
     parts = []
     for begin in range(0, len(hidden), VALIDATION_ROWS):
         rows = slice(begin, begin + VALIDATION_ROWS)
-        logits = model.head(hidden[rows], model.codebooks, above[rows])
+        logits = model.head(hidden[rows], above[rows])
         log_prob = logits.log_softmax(-1).gather(2, codes[rows, :, None]).squeeze(2)
         parts.append(-(log_prob * masked[rows]).sum(1))
     return torch.cat(parts)

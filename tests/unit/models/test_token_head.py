@@ -7,7 +7,7 @@ import torch
 
 from resgen.errors import ConfigError
 from resgen.models import token_head
-from resgen.models.token_head import TokenHead, normalized
+from resgen.models.token_head import TokenHead
 from resgen.ops.residual import residual_above
 
 WIDTH, DEPTH, SIZE, ROWS, DIM = 6, 3, 5, 40, 4
@@ -36,7 +36,7 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def logits_of(head: TokenHead, hidden: torch.Tensor, codes: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
     """Teacher-forced logits."""
-    return head(hidden, BOOKS, residual_above(codes, BOOKS, visible)).detach()
+    return head(hidden, residual_above(codes, BOOKS, visible)).detach()
 
 
 def test_logits_are_the_formula(head: TokenHead) -> None:
@@ -53,12 +53,8 @@ def test_logits_are_the_formula(head: TokenHead) -> None:
             for v in range(SIZE):
                 row = level * SIZE + v
                 value = head.logits.weight[row].double() @ hidden[n].double() + head.logits.bias[row].double()
-                if head.latent is not None and head.metric is not None:
-                    part = slice(level * DIM, (level + 1) * DIM)
-                    p = head.latent.weight[part].double() @ hidden[n].double() + head.latent.bias[part].double()
-                    book = BOOKS[level].double() - BOOKS[level].double().mean(0)
-                    e = book[v] / book.square().mean().sqrt()
-                    value = value + e @ (p - above @ head.metric[level].double())
+                if head.steering is not None:
+                    value = value + above @ head.steering[level, :, v].double()
                 assert abs(float(logits[n, level, v]) - float(value.detach())) < 1e-4
 
 
@@ -70,16 +66,11 @@ def test_only_masked_levels_above_matter(head: TokenHead) -> None:
     first, second = (logits_of(head, hidden, value, visible) for value in (codes, other))
     assert torch.equal(first[:, :2], second[:, :2]), "a level sees itself or what lies below"
     changed = (first[:, 2] != second[:, 2]).any(1)
-    assert torch.equal(changed, (visible <= 1) & (head.latent is not None))
+    assert torch.equal(changed, (visible <= 1) & (head.steering is not None))
 
 
-def test_a_residual_head_starts_at_the_frequencies() -> None:
-    """Zero weights: before training it knows its bias and a little noise."""
-    head = TokenHead(WIDTH, DEPTH, SIZE, DIM)
-    assert not head.logits.weight.any() and not head.metric.any() and head.latent.weight.any()
-    assert torch.allclose(normalized(BOOKS).mean(1), torch.zeros(DEPTH, DIM), atol=1e-6)
-    assert torch.allclose(normalized(BOOKS).square().mean((1, 2)), torch.ones(DEPTH))
-    assert not normalized(torch.ones(1, 1, 3)).any(), "a codebook of one entry"
+def test_a_residual_head_starts_as_one_of_independent_levels() -> None:
+    assert not TokenHead(WIDTH, DEPTH, SIZE, DIM).steering.any()
 
 
 @pytest.mark.parametrize(("top_p", "temperature"), [(1.0, 1.0), (1.0, 0.5), (0.6, 1.0)])
