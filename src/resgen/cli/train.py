@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from resgen.cli.common import ConfigFile, Json, Overrides, check_out_dir, load_recipe, message, option, report
 from resgen.errors import ConfigError
+
+if TYPE_CHECKING:
+    from resgen.tokenizers.image import ImageTokenizer
+    from resgen.training.generator_task import Evaluate
 
 EXIT_INTERRUPTED = 130
 
@@ -71,6 +76,8 @@ class TrainGenerator:
     """Folder of the trained tokenizer, or a bundled model's name."""
     kind: Annotated[str | None, option("NAME")] = None
     """resgen, mixture, direct, maskgit, rq_transformer or ar_resgen: another generator with as many parameters."""
+    evaluate_on: Annotated[str | None, option("PATH")] = None
+    """Pictures to compare 1,000 samples with every generator_training.evaluate_every steps; --data if left out."""
     config: ConfigFile = None
     overrides: Overrides = ()
     max_minutes: Annotated[float | None, option("N")] = None
@@ -84,8 +91,14 @@ class TrainGenerator:
     def run(self) -> int:
         check_run(self.out, self.max_minutes)
         recipe = load_recipe(self.recipe, self.config, self.overrides, self.kind)
-        from resgen.training.runs import train_generator
+        from resgen.training.runs import is_encoded, train_generator
 
+        evaluator = None
+        if recipe.generator_training.evaluate_every:
+            path = self.evaluate_on or self.data or recipe.data.path
+            if path is None or is_encoded(path):
+                raise ConfigError("evaluate_every needs pictures; name them with --evaluate-on PATH")
+            evaluator = functools.partial(in_training, path=path, resize=recipe.data.resize)
         return train(
             lambda: train_generator(
                 recipe,
@@ -94,10 +107,20 @@ class TrainGenerator:
                 out=self.out,
                 max_minutes=self.max_minutes,
                 resume=self.resume,
+                evaluator=evaluator,
             ),
             self.out,
             as_json=self.as_json,
         )
+
+
+def in_training(tokenizer: ImageTokenizer, path: str, resize: bool) -> Evaluate:
+    """What measures a generator in training against the pictures in `path`."""
+    from resgen.experiments.judge import Judge
+
+    config = tokenizer.config
+    judge = Judge(path, image_size=config.image_size, channels=config.channels, resize=resize)
+    return judge.in_training(tokenizer)
 
 
 def check_run(out: Path, max_minutes: float | None) -> None:

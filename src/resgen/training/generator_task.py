@@ -24,6 +24,9 @@ from resgen.tokenizers.image import ImageTokenizer
 from resgen.training.objectives import make_objective
 from resgen.types import LOCAL, Reduce
 
+Evaluate = Callable[[CodeModel, AnySampling], Mapping[str, float]]
+"""Metrics of samples of a model under sampling settings."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorLossConfig:
@@ -70,7 +73,7 @@ class GeneratorTask:
         tokenizer: ImageTokenizer,
         sampling: AnySampling,
         history: Mapping[str, Any] | None = None,
-        evaluate: Callable[[CodeModel, AnySampling], Mapping[str, float]] | None = None,
+        evaluate: Evaluate | None = None,
     ) -> None:
         self.module: nn.Module = model
         self.model, self.config, self.tokenizer = model, config, tokenizer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from resgen.ops.images import from_uint8
 from resgen.ops.precision import choose_device
 from resgen.ops.random import seeded
 from resgen.tokenizers.image import ImageTokenizer
-from resgen.training.generator_task import GeneratorTask
+from resgen.training.generator_task import Evaluate, GeneratorTask
 from resgen.training.parallel import initialise
 from resgen.training.recipe import Recipe
 from resgen.training.tokenizer_task import TokenizerLossConfig, TokenizerTask
@@ -92,6 +92,7 @@ def train_generator(
     out: str | Path,
     max_minutes: float | None = None,
     resume: bool = False,
+    evaluator: Callable[[ImageTokenizer], Evaluate] | None = None,
 ) -> dict[str, float]:
     """Stage 2: train a generator on codes and write the pipeline `out/model`; returns the final metrics.
 
@@ -102,6 +103,7 @@ def train_generator(
         out: run folder.
         max_minutes: budget of wall time.
         resume: continue the run in `out`.
+        evaluator: makes, for the tokenizer, what is called every `evaluate_every` steps.
     """
     reduce = initialise()
     if reduce.rank == 0:
@@ -133,6 +135,7 @@ def train_generator(
         held_out,
         tokenizer=loaded,
         sampling=recipe.sampling,
+        evaluate=evaluator(loaded) if evaluator is not None and reduce.rank == 0 else None,
         history={"tokenizer": tokenizer_history.get("tokenizer", {}) if isinstance(tokenizer_history, dict) else {}},
     )
     config = {
