@@ -246,8 +246,8 @@ def matched_config(config: ResGenConfig, spec: CodeSpec, kind: str) -> ModelConf
             return dataclasses.replace(config, head=head, num_layers=num_layers)
         if kind == "maskgit":
             return MaskGITConfig(num_layers=num_layers, **common)
-        if kind == "rq_transformer":  # about six layers over positions for one over levels, and at least two of those
-            return RQTransformerConfig(num_layers=num_layers, depth_layers=max(2, round(num_layers / 6)), **common)
+        if kind == "rq_transformer":  # about six layers over positions for one over levels
+            return RQTransformerConfig(num_layers=num_layers, depth_layers=max(1, round(num_layers / 6)), **common)
         mixture = {name: getattr(config, name) for name in ("num_components", "mean_rank")}
         depth_head = {"head_layers": max(2, round(num_layers / 6)), "head_width": config.mlp_width}
         return ARResGenConfig(num_layers=num_layers, head=config.head, **depth_head, **common, **mixture)

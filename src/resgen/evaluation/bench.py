@@ -70,7 +70,12 @@ def bench_quantizer(
         "extra_memory_bytes": memory,
         "memory_ratio": memory["ours"] / max(1, memory["peer"]),
         **compare_codes(vectors, codebooks, codes["ours"], codes["peer"]),
-        "settings": {**sizes, "repetitions": repetitions, "seed": seed, **_machine(torch.device("cpu"), torch.float32)},
+        "settings": {
+            **sizes,
+            "repetitions": repetitions,
+            "seed": seed,
+            **machine_of(torch.device("cpu"), torch.float32),
+        },
     }
 
 
@@ -166,7 +171,7 @@ def bench_depth(
             "guidance_scale": sampling.guidance_scale,
             "repetitions": repetitions,
             "seed": seed,
-            **_machine(chosen_device, chosen_dtype),
+            **machine_of(chosen_device, chosen_dtype),
         },
     }
 
@@ -226,7 +231,7 @@ def bench_sampler(
             "num_components": model.num_components,
             "repetitions": repetitions,
             "seed": seed,
-            **_machine(chosen_device, chosen_dtype),
+            **machine_of(chosen_device, chosen_dtype),
         },
     }
 
@@ -276,7 +281,7 @@ def bench_mixture(
         "extra_memory_bytes": memory,
         "memory_ratio": {n: m["chunked"] / max(1, m["plain"]) for n, m in memory.items()},
         "bytes_per_row": {v: (memory[most][v] - memory[least][v]) / (rows[-1] - rows[0]) for v in versions},
-        "settings": {**sizes, "repetitions": repetitions, **_machine(device, choose_dtype(dtype, device))},
+        "settings": {**sizes, "repetitions": repetitions, **machine_of(device, choose_dtype(dtype, device))},
     }
 
 
@@ -450,7 +455,7 @@ def _check(**counts: int) -> None:
             raise ConfigError(f"{name}={value} must be at least 1")
 
 
-def _machine(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+def machine_of(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     """What the numbers depend on besides the settings."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from resgen.errors import ConfigError, unknown
-from resgen.evaluation.bench import _machine
+from resgen.evaluation.bench import machine_of
 from resgen.evaluation.memory import extra_peak_bytes
 from resgen.evaluation.products import BareProducts, Pool, record_products
 from resgen.evaluation.speed_cases import GUIDANCE_SCALE, SHAPES, Case, random_network
@@ -123,7 +123,7 @@ def bench_speed(
         "repetitions": repetitions,
         "memory_gb": memory_gb if memory else None,
         "seed": seed,
-        **_machine(chosen_device, choose_dtype(dtype, chosen_device)),
+        **machine_of(chosen_device, choose_dtype(dtype, chosen_device)),
     }
     return {
         "rows": [_row(entry, measured, memory_gb) for entry in measured if entry.seconds],
@@ -217,7 +217,7 @@ def _cases(
     chosen_dtype = str(choose_dtype(dtype, chosen_device)).removeprefix("torch.")
     steps = SHAPES[shape].num_steps if num_steps is None else num_steps
     most = math.prod(SHAPES[shape].grid) * min(depths)
-    if set(names) & {"resgen", "direct", "maskgit"} and not 1 <= steps <= most:
+    if set(names) & {"resgen", "mixture", "direct", "maskgit"} and not 1 <= steps <= most:
         raise ConfigError(f"steps={steps} must lie in 1..{most}: there are no more codes at depth {min(depths)}")
     if "maskgit" in names and steps < max(depths):
         raise ConfigError(f"steps={steps} must be at least {max(depths)} for maskgit: one for every level or more")

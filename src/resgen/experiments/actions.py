@@ -6,6 +6,8 @@ Arguments and results are plain values (and a recipe), so that they travel betwe
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -18,9 +20,9 @@ from resgen.checkpoints.artefacts import load_tokenizer
 from resgen.checkpoints.format import load_folder
 from resgen.config import config_from_dict, config_to_dict
 from resgen.evaluation.report import write_report
-from resgen.experiments.judge import Judge
+from resgen.experiments.judge import Judge, Score
 from resgen.experiments.sweep import find_settings
-from resgen.kinds import count_parameters, get_kind, without_guidance
+from resgen.kinds import AnySampling, count_parameters, get_kind, without_guidance
 from resgen.pipelines.image import ImagePipeline
 from resgen.training.recipe import Recipe, with_kind
 from resgen.training.runs import train_generator
@@ -33,15 +35,31 @@ def kind_of_run(run: str) -> str:
     return run.split("-")[0]
 
 
-def start_worker(free: Any, threads: int) -> None:
-    """Give the worker cores of its own: threads of several trainings on the same core wait for each other."""
+def start_worker(free: Any, threads: int, parent: int) -> None:
+    """Give the worker cores of its own, and let it stop, with a checkpoint, if its parent is gone.
+
+    Threads of several trainings on the same core would wait for each other.
+    """
     torch.set_num_threads(threads)
     cores = free.get()
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+_orphaned = threading.Event()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    _orphaned.set()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def do(action: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    if _orphaned.is_set():
+        os._exit(1)  # nobody waits for the result
     actions: dict[str, Callable[..., dict[str, Any]]] = {
         "_train": _train,
         "_search": _search,
@@ -110,7 +128,17 @@ def _search(
     """Find sampling settings for a kind."""
     pipe = ImagePipeline.from_pretrained(Path(out) / "runs" / run / "model")
     judge = open_judge(out, data, recipe, extractor)
-    sampling, tries = find_settings(pipe, judge, kind, num_samples=num_samples, seed=SEARCH_SEED)
+
+    def measure(settings: AnySampling) -> Score:
+        return judge.score_pipeline(pipe, settings, num_samples=num_samples, seed=SEARCH_SEED)
+
+    sampling, tries = find_settings(
+        measure,
+        kind,
+        with_kind(recipe, kind).sampling,
+        depth=pipe.generator.spec.depth,
+        fixed=None if pipe.num_classes else {"guidance_scale": 0.0},
+    )
     return {
         "kind": kind,
         "metric": judge.metric,

@@ -122,42 +122,36 @@ def sweep(
 
 
 def find_settings(
-    pipe: ImagePipeline,
-    judge: Judge,
+    measure: Callable[[AnySampling], Score],
     kind: str,
+    start: AnySampling,
     *,
-    num_samples: int,
-    seed: int,
+    depth: int,
     fixed: Mapping[str, Any] | None = None,
 ) -> tuple[AnySampling, list[SweepRow]]:
     """Good settings of a kind by coordinate search: each setting of `SEARCHED` in turn, the others kept.
 
     Args:
-        pipe: the model.
-        judge: what measures it; the lowest guided distance wins.
+        measure: of one setting; the lowest distance wins. Use other seeds for the final measurement.
         kind: name of the model's kind.
-        num_samples: pictures per try.
-        seed: of all tries; use another for the final measurement.
+        start: settings to begin with.
+        depth: D; more iterations over the levels of a position are not tried.
         fixed: settings that are given and not searched, for example the number of steps.
 
     Returns:
-        The settings found, and all tries in order.
+        The settings found, and all tries in order; none is measured twice.
     """
-    current = sampling_with(pipe.sampling, dict(fixed or {}))
-    tried: dict[str, SweepRow] = {}
+    current = sampling_with(start, dict(fixed or {}))
+    tried: dict[AnySampling, SweepRow] = {}
     for name, values in SEARCHED[kind].items():
-        if name in (fixed or {}) or (name == "guidance_scale" and not pipe.num_classes):
+        if name in (fixed or {}):
             continue
         found: list[tuple[float, int, AnySampling]] = []
         for value in values:
-            if name == "num_steps" and kind == "ar_resgen":
-                value = min(value, pipe.generator.spec.depth)
-            sampling = sampling_with(current, {name: value})
-            key = repr(sampling)
-            if key not in tried:
-                score = judge.score_pipeline(pipe, sampling, num_samples=num_samples, seed=seed)
-                tried[key] = SweepRow(settings=config_to_dict(sampling), score=score)
-            found.append((tried[key].score.distance, len(found), sampling))
+            sampling = sampling_with(current, {name: min(value, depth) if name == "num_steps" else value})
+            if sampling not in tried:
+                tried[sampling] = SweepRow(settings=config_to_dict(sampling), score=measure(sampling))
+            found.append((tried[sampling].score.distance, len(found), sampling))
         current = min(found)[2]
     return current, list(tried.values())
 

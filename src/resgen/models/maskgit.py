@@ -9,16 +9,15 @@ from typing import final
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional
 
 from resgen.errors import ConfigError
 from resgen.models.base import CodeModel
 from resgen.models.conditions import ClassCondition
+from resgen.models.token_head import LevelHead
 from resgen.nn.positions import rotary_angles, sincos_grid
 from resgen.nn.transformer import SharedModulation, Transformer
 from resgen.ops.guidance import guide
 from resgen.ops.masking import num_masked, sample_visible
-from resgen.ops.mixture import at_least_float32
 from resgen.types import CodeSpec
 
 INIT_STD = 0.02
@@ -75,32 +74,6 @@ PRESETS: dict[str, MaskGITConfig] = {
 }
 
 
-class LevelHead(nn.Module):
-    """One linear map to V logits per level, of which only the level at hand is multiplied.
-
-    The product may run in bfloat16; logits are returned as float32.
-    """
-
-    def __init__(self, *, width: int, depth: int, codebook_size: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(depth, codebook_size, width))
-        self.bias = nn.Parameter(torch.zeros(depth, codebook_size))
-        nn.init.normal_(self.weight, std=INIT_STD)
-
-    def forward(self, hidden: Float[Tensor, "B L O"], level: Int[Tensor, " B"]) -> Float[Tensor, "B L V"]:
-        """Logits of each sample's own level; samples of one level are multiplied together."""
-        order = level.argsort(stable=True)
-        counts = torch.bincount(level, minlength=len(self.weight)).tolist()
-        # `unbind` gathers the gradients of all levels at once; indexing would add a full [D, V, O] for each.
-        parts = zip(hidden[order].split(counts), self.weight.unbind(), self.bias.unbind(), strict=True)
-        logits = torch.cat([functional.linear(part, weight, bias) for part, weight, bias in parts if len(part)])
-        return at_least_float32(logits[order.argsort()])
-
-    def at(self, hidden: Float[Tensor, "*rows O"], level: int) -> Float[Tensor, "*rows V"]:
-        """Logits of one level for all rows."""
-        return at_least_float32(functional.linear(hidden, self.weight[level], self.bias[level]))
-
-
 @final
 class MaskGIT(CodeModel):
     """The generator. While level d is decoded every position has d or d+1 visible levels; `visible` is the whole state.
@@ -128,7 +101,7 @@ class MaskGIT(CodeModel):
         self.transformer = Transformer(
             width=config.width, num_layers=config.num_layers, num_heads=config.num_heads, mlp_width=config.mlp_width
         )
-        self.head = LevelHead(width=config.width, depth=spec.depth, codebook_size=spec.codebook_size)
+        self.head = LevelHead(config.width, spec.depth, spec.codebook_size)
         nn.init.normal_(self.visible_embedding.weight, std=INIT_STD)
         nn.init.normal_(self.level_embedding.weight, std=INIT_STD)
 
@@ -181,10 +154,10 @@ class MaskGITPredictor:
         conditional = self.modulation[:-1]
         x = model.embed(codes, visible)
         if guidance_scale == 0:
-            return model.head.at(model.hidden(x, conditional), level)
+            return model.head.at_level(model.hidden(x, conditional), level)
         unconditional = self.modulation[-1:].expand_as(conditional)
         with_class, without = model.hidden(torch.cat([x, x]), torch.cat([conditional, unconditional])).chunk(2)
-        return model.head.at(guide(with_class, without, guidance_scale), level)
+        return model.head.at_level(guide(with_class, without, guidance_scale), level)
 
 
 def sample_state(

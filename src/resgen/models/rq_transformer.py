@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resgen.models.causal import CausalModel, CausalSteps, check_config
+from resgen.models.token_head import LevelHead
 from resgen.nn.transformer import Transformer
-from resgen.ops.mixture import at_least_float32
 from resgen.types import CodeSpec
 
 
@@ -66,34 +66,12 @@ PRESETS: dict[str, RQTransformerConfig] = {
 }
 
 
-class LevelHeads(nn.Module):
-    """One linear map from the width to the logits of the codes for each level.
-
-    RQ-Transformer has one classifier for all levels, because its levels share a codebook. Here every level has a
-    codebook of its own, and so a classifier of its own; when sampling only one of them is multiplied at a time. The
-    products may run in bfloat16; logits are returned as float32.
-    """
-
-    def __init__(self, depth: int, codebook_size: int, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(depth, codebook_size, width))
-        self.bias = nn.Parameter(torch.zeros(depth, codebook_size))
-        nn.init.normal_(self.weight, std=0.02)
-
-    def forward(self, hidden: Float[Tensor, "B L D O"]) -> Float[Tensor, "B L D V"]:
-        """Logits of all levels."""
-        rows = hidden.flatten(0, 1).transpose(0, 1)
-        logits = torch.baddbmm(self.bias[:, None], rows, self.weight.transpose(1, 2))
-        return at_least_float32(logits).transpose(0, 1).unflatten(0, hidden.shape[:2])
-
-    def at_level(self, hidden: Float[Tensor, "*batch O"], level: int) -> Float[Tensor, "*batch V"]:
-        """Logits of one level."""
-        return at_least_float32(F.linear(hidden, self.weight[level], self.bias[level]))
-
-
 @final
 class RQTransformer(CausalModel):
     """The generator. `CausalModel` describes the transformer over positions and the condition.
+
+    RQ-Transformer has one classifier for all levels, because its levels share a codebook. Here every level has a
+    codebook of its own, and so a classifier of its own.
 
     The transformer over levels has the spatial transformer's output as its input at level 0, and the projected sum of
     the position's embeddings of the levels above at every other one, plus a learned embedding of the level. It is
@@ -113,7 +91,7 @@ class RQTransformer(CausalModel):
         self.depth_transformer = Transformer(
             width=config.width, num_layers=config.depth_layers, num_heads=config.num_heads, mlp_width=config.mlp_width
         )
-        self.heads = LevelHeads(spec.depth, spec.codebook_size, config.width)
+        self.heads = LevelHead(config.width, spec.depth, spec.codebook_size)
         nn.init.normal_(self.level_embedding, std=0.02)
 
     def forward(self, codes: Int[Tensor, "B L D"], class_ids: Int[Tensor, " B"]) -> Float[Tensor, "B L D V"]:
@@ -121,7 +99,7 @@ class RQTransformer(CausalModel):
 
         The first positions of a grid or sequence may be given alone.
         """
-        return self.heads(self.hidden(codes, class_ids))
+        return self.heads.every_level(self.hidden(codes, class_ids))
 
     def hidden(self, codes: Int[Tensor, "B L D"], class_ids: Int[Tensor, " B"]) -> Float[Tensor, "B L D O"]:
         """What `heads` turns into logits, for callers that take the levels one by one."""

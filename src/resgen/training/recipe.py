@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from resgen.errors import ConfigError
 from resgen.kinds import AnySampling, ModelConfig, get_kind, kind_of, matched_config
 from resgen.models.resgen import ResGenConfig
+from resgen.samplers.depthwise import DepthwiseConfig
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.tokenizers.image import ImageTokenizerConfig
 from resgen.training.generator_task import GeneratorLossConfig
@@ -57,6 +58,8 @@ def with_kind(recipe: Recipe, kind: str) -> Recipe:
     generator = matched_config(recipe.generator, recipe.tokenizer.spec, kind)
     guidance = recipe.sampling.guidance_scale
     sampling: AnySampling = get_kind(kind).sampling(guidance_scale=guidance)
+    if isinstance(sampling, DepthwiseConfig):  # four steps per level, as in the paper (63 at depth 16)
+        sampling = replace(sampling, num_steps=4 * recipe.tokenizer.spec.depth)
     if kind == "mixture":  # its confidences are sums of squares, its temperature scales Gaussian noise
         sampling = replace(recipe.sampling, temperature=0.6, choice_temperature=40.0)
     elif kind in ("direct", "resgen"):  # confidences are log-probabilities, the temperature divides logits

@@ -9,7 +9,8 @@ import torch
 
 from resgen.errors import ConfigError
 from resgen.models import resgen
-from resgen.models.maskgit import PRESETS, LevelHead, MaskGIT, MaskGITConfig, sample_state
+from resgen.models.maskgit import PRESETS, MaskGIT, MaskGITConfig, sample_state
+from resgen.models.token_head import LevelHead
 from resgen.types import CodeSpec
 
 SPECS = {

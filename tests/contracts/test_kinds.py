@@ -1,0 +1,215 @@
+"""What every kind of generator keeps to, from training loss to samples."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from resgen.checkpoints.artefacts import load_pipeline, save_pipeline
+from resgen.config import config_from_dict, config_to_dict
+from resgen.errors import ConfigError
+from resgen.kinds import (
+    KINDS,
+    build,
+    count_parameters,
+    get_kind,
+    kind_of,
+    matched_config,
+    sample,
+    sampling_with,
+    without_guidance,
+)
+from resgen.models.base import CodeModel
+from resgen.models.resgen import ResGenConfig
+from resgen.quantizers import QuantizerConfig
+from resgen.recipes import get_recipe, recipe_names
+from resgen.samplers.unmasking import SamplingConfig
+from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
+from resgen.training.objectives import make_objective
+from resgen.training.recipe import with_kind
+from resgen.types import CodeSpec
+
+SPEC = CodeSpec(depth=4, codebook_size=9, code_dim=6, shape=(3, 2))
+BASE = ResGenConfig(
+    width=16,
+    num_layers=3,
+    num_heads=2,
+    mlp_width=32,
+    condition_width=16,
+    num_components=6,
+    num_classes=3,
+    head="residual",
+)
+
+
+def make(kind: str, spec: CodeSpec = SPEC, *, noise: float = 0.3) -> CodeModel:
+    torch.manual_seed(0)
+    model = build(matched_config(BASE, spec, kind), spec)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(noise * torch.randn(parameter.shape))
+    codes = torch.randint(spec.codebook_size, (40, spec.num_positions, spec.depth))
+    model.set_codebooks(torch.randn(spec.depth, spec.codebook_size, spec.code_dim), torch.ones(spec.depth), codes)
+    return model
+
+
+def settings(kind: str, guidance_scale: float = 1.5):
+    sampling = get_kind(kind).sampling(guidance_scale=guidance_scale)
+    if hasattr(sampling, "num_steps"):
+        sampling = dataclasses.replace(sampling, num_steps=2 if kind == "ar_resgen" else 5)
+    return sampling
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def objective_of(model: CodeModel, **changes):
+    given = {"mask_schedule": "circle", "smoothing": 0.01, "level_decay": 1.0, "data_start": True, **changes}
+    return make_objective(model, **given)
+
+
+def test_the_kind_of_a_model_is_its_name(kind: str) -> None:
+    model = make(kind)
+    assert kind_of(model.config).name == kind and isinstance(model, KINDS[kind].model)
+    again = config_from_dict(KINDS[kind].config, config_to_dict(model.config))
+    assert again == model.config and kind_of(again).name == kind
+
+
+@pytest.mark.parametrize("guidance_scale", [0.0, 1.5])
+def test_samples_do_not_depend_on_their_batch(kind: str, guidance_scale: float) -> None:
+    model, sampling = make(kind).eval(), settings(kind, guidance_scale)
+    class_ids = torch.tensor([0, 1, 2, 1, 0])
+
+    def run(rows: list[int], seed: int = 7) -> torch.Tensor:
+        return sample(model, class_ids[rows], seed=seed, indices=rows, sampling=sampling).codes
+
+    whole = run([0, 1, 2, 3, 4])
+    assert whole.shape == (5, 6, 4) and whole.min() >= 0 and whole.max() < 9
+    assert torch.equal(run([3])[0], whole[3]) and torch.equal(run([4, 0]), whole[[4, 0]])
+    assert not torch.equal(run([0, 1, 2, 3, 4], seed=8), whole)
+
+
+def test_what_is_given_is_kept(kind: str) -> None:
+    model = make(kind).eval()
+    stream = torch.Generator().manual_seed(2)
+    codes = torch.randint(9, (3, 6, 4), generator=stream)
+    visible = torch.randint(5, (3, 6), generator=stream)
+    found = sample(
+        model, torch.tensor([0, 1, 2]), seed=0, indices=range(3), sampling=settings(kind), given=(codes, visible)
+    ).codes
+    known = torch.arange(4) < visible[..., None]
+    assert torch.equal(found[known], codes[known]) and not torch.equal(found, codes)
+
+
+def test_guidance_moves_towards_the_class(kind: str) -> None:
+    """Where the class decides the codes alone, more guidance gives them more often."""
+    model = make(kind, noise=0.0)
+    sampling = settings(kind, 0.0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    objective = objective_of(model)
+    stream = torch.Generator().manual_seed(0)
+    class_ids = torch.arange(96) % 3
+    codes = (class_ids[:, None, None] * 3 + torch.randint(2, (96, 6, 4), generator=stream)).clamp(max=8)
+    objective.start(codes, stream)
+    first = None
+    for _ in range(60):
+        dropped = torch.where(torch.rand(96, generator=stream) < 0.2, 3, class_ids)
+        loss, _ = objective.loss(codes, dropped, stream)
+        first = float(loss.detach()) if first is None else first
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < first
+    model.eval()
+    found = sample(model, class_ids, seed=1, indices=range(96), sampling=sampling).codes
+    right = (found // 3 == class_ids[:, None, None]).float().mean()
+    guided = sample(
+        model, class_ids, seed=1, indices=range(96), sampling=dataclasses.replace(sampling, guidance_scale=2.0)
+    ).codes
+    more = (guided // 3 == class_ids[:, None, None]).float().mean()
+    assert right > 0.4 and more >= right - 0.02
+
+
+def test_validation_is_repeatable_and_finite(kind: str) -> None:
+    model = make(kind).eval()
+    stream = torch.Generator().manual_seed(4)
+    batches = [(torch.randint(9, (8, 6, 4), generator=stream), torch.arange(8) % 3) for _ in range(2)]
+    objective = objective_of(model)
+    with torch.no_grad():
+        first, second = objective.validate(batches), objective.validate(iter(batches))
+    assert first == second and "val_loss" in first
+    assert all(value == value and abs(value) < 1e4 for value in first.values())
+
+
+def test_a_start_from_data_lowers_the_loss(kind: str) -> None:
+    model = make(kind, noise=0.0)
+    stream = torch.Generator().manual_seed(4)
+    codes = torch.randint(3, (64, 6, 4), generator=stream)  # six of nine codes never occur
+    batches = [(codes, torch.zeros(64, dtype=torch.int64))]
+    objective = objective_of(model)
+    with torch.no_grad():
+        before = objective.validate(batches)["val_loss"]
+        objective.start(codes, stream)
+        assert objective.validate(batches)["val_loss"] < before - 0.1
+        untouched = objective_of(make(kind, noise=0.0), data_start=False)
+        untouched.start(codes, stream)
+        assert untouched.validate(batches)["val_loss"] == pytest.approx(before)
+
+
+def test_a_pipeline_of_every_kind_is_saved_and_loaded(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = ImageTokenizerConfig(
+        image_size=12,
+        channels=1,
+        width=8,
+        multipliers=(1, 1, 1),
+        num_res_blocks=1,
+        code_dim=6,
+        quantizer=QuantizerConfig(depth=4, codebook_size=9),
+    )
+    tokenizer = ImageTokenizer(config).eval()
+    model = make(kind, tokenizer.spec).eval()
+    model.bfloat16().float()  # what a saved model keeps
+    sampling = settings(kind)
+    save_pipeline(tmp_path / "m", tokenizer, model, sampling=sampling, class_names=("a", "b", "c"))
+    loaded = load_pipeline(tmp_path / "m")
+    assert loaded.sampling == sampling and kind_of(loaded.generator.config).name == kind
+    class_ids = torch.tensor([0, 2])
+    first, second = (
+        sample(m, class_ids, seed=3, indices=range(2), sampling=sampling).codes for m in (model, loaded.generator)
+    )
+    assert torch.equal(first, second)
+
+
+def test_settings_of_another_kind_are_refused(kind: str) -> None:
+    other = "rq_transformer" if kind != "rq_transformer" else "maskgit"
+    with pytest.raises(ConfigError, match=f"kind '{kind}'"):
+        sample(make(kind), torch.tensor([0]), seed=0, indices=[0], sampling=settings(other))
+
+
+def test_settings_by_name() -> None:
+    sampling = SamplingConfig()
+    assert sampling_with(sampling, {"num_steps": 3, "top_p": None}).num_steps == 3
+    with pytest.raises(ConfigError, match="unknown sampling setting 'top_k'"):
+        sampling_with(sampling, {"top_k": 4})
+    with pytest.raises(ConfigError, match="num_steps=0"):
+        sampling_with(sampling, {"num_steps": 0})
+    off = without_guidance(dataclasses.replace(sampling, guidance_first=1.0))
+    assert off.guidance_scale == 0 and off.guidance_first == 0
+    with pytest.raises(ConfigError, match="unknown kind 'maskgti'.*maskgit"):
+        get_kind("maskgti")
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_kind_of_a_recipe_has_its_parameters(name: str, kind: str) -> None:
+    recipe = get_recipe(name)
+    spec = recipe.tokenizer.spec
+    other = with_kind(recipe, kind)
+    assert kind_of(other.generator).name == kind and isinstance(other.sampling, KINDS[kind].sampling)
+    ratio = count_parameters(other.generator, spec) / count_parameters(recipe.generator, spec)
+    assert 0.85 <= ratio <= 1.15 if name == "digits" else 0.9 <= ratio <= 1.1, ratio

@@ -1,0 +1,111 @@
+"""Grids of sampling settings, and the search for good ones, against a judge whose optimum is known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from resgen.errors import ConfigError
+from resgen.experiments.judge import Score
+from resgen.experiments.sweep import (
+    SEARCHED,
+    SweepRow,
+    combinations,
+    find_settings,
+    parse_grid,
+    sweep_markdown,
+    write_sweep,
+)
+from resgen.kinds import KINDS
+from resgen.samplers.unmasking import SamplingConfig
+
+
+class Bowl:
+    """Distance grows with the squared distance of the settings from `best`; remembers what it was asked."""
+
+    def __init__(self, **best) -> None:
+        self.best = best
+        self.asked = []
+
+    def __call__(self, sampling) -> Score:
+        self.asked.append(sampling)
+        distance = sum((getattr(sampling, name) - value) ** 2 for name, value in self.best.items())
+        return Score(distance=1.0 + distance, recognised=0.5, num_samples=100, seconds=0.1)
+
+
+def test_grids_are_read_with_short_names() -> None:
+    grid = parse_grid(["steps=8,16", "top_p=0.9,1", "schedule=circle,power"], SamplingConfig())
+    assert grid == {"num_steps": [8, 16], "top_p": [0.9, 1], "mask_schedule": ["circle", "power"]}
+    assert len(combinations(grid)) == 8 and combinations({"a": [1], "b": [2, 3]}) == [
+        {"a": 1, "b": 2},
+        {"a": 1, "b": 3},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["stpes=8"], "unknown sampling setting 'stpes'.*steps"),
+        (["steps"], "'steps' must have the form"),
+        (["steps="], "'steps=' must have the form"),
+        ([], "--grid is empty"),
+    ],
+)
+def test_bad_grids_are_refused(words: list[str], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        parse_grid(words, SamplingConfig())
+
+
+def test_the_search_finds_the_bottom_of_a_bowl() -> None:
+    judge = Bowl(guidance_scale=3.0, choice_temperature=2.0, top_p=0.95, temperature=0.9)
+    start = SamplingConfig(guidance_scale=1.0, choice_temperature=0.5, top_p=1.0, temperature=1.0)
+    found, tries = find_settings(judge, "resgen", start, depth=8)
+    assert (found.guidance_scale, found.choice_temperature, found.top_p, found.temperature) == (3.0, 2.0, 0.95, 0.9)
+    assert len(judge.asked) == len(set(judge.asked)) == len(tries), "nothing is measured twice"
+    assert found.num_steps == start.num_steps
+
+
+def test_given_settings_are_not_searched() -> None:
+    judge = Bowl(guidance_scale=3.0)
+    start = SamplingConfig(choice_temperature=1.0)
+    found, _ = find_settings(judge, "resgen", start, depth=8, fixed={"guidance_scale": 0.0})
+    assert found.guidance_scale == 0.0 and {s.guidance_scale for s in judge.asked} == {0.0}
+
+
+def test_every_kind_is_searched_with_settings_that_it_has() -> None:
+    assert set(SEARCHED) == set(KINDS)
+    tries = set()
+    for kind, searched in SEARCHED.items():
+        _, rows = find_settings(Bowl(), kind, KINDS[kind].sampling(), depth=8)
+        tries.add(sum(map(len, searched.values())))
+        assert len(rows) >= 10
+    assert len(tries) == 1, "the same number of tries for all"
+
+
+def test_more_iterations_than_levels_are_not_tried() -> None:
+    judge = Bowl()
+    find_settings(judge, "ar_resgen", KINDS["ar_resgen"].sampling(), depth=2)
+    assert max(sampling.num_steps for sampling in judge.asked) == 2
+
+
+def rows() -> list[SweepRow]:
+    grid = {"num_steps": [8, 16], "top_p": [0.9, 1.0]}
+    values = torch.tensor([3.0, 1.0, 2.0, 4.0])
+    found = [
+        SweepRow(settings=s, score=Score(distance=float(v), recognised=None, num_samples=9, seconds=1.0))
+        for s, v in zip(combinations(grid), values, strict=True)
+    ]
+    return sorted(found, key=lambda row: row.score.distance)
+
+
+def test_table_and_heat_map(tmp_path) -> None:
+    text = sweep_markdown(rows(), "FD-x", "model", 9, 3)
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert lines[0] == "| num_steps | top_p | FD-x | recognised | seconds |"
+    assert lines[2].startswith("| 8 | 1.0 | 1.000 |") and len(lines) == 6
+    pytest.importorskip("matplotlib")
+    grid = {"num_steps": [8, 16], "top_p": [0.9, 1.0]}
+    write_sweep(tmp_path / "new", rows(), grid, metric="FD-x", model="model", num=9, seed=3)
+    write_sweep(tmp_path / "one", rows()[:1], {"num_steps": [8]}, metric="FD-x", model="model", num=9, seed=3)
+    assert (tmp_path / "new" / "sweep.png").stat().st_size > 1000
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["sweep.md", "sweep.png"]
