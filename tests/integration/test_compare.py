@@ -76,7 +76,7 @@ def test_a_comparison_is_done_once_and_reported(
     capsys.readouterr()
     assert main(command(folder, "cmp")) == 2
     assert "already holds a comparison; continue it with --resume" in capsys.readouterr().err
-    assert main([*command(folder, "cmp", "--resume"), "generator.width=64"]) == 2
+    assert main(command(folder, "cmp", "--resume", "--set", "generator.width=64")) == 2
     assert "other settings (recipe)" in capsys.readouterr().err
 
 

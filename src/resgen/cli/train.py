@@ -91,10 +91,12 @@ class TrainGenerator:
     def run(self) -> int:
         check_run(self.out, self.max_minutes)
         recipe = load_recipe(self.recipe, self.config, self.overrides, self.kind)
-        from resgen.training.runs import is_encoded, train_generator
+        from resgen.training.runs import train_generator
 
         evaluator = None
         if recipe.generator_training.evaluate_every:
+            from resgen.training.runs import is_encoded
+
             path = self.evaluate_on or self.data or recipe.data.path
             if path is None or is_encoded(path):
                 raise ConfigError("evaluate_every needs pictures; name them with --evaluate-on PATH")

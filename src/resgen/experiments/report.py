@@ -275,7 +275,7 @@ def _draw_time(path: Path, lines: Sequence[dict[str, Any]], speed: dict[str, dic
             axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
 
-    save_figure(draw, path, size=(9, 4))
+    save_figure(draw, path, size=(9.0, 4.0))
 
 
 def _draw_steps(path: Path, curves: Sequence[dict[str, Any]], metric: str) -> None:
@@ -292,7 +292,7 @@ def _draw_steps(path: Path, curves: Sequence[dict[str, Any]], metric: str) -> No
         if curves:
             axis.legend(fontsize=8)
 
-    save_figure(draw, path, size=(9, 4))
+    save_figure(draw, path, size=(9.0, 4.0))
 
 
 def _draw_depth(path: Path, rows: Sequence[dict[str, Any]], study: Study, metric: str) -> None:
@@ -308,4 +308,4 @@ def _draw_depth(path: Path, rows: Sequence[dict[str, Any]], study: Study, metric
         axis.grid(alpha=0.3)
         axis.legend()
 
-    save_figure(draw, path, size=(5, 4))
+    save_figure(draw, path, size=(5.0, 4.0))

@@ -12,7 +12,7 @@ import numpy as np
 
 from resgen.checkpoints.artefacts import load_pipeline, save_pipeline
 from resgen.checkpoints.format import write_text_atomic
-from resgen.config import config_to_dict, parse_overrides
+from resgen.config import config_to_dict, parse_overrides, replace_nested
 from resgen.errors import ConfigError, unknown
 from resgen.experiments.figures import save_figure
 from resgen.experiments.judge import Judge, Score
@@ -74,7 +74,7 @@ def parse_grid(words: Sequence[str], sampling: AnySampling) -> dict[str, list[An
     """`["steps=8,16", "top_p=0.9,1"]` as lists of values by setting, in this order.
 
     Raises:
-        ConfigError: a word of another form, a setting that the kind does not have, or no value.
+        ConfigError: a word of another form, a setting that the kind does not have, or a value that it does not allow.
     """
     known = [field.name for field in fields(sampling)]
     grid: dict[str, list[Any]] = {}
@@ -85,7 +85,8 @@ def parse_grid(words: Sequence[str], sampling: AnySampling) -> dict[str, list[An
             raise ConfigError(unknown("sampling setting", key, [*known, *ALIASES]))
         if not equals or not text:
             raise ConfigError(f"--grid '{word}' must have the form setting=value,value")
-        grid[name] = [parse_overrides([f"{name}={value}"])[name] for value in text.split(",")]
+        changed = (replace_nested(sampling, parse_overrides([f"{name}={value}"])) for value in text.split(","))
+        grid[name] = [getattr(config, name) for config in changed]
     if not grid:
         raise ConfigError("--grid is empty; give settings such as steps=8,16,32 top_p=0.9,1")
     return grid

@@ -16,9 +16,15 @@ from resgen.types import CodeSpec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class FakeTraining:
+    evaluate_every: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class FakeRecipe:
     name: str
     seed: int = 0
+    generator_training: FakeTraining = FakeTraining()
 
 
 def run_json(argv, capsys):
@@ -150,7 +156,8 @@ def test_train_tokenizer(trainings, tmp_path, capsys):
 def test_interrupted_training_says_how_to_go_on(trainings, tmp_path, capsys):
     argv = ["train", "generator", "--recipe", "digits", "--tokenizer", "t", "--out", str(tmp_path)]
     assert main(argv) == 130
-    assert trainings[0][1] == {"data": None, "tokenizer": "t", "out": tmp_path, "max_minutes": None, "resume": False}
+    asked = {"data": None, "tokenizer": "t", "out": tmp_path, "max_minutes": None, "resume": False}
+    assert trainings[0][1] == {**asked, "evaluator": None}
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err == "checkpoint at step 7, continue with --resume\n"
 
