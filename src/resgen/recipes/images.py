@@ -105,9 +105,9 @@ def fashion_mnist() -> Recipe:
         sampling=SamplingConfig(
             num_steps=16,
             mask_schedule="power",
-            top_p=0.95,
-            choice_temperature=1.0,
-            guidance_scale=2.0,
+            top_p=1.0,
+            choice_temperature=4.0,
+            guidance_scale=4.0,
         ),
     )
 
