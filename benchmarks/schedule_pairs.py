@@ -1,7 +1,7 @@
 """Mask schedules of training and of sampling in the pairs of Table 7: trains a model per schedule, measures the pairs.
 
-python benchmarks/schedule_pairs.py --recipe fashion_mnist --tokenizer fashion-mnist-small --data PATH --max-minutes 4 \\
-    --out DIR
+python benchmarks/schedule_pairs.py --recipe fashion_mnist --tokenizer fashion-mnist-small --data PATH \\
+    --max-minutes 4 --out DIR
 """
 
 from __future__ import annotations
