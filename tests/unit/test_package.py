@@ -6,11 +6,14 @@ import importlib.resources
 import re
 import subprocess
 import sys
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import pytest
 
 import resgen
+from resgen.errors import ConfigError, MissingExtraError, ResGenError
+from resgen.training import Interrupted
 
 SOURCE = Path(resgen.__file__).parent
 
@@ -55,3 +58,12 @@ def test_processes_are_known_to_one_module_only_and_nothing_is_pickled():
         if path not in allowed:
             assert "torch.distributed" not in text, path
         assert not re.search(r"\btorch\.(load|save)\(|^import pickle|allow_pickle=True", text, flags=re.M), path
+
+
+@pytest.mark.parametrize(
+    "error", [ConfigError("a=1 must be 2"), MissingExtraError("matplotlib", "train"), Interrupted(7, Path("runs/x"))]
+)
+def test_errors_travel_between_processes(error: ResGenError) -> None:
+    """Workers raise them; the way goes through pickle, which calls constructors with the message alone."""
+    again = ForkingPickler.loads(bytes(ForkingPickler.dumps(error)))
+    assert type(again) is type(error) and str(again) == str(error) and again.__dict__ == error.__dict__

@@ -22,6 +22,7 @@ from resgen.cli.common import (
     positive,
     report,
 )
+from resgen.cli.train import EXIT_INTERRUPTED
 from resgen.errors import ConfigError
 
 
@@ -68,13 +69,14 @@ class Compare:
     """Go on with the comparison in --out."""
     as_json: Json = False
 
-    def run(self) -> None:
+    def run(self) -> int:
         check_out_dir(self.out)
         positive("--seeds", self.seeds)
         recipe = load_recipe(self.recipe, self.config, self.overrides)
         from resgen.experiments.compare import Comparison, Study, compare
         from resgen.experiments.report import write_comparison
         from resgen.kinds import KINDS
+        from resgen.training import Interrupted
 
         settings = Comparison(
             tokenizer=self.tokenizer,
@@ -90,9 +92,14 @@ class Compare:
             jobs=self.jobs,
         )
         study = Study(self.out, recipe, settings, resume=self.resume)
-        compare(study, message)
+        try:
+            compare(study, message)
+        except Interrupted as stop:
+            message(str(stop))
+            return EXIT_INTERRUPTED
         files = write_comparison(study, shlex.join(["resgen", *sys.argv[1:]]))
         report({"files": files}, as_json=self.as_json, text=files[0].read_text(encoding="utf-8"))
+        return 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -118,6 +118,7 @@ class Evaluate:
         from resgen.config import config_to_dict
         from resgen.evaluation.checks import generation_protocol
         from resgen.evaluation.evaluate import evaluate_generation, folder_sha256
+        from resgen.experiments.judge import samples_of
         from resgen.pipelines.image import ImagePipeline
 
         assert self.model is not None
@@ -143,19 +144,8 @@ class Evaluate:
             **_measures(asked),
         )
         _same(asked, protocol)
-        unguided = replace(sampling, guidance_first=0.0, guidance_scale=0.0)
-
-        def generate(indices: range, class_ids: list[int], guided: bool, seed: int) -> Any:
-            return pipe.generate_pixels(
-                class_ids,
-                first_index=indices.start,
-                seed=seed,
-                batch_size=self.batch_size,
-                sampling=sampling if guided else unguided,
-            )
-
         return evaluate_generation(
-            generate,
+            samples_of(pipe, sampling, self.batch_size),
             protocol,
             extractor,
             reference,

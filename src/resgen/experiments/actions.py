@@ -58,18 +58,19 @@ def _watch(parent: int) -> None:
 
 
 def do(action: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Run one of the actions below in a worker."""
     if _orphaned.is_set():
         os._exit(1)  # nobody waits for the result
     actions: dict[str, Callable[..., dict[str, Any]]] = {
-        "_train": _train,
-        "_search": _search,
-        "_evaluate": _evaluate,
-        "_score": _score,
+        "train": train,
+        "search": search,
+        "evaluate": evaluate,
+        "score": score,
     }
     return actions[action](**arguments)
 
 
-def _train(
+def train(
     out: str,
     data: str,
     recipe: Recipe,
@@ -82,10 +83,8 @@ def _train(
 ) -> dict[str, Any]:
     """Train one model, or go on with it."""
     folder = Path(out) / "runs" / run
-    spec = load_tokenizer(Path(out) / "tokenizers" / str(depth))[0].spec
-    recipe = replace(
-        recipe, tokenizer=replace(recipe.tokenizer, quantizer=replace(recipe.tokenizer.quantizer, depth=depth))
-    )
+    tokenizer, _ = load_tokenizer(Path(out) / "tokenizers" / str(depth))
+    recipe = replace(recipe, tokenizer=tokenizer.config)
     recipe = with_kind(recipe, kind)
     training = replace(recipe.generator_training, seed=seed)
     if num_steps is not None:
@@ -107,11 +106,12 @@ def _train(
         "steps": history["steps"],
         "seconds": history["seconds"],
         "val_loss": history["metrics"]["val_loss"],
-        "parameters": count_parameters(recipe.generator, spec),
+        "parameters": count_parameters(recipe.generator, tokenizer.spec),
     }
 
 
 def open_judge(out: str, data: str, recipe: Recipe, extractor: str | None) -> Judge:
+    """The one evaluator of a comparison; features of the reference are kept in its folder."""
     return Judge(
         data,
         image_size=recipe.tokenizer.image_size,
@@ -122,7 +122,7 @@ def open_judge(out: str, data: str, recipe: Recipe, extractor: str | None) -> Ju
     )
 
 
-def _search(
+def search(
     out: str, data: str, recipe: Recipe, kind: str, run: str, num_samples: int, extractor: str | None
 ) -> dict[str, Any]:
     """Find sampling settings for a kind."""
@@ -148,7 +148,7 @@ def _search(
     }
 
 
-def _evaluate(
+def evaluate(
     out: str,
     data: str,
     recipe: Recipe,
@@ -169,7 +169,7 @@ def _evaluate(
     return {"run": run, "report": path.name}
 
 
-def _score(
+def score(
     out: str,
     data: str,
     recipe: Recipe,

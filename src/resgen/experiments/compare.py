@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from resgen.evaluation.report import load_report
 from resgen.experiments.actions import do, kind_of_run, open_judge, start_worker, timing
 from resgen.experiments.depth import truncate_tokenizer
 from resgen.kinds import KINDS, get_kind
+from resgen.samplers.unmasking import SamplingConfig
 from resgen.training.recipe import Recipe
 from resgen.training.runs import encode_data
 
@@ -73,6 +74,8 @@ class Comparison:
         for name in ("num_samples", "search_samples"):
             if getattr(self, name) < 100:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 100")
+        if self.depths and "resgen" not in self.kinds:
+            raise ConfigError(f"depths={self.depths} are of ResGen; kinds={self.kinds} must hold 'resgen'")
         if self.jobs < 1:
             raise ConfigError(f"jobs={self.jobs} must be at least 1")
         if not 0 <= self.equal_steps_seeds <= len(self.seeds):
@@ -85,7 +88,7 @@ class Part:
 
     Attributes:
         name: of its folder or file.
-        action: function of this module that does it.
+        action: name of a function of `experiments.actions`.
         arguments: its keyword arguments, plain values.
         minutes: how long it may take, for the estimate of the time left.
     """
@@ -137,14 +140,14 @@ class Study:
     def run(self, parts: Sequence[Part], say: Callable[[str], None]) -> None:
         """Do the parts that are not finished, `jobs` at a time."""
         left = [part for part in parts if not self.is_done(part.name)]
+        if not left:
+            return
         jobs = min(self.comparison.jobs, len(left))
         begin = time.monotonic()
         total = sum(part.minutes for part in left)
-        threads = max(1, torch.get_num_threads() // max(jobs, 1))
+        threads = max(1, torch.get_num_threads() // jobs)
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
         shares = [cores[k * threads : (k + 1) * threads] for k in range(jobs)]
-        if not left:
-            return
         context = multiprocessing.get_context("spawn")
         free = context.Queue()
         for share in shares:
@@ -157,7 +160,7 @@ class Study:
             try:
                 for future in as_completed(running):
                     part = running[future]
-                    self._finish(part, future.result())
+                    self.record(part.name, future.result())
                     done += part.minutes
                     spent = (time.monotonic() - begin) / 60
                     left_minutes = spent * (total - done) / max(done, 1e-9)
@@ -166,8 +169,9 @@ class Study:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
 
-    def _finish(self, part: Part, result: Mapping[str, Any]) -> None:
-        path = self._path(part.name)
+    def record(self, name: str, result: Mapping[str, Any]) -> None:
+        """Note that a part is finished."""
+        path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json_atomic(path, dict(result))
 
@@ -177,10 +181,12 @@ class Study:
 
 def compare(study: Study, say: Callable[[str], None]) -> None:
     """Do all that is not done yet. The report is written by `experiments.report`."""
-    comparison, out, recipe = study.comparison, study.out, study.recipe
-    common = {"out": str(out), "data": comparison.data, "recipe": recipe}
+    comparison, out = study.comparison, study.out
     tokenizer, _ = load_tokenizer(comparison.tokenizer)
-    full = tokenizer.spec.depth
+    # Parameters are matched at the shape of these codes, whatever the recipe would train.
+    recipe = replace(study.recipe, tokenizer=tokenizer.config)
+    common = {"out": str(out), "data": comparison.data, "recipe": recipe}
+    full, first = tokenizer.spec.depth, comparison.seeds[0]
     for depth in comparison.depths:
         if not 1 <= depth < full:
             raise ConfigError(
@@ -200,7 +206,7 @@ def compare(study: Study, say: Callable[[str], None]) -> None:
         [
             Part(
                 name=f"train-{kind}-time-{seed}",
-                action="_train",
+                action="train",
                 arguments={
                     **common,
                     "kind": kind,
@@ -229,7 +235,7 @@ def compare(study: Study, say: Callable[[str], None]) -> None:
                 parts.append(
                     Part(
                         name=f"train-{kind}-steps-{seed}",
-                        action="_train",
+                        action="train",
                         arguments={
                             **common,
                             "kind": kind,
@@ -245,16 +251,16 @@ def compare(study: Study, say: Callable[[str], None]) -> None:
     for depth in comparison.depths:
         parts.append(
             Part(
-                name=f"train-resgen-depth{depth}-{chosen[0] if chosen else comparison.seeds[0]}",
-                action="_train",
+                name=f"train-resgen-depth{depth}-{first}",
+                action="train",
                 arguments={
                     **common,
                     "kind": "resgen",
-                    "seed": comparison.seeds[0],
-                    "run": f"resgen-depth{depth}",
+                    "seed": first,
+                    "run": f"resgen-depth{depth}-{first}",
                     "depth": depth,
                     "max_minutes": None,
-                    "num_steps": study.result(f"train-resgen-time-{comparison.seeds[0]}")["steps"],
+                    "num_steps": study.result(f"train-resgen-time-{first}")["steps"],
                 },
                 minutes=comparison.max_minutes,
             )
@@ -266,11 +272,11 @@ def compare(study: Study, say: Callable[[str], None]) -> None:
         [
             Part(
                 name=f"search-{kind}",
-                action="_search",
+                action="search",
                 arguments={
                     **common,
                     "kind": kind,
-                    "run": f"{kind}-time-{comparison.seeds[0]}",
+                    "run": f"{kind}-time-{first}",
                     "num_samples": comparison.search_samples,
                     "extractor": comparison.extractor,
                 },
@@ -285,7 +291,7 @@ def compare(study: Study, say: Callable[[str], None]) -> None:
         [
             Part(
                 name=f"evaluate-{run}",
-                action="_evaluate",
+                action="evaluate",
                 arguments={
                     **common,
                     "run": run,
@@ -303,10 +309,10 @@ def compare(study: Study, say: Callable[[str], None]) -> None:
         [
             Part(
                 name=f"steps-{kind}-{count}",
-                action="_score",
+                action="score",
                 arguments={
                     **common,
-                    "run": f"{kind}-time-{comparison.seeds[0]}",
+                    "run": f"{kind}-time-{first}",
                     "extractor": comparison.extractor,
                     "num_samples": comparison.search_samples,
                     "sampling": {**study.result(f"search-{kind}")["sampling"], "num_steps": count},
@@ -318,9 +324,9 @@ def compare(study: Study, say: Callable[[str], None]) -> None:
     )
     say("timing, one kind after the other on all cores")
     if not study.is_done("timing"):
-        models = {kind: str(out / "runs" / f"{kind}-time-{comparison.seeds[0]}" / "model") for kind in comparison.kinds}
+        models = {kind: str(out / "runs" / f"{kind}-time-{first}" / "model") for kind in comparison.kinds}
         sampling = {kind: study.result(f"search-{kind}")["sampling"] for kind in comparison.kinds}
-        study._finish(Part(name="timing", action="", arguments={}), timing(models, sampling))
+        study.record("timing", timing(models, sampling))
 
 
 def equal_steps(study: Study) -> int:
@@ -335,7 +341,7 @@ def _step_counts(kinds: Sequence[str], depth: int) -> list[tuple[str, int]]:
     """Steps at which the kinds whose steps can be chosen are measured; MaskGIT takes at least one per level."""
     counts = []
     for kind in kinds:
-        if kind in ("resgen", "direct"):
+        if KINDS[kind].sampling is SamplingConfig:
             counts += [(kind, count) for count in STEP_COUNTS]
         elif kind == "maskgit":
             counts += [(kind, depth * count) for count in (1, 2, 4)]

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
 from resgen.checkpoints.format import load_folder, resolve_model
 from resgen.config import config_to_dict
 from resgen.evaluation.checks import generation_protocol
-from resgen.evaluation.evaluate import evaluate_generation, folder_sha256
+from resgen.evaluation.evaluate import Generate, evaluate_generation, folder_sha256
 from resgen.evaluation.extractors import Extractor, default_extractor, load_extractor
 from resgen.evaluation.metrics import frechet_distance
 from resgen.evaluation.protocol import MANIFOLD_SIZE, distance_name
@@ -42,6 +43,22 @@ class Score:
     recognised: float | None
     num_samples: int
     seconds: float
+
+
+def samples_of(pipe: ImagePipeline, sampling: AnySampling, batch_size: int) -> Generate:
+    """A pipeline under given settings, as `evaluate_generation` takes it."""
+    unguided = without_guidance(sampling)
+
+    def generate(indices: range, class_ids: list[int], guided: bool, seed: int) -> UInt8[Tensor, "B C S S"]:
+        return pipe.generate_pixels(
+            class_ids,
+            first_index=indices.start,
+            seed=seed,
+            batch_size=batch_size,
+            sampling=sampling if guided else unguided,
+        )
+
+    return generate
 
 
 class Judge:
@@ -175,19 +192,8 @@ class Judge:
             seeds=tuple(seeds),
             **settings,
         )
-        unguided = without_guidance(sampling)
-
-        def generate(indices: range, class_ids: list[int], guided: bool, seed: int) -> Tensor:
-            return pipe.generate_pixels(
-                class_ids,
-                first_index=indices.start,
-                seed=seed,
-                batch_size=batch_size,
-                sampling=sampling if guided else unguided,
-            )
-
         return evaluate_generation(
-            generate,
+            samples_of(pipe, sampling, batch_size),
             protocol,
             self.extractor,
             self.reference,

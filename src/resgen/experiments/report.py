@@ -13,7 +13,7 @@ from typing import Any
 from resgen.checkpoints.format import write_json_atomic, write_text_atomic
 from resgen.evaluation.protocol import check_comparable
 from resgen.evaluation.report import EvaluationReport
-from resgen.experiments.compare import Study, equal_steps, kind_of_run, reports
+from resgen.experiments.compare import Study, equal_steps, reports
 from resgen.experiments.figures import save_figure
 from resgen.kinds import KINDS
 
@@ -40,11 +40,8 @@ def rows_of(study: Study) -> list[dict[str, Any]]:
         check_comparable(evaluations[0].protocol, other.protocol, varying=("sampling",))
     rows = []
     for run, report in found.items():
-        kind = kind_of_run(run)
-        budget = run.split("-")[1]
-        seed = run.split("-")[2] if budget in ("time", "steps") else str(study.comparison.seeds[0])
-        part = f"train-{run}" if budget in ("time", "steps") else f"train-{run}-{seed}"
-        training = study.result(part)
+        kind, budget, seed = run.split("-")
+        training = study.result(f"train-{run}")
         for result in report.generation:
             rows.append(
                 {

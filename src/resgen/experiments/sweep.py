@@ -194,7 +194,7 @@ def sweep_heat_map(rows: Sequence[SweepRow], grid: Mapping[str, Sequence[Any]], 
         axis.set_xlabel(second or "")
         middle = (table.min() + table.max()) / 2
         for (y, x), value in np.ndenumerate(table):
-            axis.text(x, y, f"{value:.2f}", ha="center", va="center", color="black" if value > middle else "white")
+            axis.text(x, y, f"{value:.2f}", ha="center", va="center", color="white" if value > middle else "black")
         axis.set_title(f"{metric}, lower is better")
         figure.colorbar(image)
 

@@ -14,7 +14,7 @@ from resgen.errors import ConfigError
 from resgen.models.base import CodeModel
 from resgen.models.conditions import ClassCondition
 from resgen.models.token_head import LevelHead
-from resgen.nn.positions import rotary_angles, sincos_grid
+from resgen.nn.positions import positions_of
 from resgen.nn.transformer import SharedModulation, Transformer
 from resgen.ops.guidance import guide
 from resgen.ops.masking import num_masked, sample_visible
@@ -88,10 +88,7 @@ class MaskGIT(CodeModel):
         super().__init__(spec)
         self.config = config
         self.is_grid = len(spec.shape) == 2
-        if self.is_grid:
-            positions = sincos_grid((spec.shape[0], spec.shape[1]), config.width)
-        else:
-            positions = rotary_angles(spec.num_positions, config.width // config.num_heads)
+        positions = positions_of(spec.shape, config.width, config.num_heads)
         self.register_buffer("positions", positions, persistent=False)
         self.input = nn.Linear(spec.code_dim, config.width)
         self.visible_embedding = nn.Embedding(spec.depth + 1, config.width)

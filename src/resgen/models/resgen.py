@@ -16,7 +16,7 @@ from resgen.models.base import CodeModel
 from resgen.models.conditions import ClassCondition
 from resgen.models.heads import MixtureHead
 from resgen.models.token_head import TokenHead
-from resgen.nn.positions import rotary_angles, sincos_grid
+from resgen.nn.positions import positions_of
 from resgen.nn.transformer import SharedModulation, Transformer
 from resgen.ops.guidance import guide
 from resgen.types import CodeSpec
@@ -109,10 +109,7 @@ class ResGen(CodeModel):
         super().__init__(spec)
         self.config = config
         self.is_grid = len(spec.shape) == 2
-        if self.is_grid:
-            positions = sincos_grid((spec.shape[0], spec.shape[1]), config.width)
-        else:
-            positions = rotary_angles(spec.num_positions, config.width // config.num_heads)
+        positions = positions_of(spec.shape, config.width, config.num_heads)
         self.register_buffer("positions", positions, persistent=False)
         self.input = nn.Linear(spec.code_dim, config.width)
         self.visible_embedding = nn.Embedding(spec.depth + 1, config.width)

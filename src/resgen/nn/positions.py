@@ -3,6 +3,8 @@ silent)."""
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -34,6 +36,13 @@ def rotary_angles(length: int, head_width: int) -> Float[Tensor, "L h"]:
     if head_width % 2:
         raise ConfigError(f"width per head {head_width} must be even for rotary positions")
     return torch.outer(torch.arange(length).double(), _frequencies(head_width // 2)).float()
+
+
+def positions_of(shape: tuple[int, ...], width: int, num_heads: int) -> Tensor:
+    """What is added to the input on a grid, `[L, O]`, or turns queries and keys on a sequence, `[L, h]`."""
+    if len(shape) == 2:
+        return sincos_grid((shape[0], shape[1]), width)
+    return rotary_angles(math.prod(shape), width // num_heads)
 
 
 def rotate(x: Float[Tensor, "B heads L E"], angles: Float[Tensor, "L h"]) -> Float[Tensor, "B heads L E"]:

@@ -85,7 +85,7 @@ class UnmaskingObjective:
 
     @torch.no_grad()
     def start(self, codes: Int[Tensor, "B L D"], generator: torch.Generator) -> None:
-        """Fit a mixture head to the targets."""
+        """Start from data, see `start_head`."""
         if self.data_start:
             start_head(self.model, codes, generator)
 
@@ -116,10 +116,7 @@ class UnmaskingObjective:
                 by_level[1].index_add_(0, start.cpu(), (spec.depth - start.cpu()).double())
                 sums[0, column] += value.sum()
                 sums[1, column] += masked.sum()
-        names = [f"nll_progress/{progress:.2f}" for progress in VALIDATION_PROGRESS]
-        metrics = dict(zip(names, (sums[0] / sums[1]).tolist(), strict=True))
-        metrics["val_loss"] = sum(metrics.values()) / len(metrics)
-        return metrics | _by_name("nll_visible", by_level)
+        return _by_progress(sums) | _by_name("nll_visible", by_level)
 
     def _masked_rows(
         self, codes: Int[Tensor, "B L D"], visible: Int[Tensor, "B L"], class_ids: Int[Tensor, " B"]
@@ -170,10 +167,7 @@ class DepthwiseObjective:
                 by_level[1].index_add_(0, level.cpu(), masked.double())
                 sums[0, column] += value.sum()
                 sums[1, column] += masked.sum()
-        names = [f"nll_progress/{progress:.2f}" for progress in VALIDATION_PROGRESS]
-        metrics = dict(zip(names, (sums[0] / sums[1]).tolist(), strict=True))
-        metrics["val_loss"] = sum(metrics.values()) / len(metrics)
-        return metrics | _by_name("nll_level", by_level)
+        return _by_progress(sums) | _by_name("nll_level", by_level)
 
     def _logits(
         self,
@@ -236,14 +230,14 @@ class LatentAutoregressiveObjective:
 
     @torch.no_grad()
     def start(self, codes: Int[Tensor, "B L D"], generator: torch.Generator) -> None:
-        """Fit the head to the targets."""
+        """Start from data, see `start_head`."""
         if self.data_start:
             start_head(self.model, codes, generator)
 
     def loss(
         self, codes: Int[Tensor, "B L D"], class_ids: Int[Tensor, " B"], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mixture's bound per masked token."""
+        """The head's loss per masked token."""
         progress = torch.rand(codes.shape[:2], generator=generator, dtype=torch.float64, device=generator.device)
         return head_loss(self.model, *self._rows(codes, class_ids, progress), self.smoothing, self.level_decay)
 
@@ -318,6 +312,13 @@ def log_frequencies(codes: Int[Tensor, "B L D"], spec: CodeSpec) -> Float[Tensor
     """Logarithm of how often each code of each level occurs, every code counted once more."""
     counts = code_histogram(codes, spec.codebook_size).float() + 1
     return (counts / counts.sum(1, keepdim=True)).log()
+
+
+def _by_progress(sums: Float[Tensor, "2 P"]) -> dict[str, float]:
+    """Means per progress of the mask schedule, and their mean as `val_loss`."""
+    names = [f"nll_progress/{progress:.2f}" for progress in VALIDATION_PROGRESS]
+    metrics = dict(zip(names, (sums[0] / sums[1]).tolist(), strict=True))
+    return metrics | {"val_loss": sum(metrics.values()) / len(metrics)}
 
 
 def _by_name(name: str, sums: Float[Tensor, "2 D"]) -> dict[str, float]:
