@@ -17,15 +17,16 @@ from resgen.models.base import CodeModel
 from resgen.models.maskgit import MaskGIT, MaskGITConfig
 from resgen.models.resgen import ResGen, ResGenConfig
 from resgen.models.rq_transformer import RQTransformer, RQTransformerConfig
+from resgen.models.valle import COMMON, Valle, ValleConfig
 from resgen.samplers import autoregressive, depthwise, unmasking
 from resgen.samplers.autoregressive import AutoregressiveConfig, LatentAutoregressiveConfig
 from resgen.samplers.depthwise import DepthwiseConfig
 from resgen.samplers.unmasking import Samples, SamplingConfig, StepCallback
-from resgen.types import CodeSpec
+from resgen.types import CodeSpec, SequenceCondition
 
-ModelConfig = ResGenConfig | MaskGITConfig | RQTransformerConfig | ARResGenConfig
+ModelConfig = ResGenConfig | MaskGITConfig | RQTransformerConfig | ARResGenConfig | ValleConfig
 AnySampling = SamplingConfig | DepthwiseConfig | AutoregressiveConfig | LatentAutoregressiveConfig
-Given = tuple[Int[Tensor, "B L D"], Int[Tensor, "B L"]]
+Given = tuple[Int[Tensor, "B L D"] | None, Int[Tensor, "B L"] | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class Kind:
         model: class of the network.
         config: class of its configuration.
         sampling: class of its sampling settings.
-        sample: `(model, class_ids, seed, indices, sampling, given, callback) -> Samples`.
+        sample: `(model, class_ids, sequence, seed, indices, sampling, given, callback) -> Samples`.
     """
 
     name: str
@@ -52,21 +53,24 @@ class Kind:
 def _unmask(
     model: ResGen,
     class_ids: Int[Tensor, " B"],
+    sequence: SequenceCondition | None,
     seed: int,
     indices: Sequence[int],
     sampling: SamplingConfig,
-    given: Given | None,
+    given: Given,
     callback: StepCallback | None,
 ) -> Samples:
     tokens = model.config.head != "mixture"
     return unmasking.sample_codes(
-        model.predictor(class_ids),
+        model.predictor(class_ids, sequence),
         model.codebooks,
         model.level_std,
-        unmasking.draw_noise(seed, indices, sampling.num_steps, model.spec, tokens=tokens),
+        unmasking.draw_noise(
+            seed, indices, sampling.num_steps, model.spec, tokens=tokens, lengths=lengths_of(sequence)
+        ),
         sampling,
-        codes=given[0] if given else None,
-        visible=given[1] if given else None,
+        codes=given[0],
+        visible=given[1],
         callback=callback,
     )
 
@@ -74,19 +78,20 @@ def _unmask(
 def _depthwise(
     model: MaskGIT,
     class_ids: Int[Tensor, " B"],
+    sequence: SequenceCondition | None,
     seed: int,
     indices: Sequence[int],
     sampling: DepthwiseConfig,
-    given: Given | None,
+    given: Given,
     callback: StepCallback | None,
 ) -> Samples:
     return depthwise.sample_codes(
-        model.predictor(class_ids),
+        model.predictor(class_ids, sequence),
         model.spec,
-        depthwise.draw_noise(seed, indices, sampling.num_steps, model.spec),
+        depthwise.draw_noise(seed, indices, sampling.num_steps, model.spec, lengths=lengths_of(sequence)),
         sampling,
-        codes=given[0] if given else None,
-        visible=given[1] if given else None,
+        codes=given[0],
+        visible=given[1],
         callback=callback,
         device=model.codebooks.device,
     )
@@ -95,18 +100,19 @@ def _depthwise(
 def _autoregressive(
     model: RQTransformer,
     class_ids: Int[Tensor, " B"],
+    sequence: SequenceCondition | None,
     seed: int,
     indices: Sequence[int],
     sampling: AutoregressiveConfig,
-    given: Given | None,
+    given: Given,
     callback: StepCallback | None,
 ) -> Samples:
     return autoregressive.sample_autoregressive(
-        model.decoder(class_ids),
-        autoregressive.draw_autoregressive_noise(seed, indices, model.spec),
+        model.decoder(class_ids, sequence),
+        autoregressive.draw_autoregressive_noise(seed, indices, model.spec, lengths=lengths_of(sequence)),
         sampling,
-        codes=given[0] if given else None,
-        visible=given[1] if given else None,
+        codes=given[0],
+        visible=given[1],
         callback=callback,
     )
 
@@ -114,23 +120,66 @@ def _autoregressive(
 def _latent_autoregressive(
     model: ARResGen,
     class_ids: Int[Tensor, " B"],
+    sequence: SequenceCondition | None,
     seed: int,
     indices: Sequence[int],
     sampling: LatentAutoregressiveConfig,
-    given: Given | None,
+    given: Given,
     callback: StepCallback | None,
 ) -> Samples:
     return autoregressive.sample_latent_autoregressive(
-        model.decoder(class_ids),
+        model.decoder(class_ids, sequence),
         model.codebooks,
         autoregressive.draw_latent_autoregressive_noise(
-            seed, indices, sampling.num_steps, model.spec, tokens=model.config.head != "mixture"
+            seed,
+            indices,
+            sampling.num_steps,
+            model.spec,
+            tokens=model.config.head != "mixture",
+            lengths=lengths_of(sequence),
         ),
         sampling,
-        codes=given[0] if given else None,
-        visible=given[1] if given else None,
+        codes=given[0],
+        visible=given[1],
         callback=callback,
     )
+
+
+def _first_then_rest(
+    model: Valle,
+    class_ids: Int[Tensor, " B"],
+    sequence: SequenceCondition | None,
+    seed: int,
+    indices: Sequence[int],
+    sampling: AutoregressiveConfig,
+    given: Given,
+    callback: StepCallback | None,
+) -> Samples:
+    codes, visible = given
+    first = _autoregressive(
+        model.first,
+        class_ids,
+        sequence,
+        seed,
+        indices,
+        sampling,
+        (None if codes is None else codes[..., :1], None if visible is None else visible.clamp(max=1)),
+        None,
+    )
+    depth = model.spec.depth
+    codes = first.codes.repeat(1, 1, depth) if codes is None else codes.clone()
+    codes[..., 0] = first.codes[..., 0]
+    visible = torch.ones_like(codes[..., 0]) if visible is None else visible.clamp(min=1)
+    # One evaluation per level, the first of them with nothing left to do; the most likely codes, as in VALL-E.
+    settings = DepthwiseConfig(
+        num_steps=depth,
+        choice_temperature=0.0,
+        temperature=0.01,
+        guidance_first=sampling.guidance_scale,
+        guidance_scale=sampling.guidance_scale,
+    )
+    rest = _depthwise(model.rest, class_ids, sequence, seed, indices, settings, (codes, visible), callback)
+    return Samples(rest.codes, first.steps + rest.steps)
 
 
 KINDS: dict[str, Kind] = {
@@ -184,6 +233,14 @@ KINDS: dict[str, Kind] = {
             sampling=LatentAutoregressiveConfig,
             sample=_latent_autoregressive,
         ),
+        Kind(
+            name="valle",
+            title="VALL-E's scheme",
+            model=Valle,
+            config=ValleConfig,
+            sampling=AutoregressiveConfig,
+            sample=_first_then_rest,
+        ),
     )
 }
 
@@ -234,10 +291,7 @@ def matched_config(config: ResGenConfig, spec: CodeSpec, kind: str) -> ModelConf
     """
     if kind_of(config).name == get_kind(kind).name:
         return config
-    common = {
-        name: getattr(config, name)
-        for name in ("width", "num_heads", "mlp_width", "condition_width", "num_classes", "class_dropout")
-    }
+    common = {name: getattr(config, name) for name in COMMON}
     wanted = count_parameters(config, spec)
 
     def candidate(num_layers: int) -> ModelConfig:
@@ -248,6 +302,8 @@ def matched_config(config: ResGenConfig, spec: CodeSpec, kind: str) -> ModelConf
             return MaskGITConfig(num_layers=num_layers, **common)
         if kind == "rq_transformer":  # about six layers over positions for one over levels
             return RQTransformerConfig(num_layers=num_layers, depth_layers=max(1, round(num_layers / 6)), **common)
+        if kind == "valle":  # half of the layers for either network
+            return ValleConfig(num_layers=(num_layers + 1) // 2, rest_layers=max(1, num_layers // 2), **common)
         mixture = {name: getattr(config, name) for name in ("num_components", "mean_rank")}
         depth_head = {"head_layers": max(2, round(num_layers / 6)), "head_width": config.mlp_width}
         return ARResGenConfig(num_layers=num_layers, head=config.head, **depth_head, **common, **mixture)
@@ -263,7 +319,8 @@ def sample(
     seed: int,
     indices: Sequence[int],
     sampling: AnySampling,
-    given: Given | None = None,
+    given: tuple[Int[Tensor, "B L D"], Int[Tensor, "B L"]] | None = None,
+    sequence: SequenceCondition | None = None,
     callback: StepCallback | None = None,
 ) -> Samples:
     """Codes of a model of any kind, drawn by its own sampler.
@@ -275,10 +332,11 @@ def sample(
         indices: number of each sample; sample k draws from the stream (seed, k).
         sampling: settings of the model's kind.
         given: codes and how many levels of each position are visible; those are kept.
+        sequence: the condition of sequences. The codes of its prompts must be given; codes beyond a sample's end are 0.
         callback: see the samplers.
 
     Raises:
-        ConfigError: settings of another kind, or what the sampler refuses.
+        ConfigError: settings of another kind, a prompt without its codes, or what the sampler refuses.
     """
     kind = kind_of(model.config)
     if not isinstance(sampling, kind.sampling):
@@ -286,8 +344,21 @@ def sample(
             f"{type(sampling).__name__} are not the settings of kind '{kind.name}'; it takes {kind.sampling.__name__}"
         )
     device = model.codebooks.device
-    on_device = None if given is None else (given[0].to(device), given[1].to(device))
-    return kind.sample(model, class_ids, seed, indices, sampling, on_device, callback)
+    codes, visible = (None, None) if given is None else (given[0].to(device), given[1].to(device))
+    if sequence is not None:
+        sequence = sequence.to(device)
+        if codes is None or visible is None:
+            codes = torch.zeros(*sequence.valid.shape, model.spec.depth, dtype=torch.int64, device=device)
+            visible = torch.zeros_like(codes[..., 0])
+            if sequence.prompt.any():
+                raise ConfigError("a sequence with a prompt needs the prompt's codes; pass them as `given`")
+        visible = torch.where(sequence.wanted, visible, model.spec.depth)
+    return kind.sample(model, class_ids, sequence, seed, indices, sampling, (codes, visible), callback)
+
+
+def lengths_of(sequence: SequenceCondition | None) -> list[int] | None:
+    """Positions of each sample, or None for those of the model."""
+    return None if sequence is None else sequence.lengths
 
 
 def sampling_with(sampling: AnySampling, settings: dict[str, Any]) -> AnySampling:

@@ -9,6 +9,7 @@
 | H | width of a codebook vector (`code_dim`) |
 | K | components of the mixture |
 | O | width of the transformer |
+| S, C | rows and width of the features of a sequence |
 | N | rows of a flattened batch (positions of all samples) |
 """
 
@@ -18,7 +19,8 @@ import math
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import Float, Int
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from resgen.errors import ConfigError
@@ -32,7 +34,8 @@ class CodeSpec:
         depth: D, residual levels per position.
         codebook_size: V, entries of each level's codebook.
         code_dim: H, width of a codebook vector.
-        shape: the grid of positions, `(rows, columns)` for pictures, `(frames,)` for sequences.
+        shape: the grid of positions, `(rows, columns)`; for sequences the most positions that a sample may have,
+            `(positions,)`.
     """
 
     depth: int
@@ -56,6 +59,49 @@ class CodeSpec:
     def num_tokens(self) -> int:
         """L x D, the codes of one sample."""
         return self.num_positions * self.depth
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SequenceCondition:
+    """What a batch of sequences of different lengths is asked for, besides its class.
+
+    Attributes:
+        valid: True where a sample has a position; False at the padding after its end.
+        prompt: True at the positions of an example: all their codes are given, none is predicted, and the
+            unconditional branch of guidance does not see them.
+        features: what is wanted at every position, at `feature_stride` rows per position; None for a model that takes
+            none.
+        kept: False for samples that go without features and prompt, to learn the unconditional branch; None keeps all.
+    """
+
+    valid: Bool[Tensor, "B L"]
+    prompt: Bool[Tensor, "B L"]
+    features: Float[Tensor, "B S C"] | None = None
+    kept: Bool[Tensor, " B"] | None = None
+
+    @property
+    def attended(self) -> Bool[Tensor, "B L"]:
+        """The positions that others may attend to."""
+        return self.valid if self.kept is None else self.valid & (self.kept[:, None] | ~self.prompt)
+
+    @property
+    def wanted(self) -> Bool[Tensor, "B L"]:
+        """The positions that are to be predicted."""
+        return self.valid & ~self.prompt
+
+    @property
+    def lengths(self) -> list[int]:
+        """Positions of each sample."""
+        return self.valid.sum(1).tolist()
+
+    def to(self, device: torch.device) -> SequenceCondition:
+        """The same on another device."""
+        return SequenceCondition(
+            valid=self.valid.to(device),
+            prompt=self.prompt.to(device),
+            features=None if self.features is None else self.features.to(device),
+            kept=None if self.kept is None else self.kept.to(device),
+        )
 
 
 @runtime_checkable

@@ -138,7 +138,7 @@ def test_guidance_moves_towards_the_class(kind: str) -> None:
 def test_validation_is_repeatable_and_finite(kind: str) -> None:
     model = make(kind).eval()
     stream = torch.Generator().manual_seed(4)
-    batches = [(torch.randint(9, (8, 6, 4), generator=stream), torch.arange(8) % 3) for _ in range(2)]
+    batches = [(torch.randint(9, (8, 6, 4), generator=stream), torch.arange(8) % 3, None) for _ in range(2)]
     objective = objective_of(model)
     with torch.no_grad():
         first, second = objective.validate(batches), objective.validate(iter(batches))
@@ -150,7 +150,7 @@ def test_a_start_from_data_lowers_the_loss(kind: str) -> None:
     model = make(kind, noise=0.0)
     stream = torch.Generator().manual_seed(4)
     codes = torch.randint(3, (64, 6, 4), generator=stream)  # six of nine codes never occur
-    batches = [(codes, torch.zeros(64, dtype=torch.int64))]
+    batches = [(codes, torch.zeros(64, dtype=torch.int64), None)]
     objective = objective_of(model)
     with torch.no_grad():
         before = objective.validate(batches)["val_loss"]
@@ -187,7 +187,7 @@ def test_a_pipeline_of_every_kind_is_saved_and_loaded(kind: str, tmp_path: Path)
 
 
 def test_settings_of_another_kind_are_refused(kind: str) -> None:
-    other = "rq_transformer" if kind != "rq_transformer" else "maskgit"
+    other = "rq_transformer" if kind not in ("rq_transformer", "valle") else "maskgit"
     with pytest.raises(ConfigError, match=f"kind '{kind}'"):
         sample(make(kind), torch.tensor([0]), seed=0, indices=[0], sampling=settings(other))
 

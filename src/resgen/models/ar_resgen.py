@@ -16,7 +16,7 @@ from resgen.models.causal import CausalModel, CausalSteps, check_config
 from resgen.models.resgen import HEADS, MixturePrediction, TokenPrediction, make_head
 from resgen.models.token_head import TokenHead
 from resgen.nn.transformer import modulate
-from resgen.types import CodeSpec
+from resgen.types import CodeSpec, SequenceCondition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,9 @@ class ARResGenConfig:
         num_components: K, components of the mixture.
         mean_rank: h, rank of the component means; None for full rank (images).
         num_classes: classes of the condition; 0 for none.
-        class_dropout: share of training samples without their class, for guidance.
+        class_dropout: share of training samples without their class and features, for guidance.
+        feature_width: width of the features of each position, such as expanded text; 0 for none.
+        feature_stride: rows of features per position.
         head: `mixture` (the paper's), `residual` or `tokens`, as for ResGen.
     """
 
@@ -49,6 +51,8 @@ class ARResGenConfig:
     mean_rank: int | None = None
     num_classes: int = 0
     class_dropout: float = 0.1
+    feature_width: int = 0
+    feature_stride: int = 1
     head: str = "mixture"
 
     def __post_init__(self) -> None:
@@ -129,7 +133,11 @@ class ARResGen(CausalModel):
         nn.init.normal_(self.visible_embedding.weight, std=0.02)
 
     def forward(
-        self, codes: Int[Tensor, "B L D"], visible: Int[Tensor, "B L"], class_ids: Int[Tensor, " B"]
+        self,
+        codes: Int[Tensor, "B L D"],
+        visible: Int[Tensor, "B L"],
+        class_ids: Int[Tensor, " B"],
+        sequence: SequenceCondition | None = None,
     ) -> Float[Tensor, "B L O"]:
         """Hidden states that `head` turns into mixtures over the sum of each position's masked levels.
 
@@ -138,7 +146,9 @@ class ARResGen(CausalModel):
         """
         condition = self.condition(class_ids)
         modulation = self.modulation(condition)
-        context = self.context(self.latents(codes[:, :-1]), condition, modulation)
+        context = self.context(
+            self.latents(codes[:, :-1]), condition, modulation, features=self.feature_vectors(sequence)
+        )
         return self.refine(context, self.known(codes, visible), visible, modulation)
 
     def refine(
@@ -152,22 +162,27 @@ class ARResGen(CausalModel):
         x = context + self.known_input(known.to(self.known_input.weight.dtype)) + self.visible_embedding(visible)
         return self.mlp(x, modulation)
 
-    def decoder(self, class_ids: Int[Tensor, " B"], *, cached: bool = True) -> ARResGenDecoder:
+    def decoder(
+        self, class_ids: Int[Tensor, " B"], sequence: SequenceCondition | None = None, *, cached: bool = True
+    ) -> ARResGenDecoder:
         """This model under a condition, as the `LatentDecoder` that the autoregressive sampler takes.
 
         Args:
             class_ids: the condition.
+            sequence: the condition of sequences.
             cached: keep keys and values. Without, every position runs over all before it: slow, for checking.
         """
-        return ARResGenDecoder(self, class_ids, cached)
+        return ARResGenDecoder(self, class_ids, cached, sequence)
 
 
 class ARResGenDecoder:
     """`samplers.autoregressive.LatentDecoder` of an `ARResGen`."""
 
-    def __init__(self, model: ARResGen, class_ids: Int[Tensor, " B"], cached: bool) -> None:
+    def __init__(
+        self, model: ARResGen, class_ids: Int[Tensor, " B"], cached: bool, sequence: SequenceCondition | None
+    ) -> None:
         self.model = model
-        self.steps = CausalSteps(model, class_ids, cached)
+        self.steps = CausalSteps(model, class_ids, cached, sequence)
 
     def begin(self, guided: bool) -> None:
         """Start at the first position, with the unconditional branch if `guided`."""

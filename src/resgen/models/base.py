@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from resgen.errors import ConfigError
-from resgen.models.conditions import ClassCondition
+from resgen.models.conditions import ClassCondition, FeatureInput
 from resgen.ops.residual import residual_decode, residual_suffix
-from resgen.types import CodeSpec
+from resgen.types import CodeSpec, SequenceCondition
+
+
+def check_features(config: Any) -> None:
+    """Validate `feature_width` and `feature_stride` of a generator's configuration.
+
+    Raises:
+        ConfigError: a negative width, or a stride below 1.
+    """
+    if config.feature_width < 0:
+        raise ConfigError(f"feature_width={config.feature_width} must not be negative; 0 is for none")
+    if config.feature_stride < 1:
+        raise ConfigError(f"feature_stride={config.feature_stride} must be at least 1")
 
 
 class CodeModel(nn.Module):
@@ -19,9 +32,11 @@ class CodeModel(nn.Module):
     come from.
 
     Attributes:
-        config: of the concrete class; has at least `num_classes` and `class_dropout`.
+        config: of the concrete class; has at least `num_classes`, `class_dropout`, `feature_width` and
+            `feature_stride`.
         spec: shape of the codes.
         condition: embedding of the class.
+        features: input of the features of every position; None for a model without.
         codebooks: float32 buffer `[D, V, H]`, the tokenizer's times `latent_scale`, so that full sums have unit
             standard deviation (a **Default** of the method, Sec. 4).
         level_std: float32 buffer `[D]`, the scaled `sigma_d` of confidence scoring.
@@ -32,13 +47,40 @@ class CodeModel(nn.Module):
     latent_scale: Tensor
     config: Any
     condition: ClassCondition
+    features: FeatureInput | None
 
-    def __init__(self, spec: CodeSpec) -> None:
+    def __init__(self, config: Any, spec: CodeSpec) -> None:
         super().__init__()
+        self.config = config
         self.spec = spec
+        width = config.feature_width
+        self.features = FeatureInput(width, config.feature_stride, config.width) if width else None
         self.register_buffer("codebooks", torch.zeros(spec.depth, spec.codebook_size, spec.code_dim))
         self.register_buffer("level_std", torch.ones(spec.depth))
         self.register_buffer("latent_scale", torch.ones(()))
+
+    def feature_vectors(self, sequence: SequenceCondition | None) -> Float[Tensor, "B L O"] | None:
+        """The features of a batch as one vector per position; None where there are none.
+
+        Raises:
+            ConfigError: features for a model that takes none, or none for one that does.
+        """
+        if self.features is not None and sequence is not None:
+            return self.features(sequence)
+        if self.features is not None or (sequence is not None and sequence.features is not None):
+            given = "features are" if self.features is None else "no features are"
+            raise ConfigError(f"feature_width={self.config.feature_width}, but {given} given")
+        return None
+
+    def branches(
+        self, sequence: SequenceCondition | None
+    ) -> tuple[Float[Tensor, "C L O"] | None, Bool[Tensor, "C L"] | None]:
+        """Feature vectors and attended positions of both branches of guidance, conditional rows first (C = 2B)."""
+        if sequence is None:
+            return self.feature_vectors(None), None
+        without = replace(sequence, kept=torch.zeros_like(sequence.valid[:, 0]))
+        parts = [vectors for vectors in map(self.feature_vectors, (sequence, without)) if vectors is not None]
+        return torch.cat(parts) if parts else None, torch.cat([sequence.attended, without.attended])
 
     @torch.no_grad()
     def set_codebooks(

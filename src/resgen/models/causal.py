@@ -11,14 +11,14 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from resgen.errors import ConfigError
-from resgen.models.base import CodeModel
+from resgen.models.base import CodeModel, check_features
 from resgen.models.conditions import ClassCondition
 from resgen.nn.attention import KeyValueCache
 from resgen.nn.positions import positions_of
 from resgen.nn.transformer import SharedModulation, Transformer
 from resgen.ops.guidance import guide
 from resgen.ops.residual import residual_decode
-from resgen.types import CodeSpec
+from resgen.types import CodeSpec, SequenceCondition
 
 
 def check_config(config: Any, sizes: Iterable[str]) -> None:
@@ -37,6 +37,7 @@ def check_config(config: Any, sizes: Iterable[str]) -> None:
         raise ConfigError(f"num_classes={config.num_classes} must not be negative")
     if not 0 <= config.class_dropout < 1:
         raise ConfigError(f"class_dropout={config.class_dropout} must lie in [0, 1)")
+    check_features(config)
 
 
 class CausalModel(CodeModel):
@@ -44,7 +45,8 @@ class CausalModel(CodeModel):
 
     The input of position i is the projected sum of *all* embeddings of position i - 1, that of position 0 a learned
     start vector plus the class embedding; to both the position is added (grids), or it turns queries and keys
-    (sequences), as in ResGen.
+    (sequences), as in ResGen. The features of position i are added to its input. A sample without features, in training
+    and in the unconditional branch of guidance, still sees its prompt: it is what comes before.
 
     Deviation from RQ-Transformer: there the class is a token in front of the sequence. Here it modulates the layer
     norms, as in ResGen, so that all kinds of generators are conditioned in the same way; it is added to the start
@@ -54,8 +56,7 @@ class CausalModel(CodeModel):
     positions: Tensor
 
     def __init__(self, config: Any, spec: CodeSpec) -> None:
-        super().__init__(spec)
-        self.config = config
+        super().__init__(config, spec)
         self.is_grid = len(spec.shape) == 2
         positions = positions_of(spec.shape, config.width, config.num_heads)
         self.register_buffer("positions", positions, persistent=False)
@@ -78,6 +79,7 @@ class CausalModel(CodeModel):
         condition: Float[Tensor, "B O"],
         modulation: Float[Tensor, "B 8 O"],
         caches: Sequence[KeyValueCache] | None = None,
+        features: Float[Tensor, "B L O"] | None = None,
     ) -> Float[Tensor, "B P O"]:
         """What the positions before it say about a position: one vector per position.
 
@@ -87,6 +89,7 @@ class CausalModel(CodeModel):
             condition: embedding of the class.
             modulation: of all layers.
             caches: keys and values of earlier calls, one cache per layer.
+            features: feature vectors of all positions, for a model that takes them.
 
         Returns:
             Without caches, and in the first call with them, for the positions 0 to S (P = S + 1); in later calls for
@@ -99,6 +102,8 @@ class CausalModel(CodeModel):
         positions = self.positions[begin : begin + x.shape[1]]
         angles = None if self.is_grid else positions
         x = x + positions.to(x.dtype) if self.is_grid else x
+        if features is not None:
+            x = x + features[:, begin : begin + x.shape[1]]
         return self.transformer(x, modulation, angles, causal=True, caches=caches)
 
 
@@ -111,11 +116,19 @@ class CausalSteps:
         model: whose transformer runs.
         class_ids: the condition.
         cached: keep keys and values. Without, every step runs over all positions so far: the plain reference.
+        sequence: the condition of sequences.
     """
 
-    def __init__(self, model: CausalModel, class_ids: Int[Tensor, " B"], cached: bool) -> None:
+    def __init__(
+        self,
+        model: CausalModel,
+        class_ids: Int[Tensor, " B"],
+        cached: bool,
+        sequence: SequenceCondition | None = None,
+    ) -> None:
         self.model = model
         self.class_ids = class_ids
+        self.sequence = sequence
         self.cached = cached
         self.guided = False
 
@@ -125,9 +138,12 @@ class CausalSteps:
         self.guided = guided
         if guided:
             ids = torch.cat([ids, torch.full_like(ids, model.condition.null_id)])
+        vectors, _ = model.branches(self.sequence)
+        self.features = None if vectors is None else vectors[: len(ids)]
         self.condition = model.condition(ids)
         self.modulation = model.modulation(self.condition)
-        self.caches = model.transformer.new_caches(model.spec.num_positions) if self.cached else None
+        length = model.spec.num_positions if self.sequence is None else self.sequence.valid.shape[1]
+        self.caches = model.transformer.new_caches(length) if self.cached else None
         self.latents = model.codebooks.new_zeros(len(self.class_ids), 0, model.spec.code_dim)
 
     def next_position(self, codes: Int[Tensor, "B S D"]) -> Float[Tensor, "C 1 O"]:
@@ -135,7 +151,8 @@ class CausalSteps:
         latents = self.model.latents(codes)
         if self.caches is None:
             self.latents = latents = torch.cat([self.latents, latents], dim=1)
-        return self.model.context(self.branches(latents), self.condition, self.modulation, self.caches)[:, -1:]
+        latents = self.branches(latents)
+        return self.model.context(latents, self.condition, self.modulation, self.caches, self.features)[:, -1:]
 
     def branches(self, x: Shaped[Tensor, "B ..."]) -> Shaped[Tensor, "C ..."]:
         """One copy of `x` per branch (C = B, or 2B with guidance)."""

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from resgen.errors import ConfigError
-from resgen.models.base import CodeModel
+from resgen.models.base import CodeModel, check_features
 from resgen.models.conditions import ClassCondition
 from resgen.models.token_head import LevelHead
 from resgen.nn.positions import positions_of
 from resgen.nn.transformer import SharedModulation, Transformer
 from resgen.ops.guidance import guide
 from resgen.ops.masking import num_masked, sample_visible
-from resgen.types import CodeSpec
+from resgen.types import CodeSpec, SequenceCondition
 
 INIT_STD = 0.02
 
@@ -34,7 +34,9 @@ class MaskGITConfig:
         mlp_width: hidden width of each block's MLP.
         condition_width: hidden width of the shared modulation MLP.
         num_classes: classes of the condition; 0 for none.
-        class_dropout: share of training samples without their class, for guidance.
+        class_dropout: share of training samples without their class, features and prompt, for guidance.
+        feature_width: width of the features of each position, such as expanded text; 0 for none.
+        feature_stride: rows of features per position.
     """
 
     width: int = 1152
@@ -44,6 +46,8 @@ class MaskGITConfig:
     condition_width: int = 4608
     num_classes: int = 0
     class_dropout: float = 0.1
+    feature_width: int = 0
+    feature_stride: int = 1
 
     def __post_init__(self) -> None:
         for name in ("width", "num_layers", "num_heads", "mlp_width", "condition_width"):
@@ -55,6 +59,7 @@ class MaskGITConfig:
             raise ConfigError(f"num_classes={self.num_classes} must not be negative")
         if not 0 <= self.class_dropout < 1:
             raise ConfigError(f"class_dropout={self.class_dropout} must lie in [0, 1)")
+        check_features(self)
 
 
 def _preset(width: int, num_layers: int, num_heads: int) -> MaskGITConfig:
@@ -85,8 +90,7 @@ class MaskGIT(CodeModel):
     positions: Tensor
 
     def __init__(self, config: MaskGITConfig, spec: CodeSpec) -> None:
-        super().__init__(spec)
-        self.config = config
+        super().__init__(config, spec)
         self.is_grid = len(spec.shape) == 2
         positions = positions_of(spec.shape, config.width, config.num_heads)
         self.register_buffer("positions", positions, persistent=False)
@@ -113,18 +117,25 @@ class MaskGIT(CodeModel):
         visible: Int[Tensor, "B L"],
         level: Int[Tensor, " B"],
         class_ids: Int[Tensor, " B"],
+        sequence: SequenceCondition | None = None,
     ) -> Float[Tensor, "B L V"]:
         """Logits of each sample's own level at all its positions; codes of masked levels are never looked at."""
+        x = self.embed(codes, visible)
+        vectors = self.feature_vectors(sequence)
+        x = x if vectors is None else x + vectors
         modulation = self.modulation(self.condition(class_ids) + self.level_embedding(level))
-        return self.head(self.hidden(self.embed(codes, visible), modulation), level)
+        return self.head(self.hidden(x, modulation, None if sequence is None else sequence.attended), level)
 
-    def hidden(self, x: Float[Tensor, "B L O"], modulation: Float[Tensor, "B 8 O"]) -> Float[Tensor, "B L O"]:
+    def hidden(
+        self, x: Float[Tensor, "B L O"], modulation: Float[Tensor, "B 8 O"], valid: Bool[Tensor, "B L"] | None = None
+    ) -> Float[Tensor, "B L O"]:
         """The transformer alone, for callers that keep the modulation over many steps."""
-        return self.transformer(x, modulation, None if self.is_grid else self.positions[: x.shape[1]])
+        angles = None if self.is_grid else self.positions[: x.shape[1]]
+        return self.transformer(x, modulation, angles, None if valid is None else valid[:, None, None, :])
 
-    def predictor(self, class_ids: Int[Tensor, " B"]) -> MaskGITPredictor:
+    def predictor(self, class_ids: Int[Tensor, " B"], sequence: SequenceCondition | None = None) -> MaskGITPredictor:
         """This model under a condition, as the callable that `samplers.depthwise` takes."""
-        return MaskGITPredictor(self, class_ids)
+        return MaskGITPredictor(self, class_ids, sequence)
 
 
 class MaskGITPredictor:
@@ -133,46 +144,46 @@ class MaskGITPredictor:
     Classes are embedded once and the modulation is computed once per level; both guidance branches run as one batch.
     """
 
-    def __init__(self, model: MaskGIT, class_ids: Int[Tensor, " B"]) -> None:
+    def __init__(self, model: MaskGIT, class_ids: Int[Tensor, " B"], sequence: SequenceCondition | None) -> None:
         self.model = model
         null_ids = torch.full_like(class_ids[:1], model.condition.null_id)
         self.condition = model.condition(torch.cat([class_ids, null_ids]))
         self.level = -1
         self.modulation = self.condition[:0]
+        self.features, self.valid = model.branches(sequence)
 
     def __call__(
         self, codes: Int[Tensor, "B L D"], visible: Int[Tensor, "B L"], level: int, guidance_scale: float
     ) -> Float[Tensor, "B L V"]:
         """Logits of `level` from one evaluation; a scale of 0 runs the conditional branch only."""
-        model = self.model
+        model, batch = self.model, len(codes)
         if level != self.level:
             self.modulation = model.modulation(self.condition + model.level_embedding.weight[level])
             self.level = level
-        conditional = self.modulation[:-1]
-        x = model.embed(codes, visible)
-        if guidance_scale == 0:
-            return model.head.at_level(model.hidden(x, conditional), level)
-        unconditional = self.modulation[-1:].expand_as(conditional)
-        with_class, without = model.hidden(torch.cat([x, x]), torch.cat([conditional, unconditional])).chunk(2)
-        return model.head.at_level(guide(with_class, without, guidance_scale), level)
+        x, modulation = model.embed(codes, visible), self.modulation[:-1]
+        if guidance_scale:
+            x, modulation = torch.cat([x, x]), torch.cat([modulation, self.modulation[-1:].expand_as(modulation)])
+        if self.features is not None:
+            x = x + self.features[: len(x)]
+        hidden = model.hidden(x, modulation, None if self.valid is None else self.valid[: len(x)])
+        if guidance_scale:
+            hidden = guide(hidden[:batch], hidden[batch:], guidance_scale)
+        return model.head.at_level(hidden, level)
 
 
-def sample_state(
-    batch: int, spec: CodeSpec, mask_schedule: str, generator: torch.Generator, device: torch.device | str = "cpu"
-) -> tuple[Int[Tensor, " B"], Int[Tensor, "B L"]]:
-    """Draw a state to train on for each sample: `level`, uniform over 0..D-1 (**Default**), and `visible`.
-
-    With r uniform, n = ceil(gamma(r) L) positions chosen at random have `level` visible levels, the rest `level` + 1.
-    The loss counts where `visible == level`.
-
-    Args:
-        batch: B.
-        spec: shape of the codes.
-        mask_schedule: gamma, one of `ops.masking.SCHEDULES`.
-        generator: source of the noise; its device may differ from `device`.
-        device: of the result.
-    """
-    level = torch.randint(spec.depth, (batch,), generator=generator, device=generator.device).to(device)
-    progress = torch.rand(batch, generator=generator, dtype=torch.float64, device=generator.device)
-    masked = num_masked(mask_schedule, progress, spec.num_positions).to(device)
-    return level, level[:, None] + sample_visible(masked, spec.num_positions, 1, generator)
+def draw_level(
+    codes: Int[Tensor, "B L D"],
+    level: Int[Tensor, " B"],
+    mask_schedule: str,
+    progress: Float[Tensor, " B"],
+    generator: torch.Generator,
+    sequence: SequenceCondition | None,
+) -> Int[Tensor, "B L"]:
+    """A state of depth-wise decoding: `level` visible levels at n = ceil(gamma(r) L) positions, one more at the others;
+    all at the positions of a sequence that are not wanted."""
+    length, depth = codes.shape[1:]
+    wanted = None if sequence is None else sequence.wanted
+    count = length if wanted is None else wanted.sum(1).to(progress.device)
+    masked = num_masked(mask_schedule, progress, count).to(codes.device)
+    visible = level[:, None] + sample_visible(masked, length, 1, generator, wanted)
+    return visible if wanted is None else torch.where(wanted, visible, depth)

@@ -12,14 +12,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from resgen.errors import ConfigError, unknown
-from resgen.models.base import CodeModel
+from resgen.models.base import CodeModel, check_features
 from resgen.models.conditions import ClassCondition
 from resgen.models.heads import MixtureHead
 from resgen.models.token_head import TokenHead
 from resgen.nn.positions import positions_of
 from resgen.nn.transformer import SharedModulation, Transformer
 from resgen.ops.guidance import guide
-from resgen.types import CodeSpec
+from resgen.types import CodeSpec, SequenceCondition
 
 HEADS = ("mixture", "residual", "tokens")
 
@@ -37,7 +37,9 @@ class ResGenConfig:
         num_components: K, components of the mixture.
         mean_rank: h, rank of the component means; None for full rank (images), 64 for speech.
         num_classes: classes of the condition; 0 for none.
-        class_dropout: share of training samples without their class, for guidance.
+        class_dropout: share of training samples without their class, features and prompt, for guidance.
+        feature_width: width of the features of each position, such as expanded text; 0 for none.
+        feature_stride: rows of features per position.
         head: what is predicted: `mixture`, the sum of the masked embeddings (Eq. 1); `residual`, the codes, each given
             the sum of those above it (see `TokenHead`); `tokens`, the codes, each level on its own (Eq. 2).
             `num_components` and `mean_rank` are of `mixture` only.
@@ -52,6 +54,8 @@ class ResGenConfig:
     mean_rank: int | None = None
     num_classes: int = 0
     class_dropout: float = 0.1
+    feature_width: int = 0
+    feature_stride: int = 1
     head: str = "mixture"
 
     def __post_init__(self) -> None:
@@ -68,6 +72,7 @@ class ResGenConfig:
             raise ConfigError(f"class_dropout={self.class_dropout} must lie in [0, 1)")
         if self.head not in HEADS:
             raise ConfigError(unknown("head", self.head, HEADS))
+        check_features(self)
 
 
 def _preset(width: int, num_layers: int, num_heads: int, num_components: int) -> ResGenConfig:
@@ -106,8 +111,7 @@ class ResGen(CodeModel):
     head: MixtureHead | TokenHead
 
     def __init__(self, config: ResGenConfig, spec: CodeSpec) -> None:
-        super().__init__(spec)
-        self.config = config
+        super().__init__(config, spec)
         self.is_grid = len(spec.shape) == 2
         positions = positions_of(spec.shape, config.width, config.num_heads)
         self.register_buffer("positions", positions, persistent=False)
@@ -132,10 +136,16 @@ class ResGen(CodeModel):
         codes: Int[Tensor, "B L D"],
         visible: Int[Tensor, "B L"],
         class_ids: Int[Tensor, " B"],
-        valid: Bool[Tensor, "B L"] | None = None,
+        sequence: SequenceCondition | None = None,
     ) -> Float[Tensor, "B L O"]:
-        """Hidden states that `head` turns into mixtures; codes of masked levels are never looked at."""
-        return self.hidden(self.embed(codes, visible), self.modulation(self.condition(class_ids)), valid)
+        """Hidden states that `head` turns into mixtures; codes of masked levels are never looked at.
+
+        Sequences may be shorter than the model's most positions.
+        """
+        x, modulation = self.embed(codes, visible), self.modulation(self.condition(class_ids))
+        vectors = self.feature_vectors(sequence)
+        x = x if vectors is None else x + vectors
+        return self.hidden(x, modulation, None if sequence is None else sequence.attended)
 
     def hidden(
         self, x: Float[Tensor, "B L O"], modulation: Float[Tensor, "B 8 O"], valid: Bool[Tensor, "B L"] | None = None
@@ -145,32 +155,36 @@ class ResGen(CodeModel):
         attn_mask = None if valid is None else valid[:, None, None, :]
         return self.transformer(x, modulation, angles, attn_mask)
 
-    def predictor(self, class_ids: Int[Tensor, " B"]) -> ResGenPredictor:
+    def predictor(self, class_ids: Int[Tensor, " B"], sequence: SequenceCondition | None = None) -> ResGenPredictor:
         """This model under a condition, as the callable that samplers take."""
-        return ResGenPredictor(self, class_ids)
+        return ResGenPredictor(self, class_ids, sequence)
 
 
 class ResGenPredictor:
     """`types.Predictor` of a `ResGen`; the condition is embedded once, both guidance branches run as one batch."""
 
-    def __init__(self, model: ResGen, class_ids: Int[Tensor, " B"]) -> None:
+    def __init__(self, model: ResGen, class_ids: Int[Tensor, " B"], sequence: SequenceCondition | None) -> None:
         self.model = model
         self.conditional = model.modulation(model.condition(class_ids))
         null_ids = torch.full_like(class_ids[:1], model.condition.null_id)
         self.unconditional = model.modulation(model.condition(null_ids)).expand_as(self.conditional)
+        self.features, self.valid = model.branches(sequence)
 
     def __call__(
         self, codes: Int[Tensor, "B L D"], visible: Int[Tensor, "B L"], guidance_scale: float
     ) -> MixturePrediction | TokenPrediction:
         """One evaluation; a scale of 0 runs the conditional branch only."""
-        model = self.model
-        x = model.embed(codes, visible)
-        if guidance_scale == 0:
-            hidden = model.hidden(x, self.conditional).flatten(0, 1)
-        else:
-            both = model.hidden(torch.cat([x, x]), torch.cat([self.conditional, self.unconditional]))
-            conditional, unconditional = both.flatten(0, 1).chunk(2)
-            hidden = guide(conditional, unconditional, guidance_scale)
+        model, batch = self.model, len(codes)
+        x, modulation = model.embed(codes, visible), self.conditional
+        if guidance_scale:
+            x, modulation = torch.cat([x, x]), torch.cat([modulation, self.unconditional])
+        if self.features is not None:
+            x = x + self.features[: len(x)]
+        valid = None if self.valid is None else self.valid[: len(x)]
+        hidden = model.hidden(x, modulation, valid)
+        if guidance_scale:
+            hidden = guide(hidden[:batch], hidden[batch:], guidance_scale)
+        hidden = hidden.flatten(0, 1)
         if isinstance(model.head, TokenHead):
             return TokenPrediction(model.head, hidden, visible.flatten(), model.codebooks)
         return MixturePrediction(model.head, hidden)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from resgen.models.causal import CausalModel, CausalSteps, check_config
 from resgen.models.token_head import LevelHead
 from resgen.nn.transformer import Transformer
-from resgen.types import CodeSpec
+from resgen.types import CodeSpec, SequenceCondition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,9 @@ class RQTransformerConfig:
         condition_width: hidden width of the shared modulation MLP.
         depth_layers: blocks of the transformer over levels.
         num_classes: classes of the condition; 0 for none.
-        class_dropout: share of training samples without their class, for guidance.
+        class_dropout: share of training samples without their class and features, for guidance.
+        feature_width: width of the features of each position, such as expanded text; 0 for none.
+        feature_stride: rows of features per position.
     """
 
     width: int = 1152
@@ -40,6 +42,8 @@ class RQTransformerConfig:
     depth_layers: int = 5
     num_classes: int = 0
     class_dropout: float = 0.1
+    feature_width: int = 0
+    feature_stride: int = 1
 
     def __post_init__(self) -> None:
         check_config(self, ("width", "num_layers", "num_heads", "mlp_width", "condition_width", "depth_layers"))
@@ -94,19 +98,23 @@ class RQTransformer(CausalModel):
         self.heads = LevelHead(config.width, spec.depth, spec.codebook_size)
         nn.init.normal_(self.level_embedding, std=0.02)
 
-    def forward(self, codes: Int[Tensor, "B L D"], class_ids: Int[Tensor, " B"]) -> Float[Tensor, "B L D V"]:
+    def forward(
+        self, codes: Int[Tensor, "B L D"], class_ids: Int[Tensor, " B"], sequence: SequenceCondition | None = None
+    ) -> Float[Tensor, "B L D V"]:
         """Logits of every code given all before it: earlier positions, and coarser levels of its own (teacher forcing).
 
         The first positions of a grid or sequence may be given alone.
         """
-        return self.heads.every_level(self.hidden(codes, class_ids))
+        return self.heads.every_level(self.hidden(codes, class_ids, sequence))
 
-    def hidden(self, codes: Int[Tensor, "B L D"], class_ids: Int[Tensor, " B"]) -> Float[Tensor, "B L D O"]:
+    def hidden(
+        self, codes: Int[Tensor, "B L D"], class_ids: Int[Tensor, " B"], sequence: SequenceCondition | None = None
+    ) -> Float[Tensor, "B L D O"]:
         """What `heads` turns into logits, for callers that take the levels one by one."""
         condition = self.condition(class_ids)
         modulation = self.modulation(condition)
         sums = self.partial_sums(codes)
-        context = self.context(sums[:, :-1, -1], condition, modulation)
+        context = self.context(sums[:, :-1, -1], condition, modulation, features=self.feature_vectors(sequence))
         finer = self.depth_input(sums[:, :, :-1].to(self.depth_input.weight.dtype))
         x = torch.cat([context[:, :, None], finer], dim=2) + self.level_embedding
         # A sequence per position in one batch; as segments, all of a sample share one modulation.
@@ -118,22 +126,27 @@ class RQTransformer(CausalModel):
         embedded = [F.embedding(codes[..., level], self.codebooks[level]) for level in range(self.spec.depth)]
         return torch.stack(embedded, dim=2).cumsum(2)
 
-    def decoder(self, class_ids: Int[Tensor, " B"], *, cached: bool = True) -> RQTransformerDecoder:
+    def decoder(
+        self, class_ids: Int[Tensor, " B"], sequence: SequenceCondition | None = None, *, cached: bool = True
+    ) -> RQTransformerDecoder:
         """This model under a condition, as the `LevelDecoder` that the autoregressive sampler takes.
 
         Args:
             class_ids: the condition.
+            sequence: the condition of sequences.
             cached: keep keys and values. Without, every call runs over all that came before: slow, for checking.
         """
-        return RQTransformerDecoder(self, class_ids, cached)
+        return RQTransformerDecoder(self, class_ids, cached, sequence)
 
 
 class RQTransformerDecoder:
     """`samplers.autoregressive.LevelDecoder` of an `RQTransformer`."""
 
-    def __init__(self, model: RQTransformer, class_ids: Int[Tensor, " B"], cached: bool) -> None:
+    def __init__(
+        self, model: RQTransformer, class_ids: Int[Tensor, " B"], cached: bool, sequence: SequenceCondition | None
+    ) -> None:
         self.model = model
-        self.steps = CausalSteps(model, class_ids, cached)
+        self.steps = CausalSteps(model, class_ids, cached, sequence)
 
     @property
     def device(self) -> torch.device:

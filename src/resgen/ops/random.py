@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -26,3 +27,13 @@ def seeded(*parts: int | str) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive_seed(*parts))
         yield
+
+
+def fill_uniform(target: Tensor, generator: torch.Generator) -> None:
+    """Fill a tensor of any layout with numbers in [0, 1); they do not depend on the padding around it."""
+    target.copy_(torch.empty(target.shape, dtype=target.dtype).uniform_(generator=generator))
+
+
+def fill_normal(target: Tensor, generator: torch.Generator) -> None:
+    """Fill a tensor of any layout with standard normal numbers; they do not depend on the padding around it."""
+    target.copy_(torch.empty(target.shape, dtype=target.dtype).normal_(generator=generator))

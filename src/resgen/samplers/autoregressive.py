@@ -142,29 +142,42 @@ class LatentNoise(NamedTuple):
     latent: Float[Tensor, "B L T H"]
 
 
-def draw_autoregressive_noise(seed: int, indices: Sequence[int], spec: CodeSpec) -> Float[Tensor, "B L D"]:
+def draw_autoregressive_noise(
+    seed: int, indices: Sequence[int], spec: CodeSpec, *, lengths: Sequence[int] | None = None
+) -> Float[Tensor, "B L D"]:
     """One uniform number (float64) per code of the samples `indices` of a call: sample k's stream is derived from
-    (seed, k) and nothing else."""
-    uniform = torch.empty(len(indices), spec.num_positions, spec.depth, dtype=torch.float64)
-    for row, index in enumerate(indices):
-        uniform[row].uniform_(generator=generator("sample", seed, index))
+    (seed, k) and nothing else.
+
+    `lengths` are the positions of each sample, for sequences; the longest sets L.
+    """
+    lengths = [spec.num_positions] * len(indices) if lengths is None else lengths
+    uniform = torch.full((len(indices), max(lengths), spec.depth), 0.5, dtype=torch.float64)
+    for row, (index, length) in enumerate(zip(indices, lengths, strict=True)):
+        uniform[row, :length].uniform_(generator=generator("sample", seed, index))
     return uniform
 
 
 def draw_latent_autoregressive_noise(
-    seed: int, indices: Sequence[int], num_steps: int, spec: CodeSpec, *, tokens: bool = False
+    seed: int,
+    indices: Sequence[int],
+    num_steps: int,
+    spec: CodeSpec,
+    *,
+    tokens: bool = False,
+    lengths: Sequence[int] | None = None,
 ) -> LatentNoise:
     """Noise of the samples `indices` of a call: sample k's stream is derived from (seed, k) and nothing else.
 
-    `tokens` is for a model that gives a `TokenDistribution`.
+    `tokens` is for a model that gives a `TokenDistribution`; `lengths` are the positions of each sample, for sequences.
     """
-    shape = (len(indices), spec.num_positions, num_steps)
-    component = torch.empty(*shape, *((spec.depth,) if tokens else ()), dtype=torch.float64)
-    latent = torch.empty(*shape, 0 if tokens else spec.code_dim)
-    for row, index in enumerate(indices):
+    lengths = [spec.num_positions] * len(indices) if lengths is None else lengths
+    shape = (len(indices), max(lengths), num_steps)
+    component = torch.full((*shape, *((spec.depth,) if tokens else ())), 0.5, dtype=torch.float64)
+    latent = torch.zeros(*shape, 0 if tokens else spec.code_dim)
+    for row, (index, length) in enumerate(zip(indices, lengths, strict=True)):
         stream = generator("sample", seed, index)
-        component[row].uniform_(generator=stream)
-        latent[row].normal_(generator=stream)
+        component[row, :length].uniform_(generator=stream)
+        latent[row, :length].normal_(generator=stream)
     return LatentNoise(component, latent)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from resgen.errors import ConfigError, unknown
 from resgen.ops.guidance import guidance_weights
 from resgen.ops.masking import SCHEDULES, reveal
-from resgen.ops.random import generator
+from resgen.ops.random import fill_uniform, generator
 from resgen.ops.sampling import nucleus_choice
 from resgen.samplers.unmasking import Samples, StepCallback, StepRecord, reveal_plan
 from resgen.types import CodeSpec
@@ -88,14 +88,20 @@ class DepthwiseNoise(NamedTuple):
     choice: Float[Tensor, "B T L"]
 
 
-def draw_noise(seed: int, indices: Sequence[int], num_steps: int, spec: CodeSpec) -> DepthwiseNoise:
-    """Noise of the samples `indices` of a call: sample k's stream is derived from (seed, k) and nothing else."""
-    code = torch.empty(len(indices), num_steps, spec.num_positions, dtype=torch.float64)
-    choice = torch.empty(len(indices), num_steps, spec.num_positions)
-    for row, index in enumerate(indices):
+def draw_noise(
+    seed: int, indices: Sequence[int], num_steps: int, spec: CodeSpec, *, lengths: Sequence[int] | None = None
+) -> DepthwiseNoise:
+    """Noise of the samples `indices` of a call: sample k's stream is derived from (seed, k) and nothing else.
+
+    `lengths` are the positions of each sample, for sequences; the longest sets L.
+    """
+    lengths = [spec.num_positions] * len(indices) if lengths is None else lengths
+    shape = (len(indices), num_steps, max(lengths))
+    code, choice = torch.full(shape, 0.5, dtype=torch.float64), torch.full(shape, 0.5)
+    for row, (index, length) in enumerate(zip(indices, lengths, strict=True)):
         stream = generator("sample", seed, index)
-        code[row].uniform_(generator=stream)
-        choice[row].uniform_(generator=stream)
+        fill_uniform(code[row, :, :length], stream)
+        fill_uniform(choice[row, :, :length], stream)
     return DepthwiseNoise(code, choice.clamp_(min=torch.finfo(torch.float32).tiny))
 
 

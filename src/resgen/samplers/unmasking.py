@@ -17,7 +17,7 @@ from resgen.errors import ConfigError, unknown
 from resgen.ops.confidence import cumulative_confidence
 from resgen.ops.guidance import guidance_weights
 from resgen.ops.masking import SCHEDULES, num_masked, reveal
-from resgen.ops.random import generator
+from resgen.ops.random import fill_normal, fill_uniform, generator
 from resgen.ops.residual import residual_encode
 from resgen.types import CodeSpec, Predictor, TokenDistribution
 
@@ -97,7 +97,15 @@ class Samples(NamedTuple):
 StepCallback = Callable[[StepRecord, Tensor, Tensor], None]
 
 
-def draw_noise(seed: int, indices: Sequence[int], num_steps: int, spec: CodeSpec, *, tokens: bool = False) -> Noise:
+def draw_noise(
+    seed: int,
+    indices: Sequence[int],
+    num_steps: int,
+    spec: CodeSpec,
+    *,
+    tokens: bool = False,
+    lengths: Sequence[int] | None = None,
+) -> Noise:
     """Noise of the samples `indices` of a call: sample k's stream is derived from (seed, k) and nothing else.
 
     Args:
@@ -106,18 +114,20 @@ def draw_noise(seed: int, indices: Sequence[int], num_steps: int, spec: CodeSpec
         num_steps: T.
         spec: shape of the codes.
         tokens: for a predictor that gives a `TokenDistribution`.
+        lengths: positions of each sample, for sequences; the longest sets L, and what is beyond a sample's end is 0.5
+            or 0. All positions of the `spec` by default.
     """
-    positions, tiny = spec.num_positions, torch.finfo(torch.float32).tiny
-    shape = (len(indices), num_steps, positions)
-    component = torch.empty(*shape, *((spec.depth,) if tokens else ()), dtype=torch.float64)
-    latent = torch.empty(*shape, 0 if tokens else spec.code_dim)
-    choice = torch.empty(len(indices), num_steps, positions, spec.depth)
-    for row, index in enumerate(indices):
+    lengths = [spec.num_positions] * len(indices) if lengths is None else lengths
+    shape = (len(indices), num_steps, max(lengths))
+    component = torch.full((*shape, *((spec.depth,) if tokens else ())), 0.5, dtype=torch.float64)
+    latent = torch.zeros(*shape, 0 if tokens else spec.code_dim)
+    choice = torch.full((*shape, spec.depth), 0.5)
+    for row, (index, length) in enumerate(zip(indices, lengths, strict=True)):
         stream = generator("sample", seed, index)
-        component[row].uniform_(generator=stream)
-        latent[row].normal_(generator=stream)
-        choice[row].uniform_(generator=stream)
-    return Noise(component, latent, choice.clamp_(min=tiny))
+        fill_uniform(component[row, :, :length], stream)
+        fill_normal(latent[row, :, :length], stream)
+        fill_uniform(choice[row, :, :length], stream)
+    return Noise(component, latent, choice.clamp_(min=torch.finfo(torch.float32).tiny))
 
 
 @torch.inference_mode()

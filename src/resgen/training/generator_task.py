@@ -5,25 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from resgen.checkpoints.artefacts import save_pipeline
-from resgen.data.codes import CodeCache
-from resgen.data.grid import picture_grid, save_picture
 from resgen.errors import ConfigError, unknown
-from resgen.kinds import AnySampling, sample
+from resgen.kinds import AnySampling
 from resgen.models.base import CodeModel
 from resgen.nn.transformer import Block
-from resgen.ops.images import to_uint8
 from resgen.ops.masking import SCHEDULES
-from resgen.tokenizers.image import ImageTokenizer
+from resgen.ops.random import generator as make_generator
+from resgen.quantizers.base import Quantizer
 from resgen.training.objectives import make_objective
-from resgen.types import LOCAL, Reduce
+from resgen.types import LOCAL, Reduce, SequenceCondition
 
+VALIDATION_BATCH = 256
+Batch = tuple[Int[Tensor, "B L D"], Int[Tensor, " B"], SequenceCondition | None]
 Evaluate = Callable[[CodeModel, AnySampling], Mapping[str, float]]
 """Metrics of samples of a model under sampling settings."""
 
@@ -58,8 +57,50 @@ class GeneratorLossConfig:
             raise ConfigError(f"validation_samples={self.validation_samples} must be at least 1")
 
 
+class Examples(Protocol):
+    """Encoded data, as batches."""
+
+    def __len__(self) -> int: ...
+
+    def codes(self, indices: Int[Tensor, " B"]) -> Int[Tensor, "A M D"]:
+        """Codes of the samples without padding, for statistics: all positions count alike."""
+        ...
+
+    def batch(self, indices: Int[Tensor, " B"], generator: torch.Generator) -> Batch:
+        """Codes, classes and, for sequences, the rest of the condition; what is drawn comes from `generator`."""
+        ...
+
+
+class Product(Protocol):
+    """What becomes of a generator: the data and files that people look at."""
+
+    def to(self, device: torch.device) -> object:
+        """Move what turns codes into signals."""
+        ...
+
+    def sample(self, path: Path, model: CodeModel, sampling: AnySampling) -> None:
+        """Draw samples and write a picture of them."""
+        ...
+
+    def export(self, folder: Path, model: CodeModel, sampling: AnySampling, history: Mapping[str, Any]) -> None:
+        """Write the pipeline folder."""
+        ...
+
+
 class GeneratorTask:
-    """What the trainer needs to train a generator of any kind on a code cache; see `training.trainer.Task`."""
+    """What the trainer needs to train a generator of any kind on codes; see `training.trainer.Task`.
+
+    Args:
+        model: the generator; its codebooks are taken from `quantizer`.
+        config: how it is trained.
+        train: encoded training data.
+        held_out: encoded data to validate on.
+        quantizer: of the tokenizer that made the codes.
+        product: samples and export.
+        sampling: settings for samples, exported with the model.
+        history: stored with the exported model.
+        evaluate: metrics of samples.
+    """
 
     name = "generator"
 
@@ -67,18 +108,20 @@ class GeneratorTask:
         self,
         model: CodeModel,
         config: GeneratorLossConfig,
-        train: CodeCache,
-        held_out: CodeCache,
+        train: Examples,
+        held_out: Examples,
         *,
-        tokenizer: ImageTokenizer,
+        quantizer: Quantizer,
+        product: Product,
         sampling: AnySampling,
         history: Mapping[str, Any] | None = None,
         evaluate: Evaluate | None = None,
     ) -> None:
         self.module: nn.Module = model
-        self.model, self.config, self.tokenizer = model, config, tokenizer
-        # Without classes there is nothing that guidance could move away from.
-        self.sampling = sampling if model.config.num_classes else replace(sampling, guidance_scale=0.0)
+        self.model, self.config, self.product = model, config, product
+        # Without a condition there is nothing that guidance could move away from.
+        conditional = model.config.num_classes or model.config.feature_width
+        self.sampling = sampling if conditional else replace(sampling, guidance_scale=0.0)
         self.train, self.held_out = train, held_out
         self.history = dict(history or {})
         self.objective = make_objective(
@@ -90,12 +133,12 @@ class GeneratorTask:
         )
         self._evaluate = evaluate
         count = min(len(train), 16384)
-        codes, _ = train.batch(torch.linspace(0, len(train) - 1, count).long())
-        model.set_codebooks(tokenizer.quantizer.codebooks, tokenizer.quantizer.variances, codes)
+        codes = train.codes(torch.linspace(0, len(train) - 1, count).long())
+        model.set_codebooks(quantizer.codebooks, quantizer.variances, codes)
 
     @property
     def num_samples(self) -> int:
-        """Rows of the code cache."""
+        """Encoded samples."""
         return len(self.train)
 
     @property
@@ -108,9 +151,9 @@ class GeneratorTask:
         return {"generator": list(self.model.parameters())}
 
     def to(self, device: torch.device) -> None:
-        """Move the generator and, for sample pictures, the tokenizer."""
+        """Move the generator and what makes samples of its codes."""
         self.model.to(device)
-        self.tokenizer.to(device)
+        self.product.to(device)
 
     def compile(self) -> None:
         """Compile the blocks of the transformers."""
@@ -128,15 +171,19 @@ class GeneratorTask:
         """Let the kind's objective initialise the model from data."""
         count = min(len(self.train), 4096)
         index = torch.randint(len(self.train), (count,), generator=generator, device=generator.device)
-        self.objective.start(self.train.batch(index)[0].to(self.device), generator)
+        self.objective.start(self.train.codes(index).to(self.device), generator)
 
     def losses(
         self, indices: Int[Tensor, " B"], step: int, micro: int, generator: torch.Generator
     ) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
-        """The loss of the kind's objective, with some classes dropped for guidance."""
-        codes, class_ids = self._batch(self.train, indices)
-        class_ids = self.model.condition.drop(class_ids, self.model.config.class_dropout, generator)
-        loss, metrics = self.objective.loss(codes, class_ids, generator)
+        """The loss of the kind's objective, with some conditions dropped for guidance."""
+        codes, class_ids, sequence = self._batch(self.train, indices, generator)
+        dropout = self.model.config.class_dropout
+        class_ids = self.model.condition.drop(class_ids, dropout, generator)
+        if sequence is not None and self.model.config.feature_width:
+            kept = torch.rand(len(codes), generator=generator, device=generator.device) >= dropout
+            sequence = replace(sequence, kept=kept.to(self.device))
+        loss, metrics = self.objective.loss(codes, class_ids, generator, sequence)
         yield "generator", loss, metrics
 
     def after_step(self, step: int, generator: torch.Generator, reduce: Reduce = LOCAL) -> None:
@@ -146,33 +193,23 @@ class GeneratorTask:
     def validate(self, module: nn.Module) -> dict[str, float]:
         """Exact negative log-likelihood in nats per token; the same held-out codes and masks at every validation."""
         count = min(len(self.held_out), self.config.validation_samples)
-        return self.objective.validate(self._batch(self.held_out, part) for part in torch.arange(count).split(256))
+        parts = torch.arange(count).split(VALIDATION_BATCH)
+        stream = make_generator("validation batches")
+        return self.objective.validate(self._batch(self.held_out, part, stream) for part in parts)
 
     def evaluate(self, module: nn.Module) -> dict[str, float]:
         """Metrics of generated samples, if the task was given a way to take them."""
         return {} if self._evaluate is None else dict(self._evaluate(self.model, self.sampling))
 
-    @torch.no_grad()
     def sample(self, path: Path) -> None:
-        """A sheet of four samples per class (the first ten classes), one class a row."""
-        classes = min(self.model.config.num_classes, 10)
-        class_ids = torch.arange(max(classes, 1)).repeat_interleave(4).to(self.device)
-        codes = sample(self.model, class_ids, seed=0, indices=range(len(class_ids)), sampling=self.sampling).codes
-        pictures = to_uint8(self.tokenizer.decode(codes)).cpu()
-        names = list(self.train.class_names[:classes]) or None
-        save_picture(picture_grid(pictures, 4, scale=max(1, 64 // pictures.shape[-1]), row_labels=names), path)
+        """A picture of samples."""
+        self.product.sample(path, self.model, self.sampling)
 
     def export(self, folder: Path, history: Mapping[str, Any]) -> None:
         """Write the pipeline folder."""
-        save_pipeline(
-            folder,
-            self.tokenizer,
-            self.model,
-            sampling=self.sampling,
-            class_names=self.train.class_names if self.model.config.num_classes else (),
-            history={**self.history, "generator": dict(history)},
-        )
+        self.product.export(folder, self.model, self.sampling, {**self.history, "generator": dict(history)})
 
-    def _batch(self, cache: CodeCache, indices: Int[Tensor, " B"]) -> tuple[Tensor, Tensor]:
-        codes, labels = (part.to(self.device) for part in cache.batch(indices))
-        return codes, labels if self.model.config.num_classes else torch.zeros_like(labels)
+    def _batch(self, data: Examples, indices: Int[Tensor, " B"], generator: torch.Generator) -> Batch:
+        codes, class_ids, sequence = data.batch(indices, generator)
+        moved = None if sequence is None else sequence.to(self.device)
+        return codes.to(self.device), class_ids.to(self.device), moved

@@ -21,18 +21,19 @@ from resgen.losses.mixture import mixture_loss
 from resgen.losses.tokens import masked_level_loss, token_loss
 from resgen.models.ar_resgen import ARResGen
 from resgen.models.base import CodeModel
-from resgen.models.maskgit import MaskGIT, sample_state
+from resgen.models.maskgit import MaskGIT, draw_level
 from resgen.models.resgen import ResGen
 from resgen.models.rq_transformer import RQTransformer
 from resgen.models.token_head import TokenHead
+from resgen.models.valle import Valle
 from resgen.ops.masking import num_masked, sample_visible
 from resgen.ops.random import generator as make_generator
 from resgen.ops.residual import code_histogram, residual_above
-from resgen.types import CodeSpec
+from resgen.types import CodeSpec, SequenceCondition
 
 VALIDATION_ROWS = 1024
 VALIDATION_PROGRESS = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
-Batches = Iterable[tuple[Int[Tensor, "B L D"], Int[Tensor, " B"]]]
+Batches = Iterable[tuple[Int[Tensor, "B L D"], Int[Tensor, " B"], SequenceCondition | None]]
 
 
 class Objective(Protocol):
@@ -43,9 +44,14 @@ class Objective(Protocol):
         ...
 
     def loss(
-        self, codes: Int[Tensor, "B L D"], class_ids: Int[Tensor, " B"], generator: torch.Generator
+        self,
+        codes: Int[Tensor, "B L D"],
+        class_ids: Int[Tensor, " B"],
+        generator: torch.Generator,
+        sequence: SequenceCondition | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of a batch and metrics for the log; masks are drawn from `generator`."""
+        """Loss of a batch and metrics for the log; masks are drawn from `generator`. Of sequences only the `wanted`
+        positions count."""
         ...
 
     def validate(self, batches: Batches) -> dict[str, float]:
@@ -70,6 +76,7 @@ def make_objective(
         "ar_resgen": lambda: LatentAutoregressiveObjective(
             cast(ARResGen, model), mask_schedule, smoothing, level_decay, data_start
         ),
+        "valle": lambda: FirstThenRestObjective(cast(Valle, model), data_start),
     }
     return makers[kind_of(model.config).name]()
 
@@ -90,41 +97,62 @@ class UnmaskingObjective:
             start_head(self.model, codes, generator)
 
     def loss(
-        self, codes: Int[Tensor, "B L D"], class_ids: Int[Tensor, " B"], generator: torch.Generator
+        self,
+        codes: Int[Tensor, "B L D"],
+        class_ids: Int[Tensor, " B"],
+        generator: torch.Generator,
+        sequence: SequenceCondition | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The batch sum of the mixture's bound (Eq. 1) or of the cross-entropy (Eq. 2) over the number of masked
         tokens."""
-        spec = self.model.spec
         progress = torch.rand(len(codes), generator=generator, dtype=torch.float64, device=generator.device)
-        masked = num_masked(self.mask_schedule, progress, spec.num_tokens).to(codes.device)
-        visible = sample_visible(masked, spec.num_positions, spec.depth, generator)
-        return head_loss(self.model, *self._masked_rows(codes, visible, class_ids), self.smoothing, self.level_decay)
+        visible = self._draw(codes, progress, generator, sequence)
+        rows = self._masked_rows(codes, visible, class_ids, sequence)
+        return head_loss(self.model, *rows, self.smoothing, self.level_decay)
 
     def validate(self, batches: Batches) -> dict[str, float]:
         """Nats per masked token: by progress of the mask schedule and by visible levels."""
         spec = self.model.spec
         by_level = torch.zeros(2, spec.depth, dtype=torch.float64)
         sums = torch.zeros(2, len(VALIDATION_PROGRESS), dtype=torch.float64)
-        for number, (codes, class_ids) in enumerate(batches):
+        for number, (codes, class_ids, sequence) in enumerate(batches):
             for column, progress in enumerate(VALIDATION_PROGRESS):
                 stream = make_generator("validation", f"{progress:.2f}", number)
-                masked = num_masked(self.mask_schedule, progress, spec.num_tokens).expand(len(codes))
-                visible = sample_visible(masked.to(codes.device), spec.num_positions, spec.depth, stream)
-                hidden, true, start = self._masked_rows(codes, visible, class_ids)
+                everywhere = torch.full((len(codes),), progress, dtype=torch.float64)
+                visible = self._draw(codes, everywhere, stream, sequence)
+                hidden, true, start = self._masked_rows(codes, visible, class_ids, sequence)
                 value = head_nll(self.model, hidden, true, start).double().cpu()
                 by_level[0].index_add_(0, start.cpu(), value)
                 by_level[1].index_add_(0, start.cpu(), (spec.depth - start.cpu()).double())
                 sums[0, column] += value.sum()
-                sums[1, column] += masked.sum()
+                sums[1, column] += (spec.depth - start).sum().cpu()
         return _by_progress(sums) | _by_name("nll_visible", by_level)
 
+    def _draw(
+        self,
+        codes: Int[Tensor, "B L D"],
+        progress: Float[Tensor, " B"],
+        generator: torch.Generator,
+        sequence: SequenceCondition | None,
+    ) -> Int[Tensor, "B L"]:
+        """Masks at the given progress of the schedule; what is not wanted of a sequence is visible throughout."""
+        length, depth = codes.shape[1:]
+        wanted = None if sequence is None else sequence.wanted
+        tokens = depth * (length if wanted is None else wanted.sum(1).to(progress.device))
+        masked = num_masked(self.mask_schedule, progress, tokens).to(codes.device)
+        return sample_visible(masked, length, depth, generator, wanted)
+
     def _masked_rows(
-        self, codes: Int[Tensor, "B L D"], visible: Int[Tensor, "B L"], class_ids: Int[Tensor, " B"]
+        self,
+        codes: Int[Tensor, "B L D"],
+        visible: Int[Tensor, "B L"],
+        class_ids: Int[Tensor, " B"],
+        sequence: SequenceCondition | None,
     ) -> tuple[Float[Tensor, "N O"], Int[Tensor, "N D"], Int[Tensor, " N"]]:
         """Hidden states, true codes and visible levels of the positions with something masked."""
         flat = visible.flatten()
         rows = (flat < self.model.spec.depth).nonzero().squeeze(1)
-        hidden = self.model(codes, visible, class_ids).flatten(0, 1)[rows]
+        hidden = self.model(codes, visible, class_ids, sequence).flatten(0, 1)[rows]
         return hidden, codes.flatten(0, 1)[rows], flat[rows]
 
 
@@ -141,12 +169,19 @@ class DepthwiseObjective:
             self.model.head.bias.copy_(log_frequencies(codes, self.model.spec))
 
     def loss(
-        self, codes: Int[Tensor, "B L D"], class_ids: Int[Tensor, " B"], generator: torch.Generator
+        self,
+        codes: Int[Tensor, "B L D"],
+        class_ids: Int[Tensor, " B"],
+        generator: torch.Generator,
+        sequence: SequenceCondition | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy per masked position."""
-        level, visible = sample_state(len(codes), self.model.spec, self.mask_schedule, generator, codes.device)
+        level = torch.randint(codes.shape[2], codes.shape[:1], generator=generator, device=generator.device)
+        level = level.to(codes.device)
+        progress = torch.rand(len(codes), generator=generator, dtype=torch.float64, device=generator.device)
+        visible = draw_level(codes, level, self.mask_schedule, progress, generator, sequence)
         weight = (visible == level[:, None]).float()
-        logits, true = self._logits(codes, visible, level, class_ids)
+        logits, true = self._logits(codes, visible, level, class_ids, sequence)
         return token_loss(logits.flatten(0, 1), true.flatten(), weight.flatten() / weight.sum()), {}
 
     def validate(self, batches: Batches) -> dict[str, float]:
@@ -154,19 +189,20 @@ class DepthwiseObjective:
         spec = self.model.spec
         by_level = torch.zeros(2, spec.depth, dtype=torch.float64)
         sums = torch.zeros(2, len(VALIDATION_PROGRESS), dtype=torch.float64)
-        for number, (codes, class_ids) in enumerate(batches):
+        for number, (codes, class_ids, sequence) in enumerate(batches):
             for column, progress in enumerate(VALIDATION_PROGRESS):
                 stream = make_generator("validation", f"{progress:.2f}", number)
                 level = torch.arange(len(codes), device=codes.device) % spec.depth
-                masked = num_masked(self.mask_schedule, progress, spec.num_positions).expand(len(codes))
-                visible = level[:, None] + sample_visible(masked.to(codes.device), spec.num_positions, 1, stream)
-                logits, true = self._logits(codes, visible, level, class_ids)
+                everywhere = torch.full((len(codes),), progress, dtype=torch.float64)
+                visible = draw_level(codes, level, self.mask_schedule, everywhere, stream, sequence)
+                logits, true = self._logits(codes, visible, level, class_ids, sequence)
                 value = -logits.log_softmax(-1).gather(2, true[..., None]).squeeze(2)
-                value = (value * (visible == level[:, None])).sum(1).double().cpu()
+                counts = visible == level[:, None]
+                value = (value * counts).sum(1).double().cpu()
                 by_level[0].index_add_(0, level.cpu(), value)
-                by_level[1].index_add_(0, level.cpu(), masked.double())
+                by_level[1].index_add_(0, level.cpu(), counts.sum(1).double().cpu())
                 sums[0, column] += value.sum()
-                sums[1, column] += masked.sum()
+                sums[1, column] += counts.sum().cpu()
         return _by_progress(sums) | _by_name("nll_level", by_level)
 
     def _logits(
@@ -175,9 +211,10 @@ class DepthwiseObjective:
         visible: Int[Tensor, "B L"],
         level: Int[Tensor, " B"],
         class_ids: Int[Tensor, " B"],
+        sequence: SequenceCondition | None,
     ) -> tuple[Float[Tensor, "B L V"], Int[Tensor, "B L"]]:
         true = codes.gather(2, level[:, None, None].expand(-1, codes.shape[1], 1)).squeeze(2)
-        return self.model(codes, visible, level, class_ids), true
+        return self.model(codes, visible, level, class_ids, sequence), true
 
 
 class AutoregressiveObjective:
@@ -193,29 +230,37 @@ class AutoregressiveObjective:
             self.model.heads.bias.copy_(log_frequencies(codes, self.model.spec))
 
     def loss(
-        self, codes: Int[Tensor, "B L D"], class_ids: Int[Tensor, " B"], generator: torch.Generator
+        self,
+        codes: Int[Tensor, "B L D"],
+        class_ids: Int[Tensor, " B"],
+        generator: torch.Generator,
+        sequence: SequenceCondition | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy per token."""
-        return self._sums(codes, class_ids).sum() / codes.numel(), {}
+        sums, count = self.sums(codes, class_ids, sequence)
+        return sums.sum() / (count * codes.shape[2]), {}
 
     def validate(self, batches: Batches) -> dict[str, float]:
         """Nats per token, over all and by level."""
         by_level = torch.zeros(2, self.model.spec.depth, dtype=torch.float64)
-        for codes, class_ids in batches:
-            by_level[0] += self._sums(codes, class_ids).double().cpu()
-            by_level[1] += codes[..., 0].numel()
+        for codes, class_ids, sequence in batches:
+            sums, count = self.sums(codes, class_ids, sequence)
+            by_level[0] += sums.double().cpu()
+            by_level[1] += float(count)
         return {"val_loss": float(by_level[0].sum() / by_level[1].sum())} | _by_name("nll_level", by_level)
 
-    def _sums(self, codes: Int[Tensor, "B L D"], class_ids: Int[Tensor, " B"]) -> Float[Tensor, " D"]:
-        """Sums per level; the logits of one level exist at a time."""
-        hidden = self.model.hidden(codes, class_ids)
-        ones = torch.ones(codes[..., 0].numel(), device=codes.device)
+    def sums(
+        self, codes: Int[Tensor, "B L D"], class_ids: Int[Tensor, " B"], sequence: SequenceCondition | None
+    ) -> tuple[Float[Tensor, " D"], Float[Tensor, ""]]:
+        """Sums per level, and how many positions they are over; the logits of one level exist at a time."""
+        hidden = self.model.hidden(codes, class_ids, sequence)
+        wanted = torch.ones_like(codes[..., 0], dtype=torch.bool) if sequence is None else sequence.wanted
+        weight = wanted.flatten().float()
         # `unbind` gathers the gradients of all levels at once; indexing would add a full [D, V, O] for each.
         parts = zip(hidden.unbind(2), self.model.heads.weight.unbind(), self.model.heads.bias.unbind(), strict=True)
-        logits = (functional.linear(part.flatten(0, 1), weight, bias) for part, weight, bias in parts)
-        return torch.stack(
-            [token_loss(rows, true.flatten(), ones) for rows, true in zip(logits, codes.unbind(2), strict=True)]
-        )
+        logits = (functional.linear(part.flatten(0, 1), matrix, bias) for part, matrix, bias in parts)
+        sums = [token_loss(rows, true.flatten(), weight) for rows, true in zip(logits, codes.unbind(2), strict=True)]
+        return torch.stack(sums), weight.sum()
 
 
 class LatentAutoregressiveObjective:
@@ -235,33 +280,102 @@ class LatentAutoregressiveObjective:
             start_head(self.model, codes, generator)
 
     def loss(
-        self, codes: Int[Tensor, "B L D"], class_ids: Int[Tensor, " B"], generator: torch.Generator
+        self,
+        codes: Int[Tensor, "B L D"],
+        class_ids: Int[Tensor, " B"],
+        generator: torch.Generator,
+        sequence: SequenceCondition | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The head's loss per masked token."""
         progress = torch.rand(codes.shape[:2], generator=generator, dtype=torch.float64, device=generator.device)
-        return head_loss(self.model, *self._rows(codes, class_ids, progress), self.smoothing, self.level_decay)
+        rows = self._rows(codes, class_ids, progress, sequence)
+        return head_loss(self.model, *rows, self.smoothing, self.level_decay)
 
     def validate(self, batches: Batches) -> dict[str, float]:
         """Nats per masked token, by visible levels."""
         spec = self.model.spec
         by_level = torch.zeros(2, spec.depth, dtype=torch.float64)
-        for number, (codes, class_ids) in enumerate(batches):
+        for number, (codes, class_ids, sequence) in enumerate(batches):
             stream = make_generator("validation", number)
             progress = torch.rand(codes.shape[:2], generator=stream, dtype=torch.float64)
-            hidden, true, start = self._rows(codes, class_ids, progress)
+            hidden, true, start = self._rows(codes, class_ids, progress, sequence)
             value = head_nll(self.model, hidden, true, start).double().cpu()
             by_level[0].index_add_(0, start.cpu(), value)
             by_level[1].index_add_(0, start.cpu(), (spec.depth - start.cpu()).double())
         return {"val_loss": float(by_level[0].sum() / by_level[1].sum())} | _by_name("nll_visible", by_level)
 
     def _rows(
-        self, codes: Int[Tensor, "B L D"], class_ids: Int[Tensor, " B"], progress: Float[Tensor, "B L"]
+        self,
+        codes: Int[Tensor, "B L D"],
+        class_ids: Int[Tensor, " B"],
+        progress: Float[Tensor, "B L"],
+        sequence: SequenceCondition | None,
     ) -> tuple[Float[Tensor, "N O"], Int[Tensor, "N D"], Int[Tensor, " N"]]:
-        """Hidden states, true codes and visible levels of all positions; every one has at least one level masked."""
+        """Hidden states, true codes and visible levels of all wanted positions, with at least one level masked each."""
         depth = self.model.spec.depth
         visible = (depth - num_masked(self.mask_schedule, progress, depth)).clamp(max=depth - 1).to(codes.device)
-        hidden = self.model(codes, visible, class_ids)
-        return hidden.flatten(0, 1), codes.flatten(0, 1), visible.flatten()
+        hidden = self.model(codes, visible, class_ids, sequence)
+        if sequence is None:
+            return hidden.flatten(0, 1), codes.flatten(0, 1), visible.flatten()
+        return hidden[sequence.wanted], codes[sequence.wanted], visible[sequence.wanted]
+
+
+class FirstThenRestObjective:
+    """VALL-E's scheme: level 0 given all positions before it, and one other level given those above it."""
+
+    def __init__(self, model: Valle, data_start: bool) -> None:
+        self.model, self.data_start = model, data_start
+        self.first = AutoregressiveObjective(model.first, data_start)
+
+    @torch.no_grad()
+    def start(self, codes: Int[Tensor, "B L D"], generator: torch.Generator) -> None:
+        """Start from the frequencies of the codes."""
+        self.first.start(codes[..., :1], generator)
+        if self.data_start:
+            self.model.rest.head.bias.copy_(log_frequencies(codes, self.model.spec))
+
+    def loss(
+        self,
+        codes: Int[Tensor, "B L D"],
+        class_ids: Int[Tensor, " B"],
+        generator: torch.Generator,
+        sequence: SequenceCondition | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The sum of both networks' cross-entropies per token."""
+        level = 1 + torch.randint(codes.shape[2] - 1, codes.shape[:1], generator=generator, device=generator.device)
+        first, _ = self.first.loss(codes[..., :1], class_ids, generator, sequence)
+        sums, counts = self._rest(codes, level.to(codes.device), class_ids, sequence)
+        rest = sums.sum() / counts.sum()
+        return first + rest, {"first": first.detach(), "rest": rest.detach()}
+
+    def validate(self, batches: Batches) -> dict[str, float]:
+        """Nats per token, over all and by level."""
+        depth = self.model.spec.depth
+        by_level = torch.zeros(2, depth, dtype=torch.float64)
+        for codes, class_ids, sequence in batches:
+            sums, count = self.first.sums(codes[..., :1], class_ids, sequence)
+            by_level[:, 0] += torch.stack([sums.sum(), count]).double().cpu()
+            for level in range(1, depth):
+                values, counts = self._rest(codes, torch.full_like(class_ids, level), class_ids, sequence)
+                by_level[:, level] += torch.stack([values.sum(), counts.sum()]).double().cpu()
+        per_level = by_level[0] / by_level[1]
+        return {"val_loss": float(per_level.mean())} | _by_name("nll_level", by_level)
+
+    def _rest(
+        self,
+        codes: Int[Tensor, "B L D"],
+        level: Int[Tensor, " B"],
+        class_ids: Int[Tensor, " B"],
+        sequence: SequenceCondition | None,
+    ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
+        """Sum of the cross-entropies of each sample's level, and how many positions it is over."""
+        visible = level[:, None].expand(codes.shape[:2])
+        wanted = torch.ones_like(visible, dtype=torch.bool) if sequence is None else sequence.wanted
+        visible = torch.where(wanted, visible, codes.shape[2])
+        logits = self.model.rest(codes, visible, level, class_ids, sequence)
+        true = codes.gather(2, level[:, None, None].expand(-1, codes.shape[1], 1))
+        value = -logits.log_softmax(-1).gather(2, true).squeeze(2)
+        return (value * wanted).sum(1), wanted.sum(1).float()
 
 
 def start_head(model: ResGen | ARResGen, codes: Int[Tensor, "B L D"], generator: torch.Generator) -> None:

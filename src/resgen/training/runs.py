@@ -26,6 +26,7 @@ from resgen.ops.precision import choose_device
 from resgen.ops.random import seeded
 from resgen.tokenizers.image import ImageTokenizer
 from resgen.training.generator_task import Evaluate, GeneratorTask
+from resgen.training.image_product import ClassExamples, ImageProduct
 from resgen.training.parallel import initialise
 from resgen.training.recipe import Recipe
 from resgen.training.tokenizer_task import TokenizerLossConfig, TokenizerTask
@@ -131,9 +132,10 @@ def train_generator(
     task = GeneratorTask(
         model,
         recipe.generator_loss,
-        train,
-        held_out,
-        tokenizer=loaded,
+        ClassExamples(train, num_classes),
+        ClassExamples(held_out, num_classes),
+        quantizer=loaded.quantizer,
+        product=ImageProduct(loaded, train.class_names),
         sampling=recipe.sampling,
         evaluate=evaluator(loaded) if evaluator is not None and reduce.rank == 0 else None,
         history={"tokenizer": tokenizer_history.get("tokenizer", {}) if isinstance(tokenizer_history, dict) else {}},

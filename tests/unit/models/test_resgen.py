@@ -9,7 +9,7 @@ from resgen.errors import ConfigError
 from resgen.losses.mixture import mixture_loss
 from resgen.models.conditions import ClassCondition
 from resgen.models.resgen import PRESETS, ResGen, ResGenConfig
-from resgen.types import CodeSpec
+from resgen.types import CodeSpec, SequenceCondition
 
 GRID = CodeSpec(depth=3, codebook_size=7, code_dim=4, shape=(2, 3))
 SEQUENCE = CodeSpec(depth=3, codebook_size=7, code_dim=4, shape=(6,))
@@ -107,9 +107,10 @@ def test_padding_of_a_sequence_does_not_leak() -> None:
     codes, visible, class_ids = batch(SEQUENCE)
     visible[:] = 2
     valid = torch.arange(6) < torch.tensor([6, 5, 4, 2, 1])[:, None]
-    hidden = model(codes, visible, class_ids, valid)
+    sequence = SequenceCondition(valid=valid, prompt=torch.zeros_like(valid))
+    hidden = model(codes, visible, class_ids, sequence)
     changed = torch.where(valid[..., None], codes, (codes + 2) % 7)
-    assert torch.allclose(model(changed, visible, class_ids, valid)[valid], hidden[valid], atol=1e-6)
+    assert torch.allclose(model(changed, visible, class_ids, sequence)[valid], hidden[valid], atol=1e-6)
     for row, length in enumerate([6, 5, 4, 2, 1]):
         part = slice(row, row + 1)
         short = model(codes[part, :length], visible[part, :length], class_ids[part])
@@ -125,8 +126,9 @@ def test_rotary_positions_see_distances_only() -> None:
     moved = codes.roll(2, 1)
     first = torch.arange(6) < 4
     there = (torch.arange(6) >= 2).unsqueeze(0)
-    begin = model(codes, visible, class_ids, first.unsqueeze(0))[0, :4]
-    later = model(moved, visible, class_ids, there)[0, 2:]
+    nothing = torch.zeros_like(there)
+    begin = model(codes, visible, class_ids, SequenceCondition(valid=first.unsqueeze(0), prompt=nothing))[0, :4]
+    later = model(moved, visible, class_ids, SequenceCondition(valid=there, prompt=nothing))[0, 2:]
     assert torch.allclose(begin, later, atol=1e-5)
 
 

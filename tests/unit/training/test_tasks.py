@@ -23,6 +23,7 @@ from resgen.quantizers import QuantizerConfig
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from resgen.training.generator_task import GeneratorLossConfig, GeneratorTask
+from resgen.training.image_product import ClassExamples, ImageProduct
 from resgen.training.interface import TrainerConfig
 from resgen.training.objectives import VALIDATION_PROGRESS
 from resgen.training.tokenizer_task import TokenizerLossConfig, TokenizerTask
@@ -102,9 +103,10 @@ def generator_task(tmp_path: Path) -> GeneratorTask:
     return GeneratorTask(
         ResGen(config, tokenizer.spec),
         GeneratorLossConfig(validation_samples=20),
-        codes,
-        codes,
-        tokenizer=tokenizer,
+        ClassExamples(codes, 2),
+        ClassExamples(codes, 2),
+        quantizer=tokenizer.quantizer,
+        product=ImageProduct(tokenizer, CLASSES),
         sampling=SamplingConfig(num_steps=3, choice_temperature=1.0, guidance_scale=1.0),
         history={"tokenizer": {"steps": 1}},
     )
@@ -290,12 +292,12 @@ def test_generator_validation(generator_task: GeneratorTask) -> None:
 def test_the_exact_likelihood_never_exceeds_the_bound(generator_task: GeneratorTask) -> None:
     generator_task.before_start(generator(0))
     model = generator_task.model
-    codes, labels = generator_task.train.batch(torch.arange(32))
+    codes, labels, _ = generator_task.train.batch(torch.arange(32), generator(0))
     for progress in (0.0, 0.5, 0.9):
         masked = num_masked("circle", torch.full((32,), progress), model.spec.num_tokens)
         visible = sample_visible(masked, model.spec.num_positions, model.spec.depth, generator(1))
         with torch.no_grad():
-            hidden, true, start = generator_task.objective._masked_rows(codes, visible, labels)
+            hidden, true, start = generator_task.objective._masked_rows(codes, visible, labels, None)
             target = model.target(true, start)
             assert len(target) == int((visible < 2).sum())
             bound = model.head.bound(hidden, target).total
@@ -308,13 +310,13 @@ def test_the_training_loss_is_the_bound_per_masked_token(generator_task: Generat
     model, stream = generator_task.model, generator(4)
     name, loss, _ = next(generator_task.losses(torch.arange(8), 0, 0, generator(4)))
     assert name == "generator"
-    codes, labels = generator_task.train.batch(torch.arange(8))
+    codes, labels, _ = generator_task.train.batch(torch.arange(8), generator(0))
     class_ids = model.condition.drop(labels, 0.1, stream)
     progress = torch.rand(8, generator=stream, dtype=torch.float64)
     masked = num_masked("circle", progress, 18)
     visible = sample_visible(masked, 9, 2, stream)
     with torch.no_grad():
-        hidden, true, start = generator_task.objective._masked_rows(codes, visible, class_ids)
+        hidden, true, start = generator_task.objective._masked_rows(codes, visible, class_ids, None)
         expected = model.head.bound(hidden, model.target(true, start)).total.sum() / masked.sum()
     assert float(loss.detach()) == pytest.approx(float(expected), rel=1e-5)
 
@@ -327,9 +329,9 @@ def test_the_start_from_data_fits_fully_masked_positions(generator_task: Generat
 
 def test_a_generator_task_takes_over_the_codebooks(generator_task: GeneratorTask) -> None:
     model = generator_task.model
-    codes, _ = generator_task.train.batch(torch.arange(32))
+    codes = generator_task.train.codes(torch.arange(32))
     assert model.target(codes, torch.zeros(32, 9, dtype=torch.int64)).std() == pytest.approx(1, rel=1e-3)
-    expected = generator_task.tokenizer.quantizer.codebooks * model.latent_scale
+    expected = generator_task.product.tokenizer.quantizer.codebooks * model.latent_scale
     assert torch.allclose(model.codebooks, expected)
 
 

@@ -1,0 +1,154 @@
+"""What every kind of generator keeps to on sequences of different lengths, with features, prompts and padding."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from resgen.errors import ConfigError
+from resgen.kinds import KINDS, build, get_kind, matched_config, sample
+from resgen.models.base import CodeModel
+from resgen.models.resgen import ResGenConfig
+from resgen.training.objectives import make_objective
+from resgen.types import CodeSpec, SequenceCondition
+
+SPEC = CodeSpec(depth=4, codebook_size=9, code_dim=6, shape=(12,))
+BASE = ResGenConfig(
+    width=16,
+    num_layers=3,
+    num_heads=2,
+    mlp_width=32,
+    condition_width=16,
+    num_components=6,
+    head="residual",
+    feature_width=5,
+    feature_stride=2,
+)
+LENGTHS, PROMPTS = [12, 7, 3, 9], [4, 0, 1, 3]
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def make(kind: str, noise: float = 0.3) -> CodeModel:
+    torch.manual_seed(0)
+    model = build(matched_config(BASE, SPEC, kind), SPEC)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(noise * torch.randn(parameter.shape))
+    codes = torch.randint(SPEC.codebook_size, (40, 12, SPEC.depth))
+    model.set_codebooks(torch.randn(SPEC.depth, SPEC.codebook_size, SPEC.code_dim), torch.ones(SPEC.depth), codes)
+    return model.eval()
+
+
+def batch(rows: list[int], seed: int = 0) -> tuple[torch.Tensor, SequenceCondition]:
+    """Codes and conditions of some of four sequences, padded to the longest of them."""
+    length = max(LENGTHS[row] for row in rows)
+    codes = torch.zeros(len(rows), length, 4, dtype=torch.int64)
+    features = torch.zeros(len(rows), 2 * length, 5)
+    for place, row in enumerate(rows):
+        stream = torch.Generator().manual_seed(100 * seed + row)
+        codes[place, : LENGTHS[row]] = torch.randint(9, (LENGTHS[row], 4), generator=stream)
+        features[place, : 2 * LENGTHS[row]] = torch.randn(2 * LENGTHS[row], 5, generator=stream)
+    at = torch.arange(length)
+    valid = at < torch.tensor([LENGTHS[row] for row in rows])[:, None]
+    prompt = at < torch.tensor([PROMPTS[row] for row in rows])[:, None]
+    return codes, SequenceCondition(valid=valid, prompt=prompt, features=features)
+
+
+def draw(model: CodeModel, kind: str, rows: list[int], guidance_scale: float, **changes) -> torch.Tensor:
+    codes, sequence = batch(rows)
+    sequence = dataclasses.replace(sequence, **changes)
+    sampling = get_kind(kind).sampling(guidance_scale=guidance_scale)
+    if hasattr(sampling, "num_steps"):
+        sampling = dataclasses.replace(sampling, num_steps=2 if kind == "ar_resgen" else 5)
+    visible = torch.where(sequence.wanted, 0, 4)
+    ids = torch.zeros(len(rows), dtype=torch.int64)
+    return sample(model, ids, seed=3, indices=rows, sampling=sampling, given=(codes, visible), sequence=sequence).codes
+
+
+@pytest.mark.parametrize("guidance_scale", [0.0, 1.5])
+def test_padding_and_batching_change_nothing(kind: str, guidance_scale: float) -> None:
+    model = make(kind)
+    together = draw(model, kind, [0, 1, 2, 3], guidance_scale)
+    for row in range(4):
+        alone = draw(model, kind, [row], guidance_scale)
+        assert torch.equal(alone[0], together[row, : LENGTHS[row]]), row
+
+
+def test_the_prompt_comes_back_as_it_was(kind: str) -> None:
+    codes, sequence = batch([0, 1, 2, 3])
+    found = draw(make(kind), kind, [0, 1, 2, 3], 1.5)
+    kept = sequence.prompt | ~sequence.valid
+    assert torch.equal(found[kept], codes[kept]) and not torch.equal(found[~kept], codes[~kept])
+
+
+def test_features_are_heard(kind: str) -> None:
+    model = make(kind)
+    _, sequence = batch([0, 1])
+    plain = draw(model, kind, [0, 1], 0.0)
+    assert not torch.equal(plain, draw(model, kind, [0, 1], 0.0, features=sequence.features + 1))
+
+
+def loss_of(kind: str, codes: torch.Tensor, sequence: SequenceCondition) -> float:
+    objective = make_objective(make(kind), mask_schedule="circle", smoothing=0.01, level_decay=1.0, data_start=False)
+    stream = torch.Generator().manual_seed(5)
+    return float(objective.loss(codes, torch.zeros(len(codes), dtype=torch.int64), stream, sequence)[0].detach())
+
+
+def test_the_loss_does_not_know_the_padding_but_knows_what_is_wanted(kind: str) -> None:
+    codes, sequence = batch([0, 1, 2, 3])
+    reference = loss_of(kind, codes, sequence)
+    changed = torch.where(sequence.valid[..., None], codes, 8)
+    assert loss_of(kind, changed, sequence) == pytest.approx(reference, abs=1e-6)
+    features = torch.where(sequence.valid.repeat_interleave(2, 1)[..., None], sequence.features, 50.0)
+    assert loss_of(kind, codes, dataclasses.replace(sequence, features=features)) == pytest.approx(reference, abs=1e-6)
+    wanted = torch.where(sequence.wanted[..., None], (codes + 1) % 9, codes)
+    assert abs(loss_of(kind, wanted, sequence) - reference) > 1e-5
+    shown = torch.where(sequence.prompt[..., None], (codes + 1) % 9, codes)
+    assert abs(loss_of(kind, shown, sequence) - reference) > 1e-5, "the prompt is seen"
+
+
+def test_samples_that_are_not_kept_see_neither_features_nor_prompt(kind: str) -> None:
+    codes, sequence = batch([0, 3])
+    without = dataclasses.replace(sequence, kept=torch.tensor([False, False]))
+    reference = loss_of(kind, codes, without)
+    other = dataclasses.replace(without, features=without.features + 1)
+    assert loss_of(kind, codes, other) == pytest.approx(reference, abs=1e-6)
+    if get_kind(kind).name in ("resgen", "mixture", "direct", "maskgit"):  # causal kinds always see what came before
+        shown = torch.where(sequence.prompt[..., None], (codes + 1) % 9, codes)
+        assert loss_of(kind, shown, without) == pytest.approx(reference, abs=1e-6)
+
+
+def test_validation_counts_wanted_positions_only(kind: str) -> None:
+    model = make(kind)
+    objective = make_objective(model, mask_schedule="circle", smoothing=0.01, level_decay=1.0, data_start=False)
+    ids = torch.zeros(4, dtype=torch.int64)
+    codes, sequence = batch([0, 1, 2, 3])
+    with torch.no_grad():
+        first = objective.validate([(codes, ids, sequence)])
+        padded = objective.validate([(torch.where(sequence.valid[..., None], codes, 8), ids, sequence)])
+    assert first["val_loss"] == pytest.approx(padded["val_loss"], abs=1e-6)
+    assert all(value == value and abs(value) < 1e4 for value in first.values())
+
+
+def test_a_prompt_needs_its_codes_and_a_model_features(kind: str) -> None:
+    _, sequence = batch([0])
+    ids = torch.zeros(1, dtype=torch.int64)
+    sampling = get_kind(kind).sampling(guidance_scale=0.0)
+    with pytest.raises(ConfigError, match="prompt's codes"):
+        sample(make(kind), ids, seed=0, indices=[0], sampling=sampling, sequence=sequence)
+    torch.manual_seed(0)
+    plain = build(matched_config(dataclasses.replace(BASE, feature_width=0), SPEC, kind), SPEC).eval()
+    nothing = dataclasses.replace(sequence, prompt=torch.zeros_like(sequence.prompt))
+    if hasattr(sampling, "num_steps"):
+        sampling = dataclasses.replace(sampling, num_steps=5)
+    with pytest.raises(ConfigError, match="feature_width=0, but features are given"):
+        sample(plain, ids, seed=0, indices=[0], sampling=sampling, sequence=nothing)
+    wrong = dataclasses.replace(nothing, features=nothing.features[:, 1:])
+    with pytest.raises(ConfigError, match="features of shape"):
+        sample(make(kind), ids, seed=0, indices=[0], sampling=sampling, sequence=wrong)
