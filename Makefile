@@ -9,9 +9,9 @@ PIP  := .venv/bin/pip install -q --disable-pip-version-check -c constraints.txt
 	@$(PY) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "resgen needs Python 3.11 or newer: make PY=python3.11")'
 	$(PY) -m venv .venv
 
-# What the library itself needs.
+# What the library itself needs, and sound.
 .venv/.core: pyproject.toml constraints.txt | .venv/bin/python
-	$(PIP) -e .
+	$(PIP) -e '.[speech]'
 	@touch $@
 
 # All extras and the developers' tools.

@@ -7,10 +7,10 @@ codebooks that it was trained on, and a pipeline whose tokenizer has others is r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,9 +30,19 @@ from resgen.errors import CheckpointError, unknown
 from resgen.kinds import KINDS, AnySampling, build, kind_of
 from resgen.models.base import CodeModel
 from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
+from resgen.tokenizers.mel import MelTokenizer, MelTokenizerConfig
+from resgen.tokenizers.waveform import WaveformTokenizer, WaveformTokenizerConfig
 from resgen.types import CodeSpec
 
-IMAGE_TOKENIZER = "image-tokenizer"
+AnyTokenizer = ImageTokenizer | MelTokenizer | WaveformTokenizer
+TOKENIZERS: dict[str, tuple[type[Any], type[Any]]] = {
+    "image-tokenizer": (ImageTokenizer, ImageTokenizerConfig),
+    "mel-tokenizer": (MelTokenizer, MelTokenizerConfig),
+    "waveform-tokenizer": (WaveformTokenizer, WaveformTokenizerConfig),
+}
+
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,31 +56,52 @@ class Pipeline:
     folder: Folder
 
 
-def fingerprint(tokenizer: ImageTokenizer) -> str:
+def fingerprint(tokenizer: AnyTokenizer) -> str:
     """What ties codes and generators to a tokenizer: the SHA-256 of its codebooks."""
     return sha256_tensor(tokenizer.quantizer.codebooks)
 
 
 def save_tokenizer(
     path: str | Path,
-    tokenizer: ImageTokenizer,
+    tokenizer: AnyTokenizer,
     *,
     class_names: tuple[str, ...] = (),
     history: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a tokenizer folder."""
     extra = {"class_names": list(class_names), "history": {"tokenizer": dict(history or {})}}
-    save_folder(path, kind="tokenizer", components={"tokenizer": _tokenizer_component(tokenizer)}, extra=extra)
+    save_folder(path, kind="tokenizer", components={"tokenizer": tokenizer_component(tokenizer)}, extra=extra)
 
 
 def load_tokenizer(name_or_path: str | Path) -> tuple[ImageTokenizer, Folder]:
-    """The tokenizer of a tokenizer or pipeline folder (or bundled model), in evaluation mode.
+    """The image tokenizer of a tokenizer or pipeline folder (or bundled model), in evaluation mode.
 
     Raises:
-        CheckpointError: nothing there, damaged, of another format, or its tensors do not fit its configuration.
+        CheckpointError: nothing there, damaged, of another format or another tokenizer, or its tensors do not fit its
+            configuration.
     """
     folder = load_folder(resolve_model(name_or_path))
-    return _load_tokenizer(folder.component("tokenizer")), folder
+    return cast(ImageTokenizer, tokenizer_of(folder, ("image-tokenizer",))), folder
+
+
+def tokenizer_of(folder: Folder, types: Sequence[str]) -> AnyTokenizer:
+    """The tokenizer in a folder, in evaluation mode.
+
+    Args:
+        folder: a loaded folder.
+        types: which of `TOKENIZERS` will do.
+
+    Raises:
+        CheckpointError: there is none, it is of another type or damaged.
+    """
+    saved = folder.component("tokenizer")
+    if saved.type not in types:
+        raise CheckpointError(
+            f"'{saved.path}': a {saved.type} cannot be used here; what is needed is a {' or '.join(types)}"
+        )
+    network, config = TOKENIZERS[saved.type]
+    tokenizer = network(config_from_dict(config, saved.config, where="tokenizer."))
+    return cast(AnyTokenizer, restored(tokenizer, saved))
 
 
 def save_pipeline(
@@ -83,14 +114,9 @@ def save_pipeline(
     history: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a pipeline folder."""
-    config = {
-        "model": config_to_dict(generator.config),
-        "spec": config_to_dict(generator.spec),
-        "codebooks_sha256": fingerprint(tokenizer),
-    }
     components = {
-        "tokenizer": _tokenizer_component(tokenizer),
-        "generator": Component(type=kind_of(generator.config).name, config=config, tensors=_published(generator)),
+        "tokenizer": tokenizer_component(tokenizer),
+        "generator": generator_component(generator, fingerprint(tokenizer)),
     }
     extra = {"sampling": config_to_dict(sampling), "class_names": list(class_names), "history": dict(history or {})}
     save_folder(path, kind="pipeline", components=components, extra=extra)
@@ -103,35 +129,44 @@ def load_pipeline(name_or_path: str | Path) -> Pipeline:
         CheckpointError: as `load_tokenizer`, and where tokenizer and generator do not belong together.
     """
     folder = load_folder(resolve_model(name_or_path))
-    tokenizer = _load_tokenizer(folder.component("tokenizer"))
-    saved = folder.component("generator")
-    if saved.type not in KINDS:
-        raise CheckpointError(f"'{folder.path}': {unknown('generator type', saved.type, KINDS)}")
-    kind = KINDS[saved.type]
-    config = config_from_dict(kind.config, _mapping(saved, "model"), where="generator.model.")
-    spec = config_from_dict(CodeSpec, _mapping(saved, "spec"), where="generator.spec.")
-    generator = build(config, spec)
-    load_state(generator, load_tensors(saved), str(saved.path))
-    check_belongs(tokenizer, generator.spec, saved.config.get("codebooks_sha256"), str(folder.path))
+    tokenizer = cast(ImageTokenizer, tokenizer_of(folder, ("image-tokenizer",)))
+    generator, sampling = generator_of(folder, tokenizer)
     class_names = folder.extra.get("class_names", [])
     if not isinstance(class_names, list) or len(class_names) not in (0, generator.config.num_classes):
         raise CheckpointError(
             f"'{folder.path}': class_names must list the generator's {generator.config.num_classes} classes, "
             f"not {class_names!r}"
         )
-    sampling = folder.extra.get("sampling", {})
-    if not isinstance(sampling, dict):
-        raise CheckpointError(f"'{folder.path}': sampling must be a mapping of settings, not {sampling!r}")
     return Pipeline(
         tokenizer=tokenizer,
-        generator=generator.eval().requires_grad_(False),
-        sampling=config_from_dict(kind.sampling, sampling, where="sampling."),
+        generator=generator,
+        sampling=sampling,
         class_names=tuple(str(name) for name in class_names),
         folder=folder,
     )
 
 
-def check_belongs(tokenizer: ImageTokenizer, spec: CodeSpec, codebooks_sha256: object, where: str) -> None:
+def generator_of(folder: Folder, tokenizer: AnyTokenizer) -> tuple[CodeModel, AnySampling]:
+    """The generator in a pipeline folder, in evaluation mode, and its sampling settings.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or another tokenizer's codes made it.
+    """
+    saved = folder.component("generator")
+    if saved.type not in KINDS:
+        raise CheckpointError(f"'{folder.path}': {unknown('generator type', saved.type, KINDS)}")
+    kind = KINDS[saved.type]
+    config = config_from_dict(kind.config, _mapping(saved, "model"), where="generator.model.")
+    spec = config_from_dict(CodeSpec, _mapping(saved, "spec"), where="generator.spec.")
+    generator = restored(build(config, spec), saved)
+    check_belongs(tokenizer, generator.spec, saved.config.get("codebooks_sha256"), str(folder.path))
+    sampling = folder.extra.get("sampling", {})
+    if not isinstance(sampling, dict):
+        raise CheckpointError(f"'{folder.path}': sampling must be a mapping of settings, not {sampling!r}")
+    return generator, config_from_dict(kind.sampling, sampling, where="sampling.")
+
+
+def check_belongs(tokenizer: AnyTokenizer, spec: CodeSpec, codebooks_sha256: object, where: str) -> None:
     """Refuse a generator (or code cache) that another tokenizer's codes made.
 
     Raises:
@@ -146,21 +181,30 @@ def check_belongs(tokenizer: ImageTokenizer, spec: CodeSpec, codebooks_sha256: o
         )
 
 
-def _tokenizer_component(tokenizer: ImageTokenizer) -> Component:
-    return Component(type=IMAGE_TOKENIZER, config=config_to_dict(tokenizer.config), tensors=_published(tokenizer))
+def tokenizer_component(tokenizer: AnyTokenizer) -> Component:
+    """A tokenizer, to be saved."""
+    name = next(name for name, (network, _) in TOKENIZERS.items() if isinstance(tokenizer, network))
+    return Component(type=name, config=config_to_dict(tokenizer.config), tensors=published(tokenizer))
 
 
-def _load_tokenizer(saved: SavedComponent) -> ImageTokenizer:
-    if saved.type != IMAGE_TOKENIZER:
-        raise CheckpointError(
-            f"'{saved.path}': tokenizer type '{saved.type}' is not known; this version knows '{IMAGE_TOKENIZER}'"
-        )
-    tokenizer = ImageTokenizer(config_from_dict(ImageTokenizerConfig, saved.config, where="tokenizer."))
-    load_state(tokenizer, load_tensors(saved), str(saved.path))
-    return tokenizer.eval().requires_grad_(False)
+def generator_component(generator: CodeModel, codebooks_sha256: str) -> Component:
+    """A generator, to be saved, with the fingerprint of the codebooks that it was trained on."""
+    config = {
+        "model": config_to_dict(generator.config),
+        "spec": config_to_dict(generator.spec),
+        "codebooks_sha256": codebooks_sha256,
+    }
+    return Component(type=kind_of(generator.config).name, config=config, tensors=published(generator))
 
 
-def _published(module: nn.Module) -> dict[str, Tensor]:
+def restored(module: M, saved: SavedComponent) -> M:
+    """A new module with the saved tensors, in evaluation mode."""
+    load_state(module, load_tensors(saved), str(saved.path))
+    return module.eval().requires_grad_(False)
+
+
+def published(module: nn.Module) -> dict[str, Tensor]:
+    """A module's tensors: parameters in bfloat16, buffers as they are."""
     parameters = {name for name, _ in module.named_parameters()}
     return {
         name: tensor.to(torch.bfloat16) if name in parameters else tensor

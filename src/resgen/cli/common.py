@@ -12,17 +12,20 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import yaml
 from tyro.conf import UseAppendAction, arg
 
 from resgen.config import load_yaml, parse_overrides, replace_nested
-from resgen.errors import ConfigError
+from resgen.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
     from resgen.training.recipe import Recipe
+    from resgen.training.speech_recipe import SpeechRecipe
 
+T = TypeVar("T")
+SOUND_SUFFIXES = (".wav", ".flac", ".ogg")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 Json = Annotated[bool, arg(name="json", help="Write one JSON document to standard output.", help_behavior_hint="")]
@@ -121,6 +124,37 @@ def load_recipe(name: str, config: Path | None, overrides: Iterable[Iterable[str
         from resgen.training.recipe import with_kind
 
         recipe = with_kind(recipe, kind)
+    return _overridden(recipe, config, overrides)
+
+
+def load_speech_recipe(
+    name: str, config: Path | None, overrides: Iterable[Iterable[str]], kind: str | None = None
+) -> SpeechRecipe:
+    """`load_recipe` for speech."""
+    from resgen.recipes import get_speech_recipe
+
+    recipe = get_speech_recipe(name)
+    if kind is not None:
+        from resgen.training.speech_recipe import with_speech_kind
+
+        recipe = with_speech_kind(recipe, kind)
+    return _overridden(recipe, config, overrides)
+
+
+def is_speech(recipe: str) -> bool:
+    """Whether the recipe of this name is for speech.
+
+    Raises:
+        ConfigError: there is no recipe of this name.
+    """
+    from resgen.recipes import recipe_names, speech_recipe_names
+
+    if recipe not in (*recipe_names(), *speech_recipe_names()):
+        raise ConfigError(unknown("recipe", recipe, [*recipe_names(), *speech_recipe_names()]))
+    return recipe in speech_recipe_names()
+
+
+def _overridden(recipe: T, config: Path | None, overrides: Iterable[Iterable[str]]) -> T:
     from_file = {str(k): v for k, v in load_yaml(config).items()} if config else {}
     if from_file:
         recipe = replace_nested(recipe, from_file)

@@ -16,7 +16,9 @@ from resgen.cli.common import (
     Overrides,
     check_out_dir,
     flatten,
+    is_speech,
     load_recipe,
+    load_speech_recipe,
     message,
     option,
     positive,
@@ -35,6 +37,8 @@ class Compare:
 
         resgen compare --recipe fashion_mnist --tokenizer fashion-mnist-small --data data/fashion_mnist \\
             --kinds resgen direct maskgit rq_transformer --seeds 3 --max-minutes-per-model 10 --out runs/comparison
+        resgen compare --recipe spoken_digits --tokenizer runs/mel/model --text runs/text/model \\
+            --vocoder runs/vocoder/model --data speech/digits --kinds resgen clam_tts valle --out runs/voices
     """
 
     recipe: str
@@ -42,9 +46,14 @@ class Compare:
     tokenizer: Annotated[str, option("DIR")]
     """Folder of the tokenizer whose codes all share, or a bundled model's name."""
     data: Annotated[str, option("PATH")]
-    """Pictures: class folders, parquet, or 'digits'."""
+    """Pictures: class folders, parquet, or 'digits'. Speech: parquet, or a folder with metadata.csv."""
+    text: Annotated[str | None, option("DIR")] = None
+    """Speech: folder of the text model that all share."""
+    vocoder: Annotated[str | None, option("DIR")] = None
+    """Speech: folder of the vocoder that all share."""
     kinds: Annotated[tuple[str, ...], option("NAME ...")] = ()
-    """resgen, mixture, direct, maskgit, rq_transformer, ar_resgen; all of them if left out."""
+    """resgen, mixture, direct, maskgit, rq_transformer, ar_resgen, valle; all of them if left out. Speech: also
+    clam_tts; resgen, clam_tts and valle if left out."""
     seeds: Annotated[int, option("N")] = 3
     """Trainings of each kind, with seeds 0 to N - 1."""
     max_minutes_per_model: Annotated[float, option("M")] = 10.0
@@ -72,6 +81,8 @@ class Compare:
     def run(self) -> int:
         check_out_dir(self.out)
         positive("--seeds", self.seeds)
+        if is_speech(self.recipe):
+            return self.run_speech()
         recipe = load_recipe(self.recipe, self.config, self.overrides)
         from resgen.experiments.compare import Comparison, Study, compare
         from resgen.experiments.report import write_comparison
@@ -98,6 +109,33 @@ class Compare:
             message(str(stop))
             return EXIT_INTERRUPTED
         files = write_comparison(study, shlex.join(["resgen", *sys.argv[1:]]))
+        report({"files": files}, as_json=self.as_json, text=files[0].read_text(encoding="utf-8"))
+        return 0
+
+    def run_speech(self) -> int:
+        """The same for a recipe of speech."""
+        if self.text is None:
+            raise ConfigError("--text is missing: speech is compared with one text model, give its folder")
+        recipe = load_speech_recipe(self.recipe, self.config, self.overrides)
+        from resgen.experiments.speech_compare import KINDS, SpeechComparison, compare_speech
+        from resgen.training import Interrupted
+
+        settings = SpeechComparison(
+            tokenizer=self.tokenizer,
+            text=self.text,
+            vocoder=self.vocoder,
+            data=self.data,
+            kinds=self.kinds or KINDS,
+            seeds=tuple(range(self.seeds)),
+            max_minutes=self.max_minutes_per_model,
+            num_trials=self.num_samples,
+            search_trials=self.search_samples,
+        )
+        try:
+            files = compare_speech(recipe, settings, self.out, resume=self.resume, say=message)
+        except Interrupted as stop:
+            message(str(stop))
+            return EXIT_INTERRUPTED
         report({"files": files}, as_json=self.as_json, text=files[0].read_text(encoding="utf-8"))
         return 0
 

@@ -1,12 +1,13 @@
-"""`resgen demo`: a picture grid of all classes from a bundled model."""
+"""`resgen demo`: a picture grid of all classes from a bundled model, and spoken digits from another."""
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from resgen.cli.common import (
     Json,
@@ -18,15 +19,36 @@ from resgen.cli.common import (
     report,
     to_pixels,
 )
-from resgen.errors import CheckpointError
+from resgen.errors import CheckpointError, MissingExtraError
+
+if TYPE_CHECKING:
+    from resgen.checkpoints.format import Folder
 
 DEFAULT = "fashion-mnist"  # the first bundled pipeline whose name begins so
 PER_CLASS = 8
+TEXTS = ("three seven one", "nine zero two five")  # of a model that brings none of its own
+NUM_SOUNDS = 2
+
+_VOICE_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}\.(flac|wav|ogg)")
+
+
+class Voice(NamedTuple):
+    """A recording that comes with a speech pipeline.
+
+    Attributes:
+        name: of the voice.
+        path: the recording.
+        text: what is said in it.
+    """
+
+    name: str
+    path: Path
+    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """Write a grid of generated pictures, one row per class, from the bundled model.
+    """Write a grid of generated pictures, one row per class, and two spoken texts from the bundled models.
 
     For example:
 
@@ -34,18 +56,30 @@ class Demo:
     """
 
     out: Path = Path("out")
-    """Folder for demo.png."""
+    """Folder for demo.png, demo_1.wav, demo_2.wav and their spectrograms, demo_speech.png."""
     seed: int = 0
-    """Picture k of the grid is drawn from the stream (seed, k)."""
+    """Picture k of the grid is drawn from the stream (seed, k), text k from seed + k."""
     as_json: Json = False
 
     def run(self) -> None:
         path = self.out / "demo.png"
         check_out_file(path)
+        models = bundled_models()
+        document, text = self.show_pictures(default_model(models), path)
+        spoken = next((model["name"] for model in models if model["kind"] == "speech-pipeline"), None)
+        if spoken is not None:
+            try:
+                document["speech"], more = self.speak(spoken)
+                text += more
+            except MissingExtraError as error:
+                message(f"there is no speech in this demo: {error}")
+        report(document, as_json=self.as_json, text=text)
+
+    def show_pictures(self, name: str, path: Path) -> tuple[dict[str, Any], str]:
+        """The grid of a bundled pipeline of pictures; what there is to report, as data and as text."""
         from resgen.data.grid import picture_grid, save_picture
         from resgen.pipelines.image import ImagePipeline
 
-        name = default_model(bundled_models())
         message(f"generating {PER_CLASS} pictures of every class with '{name}'")
         pipe = ImagePipeline.from_pretrained(name)
         classes = pipe.class_names
@@ -69,7 +103,48 @@ class Demo:
             "{pictures} pictures in {seconds:.1f} s: {steps} steps, {passes} network passes, depth {depth}"
             "\nthe grid is in {file}"
         )
-        report(document, as_json=self.as_json, text=text.format(**document))
+        return document, text.format(**document)
+
+    def speak(self, name: str) -> tuple[dict[str, Any], str]:
+        """Two texts in two voices: those of recordings that come with the model, else the model's own choice."""
+        from resgen.data.grid import save_picture
+        from resgen.data.sound import write_sound
+        from resgen.data.spectrogram import spectrogram_sheet
+        from resgen.ops.mel import log_mel
+        from resgen.pipelines.speech import SpeechPipeline
+
+        pipe = SpeechPipeline.from_pretrained(name)
+        texts, voices = demo_texts(pipe.parts.folder), bundled_voices(pipe.parts.folder)
+        message(f"speaking {NUM_SOUNDS} texts with '{name}'")
+        files, mels, labels, duration, seconds = [], [], [], 0.0, 0.0
+        for number in range(NUM_SOUNDS):
+            text = texts[number % len(texts)]
+            voice = voices[number] if number < len(voices) else None
+            prompt: dict[str, Any] = {} if voice is None else {"prompt": voice.path, "prompt_text": voice.text}
+            begin = time.perf_counter()
+            with progress_bar("speaking") as step_done:
+                result = pipe(text, seed=self.seed + number, callback=step_done, **prompt)
+            seconds += time.perf_counter() - begin
+            duration += result.duration_s
+            files.append(self.out / f"demo_{number + 1}.wav")
+            write_sound(result.audio, result.sample_rate_hz, files[-1])
+            mels.append([log_mel(result.audio[None], pipe.mel)[0]])
+            labels.append(f"{text} ({f'seed {self.seed + number}' if voice is None else voice.name})")
+        picture = save_picture(spectrogram_sheet(mels, row_labels=labels), self.out / "demo_speech.png")
+        document = {
+            "model": name,
+            "files": files,
+            "picture": picture,
+            "spoken": labels,
+            "seconds": seconds,
+            "duration_s": duration,
+            "real_time_factor": seconds / duration,
+        }
+        more = (
+            f"\n{duration:.1f} s of speech in {seconds:.1f} s (real-time factor {seconds / duration:.2f}): "
+            f"{'; '.join(labels)}\nthe sounds are in {', '.join(map(str, files))}, their spectrograms in {picture}"
+        )
+        return document, more
 
 
 def default_model(bundled: Sequence[dict[str, Any]]) -> str:
@@ -82,3 +157,40 @@ def default_model(bundled: Sequence[dict[str, Any]]) -> str:
     if not names:
         raise CheckpointError("no model is bundled with this installation; install resgen from a complete source tree")
     return next((name for name in names if name.startswith(DEFAULT)), names[0])
+
+
+def demo_texts(folder: Folder) -> list[str]:
+    """What a speech pipeline says in the demo: `demo_texts` of its `config.json`, a list of text.
+
+    Raises:
+        CheckpointError: it is anything else, or empty.
+    """
+    texts = folder.extra.get("demo_texts", list(TEXTS))
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        raise CheckpointError(f"'{folder.path}': demo_texts={texts!r} must be a list of texts")
+    return texts
+
+
+def bundled_voices(folder: Folder) -> list[Voice]:
+    """Recordings beside a speech pipeline: `voices` of its `config.json`, `{NAME: {"file": "NAME.flac", "text": ...}}`.
+
+    A voice whose file is not there is left out.
+
+    Raises:
+        CheckpointError: `voices` has another form, or a file's name leads elsewhere.
+    """
+    entries = folder.extra.get("voices", {})
+    if not isinstance(entries, dict):
+        raise CheckpointError(f"'{folder.path}': voices must be a mapping of names, not {entries!r}")
+    voices = []
+    for name, entry in entries.items():
+        file, text = (entry.get("file"), entry.get("text")) if isinstance(entry, dict) else (None, None)
+        if not isinstance(file, str) or not _VOICE_FILE.fullmatch(file):
+            raise CheckpointError(
+                f"'{folder.path}': voice '{name}' has file={file!r}, not a bare name such as 'a.flac'"
+            )
+        if not isinstance(text, str) or not text:
+            raise CheckpointError(f"'{folder.path}': voice '{name}' has text={text!r}; what is said in it is needed")
+        if (folder.path / file).is_file():
+            voices.append(Voice(name, folder.path / file, text))
+    return voices

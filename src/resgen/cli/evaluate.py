@@ -33,6 +33,8 @@ class Evaluate:
         resgen evaluate --model runs/a/model --data data/cifar10 --seed 0 1 2 --steps 16 --out a.json
         resgen evaluate --model runs/b/model --data data/cifar10 --protocol a.json --out b.json
         resgen evaluate --tokenizer runs/a-tokenizer/model --data data/cifar10 --out tokenizer.json
+        resgen evaluate --model spoken-digits-small --data speech/digits --split test_unseen --task cross-sentence \
+            --out digits.json
     """
 
     model: Annotated[str | None, option("DIR_OR_NAME")] = None
@@ -58,6 +60,13 @@ class Evaluate:
     """Network evaluations of the sampler, instead of the model's setting."""
     guidance_scale: Annotated[float | None, option("W")] = None
     """Guidance, instead of the model's setting."""
+    task: Annotated[str | None, option("NAME")] = None
+    """Speech: cross-sentence (a prompt of another sentence) or continuation (the beginning of the recording)."""
+    transcriber: Annotated[str | None, option("NAME_OR_DIR")] = None
+    """Speech: what understands it: a bundled recogniser, pocketsphinx, pocketsphinx-digits, or a local folder of
+    Whisper, HuBERT or Wav2Vec2."""
+    speaker_encoder: Annotated[str | None, option("NAME_OR_DIR")] = None
+    """Speech: what compares voices: a bundled encoder, resemblyzer, or a local folder of WavLM."""
     seed: Annotated[tuple[int, ...], option("N ...")] = ()
     """One or more; several give a mean and a spread."""
     batch_size: Annotated[int, option("N")] = 100
@@ -76,6 +85,8 @@ class Evaluate:
 
     def run(self) -> None:
         self._check()
+        if self.task is not None:
+            return self._speech()
         with _progress() as advance:
             found = self._generation(advance) if self.model is not None else self._reconstruction(advance)
         from resgen.config import config_to_dict
@@ -96,6 +107,11 @@ class Evaluate:
         positive("--batch-size", self.batch_size)
         if self.num_samples is not None:
             positive("--num-samples", self.num_samples)
+        of_pictures = ("protocol", "extractor", "extractor_sha256", "class_balance", "dtype", "cache", "tokenizer")
+        for name in of_pictures if self.task is not None else ():
+            self._refuse(name, "is of pictures; leave it out with --task")
+        for name in ("transcriber", "speaker_encoder") if self.task is None else ():
+            self._refuse(name, "is of speech, which needs --task cross-sentence or continuation")
         of_generation = ("class_balance", "steps", "guidance_scale", "seed", "dtype")
         of_protocol = ("split", "num_samples", *of_generation)
         for name in of_generation if self.tokenizer is not None else ():
@@ -107,6 +123,28 @@ class Evaluate:
         value = getattr(self, name)
         if value is not None and value != ():
             raise ConfigError(f"--{name.replace('_', '-')} {value} {why}")
+
+    def _speech(self) -> None:
+        from resgen.cli.evaluate_speech import run_speech
+
+        given = {"num_steps": self.steps, "guidance_scale": self.guidance_scale}
+        with _progress() as advance:
+            run_speech(
+                model=str(self.model),
+                data=self.data,
+                split=self.split,
+                task=str(self.task),
+                transcriber=self.transcriber,
+                speaker_encoder=self.speaker_encoder,
+                num_trials=self.num_samples,
+                seeds=self.seed or (0,),
+                settings={name: value for name, value in given.items() if value is not None},
+                device=self.device,
+                out=self.out,
+                as_json=self.as_json,
+                command=_command(),
+                advance=advance,
+            )
 
     @property
     def cache_dir(self) -> Path:

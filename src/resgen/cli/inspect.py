@@ -7,7 +7,7 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
-from resgen.cli.common import ConfigFile, Json, Overrides, load_recipe, option, report
+from resgen.cli.common import ConfigFile, Json, Overrides, is_speech, load_recipe, load_speech_recipe, option, report
 from resgen.errors import ConfigError
 
 
@@ -19,10 +19,11 @@ class Inspect:
 
         resgen inspect runs/digits/model
         resgen inspect --recipe imagenet256 --json
+        resgen inspect --recipe melvae
     """
 
     model: Annotated[Positional[str | None], option("[DIR_OR_NAME]")] = None
-    """Folder of a tokenizer or pipeline, or a bundled name."""
+    """Folder of a tokenizer, vocoder, text model or pipeline, or a bundled name."""
     recipe: Annotated[str | None, option("NAME")] = None
     """Describe a recipe instead."""
     config: ConfigFile = None
@@ -36,7 +37,8 @@ class Inspect:
         from resgen.recipes.describe import describe_recipe
 
         if self.recipe is not None:
-            document = describe_recipe(load_recipe(self.recipe, self.config, self.overrides))
+            load = load_speech_recipe if is_speech(self.recipe) else load_recipe
+            document = describe_recipe(load(self.recipe, self.config, self.overrides))
         elif self.config or self.overrides:
             raise ConfigError("--config and --set change a recipe; a saved model is shown as it is")
         else:

@@ -22,7 +22,8 @@ from resgen.cli.generate import GenerateImage
 from resgen.cli.inspect import Inspect
 from resgen.cli.models import Models
 from resgen.cli.reconstruct import Reconstruct
-from resgen.cli.train import TrainGenerator, TrainTokenizer
+from resgen.cli.speak import GenerateSpeech
+from resgen.cli.train import TrainGenerator, TrainText, TrainTokenizer, TrainVocoder
 from resgen.errors import ConfigError, ResGenError, unknown
 
 EXIT_OK, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 0, 2, 130, 141
@@ -30,10 +31,13 @@ EXIT_OK, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 0, 2, 130, 141
 COMMANDS: dict[str, type[Any]] = {
     "demo": Demo,
     "train tokenizer": TrainTokenizer,
+    "train vocoder": TrainVocoder,
+    "train text": TrainText,
     "train generator": TrainGenerator,
     "encode": Encode,
     "reconstruct": Reconstruct,
     "generate image": GenerateImage,
+    "generate speech": GenerateSpeech,
     "evaluate": Evaluate,
     "compare": Compare,
     "sweep": Sweep,

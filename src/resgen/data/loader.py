@@ -9,6 +9,8 @@ from torch import Tensor
 from resgen.errors import ConfigError
 from resgen.ops.random import generator
 
+BUCKET_BATCHES = 16
+
 
 class CounterSampler:
     """Indices of batch number `step`; there is no state but the caller's count of batches.
@@ -22,23 +24,38 @@ class CounterSampler:
         seed: names the order.
         rank: this process.
         world_size: processes that share every batch; must divide `batch_size`.
+        lengths: of the samples. With them a batch holds samples of like length, so that little of it is padding:
+            every `BUCKET_BATCHES` batches of the random order are sorted by length and dealt out again, in random
+            order.
 
     Raises:
         ConfigError: a number out of range.
     """
 
-    def __init__(self, num_samples: int, batch_size: int, seed: int, *, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        num_samples: int,
+        batch_size: int,
+        seed: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        lengths: Int64[Tensor, " num_samples"] | None = None,
+    ) -> None:
         if num_samples < 1 or batch_size < 1:
             raise ConfigError(f"num_samples={num_samples} and batch_size={batch_size} must be at least 1")
         if world_size < 1 or batch_size % world_size:
             raise ConfigError(f"batch_size={batch_size} must be a multiple of world_size={world_size}")
         if not 0 <= rank < world_size:
             raise ConfigError(f"rank={rank} must be in 0..{world_size - 1}")
+        if lengths is not None and len(lengths) != num_samples:
+            raise ConfigError(f"{len(lengths)} lengths are given for num_samples={num_samples}")
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
+        self.lengths = lengths
         self._last: tuple[int, Tensor] | None = None
 
     @property
@@ -72,5 +89,16 @@ class CounterSampler:
 
     def _order(self, epoch: int) -> Tensor:
         if self._last is None or self._last[0] != epoch:
-            self._last = (epoch, torch.randperm(self.num_samples, generator=generator(self.seed, "epoch", epoch)))
+            stream = generator(self.seed, "epoch", epoch)
+            order = torch.randperm(self.num_samples, generator=stream)
+            self._last = (epoch, order if self.lengths is None else self._bucketed(order, stream))
         return self._last[1]
+
+    def _bucketed(self, order: Tensor, stream: torch.Generator) -> Tensor:
+        assert self.lengths is not None
+        whole, lengths = self.batches_per_epoch * self.batch_size, self.lengths
+        parts: list[Tensor] = []
+        for bucket in order[:whole].split(BUCKET_BATCHES * self.batch_size):
+            batches = bucket[lengths[bucket].argsort(stable=True)].unflatten(0, (-1, self.batch_size))
+            parts.append(batches[torch.randperm(len(batches), generator=stream)].flatten())
+        return torch.cat([*parts, order[whole:]])

@@ -7,11 +7,21 @@ from typing import Any
 
 from safetensors import safe_open
 
-from resgen.checkpoints.format import load_folder, resolve_model
+from resgen.checkpoints.artefacts import TOKENIZERS
+from resgen.checkpoints.format import Folder, load_folder, resolve_model
+from resgen.checkpoints.speech import SOUND_TOKENIZERS, TEXT_MODEL, VOCODER
+from resgen.config import config_from_dict
+from resgen.models.text import TextModelConfig
+from resgen.tokenizers.mel import MelTokenizerConfig
+from resgen.tokenizers.vocoder import VocoderConfig
+from resgen.tokenizers.waveform import WaveformTokenizerConfig
 
 
 def describe_artefact(name_or_path: str | Path) -> dict[str, Any]:
-    """Configuration, parameters by part, hashes and training history of a saved model; hashes are verified."""
+    """Configuration, parameters by part, hashes and training history of a saved model; hashes are verified.
+
+    What deals with sound has `speech` besides: rates, lengths and the sizes of codes and alphabet.
+    """
     folder = load_folder(resolve_model(name_or_path))
     components = {}
     for name, saved in folder.components.items():
@@ -32,10 +42,58 @@ def describe_artefact(name_or_path: str | Path) -> dict[str, Any]:
             "numbers": sum(parts.values()),
             "config": saved.config,
         }
+    speech = _describe_speech(folder)
     return {
         "path": str(folder.path),
         "kind": folder.kind,
         "resgen_version": folder.resgen_version,
+        **({"speech": speech} if speech else {}),
         "components": components,
         **folder.extra,
     }
+
+
+def is_sound_model(name_or_path: str | Path) -> bool:
+    """Whether the tokenizer of a tokenizer or pipeline folder (or bundled model) is of sound; no weights are read.
+
+    Raises:
+        CheckpointError: nothing there, damaged, or a folder without a tokenizer.
+    """
+    folder = load_folder(resolve_model(name_or_path), verify=False)
+    return folder.component("tokenizer").type in SOUND_TOKENIZERS
+
+
+def describe_sound_codes(config: MelTokenizerConfig | WaveformTokenizerConfig) -> dict[str, Any]:
+    """What the codes of a sound tokenizer are worth: `depth` codes of `codebook_size` values for each position."""
+    if isinstance(config, MelTokenizerConfig):
+        rate, unit = config.mel.sample_rate_hz, config.frames_per_position * config.mel.hop_size
+    else:
+        rate, unit = config.sample_rate_hz, config.samples_per_position
+    return {
+        "sample_rate_hz": rate,
+        "samples_per_position": unit,
+        "positions_per_second": rate / unit,
+        "max_seconds": config.max_positions * unit / rate,
+        "depth": config.quantizer.depth,
+        "codebook_size": config.quantizer.codebook_size,
+    }
+
+
+def describe_vocoder(config: VocoderConfig) -> dict[str, Any]:
+    """Rates of a vocoder."""
+    return {"sample_rate_hz": config.mel.sample_rate_hz, "frames_per_second": config.mel.frame_rate_hz}
+
+
+def _describe_speech(folder: Folder) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for saved in folder.components.values():
+        where = f"{saved.name}."
+        if saved.type in SOUND_TOKENIZERS:
+            config = config_from_dict(TOKENIZERS[saved.type][1], saved.config, where=where)
+            found["codes"] = describe_sound_codes(config)
+        elif saved.type == VOCODER:
+            found["vocoder"] = describe_vocoder(config_from_dict(VocoderConfig, saved.config, where=where))
+        elif saved.type == TEXT_MODEL:
+            most = config_from_dict(TextModelConfig, saved.config, where=where).max_tokens
+            found["text"] = {"alphabet_size": len(str(folder.extra.get("alphabet", ""))), "max_tokens": most}
+    return found

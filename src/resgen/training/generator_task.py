@@ -142,6 +142,11 @@ class GeneratorTask:
         return len(self.train)
 
     @property
+    def lengths(self) -> Int[Tensor, " N"] | None:
+        """Positions of the encoded samples, where they differ."""
+        return getattr(self.train, "lengths", None)
+
+    @property
     def ema_module(self) -> nn.Module:
         """The whole generator."""
         return self.model

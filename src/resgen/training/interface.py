@@ -100,8 +100,9 @@ class Task(Protocol):
     """What is trained: data, modules and losses. The trainer knows nothing else of it.
 
     Generators are on the CPU whatever the device, so that every device gets the same numbers. A task may also have
-    `compile()`, called once before training if the configuration says so, and `evaluate(module)`, metrics of generated
-    samples with the averaged weights in place, called every `evaluate_every` steps.
+    `compile()`, called once before training if the configuration says so, `evaluate(module)`, metrics of generated
+    samples with the averaged weights in place, called every `evaluate_every` steps, and `lengths` of the samples, for
+    batches of like length.
     """
 
     name: str

@@ -13,6 +13,7 @@ from resgen.tokenizers.image import ImageTokenizerConfig
 from resgen.training.generator_task import GeneratorLossConfig
 from resgen.training.tokenizer_task import TokenizerLossConfig
 from resgen.training.trainer import TrainerConfig
+from resgen.types import CodeSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,19 +52,34 @@ def with_kind(recipe: Recipe, kind: str) -> Recipe:
     Raises:
         ConfigError: there is no such kind, or the recipe's generator is not a ResGen.
     """
-    if get_kind(kind).name == kind_of(recipe.generator).name:
-        return recipe
-    if not isinstance(recipe.generator, ResGenConfig) or not isinstance(recipe.sampling, SamplingConfig):
-        raise ConfigError(f"recipe '{recipe.name}' is already of another kind; give --kind to one of ResGen")
-    generator = matched_config(recipe.generator, recipe.tokenizer.spec, kind)
-    guidance = recipe.sampling.guidance_scale
-    sampling: AnySampling = get_kind(kind).sampling(guidance_scale=guidance)
-    if isinstance(sampling, DepthwiseConfig):  # four steps per level, as in the paper (63 at depth 16)
-        sampling = replace(sampling, num_steps=4 * recipe.tokenizer.spec.depth)
-    if kind == "mixture":  # its confidences are sums of squares, its temperature scales Gaussian noise
-        sampling = replace(recipe.sampling, temperature=0.6, choice_temperature=40.0)
-    elif kind in ("direct", "resgen"):  # confidences are log-probabilities, the temperature divides logits
-        sampling = replace(recipe.sampling, temperature=1.0, choice_temperature=1.0)
-    decay = recipe.generator_loss.level_decay if kind == "resgen" else 1.0  # Eq. 2 weighs all tokens alike
-    loss = replace(recipe.generator_loss, level_decay=decay)
+    generator, loss, sampling = of_kind(
+        recipe.generator, recipe.generator_loss, recipe.sampling, recipe.tokenizer.spec, kind
+    )
     return replace(recipe, generator=generator, generator_loss=loss, sampling=sampling)
+
+
+def of_kind(
+    generator: ModelConfig, loss: GeneratorLossConfig, sampling: AnySampling, spec: CodeSpec, kind: str
+) -> tuple[ModelConfig, GeneratorLossConfig, AnySampling]:
+    """What a recipe has for another kind of generator; see `with_kind`.
+
+    Args:
+        generator: of the recipe.
+        loss: of the recipe.
+        sampling: of the recipe.
+        spec: shape of the codes.
+        kind: name of the kind.
+    """
+    if get_kind(kind).name == kind_of(generator).name:
+        return generator, loss, sampling
+    if not isinstance(generator, ResGenConfig) or not isinstance(sampling, SamplingConfig):
+        raise ConfigError(f"the recipe is already of kind '{kind_of(generator).name}'; give --kind to one of ResGen")
+    chosen: AnySampling = get_kind(kind).sampling(guidance_scale=sampling.guidance_scale)
+    if isinstance(chosen, DepthwiseConfig):  # four steps per level, as in the paper (63 at depth 16)
+        chosen = replace(chosen, num_steps=4 * spec.depth)
+    if kind == "mixture":  # its confidences are sums of squares, its temperature scales Gaussian noise
+        chosen = replace(sampling, temperature=0.6, choice_temperature=40.0)
+    elif kind in ("direct", "resgen"):  # confidences are log-probabilities, the temperature divides logits
+        chosen = replace(sampling, temperature=1.0, choice_temperature=1.0)
+    decay = loss.level_decay if kind == "resgen" else 1.0  # Eq. 2 weighs all tokens alike
+    return matched_config(generator, spec, kind), replace(loss, level_decay=decay), chosen

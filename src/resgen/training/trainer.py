@@ -137,7 +137,8 @@ class Trainer:
             weight_decay=config.weight_decay,
             clip_norm=config.clip_norm,
         )
-        self._sampler = CounterSampler(num_samples=task.num_samples, batch_size=config.batch_size, seed=config.seed)
+        lengths = getattr(task, "lengths", None)
+        self._sampler = CounterSampler(task.num_samples, config.batch_size, config.seed, lengths=lengths)
         self._pending = Pending()
         self._started = datetime.now(UTC).isoformat(timespec="seconds")
         self._best: tuple[int, float] | None = None

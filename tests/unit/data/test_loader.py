@@ -90,3 +90,28 @@ def test_refused(arguments: dict[str, int], message: str) -> None:
 def test_negative_step() -> None:
     with pytest.raises(ConfigError, match="step=-1"):
         CounterSampler(10, 4, 0).indices(-1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(SIZES, st.integers(0, 2**63 - 1))
+def test_batches_of_like_length_are_the_same_samples(sizes: tuple[int, int], seed: int) -> None:
+    num_samples, batch_size = sizes
+    lengths = torch.randint(1, 100, (num_samples,), generator=torch.Generator().manual_seed(seed % 1000))
+    sampler = CounterSampler(num_samples, batch_size, seed, lengths=lengths)
+    seen = torch.cat([sampler.indices(step) for step in range(max(1, sampler.batches_per_epoch))])
+    assert len(seen.unique()) == min(len(seen), num_samples)
+    assert torch.equal(CounterSampler(num_samples, batch_size, seed, lengths=lengths).indices(1), sampler.indices(1))
+
+
+def test_lengths_within_a_batch_are_alike() -> None:
+    lengths = torch.arange(4096)[torch.randperm(4096, generator=torch.Generator().manual_seed(0))]
+    plain, bucketed = (CounterSampler(4096, 32, 0, lengths=given) for given in (None, lengths))
+    spread = [
+        sum(float(lengths[sampler.indices(step)].max() - lengths[sampler.indices(step)].min()) for step in range(128))
+        for sampler in (plain, bucketed)
+    ]
+    assert spread[1] < spread[0] / 8
+    firsts = [float(lengths[bucketed.indices(step)].float().mean()) for step in range(128)]
+    assert firsts != sorted(firsts), "batches come in random order"
+    with pytest.raises(ConfigError, match="5 lengths are given for num_samples=6"):
+        CounterSampler(6, 2, 0, lengths=torch.ones(5, dtype=torch.int64))

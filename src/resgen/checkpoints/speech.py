@@ -1,0 +1,216 @@
+"""The parts of a speech product to and from folders: vocoder, text model, and the pipeline of all four parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from resgen.checkpoints.artefacts import (
+    fingerprint,
+    generator_component,
+    generator_of,
+    published,
+    restored,
+    tokenizer_component,
+    tokenizer_of,
+)
+from resgen.checkpoints.format import Component, Folder, load_folder, resolve_model, save_folder
+from resgen.config import config_from_dict, config_to_dict
+from resgen.errors import CheckpointError, ConfigError
+from resgen.kinds import AnySampling
+from resgen.models.base import CodeModel
+from resgen.models.text import TextModel, TextModelConfig
+from resgen.ops.mel import MelConfig
+from resgen.tokenizers.mel import MelTokenizer
+from resgen.tokenizers.sound import SoundTokenizer, check_mels
+from resgen.tokenizers.vocoder import Vocoder, VocoderConfig
+
+SOUND_TOKENIZERS = ("mel-tokenizer", "waveform-tokenizer")
+VOCODER, TEXT_MODEL = "vocoder", "text-model"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VoiceConfig:
+    """How recordings were prepared in training, and so how a prompt has to be.
+
+    Attributes:
+        loudness_db: what they were brought to, in LUFS; null where they were left as they are.
+        max_prompt_seconds: the longest prompt.
+        mel: what prompts are aligned to their texts with, for a tokenizer of waveforms; null for one of mels, whose own
+            it is.
+    """
+
+    loudness_db: float | None = -23.0
+    max_prompt_seconds: float = 3.0
+    mel: MelConfig | None = None
+
+    def __post_init__(self) -> None:
+        if not self.max_prompt_seconds > 0:
+            raise ConfigError(f"max_prompt_seconds={self.max_prompt_seconds} must be above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechParts:
+    """A loaded speech pipeline.
+
+    Attributes:
+        tokenizer: of mels or waveforms.
+        vocoder: of a mel tokenizer; None where there is none, or nothing for it to do.
+        text_model: reads the text.
+        alphabet: characters of (normalised) text that the text model was trained on.
+        generator: of codes.
+        sampling: its settings.
+        voice: how prompts are prepared.
+        folder: what they were loaded from.
+    """
+
+    tokenizer: SoundTokenizer
+    vocoder: Vocoder | None
+    text_model: TextModel
+    alphabet: str
+    generator: CodeModel
+    sampling: AnySampling
+    voice: VoiceConfig
+    folder: Folder
+
+
+def load_sound_tokenizer(name_or_path: str | Path) -> tuple[SoundTokenizer, Folder]:
+    """The sound tokenizer of a tokenizer or speech pipeline folder (or bundled model), in evaluation mode.
+
+    Raises:
+        CheckpointError: nothing there, damaged, or another tokenizer.
+    """
+    folder = load_folder(resolve_model(name_or_path))
+    return cast(SoundTokenizer, tokenizer_of(folder, SOUND_TOKENIZERS)), folder
+
+
+def save_vocoder(path: str | Path, vocoder: Vocoder, *, history: Mapping[str, Any] | None = None) -> None:
+    """Write a vocoder folder."""
+    extra = {"history": {"vocoder": dict(history or {})}}
+    save_folder(path, kind=VOCODER, components={VOCODER: _vocoder_component(vocoder)}, extra=extra)
+
+
+def load_vocoder(name_or_path: str | Path) -> tuple[Vocoder, Folder]:
+    """The vocoder of a vocoder or speech pipeline folder (or bundled model), in evaluation mode.
+
+    Raises:
+        CheckpointError: nothing there, damaged, or a folder without a vocoder.
+    """
+    folder = load_folder(resolve_model(name_or_path))
+    return _vocoder_of(folder), folder
+
+
+def save_text_model(
+    path: str | Path, model: TextModel, *, alphabet: str, history: Mapping[str, Any] | None = None
+) -> None:
+    """Write a text model's folder; `alphabet` holds the characters that it was trained on."""
+    extra = {"alphabet": alphabet, "history": {"text": dict(history or {})}}
+    save_folder(path, kind=TEXT_MODEL, components={"text": _text_component(model)}, extra=extra)
+
+
+def load_text_model(name_or_path: str | Path) -> tuple[TextModel, str, Folder]:
+    """The text model of a text model or speech pipeline folder (or bundled model), in evaluation mode, and its
+    alphabet.
+
+    Raises:
+        CheckpointError: nothing there, damaged, or a folder without a text model.
+    """
+    folder = load_folder(resolve_model(name_or_path))
+    return _text_of(folder), _alphabet(folder), folder
+
+
+def save_speech_pipeline(
+    path: str | Path,
+    *,
+    tokenizer: SoundTokenizer,
+    vocoder: Vocoder | None,
+    text_model: TextModel,
+    alphabet: str,
+    generator: CodeModel,
+    sampling: AnySampling,
+    voice: VoiceConfig,
+    history: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a speech pipeline's folder."""
+    components = {
+        "tokenizer": tokenizer_component(tokenizer),
+        "text": _text_component(text_model),
+        "generator": generator_component(generator, fingerprint(tokenizer)),
+    }
+    if vocoder is not None:
+        components[VOCODER] = _vocoder_component(vocoder)
+    extra = {
+        "sampling": config_to_dict(sampling),
+        "alphabet": alphabet,
+        "voice": config_to_dict(voice),
+        "history": dict(history or {}),
+    }
+    save_folder(path, kind="speech-pipeline", components=components, extra=extra)
+
+
+def load_speech_pipeline(name_or_path: str | Path) -> SpeechParts:
+    """A speech pipeline's folder (or bundled model), all parts in evaluation mode.
+
+    Raises:
+        CheckpointError: nothing there, damaged, of pictures, or its parts do not belong together.
+    """
+    folder = load_folder(resolve_model(name_or_path))
+    if "text" not in folder.components:
+        raise CheckpointError(f"'{folder.path}' holds a {folder.kind}, which cannot speak; give a speech pipeline")
+    tokenizer = cast(SoundTokenizer, tokenizer_of(folder, SOUND_TOKENIZERS))
+    generator, sampling = generator_of(folder, tokenizer)
+    vocoder = _vocoder_of(folder) if VOCODER in folder.components else None
+    if vocoder is not None and isinstance(tokenizer, MelTokenizer):
+        try:
+            check_mels(tokenizer.config.mel, vocoder.mel)
+        except ConfigError as error:
+            raise CheckpointError(f"'{folder.path}': {error}") from error
+    text_model = _text_of(folder)
+    if generator.config.feature_width != text_model.config.width:
+        raise CheckpointError(
+            f"'{folder.path}': the generator takes features of width {generator.config.feature_width}, "
+            f"but the text model gives {text_model.config.width}"
+        )
+    settings = folder.extra.get("voice", {})
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"'{folder.path}': voice must be a mapping of settings, not {settings!r}")
+    voice = config_from_dict(VoiceConfig, settings, where="voice.")
+    if voice.mel is None and not isinstance(tokenizer, MelTokenizer):
+        raise CheckpointError(f"'{folder.path}': voice.mel is missing, which a tokenizer of waveforms needs")
+    return SpeechParts(
+        tokenizer=tokenizer,
+        vocoder=vocoder,
+        text_model=text_model,
+        alphabet=_alphabet(folder),
+        generator=generator,
+        sampling=sampling,
+        voice=voice,
+        folder=folder,
+    )
+
+
+def _vocoder_component(vocoder: Vocoder) -> Component:
+    return Component(type=VOCODER, config=config_to_dict(vocoder.config), tensors=published(vocoder))
+
+
+def _text_component(model: TextModel) -> Component:
+    return Component(type=TEXT_MODEL, config=config_to_dict(model.config), tensors=published(model))
+
+
+def _vocoder_of(folder: Folder) -> Vocoder:
+    saved = folder.component(VOCODER)
+    return restored(Vocoder(config_from_dict(VocoderConfig, saved.config, where="vocoder.")), saved)
+
+
+def _text_of(folder: Folder) -> TextModel:
+    saved = folder.component("text")
+    return restored(TextModel(config_from_dict(TextModelConfig, saved.config, where="text.")), saved)
+
+
+def _alphabet(folder: Folder) -> str:
+    alphabet = folder.extra.get("alphabet")
+    if not isinstance(alphabet, str) or not alphabet:
+        raise CheckpointError(f"'{folder.path}': alphabet must be text that is not empty, not {alphabet!r}")
+    return alphabet

@@ -1,0 +1,416 @@
+"""Vocoders that were trained elsewhere: folders of Vocos (arXiv:2306.00814) and BigVGAN (arXiv:2206.04658).
+
+Such a folder holds `config.json` (Vocos: or `config.yaml`) and one safetensors file with the generator's weights.
+Pickles (`.pt`, `.bin`) are refused: reading one can run any program.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resgen.checkpoints.format import CONFIG_NAME, MAX_JSON_BYTES, read_json
+from resgen.checkpoints.tensors import load_state, read_tensors
+from resgen.errors import CheckpointError, ConfigError, unknown
+from resgen.ops.mel import MelConfig
+from resgen.tokenizers.vocoder import Vocoder, VocoderConfig
+
+_PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
+_MEL_FIELDS = ("sample_rate_hz", "fft_size", "window_size", "hop_size", "num_bands", "min_hz", "max_hz")
+_LARGEST = 1 << 16  # no size in a configuration is near it; a damaged one must not ask for all memory
+# Vocos' names (left) and ours; buffers of its feature extractor and its inverse transform are not weights.
+_VOCOS_NAMES = (
+    (r"^backbone\.embed\.", "embed.conv."),
+    (r"^backbone\.norm\.", "norm."),
+    (r"^backbone\.final_layer_norm\.", "final_norm."),
+    (r"^backbone\.convnext\.(\d+)\.gamma$", r"blocks.\1.scale"),
+    (r"^backbone\.convnext\.(\d+)\.dwconv\.", r"blocks.\1.depthwise."),
+    (r"^backbone\.convnext\.(\d+)\.pwconv1\.", r"blocks.\1.up."),
+    (r"^backbone\.convnext\.(\d+)\.pwconv2\.", r"blocks.\1.down."),
+    (r"^backbone\.convnext\.(\d+)\.norm\.", r"blocks.\1.norm."),
+    (r"^head\.out\.", "head."),
+)
+_VOCOS_UNUSED = ("feature_extractor.", "head.istft.")
+
+
+def load_external_vocoder(folder: str | Path, mel: MelConfig | None = None) -> nn.Module:
+    """A vocoder trained elsewhere, in evaluation mode: `vocoder(log_mels, valid=None)` gives `[B, T * hop]` samples.
+
+    Args:
+        folder: with the configuration and one safetensors file.
+        mel: what the mels that it is to take are made with; None for whatever it was trained on (its `mel`). The floor
+            is not compared: it only changes silence.
+
+    Raises:
+        CheckpointError: something is missing, a pickle, damaged, of another kind, or made for other mels than `mel`.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"'{folder}' is not a folder with a vocoder")
+    config, where = _read_config(folder)
+    try:
+        if "upsample_rates" in config:
+            kind, found = "BigVGAN", _bigvgan_mel(config)
+        elif {"feature_extractor", "backbone", "head"} <= set(config):
+            kind, found = "Vocos", _vocos_mel(config, where)
+        else:
+            raise CheckpointError(
+                f"'{where}' describes no known vocoder: BigVGAN has 'upsample_rates', Vocos has 'feature_extractor', "
+                f"'backbone' and 'head'"
+            )
+        if mel is not None:
+            _check_mel(found, mel, kind, where)
+        load = _load_bigvgan if kind == "BigVGAN" else _load_vocos
+        vocoder: nn.Module = load(config, found, _weights_file(folder))
+        return vocoder.eval().requires_grad_(False)
+    except (ConfigError, KeyError, TypeError, ValueError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise CheckpointError(f"'{where}' is no usable vocoder configuration: {reason}") from error
+
+
+# Vocos.
+
+
+def _load_vocos(config: Mapping[str, Any], mel: MelConfig, path: Path) -> Vocoder:
+    backbone, head = _part(config, "backbone"), _part(config, "head")
+    for name, wanted in (("backbone", "VocosBackbone"), ("head", "ISTFTHead")):
+        given = str(config[name].get("class_path", wanted)).rsplit(".", 1)[-1]
+        if given != wanted:
+            raise ConfigError(unknown(f"{name} of Vocos", given, (wanted,)))
+    width, hidden = _size(backbone, "dim"), _size(backbone, "intermediate_dim")
+    if hidden % width:
+        raise ConfigError(f"intermediate_dim={hidden} must be a multiple of dim={width}")
+    for key, value in (("n_fft", mel.fft_size), ("hop_length", mel.hop_size)):
+        if _size(head, key) != value:
+            raise ConfigError(f"{key} of the head is {head[key]}, that of the feature extractor {value}")
+    vocoder = Vocoder(
+        VocoderConfig(mel=mel, width=width, num_layers=_size(backbone, "num_layers"), hidden_multiple=hidden // width)
+    )
+    tensors = {}
+    for name, tensor in read_tensors(path).items():
+        if not name.startswith(_VOCOS_UNUSED):
+            tensors[_renamed(name)] = tensor
+    load_state(vocoder, tensors, str(path))
+    return vocoder
+
+
+def _renamed(name: str) -> str:
+    for pattern, ours in _VOCOS_NAMES:
+        renamed, count = re.subn(pattern, ours, name)
+        if count:
+            return renamed
+    return name
+
+
+def _vocos_mel(config: Mapping[str, Any], where: Path) -> MelConfig:
+    """The mels of a Vocos; with `center` padding its frames lie half a hop earlier, which a convolution cannot see."""
+    features = _part(config, "feature_extractor")
+    # torchaudio's defaults, which hold where the configuration says nothing
+    scale, norm = features.get("mel_scale", "htk"), features.get("norm")
+    if (scale, norm) != ("slaney", "slaney"):
+        raise CheckpointError(
+            f"'{where}': the vocoder takes mels of mel_scale={scale!r} and norm={norm!r}, resgen makes those of "
+            f"mel_scale='slaney' and norm='slaney'; use a vocoder trained on them"
+        )
+    rate, fft_size = _size(features, "sample_rate", 1 << 20), _size(features, "n_fft")
+    highest = features.get("f_max")
+    return MelConfig(
+        sample_rate_hz=rate,
+        fft_size=fft_size,
+        window_size=fft_size,
+        hop_size=_size(features, "hop_length"),
+        num_bands=_size(features, "n_mels"),
+        min_hz=float(features.get("f_min", 0.0)),
+        max_hz=rate / 2 if highest is None else float(highest),
+    )
+
+
+def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = config[name]
+    arguments = part.get("init_args") if isinstance(part, dict) else None
+    if not isinstance(arguments, dict):
+        raise ConfigError(f"{name} must have 'init_args'")
+    return arguments
+
+
+# BigVGAN.
+
+
+@dataclass(frozen=True, kw_only=True)
+class BigVGANConfig:
+    """Shape of BigVGAN's generator; names as in its `config.json`."""
+
+    num_mels: int
+    resblock: str
+    upsample_rates: tuple[int, ...]
+    upsample_kernel_sizes: tuple[int, ...]
+    upsample_initial_channel: int
+    resblock_kernel_sizes: tuple[int, ...]
+    resblock_dilation_sizes: tuple[tuple[int, ...], ...]
+    activation: str
+    snake_logscale: bool
+    use_tanh_at_final: bool = True
+    use_bias_at_final: bool = True
+
+    def __post_init__(self) -> None:
+        if self.resblock not in ("1", "2"):
+            raise ConfigError(f"resblock='{self.resblock}' must be '1' or '2'")
+        if self.activation not in ("snake", "snakebeta"):
+            raise ConfigError(unknown("activation", self.activation, ("snake", "snakebeta")))
+        for name, first, second in (
+            ("upsample_kernel_sizes", self.upsample_rates, self.upsample_kernel_sizes),
+            ("resblock_dilation_sizes", self.resblock_kernel_sizes, self.resblock_dilation_sizes),
+        ):
+            if not first or len(first) != len(second):
+                raise ConfigError(f"{name}={second} must have as many entries as {first}, one or more")
+        for rate, kernel in zip(self.upsample_rates, self.upsample_kernel_sizes, strict=True):
+            if rate < 1 or kernel < rate or (kernel - rate) % 2:
+                raise ConfigError(f"upsample kernel {kernel} must exceed its rate {rate} by an even number")
+        if self.upsample_initial_channel % 2 ** len(self.upsample_rates):
+            raise ConfigError(
+                f"upsample_initial_channel={self.upsample_initial_channel} must halve {len(self.upsample_rates)} times"
+            )
+
+
+class BigVGAN(nn.Module):
+    """BigVGAN's generator: transposed convolutions, each followed by the mean of several residual blocks."""
+
+    def __init__(self, config: BigVGANConfig, mel: MelConfig) -> None:
+        super().__init__()
+        self.config, self.mel = config, mel
+        width = config.upsample_initial_channel
+        self.conv_pre = nn.Conv1d(config.num_mels, width, 7, padding=3)
+        ups, blocks = [], []
+        for rate, kernel in zip(config.upsample_rates, config.upsample_kernel_sizes, strict=True):
+            up = nn.ConvTranspose1d(width, width // 2, kernel, rate, padding=(kernel - rate) // 2)
+            ups.append(nn.ModuleList([up]))  # BigVGAN's nesting, which its names of weights show
+            width //= 2
+            for size, dilations in zip(config.resblock_kernel_sizes, config.resblock_dilation_sizes, strict=True):
+                blocks.append(_AmpBlock(config, width, size, dilations))
+        self.ups, self.resblocks = nn.ModuleList(ups), nn.ModuleList(blocks)
+        self.activation_post = _AntiAliased(config, width)
+        self.conv_post = nn.Conv1d(width, 1, 7, padding=3, bias=config.use_bias_at_final)
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """Rate of the waveforms."""
+        return self.mel.sample_rate_hz
+
+    def forward(
+        self, log_mels: Float[Tensor, "B F T"], valid: Bool[Tensor, "B T"] | None = None
+    ) -> Float[Tensor, "B S"]:
+        """Waveforms in [-1, 1]; 0 where the frame is not valid.
+
+        Args:
+            log_mels: natural logarithms, as of `ops.mel.log_mel`.
+            valid: True where a frame is not padding, which is at the end; such sounds are made one by one, because
+                padding would pass through the activations.
+        """
+        if valid is None:
+            return self._synthesize(log_mels)
+        hop = self.mel.hop_size
+        samples = log_mels.new_zeros(log_mels.shape[0], log_mels.shape[2] * hop, dtype=torch.float32)
+        for row, count in enumerate(valid.sum(1).tolist()):
+            if count:
+                samples[row, : count * hop] = self._synthesize(log_mels[row : row + 1, :, :count])[0]
+        return samples
+
+    def _synthesize(self, log_mels: Float[Tensor, "B F T"]) -> Float[Tensor, "B S"]:
+        count = len(self.config.resblock_kernel_sizes)
+        x = self.conv_pre(log_mels.to(self.conv_pre.weight.dtype))
+        for level, up in enumerate(self.ups):
+            x = up[0](x)  # type: ignore[index]
+            blocks = self.resblocks[level * count : (level + 1) * count]
+            x = torch.stack([block(x) for block in blocks]).mean(0)
+        x = self.conv_post(self.activation_post(x)).squeeze(1).float()
+        return x.tanh() if self.config.use_tanh_at_final else x.clamp(-1, 1)
+
+
+class _AmpBlock(nn.Module):
+    """Dilated convolutions between anti-aliased periodic activations (BigVGAN, Sec. 3.2); type 1 has two a step."""
+
+    def __init__(self, config: BigVGANConfig, width: int, kernel: int, dilations: tuple[int, ...]) -> None:
+        super().__init__()
+        first = nn.ModuleList(nn.Conv1d(width, width, kernel, padding="same", dilation=d) for d in dilations)
+        if config.resblock == "1":
+            self.convs1 = first
+            self.convs2 = nn.ModuleList(nn.Conv1d(width, width, kernel, padding="same") for _ in dilations)
+        else:
+            self.convs = first
+        self.pairs = config.resblock == "1"
+        count = len(dilations) * (2 if self.pairs else 1)
+        self.activations = nn.ModuleList(_AntiAliased(config, width) for _ in range(count))
+
+    def forward(self, x: Float[Tensor, "B C T"]) -> Float[Tensor, "B C T"]:
+        if not self.pairs:
+            for conv, activation in zip(self.convs, self.activations, strict=True):
+                x = x + conv(activation(x))
+            return x
+        steps = zip(self.convs1, self.convs2, self.activations[::2], self.activations[1::2], strict=True)
+        for first, second, before, between in steps:
+            x = x + second(between(first(before(x))))
+        return x
+
+
+class _Snake(nn.Module):
+    """`x + sin(alpha x)^2 / beta`, per channel; beta is alpha itself for `snake`, another parameter for `snakebeta`."""
+
+    def __init__(self, config: BigVGANConfig, width: int) -> None:
+        super().__init__()
+        self.logscale = config.snake_logscale
+        start = torch.zeros(width) if self.logscale else torch.ones(width)
+        self.alpha = nn.Parameter(start.clone())
+        self.beta = nn.Parameter(start.clone()) if config.activation == "snakebeta" else None
+
+    def forward(self, x: Float[Tensor, "B C T"]) -> Float[Tensor, "B C T"]:
+        alpha = self.alpha.exp() if self.logscale else self.alpha
+        beta = alpha if self.beta is None else self.beta.exp() if self.logscale else self.beta
+        return x + (x * alpha[:, None]).sin().square() / (beta[:, None] + 1e-9)
+
+
+class _AntiAliased(nn.Module):
+    """A periodic activation at twice the rate, between low-pass filters (BigVGAN, Sec. 3.2, Fig. 1)."""
+
+    low_pass: Tensor
+
+    def __init__(self, config: BigVGANConfig, width: int) -> None:
+        super().__init__()
+        self.act = _Snake(config, width)
+        self.register_buffer("low_pass", _kaiser_sinc(), persistent=False)
+
+    def forward(self, x: Float[Tensor, "B C T"]) -> Float[Tensor, "B C T"]:
+        channels = x.shape[1]
+        kernel = self.low_pass.to(x.dtype).expand(channels, 1, -1)
+        up = 2 * F.conv_transpose1d(F.pad(x, (5, 5), mode="replicate"), kernel, stride=2, groups=channels)
+        up = self.act(up[..., 15:-15])
+        return F.conv1d(F.pad(up, (5, 6), mode="replicate"), kernel, stride=2, groups=channels)
+
+
+def _kaiser_sinc(size: int = 12, cutoff: float = 0.25, half_width: float = 0.3) -> Float[Tensor, " K"]:
+    """Kaiser-windowed sinc with sum 1; frequencies in cycles per sample, `half_width` that of the transition."""
+    attenuation = 2.285 * (size // 2 - 1) * math.pi * 4 * half_width + 7.95
+    beta = 0.1102 * (attenuation - 8.7) if attenuation > 50 else 0.0
+    if 21 <= attenuation <= 50:
+        beta = 0.5842 * (attenuation - 21) ** 0.4 + 0.07886 * (attenuation - 21)
+    times = torch.arange(-(size // 2), size // 2, dtype=torch.float64) + 0.5
+    window = torch.kaiser_window(size, periodic=False, beta=beta, dtype=torch.float64)
+    kernel = window * torch.sinc(2 * cutoff * times)
+    return (kernel / kernel.sum()).float()
+
+
+def _load_bigvgan(config: Mapping[str, Any], mel: MelConfig, path: Path) -> BigVGAN:
+    shape = BigVGANConfig(
+        num_mels=_size(config, "num_mels"),
+        resblock=str(config["resblock"]),
+        upsample_rates=_sizes(config["upsample_rates"]),
+        upsample_kernel_sizes=_sizes(config["upsample_kernel_sizes"]),
+        upsample_initial_channel=_size(config, "upsample_initial_channel"),
+        resblock_kernel_sizes=_sizes(config["resblock_kernel_sizes"]),
+        resblock_dilation_sizes=tuple(_sizes(sizes) for sizes in config["resblock_dilation_sizes"]),
+        activation=str(config["activation"]),
+        snake_logscale=bool(config["snake_logscale"]),
+        use_tanh_at_final=bool(config.get("use_tanh_at_final", True)),
+        use_bias_at_final=bool(config.get("use_bias_at_final", True)),
+    )
+    if math.prod(shape.upsample_rates) != mel.hop_size:
+        raise ConfigError(f"upsample_rates={shape.upsample_rates} must multiply to hop_size={mel.hop_size}")
+    vocoder = BigVGAN(shape, mel)
+    load_state(vocoder, _without_weight_norm(read_tensors(path)), str(path))
+    return vocoder
+
+
+def _bigvgan_mel(config: Mapping[str, Any]) -> MelConfig:
+    rate, highest = _size(config, "sampling_rate", 1 << 20), config.get("fmax")
+    return MelConfig(
+        sample_rate_hz=rate,
+        fft_size=_size(config, "n_fft"),
+        window_size=_size(config, "win_size"),
+        hop_size=_size(config, "hop_size"),
+        num_bands=_size(config, "num_mels"),
+        min_hz=float(config.get("fmin") or 0.0),
+        max_hz=rate / 2 if highest is None else float(highest),
+    )
+
+
+def _without_weight_norm(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights `g v / |v|` in place of their two parts, under both of PyTorch's namings; filters are constants."""
+    plain: dict[str, Tensor] = {}
+    for full, tensor in tensors.items():
+        name = full.removeprefix("generator.")
+        if name.endswith((".filter", ".weight_g", ".original0")):
+            continue
+        if not name.endswith((".weight_v", ".original1")):
+            plain[name] = tensor
+            continue
+        other = full[:-1] + ("g" if full.endswith("_v") else "0")
+        if other not in tensors:
+            raise CheckpointError(f"tensor '{full}' has no '{other}' beside it, which weight normalisation needs")
+        norm = tensor.float().flatten(1).norm(dim=1).reshape(-1, *(1,) * (tensor.dim() - 1))
+        name = name.removesuffix("_v").replace(".parametrizations.weight.original1", ".weight")
+        plain[name] = tensors[other].float() * tensor.float() / norm.clamp(min=1e-12)
+    return plain
+
+
+# Files and settings.
+
+
+def _read_config(folder: Path) -> tuple[dict[str, Any], Path]:
+    path = folder / "config.yaml"
+    if (folder / CONFIG_NAME).exists() or not path.is_file():
+        return read_json(folder / CONFIG_NAME), folder / CONFIG_NAME
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise CheckpointError(f"'{path}' has {path.stat().st_size} bytes; at most {MAX_JSON_BYTES} are allowed")
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"'{path}' cannot be read: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"'{path}' is not valid YAML") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"'{path}' must hold a mapping, not {type(config).__name__}")
+    return config, path
+
+
+def _weights_file(folder: Path) -> Path:
+    found = sorted(folder.glob("*.safetensors"))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise CheckpointError(f"'{folder}' must hold one safetensors file, not {len(found)}: {found[0].name}, ...")
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES or path.name.startswith("g_"))
+    if pickles:
+        raise CheckpointError(
+            f"'{folder / pickles[0]}' is a pickle, which is not read because it can run any program; convert it with "
+            f"torch.load(..., weights_only=True) and safetensors.torch.save_file of the generator's weights"
+        )
+    raise CheckpointError(f"'{folder}' holds no safetensors file with the vocoder's weights")
+
+
+def _check_mel(found: MelConfig, wanted: MelConfig, kind: str, where: Path) -> None:
+    for name in _MEL_FIELDS:
+        if getattr(found, name) != getattr(wanted, name):
+            raise CheckpointError(
+                f"'{where}': {kind} was trained on mels with {name}={getattr(found, name)}, but these have "
+                f"{name}={getattr(wanted, name)}; use a vocoder with the same mel settings"
+            )
+
+
+def _size(config: Mapping[str, Any], key: str, largest: int = _LARGEST) -> int:
+    value = config[key]
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= largest:
+        raise ConfigError(f"{key}={value!r} must be a number from 1 to {largest}")
+    return value
+
+
+def _sizes(values: Any) -> tuple[int, ...]:
+    return tuple(_size({"size": value}, "size") for value in values)

@@ -1,0 +1,302 @@
+"""Recordings with their texts and speakers: parquet files or folders with a table, opened lazily."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path, PureWindowsPath
+from typing import Any, NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor
+
+from resgen.data.sound import read_sound
+from resgen.errors import DataError, MissingExtraError, unknown
+
+TABLE = "metadata.csv"
+FIELDS = ("file", "text", "speaker")
+COLUMNS = ("audio", "text", "speaker_id")
+_SHARD = re.compile(r"[-_.]?\d+(-of-\d+)?(-[0-9a-f]{6,})?$")
+_BATCH_ROWS = 1024
+_DIGEST_RATE_HZ = 16_000
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SpeechSource:
+    """A read-only view of recordings, decoded when asked for.
+
+    Attributes:
+        name: short name for messages and model cards.
+        split: which part of the data this is.
+        texts: what is said, one per utterance.
+        speakers: who says it, one per utterance.
+        ids: a distinct name of every utterance.
+        read: (index, sample_rate_hz) to samples, float32 [S] in [-1, 1], as they were recorded.
+        digest: computes `fingerprint`; without it the samples are decoded for that.
+    """
+
+    name: str
+    split: str
+    texts: tuple[str, ...]
+    speakers: tuple[str, ...]
+    ids: tuple[str, ...]
+    read: Callable[[int, int], Float[Tensor, " S"]]
+    digest: Callable[[], str] | None = None
+
+    def __post_init__(self) -> None:
+        if not len(self.texts) == len(self.speakers) == len(self.ids):
+            counts = f"{len(self.texts)} texts, {len(self.speakers)} speakers, {len(self.ids)} ids"
+            raise DataError(f"'{self.name}' has {counts}; allowed: one of each per utterance")
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over texts, speakers, ids and recordings; reads every byte on first use."""
+        if self.digest is not None:
+            return self.digest()
+        total = hashlib.sha256()
+        for index, fields in enumerate(zip(self.ids, self.texts, self.speakers, strict=True)):
+            samples = self.read(index, _DIGEST_RATE_HZ).contiguous().numpy().tobytes()
+            total.update(_framed(*(field.encode() for field in fields), samples))
+        return total.hexdigest()
+
+
+def open_speech(path: str | Path, split: str | None = None) -> SpeechSource:
+    """Open recordings with texts.
+
+    * a parquet file, or a folder of them (or of `data/*.parquet`) named by split (`train.parquet`,
+      `test-00000-of-00002.parquet`), with the columns `audio` ({bytes, path} or bytes), `text` and `speaker_id`.
+    * a folder with `metadata.csv`, or folders of that form named by split. Each line is `file|text|speaker`, the file
+      relative to the table's folder; there are no quotes, a first line of just these words is skipped.
+
+    Args:
+        path: the file or folder.
+        split: one of `available_splits(path)`; left out, it is the only one, or `train`.
+
+    Raises:
+        DataError: nothing there, no such split, no rows, or of a form that cannot be read.
+        MissingExtraError: pyarrow is needed and not installed.
+    """
+    splits = available_splits(path)
+    path = Path(path)
+    if split is None:
+        split = splits[0] if len(splits) == 1 else "train"
+    if split not in splits:
+        raise DataError(f"'{path}': {unknown('split', split, splits)}")
+    try:
+        if path.is_file():
+            return _open_parquet([path], path.name, split)
+        if (path / TABLE).is_file():
+            return _open_table(path, path.name, split)
+        files = [file for file in _parquet_files(path) if _split_of(file) == split]
+        return _open_parquet(files, path.name, split) if files else _open_table(path / split, path.name, split)
+    except OSError as error:
+        raise DataError(f"'{path}' cannot be read: {error.strerror or error}") from error
+
+
+def available_splits(path: str | Path) -> list[str]:
+    """The splits that `open_speech` accepts, `train` first; of a folder with one table it is `train` alone.
+
+    Raises:
+        DataError: no parquet file, and no folder that holds such files or `metadata.csv`.
+    """
+    path = Path(path)
+    try:
+        if path.is_file():
+            if path.suffix.lower() != ".parquet":
+                raise DataError(f"file '{path}' is not a .parquet file; for a {TABLE} give its folder")
+            return [_split_of(path)]
+        if not path.is_dir():
+            raise DataError(f"speech data '{path}' is not there; give a .parquet file or a folder")
+        if (path / TABLE).is_file():
+            return ["train"]
+        names = {_split_of(file) for file in _parquet_files(path)}
+        names = names or {table.parent.name for table in path.glob(f"*/{TABLE}") if table.parent.name[0] != "."}
+    except OSError as error:
+        raise DataError(f"'{path}' cannot be read: {error.strerror or error}") from error
+    if not names:
+        raise DataError(f"folder '{path}' holds no parquet files, no {TABLE} and no folders that hold one")
+    return sorted(names, key=lambda name: (name != "train", name))
+
+
+def _parquet_files(folder: Path) -> list[Path]:
+    for place in (folder, folder / "data"):
+        files = sorted(f for f in place.glob("*.parquet") if f.is_file() and not f.name.startswith("."))
+        if files:
+            return files
+    return []
+
+
+def _split_of(file: Path) -> str:
+    return _SHARD.sub("", file.stem) or "train"
+
+
+class _Rows(NamedTuple):
+    """One parquet file; the sounds are still encoded and share Arrow's memory."""
+
+    sounds: list[memoryview]
+    paths: list[str | None]
+    texts: list[str]
+    speakers: list[str]
+
+
+def _open_parquet(files: Sequence[Path], name: str, split: str) -> SpeechSource:
+    parts = [_read_parquet(file) for file in files]
+    ends = list(accumulate(len(part.sounds) for part in parts))
+    if not ends[-1]:
+        raise DataError(f"'{name}' split '{split}' holds no rows")
+    paths = [path for part in parts for path in part.paths]
+    named = [path for path in paths if path]
+    ids = tuple(named) if len(set(named)) == len(paths) else tuple(f"{split}-{i:06d}" for i in range(len(paths)))
+    sounds = [sound for part in parts for sound in part.sounds]
+    texts = tuple(text for part in parts for text in part.texts)
+    speakers = tuple(speaker for part in parts for speaker in part.speakers)
+
+    def where(index: int) -> str:
+        part = bisect_right(ends, index)
+        return f"'{files[part]}' row {index - (ends[part - 1] if part else 0)}"
+
+    def read(index: int, sample_rate_hz: int) -> Float[Tensor, " S"]:
+        index = range(len(sounds))[index]
+        return read_sound(sounds[index], sample_rate_hz, where=where(index))
+
+    return SpeechSource(
+        name=name,
+        split=split,
+        texts=texts,
+        speakers=speakers,
+        ids=ids,
+        read=read,
+        digest=lambda: _digest(ids, texts, speakers, (hashlib.sha256(sound).digest() for sound in sounds)),
+    )
+
+
+def _read_parquet(path: Path) -> _Rows:
+    try:
+        import pyarrow
+        import pyarrow.compute
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingExtraError("pyarrow", "data") from error
+    rows = _Rows([], [], [], [])
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            nested, with_path = _check_columns(path, file.schema_arrow)
+            for batch in file.iter_batches(_BATCH_ROWS, columns=list(COLUMNS)):
+                column, start = batch.column("audio"), len(rows.sounds)
+                sounds = pyarrow.compute.struct_field(column, "bytes") if nested else column
+                if sounds.null_count:
+                    row = start + sounds.is_null().to_pylist().index(True)
+                    raise DataError(
+                        f"'{path}' row {row} holds no sound in column 'audio'; the bytes must be in the file"
+                    )
+                rows.sounds.extend(memoryview(value.as_buffer()) for value in sounds)
+                paths = pyarrow.compute.struct_field(column, "path").to_pylist() if with_path else [None] * len(batch)
+                rows.paths.extend(paths)
+                for name, values in (("text", rows.texts), ("speaker_id", rows.speakers)):
+                    for row, value in enumerate(batch.column(name).to_pylist(), start):
+                        if not (value or "").strip():
+                            raise DataError(f"'{path}' row {row} has nothing in column '{name}'")
+                        values.append(value)
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise DataError(f"parquet file '{path}' cannot be read: {reason}") from error
+    return rows
+
+
+def _check_columns(path: Path, schema: Any) -> tuple[bool, bool]:
+    """Whether `audio` is a struct, and whether that has the field `path`."""
+    from pyarrow import types
+
+    missing = [name for name in COLUMNS if name not in schema.names]
+    if missing:
+        there = ", ".join(schema.names) or "none"
+        raise DataError(f"'{path}' has no column {' and no column '.join(missing)}; it has: {there}")
+    kind = schema.field("audio").type
+    nested = types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+    content = kind.field("bytes").type if nested else kind
+    if not (types.is_binary(content) or types.is_large_binary(content)):
+        raise DataError(f"'{path}' column 'audio' must hold bytes or {{bytes, path}}, not {kind}")
+    for name in COLUMNS[1:]:
+        if not (types.is_string(schema.field(name).type) or types.is_large_string(schema.field(name).type)):
+            raise DataError(f"'{path}' column '{name}' must hold text, not {schema.field(name).type}")
+    return nested, nested and kind.get_field_index("path") >= 0 and types.is_string(kind.field("path").type)
+
+
+def _open_table(folder: Path, name: str, split: str) -> SpeechSource:
+    table = folder / TABLE
+    try:
+        lines = table.read_text(encoding="utf-8-sig").split("\n")  # not at other separators, which texts may hold
+    except UnicodeDecodeError as error:
+        raise DataError(f"'{table}' is not UTF-8 text; byte {error.start} cannot be read") from error
+    files: list[Path] = []
+    rows: dict[str, tuple[str, str]] = {}
+    for number, line in enumerate(lines, 1):
+        fields = [field.strip() for field in line.split("|")]
+        if not line.strip() or (number == 1 and tuple(field.lower() for field in fields) == FIELDS):
+            continue
+        file, text, speaker = _check_line(folder, fields, f"'{table}' line {number}")
+        if file in rows:
+            raise DataError(f"'{table}' line {number} names '{file}' a second time")
+        files.append(folder / file)
+        rows[file] = text, speaker
+    if not rows:
+        raise DataError(f"'{table}' holds no lines '{'|'.join(FIELDS)}'")
+    ids = tuple(rows)
+    texts, speakers = (tuple(values) for values in zip(*rows.values(), strict=True))
+
+    def read(index: int, sample_rate_hz: int) -> Float[Tensor, " S"]:
+        return read_sound(files[index], sample_rate_hz)
+
+    return SpeechSource(
+        name=name,
+        split=split,
+        texts=texts,
+        speakers=speakers,
+        ids=ids,
+        read=read,
+        digest=lambda: _digest(ids, texts, speakers, map(_file_digest, files)),
+    )
+
+
+def _check_line(folder: Path, fields: Sequence[str], where: str) -> Sequence[str]:
+    """The three fields, if the line is whole and its file lies below `folder`: tables come with downloaded data."""
+    if len(fields) != len(FIELDS):
+        raise DataError(f"{where} has {len(fields)} fields; allowed: {len(FIELDS)}, {'|'.join(FIELDS)}")
+    for name, value in zip(FIELDS, fields, strict=True):
+        if not value:
+            raise DataError(f"{where} has no {name}")
+    file = fields[0]
+    outside = PureWindowsPath(file).anchor or ".." in re.split(r"[\\/]", file)
+    if outside or not file.isprintable():
+        raise DataError(f"{where} names {file!r}; allowed: a file below the folder of the table")
+    if not (folder / file).is_file():
+        raise DataError(f"{where} names '{file}', but there is no such file")
+    return fields
+
+
+def _digest(ids: Sequence[str], texts: Sequence[str], speakers: Sequence[str], contents: Iterable[bytes]) -> str:
+    total = hashlib.sha256()
+    for name, text, speaker, content in zip(ids, texts, speakers, contents, strict=True):
+        total.update(_framed(name.encode(), text.encode(), speaker.encode(), content))
+    return total.hexdigest()
+
+
+def _framed(*parts: bytes) -> bytes:
+    """The parts, each after its length, so that different parts never give the same bytes."""
+    return b"".join(len(part).to_bytes(8, "little") + part for part in parts)
+
+
+def _file_digest(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise DataError(f"'{path}' cannot be read: {error.strerror}") from error

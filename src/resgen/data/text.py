@@ -1,0 +1,343 @@
+"""English text for speech: normalised to words and pauses, cut into sentences, and turned into byte tokens.
+
+Token ids are ByT5's: 0 is padding, 1 the end of a text, 2 unknown (never used), and byte b is b + 3. A text begins and
+ends with `BOUNDARY`, which is ByT5's end of text: silence before and after the speech is aligned to these two.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from resgen.errors import ConfigError, DataError, MissingExtraError
+
+PAD = 0
+BOUNDARY = 1
+FIRST_BYTE = 3
+NUM_TOKENS = FIRST_BYTE + 256
+
+PROSODY = ".,?!"
+"""Punctuation that is kept, besides the apostrophe within a word."""
+
+_FOLDED = str.maketrans(
+    {"‘": "'", "’": "'", "ʼ": "'", "`": "'", "“": '"', "”": '"', "„": '"', "«": '"', "»": '"', "−": "-", "‐": "-"}
+    | {"‑": "-", "…": ".", "⁄": "/"}
+)
+_SYMBOLS = {"&": "and", "%": "percent", "+": "plus", "=": "equals", "@": "at", "°": "degrees"}
+_TITLES = {
+    "approx": "approximately",
+    "capt": "captain",
+    "col": "colonel",
+    "dept": "department",
+    "dr": "doctor",
+    "gen": "general",
+    "gov": "governor",
+    "lt": "lieutenant",
+    "mr": "mister",
+    "mrs": "missus",
+    "ms": "miss",
+    "mt": "mount",
+    "prof": "professor",
+    "rev": "reverend",
+    "sgt": "sergeant",
+    "vs": "versus",
+}
+"""Abbreviations whose full stop never ends a sentence."""
+
+_LAST = {
+    "ave": "avenue",
+    "co": "company",
+    "etc": "et cetera",
+    "inc": "incorporated",
+    "jr": "junior",
+    "ltd": "limited",
+    "sr": "senior",
+    "st": "street",
+}
+"""Abbreviations that may also be the last word of a sentence."""
+
+_DOTTED = {"e.g.": "for example", "i.e.": "that is"}
+_MONEY = {
+    "$": ("dollar", "dollars", "cent", "cents"),
+    "£": ("pound", "pounds", "penny", "pence"),
+    "€": ("euro", "euros", "cent", "cents"),
+}
+_YEARS = range(1100, 2100)
+_MAX_DIGITS = 15
+_WHOLE = r"[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+"
+_AMOUNT = rf"(?:{_WHOLE})(?:\.[0-9]+)?|\.[0-9]+"
+_PASSES = 4
+
+_PAUSES = str.maketrans({";": ",", ":": ",", "—": ",", "–": ","})
+_BEFORE_SAINT = ("and", "at", "by", "for", "from", "in", "is", "near", "of", "on", "our", "the", "to", "was")
+_SAINT = re.compile(r"(?:\b([A-Z]\w*)\s+)?\b[Ss]t\.(?=\s+[A-Z])")
+_TITLE = re.compile(rf"\b({'|'.join(_TITLES)})\.(?=\s)", re.IGNORECASE)
+_LAST_WORD = re.compile(rf"\b((?i:{'|'.join(_LAST)}))\.(\s*$|\s+(?=[A-Z]))?")
+_ACRONYM = re.compile(r"\b((?:[A-Za-z]\.){2,})(\s*$)?")
+_INITIAL = re.compile(r"\b([A-HJ-Z])\.(?=\s+[A-Z])")
+_NUMBERED = re.compile(r"\b[Nn]o\.(?=\s*[0-9])")
+_PRICE = re.compile(rf"([{''.join(_MONEY)}])\s?({_AMOUNT})(?:\s((?:hundred|thousand|million|billion|trillion))\b)?")
+_TIME = re.compile(r"\b([01]?[0-9]|2[0-3]):([0-5][0-9])\b(?!:)")
+_ORDINAL = re.compile(rf"(?<![\w.,])({_WHOLE})(?:st|nd|rd|th)\b", re.IGNORECASE)
+_DECADE = re.compile(r"'?\b([0-9]{1,3}0)'?s\b")
+_FRACTION = re.compile(r"(?<![\w.,/])(?:([0-9]+)\s+)?([1-9])/([2-9]|10)(?![\w/])")
+_RANGE = re.compile(r"(?<![\w.,-])([0-9]{1,4})\s?[-–]\s?([0-9]{1,4})(?![\w-])")
+_MINUS = re.compile(r"(?<![\w.,)])-(?=\.?[0-9])")
+_NUMBER = re.compile(_AMOUNT)
+_SENTENCE_END = re.compile(r"[.!?…]+[\"')\]”’]*(?=\s)|\n\s*\n")
+_NO_END = re.compile(rf"(?:^|[\s(\"'])(?:(?i:{'|'.join([*_TITLES, 'st', 'e.g', 'i.e'])})|[A-HJ-Z])\.$")
+_CLAUSE_END = re.compile(r"(?<=[,;:—–)])\s+|\s+(?=[—–(-])")
+
+
+def normalise_text(text: str) -> str:
+    """Lower-case words and pauses, as they are spoken in English.
+
+    Numbers, ordinals, years, times, fractions, amounts of money, percentages and common abbreviations become words. Of
+    the punctuation `. , ? !` stay, one mark at a time, and the apostrophe within a word; semicolons, colons and dashes
+    become commas, and all other ASCII punctuation goes. Characters beyond ASCII stay, so that `check_text` can name
+    those that a model cannot read. Normalised text comes out as it went in.
+
+    Raises:
+        MissingExtraError: the text has numbers and num2words is not installed.
+    """
+    for _ in range(_PASSES):  # what is left after stray marks were removed may be an abbreviation
+        before, text = text, _normalise_once(text)
+        if text == before:
+            break
+    return text
+
+
+def encode_text(text: str) -> Int64[Tensor, " N"]:
+    """Token ids of a text's UTF-8 bytes between two `BOUNDARY` tokens.
+
+    Raises:
+        DataError: the text holds half of a surrogate pair, which has no bytes.
+    """
+    try:
+        content = text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"the text has {text[error.start]!r} at character {error.start}, which is not text") from error
+    return torch.tensor([BOUNDARY, *(byte + FIRST_BYTE for byte in content), BOUNDARY])
+
+
+def decode_text(tokens: Int64[Tensor, " N"]) -> str:
+    """The text of token ids; what is no byte is left out, and bytes that are no UTF-8 become U+FFFD."""
+    return bytes(token - FIRST_BYTE for token in tokens.tolist() if FIRST_BYTE <= token < NUM_TOKENS).decode(
+        errors="replace"
+    )
+
+
+def pad_texts(tokens: Sequence[Int64[Tensor, " _"]]) -> tuple[Int64[Tensor, "B N"], Bool[Tensor, "B N"]]:
+    """Texts of several lengths as one batch, with `PAD` at the end, and where it is not padding.
+
+    Raises:
+        DataError: there are no texts.
+    """
+    if not tokens:
+        raise DataError("a batch needs at least one text")
+    padded = torch.nn.utils.rnn.pad_sequence(list(tokens), batch_first=True, padding_value=PAD)
+    lengths = torch.tensor([len(one) for one in tokens])
+    return padded, torch.arange(padded.shape[1]) < lengths[:, None]
+
+
+def is_pause(tokens: Int64[Tensor, "*batch N"]) -> Bool[Tensor, "*batch N"]:
+    """Where a token is no sound of its own: boundaries, spaces and punctuation but the apostrophe."""
+    return torch.isin(tokens, torch.tensor([BOUNDARY, *(ord(mark) + FIRST_BYTE for mark in PROSODY + " ")]).to(tokens))
+
+
+def alphabet_of(texts: Iterable[str]) -> str:
+    """All characters of some texts, sorted."""
+    return "".join(sorted(set().union(*texts)))
+
+
+def check_text(text: str, alphabet: Iterable[str], max_bytes: int) -> None:
+    """Refuse a (normalised) text that a model cannot speak.
+
+    Args:
+        text: what is to be spoken.
+        alphabet: characters that the model knows.
+        max_bytes: the most UTF-8 bytes of a text.
+
+    Raises:
+        DataError: nothing to say, characters out of reach (named), or too long.
+    """
+    if not any(character.isalnum() for character in text):
+        raise DataError(f"the text {text!r} has no letters; give at least one word")
+    known = set(alphabet)
+    strange = [character for character in dict.fromkeys(text) if character not in known]
+    if strange:
+        named = ", ".join(f"{character!r} (U+{ord(character):04X})" for character in strange[:8])
+        more = f" and {len(strange) - 8} more" if len(strange) > 8 else ""
+        raise DataError(f"the model cannot speak {named}{more}; it knows: {''.join(sorted(known))!r}")
+    if len(text.encode()) > max_bytes:
+        raise DataError(f"the text has {len(text.encode())} bytes, at most {max_bytes} are allowed; split it")
+
+
+def split_sentences(text: str, max_chars: int) -> list[str]:
+    """Cut a text into sentences of at most `max_chars` characters.
+
+    A sentence that is too long is cut after clauses, a clause that is too long between words, and a word that is too
+    long anywhere; the pieces of a sentence are as long as they may be. Full stops of titles and initials end no
+    sentence, blank lines do. Nothing is lost but white space at the cuts.
+
+    Raises:
+        ConfigError: `max_chars` is below 1.
+    """
+    if max_chars < 1:
+        raise ConfigError(f"max_chars={max_chars} must be at least 1")
+    pieces = []
+    for sentence in _sentences(text):
+        pieces += _pack(_CLAUSE_END.split(sentence), max_chars)
+    return pieces
+
+
+def _normalise_once(text: str) -> str:
+    text = "".join(_plain(character) for character in text.translate(_FOLDED))
+    text = unicodedata.normalize("NFKC", text).translate(_FOLDED)
+    text = _spell_numbers(_expand_abbreviations(text))
+    text = unicodedata.normalize("NFKC", text.lower())
+    text = re.sub(r"\s-+(?=\s)|--+", ", ", text).translate(_PAUSES)
+    for symbol, word in _SYMBOLS.items():
+        text = text.replace(symbol, f" {word} ")
+    text = re.sub(r"[^\w\s.,?!'\u0080-\U0010ffff]|_", " ", text)
+    text = re.sub(r"(?<!\w)'|'(?!\w)", " ", text)
+    text = re.sub(r"\s*[.,?!][\s.,?!]*", _one_mark, text)
+    return " ".join(text.split()).lstrip(PROSODY + " ")
+
+
+def _plain(character: str) -> str:
+    if unicodedata.decomposition(character).startswith("<fraction>"):
+        return f" {character}"  # else 2½ would become 21/2
+    if character.isspace() or unicodedata.category(character) == "Cc":
+        return " "
+    return "" if unicodedata.category(character) == "Cf" else character
+
+
+def _expand_abbreviations(text: str) -> str:
+    for short, words in _DOTTED.items():
+        text = re.sub(rf"\b{re.escape(short)}", words, text, flags=re.IGNORECASE)
+    text = _SAINT.sub(_saint, text)
+    text = _TITLE.sub(lambda match: _TITLES[match[1].lower()], text)
+    text = _NUMBERED.sub("number ", text)
+    text = _LAST_WORD.sub(partial(_words_of_short, words=lambda short: _LAST[short.lower()]), text)
+    text = _ACRONYM.sub(partial(_words_of_short, words=lambda short: " ".join(short.replace(".", ""))), text)
+    return _INITIAL.sub(r"\1", text)
+
+
+def _saint(match: re.Match[str]) -> str:
+    """`St. Paul` is a saint; `Elm St. He` is a street, which is left to the abbreviations at the end of a sentence."""
+    if match[1] and match[1].lower() not in _BEFORE_SAINT:
+        return match[0]
+    return f"{match[1]} saint" if match[1] else "saint"
+
+
+def _words_of_short(match: re.Match[str], words: Callable[[str], str]) -> str:
+    """The words of an abbreviation; its full stop stays where it also ends a sentence."""
+    return words(match[1]) + ("" if match[2] is None else f".{match[2]}")
+
+
+def _spell_numbers(text: str) -> str:
+    """Every number in words, the special forms first."""
+    text = _PRICE.sub(_price, text)
+    text = _TIME.sub(_time, text)
+    text = _ORDINAL.sub(lambda match: f" {_spell(match[1], 'ordinal')} ", text)
+    text = _FRACTION.sub(_fraction, text)
+    text = _DECADE.sub(lambda match: f" {_plural(_number(match[1]))} ", text)
+    text = _RANGE.sub(lambda match: f"{match[1]} {'to ' if int(match[2]) > int(match[1]) else ''}{match[2]}", text)
+    text = _MINUS.sub(" minus ", text)
+    return _NUMBER.sub(lambda match: f" {_number(match[0])} ", text)
+
+
+def _number(digits: str) -> str:
+    """A number as written: `1,000`, `3.14`, `.5`, `007`; four digits of 1100..2099 without a comma are a year."""
+    whole, point, fraction = digits.partition(".")
+    words = (
+        _spell(whole, "year" if len(whole) == 4 and not point and int(whole) in _YEARS else "cardinal") if whole else ""
+    )
+    if point:
+        words = " ".join([words, "point", *(_spell(digit) for digit in fraction)])
+    return words
+
+
+def _spell(digits: str, form: str = "cardinal") -> str:
+    plain = digits.replace(",", "")
+    if len(plain) > _MAX_DIGITS or (len(plain) > 1 and plain[0] == "0" and form == "cardinal"):
+        return " ".join(_spell(digit) for digit in plain)  # a telephone number or an agent
+    try:
+        from num2words import num2words
+    except ImportError as error:
+        raise MissingExtraError("num2words", "speech") from error
+    return str(num2words(int(plain), to=form)).replace(",", "")
+
+
+def _price(match: re.Match[str]) -> str:
+    """`$5`, `$5.50`, `$3.5 million`."""
+    one, many, small_one, small_many = _MONEY[match[1]]
+    whole, _, fraction = match[2].replace(",", "").partition(".")
+    if match[3]:
+        return f" {_number(match[2])} {match[3]} {many} "
+    if fraction and len(fraction) != 2:
+        return f" {_number(match[2])} {many} "
+    parts = []
+    if int(whole or 0) or not int(fraction or 0):
+        parts.append(f"{_spell(whole or '0')} {one if int(whole or 0) == 1 else many}")
+    if int(fraction or 0):
+        parts.append(f"{_spell(str(int(fraction)))} {small_one if int(fraction) == 1 else small_many}")
+    return f" {' and '.join(parts)} "
+
+
+def _time(match: re.Match[str]) -> str:
+    """`10:30`, `9:05`, `7:00`."""
+    hour, minute = _spell(str(int(match[1]))), int(match[2])
+    if not minute:
+        return f" {hour} o'clock "
+    return f" {hour} {'oh ' if minute < 10 else ''}{_spell(str(minute))} "
+
+
+def _fraction(match: re.Match[str]) -> str:
+    """`1/2`, `3/4`, `2 1/3`; a numerator that is not below the denominator is none, as in `24/7`."""
+    over, under = int(match[2]), int(match[3])
+    if over >= under:
+        return match[0]
+    part = {2: "half", 4: "quarter"}.get(under) or _spell(match[3], "ordinal")
+    whole = f"{_number(match[1])} and " if match[1] else ""
+    return f" {whole}{_spell(match[2])} {part if over == 1 else _plural(part)} "
+
+
+def _plural(words: str) -> str:
+    return f"{words[:-1]}ies" if words.endswith("y") else f"{words}s"
+
+
+def _one_mark(match: re.Match[str]) -> str:
+    return next(mark for mark in "?!.," if mark in match[0]) + " "
+
+
+def _sentences(text: str) -> list[str]:
+    sentences, begin = [], 0
+    for match in _SENTENCE_END.finditer(text):
+        if match[0] == "." and _NO_END.search(text[begin : match.end()]):
+            continue
+        sentences.append(text[begin : match.end()])
+        begin = match.end()
+    sentences.append(text[begin:])
+    joined = (" ".join(sentence.split()) for sentence in sentences)
+    return [sentence for sentence in joined if sentence]
+
+
+def _pack(parts: Sequence[str], max_chars: int) -> list[str]:
+    """Neighbouring parts joined by spaces while they fit; a part that never does is taken word by word."""
+    pieces: list[str] = []
+    for part in parts:
+        words = part.split() if len(part) > max_chars else [part]
+        for word in words:
+            if pieces and len(pieces[-1]) + 1 + len(word) <= max_chars:
+                pieces[-1] += f" {word}"
+            else:
+                pieces += [word[i : i + max_chars] for i in range(0, len(word), max_chars)]
+    return pieces

@@ -1,0 +1,156 @@
+"""Folders of the networks that judge speech: our own format, and that of the `transformers` library."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import nn
+
+from resgen.checkpoints.format import (
+    CONFIG_NAME,
+    FORMAT,
+    Component,
+    Folder,
+    list_bundled,
+    load_folder,
+    load_tensors,
+    read_json,
+    resolve_model,
+    save_folder,
+)
+from resgen.checkpoints.tensors import load_state, module_tensors, sha256_file
+from resgen.config import config_from_dict, config_to_dict
+from resgen.errors import CheckpointError, MissingExtraError, unknown
+
+BUILT_IN = "built-in"
+"""Instead of a hash, for weights that come with another package: its version names them."""
+
+_UNUSED = "masked_spec_embed"  # of training only; many published models lack it
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TransformersFolder:
+    """A model of the `transformers` library in memory.
+
+    Attributes:
+        name: of its folder.
+        version: of the library.
+        sha256: of the weights' file; of the files' hashes in the order of their names, where there are several.
+        sample_rate_hz: that its sounds must have.
+        model: in evaluation mode.
+        processor: what makes its inputs.
+    """
+
+    name: str
+    version: str
+    sha256: str
+    sample_rate_hz: int
+    model: Any
+    processor: Any
+
+
+def save_judge(path: str | Path, kind: str, model: nn.Module, config: Any, history: Mapping[str, Any] | None) -> None:
+    """Write the folder of a network with one component called `kind`; matrices in bfloat16, vectors as they are.
+
+    Raises:
+        CheckpointError: the place holds something else or cannot be written.
+    """
+    tensors = {name: x.bfloat16() if x.ndim > 1 else x for name, x in module_tensors(model).items()}
+    part = Component(type=kind, config=config_to_dict(config), tensors=tensors)
+    save_folder(path, kind=kind, components={kind: part}, extra={"history": dict(history or {})})
+
+
+def load_judge(path: str | Path, kind: str, network: type[Network], config: type[Any]) -> tuple[Network, Folder]:
+    """The network of a folder, in evaluation mode; its file is compared with its hash.
+
+    Raises:
+        CheckpointError: nothing there, damaged, or of another kind.
+    """
+    folder = load_folder(path)
+    saved = folder.component(kind)
+    if saved.type != kind:
+        raise CheckpointError(f"'{saved.path}': type '{saved.type}' is not known; this version knows '{kind}'")
+    model = network(config_from_dict(config, saved.config, where=f"{kind}."))
+    load_state(model, load_tensors(saved), str(saved.path))
+    return model.eval().requires_grad_(False), folder
+
+
+def bundled_judges(kind: str) -> list[str]:
+    """Names of the networks of a kind that come with the package."""
+    return [name for name in list_bundled() if load_folder(resolve_model(name), verify=False).kind == kind]
+
+
+def find_judge(name_or_folder: str | Path, kind: str, names: Sequence[str]) -> tuple[Path, bool]:
+    """The folder of a network, and whether it is of our format.
+
+    Args:
+        name_or_folder: a bundled network's name or a folder.
+        kind: of our networks.
+        names: other names that are allowed, for the message.
+
+    Raises:
+        CheckpointError: nothing of that name, or a folder of ours that holds something else.
+    """
+    try:
+        folder = resolve_model(name_or_folder)
+    except CheckpointError as error:
+        allowed = [*names, *bundled_judges(kind)]
+        raise CheckpointError(f"{unknown(kind, name_or_folder, allowed)}, or the path of a folder") from error
+    if read_json(folder / CONFIG_NAME).get("format") != FORMAT:
+        return folder, False
+    found = load_folder(folder, verify=False).kind
+    if found != kind:
+        raise CheckpointError(f"'{folder}' holds a {found}; a {kind} is needed")
+    return folder, True
+
+
+def open_transformers(folder: str | Path, model_class: str, processor_class: str) -> TransformersFolder:
+    """Read a model with its processor from local safetensors files; nothing is downloaded, no code of the folder runs.
+
+    Args:
+        folder: as `save_pretrained` writes it.
+        model_class: name of an `Auto` class of the library.
+        processor_class: likewise.
+
+    Raises:
+        CheckpointError: no safetensors weights there, weights without the head that is needed, or unreadable.
+        MissingExtraError: transformers is not installed.
+    """
+    path = Path(folder)
+    try:
+        import transformers
+    except ImportError as error:
+        raise MissingExtraError("transformers", "pretrained") from error
+    files = sorted(path.glob("*.safetensors"))
+    if not files:
+        raise CheckpointError(f"'{path}' holds no *.safetensors file; save the model with safe serialization")
+    hashes = [sha256_file(file) for file in files]
+    try:
+        model, info = getattr(transformers, model_class).from_pretrained(
+            path, local_files_only=True, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+        processor = getattr(transformers, processor_class).from_pretrained(
+            path, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"'{path}' cannot be read as {model_class}: {reason}") from error
+    missing = sorted(name for name in info["missing_keys"] if _UNUSED not in name)
+    if missing:
+        raise CheckpointError(
+            f"'{path}' lacks {len(missing)} tensors of {model_class}, '{missing[0]}' first; take a model made for this"
+        )
+    return TransformersFolder(
+        name=path.resolve().name,
+        version=f"transformers {transformers.__version__}",
+        sha256=hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest(),
+        sample_rate_hz=int(getattr(processor, "feature_extractor", processor).sampling_rate),
+        model=model.eval().requires_grad_(False),
+        processor=processor,
+    )

@@ -1,0 +1,278 @@
+"""Kinds of generator on the same speech codes, for the same time, before the same judges (Table 3)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from resgen.checkpoints.format import read_json, write_json_atomic, write_text_atomic
+from resgen.checkpoints.speech import load_sound_tokenizer, load_text_model
+from resgen.config import config_to_dict
+from resgen.data.speech import available_splits
+from resgen.errors import ConfigError, DataError, unknown
+from resgen.evaluation.speakers import open_speaker_encoder
+from resgen.evaluation.transcribers import open_transcriber
+from resgen.experiments.speech_judge import judge_speech
+from resgen.pipelines.speech import SpeechPipeline
+from resgen.training.speech_recipe import SpeechRecipe, with_speech_kind
+from resgen.training.speech_runs import HELD_OUT_SPLITS, encode_speech, train_speech_generator
+
+KINDS = ("resgen", "clam_tts", "valle")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechComparison:
+    """What is compared.
+
+    Attributes:
+        tokenizer: folder of the sound tokenizer that all share.
+        text: folder of the text model that all share.
+        vocoder: folder of the vocoder; None for Griffin-Lim.
+        data: recordings with the splits to evaluate on.
+        kinds: of `KINDS` or any other kind of generator.
+        seeds: trainings of each kind.
+        max_minutes: time of each training.
+        splits: to evaluate on; those that begin with `test_unseen` if left out.
+        task: `cross-sentence` or `continuation`.
+        num_trials: utterances of each evaluation.
+        search_trials: utterances of each try of the search for the guidance.
+        guidance_scales: what is tried, on the split that validates training.
+        transcriber: understands the speech.
+        speaker_encoder: compares voices.
+    """
+
+    tokenizer: str
+    text: str
+    vocoder: str | None
+    data: str
+    kinds: tuple[str, ...] = KINDS
+    seeds: tuple[int, ...] = (0,)
+    max_minutes: float = 10.0
+    splits: tuple[str, ...] = ()
+    task: str = "cross-sentence"
+    num_trials: int = 80
+    search_trials: int = 16
+    guidance_scales: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0)
+    transcriber: str = "digit-recognizer"
+    speaker_encoder: str = "speaker-encoder"
+
+    def __post_init__(self) -> None:
+        for name in ("kinds", "seeds", "guidance_scales"):
+            if not getattr(self, name):
+                raise ConfigError(f"{name}=() must hold at least one")
+        for name in ("num_trials", "search_trials"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        if not self.max_minutes > 0:
+            raise ConfigError(f"max_minutes={self.max_minutes} must be above 0")
+
+
+def compare_speech(
+    recipe: SpeechRecipe,
+    settings: SpeechComparison,
+    out: Path,
+    *,
+    resume: bool,
+    say: Callable[[str], None],
+    advance: Callable[[int, int, str], None] = lambda done, total, title: None,
+) -> list[Path]:
+    """Train, search, evaluate and report; what is finished in `out` is not done again.
+
+    Returns:
+        The files of the report.
+
+    Raises:
+        ConfigError: `out` holds another comparison, or one and `resume` is not set.
+    """
+    _claim(recipe, settings, out, resume)
+    splits = settings.splits or tuple(
+        name for name in available_splits(settings.data) if name.startswith("test_unseen")
+    )
+    if not splits:
+        raise DataError(f"'{settings.data}' has no split whose name begins with test_unseen; name one in splits")
+    for name in splits:
+        if name not in available_splits(settings.data):
+            raise ConfigError(unknown("split", name, available_splits(settings.data)))
+    tokenizer, _ = load_sound_tokenizer(settings.tokenizer)
+    text_model, _, _ = load_text_model(settings.text)
+    encode_speech(tokenizer, text_model, settings.data, out / "codes", recipe=recipe)
+    for kind in settings.kinds:
+        for seed in settings.seeds:
+            _train(replace(recipe, tokenizer=tokenizer.config), settings, kind, seed, out, say)
+    rows: list[dict[str, Any]] = []
+    for kind in settings.kinds:
+        for seed in settings.seeds:
+            rows += _evaluate(settings, kind, seed, splits, out, say, advance)
+    return _report(recipe, settings, rows, out)
+
+
+def _claim(recipe: SpeechRecipe, settings: SpeechComparison, out: Path, resume: bool) -> None:
+    path = out / "comparison.json"
+    wanted = json.loads(json.dumps({"recipe": config_to_dict(recipe), "comparison": asdict(settings)}))
+    if not path.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        write_json_atomic(path, wanted)
+    elif not resume:
+        raise ConfigError(f"'{out}' holds a comparison; go on with --resume, or choose another --out")
+    elif read_json(path) != wanted:
+        raise ConfigError(f"'{out}' holds a comparison with other settings; choose another --out")
+
+
+def _train(
+    recipe: SpeechRecipe, settings: SpeechComparison, kind: str, seed: int, out: Path, say: Callable[[str], None]
+) -> None:
+    folder = out / "runs" / f"{kind}-{seed}"
+    if (folder / "model").is_dir():
+        return
+    say(f"training {kind}, seed {seed}, for {settings.max_minutes:g} minutes")
+    chosen = with_speech_kind(recipe, kind)
+    training = replace(chosen.generator_training, seed=seed)
+    train_speech_generator(
+        replace(chosen, generator_training=training),
+        data=str(out / "codes"),
+        tokenizer=settings.tokenizer,
+        text=settings.text,
+        vocoder=settings.vocoder,
+        out=folder,
+        max_minutes=settings.max_minutes,
+        resume=folder.is_dir(),
+    )
+
+
+def _evaluate(
+    settings: SpeechComparison,
+    kind: str,
+    seed: int,
+    splits: Sequence[str],
+    out: Path,
+    say: Callable[[str], None],
+    advance: Callable[[int, int, str], None],
+) -> list[dict[str, Any]]:
+    pipe: SpeechPipeline | None = None
+    transcriber, encoder = open_transcriber(settings.transcriber), open_speaker_encoder(settings.speaker_encoder)
+
+    def measure(name: str, split: str, trials: int, given: dict[str, Any]) -> dict[str, Any]:
+        nonlocal pipe
+        path = out / "evaluations" / f"{kind}-{seed}-{name}.json"
+        if path.exists():
+            return read_json(path)
+        say(f"evaluating {kind}, seed {seed}: {name}")
+        folder = out / "runs" / f"{kind}-{seed}" / "model"
+        pipe = pipe or SpeechPipeline.from_pretrained(folder)
+        found = judge_speech(
+            pipe,
+            settings.data,
+            split,
+            model=f"{kind}-{seed}",
+            task=settings.task,
+            transcriber=transcriber,
+            encoder=encoder,
+            num_trials=trials,
+            settings=given,
+            command=shlex.join(["resgen", *sys.argv[1:]]),
+            advance=advance,
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json_atomic(path, config_to_dict(found))
+        return read_json(path)
+
+    splits_there = available_splits(settings.data)
+    search = next(name for name in HELD_OUT_SPLITS if name in splits_there)
+    tries = {
+        scale: measure(f"search-{scale:g}", search, settings.search_trials, {"guidance_scale": scale})
+        for scale in settings.guidance_scales
+    }
+    best = min(tries, key=lambda scale: (_of(tries[scale], "generated")["wer"]["value"], -_sim(tries[scale])))
+    rows = []
+    for split in splits:
+        found = measure(split, split, settings.num_trials, {"guidance_scale": best})
+        scores = _of(found, "generated")
+        rows.append(
+            {
+                "kind": kind,
+                "seed": seed,
+                "split": split,
+                "guidance_scale": best,
+                "wer": scores["wer"]["value"],
+                "cer": scores["cer"]["value"],
+                "sim_o": scores["sim_o"]["value"],
+                "sim_r": scores["sim_r"]["value"],
+                "nearest": scores["nearest"]["value"],
+                "wer_recordings": _of(found, "recordings")["wer"]["value"],
+                "wer_tokenizer": _of(found, "tokenizer")["wer"]["value"],
+                "passes": found["passes"],
+                "real_time_factor": found["real_time_factor"],
+            }
+        )
+    return rows
+
+
+def _of(found: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(row for row in found["scores"] if row["name"] == name)
+
+
+def _sim(found: dict[str, Any]) -> float:
+    return float(_of(found, "generated")["sim_o"]["value"])
+
+
+def _report(recipe: SpeechRecipe, settings: SpeechComparison, rows: list[dict[str, Any]], out: Path) -> list[Path]:
+    files = [out / "report.md", out / "report.csv", out / "report.json"]
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text_atomic(files[0], _markdown(recipe, settings, rows))
+    write_text_atomic(files[1], table.getvalue())
+    write_json_atomic(files[2], {"comparison": asdict(settings), "rows": rows})
+    return files
+
+
+def _markdown(recipe: SpeechRecipe, settings: SpeechComparison, rows: list[dict[str, Any]]) -> str:
+    lines = [
+        f"# Kinds of generator on the same speech codes: {recipe.name}, {settings.task}",
+        "",
+        f"Each kind trained for {settings.max_minutes:g} minutes, seeds {', '.join(map(str, settings.seeds))}; "
+        f"{settings.num_trials} utterances per split; the guidance with the fewest errors on the validation split. "
+        f"Recogniser {settings.transcriber}, speaker encoder {settings.speaker_encoder}.",
+        "",
+    ]
+    for split in dict.fromkeys(row["split"] for row in rows):
+        lines += [
+            f"## {split}",
+            "",
+            "| kind | WER | CER | SIM-o | SIM-r | nearest speaker is the prompt's | passes | real-time factor |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        ]
+        for kind in settings.kinds:
+            chosen = [row for row in rows if row["kind"] == kind and row["split"] == split]
+            cells = [
+                *(_spread(chosen, name, "{:.1%}") for name in ("wer", "cer")),
+                *(_spread(chosen, name, "{:.3f}") for name in ("sim_o", "sim_r")),
+                _spread(chosen, "nearest", "{:.1%}"),
+                _spread(chosen, "passes", "{:.0f}"),
+                _spread(chosen, "real_time_factor", "{:.2f}"),
+            ]
+            lines.append("| " + " | ".join([kind, *cells]) + " |")
+        first = next(row for row in rows if row["split"] == split)
+        lines += [
+            "",
+            f"The recogniser's own errors: {first['wer_recordings']:.1%} on the recordings, "
+            f"{first['wer_tokenizer']:.1%} after the tokenizer.",
+            "",
+        ]
+    lines += ["```", shlex.join(["resgen", *sys.argv[1:]]), "```", ""]
+    return "\n".join(lines)
+
+
+def _spread(rows: Sequence[dict[str, Any]], name: str, form: str) -> str:
+    values = [float(row[name]) for row in rows]
+    text = form.format(mean(values))
+    return text if len(values) == 1 else f"{text} ({form.format(min(values))} to {form.format(max(values))})"

@@ -1,0 +1,197 @@
+"""A speech pipeline before a recogniser and a speaker encoder, on recordings of speakers."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from resgen.config import config_to_dict
+from resgen.data.sound import normalise_loudness, trim_silence
+from resgen.data.speech import SpeechSource, available_splits, open_speech
+from resgen.data.text import normalise_text
+from resgen.errors import DataError
+from resgen.evaluation.evaluate import folder_sha256
+from resgen.evaluation.speakers import SpeakerEncoder
+from resgen.evaluation.speech_evaluate import (
+    Sound,
+    SpeechProtocol,
+    SpeechReport,
+    Spoken,
+    Trial,
+    about_judge,
+    evaluate_speech,
+)
+from resgen.evaluation.transcribers import Transcriber
+from resgen.kinds import sampling_with
+from resgen.pipelines.speech import SpeechPipeline
+
+PER_CANDIDATE = 8
+MIN_PROMPT_S = 1.0
+CONTINUATION_S = 3.0
+
+
+def judge_speech(
+    pipe: SpeechPipeline,
+    data: str,
+    split: str,
+    *,
+    model: str,
+    task: str,
+    transcriber: Transcriber,
+    encoder: SpeakerEncoder,
+    num_trials: int | None = None,
+    seeds: tuple[int, ...] = (0,),
+    settings: dict[str, Any] | None = None,
+    command: str = "",
+    advance: Callable[[int, int, str], None] = lambda done, total, title: None,
+) -> SpeechReport:
+    """Evaluate a pipeline on one split of recordings; candidates are the speakers of all splits.
+
+    In `cross-sentence` the prompt of an utterance is the next one of the same speaker with at least 1 s; in
+    `continuation` it is its own beginning, up to the word that ends nearest to 3 s or to a third.
+
+    Raises:
+        DataError: nothing to evaluate: no second utterance of any speaker, say.
+    """
+    source = open_speech(data, split)
+    trials = (cross_sentence if task == "cross-sentence" else continuation)(pipe, source)
+    chosen = trials if num_trials is None else _spread(trials, num_trials)
+    candidates = candidate_sounds(data, pipe)
+    given = dict(settings or {})
+    protocol = SpeechProtocol(
+        task=task,
+        data=source.name,
+        split=split,
+        data_sha256=source.fingerprint,
+        num_trials=len(chosen),
+        seeds=seeds,
+        sampling=config_to_dict(sampling_with(pipe.sampling, given)),
+        transcriber=about_judge(transcriber),
+        speaker_encoder=about_judge(encoder),
+        candidates=tuple(sorted(candidates)),
+        model_sha256=folder_sha256(pipe.parts.folder),
+    )
+
+    def speak(trial: Trial, seed: int, number: int) -> Spoken:
+        result = pipe(
+            trial.text,
+            prompt=trial.prompt.samples,
+            prompt_text=trial.prompt_text,
+            task=task,
+            seed=seed * 100_003 + number,
+            **given,
+        )
+        begin = len(result.audio) - len(result.codes) * pipe.codec.samples_per_position
+        begin = begin if task == "continuation" else 0
+        return Spoken(
+            generated=Sound(result.audio[begin:], result.sample_rate_hz),
+            reconstructed=copied(pipe, trial.truth),
+            prompt_reconstructed=copied(pipe, trial.prompt),
+            passes=sum(2 if step.guidance_scale else 1 for step in result.steps),
+        )
+
+    return evaluate_speech(
+        chosen,
+        speak,
+        candidates,
+        transcriber=transcriber,
+        encoder=encoder,
+        protocol=protocol,
+        model=model,
+        command=command,
+        advance=advance,
+    )
+
+
+def cross_sentence(pipe: SpeechPipeline, source: SpeechSource) -> list[Trial]:
+    """One trial per utterance of a speaker with at least one other of 1 s or more."""
+    sounds = [prepared(pipe, source, index) for index in range(len(source))]
+    of_speaker: dict[str, list[int]] = defaultdict(list)
+    for index, speaker in enumerate(source.speakers):
+        of_speaker[speaker].append(index)
+    trials = []
+    for index, speaker in enumerate(source.speakers):
+        own = of_speaker[speaker]
+        place = own.index(index)
+        for other in own[place + 1 :] + own[:place]:
+            if len(sounds[other]) >= MIN_PROMPT_S * pipe.sample_rate_hz:
+                trials.append(_trial(pipe, source, index, sounds[index], sounds[other], source.texts[other]))
+                break
+    if not trials:
+        raise DataError(f"'{source.name}' has no speaker with two utterances, one of them of {MIN_PROMPT_S} s or more")
+    return trials
+
+
+def continuation(pipe: SpeechPipeline, source: SpeechSource) -> list[Trial]:
+    """One trial per utterance of at least two words, cut after the word that the text model finds nearest to 3 s, or to
+    a third of a short utterance."""
+    trials = []
+    for index in range(len(source)):
+        samples = prepared(pipe, source, index)
+        ends = pipe.word_ends(samples, normalise_text(source.texts[index]))
+        if len(ends) < 2:
+            continue
+        wanted = min(CONTINUATION_S, len(samples) / pipe.sample_rate_hz / 3) * pipe.sample_rate_hz
+        number = min(range(len(ends) - 1), key=lambda word: abs(ends[word] - wanted))
+        words = normalise_text(source.texts[index]).split()
+        first, rest = " ".join(words[: number + 1]), " ".join(words[number + 1 :])
+        cut = max(ends[number], pipe.codec.samples_per_position)
+        trial = _trial(pipe, source, index, samples[cut:], samples[:cut], first)
+        trials.append(trial._replace(text=rest))
+    if not trials:
+        raise DataError(f"'{source.name}' has no utterance of two words or more")
+    return trials
+
+
+def prepared(pipe: SpeechPipeline, source: SpeechSource, index: int) -> Tensor:
+    """A recording as training saw it."""
+    samples = trim_silence(source.read(index, pipe.sample_rate_hz), pipe.sample_rate_hz)
+    loudness = pipe.parts.voice.loudness_db
+    return samples if loudness is None else normalise_loudness(samples, pipe.sample_rate_hz, loudness)
+
+
+def candidate_sounds(data: str, pipe: SpeechPipeline) -> dict[str, list[Sound]]:
+    """Up to 8 recordings of every speaker of all splits. Of an unseen speaker they may be among the prompts and true
+    recordings, never among what is judged."""
+    found: dict[str, list[Sound]] = defaultdict(list)
+    for split in available_splits(data):
+        source = open_speech(data, split)
+        counts: dict[str, int] = defaultdict(int)
+        for index in reversed(range(len(source))):
+            speaker = source.speakers[index]
+            if counts[speaker] < PER_CANDIDATE and len(found[speaker]) < PER_CANDIDATE:
+                counts[speaker] += 1
+                found[speaker].append(Sound(prepared(pipe, source, index), pipe.sample_rate_hz))
+    return dict(found)
+
+
+@torch.inference_mode()
+def copied(pipe: SpeechPipeline, sound: Sound) -> Sound:
+    """A sound after it went through the tokenizer."""
+    unit = pipe.codec.samples_per_position
+    padded = torch.nn.functional.pad(sound.samples, (0, -len(sound.samples) % unit))[None].to(pipe.device)
+    codes, valid = pipe.codec.encode(padded, torch.tensor([len(sound.samples)], device=pipe.device))
+    return Sound(pipe.codec.decode(codes, valid)[0, : len(sound.samples)].cpu(), sound.sample_rate_hz)
+
+
+def _trial(
+    pipe: SpeechPipeline, source: SpeechSource, index: int, truth: Tensor, prompt: Tensor, prompt_text: str
+) -> Trial:
+    return Trial(
+        text=source.texts[index],
+        prompt=Sound(prompt, pipe.sample_rate_hz),
+        prompt_text=prompt_text,
+        truth=Sound(truth, pipe.sample_rate_hz),
+        speaker=source.speakers[index],
+    )
+
+
+def _spread(trials: Sequence[Trial], count: int) -> list[Trial]:
+    """`count` of them, evenly over the whole."""
+    if count >= len(trials):
+        return list(trials)
+    return [trials[round(place)] for place in torch.linspace(0, len(trials) - 1, count).tolist()]

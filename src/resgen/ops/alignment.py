@@ -1,0 +1,179 @@
+"""Which frames belong to which text token: monotonic alignment search, expansion and a prior (Glow-TTS, App. A.1)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from resgen.errors import ConfigError, DataError
+
+LEAST_SCORE = -1e30
+BLOCK_FRAMES = 32
+
+
+def monotonic_alignment(
+    scores: Float[Tensor, "B N T"], text_lengths: Int[Tensor, " B"], frame_lengths: Int[Tensor, " B"]
+) -> Int[Tensor, "B N"]:
+    """Durations of the best alignment that skips no token and never goes back (Glow-TTS, arXiv:2005.11129, Alg. 1).
+
+    Among all paths that begin at the first token and the first frame, end at the last token and the last frame, and
+    from one frame to the next stay or move on by one token, the one with the largest sum of scores. Where two are
+    equally good, the one that moved on earlier wins. The dynamic programme runs over frames on the CPU, each step for
+    all samples and tokens at once; then the path is followed back for all samples at once. Sums are float64 for float64
+    scores and else float32.
+
+    Args:
+        scores: log-likelihood of frame t under token n, up to a constant per frame. -inf forbids a pair, as far as
+            there are paths without it.
+        text_lengths: tokens of each sample, 1..N; what is beyond is ignored.
+        frame_lengths: frames of each sample, 1..T, at least as many as tokens.
+
+    Returns:
+        Frames per token, int64, on the device of `scores`; at least 1 for each token and 0 beyond the text; they sum to
+        `frame_lengths`.
+
+    Raises:
+        ConfigError: a length out of range.
+        DataError: a sample with more tokens than frames, or scores with NaN or +inf.
+    """
+    batch, num_tokens, num_frames = scores.shape
+    if not batch:
+        return torch.zeros((0, num_tokens), dtype=torch.long, device=scores.device)
+    texts = text_lengths.cpu().numpy().astype(np.int64)
+    frames = frame_lengths.cpu().numpy().astype(np.int64)
+    _check_lengths(texts, frames, num_tokens, num_frames)
+    kind = torch.float64 if scores.dtype == torch.float64 else torch.float32
+    values = scores.detach().to("cpu", kind).numpy()
+    moved, best = _moves(values)
+    inside = np.arange(num_frames)[:, None] < frames
+    moved[~inside] = False
+    first = np.arange(batch) * (num_tokens + 1) + 1
+    path = np.empty((num_frames, batch), dtype=np.int64)
+    here = path[-1]
+    here[:] = first + texts - 1
+    for flag, before in zip(moved.view(np.int8).reshape(num_frames, -1)[:0:-1], path[-2::-1], strict=True):
+        np.subtract(here, flag.take(here), out=before)
+        here = before
+    if not best < np.inf or not np.array_equal(path[0], first):
+        # NaN and infinity stay in the sums, and no path of -inf leads to the first token. In padding nothing matters.
+        real = torch.from_numpy(inside.T[:, None] & (np.arange(num_tokens)[:, None] < texts[:, None, None]))
+        known = torch.where(real.to(scores.device), scores, 0.0)
+        if not bool(known.max() < torch.inf):
+            raise DataError("the scores of the alignment hold NaN or infinity; the model that made them has diverged")
+        return monotonic_alignment(known.clamp(min=LEAST_SCORE), text_lengths, frame_lengths)
+    durations = np.bincount(path[inside], minlength=batch * (num_tokens + 1)).reshape(batch, -1)[:, 1:]
+    return torch.from_numpy(durations).to(scores.device)
+
+
+def _moves(scores: np.ndarray) -> tuple[np.ndarray, float]:
+    """For scores [B, N, T] whether the best path to each token and frame comes from the token before, [T, B, N + 1],
+    and the largest sum at the end.
+
+    Every sample's tokens follow an entry of -inf, "no token": all samples lie in one flat row per frame, and no step
+    from an entry to the next one leads from one sample to another. Frames are brought into this order a few at a time,
+    so that they stay in the cache.
+    """
+    batch, num_tokens, num_frames = scores.shape
+    row = num_tokens + 1
+    block = np.full((BLOCK_FRAMES, batch, row), -np.inf, dtype=scores.dtype)
+    best = np.full(batch * row, -np.inf, dtype=scores.dtype)
+    best[1::row] = scores[:, 0, 0]
+    stay, move, reach = best[1:], best[:-1], np.empty_like(best[1:])
+    moved = np.zeros((num_frames, batch * row), dtype=np.bool_)
+    for begin in range(1, num_frames, BLOCK_FRAMES):
+        part = scores[:, :, begin : begin + BLOCK_FRAMES]
+        np.copyto(block[: part.shape[2], :, 1:], part.transpose(2, 0, 1))
+        # The last block may be shorter than its arrays.
+        for score, flag in zip(block.reshape(BLOCK_FRAMES, -1)[:, 1:], moved[begin:, 1:], strict=False):
+            np.greater(move, stay, out=flag)
+            np.maximum(move, stay, out=reach)
+            np.add(reach, score, out=stay)
+    return moved.reshape(num_frames, batch, row), float(best.max())
+
+
+def expand(hidden: Float[Tensor, "B N E"], durations: Int[Tensor, "B N"], num_frames: int) -> Float[Tensor, "B T E"]:
+    """Repeat every token's vector for its duration; zeros follow the last one, and what is beyond `num_frames` is cut.
+
+    Args:
+        hidden: one vector per token.
+        durations: frames per token, 0 or more.
+        num_frames: T.
+
+    Raises:
+        ConfigError: `num_frames` is below 1.
+    """
+    if num_frames < 1:
+        raise ConfigError(f"num_frames={num_frames} must be at least 1")
+    ends = durations.cumsum(dim=1)
+    frames = torch.arange(num_frames, device=ends.device).expand(len(ends), -1).contiguous()
+    token = torch.searchsorted(ends, frames, right=True)
+    inside = frames < ends[:, -1:]
+    index = token.clamp(max=hidden.shape[1] - 1)[..., None].expand(-1, -1, hidden.shape[2])
+    return hidden.gather(1, index) * inside[..., None]
+
+
+def alignment_prior(
+    text_lengths: Int[Tensor, " B"],
+    frame_lengths: Int[Tensor, " B"],
+    num_tokens: int,
+    num_frames: int,
+    *,
+    strength: float = 1.0,
+) -> Float[Tensor, "B N T"]:
+    """Log-probability of each token at each frame if speech flowed evenly (RAD-TTS, beta-binomial prior).
+
+    At frame t = 1..T the token is BetaBinomial(N - 1, strength t, strength (T + 1 - t)): near the diagonal, and the
+    nearer the closer to an end. It is added to the scores of `monotonic_alignment` while the model knows nothing yet.
+
+    Args:
+        text_lengths: tokens of each sample.
+        frame_lengths: frames of each sample.
+        num_tokens: N of the result.
+        num_frames: T of the result.
+        strength: larger is nearer to the diagonal; above 0.
+
+    Returns:
+        float64; 0 beyond the text and the frames.
+
+    Raises:
+        ConfigError: `strength` is not above 0, or a length is out of range.
+    """
+    if not strength > 0:
+        raise ConfigError(f"strength={strength} must be above 0")
+    for name, lengths, most in (("text", text_lengths, num_tokens), ("frame", frame_lengths, num_frames)):
+        _check_range(f"{name}_lengths", lengths.cpu().numpy(), most)
+    device = text_lengths.device
+    last = (text_lengths.double() - 1)[:, None, None]
+    total = frame_lengths.double()[:, None, None]
+    token = torch.arange(num_tokens, dtype=torch.float64, device=device)[None, :, None]
+    frame = torch.arange(1, num_frames + 1, dtype=torch.float64, device=device)[None, None, :]
+    inside = (token <= last) & (frame <= total)
+    token = torch.minimum(token, last)
+    frame = torch.minimum(frame, total)
+    alpha, beta = strength * frame, strength * (total + 1 - frame)
+    choose = torch.lgamma(last + 1) - torch.lgamma(token + 1) - torch.lgamma(last - token + 1)
+    value = choose + _log_beta(token + alpha, last - token + beta) - _log_beta(alpha, beta)
+    return torch.where(inside, value, 0.0)
+
+
+def _log_beta(a: Tensor, b: Tensor) -> Tensor:
+    return torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(a + b)
+
+
+def _check_lengths(texts: np.ndarray, frames: np.ndarray, num_tokens: int, num_frames: int) -> None:
+    _check_range("text_lengths", texts, num_tokens)
+    _check_range("frame_lengths", frames, num_frames)
+    short = np.flatnonzero(texts > frames)
+    if len(short):
+        index = int(short[0])
+        raise DataError(
+            f"sample {index} has {texts[index]} text tokens but only {frames[index]} frames, and each token needs one; "
+            "leave out recordings that are shorter than their text"
+        )
+
+
+def _check_range(name: str, lengths: np.ndarray, most: int) -> None:
+    if len(lengths) and not 1 <= lengths.min() <= lengths.max() <= most:
+        raise ConfigError(f"{name} span {lengths.min()}..{lengths.max()}; allowed: 1..{most}")

@@ -1,0 +1,484 @@
+"""`SpeechPipeline`: text and a few seconds of a voice in, speech in that voice out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+
+from resgen.checkpoints.speech import SpeechParts, load_speech_pipeline, save_speech_pipeline
+from resgen.data.sound import check_prompt, normalise_loudness, read_sound, trim_silence
+from resgen.data.text import check_text, encode_text, normalise_text, split_sentences
+from resgen.errors import ConfigError, DataError, unknown
+from resgen.kinds import AnySampling, sample, sampling_with
+from resgen.ops.alignment import expand
+from resgen.ops.mel import MelConfig, log_mel
+from resgen.ops.precision import cast_parameters, choose_device, choose_dtype
+from resgen.samplers.unmasking import StepCallback, StepRecord
+from resgen.tokenizers.mel import MelTokenizer
+from resgen.tokenizers.sound import SoundCodec
+from resgen.types import SequenceCondition
+
+TASKS = ("cross-sentence", "continuation")
+MAX_CHARS = 200
+MAX_TEXT_BYTES = 20_000
+PAUSE_SECONDS = 0.12
+RATES = (0.6, 1.6)
+SENTENCES_PER_TEXT = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechOutput:
+    """Generated speech.
+
+    Attributes:
+        audio: float32 samples in [-1, 1]; in continuation it begins with the prompt, as it was given.
+        sample_rate_hz: their rate.
+        codes: `Int64[L, D]` of everything generated, sentence after sentence, without prompts.
+        steps: one record per network evaluation and batch.
+        texts: the sentences as they were spoken.
+    """
+
+    audio: Float[Tensor, " S"]
+    sample_rate_hz: int
+    codes: Int[Tensor, "L D"]
+    steps: list[StepRecord]
+    texts: list[str]
+
+    @property
+    def duration_s(self) -> float:
+        """Length of the audio in seconds."""
+        return len(self.audio) / self.sample_rate_hz
+
+
+class Prompt(NamedTuple):
+    """A prepared prompt of P positions.
+
+    Attributes:
+        samples: at the model's rate and loudness, exactly P positions.
+        codes: of the samples.
+        text: normalised.
+        features: expanded hidden states of the text.
+        rate: how much faster than average it is spoken.
+    """
+
+    samples: Float[Tensor, " S"]
+    codes: Int[Tensor, "P D"]
+    text: str
+    features: Float[Tensor, "T E"]
+    rate: float
+
+
+class _Job(NamedTuple):
+    """One sequence to generate: the prompt's part is given, the noise is that of sample `stream`."""
+
+    stream: int
+    codes: Int[Tensor, "P D"]
+    features: Float[Tensor, "T E"]
+
+
+class SpeechPipeline:
+    """Tokenizer, vocoder, text model and generator of one folder.
+
+    Args:
+        parts: what `checkpoints.speech.load_speech_pipeline` returns.
+        device: `cpu`, `cuda`, ...; a GPU if there is one by default.
+        dtype: of the generator: `bfloat16`, `float32`, or `auto`. The other parts are small and run in float32.
+        vocoder: takes log-mels to samples in place of the folder's own, such as
+            `checkpoints.vocoders.load_external_vocoder` returns.
+    """
+
+    def __init__(
+        self,
+        parts: SpeechParts,
+        *,
+        device: str | None = None,
+        dtype: str | torch.dtype = "auto",
+        vocoder: torch.nn.Module | None = None,
+    ) -> None:
+        self.device = choose_device(device or "auto")
+        self.dtype = choose_dtype(dtype, self.device)
+        self.parts = parts
+        self.generator = cast_parameters(parts.generator, self.dtype).to(self.device)
+        self.text_model = parts.text_model.float().to(self.device)
+        own = parts.vocoder if vocoder is None else vocoder
+        own = None if own is None else own.float().to(self.device)
+        self.codec = SoundCodec(parts.tokenizer.float().to(self.device), own)
+        self.sampling: AnySampling = parts.sampling
+        self.stride = int(self.generator.config.feature_stride)
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | Path, *, device: str | None = None, dtype: str | torch.dtype = "auto"
+    ) -> SpeechPipeline:
+        """Load a speech pipeline's folder, or a bundled model by name.
+
+        Raises:
+            CheckpointError: nothing there, damaged, of pictures, or its parts do not belong together.
+        """
+        return cls(load_speech_pipeline(name_or_path), device=device, dtype=dtype)
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write a speech pipeline's folder with these weights and sampling settings."""
+        parts = self.parts
+        save_speech_pipeline(
+            path,
+            tokenizer=parts.tokenizer,
+            vocoder=parts.vocoder,
+            text_model=self.text_model,
+            alphabet=parts.alphabet,
+            generator=self.generator,
+            sampling=self.sampling,
+            voice=parts.voice,
+            history=dict(parts.folder.extra.get("history", {})),
+        )
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """Rate of all samples."""
+        return self.codec.sample_rate_hz
+
+    @property
+    def mel(self) -> MelConfig:
+        """The mels that texts are aligned to: `stride` frames per position."""
+        tokenizer = self.parts.tokenizer
+        if isinstance(tokenizer, MelTokenizer):
+            return tokenizer.config.mel
+        assert self.parts.voice.mel is not None
+        return self.parts.voice.mel
+
+    def __call__(
+        self,
+        text: str,
+        *,
+        prompt: Float[Tensor, " S"] | str | Path | None = None,
+        prompt_text: str | None = None,
+        task: str = "cross-sentence",
+        speed: float = 1.0,
+        seed: int = 0,
+        batch_size: int = 16,
+        callback: StepCallback | None = None,
+        **settings: Any,
+    ) -> SpeechOutput:
+        """Speak a text; see `batch`, of which this is the case of one text."""
+        return self.batch(
+            [text],
+            prompt=prompt,
+            prompt_text=prompt_text,
+            task=task,
+            speed=speed,
+            seed=seed,
+            batch_size=batch_size,
+            callback=callback,
+            **settings,
+        )[0]
+
+    @torch.inference_mode()
+    def batch(
+        self,
+        texts: Sequence[str],
+        *,
+        prompt: Float[Tensor, " S"] | str | Path | None = None,
+        prompt_text: str | None = None,
+        task: str = "cross-sentence",
+        speed: float = 1.0,
+        seed: int = 0,
+        batch_size: int = 16,
+        callback: StepCallback | None = None,
+        **settings: Any,
+    ) -> list[SpeechOutput]:
+        """Speak texts, all in one voice.
+
+        A text of several sentences is spoken sentence by sentence. Without a prompt the voice is the model's choice:
+        that of the first sentence of each text, which is the prompt of the others.
+
+        Args:
+            texts: English.
+            prompt: a few seconds of the voice: a file of any kind and rate that `data.sound.read_sound` takes, or
+                samples at the model's rate. It is trimmed, brought to the model's loudness and cut to
+                `max_prompt_seconds` of the model.
+            prompt_text: what is said in it; needed with a prompt.
+            task: `cross-sentence` says the text in the prompt's voice; `continuation` goes on from the prompt's end in
+                one breath, and the prompt is the beginning of the audio.
+            speed: above 1 is faster.
+            seed: sentence k of text i draws from the stream (seed, i, k), so `batch_size` changes nothing but rounding.
+            batch_size: sentences per network evaluation.
+            callback: called after every network evaluation with (record, codes, visible) of the batch.
+            settings: `num_steps`, `guidance_scale`, ...: fields of the model's sampling settings.
+
+        Raises:
+            ConfigError: an unknown task or setting, or one out of range.
+            DataError: a text that is empty, too long or has characters out of the model's reach; a prompt that is
+                silent, clipped, too short, not a sound, or comes without its text.
+        """
+        if task not in TASKS:
+            raise ConfigError(unknown("task", task, TASKS))
+        if not speed > 0 or batch_size < 1 or seed < 0:
+            raise ConfigError(
+                f"speed={speed} must be above 0, batch_size={batch_size} at least 1, seed={seed} at least 0"
+            )
+        if not texts:
+            raise ConfigError("texts=[] must hold at least one text")
+        sampling = sampling_with(self.sampling, settings)
+        sentences = [self.sentences(text) for text in texts]
+        shown = None if prompt is None else self.prepare(prompt, prompt_text)
+        if shown is None and (prompt_text or task == "continuation"):
+            raise DataError("a prompt is missing: prompt_text and continuation need the recording as well")
+        if task == "continuation":
+            assert shown is not None
+            pieces = [self._continue(shown, sentence[0], speed) for sentence in sentences]
+        else:
+            pieces = [self._say(shown, sentence[0], speed) for sentence in sentences]
+        firsts = [piece._replace(stream=SENTENCES_PER_TEXT * row) for row, piece in enumerate(pieces)]
+        run = _Run(self, sampling, seed, batch_size, callback)
+        found = run.generate(firsts)
+        rest: list[_Job] = []
+        for row, (codes, sentence) in enumerate(zip(found, sentences, strict=True)):
+            if len(sentence) > 1:  # the first sentence's voice goes on where there is no prompt
+                voice = shown or self._heard(codes, sentence[0])
+                for number, text in enumerate(sentence[1:], start=1):
+                    rest.append(self._say(voice, text, speed)._replace(stream=SENTENCES_PER_TEXT * row + number))
+        later = iter(run.generate(rest))
+        outputs = []
+        for job, codes, sentence in zip(firsts, found, sentences, strict=True):
+            jobs = [(job, codes), *((next_job, next(later)) for next_job in rest if _same_text(next_job, job))]
+            kept = shown.samples if shown is not None and task == "continuation" else None
+            outputs.append(self._output(jobs, run.steps, sentence, kept))
+        return outputs
+
+    def sentences(self, text: str) -> list[str]:
+        """The normalised sentences of a text, each short enough to be generated at once.
+
+        Raises:
+            DataError: nothing to say, too long, or characters that the model has not learned.
+        """
+        if len(text.encode(errors="replace")) > MAX_TEXT_BYTES:
+            raise DataError(f"the text has more than {MAX_TEXT_BYTES} bytes; give it in parts")
+        longest = self.text_model.config.max_tokens - 2
+        found = [normalise_text(part) for part in split_sentences(text, min(MAX_CHARS, longest))]
+        spoken = [part for part in found if any(character.isalnum() for character in part)]
+        for part in spoken or [normalise_text(text)]:
+            check_text(part, self.parts.alphabet, longest)
+        return spoken
+
+    @torch.inference_mode()
+    def prepare(self, prompt: Float[Tensor, " S"] | str | Path, prompt_text: str | None) -> Prompt:
+        """A prompt as the model takes it, aligned with its text.
+
+        Raises:
+            DataError: see `batch`.
+        """
+        where = "the prompt" if isinstance(prompt, Tensor) else f"prompt '{prompt}'"
+        if not prompt_text:
+            raise DataError(f"{where} comes without its text; give what is said in it as prompt_text")
+        samples = prompt if isinstance(prompt, Tensor) else read_sound(prompt, self.sample_rate_hz, where=where)
+        check_prompt(samples, self.sample_rate_hz, where=where)
+        samples = trim_silence(samples.float(), self.sample_rate_hz)
+        if self.parts.voice.loudness_db is not None:
+            samples = normalise_loudness(samples, self.sample_rate_hz, self.parts.voice.loudness_db)
+        return self._aligned(samples, " ".join(self.sentences(prompt_text)), where)
+
+    @torch.inference_mode()
+    def word_ends(self, samples: Float[Tensor, " S"], text: str) -> list[int]:
+        """Where the words of a recording end, in samples, as the text model aligns them.
+
+        Args:
+            samples: prepared like a prompt.
+            text: normalised.
+
+        Raises:
+            DataError: too little speech for the text.
+        """
+        hop = self.mel.hop_size
+        frames, (tokens, real) = len(samples) // hop, self._tokens(text)
+        if frames < tokens.shape[1]:
+            raise DataError(f"{len(samples) / self.sample_rate_hz:.2f} s of speech are too little for {text!r}")
+        mels = log_mel(samples[None, : frames * hop].to(self.device), self.mel)
+        durations = self.text_model.align(tokens, real, mels, torch.tensor([frames], device=self.device))[0]
+        ends = (durations.cumsum(0) * hop).tolist()
+        # The bytes of a word end where a space or the end of the text follows.
+        content = [*text.encode(), ord(" ")]
+        return [ends[place] for place in range(1, len(content)) if content[place] == ord(" ")]
+
+    def _aligned(self, samples: Tensor, text: str, where: str) -> Prompt:
+        """A prompt of whole positions; words beyond the model's longest are cut off, in sound and text."""
+        unit = self.codec.samples_per_position
+        length = len(samples) // unit
+        tokens, real = self._tokens(text)
+        frames = length * self.stride
+        if not length or frames < tokens.shape[1]:
+            raise DataError(
+                f"{where} has {len(samples) / self.sample_rate_hz:.2f} s of speech, too little for its text {text!r}"
+            )
+        samples = samples[: length * unit].to(self.device)
+        codes, _ = self.codec.encode(samples[None], torch.tensor([len(samples)], device=self.device))
+        hidden = self.text_model(tokens, real)
+        count = torch.tensor([frames], device=self.device)
+        target = self.text_model.normalise(log_mel(samples[None], self.mel), count)
+        durations = self.text_model.match(hidden, real, target, count)
+        predicted = self.text_model.log_durations(hidden, real)[0, 1:-1].exp().sum()
+        rate = float(predicted / durations[0, 1:-1].sum())
+        most = max(1, int(self.parts.voice.max_prompt_seconds * self.sample_rate_hz / unit))
+        if length > most:
+            text, length = _cut(text, durations[0].cumsum(0).tolist(), most, self.stride)
+        features = expand(hidden.float(), durations, frames)[0]
+        return Prompt(
+            samples=samples[: length * unit].cpu(),
+            codes=codes[0, :length],
+            text=text,
+            features=features[: length * self.stride],
+            rate=min(max(rate, RATES[0]), RATES[1]),
+        )
+
+    def _heard(self, codes: Int[Tensor, "L D"], text: str) -> Prompt:
+        """What was generated, as the prompt of what follows."""
+        return self._aligned(self.codec.decode(codes[None])[0], text, "the first sentence")
+
+    def _say(self, shown: Prompt | None, text: str, speed: float) -> _Job:
+        """A sentence of its own, after the prompt if there is one."""
+        tokens, real = self._tokens(text)
+        hidden = self.text_model(tokens, real)
+        rate = speed if shown is None else speed * shown.rate
+        features = self._expanded(hidden, self.text_model.durations(hidden, real, speed=rate))
+        if shown is None:
+            return self._job(self._no_codes(), features)
+        return self._job(shown.codes, torch.cat([shown.features, features]))
+
+    def _continue(self, shown: Prompt, text: str, speed: float) -> _Job:
+        """The prompt's sentence, to be finished: one text, whose beginning is aligned with the prompt."""
+        tokens, real = self._tokens(f"{shown.text} {text}")
+        begin = len(encode_text(shown.text)) - 1  # without the boundary at its end
+        hidden = self.text_model(tokens, real)
+        count = torch.tensor([len(shown.codes) * self.stride], device=self.device)
+        target = self.text_model.normalise(log_mel(shown.samples[None].to(self.device), self.mel), count)
+        if begin > int(count):
+            raise DataError(f"the prompt is too short for its text {shown.text!r}")
+        known = self.text_model.match(hidden[:, :begin], real[:, :begin], target, count)
+        rest = self.text_model.durations(hidden, real, speed=speed * shown.rate)[:, begin:]
+        return self._job(shown.codes, self._expanded(hidden, torch.cat([known, rest], dim=1)))
+
+    def _tokens(self, text: str) -> tuple[Tensor, Tensor]:
+        tokens = encode_text(text)[None].to(self.device)
+        return tokens, torch.ones_like(tokens, dtype=torch.bool)
+
+    def _expanded(self, hidden: Tensor, durations: Tensor) -> Float[Tensor, "T E"]:
+        """Whole positions: the silence at the end takes what is missing."""
+        durations = durations.clone()
+        durations[:, -1] += -int(durations.sum()) % self.stride
+        return expand(hidden.float(), durations, int(durations.sum()))[0]
+
+    def _no_codes(self) -> Int[Tensor, "0 D"]:
+        return torch.zeros(0, self.generator.spec.depth, dtype=torch.int64, device=self.device)
+
+    def _job(self, codes: Tensor, features: Tensor) -> _Job:
+        length, most = len(features) // self.stride, self.generator.spec.num_positions
+        if length > most:
+            seconds = self.codec.samples_per_position / self.sample_rate_hz
+            also = " with its prompt" if len(codes) else ""
+            raise DataError(
+                f"a sentence takes {length * seconds:.1f} s{also}, the model speaks at most "
+                f"{most * seconds:.1f} s at once; use shorter sentences, a shorter prompt or more speed"
+            )
+        return _Job(0, codes, features)
+
+    def _output(
+        self, jobs: list[tuple[_Job, Tensor]], steps: list[StepRecord], sentence: list[str], kept: Tensor | None
+    ) -> SpeechOutput:
+        pause = torch.zeros(round(PAUSE_SECONDS * self.sample_rate_hz))
+        parts: list[Tensor] = [] if kept is None else [kept]
+        for number, (job, codes) in enumerate(jobs):
+            whole = self.codec.decode(torch.cat([job.codes, codes])[None])[0]
+            if number:
+                parts.append(pause)
+            parts.append(whole[len(job.codes) * self.codec.samples_per_position :].float().cpu())
+        return SpeechOutput(
+            audio=torch.cat(parts),
+            sample_rate_hz=self.sample_rate_hz,
+            codes=torch.cat([codes for _, codes in jobs]).cpu(),
+            steps=steps,
+            texts=sentence,
+        )
+
+
+class _Run:
+    """The generator over jobs in batches of like length."""
+
+    def __init__(
+        self,
+        pipe: SpeechPipeline,
+        sampling: AnySampling,
+        seed: int,
+        batch_size: int,
+        callback: StepCallback | None,
+    ) -> None:
+        self.pipe, self.sampling, self.seed, self.batch_size, self.callback = pipe, sampling, seed, batch_size, callback
+        self.steps: list[StepRecord] = []
+
+    def generate(self, jobs: Sequence[_Job]) -> list[Int[Tensor, "L D"]]:
+        """Codes of every job, without its prompt."""
+        order = sorted(range(len(jobs)), key=lambda number: len(jobs[number].features))
+        found: dict[int, Tensor] = {}
+        for part in _parts(order, self.batch_size):
+            for number, codes in zip(part, self._batch([jobs[number] for number in part]), strict=True):
+                found[number] = codes
+        return [found[number] for number in range(len(jobs))]
+
+    def _batch(self, jobs: list[_Job]) -> list[Tensor]:
+        model, device = self.pipe.generator, self.pipe.device
+        lengths = torch.tensor([len(job.features) // self.pipe.stride for job in jobs], device=device)
+        prompts = torch.tensor([len(job.codes) for job in jobs], device=device)
+        at = torch.arange(int(lengths.max()), device=device)
+        sequence = SequenceCondition(
+            valid=at < lengths[:, None],
+            prompt=at < prompts[:, None],
+            features=pad_sequence([job.features for job in jobs], batch_first=True),
+        )
+        codes = torch.stack([F.pad(job.codes, (0, 0, 0, len(at) - len(job.codes))) for job in jobs])
+        visible = torch.where(sequence.prompt, model.spec.depth, 0)
+        samples = sample(
+            model,
+            torch.zeros(len(jobs), dtype=torch.int64, device=device),
+            seed=self.seed,
+            indices=[job.stream for job in jobs],
+            sampling=self.sampling,
+            given=(codes, visible),
+            sequence=sequence,
+            callback=self.callback,
+        )
+        self.steps += samples.steps
+        return [row[int(begin) : int(end)] for row, begin, end in zip(samples.codes, prompts, lengths, strict=True)]
+
+
+def _cut(text: str, ends: list[int], most: int, stride: int) -> tuple[str, int]:
+    """The words of a text that end within `most` positions, and the positions that they take; a word that would leave
+    less than half of the positions is cut instead.
+
+    Args:
+        text: normalised.
+        ends: frame at which each token ends: a boundary, the text's bytes, a boundary.
+        most: the most positions.
+        stride: frames per position.
+    """
+    content = text.encode()
+    spaces = [place for place, byte in enumerate(content) if byte == ord(" ")]
+    whole = [place for place in spaces if most * stride <= 2 * ends[place] <= 2 * most * stride]
+    if whole:
+        return content[: whole[-1]].decode(), -(-ends[whole[-1]] // stride)
+    spoken = sum(end <= most * stride for end in ends[1:-1])
+    return content[:spoken].decode(errors="ignore").rstrip(), most
+
+
+def _same_text(one: _Job, other: _Job) -> bool:
+    return one.stream // SENTENCES_PER_TEXT == other.stream // SENTENCES_PER_TEXT
+
+
+def _parts(items: list[int], size: int) -> Iterator[list[int]]:
+    for begin in range(0, len(items), size):
+        yield items[begin : begin + size]

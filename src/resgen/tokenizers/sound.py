@@ -1,0 +1,109 @@
+"""Waveforms to codes and back, whatever the tokenizer works on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resgen.errors import ConfigError
+from resgen.ops.mel import MelConfig, griffin_lim, log_mel
+from resgen.ops.random import generator as make_generator
+from resgen.tokenizers.mel import MelTokenizer
+from resgen.tokenizers.waveform import WaveformTokenizer
+from resgen.types import CodeSpec
+
+SoundTokenizer = MelTokenizer | WaveformTokenizer
+
+
+class SoundCodec:
+    """A tokenizer of mels with its vocoder, or a tokenizer of waveforms.
+
+    Args:
+        tokenizer: of either kind.
+        vocoder: log-mels `[B, F, T]` and `valid` to samples `[B, T * hop_size]`, for a mel tokenizer; without one the
+            phases are found by Griffin-Lim, which is slower and rougher.
+
+    Raises:
+        ConfigError: a vocoder for a waveform tokenizer, which needs none, or one of other mels than the tokenizer's.
+    """
+
+    def __init__(self, tokenizer: SoundTokenizer, vocoder: nn.Module | None = None) -> None:
+        if vocoder is not None and isinstance(tokenizer, WaveformTokenizer):
+            raise ConfigError("a waveform tokenizer takes no vocoder: it decodes to samples itself")
+        if vocoder is not None and isinstance(tokenizer, MelTokenizer):
+            check_mels(tokenizer.config.mel, getattr(vocoder, "mel", None))
+        self.tokenizer, self.vocoder = tokenizer, vocoder
+
+    @property
+    def spec(self) -> CodeSpec:
+        """The shape of the codes."""
+        return self.tokenizer.spec
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """Rate of the waveforms."""
+        return self.tokenizer.sample_rate_hz
+
+    @property
+    def samples_per_position(self) -> int:
+        """Samples that one position stands for."""
+        return self.tokenizer.samples_per_position
+
+    @property
+    def needs_vocoder(self) -> bool:
+        """Whether phases are found by Griffin-Lim, for lack of a vocoder."""
+        return self.vocoder is None and isinstance(self.tokenizer, MelTokenizer)
+
+    @torch.inference_mode()
+    def encode(
+        self, samples: Float[Tensor, "B S"], lengths: Int[Tensor, " B"]
+    ) -> tuple[Int[Tensor, "B L D"], Bool[Tensor, "B L"]]:
+        """Codes, and which positions hold any of a sound.
+
+        Args:
+            samples: S a multiple of `samples_per_position`, zero beyond the end of a sound.
+            lengths: samples of each sound.
+        """
+        positions = torch.arange(samples.shape[1] // self.samples_per_position, device=samples.device)
+        valid = positions * self.samples_per_position < lengths[:, None]
+        if isinstance(self.tokenizer, WaveformTokenizer):
+            return self.tokenizer.encode(samples, valid), valid
+        frames = valid.repeat_interleave(self.tokenizer.frames_per_position, dim=1)
+        # Silence after the end, also after that of the longest: a sound's last frames are then the same in any batch.
+        longer = F.pad(samples, (0, self.samples_per_position))
+        mels = log_mel(longer, self.tokenizer.config.mel)[..., : frames.shape[1]]
+        return self.tokenizer.encode(mels, frames), valid
+
+    @torch.inference_mode()
+    def decode(
+        self, codes: Int[Tensor, "B L D"], valid: Bool[Tensor, "B L"] | None = None, num_levels: int | None = None
+    ) -> Float[Tensor, "B S"]:
+        """Samples in [-1, 1] from the first `num_levels` levels (all by default); 0 where a position is not valid."""
+        if isinstance(self.tokenizer, WaveformTokenizer):
+            return self.tokenizer.decode(codes, num_levels, valid).float().clamp(-1, 1)
+        mels = self.tokenizer.decode(codes, num_levels, valid)
+        frames = None if valid is None else valid.repeat_interleave(self.tokenizer.frames_per_position, dim=1)
+        if self.vocoder is not None:
+            return self.vocoder(mels, frames).float().clamp(-1, 1)
+        samples = griffin_lim(mels, self.tokenizer.config.mel, generator=make_generator("griffin-lim"))
+        if frames is not None:
+            samples = samples * frames.repeat_interleave(self.tokenizer.config.mel.hop_size, dim=1)
+        return samples.clamp(-1, 1)
+
+
+def check_mels(made: MelConfig, taken: MelConfig | None) -> None:
+    """Refuse a vocoder of other mels than the tokenizer's; the floor is not compared, it only changes silence.
+
+    Args:
+        made: by the tokenizer.
+        taken: by the vocoder; None if it does not say.
+
+    Raises:
+        ConfigError: they differ.
+    """
+    if taken is not None and replace(taken, floor=made.floor) != made:
+        raise ConfigError(f"the vocoder takes {taken}, but the tokenizer makes {made}; use a vocoder of the same mels")

@@ -1,0 +1,353 @@
+"""The stages of a speech model, from a recipe and paths to folders: tokenizer, vocoder, text model, generator."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from resgen.checkpoints.artefacts import check_belongs, fingerprint
+from resgen.checkpoints.speech import VoiceConfig, load_sound_tokenizer, load_text_model, load_vocoder
+from resgen.checkpoints.tensors import module_tensors, sha256_tensor
+from resgen.config import config_to_dict
+from resgen.data.speech import SpeechSource, available_splits, open_speech
+from resgen.data.speech_codes import FILE_NAME, EncodedUtterance, SpeechCodes, open_speech_codes, write_speech_codes
+from resgen.data.speech_store import SpeechStore
+from resgen.data.text import encode_text, normalise_text, pad_texts
+from resgen.errors import ConfigError, DataError, ResGenError
+from resgen.kinds import build, kind_of
+from resgen.models.text import TextModel
+from resgen.ops.mel import MelConfig, log_mel
+from resgen.ops.precision import choose_device
+from resgen.ops.random import seeded
+from resgen.tokenizers.mel import MelTokenizer, MelTokenizerConfig
+from resgen.tokenizers.sound import SoundCodec, SoundTokenizer
+from resgen.tokenizers.vocoder import Vocoder
+from resgen.tokenizers.waveform import WaveformTokenizer
+from resgen.training.generator_task import GeneratorTask
+from resgen.training.interface import Task, TrainerConfig
+from resgen.training.parallel import initialise
+from resgen.training.sound_task import SoundTokenizerTask
+from resgen.training.speech_product import SpeechExamples, SpeechProduct
+from resgen.training.speech_recipe import SpeechRecipe
+from resgen.training.text_task import TextTask
+from resgen.training.trainer import Trainer, check_run_folder
+from resgen.training.vocoder_task import VocoderTask
+
+HELD_OUT_SPLITS = ("test_seen_speaker", "test_seen", "test", "val", "valid", "validation")
+ENCODE_BATCH = 16
+CODE_FOLDERS = ("train", "held_out")
+
+
+def train_sound_tokenizer(
+    recipe: SpeechRecipe, *, data: str | None, out: str | Path, max_minutes: float | None = None, resume: bool = False
+) -> dict[str, float]:
+    """Stage 1: train a sound tokenizer and write `out/model`; returns the final metrics.
+
+    Args:
+        recipe: all settings.
+        data: recordings, as `open_speech` takes them; the recipe's own path by default.
+        out: run folder.
+        max_minutes: budget of wall time.
+        resume: continue the run in `out`.
+    """
+    _check_folder(out, resume)
+    with seeded(recipe.tokenizer_training.seed, "tokenizer"):
+        is_mel = isinstance(recipe.tokenizer, MelTokenizerConfig)
+        tokenizer = MelTokenizer(recipe.tokenizer) if is_mel else WaveformTokenizer(recipe.tokenizer)  # type: ignore[arg-type]
+        train, held_out, about = _stores(recipe, data, tokenizer.sample_rate_hz)
+        task = SoundTokenizerTask(tokenizer, recipe.tokenizer_loss, train, held_out)
+    config = {"tokenizer": recipe.tokenizer, "tokenizer_loss": recipe.tokenizer_loss}
+    return _run(task, recipe, "tokenizer", recipe.tokenizer_training, out, max_minutes, resume, about, config)
+
+
+def train_vocoder(
+    recipe: SpeechRecipe,
+    *,
+    data: str | None,
+    out: str | Path,
+    tokenizer: str | Path | None = None,
+    max_minutes: float | None = None,
+    resume: bool = False,
+) -> dict[str, float]:
+    """Train a vocoder and write `out/model`; arguments as for `train_sound_tokenizer`.
+
+    Args:
+        tokenizer: folder of a mel tokenizer, whose reconstructions it also learns to turn into sound.
+    """
+    _check_folder(out, resume)
+    loaded = None if tokenizer is None else load_sound_tokenizer(tokenizer)[0]
+    if isinstance(loaded, WaveformTokenizer):
+        raise ConfigError(f"'{tokenizer}' is a tokenizer of waveforms, which needs no vocoder")
+    train, held_out, about = _stores(recipe, data, recipe.vocoder.mel.sample_rate_hz)
+    with seeded(recipe.vocoder_training.seed, "vocoder"):
+        task = VocoderTask(Vocoder(recipe.vocoder), recipe.vocoder_loss, train, held_out, tokenizer=loaded)
+    config = {"vocoder": recipe.vocoder, "vocoder_loss": recipe.vocoder_loss}
+    return _run(task, recipe, "vocoder", recipe.vocoder_training, out, max_minutes, resume, about, config)
+
+
+def train_text(
+    recipe: SpeechRecipe, *, data: str | None, out: str | Path, max_minutes: float | None = None, resume: bool = False
+) -> dict[str, float]:
+    """Train a text model (alignment and durations) and write `out/model`; arguments as for `train_sound_tokenizer`."""
+    _check_folder(out, resume)
+    mel = mel_of(recipe)
+    train, held_out, about = _stores(recipe, data, mel.sample_rate_hz)
+    with seeded(recipe.text_training.seed, "text"):
+        task = TextTask(TextModel(recipe.text), recipe.text_loss, train, held_out, mel=mel)
+    config = {"text": recipe.text, "text_loss": recipe.text_loss}
+    return _run(task, recipe, "text", recipe.text_training, out, max_minutes, resume, about, config)
+
+
+def train_speech_generator(
+    recipe: SpeechRecipe,
+    *,
+    data: str | None,
+    tokenizer: str | Path,
+    text: str | Path,
+    vocoder: str | Path | None,
+    out: str | Path,
+    max_minutes: float | None = None,
+    resume: bool = False,
+) -> dict[str, float]:
+    """Stage 2: train a generator on codes and write the speech pipeline `out/model`; returns the final metrics.
+
+    Args:
+        recipe: all settings; the shape of the codes is the tokenizer's.
+        data: recordings, encoded into `out/codes` first, or a folder that `encode_speech` wrote.
+        tokenizer: folder of a sound tokenizer.
+        text: folder of a text model.
+        vocoder: folder of a vocoder, for a mel tokenizer; without one samples are made by Griffin-Lim.
+        out: run folder.
+        max_minutes: budget of wall time.
+        resume: continue the run in `out`.
+    """
+    _check_folder(out, resume)
+    loaded, _ = load_sound_tokenizer(tokenizer)
+    text_model, alphabet, text_folder = load_text_model(text)
+    codec = SoundCodec(loaded, None if vocoder is None else load_vocoder(vocoder)[0])
+    mel = mel_of(replace(recipe, tokenizer=loaded.config))
+    stride = loaded.samples_per_position // mel.hop_size
+    if text_model.config.num_bands != mel.num_bands:
+        raise ConfigError(f"'{text}' takes mels of {text_model.config.num_bands} bands, not of {mel.num_bands}")
+    path = _data_path(recipe, data)
+    if is_encoded_speech(path):
+        caches = [open_speech_codes(Path(path) / name) for name in CODE_FOLDERS]
+    else:
+        device = recipe.generator_training.device
+        caches = list(encode_speech(loaded, text_model, path, Path(out) / "codes", recipe=recipe, device=device))
+    for cache in caches:
+        check_belongs(loaded, cache.spec, cache.made_from.get("tokenizer"), str(path))
+        if cache.made_from.get("text") != _text_fingerprint(text_model):
+            raise DataError(f"'{path}' was aligned by another text model than '{text}'; encode again")
+    examples = [
+        SpeechExamples(
+            cache,
+            text_model,
+            recipe.prompts,
+            positions_per_second=loaded.sample_rate_hz / loaded.samples_per_position,
+            stride=stride,
+        )
+        for cache in caches
+    ]
+    model_config = replace(recipe.generator, feature_width=text_model.config.width, feature_stride=stride)
+    with seeded(recipe.generator_training.seed, "generator"):
+        model = build(model_config, loaded.spec)
+    voice = VoiceConfig(
+        loudness_db=recipe.data.loudness_db,
+        max_prompt_seconds=recipe.prompts.max_seconds,
+        mel=None if isinstance(loaded, MelTokenizer) else mel,
+    )
+    task = GeneratorTask(
+        model,
+        recipe.generator_loss,
+        examples[0],
+        examples[1],
+        quantizer=loaded.quantizer,
+        product=SpeechProduct(codec, text_model, alphabet, examples[1], mel, voice),
+        sampling=recipe.sampling,
+        history={"text": text_folder.extra.get("history", {})},
+    )
+    config = {
+        "generator": model_config,
+        "generator_loss": recipe.generator_loss,
+        "prompts": recipe.prompts,
+        "sampling": recipe.sampling,
+    }
+    about = {"kind": kind_of(model_config).name, **caches[0].made_from}
+    return _run(task, recipe, "generator", recipe.generator_training, out, max_minutes, resume, about, config)
+
+
+def encode_speech(
+    tokenizer: SoundTokenizer,
+    text_model: TextModel,
+    data: str | Path,
+    out: str | Path,
+    *,
+    recipe: SpeechRecipe,
+    device: str = "auto",
+) -> tuple[SpeechCodes, SpeechCodes]:
+    """Encode recordings and align their texts into `out/train` and `out/held_out`; caches already made from the same
+    things are kept.
+
+    Args:
+        tokenizer: makes the codes.
+        text_model: finds the durations.
+        data: recordings, as `open_speech` takes them.
+        out: folder for the two caches.
+        recipe: how recordings are prepared, and the mels of the alignment.
+        device: `auto`, `cpu` or `cuda`.
+    """
+    chosen = choose_device(device)
+    tokenizer.to(chosen)
+    text_model.to(chosen)
+    mel = mel_of(replace(recipe, tokenizer=tokenizer.config))
+    caches = []
+    for source, name in zip(open_speech_splits(data), CODE_FOLDERS, strict=True):
+        made_from = {
+            "tokenizer": fingerprint(tokenizer),
+            "text": _text_fingerprint(text_model),
+            "data": source.fingerprint,
+            "preparation": json.dumps(
+                {"data": config_to_dict(recipe.data) | {"path": None}, "mel": config_to_dict(mel)}
+            ),
+        }
+        folder = Path(out) / name
+        try:
+            cache = open_speech_codes(folder)
+            if cache.made_from == made_from and cache.spec == tokenizer.spec:
+                caches.append(cache)
+                continue
+        except ResGenError:
+            pass  # nothing there, or damaged: encode
+        store = _store(source, recipe, tokenizer.sample_rate_hz)
+        texts = [normalise_text(text) for text in store.texts]
+        caches.append(
+            write_speech_codes(
+                folder,
+                _encode(SoundCodec(tokenizer), text_model, store, texts, mel, source.name),
+                spec=tokenizer.spec,
+                texts=texts,
+                speakers=store.speakers,
+                made_from=made_from,
+            )
+        )
+    return caches[0], caches[1]
+
+
+def is_encoded_speech(path: str | Path) -> bool:
+    """Whether `encode_speech` wrote this folder."""
+    return all((Path(path) / name / FILE_NAME).is_file() for name in CODE_FOLDERS)
+
+
+def open_speech_splits(data: str | Path) -> tuple[SpeechSource, SpeechSource]:
+    """Training and held-out recordings.
+
+    Raises:
+        DataError: the data has no split for either.
+    """
+    splits = available_splits(data)
+    held_out = next((name for name in HELD_OUT_SPLITS if name in splits), None)
+    if "train" not in splits or held_out is None:
+        raise DataError(
+            f"'{data}' has the splits {', '.join(splits)}; "
+            f"training needs 'train' and one of {', '.join(HELD_OUT_SPLITS)}"
+        )
+    return open_speech(data, "train"), open_speech(data, held_out)
+
+
+def mel_of(recipe: SpeechRecipe) -> MelConfig:
+    """The mels of the alignment: the tokenizer's own or, for one of waveforms, the vocoder's.
+
+    Raises:
+        ConfigError: positions that are not whole numbers of frames.
+    """
+    if isinstance(recipe.tokenizer, MelTokenizerConfig):
+        return recipe.tokenizer.mel
+    mel, unit = recipe.vocoder.mel, recipe.tokenizer.samples_per_position
+    if mel.sample_rate_hz != recipe.tokenizer.sample_rate_hz or unit % mel.hop_size:
+        raise ConfigError(
+            f"vocoder.mel has {mel.sample_rate_hz} Hz and hops of {mel.hop_size}; the tokenizer has "
+            f"{recipe.tokenizer.sample_rate_hz} Hz and positions of {unit} samples, a multiple of which is needed"
+        )
+    return mel
+
+
+@torch.inference_mode()
+def _encode(
+    codec: SoundCodec, text_model: TextModel, store: SpeechStore, texts: list[str], mel: MelConfig, name: str
+) -> Iterator[EncodedUtterance]:
+    """In float32 arithmetic, in the order of the store."""
+    device = codec.tokenizer.quantizer.codebooks.device
+    order = store.lengths.argsort(stable=True)  # little padding
+    found: dict[int, EncodedUtterance] = {}
+    for rows in track(list(order.split(ENCODE_BATCH)), f"encoding {name}", console=Console(stderr=True)):
+        samples, lengths = (part.to(device) for part in store.batch(rows, multiple=codec.samples_per_position))
+        codes, valid = codec.encode(samples, lengths)
+        tokens, real = pad_texts([encode_text(texts[row]) for row in rows.tolist()])
+        counts = valid.sum(1)
+        frames = counts * (codec.samples_per_position // mel.hop_size)
+        durations = text_model.align(tokens.to(device), real.to(device), log_mel(samples, mel), frames)
+        for place, row in enumerate(rows.tolist()):
+            positions, symbols = int(counts[place]), int(real[place].sum())
+            found[row] = EncodedUtterance(
+                codes[place, :positions].cpu(), tokens[place, :symbols], durations[place, :symbols].cpu()
+            )
+    return iter([found[row] for row in range(len(store))])
+
+
+def _text_fingerprint(model: TextModel) -> str:
+    return sha256_tensor(torch.cat([tensor.flatten().float().cpu() for tensor in module_tensors(model).values()]))
+
+
+def _stores(recipe: SpeechRecipe, data: str | None, rate: int) -> tuple[SpeechStore, SpeechStore, dict[str, Any]]:
+    train, held_out = open_speech_splits(_data_path(recipe, data))
+    about = {"name": train.name, "sha256": train.fingerprint}
+    return _store(train, recipe, rate), _store(held_out, recipe, rate), about
+
+
+def _store(source: SpeechSource, recipe: SpeechRecipe, rate: int) -> SpeechStore:
+    data = recipe.data
+    return SpeechStore(source, rate, trim=data.trim, loudness_db=data.loudness_db, max_seconds=data.max_seconds)
+
+
+def _data_path(recipe: SpeechRecipe, data: str | None) -> str:
+    path = data or recipe.data.path
+    if path is None:
+        raise DataError(f"recipe '{recipe.name}' has no data of its own; give it with --data PATH")
+    return path
+
+
+def _check_folder(out: str | Path, resume: bool) -> None:
+    if initialise().rank == 0:
+        check_run_folder(Path(out), resume)  # before the data is read
+
+
+def _run(
+    task: Task,
+    recipe: SpeechRecipe,
+    stage: str,
+    training: TrainerConfig,
+    out: str | Path,
+    max_minutes: float | None,
+    resume: bool,
+    about: Mapping[str, Any],
+    configs: Mapping[str, Any],
+) -> dict[str, float]:
+    config = {
+        "stage": stage,
+        "recipe": recipe.name,
+        "data": dict(about),
+        **{name: config_to_dict(part) for name, part in configs.items()},
+        "training": config_to_dict(training),
+    }
+    trainer = Trainer(
+        task, training, out, max_minutes=max_minutes, resume=resume, reduce=initialise(), run_config=config
+    )
+    return trainer.run()

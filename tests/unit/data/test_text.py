@@ -1,0 +1,149 @@
+"""Text for speech: normalised words, byte tokens, sentences."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from resgen.data.text import (
+    BOUNDARY,
+    NUM_TOKENS,
+    alphabet_of,
+    check_text,
+    decode_text,
+    encode_text,
+    normalise_text,
+    pad_texts,
+    split_sentences,
+)
+from resgen.errors import ConfigError, DataError, MissingExtraError
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Hello,  World!\n", "hello, world!"),
+        ("the 1st, 22nd and 103RD", "the first, twenty second and one hundred and third"),
+        ("in 1984, 2005 or 1900.", "in nineteen eighty four, two thousand and five or nineteen hundred."),
+        ("1,000 of 1,234", "one thousand of one thousand two hundred and thirty four"),
+        ("3.14, .5 and 0.50", "three point one four, point five and zero point five zero"),
+        ("$5 and $1", "five dollars and one dollar"),
+        ("$5.50, $0.01", "five dollars and fifty cents, one cent"),
+        ("£2.01 or €3.5 million", "two pounds and one penny or three point five million euros"),
+        ("50% of 4", "fifty percent of four"),
+        ("agent 007", "agent zero zero seven"),
+        ("at 10:30, 9:05 and 7:00", "at ten thirty, nine oh five and seven o'clock"),
+        ("the 1990s and '80s", "the nineteen nineties and eighties"),
+        ("1990-1995, 555-1", "nineteen ninety to nineteen ninety five, five hundred and fifty five one"),
+        ("-5, 24/7, 2½ and 3/4", "minus five, twenty four seven, two and one half and three quarters"),
+        ("COVID-19, 4x4", "covid nineteen, four x four"),
+        ("Dr. Who, Mr. and Mrs. Jones", "doctor who, mister and missus jones"),
+        ("St. Paul, 12 Elm St. He left.", "saint paul, twelve elm street. he left."),
+        ("cats, etc. Then dogs, etc., and so on, etc.", "cats, et cetera. then dogs, et cetera, and so on, et cetera."),
+        ("e.g. the U.S. army, J. R. R. Tolkien", "for example the u s army, j r r tolkien"),
+        ("No. 5 & no more", "number five and no more"),
+        ("“Don’t,” she said; ‘it’s the dogs’ bone’…", "don't, she said, it's the dogs bone."),
+        ("wait -- what?!! (really) no – yes", "wait, what? really no, yes"),
+        ("well-known, ,. twenty-one", "well known. twenty one"),
+        ("... so", "so"),
+        ("zero\u200bwidth soft\u00adhyphen tab\there", "zerowidth softhyphen tab here"),
+        ("Café 日本 😀", "café 日本 😀"),
+        ("", ""),
+    ],
+)
+def test_normalise(text: str, expected: str) -> None:
+    assert normalise_text(text) == expected
+
+
+PIECES = [*"ab Zs.,?!'\"-–&%$€:/()_", "Dr", "St", "etc", "12", "1984", "0", "½", "é", "th", "e.g.", "\u200d", "´", "İ"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=14).map("".join))
+def test_normalised_text_stays_and_has_only_words_and_pauses(text: str) -> None:
+    result = normalise_text(text)
+    assert normalise_text(result) == result
+    assert result == " ".join(result.split())
+    ascii_part = {character for character in result if character < "\x80"}
+    assert ascii_part <= set("abcdefghijklmnopqrstuvwxyz .,?!'")
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "num2words", None)
+    assert normalise_text("No numbers here") == "no numbers here"
+    with pytest.raises(MissingExtraError, match=r"num2words.*resgen\[speech\]"):
+        normalise_text("7 numbers")
+
+
+def test_tokens_are_those_of_byt5_between_boundaries() -> None:
+    assert encode_text("a é").tolist() == [BOUNDARY, 100, 35, 198, 172, BOUNDARY]
+    assert encode_text("").tolist() == [BOUNDARY, BOUNDARY]
+    with pytest.raises(DataError, match=r"'\\ud800' at character 1"):
+        encode_text("a\ud800")
+
+
+@given(st.text(max_size=30))
+def test_tokens_and_back(text: str) -> None:
+    tokens = encode_text(text)
+    assert tokens.dtype == torch.int64 and int(tokens.max()) < NUM_TOKENS
+    assert decode_text(tokens) == text
+    padded, valid = pad_texts([tokens, encode_text("a longer text than that one, surely")])
+    assert decode_text(padded[0]) == text and torch.equal(padded[0][valid[0]], tokens)
+
+
+def test_padding() -> None:
+    tokens, valid = pad_texts([torch.tensor([1, 50, 1]), torch.tensor([1, 1])])
+    assert tokens.tolist() == [[1, 50, 1], [1, 1, 0]]
+    assert valid.tolist() == [[True, True, True], [True, True, False]]
+    with pytest.raises(DataError, match="at least one text"):
+        pad_texts([])
+
+
+def test_check_text_names_what_is_out_of_reach() -> None:
+    alphabet = alphabet_of(["one two", "three."])
+    assert alphabet == " .ehnortw"
+    check_text("now there", alphabet, 9)
+    with pytest.raises(DataError, match=r"cannot speak 'z' \(U\+007A\), '日' \(U\+65E5\); it knows: ' \.ehnortw'"):
+        check_text("zoo 日 zoo", alphabet, 99)
+    with pytest.raises(DataError, match="and 2 more"):
+        check_text("abcdfgijkl", alphabet, 99)
+    with pytest.raises(DataError, match="9 bytes, at most 8"):
+        check_text("now there", alphabet, 8)
+    for nothing in ("", " . ,"):
+        with pytest.raises(DataError, match="no letters"):
+            check_text(nothing, alphabet, 9)
+
+
+def test_sentences_then_clauses_then_words() -> None:
+    text = (
+        'Dr. Smith came. He said "No!" Then, after a long while of careful thought, he left; nobody knew why. '
+        "J. R. R. Tolkien wrote it.\n\nA title\n\nSupercalifragilisticexpialidocious"
+    )
+    assert split_sentences(text, 30) == [
+        "Dr. Smith came.",
+        'He said "No!"',
+        "Then, after a long while of",
+        "careful thought, he left;",
+        "nobody knew why.",
+        "J. R. R. Tolkien wrote it.",
+        "A title",
+        "Supercalifragilisticexpialidoc",
+        "ious",
+    ]
+    assert split_sentences("one, two, three", 9) == ["one, two,", "three"]
+    assert split_sentences("one, two, three", 15) == ["one, two, three"]
+    assert split_sentences(" \n ", 5) == []
+    with pytest.raises(ConfigError, match="max_chars=0"):
+        split_sentences("a", 0)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(alphabet="ab A.,;!? -('\n", max_size=60), st.integers(1, 20))
+def test_splitting_loses_nothing(text: str, max_chars: int) -> None:
+    pieces = split_sentences(text, max_chars)
+    assert "".join("".join(pieces).split()) == "".join(text.split())
+    assert all(0 < len(piece) <= max_chars and piece == piece.strip() for piece in pieces)

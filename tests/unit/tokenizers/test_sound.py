@@ -1,0 +1,112 @@
+"""Sounds to codes and back through either tokenizer: lengths, padding, vocoder or Griffin-Lim."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from resgen.errors import ConfigError
+from resgen.tokenizers.sound import SoundCodec
+from speech_parts import (
+    DEPTH,
+    HOP,
+    MEL,
+    OTHER_MEL,
+    RATE,
+    SIZE,
+    STRIDE,
+    UNIT,
+    make_tokenizer,
+    make_vocoder,
+    make_waveform_tokenizer,
+    voice,
+)
+
+LENGTHS = torch.tensor([2000, 850, 1])
+
+
+class Loud(nn.Module):
+    """A vocoder without mels of its own, far out of range."""
+
+    def forward(self, log_mels: Tensor, valid: Tensor | None = None) -> Tensor:
+        return 3 * torch.ones(len(log_mels), log_mels.shape[2] * HOP)
+
+
+def make_codec(name: str) -> SoundCodec:
+    if name == "waveform":
+        return SoundCodec(make_waveform_tokenizer())
+    return SoundCodec(make_tokenizer(), make_vocoder() if name == "vocoder" else None)
+
+
+@pytest.fixture(scope="module", params=["vocoder", "griffin-lim", "waveform"])
+def codec(request: pytest.FixtureRequest) -> SoundCodec:
+    return make_codec(request.param)
+
+
+@pytest.fixture(scope="module")
+def batch() -> Tensor:
+    samples = torch.zeros(3, 2000)
+    for row, length in enumerate(LENGTHS.tolist()):
+        samples[row, :length] = voice(0.25, 100.0 + 80 * row)[:length]
+    return samples
+
+
+def test_what_it_says_of_itself(codec: SoundCodec) -> None:
+    assert (codec.sample_rate_hz, codec.samples_per_position) == (RATE, UNIT)
+    assert (codec.spec.depth, codec.spec.codebook_size, codec.spec.shape) == (DEPTH, SIZE, (80,))
+
+
+def test_only_mels_without_a_vocoder_need_one() -> None:
+    assert [make_codec(name).needs_vocoder for name in ("vocoder", "griffin-lim", "waveform")] == [False, True, False]
+
+
+def test_codes_do_not_depend_on_padding(codec: SoundCodec, batch: Tensor) -> None:
+    codes, valid = codec.encode(batch, LENGTHS)
+    assert codes.shape == (3, 5, DEPTH) and valid.sum(1).tolist() == [5, 3, 1]
+    assert not codes[~valid].any() and codes[valid].any()
+    for row, count in ((1, 3), (2, 1)):
+        alone, _ = codec.encode(batch[row : row + 1, : count * UNIT], LENGTHS[row : row + 1])
+        assert torch.equal(alone[0], codes[row, :count])
+
+
+def test_decoded_sound(codec: SoundCodec, batch: Tensor) -> None:
+    codes, valid = codec.encode(batch, LENGTHS)
+    sound = codec.decode(codes, valid)
+    assert sound.shape == batch.shape and sound.dtype == torch.float32 and sound.abs().max() <= 1
+    real = valid.repeat_interleave(UNIT, dim=1)
+    assert not sound[~real].any() and sound[real].any()
+    assert torch.equal(codec.decode(codes, valid), sound), "nothing is drawn from global randomness"
+    assert not torch.equal(codec.decode(codes, valid, 1), sound), "fewer levels sound different"
+    assert torch.equal(codec.decode(codes, valid, DEPTH), sound)
+    assert codec.decode(codes).shape == sound.shape
+
+
+@pytest.mark.parametrize("name", ["vocoder", "waveform"])
+def test_decoded_sound_does_not_depend_on_padding(name: str, batch: Tensor) -> None:
+    codec = make_codec(name)
+    codes, valid = codec.encode(batch, LENGTHS)
+    together = codec.decode(codes, valid)
+    alone = codec.decode(codes[1:2, :3], valid[1:2, :3])
+    torch.testing.assert_close(together[1:2, : 3 * UNIT], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_samples_stay_in_range() -> None:
+    codec = SoundCodec(make_tokenizer(), Loud())
+    sound = codec.decode(torch.zeros(1, 2, DEPTH, dtype=torch.int64))
+    assert sound.shape == (1, 2 * UNIT) and (sound == 1).all()
+
+
+def test_vocoders_that_do_not_fit() -> None:
+    with pytest.raises(ConfigError, match="takes no vocoder"):
+        SoundCodec(make_waveform_tokenizer(), make_vocoder())
+    with pytest.raises(ConfigError, match="max_hz=3000"):
+        SoundCodec(make_tokenizer(), make_vocoder(mel=OTHER_MEL))
+    quieter = make_vocoder(mel=replace(MEL, floor=1e-4))
+    assert SoundCodec(make_tokenizer(), quieter).vocoder is quieter, "the floor only changes silence"
+
+
+def test_frames_per_position_are_the_tokenizer_s() -> None:
+    assert make_tokenizer().frames_per_position == STRIDE == UNIT // HOP

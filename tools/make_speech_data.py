@@ -1,0 +1,479 @@
+"""Build speech corpora as folders of parquet files: spoken digits or sentences, real recordings and synthesizers.
+
+For example:
+
+    python tools/make_speech_data.py digits --fsdd data/fsdd --out data/digits
+    python tools/make_speech_data.py sentences --make-texts 6000 --out data/sentences
+
+Every row is one utterance: audio {bytes (FLAC, 16 kHz, mono), path}, text (lower case), speaker_id, source. A voice
+of a synthesizer is one fixed setting; eight of them are heard in `test_unseen_synth` only, and no text of that split is
+in a synthesizer's `train`. Needs espeak-ng and flite (Debian: apt-get install espeak-ng flite). The same seed gives the
+same corpus.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow
+import pyarrow.parquet
+import soundfile
+import torch
+import tyro
+from torch import Tensor
+
+from resgen.data.sound import normalise_loudness, read_sound, trim_silence
+from resgen.errors import DataError, ResGenError
+from resgen.ops.random import derive_seed
+
+RATE_HZ = 16_000
+MAX_SECONDS = 15.0
+WORKERS = 2
+DIGITS = tuple("zero one two three four five six seven eight nine".split())
+ACCENTS = "en-us en-gb en-us-nyc en-gb-x-rp en-gb-scotland en-029 en-gb-x-gbclan en-gb-x-gbcwmd".split()
+FEMALE = "f2 f3 f4 f5 aunty belinda linda anika steph steph2 grandma shelby".split()
+MALE = """m1 m3 m4 m6 m7 m8 adam Alex antonio benjamin croak david Denis Diogo edward Gene Henrique klatt klatt3 klatt4
+    max Michael Mike norbert pablo paul pedro quincy sandro""".split()
+# No variant here shares its formants with one above: another accent of a known throat would not be an unseen voice.
+HELD_OUT = "f1 m2 Annie m5 Alicia ed Mario".split()
+FLITE, FLITE_HELD_OUT = "slt awb kal kal16".split(), ["rms"]
+
+
+class Voice(NamedTuple):
+    """One fixed setting of a synthesizer."""
+
+    speaker_id: str
+    source: str
+    options: tuple[str, ...]
+    held_out: bool
+
+    def command(self, text: str, file: Path) -> list[str]:
+        if self.source == "flite":
+            return ["flite", *self.options, "-t", text, "-o", str(file)]
+        return ["espeak-ng", *self.options, "-w", str(file), "--", text]
+
+
+class Row(NamedTuple):
+    """One utterance, encoded."""
+
+    content: bytes
+    text: str
+    speaker_id: str
+    source: str
+    seconds: float
+
+
+class Job(NamedTuple):
+    """A text to be spoken: `text` is the transcript, `spoken` what the synthesizer is given."""
+
+    voice: Voice
+    text: str
+    spoken: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Digits:
+    """Sequences of two to six digits: joined recordings of one speaker, and synthesizers."""
+
+    fsdd: Path
+    """Folder with train, test_seen_speaker and test_unseen_speaker.parquet of the free spoken digit dataset."""
+    out: Path
+    """Folder to write; must not exist."""
+    seed: int = 0
+    real_per_speaker: int = 400
+    """Sequences of each training speaker in `train`."""
+    test_real: int = 80
+    """Sequences in each of `test_seen` and `test_unseen`."""
+    per_voice: int = 77
+    """Sequences of each synthesizer voice in `train`."""
+    test_per_voice: int = 10
+    """Sequences of each held-out voice in `test_unseen_synth`."""
+    hours: float | None = None
+    """Keep at most this much of `train`, chosen at random."""
+
+    def build(self) -> dict[str, list[Row]]:
+        voices = _voices()
+        sources = {"train": "train", "test_seen": "test_seen_speaker", "test_unseen": "test_unseen_speaker"}
+        splits: dict[str, list[Row]] = {}
+        for split, file in sources.items():
+            speakers = _recordings(self.fsdd / f"{file}.parquet")
+            count = self.real_per_speaker if split == "train" else -(-self.test_real // len(speakers))
+            splits[split] = [row for name in sorted(speakers) for row in self._join(split, name, speakers[name], count)]
+        for split, held_out in (("train", False), ("test_unseen_synth", True)):
+            jobs = []
+            for voice in (voice for voice in voices if voice.held_out == held_out):
+                rng = random.Random(derive_seed("digits", self.seed, split, voice.speaker_id))
+                for _ in range(self.test_per_voice if held_out else self.per_voice):
+                    words = _digit_words(rng, held_out=held_out)
+                    jobs.append(Job(voice, " ".join(words), ", ".join(words)))
+            splits[split] = splits.get(split, []) + _speak(jobs, split)
+        return splits
+
+    def _join(self, split: str, speaker: str, recordings: dict[str, list[Tensor]], count: int) -> list[Row]:
+        """`count` sequences of one speaker's recordings, with pauses of 0.05 to 0.25 s between the digits."""
+        missing = [digit for digit in DIGITS if digit not in recordings]
+        if missing:
+            raise DataError(f"'{self.fsdd}' {split}: speaker '{speaker}' has no recording of: {', '.join(missing)}")
+        rng = random.Random(derive_seed("digits", self.seed, split, speaker))
+        rows = []
+        for _ in range(count):
+            words = _digit_words(rng, held_out=split != "train")
+            parts: list[Tensor] = []
+            for word in words:
+                if parts:
+                    parts.append(torch.zeros(round(rng.uniform(0.05, 0.25) * RATE_HZ)))
+                parts.append(rng.choice(recordings[word]))
+            rows.append(_row(torch.cat(parts), " ".join(words), f"fsdd_{speaker}", "fsdd"))
+        print(f"{split}: {count} sequences of {speaker}", flush=True)
+        return rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sentences:
+    """Sentences of the synthesizers, with exact texts, and optionally the recordings of speechocean762."""
+
+    out: Path
+    """Folder to write; must not exist."""
+    texts: Path | None = None
+    """Text file with one sentence a line."""
+    make_texts: int | None = None
+    """Make this many sentences instead, from a small grammar."""
+    speechocean: Path | None = None
+    """Folder with train, test_seen_speaker and test_unseen_speaker.parquet of speechocean762."""
+    seed: int = 0
+    per_voice: int = 112
+    """Sentences of each synthesizer voice in `train`."""
+    test_per_voice: int = 10
+    """Sentences of each held-out voice in `test_unseen_synth`."""
+    hours: float | None = None
+    """Keep at most this much of `train`, chosen at random."""
+
+    def build(self) -> dict[str, list[Row]]:
+        voices = _voices()
+        splits: dict[str, list[Row]] = {}
+        if self.speechocean is not None:
+            for split in ("train", "test_seen", "test_unseen"):
+                file = "train" if split == "train" else f"{split}_speaker"
+                splits[split] = _copy_recordings(self.speechocean / f"{file}.parquet", "speechocean762")
+                print(f"{split}: {len(splits[split])} recordings", flush=True)
+        texts = self._sentences()
+        for split, held_out in (("train", False), ("test_unseen_synth", True)):
+            chosen = [text for text in texts if _is_test_text(text) == held_out]
+            if not chosen:
+                raise DataError(f"{len(texts)} texts are too few to divide; give at least 100")
+            chosen = random.Random(derive_seed("sentences", self.seed, split)).sample(chosen, len(chosen))
+            speakers = [voice for voice in voices if voice.held_out == held_out]
+            turns = [voice for _ in range(self.test_per_voice if held_out else self.per_voice) for voice in speakers]
+            jobs = [Job(v, chosen[i % len(chosen)], chosen[i % len(chosen)]) for i, v in enumerate(turns)]
+            splits[split] = splits.get(split, []) + _speak(jobs, split)
+        return splits
+
+    def _sentences(self) -> list[str]:
+        if (self.texts is None) == (self.make_texts is None):
+            raise DataError("give either --texts FILE or --make-texts N")
+        if self.texts is None:
+            return make_texts(self.make_texts or 0, self.seed)
+        try:
+            lines = self.texts.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"'{self.texts}' cannot be read as UTF-8 text: {error}") from error
+        return list(dict.fromkeys(text for line in lines if (text := " ".join(line.lower().split()))))
+
+
+def _digit_words(rng: random.Random, *, held_out: bool) -> list[str]:
+    """Two to six digits; a tenth of all sequences is kept for the test splits."""
+    count = rng.randint(2, 6)
+    while True:
+        words = rng.choices(DIGITS, k=count)
+        if _is_test_text(" ".join(words)) == held_out:
+            return words
+
+
+def _is_test_text(text: str) -> bool:
+    return derive_seed("test text", text) % 10 == 0
+
+
+def _voices() -> list[Voice]:
+    """All voices; espeak-ng says nothing of a voice it does not know, so what is installed is looked up first."""
+    for program in ("espeak-ng", "flite"):
+        if shutil.which(program) is None:
+            raise DataError(f"'{program}' is not installed; on Debian: apt-get install espeak-ng flite")
+    listing = _output("espeak-ng", "--voices=en") + _output("espeak-ng", "--voices=variant") + _output("flite", "-lv")
+    installed = set(listing.replace("!v/", " ").split())
+    voices = []
+    for index, variant in enumerate(FEMALE + MALE + HELD_OUT):
+        accent = ACCENTS[index % len(ACCENTS)]
+        name = f"{accent}+{variant}"
+        rng = random.Random(derive_seed("voice", name))  # of no seed: a voice is the same in every corpus
+        options = ("-v", name, "-p", str(rng.randint(30, 70)), "-s", str(rng.randint(130, 185)))
+        voices.append(Voice(f"espeak_{name}", "espeak-ng", options, variant in HELD_OUT))
+        for needed in (accent, variant):
+            if needed not in installed:
+                raise DataError(f"this espeak-ng has no voice '{needed}'; version 1.51 of Debian has")
+    for name in FLITE + FLITE_HELD_OUT:
+        if name not in installed:
+            raise DataError(f"this flite has no voice '{name}'; version 2.2 of Debian has")
+        voices.append(Voice(f"flite_{name}", "flite", ("-voice", name), name in FLITE_HELD_OUT))
+    return voices
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
+
+
+def _speak(jobs: Sequence[Job], title: str) -> list[Row]:
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(WORKERS) as pool:
+
+        def speak(index: int) -> Row:
+            job, file = jobs[index], Path(folder) / f"{index}.wav"
+            done = subprocess.run(job.voice.command(job.spoken, file), capture_output=True, timeout=60, check=False)
+            if done.returncode or not file.exists():
+                raise DataError(f"{job.voice.speaker_id} failed at '{job.text}': {done.stderr.decode()[:200]}")
+            samples = read_sound(file, RATE_HZ, where=f"{job.voice.speaker_id} '{job.text}'")
+            file.unlink()
+            return _row(trim_silence(samples, RATE_HZ), job.text, job.voice.speaker_id, job.voice.source)
+
+        rows = []
+        begin = time.monotonic()
+        for row in pool.map(speak, range(len(jobs))):
+            rows.append(row)
+            if len(rows) % 500 == 0 or len(rows) == len(jobs):
+                seconds = time.monotonic() - begin
+                print(f"{title}: {len(rows)} of {len(jobs)} spoken in {seconds:.0f} s", flush=True)
+    return rows
+
+
+def _row(samples: Tensor, text: str, speaker_id: str, source: str) -> Row:
+    seconds = len(samples) / RATE_HZ
+    if not 0.2 <= seconds <= MAX_SECONDS:
+        raise DataError(f"{speaker_id} '{text}' takes {seconds:.2f} s; allowed: 0.2 to {MAX_SECONDS:g} s")
+    if not samples.abs().max() > 0:
+        raise DataError(f"{speaker_id} '{text}' is silent")
+    file = io.BytesIO()
+    soundfile.write(file, normalise_loudness(samples, RATE_HZ).numpy(), RATE_HZ, "PCM_16", format="FLAC")
+    return Row(file.getvalue(), text, speaker_id, source, seconds)
+
+
+def _read_rows(file: Path) -> Iterable[dict[str, Any]]:
+    try:
+        return pyarrow.parquet.read_table(file, columns=["audio", "text", "speaker_id"]).to_pylist()
+    except (OSError, pyarrow.ArrowException) as error:
+        raise DataError(f"'{file}' cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _recordings(file: Path) -> dict[str, dict[str, list[Tensor]]]:
+    """Single digits by speaker and word: trimmed, of equal loudness, with edges that do not click."""
+    found: dict[str, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
+    fade = torch.linspace(0, 1, RATE_HZ // 200)
+    for row in _read_rows(file):
+        samples = read_sound(row["audio"]["bytes"], RATE_HZ, where=f"'{file}' {row['audio']['path']}")
+        samples = normalise_loudness(trim_silence(samples, RATE_HZ, margin_s=0.02), RATE_HZ)
+        if len(samples) < 2 * len(fade):
+            raise DataError(f"'{file}' {row['audio']['path']} is too short for a digit")
+        ends = torch.ones_like(samples)
+        ends[: len(fade)], ends[-len(fade) :] = fade, fade.flip(0)
+        found[row["speaker_id"]][row["text"]].append(samples * ends)
+    return found
+
+
+def _copy_recordings(file: Path, source: str) -> list[Row]:
+    rows = []
+    for row in _read_rows(file):
+        samples = read_sound(row["audio"]["bytes"], RATE_HZ, where=f"'{file}' {row['audio']['path']}")
+        text = " ".join(row["text"].lower().split())
+        rows.append(_row(trim_silence(samples, RATE_HZ), text, row["speaker_id"], source))
+    return rows
+
+
+def _limit(rows: list[Row], hours: float, seed: int) -> list[Row]:
+    order = random.Random(derive_seed("hours", seed)).sample(range(len(rows)), len(rows))
+    kept, left = [], hours * 3600
+    for index in order:
+        left -= rows[index].seconds
+        if left < 0:
+            break
+        kept.append(index)
+    return [rows[index] for index in sorted(kept)]
+
+
+def _write(rows: Sequence[Row], split: str, folder: Path) -> None:
+    numbers: Counter[str] = Counter()
+    audio = []
+    for row in rows:
+        audio.append({"bytes": row.content, "path": f"{split}/{row.speaker_id}-{numbers[row.speaker_id]:04d}.flac"})
+        numbers[row.speaker_id] += 1
+    kinds = {"text": "string", "speaker_id": "string", "source": "string"}
+    features: dict[str, Any] = {"audio": {"_type": "Audio", "sampling_rate": RATE_HZ}}
+    features |= {name: {"_type": "Value", "dtype": kind} for name, kind in kinds.items()}
+    content = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    columns = {name: pyarrow.array([getattr(row, name) for row in rows], pyarrow.string()) for name in kinds}
+    table = pyarrow.table({"audio": pyarrow.array(audio, content), **columns})
+    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pyarrow.parquet.write_table(table, folder / f"{split}.parquet", row_group_size=500)
+
+
+# The grammar of `make_texts`: every <name> stands for one of its alternatives; words come from the lists below.
+# "base:other" gives an irregular past or plural; the regular ones are formed by rule.
+RULES = """
+sentence: <subject> <past> <object> | <subject> <past> <object> <where> | <subject> <past> <object> <then>
+sentence: <subject> <adverb> <past> <object> | <subject> <went> <where> | <subject> <went> <where> <then>
+sentence: <subject> <went> <adverb> and <went> | <subject> <went> <adverb> and <past> <object>
+sentence: <subject> <modal> <base> <object> | <subject> <modal> <go> <where> | <subject> <modal> <base> <object> <later>
+sentence: <modal> <pronoun> <base> <object> | <go> <where> and <base> <object> | please <base> <object>
+sentence: did <subject> <base> <object> | did <subject> <go> <where> <then> | <base> <object> <later>
+sentence: <subject> felt <adjective> and <adjective> | <one> was <adjective> but <one> was <adjective>
+sentence: there was <a_thing> <where> | there were <number> <things> <where> | <number> <animals> <went> <where>
+sentence: why did <subject> <base> <object> | where did <subject> <base> <object> | when will <subject> <base> <object>
+sentence: how many <things> did <subject> <base> | who <past> <object> <then> | what is <where> | <one> is <where>
+sentence: <things> are <adjective> and <animals> are <adjective> | some <mass> was <where> | <one> is <adjective>
+sentence: <pronoun> <past> <number> <things> and <number> <things> | <name> and <name> <went> <where>
+sentence: <subject> <past> <object> because <subject> felt <adjective> | when <subject> <went> <subject> <past> <object>
+sentence: <subject> did not <base> <object> | nobody <past> <object> | if you <base> <object> we will <go>
+sentence: <name> said that <subject> <past> <object> | <name> said the <place> was <adjective>
+sentence: in <month> we <went> <where> | <name> asked for <mass> and <mass> | <later> <name> will <go>
+sentence: the <adjective> <person> wanted <number> <things> | every <person> <past> <a_thing> <then>
+sentence: this <thing> is <adjective> and that <thing> is <adjective>
+subject: the <person> | the <adjective> <person> | <name> | <name> | <pronoun> | <owner> <person> | a <person>
+subject: a <adjective> <person> | the <animal> | the <adjective> <animal> | <owner> <animal>
+subject: those <people> | the <people>
+object: the <thing> | <a_thing> | the <adjective> <thing> | <owner> <thing> | <number> <things> | some <mass>
+object: the <person> | <owner> <adjective> <thing> | these <adjective> <things> | the <adjective> <animal>
+object: the <mass> | all the <things>
+one: the <thing> | <owner> <thing> | the <animal> | the <adjective> <thing>
+a_thing: a <thing> | a <adjective> <thing> | a <adjective> <animal>
+where: <preposition> the <place> | <preposition> the <place> | <preposition> the <adjective> <place>
+where: <preposition> <owner> <thing>
+then: yesterday | today | last <day> | last <season> | this <part> | <number> days ago | on <day> | in the <part>
+later: tomorrow | tonight | next <day> | next <season> | on <day> | before <day> | in <number> minutes | after lunch
+"""
+PEOPLE = """teacher doctor farmer driver sister brother mother father neighbour friend baker nurse pilot singer student
+    writer painter captain dancer waiter uncle aunt cousin king queen soldier stranger artist lawyer manager worker
+    player boy girl judge guest guide hunter sailor gardener grandmother grandfather engineer customer child:children
+    man:men woman:women"""
+ANIMALS = """dog cat horse bird cow duck rabbit lion tiger monkey elephant goat chicken frog bear eagle pony fish:fish
+    sheep:sheep mouse:mice snake spider"""
+THINGS = """book letter table window door chair bottle camera picture apple orange banana sandwich cake cup plate spoon
+    basket bag ticket map key phone computer lamp candle clock mirror blanket pillow hammer ladder rope bucket coat hat
+    shirt jacket ring flower tree stone boat car bicycle train bus truck wheel engine machine newspaper magazine pencil
+    paper envelope present guitar piano drum song story poem question answer problem plan idea dream photograph painting
+    carpet curtain bowl pan stove kettle egg potato:potatoes tomato:tomatoes onion carrot lemon cookie umbrella wallet
+    necklace button needle shovel flag ball kite puzzle toy radio screen suitcase parcel knife:knives leaf:leaves"""
+MASS = """water milk coffee tea bread butter sugar salt rice soup cheese money music sand snow gold wood glass honey
+    juice chocolate fruit"""
+PLACES = """garden kitchen house school station market river mountain forest beach village city street bridge church
+    hospital library museum office restaurant theatre farm field island lake harbour castle hotel airport park tower
+    shop factory bakery cellar corner square valley road room building yard cave cabin"""
+ADJECTIVES = """red blue green yellow white black brown grey big small little large long short tall old young new good
+    bad nice warm cold hot cool clean dirty dark bright heavy light quick slow quiet loud soft hard smooth rough sharp
+    round flat deep wide narrow empty full rich poor strong weak happy sad angry tired hungry thirsty brave clever
+    foolish gentle kind honest lazy busy careful calm proud shy strange famous simple easy difficult expensive cheap
+    fresh sweet bitter broken wooden golden silver modern ancient beautiful ugly dangerous friendly perfect pretty funny
+    lucky lonely noisy wet dry thick thin"""
+ADVERBS = """slowly quickly quietly loudly carefully gently often always never sometimes usually rarely suddenly finally
+    happily sadly easily soon once again"""
+TRANSITIVE = """open close clean paint carry watch follow push pull wash count move touch want need love like
+    remember notice collect deliver borrow return repair change check cover describe discover enjoy explain fill fix
+    miss order pick protect save share show trust use lift examine measure destroy drop:dropped grab:grabbed see:saw
+    find:found take:took bring:brought buy:bought sell:sold break:broke build:built choose:chose draw:drew forget:forgot
+    hear:heard hide:hid hold:held keep:kept know:knew leave:left lose:lost make:made send:sent steal:stole catch:caught
+    throw:threw understand:understood wear:wore"""
+INTRANSITIVE = """walk talk laugh smile wait work play dance jump listen look rest stay travel:travelled arrive cry
+    climb shout sleep:slept run:ran swim:swam sing:sang sit:sat stand:stood fall:fell speak:spoke wander whisper
+    disappear wake:woke"""
+DAYS = "monday tuesday wednesday thursday friday saturday sunday"
+MONTHS = "january february march april may june july august september october november december"
+NAMES = """anna peter mary john lucy david emma oliver sarah henry alice george helen martin nora simon clara thomas
+    laura paul julia robert ella frank grace victor"""
+NUMBERS = "two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty"
+PREPOSITIONS = "in near behind beside under above inside outside around past across through"
+
+
+def make_texts(count: int, seed: int) -> list[str]:
+    """`count` different English sentences of 3 to 12 words, lower case, without punctuation or figures."""
+    rules = _rules()
+    rng = random.Random(derive_seed("texts", seed))
+
+    def expand(match: re.Match[str]) -> str:
+        return re.sub(r"<(\w+)>", expand, rng.choice(rules[match[1]]))
+
+    texts: dict[str, None] = {}
+    while len(texts) < count:
+        text = re.sub(r"\ba (?=[aeiou]|honest)", "an ", re.sub(r"<(\w+)>", expand, "<sentence>"))
+        if 3 <= len(text.split()) <= 12:
+            texts[text] = None
+    return list(texts)
+
+
+def _rules() -> dict[str, list[str]]:
+    rules: dict[str, list[str]] = defaultdict(list)
+    for line in RULES.strip().splitlines():
+        name, alternatives = line.split(": ", 1)
+        rules[name] += alternatives.split(" | ")
+    people, animals, things = PEOPLE.split(), ANIMALS.split(), THINGS.split()
+    for one, many, words in (("person", "people", people), ("animal", "animals", animals), ("thing", "things", things)):
+        rules[one], rules[many] = _forms(words, "s")
+    rules["base"], rules["past"] = _forms(TRANSITIVE.split(), "ed")
+    rules["go"], rules["went"] = _forms(INTRANSITIVE.split(), "ed")
+    lists = {"mass": MASS, "place": PLACES, "adjective": ADJECTIVES, "adverb": ADVERBS, "day": DAYS, "month": MONTHS}
+    lists |= {"name": NAMES, "number": NUMBERS, "preposition": PREPOSITIONS}
+    lists |= {"owner": "my your his her our their", "pronoun": "i you he she we they", "season": "winter spring summer"}
+    lists |= {"modal": "will can must should could might would", "part": "morning evening afternoon weekend"}
+    return rules | {name: words.split() for name, words in lists.items()}
+
+
+def _forms(words: Sequence[str], ending: str) -> tuple[list[str], list[str]]:
+    """The words, and their plurals (`s`) or past forms (`ed`)."""
+    other = []
+    for word in words:
+        base, _, irregular = word.partition(":")
+        if re.search(r"[^aeiou]y$", base):
+            regular = f"{base[:-1]}ie{ending[-1]}"
+        elif base.endswith("e") or (ending == "s" and not re.search(r"(s|x|ch|sh)$", base)):
+            regular = base + ending[-1]
+        else:
+            regular = f"{base}e{ending[-1]}"
+        other.append(irregular or regular)
+    return [word.partition(":")[0] for word in words], other
+
+
+def main(command: Digits | Sentences) -> int:
+    """Build the corpus in a temporary folder beside its place, then rename it."""
+    try:
+        if command.out.exists():
+            raise DataError(f"'{command.out}' is there already; remove it or give another folder")
+        command.out.parent.mkdir(parents=True, exist_ok=True)
+        splits = command.build()
+        if command.hours is not None:
+            splits["train"] = _limit(splits["train"], command.hours, command.seed)
+        with tempfile.TemporaryDirectory(dir=command.out.parent, prefix=f".{command.out.name}-") as folder:
+            corpus = Path(folder) / "corpus"
+            corpus.mkdir()
+            for split, rows in splits.items():
+                _write(rows, split, corpus)
+                hours = sum(row.seconds for row in rows) / 3600
+                speakers = len({row.speaker_id for row in rows})
+                print(f"{split}: {len(rows)} utterances, {hours:.2f} h, {speakers} speakers", flush=True)
+            os.replace(corpus, command.out)
+    except ResGenError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(tyro.cli(Digits | Sentences)))
