@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from resgen.models.resgen import ResGen
     from resgen.pipelines.image import ImagePipeline
+    from resgen.pipelines.speech import SpeechPipeline
     from resgen.tokenizers.image import ImageTokenizer
     from resgen.types import CodeSpec
 
-__all__ = ["CodeSpec", "ImagePipeline", "ImageTokenizer", "ResGen", "__version__"]
+__all__ = ["CodeSpec", "ImagePipeline", "ImageTokenizer", "ResGen", "SpeechPipeline", "__version__"]
 
 try:
     __version__ = version("resgen")
@@ -32,6 +33,7 @@ _HOMES = {
     "ImagePipeline": "resgen.pipelines.image",
     "ImageTokenizer": "resgen.tokenizers.image",
     "ResGen": "resgen.models.resgen",
+    "SpeechPipeline": "resgen.pipelines.speech",
 }
 
 

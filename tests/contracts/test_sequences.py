@@ -152,3 +152,30 @@ def test_a_prompt_needs_its_codes_and_a_model_features(kind: str) -> None:
     wrong = dataclasses.replace(nothing, features=nothing.features[:, 1:])
     with pytest.raises(ConfigError, match="features of shape"):
         sample(make(kind), ids, seed=0, indices=[0], sampling=sampling, sequence=wrong)
+
+
+def test_a_summary_of_the_prompt_reaches_the_whole_sequence() -> None:
+    """With attention shut, only the summary can tell of the prompt; without a kept prompt there is none."""
+    torch.manual_seed(0)
+    model = build(dataclasses.replace(BASE, prompt_summary=True), SPEC)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape))
+            if "attention" in name:
+                parameter.zero_()
+    codes, sequence = batch([0, 3])
+    model.set_codebooks(torch.randn(SPEC.depth, SPEC.codebook_size, SPEC.code_dim), torch.ones(SPEC.depth), codes)
+    model.eval()
+    ids, visible = torch.zeros(2, dtype=torch.int64), torch.where(sequence.wanted, 0, 4)
+    other = torch.where(sequence.prompt[..., None], (codes + 1) % 9, codes)
+    first, second = (model(given, visible, ids, sequence)[sequence.wanted] for given in (codes, other))
+    assert not torch.allclose(first, second, atol=1e-3)
+    dropped = dataclasses.replace(sequence, kept=torch.tensor([False, False]))
+    first, second = (model(given, visible, ids, dropped)[sequence.wanted] for given in (codes, other))
+    assert torch.allclose(first, second, atol=1e-6)
+    sampling = get_kind("resgen").sampling(guidance_scale=1.5, num_steps=5)
+    together = sample(model, ids, seed=3, indices=[0, 3], sampling=sampling, given=(codes, visible), sequence=sequence)
+    codes, sequence = batch([3])
+    given = (codes, torch.where(sequence.wanted, 0, 4))
+    alone = sample(model, ids[:1], seed=3, indices=[3], sampling=sampling, given=given, sequence=sequence)
+    assert torch.equal(alone.codes[0], together.codes[1, : LENGTHS[3]])

@@ -17,7 +17,7 @@ COMMANDS = [
     line.split("#")[0].strip()
     for language, text in BLOCKS
     if not language
-    for line in text.splitlines()
+    for line in text.replace("\\\n", "").splitlines()
     if line.startswith("resgen ")
 ]
 
@@ -25,8 +25,13 @@ COMMANDS = [
 @pytest.mark.parametrize("code", [text for language, text in BLOCKS if language == "python"])
 def test_python_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "README.md", "exec"), {})
-    assert (tmp_path / "bag.png").stat().st_size > 0
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)
+    output = names["output"]
+    if "Speech" in code:
+        assert output.audio.abs().max() > 0.05 and output.codes.shape[1] == 16 and output.sample_rate_hz == 16_000
+    else:
+        assert (tmp_path / "bag.png").stat().st_size > 0
 
 
 def test_there_are_commands() -> None:

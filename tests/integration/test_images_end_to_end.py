@@ -214,7 +214,12 @@ def test_models(run_json) -> None:
     models = run_json("models")["models"]
     assert isinstance(models, list)
     for model in models:
-        assert model["name"].startswith(("fashion-mnist-", "cifar10-", "digits-")) and model["size_bytes"] < 25e6
+        assert (
+            model["name"].startswith(
+                ("fashion-mnist-", "cifar10-", "spoken-digits-", "digit-recognizer", "speaker-encoder")
+            )
+            and model["size_bytes"] < 25e6
+        )
 
 
 # Data that a user brings.

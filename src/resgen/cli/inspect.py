@@ -33,15 +33,16 @@ class Inspect:
     def run(self) -> None:
         if (self.model is None) == (self.recipe is None):
             raise ConfigError("inspect takes either DIR_OR_NAME or --recipe NAME")
-        from resgen.pipelines.describe import describe_artefact
-        from resgen.recipes.describe import describe_recipe
-
         if self.recipe is not None:
+            from resgen.recipes.describe import describe_recipe
+
             load = load_speech_recipe if is_speech(self.recipe) else load_recipe
             document = describe_recipe(load(self.recipe, self.config, self.overrides))
         elif self.config or self.overrides:
             raise ConfigError("--config and --set change a recipe; a saved model is shown as it is")
         else:
+            from resgen.pipelines.describe import describe_artefact
+
             assert self.model is not None
             document = describe_artefact(self.model)
         report(document, as_json=self.as_json)

@@ -19,6 +19,7 @@ from resgen.models.token_head import TokenHead
 from resgen.nn.positions import positions_of
 from resgen.nn.transformer import SharedModulation, Transformer
 from resgen.ops.guidance import guide
+from resgen.ops.residual import residual_decode
 from resgen.types import CodeSpec, SequenceCondition
 
 HEADS = ("mixture", "residual", "tokens")
@@ -40,6 +41,8 @@ class ResGenConfig:
         class_dropout: share of training samples without their class, features and prompt, for guidance.
         feature_width: width of the features of each position, such as expanded text; 0 for none.
         feature_stride: rows of features per position.
+        prompt_summary: add mean and standard deviation of the prompt's latents to the condition (a deviation from the
+            paper): a short way for what a prompt has everywhere, such as a voice.
         head: what is predicted: `mixture`, the sum of the masked embeddings (Eq. 1); `residual`, the codes, each given
             the sum of those above it (see `TokenHead`); `tokens`, the codes, each level on its own (Eq. 2).
             `num_components` and `mean_rank` are of `mixture` only.
@@ -56,6 +59,7 @@ class ResGenConfig:
     class_dropout: float = 0.1
     feature_width: int = 0
     feature_stride: int = 1
+    prompt_summary: bool = False
     head: str = "mixture"
 
     def __post_init__(self) -> None:
@@ -122,6 +126,7 @@ class ResGen(CodeModel):
         self.transformer = Transformer(
             width=config.width, num_layers=config.num_layers, num_heads=config.num_heads, mlp_width=config.mlp_width
         )
+        self.summary = nn.Linear(2 * spec.code_dim, config.width) if config.prompt_summary else None
         self.head = make_head(config, spec)
         nn.init.normal_(self.visible_embedding.weight, std=0.02)
 
@@ -142,10 +147,25 @@ class ResGen(CodeModel):
 
         Sequences may be shorter than the model's most positions.
         """
-        x, modulation = self.embed(codes, visible), self.modulation(self.condition(class_ids))
+        condition = self.condition(class_ids) + self.summarise(codes, sequence)
+        x, modulation = self.embed(codes, visible), self.modulation(condition)
         vectors = self.feature_vectors(sequence)
         x = x if vectors is None else x + vectors
         return self.hidden(x, modulation, None if sequence is None else sequence.attended)
+
+    def summarise(
+        self, codes: Int[Tensor, "B L D"], sequence: SequenceCondition | None
+    ) -> Float[Tensor, "B O"] | float:
+        """What is added to the condition for the prompts of a batch: 0 where there is none, or none is kept."""
+        if self.summary is None or sequence is None:
+            return 0.0
+        shown = sequence.prompt if sequence.kept is None else sequence.prompt & sequence.kept[:, None]
+        weight = shown[..., None].float() / shown.sum(1).clamp(min=1)[:, None, None]
+        latents = residual_decode(codes, self.codebooks)
+        mean = (latents * weight).sum(1)
+        deviation = ((latents - mean[:, None]).square() * weight).sum(1).add(1e-6).sqrt()
+        vectors = self.summary(torch.cat([mean, deviation], dim=1).to(self.summary.weight.dtype))
+        return vectors * shown.any(1, keepdim=True)
 
     def hidden(
         self, x: Float[Tensor, "B L O"], modulation: Float[Tensor, "B 8 O"], valid: Bool[Tensor, "B L"] | None = None
@@ -165,7 +185,9 @@ class ResGenPredictor:
 
     def __init__(self, model: ResGen, class_ids: Int[Tensor, " B"], sequence: SequenceCondition | None) -> None:
         self.model = model
+        self.class_ids, self.sequence = class_ids, sequence
         self.conditional = model.modulation(model.condition(class_ids))
+        self.summarised = model.summary is None
         null_ids = torch.full_like(class_ids[:1], model.condition.null_id)
         self.unconditional = model.modulation(model.condition(null_ids)).expand_as(self.conditional)
         self.features, self.valid = model.branches(sequence)
@@ -175,6 +197,9 @@ class ResGenPredictor:
     ) -> MixturePrediction | TokenPrediction:
         """One evaluation; a scale of 0 runs the conditional branch only."""
         model, batch = self.model, len(codes)
+        if not self.summarised:  # the prompt's codes are given, and the same in every evaluation
+            condition = model.condition(self.class_ids) + model.summarise(codes, self.sequence)
+            self.conditional, self.summarised = model.modulation(condition), True
         x, modulation = model.embed(codes, visible), self.conditional
         if guidance_scale:
             x, modulation = torch.cat([x, x]), torch.cat([modulation, self.unconditional])

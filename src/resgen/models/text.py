@@ -8,6 +8,7 @@ that voices and microphones differ less; two convolutions precede the regression
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +110,7 @@ class TextModel(nn.Module):
         self.mel = nn.Linear(width, config.num_bands)
         self.duration_layers = nn.ModuleList(_ConvBlock(width, config.duration_kernel_size) for _ in range(2))
         self.duration = nn.Linear(width, 1)
+        nn.init.constant_(self.duration.bias, math.log(5))  # frames: near the truth, or the first steps are about this
         self.register_buffer("angles", rotary_angles(config.max_tokens, width // config.num_heads), persistent=False)
 
     def forward(self, tokens: Int[Tensor, "B N"], valid: Bool[Tensor, "B N"]) -> Float[Tensor, "B N E"]:

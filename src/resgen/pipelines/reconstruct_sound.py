@@ -22,7 +22,7 @@ from resgen.data.grid import save_picture
 from resgen.data.sound import normalise_loudness, read_sound, trim_silence, write_sound
 from resgen.data.spectrogram import spectrogram_sheet
 from resgen.data.speech import available_splits, open_speech
-from resgen.errors import CheckpointError, ConfigError, DataError
+from resgen.errors import ConfigError, DataError
 from resgen.ops.mel import MelConfig, log_mel
 from resgen.tokenizers.mel import MelTokenizer
 from resgen.tokenizers.sound import SoundCodec
@@ -90,20 +90,15 @@ def open_codec(tokenizer: str | Path, vocoder: str | Path | None = None) -> tupl
         vocoder: folder of a vocoder (or speech pipeline) in place of the pipeline's own.
 
     Raises:
-        CheckpointError: nothing there, damaged, of another kind, or tokenizer and vocoder have different mels.
-        ConfigError: a vocoder for a tokenizer of waveforms.
+        CheckpointError: nothing there, damaged, or of another kind.
+        ConfigError: a vocoder for a tokenizer of waveforms, or one of other mels than the tokenizer's.
     """
     loaded, folder = load_sound_tokenizer(tokenizer)
     voice = config_from_dict(VoiceConfig, folder.extra.get("voice", {}), where="voice.")
     source = tokenizer if vocoder is None and VOCODER in folder.components else vocoder
     if source is None:
         return SoundCodec(loaded), voice
-    network, _ = load_vocoder(source)
-    if isinstance(loaded, MelTokenizer) and network.mel != loaded.config.mel:
-        raise CheckpointError(
-            f"vocoder '{source}' takes {network.mel}, but tokenizer '{tokenizer}' gives {loaded.config.mel}"
-        )
-    return SoundCodec(loaded, network), voice
+    return SoundCodec(loaded, load_vocoder(source)[0]), voice
 
 
 def read_utterances(

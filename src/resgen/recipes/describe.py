@@ -11,7 +11,6 @@ from torch import nn
 from resgen.config import config_to_dict
 from resgen.kinds import build
 from resgen.models.text import TextModel
-from resgen.ops.random import seeded
 from resgen.pipelines.describe import describe_sound_codes, describe_vocoder
 from resgen.tokenizers.image import ImageTokenizer
 from resgen.tokenizers.mel import MelTokenizer, MelTokenizerConfig
@@ -56,13 +55,11 @@ def _describe_speech_recipe(recipe: SpeechRecipe) -> dict[str, Any]:
     with torch.device("meta"):
         if isinstance(recipe.tokenizer, MelTokenizerConfig):
             modules["tokenizer"] = MelTokenizer(recipe.tokenizer)
+            modules["vocoder"] = Vocoder(recipe.vocoder)
+            speech["vocoder"] = describe_vocoder(recipe.vocoder)
         else:
             modules["tokenizer"] = WaveformTokenizer(recipe.tokenizer)
         modules["generator"] = build(generator, recipe.tokenizer.spec)
-    if isinstance(recipe.tokenizer, MelTokenizerConfig):
-        with seeded("describe"):  # not on the meta device: a vocoder computes with the numbers of its window
-            modules["vocoder"] = Vocoder(recipe.vocoder)
-        speech["vocoder"] = describe_vocoder(recipe.vocoder)
     with torch.device("meta" if recipe.text.byt5_folder is None else "cpu"):  # ByT5 is read from its files
         modules["text"] = TextModel(recipe.text)
     speech["text"] = {"max_tokens": recipe.text.max_tokens}

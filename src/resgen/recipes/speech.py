@@ -70,13 +70,15 @@ def spoken_digits() -> SpeechRecipe:
 def spoken_digits_small() -> SpeechRecipe:
     """`spoken_digits` with 16 levels and narrower networks: all parts of a model in less than 25 MB."""
     digits = spoken_digits()
-    assert isinstance(digits.tokenizer, MelTokenizerConfig)
+    assert isinstance(digits.tokenizer, MelTokenizerConfig) and isinstance(digits.generator, ResGenConfig)
     return replace(
         digits,
         name="spoken_digits_small",
         tokenizer=replace(digits.tokenizer, width=128, quantizer=replace(digits.tokenizer.quantizer, depth=16)),
         text=replace(digits.text, width=128, mlp_width=512),
-        generator=replace(digits.generator, width=192, num_heads=6, mlp_width=768, condition_width=192),
+        generator=replace(
+            digits.generator, width=192, num_heads=6, mlp_width=768, condition_width=192, prompt_summary=True
+        ),
         sampling=SamplingConfig(
             num_steps=12, mask_schedule="power", top_p=0.95, choice_temperature=1.0, guidance_scale=1.0
         ),

@@ -50,7 +50,7 @@ class TextLossConfig:
     """
 
     duration_weight: float = 0.1
-    length_weight: float = 0.1
+    length_weight: float = 1.0
     prior_steps: int = 200
     prior_weight: float = 1.0
     prior_strength: float = 1.0

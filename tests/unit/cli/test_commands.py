@@ -140,7 +140,8 @@ def trainings(fake):
 
     fake("resgen.training", Interrupted=Interrupted)
     fake("resgen.training.runs", train_tokenizer=train_tokenizer, train_generator=train_generator)
-    fake("resgen.recipes", get_recipe=lambda name: FakeRecipe(name=name))
+    names = {"recipe_names": lambda: ["digits"], "speech_recipe_names": lambda: []}
+    fake("resgen.recipes", get_recipe=lambda name: FakeRecipe(name=name), **names)
     return calls
 
 
@@ -216,7 +217,8 @@ def test_reconstruct_reports_psnr_coarse_to_fine(fake, tmp_path, capsys):
 
 
 def test_inspect_describes_a_folder_or_a_recipe(fake, capsys):
-    fake("resgen.recipes", get_recipe=lambda name: FakeRecipe(name=name))
+    names = {"recipe_names": lambda: ["digits"], "speech_recipe_names": lambda: []}
+    fake("resgen.recipes", get_recipe=lambda name: FakeRecipe(name=name), **names)
     fake(
         "resgen.pipelines.describe",
         describe_artefact=lambda path: {"kind": "pipeline", "path": path},

@@ -158,7 +158,7 @@ def test_fit_ends_in_time_and_says_how_far_it_is() -> None:
     again = nn.Linear(2, 1)
     seen.clear()
     fit(again, lambda share: again(torch.ones(4, 2)).square().mean(), num_steps=None, max_minutes=0.001, **settings)  # type: ignore[arg-type]
-    assert len(seen) > 1 and seen[-1][1] == 1
+    assert seen[-1][1] == 1 and seen[-1][0] == len(seen)
     for steps, minutes in ((None, None), (0, None), (None, -1.0)):
         with pytest.raises(ConfigError, match="num_steps|max_minutes"):
             fit(nn.Linear(2, 1), loss, num_steps=steps, max_minutes=minutes, **settings)  # type: ignore[arg-type]

@@ -137,7 +137,7 @@ def test_without_a_vocoder_there_is_griffin_lim(models: Path, tmp_path: Path) ->
 
 
 def test_vocoders_that_do_not_fit(models: Path) -> None:
-    with pytest.raises(CheckpointError, match="other_vocoder.*hop_size=64.*hop_size=50"):
+    with pytest.raises(ConfigError, match=r"hop_size=64.*hop_size=50"):
         open_codec(models / "mel", models / "other_vocoder")
     with pytest.raises(ConfigError, match="waveform tokenizer takes no vocoder"):
         open_codec(models / "waveform", models / "vocoder")

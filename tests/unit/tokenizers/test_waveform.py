@@ -143,6 +143,16 @@ def test_the_head_gives_magnitude_and_phase() -> None:
     assert torch.allclose(tokenizer(sounds(1, 2)).samples, expected, atol=1e-5)
 
 
+def test_the_encoder_sees_real_and_imaginary_parts() -> None:
+    tokenizer = make().requires_grad_(False)
+    seen: list[torch.Tensor] = []
+    tokenizer.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    samples = sounds(2, 3)
+    tokenizer.latents(samples)
+    spectrum = stft(samples, window_size=16, hop_size=4)
+    assert torch.equal(seen[0], torch.cat([spectrum.real, spectrum.imag], 1))
+
+
 def test_the_gradient_passes_the_quantizer() -> None:
     tokenizer = make()
     samples, valid = sounds(2, 4), torch.arange(4) < torch.tensor([4, 3])[:, None]
