@@ -82,7 +82,7 @@ def main(
         plain.append(plain_s)
         ours.append(many_s / CALLS)
         ratios.append(plain_s / ours[-1])
-    result = {
+    result: dict[str, Any] = {
         "ratio": statistics.median(ratios),
         "seconds": {"ours": statistics.median(ours), "plain": statistics.median(plain)},
         "equal": found.tolist() == expected,

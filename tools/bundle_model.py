@@ -1,4 +1,4 @@
-"""Put a trained pipeline or classifier into the package as a bundled model, with its model card.
+"""Put a trained pipeline, classifier or judge into the package as a bundled model, with its model card.
 
 For example:
 
@@ -24,10 +24,12 @@ from resgen.checkpoints.format import (
     write_text_atomic,
 )
 from resgen.config import config_from_dict, config_to_dict, parse_overrides, replace_nested
+from resgen.data.sound import read_sound, write_sound
 from resgen.kinds import KINDS
 
 ASSETS = Path(__file__).resolve().parent.parent / "src" / "resgen" / "assets"
 MAX_BYTES = 25_000_000
+VOICE_HZ = 16_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,9 @@ class Bundle:
     sampling: tuple[str, ...] = ()
     """Sampling settings to change, for example guidance_scale=4; they become the model's own."""
 
+    voices: tuple[str, ...] = ()
+    """Recordings for the demo of a speech pipeline: NAME=FILE=WHAT IS SAID. The file is stored as NAME.flac."""
+
     def run(self) -> None:
         folder = load_folder(resolve_model(self.model))
         size = sum(part.path.stat().st_size for part in folder.components.values())
@@ -56,12 +61,17 @@ class Bundle:
             kind = KINDS[folder.component("generator").type]
             sampling = config_from_dict(kind.sampling, folder.extra["sampling"])
             extra["sampling"] = config_to_dict(replace_nested(sampling, parse_overrides(self.sampling)))
+        named = [voice.split("=", 2) for voice in self.voices]
+        if named:
+            extra["voices"] = {name: {"file": f"{name}.flac", "text": said} for name, _, said in named}
         components = {
             name: Component(type=part.type, config=part.config, tensors=_published(part))
             for name, part in folder.components.items()
         }
         save_folder(ASSETS / self.name, kind=folder.kind, components=components, extra=extra)
         write_text_atomic(ASSETS / self.name / "README.md", text)
+        for name, file, _ in named:
+            write_sound(read_sound(file, VOICE_HZ), VOICE_HZ, ASSETS / self.name / f"{name}.flac")
         print(f"{ASSETS.name}/{self.name}: {size / 1e6:.1f} MB")
 
 

@@ -31,6 +31,7 @@ from resgen.pipelines.speech import SpeechPipeline
 
 PER_CANDIDATE = 8
 MIN_PROMPT_S = 1.0
+MIN_BEGINNING_S = 0.6
 CONTINUATION_S = 3.0
 
 
@@ -128,7 +129,7 @@ def cross_sentence(pipe: SpeechPipeline, source: SpeechSource) -> list[Trial]:
 
 def continuation(pipe: SpeechPipeline, source: SpeechSource) -> list[Trial]:
     """One trial per utterance of at least two words, cut after the word that the text model finds nearest to 3 s, or to
-    a third of a short utterance."""
+    a third of a short utterance, but not before 0.6 s."""
     trials = []
     for index in range(len(source)):
         samples = prepared(pipe, source, index)
@@ -136,11 +137,13 @@ def continuation(pipe: SpeechPipeline, source: SpeechSource) -> list[Trial]:
         if len(ends) < 2:
             continue
         wanted = min(CONTINUATION_S, len(samples) / pipe.sample_rate_hz / 3) * pipe.sample_rate_hz
-        number = min(range(len(ends) - 1), key=lambda word: abs(ends[word] - wanted))
+        long_enough = [word for word, end in enumerate(ends[:-1]) if end >= MIN_BEGINNING_S * pipe.sample_rate_hz]
+        if not long_enough:
+            continue
+        number = min(long_enough, key=lambda word: abs(ends[word] - wanted))
         words = normalise_text(source.texts[index]).split()
         first, rest = " ".join(words[: number + 1]), " ".join(words[number + 1 :])
-        cut = max(ends[number], pipe.codec.samples_per_position)
-        trial = _trial(pipe, source, index, samples[cut:], samples[:cut], first)
+        trial = _trial(pipe, source, index, samples[ends[number] :], samples[: ends[number]], first)
         trials.append(trial._replace(text=rest))
     if not trials:
         raise DataError(f"'{source.name}' has no utterance of two words or more")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from resgen.config import config_from_dict, config_to_dict
 from resgen.data.text import encode_text, pad_texts
@@ -65,6 +66,18 @@ def test_hidden_states_know_order_and_context() -> None:
     hidden = model(*texts("abab", "abba"))
     assert not torch.allclose(hidden[0, 1], hidden[0, 3], atol=1e-3)  # two equal letters at two places
     assert not torch.allclose(hidden[0, 1], hidden[1, 1], atol=1e-4)  # what comes later matters
+
+
+@torch.no_grad()
+def test_the_blocks_are_open_from_the_start() -> None:
+    torch.manual_seed(0)
+    model = TextModel(CONFIG)
+    for block in model.transformer.blocks:
+        x = torch.randn(1, 5, 16)
+        out = block(x, torch.zeros(1, 8, 16))
+        attended = x + block.attention(F.layer_norm(x, (16,), eps=1e-6))
+        h = F.layer_norm(attended, (16,), eps=1e-6)
+        torch.testing.assert_close(out, attended + block.down(F.gelu(block.up(h), approximate="tanh")))
 
 
 @torch.no_grad()

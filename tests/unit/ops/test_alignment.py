@@ -91,7 +91,8 @@ def test_forbidden_pairs_are_avoided_where_that_is_possible() -> None:
     scores[0, 1, 3] = 5.0
     assert monotonic_alignment(scores, torch.tensor([2]), torch.tensor([4])).tolist() == [[1, 3]]
     scores[0, :, 1] = -math.inf
-    assert int(monotonic_alignment(scores, torch.tensor([2]), torch.tensor([4])).sum()) == 4
+    durations = monotonic_alignment(scores, torch.tensor([2]), torch.tensor([4]))
+    assert int(durations.min()) >= 1 and int(durations.sum()) == 4
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16])

@@ -198,6 +198,9 @@ def test_losses_of_tokenizer_and_discriminator_stay_apart(kind: str) -> None:
     assert list(groups) == ["tokenizer", "discriminator"]
     for group, loss, metrics in task.losses(torch.arange(4), 0, 0, generator(0)):
         task.module.zero_grad()
+        if group == "discriminator":
+            reached = torch.autograd.grad(loss, groups["tokenizer"], allow_unused=True, retain_graph=True)
+            assert all(gradient is None for gradient in reached)
         loss.backward(inputs=groups[group])
         if group == "tokenizer":
             assert {"adversarial", "feature_matching"} <= set(metrics)

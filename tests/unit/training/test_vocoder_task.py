@@ -175,6 +175,9 @@ def test_losses_of_vocoder_and_discriminator_stay_apart() -> None:
     groups = task.optimizer_groups()
     for group, loss, _ in task.losses(torch.arange(4), 0, 0, generator(0)):
         task.module.zero_grad()
+        if group == "discriminator":
+            reached = torch.autograd.grad(loss, groups["vocoder"], allow_unused=True, retain_graph=True)
+            assert all(gradient is None for gradient in reached)
         loss.backward(inputs=groups[group])
         for name, parameters in groups.items():
             given = [p.grad is not None and bool(p.grad.abs().sum() > 0) for p in parameters]
