@@ -30,10 +30,9 @@ def run_speech(
     advance: Callable[[int, int, str], None],
 ) -> None:
     """Evaluate a speech pipeline and write the report; the options are those of `resgen evaluate`."""
-    from resgen.config import config_to_dict
     from resgen.data.speech import available_splits
     from resgen.evaluation.speakers import open_speaker_encoder
-    from resgen.evaluation.speech_evaluate import speech_markdown, write_speech_report
+    from resgen.evaluation.speech_evaluate import speech_document, speech_markdown, write_speech_report
     from resgen.evaluation.transcribers import open_transcriber
     from resgen.experiments.speech_judge import judge_speech
     from resgen.pipelines.speech import TASKS, SpeechPipeline
@@ -62,5 +61,5 @@ def run_speech(
     )
     write_speech_report(found, out)
     markdown = out.with_suffix(".md")
-    document = {"files": [out, markdown], **config_to_dict(found)}
+    document = {"files": [out, markdown], **speech_document(found)}
     report(document, as_json=as_json, text=f"{speech_markdown(found)}\nwritten to {out} and {markdown}")

@@ -287,9 +287,19 @@ def speech_markdown(report: SpeechReport) -> str:
     return "\n".join(lines)
 
 
+def speech_document(report: SpeechReport) -> dict[str, Any]:
+    """A report as JSON values; rates have their interval by name."""
+    document = config_to_dict(report)
+    for row, scores in zip(document["scores"], report.scores, strict=True):
+        for name, value in vars(scores).items():
+            if isinstance(value, Rate):
+                row[name] = {"value": value.value, "low": value.interval.low, "high": value.interval.high}
+    return document
+
+
 def write_speech_report(report: SpeechReport, path: Path) -> None:
     """Write `path` (JSON) and the same as Markdown beside it."""
-    write_json_atomic(path, config_to_dict(report))
+    write_json_atomic(path, speech_document(report))
     write_text_atomic(path.with_suffix(".md"), speech_markdown(report))
 
 

@@ -19,6 +19,7 @@ from resgen.config import config_to_dict
 from resgen.data.speech import available_splits
 from resgen.errors import ConfigError, DataError, unknown
 from resgen.evaluation.speakers import open_speaker_encoder
+from resgen.evaluation.speech_evaluate import speech_document
 from resgen.evaluation.transcribers import open_transcriber
 from resgen.experiments.speech_judge import judge_speech
 from resgen.pipelines.speech import SpeechPipeline
@@ -181,7 +182,7 @@ def _evaluate(
             advance=advance,
         )
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json_atomic(path, config_to_dict(found))
+        write_json_atomic(path, speech_document(found))
         return read_json(path)
 
     splits_there = available_splits(settings.data)

@@ -1,0 +1,122 @@
+"""The bundled voice model before the bundled judges, through the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from resgen.checkpoints.format import resolve_model
+from resgen.cli.main import main
+from resgen.data.sound import read_sound, write_sound
+from resgen.errors import ConfigError
+from resgen.evaluation.transcribers import open_transcriber
+from resgen.experiments.speech_compare import SpeechComparison, compare_speech
+from resgen.pipelines.speech import SpeechPipeline
+from resgen.recipes import get_speech_recipe
+
+MODEL = "spoken-digits-small"
+TEXTS = ("three seven one", "nine zero two five", "six four", "eight one two")
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four texts in two voices, spoken by the model itself, as speech data."""
+    folder = tmp_path_factory.mktemp("speech")
+    pipe = SpeechPipeline.from_pretrained(MODEL, dtype="float32")
+    lines = []
+    for number, text in enumerate(TEXTS):
+        output = pipe(text, seed=number % 2)
+        write_sound(output.audio, output.sample_rate_hz, folder / f"{number}.wav")
+        lines.append(f"{number}.wav|{text}|{'ab'[number % 2]}")
+    (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_the_model_is_understood_by_the_recogniser(recordings: Path) -> None:
+    hear = open_transcriber("digit-recognizer")
+    heard = [hear(read_sound(recordings / f"{number}.wav", 16_000)) for number in range(len(TEXTS))]
+    right = sum(
+        a == b
+        for text, said in zip(TEXTS, heard, strict=True)
+        for a, b in zip(text.split(), said.split(), strict=False)
+    )
+    assert right >= 9, heard  # of 12 digits
+
+
+@pytest.mark.parametrize("task", ["cross-sentence", "continuation"])
+def test_evaluation_from_the_command_line(
+    task: str, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "voice.json"
+    argv = ["evaluate", "--model", MODEL, "--data", str(recordings), "--task", task, "--num-samples", "2"]
+    assert main([*argv, "--steps", "4", "--out", str(out)]) == 0
+    report = json.loads(out.read_text())
+    assert [row["name"] for row in report["scores"]] == ["generated", "recordings", "tokenizer"]
+    assert report["protocol"]["sampling"]["num_steps"] == 4 and report["protocol"]["task"] == task
+    assert report["protocol"]["transcriber"]["name"] == "digit-recognizer"
+    assert len(report["protocol"]["transcriber"]["sha256"]) == 64
+    assert 0 <= report["scores"][0]["sim_o"]["value"] <= 1 and report["real_time_factor"] > 0
+    assert "| recordings |" in capsys.readouterr().out
+
+
+def test_a_comparison_goes_on_where_it_stopped(recordings: Path, tmp_path: Path) -> None:
+    """With the trainings done, what is left is encoding, the search, the evaluation and the report."""
+    data = tmp_path / "data"
+    for split in ("train", "test"):
+        shutil.copytree(recordings, data / split)
+    out = tmp_path / "comparison"
+    settings = SpeechComparison(
+        tokenizer=MODEL,
+        text=MODEL,
+        vocoder=MODEL,
+        data=str(data),
+        kinds=("resgen",),
+        splits=("test",),
+        num_trials=2,
+        search_trials=1,
+        guidance_scales=(0.0, 1.0),
+    )
+    recipe, said = get_speech_recipe("spoken_digits_small"), []
+    shutil.copytree(resolve_model(MODEL), out / "runs" / "resgen-0" / "model")
+    files = compare_speech(recipe, settings, out, resume=False, say=said.append)
+    assert [file.name for file in files] == ["report.md", "report.csv", "report.json"]
+    row = json.loads(files[2].read_text())["rows"][0]
+    assert row["kind"] == "resgen" and row["guidance_scale"] in (0.0, 1.0) and row["passes"] >= 12
+    assert "| resgen |" in files[0].read_text() and files[1].read_text().startswith("kind,seed,split")
+    assert len(said) == 3, "two tries and one evaluation"
+    said.clear()
+    assert compare_speech(recipe, settings, out, resume=True, say=said.append) == files and not said
+    with pytest.raises(ConfigError, match="go on with --resume"):
+        compare_speech(recipe, settings, out, resume=False, say=said.append)
+    with pytest.raises(ConfigError, match="other settings"):
+        compare_speech(recipe, replace(settings, num_trials=3), out, resume=True, say=said.append)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["--task", "singing"], "unknown task 'singing'"),
+        (["--task", "continuation", "--extractor", "inception"], "--extractor inception is of pictures"),
+        (["--transcriber", "pocketsphinx"], "which needs --task"),
+        (["--task", "continuation", "--split", "nowhere"], "unknown split 'nowhere'"),
+    ],
+)
+def test_wrong_options_are_one_line(
+    options: list[str], line: str, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "voice.json"
+    assert main(["evaluate", "--model", MODEL, "--data", str(recordings), *options, "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert line in error and error.count("\n") == 1 and not out.exists()
+
+
+def test_the_prompts_of_the_demo_are_there() -> None:
+    folder = resolve_model(MODEL)
+    voices = json.loads((folder / "config.json").read_text())["voices"]
+    assert len(voices) == 2
+    for voice in voices.values():
+        assert 2.0 < len(read_sound(folder / voice["file"], 16_000)) / 16_000 < 5.0 and voice["text"]
