@@ -391,7 +391,7 @@ def _weights_file(folder: Path) -> Path:
     if pickles:
         raise CheckpointError(
             f"'{folder / pickles[0]}' is a pickle, which is not read because it can run any program; convert it with "
-            f"torch.load(..., weights_only=True) and safetensors.torch.save_file of the generator's weights"
+            f"weights_only=True where PyTorch loads it, and safetensors.torch.save_file of the generator's weights"
         )
     raise CheckpointError(f"'{folder}' holds no safetensors file with the vocoder's weights")
 

@@ -64,12 +64,12 @@ class BenchSpeed:
         batch_sizes = integers("--batch-sizes", self.batch_sizes)
         iterations = integers("--iterations", self.iterations)
         from resgen.evaluation.speed import bench_speed
-        from resgen.kinds import KINDS
+        from resgen.evaluation.speed_cases import MEASURED
 
         with _progress() as advance:
             found = bench_speed(
                 shape=self.shape,
-                kinds=words(self.kinds) or tuple(KINDS),
+                kinds=words(self.kinds) or MEASURED,
                 depths=depths,
                 batch_sizes=batch_sizes,
                 iterations=iterations,

@@ -24,7 +24,7 @@ from resgen.errors import ConfigError, unknown
 from resgen.evaluation.bench import machine_of
 from resgen.evaluation.memory import extra_peak_bytes
 from resgen.evaluation.products import BareProducts, Pool, record_products
-from resgen.evaluation.speed_cases import GUIDANCE_SCALE, SHAPES, Case, random_network
+from resgen.evaluation.speed_cases import GUIDANCE_SCALE, MEASURED, SHAPES, Case, random_network
 from resgen.kinds import KINDS, get_kind
 from resgen.models.base import CodeModel
 from resgen.ops.precision import choose_device, choose_dtype
@@ -64,7 +64,7 @@ class _Measured:
 def bench_speed(
     *,
     shape: str = "paper",
-    kinds: Sequence[str] = tuple(KINDS),
+    kinds: Sequence[str] = MEASURED,
     depths: Sequence[int] = (16,),
     batch_sizes: Sequence[int] = (1,),
     iterations: Sequence[int] = (1, 2, 4, 8),
@@ -82,7 +82,7 @@ def bench_speed(
 
     Args:
         shape: a key of `SHAPES`.
-        kinds: keys of `kinds.KINDS`.
+        kinds: of `MEASURED`.
         depths: D, one or more.
         batch_sizes: one or more.
         iterations: of `ar_resgen`, each a variant; those above a depth are left out there.

@@ -26,6 +26,7 @@ PRESETS: dict[type[Any], dict[str, Any]] = {
     rq_transformer.RQTransformerConfig: rq_transformer.PRESETS,
     ar_resgen.ARResGenConfig: ar_resgen.PRESETS,
 }
+MEASURED = tuple(name for name in KINDS if name != "valle")  # of speech, where the paper gives it no size
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,6 +59,12 @@ SEARCHED: dict[str, dict[str, Sequence[Any]]] = {
         "top_p": (0.9, 0.95, 1.0),
         "temperature": (0.4, 0.7, 1.0),
     },
+    "valle": {
+        "guidance_scale": (0.5, 1.0, 2.0, 3.0),
+        "top_k": (16, 64, 128, 0),
+        "top_p": (0.9, 0.95, 1.0),
+        "temperature": (0.8, 0.9, 1.0),
+    },
 }
 
 

@@ -13,7 +13,7 @@ from resgen.cli.bench_speed import BenchSpeed, _crossover_line, integers, words
 from resgen.cli.main import guard
 from resgen.errors import ConfigError
 from resgen.evaluation import speed
-from resgen.kinds import KINDS
+from resgen.evaluation.speed_cases import MEASURED
 
 
 def parse(*arguments: str) -> BenchSpeed:
@@ -52,7 +52,7 @@ def test_defaults_and_lists(calls: list[dict[str, Any]]) -> None:
     parse().run()
     parse("--kinds", "resgen,maskgit", "direct", "--depths", "1,4", "8", "--batch-sizes", "1", "16").run()
     first, second = calls
-    assert first["kinds"] == tuple(KINDS) and first["shape"] == "paper" and first["num_steps"] is None
+    assert first["kinds"] == MEASURED and first["shape"] == "paper" and first["num_steps"] is None
     assert first["guidance"] and first["memory"] and first["iterations"] == (1, 2, 4, 8)
     assert second["kinds"] == ("resgen", "maskgit", "direct")
     assert second["depths"] == (1, 4, 8) and second["batch_sizes"] == (1, 16)

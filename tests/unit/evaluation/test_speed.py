@@ -16,8 +16,8 @@ from resgen.errors import ConfigError
 from resgen.evaluation import speed, speed_cases
 from resgen.evaluation.products import record_products
 from resgen.evaluation.speed import bench_speed, count_passes, largest_batch
-from resgen.evaluation.speed_cases import Case, Shape, random_network
-from resgen.kinds import KINDS, kind_of
+from resgen.evaluation.speed_cases import MEASURED, Case, Shape, random_network
+from resgen.kinds import kind_of
 from resgen.models import ar_resgen, maskgit, resgen, rq_transformer
 from resgen.types import CodeSpec
 
@@ -61,7 +61,7 @@ def found(micro: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_every_kind_has_its_rows(found: dict[str, Any]) -> None:
     rows = found["rows"]
-    labels = [name for name in KINDS if name != "ar_resgen"]
+    labels = [name for name in MEASURED if name != "ar_resgen"]
     expected = {(name, depth, batch) for name in labels for depth in (1, 2) for batch in (1, 3)}
     expected |= {("ar_resgen x1", depth, batch) for depth in (1, 2) for batch in (1, 3)}
     expected |= {("ar_resgen x2", 2, batch) for batch in (1, 3)}  # two iterations need two levels
@@ -179,7 +179,7 @@ def test_products_of_a_network(kind: str) -> None:
     assert products.multiply_adds < 1.2 * (passes * block + 6 * heads)
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("kind", list(MEASURED))
 def test_random_networks_are_reproducible_and_not_degenerate(kind: str) -> None:
     chosen = case(kind, iterations=1 if kind == "ar_resgen" else None)
     first, second = network(chosen), network(chosen)
@@ -280,7 +280,7 @@ def test_refuses(arguments: dict[str, Any], message: str) -> None:
 
 def test_presets_exist_for_every_kind_at_every_shape() -> None:
     for shape in speed_cases.SHAPES.values():
-        for kind in KINDS:
+        for kind in MEASURED:
             assert kind_of(speed_cases.preset(kind, shape.preset)).name == kind
     spec = case("resgen", shape="paper", depth=16).spec
     assert spec == CodeSpec(depth=16, codebook_size=1024, code_dim=64, shape=(8, 8))
