@@ -29,6 +29,7 @@ from resgen.losses.spectral import frame_mean, multi_scale_mel_l1
 from resgen.ops.mel import MelConfig, log_mel
 from resgen.ops.residual import code_histogram, usage_and_perplexity
 from resgen.quantizers import Quantization
+from resgen.quantizers.base import joined
 from resgen.tokenizers.mel import MelTokenizer
 from resgen.tokenizers.waveform import WaveformTokenizer
 from resgen.types import LOCAL, Reduce
@@ -238,14 +239,7 @@ class SoundTokenizerTask:
 
     def after_step(self, step: int, generator: torch.Generator, reduce: Reduce = LOCAL) -> None:
         """One codebook update from all micro-batches of the step together."""
-        first = self._pending[0]
-        joint = Quantization(
-            codes=first.codes,
-            quantized=first.quantized.detach(),
-            commitment=first.commitment.detach(),
-            residuals=torch.cat([part.residuals for part in self._pending], dim=1),
-            valid_codes=torch.cat([part.valid_codes for part in self._pending]),
-        )
+        joint = joined(self._pending)
         self._pending.clear()
         self.tokenizer.quantizer.update(joint, generator, reduce)
 

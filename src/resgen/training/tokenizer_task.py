@@ -20,6 +20,7 @@ from resgen.losses.perceptual import PerceptualLoss
 from resgen.ops.images import from_uint8, psnr_db, to_uint8
 from resgen.ops.residual import code_histogram, usage_and_perplexity
 from resgen.quantizers import Quantization
+from resgen.quantizers.base import joined
 from resgen.tokenizers.image import ImageTokenizer
 from resgen.types import LOCAL, Reduce
 
@@ -151,14 +152,7 @@ class TokenizerTask:
 
     def after_step(self, step: int, generator: torch.Generator, reduce: Reduce = LOCAL) -> None:
         """One codebook update from all micro-batches of the step together."""
-        first = self._pending[0]
-        joint = Quantization(
-            codes=first.codes,
-            quantized=first.quantized.detach(),
-            commitment=first.commitment.detach(),
-            residuals=torch.cat([part.residuals for part in self._pending], dim=1),
-            valid_codes=torch.cat([part.valid_codes for part in self._pending]),
-        )
+        joint = joined(self._pending)
         self._pending.clear()
         self.tokenizer.quantizer.update(joint, generator, reduce)
 
