@@ -114,6 +114,11 @@ def test_wrong_options_are_one_line(
     assert line in error and error.count("\n") == 1 and not out.exists()
 
 
+def test_numbers_and_punctuation_are_read() -> None:
+    pipe = SpeechPipeline.from_pretrained(MODEL)
+    assert pipe.sentences("Three, 7 - one! 2") == ["three seven one", "two"]
+
+
 def test_the_prompts_of_the_demo_are_there() -> None:
     folder = resolve_model(MODEL)
     voices = json.loads((folder / "config.json").read_text())["voices"]

@@ -96,9 +96,7 @@ def tokenizer_of(folder: Folder, types: Sequence[str]) -> AnyTokenizer:
     """
     saved = folder.component("tokenizer")
     if saved.type not in types:
-        raise CheckpointError(
-            f"'{saved.path}': a {saved.type} cannot be used here; what is needed is a {' or '.join(types)}"
-        )
+        raise CheckpointError(f"'{saved.path}': type {saved.type} cannot be used here; allowed: {', '.join(types)}")
     network, config = TOKENIZERS[saved.type]
     tokenizer = network(config_from_dict(config, saved.config, where="tokenizer."))
     return cast(AnyTokenizer, restored(tokenizer, saved))

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from resgen.checkpoints.speech import SpeechParts, load_speech_pipeline, save_speech_pipeline
 from resgen.data.sound import check_prompt, normalise_loudness, read_sound, trim_silence
-from resgen.data.text import check_text, encode_text, normalise_text, split_sentences
+from resgen.data.text import PROSODY, check_text, encode_text, normalise_text, split_sentences
 from resgen.errors import ConfigError, DataError, unknown
 from resgen.kinds import AnySampling, sample, sampling_with
 from resgen.ops.alignment import expand
@@ -256,15 +256,19 @@ class SpeechPipeline:
     def sentences(self, text: str) -> list[str]:
         """The normalised sentences of a text, each short enough to be generated at once.
 
+        Punctuation that the model has not learned is left out.
+
         Raises:
             DataError: nothing to say, too long, or characters that the model has not learned.
         """
         if len(text.encode(errors="replace")) > MAX_TEXT_BYTES:
             raise DataError(f"the text has more than {MAX_TEXT_BYTES} bytes; give it in parts")
         longest = self.text_model.config.max_tokens - 2
-        found = [normalise_text(part) for part in split_sentences(text, min(MAX_CHARS, longest))]
+        unknown_marks = str.maketrans(dict.fromkeys(set(PROSODY) - set(self.parts.alphabet), " "))
+        parts = [*split_sentences(text, min(MAX_CHARS, longest)), text]
+        *found, whole = (" ".join(normalise_text(part).translate(unknown_marks).split()) for part in parts)
         spoken = [part for part in found if any(character.isalnum() for character in part)]
-        for part in spoken or [normalise_text(text)]:
+        for part in spoken or [whole]:
             check_text(part, self.parts.alphabet, longest)
         return spoken
 
