@@ -215,6 +215,7 @@ def test_headers_that_promise_too_much() -> None:
         (encode(np.zeros(100), rate=2_000_000_000), "has 2000000000 samples per second"),
         (encode(np.zeros(100), "VOC", "PCM_16"), "has format VOC; allowed: WAV, "),
     ],
+    ids=lambda value: value if isinstance(value, str) else "bytes",  # a file's bytes may hold the time
 )
 def test_hostile_bytes(content: bytes, message: str) -> None:
     assert message in refusal(content)
