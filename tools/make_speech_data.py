@@ -7,14 +7,16 @@ For example:
 
 Every row is one utterance: audio {bytes (FLAC, 16 kHz, mono), path}, text (lower case), speaker_id, source. A voice
 of a synthesizer is one fixed setting; eight of them are heard in `test_unseen_synth` only, and no text of that split is
-in a synthesizer's `train`. Needs espeak-ng and flite (Debian: apt-get install espeak-ng flite). The same seed gives the
-same corpus.
+in a synthesizer's `train`. `--varied-voices` and `--varied-real` add utterances with a voice of their own each, for a
+model that shall follow any prompt: settings drawn at random, and the sound played faster or slower, which moves pitch
+and formants. Needs espeak-ng and flite (Debian: apt-get install espeak-ng flite). The same seed gives the same corpus.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import random
 import re
@@ -37,13 +39,15 @@ import torch
 import tyro
 from torch import Tensor
 
-from resgen.data.sound import normalise_loudness, read_sound, trim_silence
+from resgen.data.sound import normalise_loudness, read_sound, resample, trim_silence
 from resgen.errors import DataError, ResGenError
 from resgen.ops.random import derive_seed
 
 RATE_HZ = 16_000
 MAX_SECONDS = 15.0
 WORKERS = 2
+PLAYED = (0.8, 1.25)
+"""How much faster than recorded a varied voice is played; adults' vocal tracts differ about that much."""
 DIGITS = tuple("zero one two three four five six seven eight nine".split())
 ACCENTS = "en-us en-gb en-us-nyc en-gb-x-rp en-gb-scotland en-029 en-gb-x-gbclan en-gb-x-gbcwmd".split()
 FEMALE = "f2 f3 f4 f5 aunty belinda linda anika steph steph2 grandma shelby".split()
@@ -61,6 +65,7 @@ class Voice(NamedTuple):
     source: str
     options: tuple[str, ...]
     held_out: bool
+    played: float = 1.0
 
     def command(self, text: str, file: Path) -> list[str]:
         if self.source == "flite":
@@ -99,8 +104,12 @@ class Digits:
     """Sequences of each training speaker in `train`."""
     test_real: int = 80
     """Sequences in each of `test_seen` and `test_unseen`."""
+    varied_real: int = 0
+    """Further sequences in `train`, each of a training speaker played faster or slower."""
     per_voice: int = 77
     """Sequences of each synthesizer voice in `train`."""
+    varied_voices: int = 0
+    """Further sequences in `train`, each of a synthesizer voice of its own."""
     test_per_voice: int = 10
     """Sequences of each held-out voice in `test_unseen_synth`."""
     hours: float | None = None
@@ -112,33 +121,46 @@ class Digits:
         splits: dict[str, list[Row]] = {}
         for split, file in sources.items():
             speakers = _recordings(self.fsdd / f"{file}.parquet")
-            count = self.real_per_speaker if split == "train" else -(-self.test_real // len(speakers))
-            splits[split] = [row for name in sorted(speakers) for row in self._join(split, name, speakers[name], count)]
+            names = sorted(speakers)
+            count = self.real_per_speaker if split == "train" else -(-self.test_real // len(names))
+            splits[split] = [row for name in names for row in self._join(split, name, speakers[name], count)]
+            if split == "train":
+                count = -(-self.varied_real // len(names))
+                rows = [row for name in names for row in self._join("varied", name, speakers[name], count)]
+                splits[split] += rows[: self.varied_real]
         for split, held_out in (("train", False), ("test_unseen_synth", True)):
             jobs = []
             for voice in (voice for voice in voices if voice.held_out == held_out):
                 rng = random.Random(derive_seed("digits", self.seed, split, voice.speaker_id))
                 for _ in range(self.test_per_voice if held_out else self.per_voice):
-                    words = _digit_words(rng, held_out=held_out)
-                    jobs.append(Job(voice, " ".join(words), ", ".join(words)))
+                    jobs.append(_digit_job(voice, rng, held_out=held_out))
+            if not held_out:
+                for voice, rng in _varied(voices, self.varied_voices, self.seed):
+                    jobs.append(_digit_job(voice, rng, held_out=False))
             splits[split] = splits.get(split, []) + _speak(jobs, split)
         return splits
 
     def _join(self, split: str, speaker: str, recordings: dict[str, list[Tensor]], count: int) -> list[Row]:
-        """`count` sequences of one speaker's recordings, with pauses of 0.05 to 0.25 s between the digits."""
+        """`count` sequences of one speaker's recordings, with pauses of 0.05 to 0.25 s between the digits.
+
+        In the part `varied` each sequence is another speaker: it is played faster or slower.
+        """
         missing = [digit for digit in DIGITS if digit not in recordings]
         if missing:
             raise DataError(f"'{self.fsdd}' {split}: speaker '{speaker}' has no recording of: {', '.join(missing)}")
         rng = random.Random(derive_seed("digits", self.seed, split, speaker))
         rows = []
-        for _ in range(count):
-            words = _digit_words(rng, held_out=split != "train")
+        varied = split == "varied"
+        for index in range(count):
+            words = _digit_words(rng, held_out=split not in ("train", "varied"))
             parts: list[Tensor] = []
             for word in words:
                 if parts:
                     parts.append(torch.zeros(round(rng.uniform(0.05, 0.25) * RATE_HZ)))
                 parts.append(rng.choice(recordings[word]))
-            rows.append(_row(torch.cat(parts), " ".join(words), f"fsdd_{speaker}", "fsdd"))
+            samples = _play(torch.cat(parts), _played(rng)) if varied else torch.cat(parts)
+            name = f"fsdd_{speaker}#{index}" if varied else f"fsdd_{speaker}"
+            rows.append(_row(samples, " ".join(words), name, "fsdd"))
         print(f"{split}: {count} sequences of {speaker}", flush=True)
         return rows
 
@@ -158,6 +180,8 @@ class Sentences:
     seed: int = 0
     per_voice: int = 112
     """Sentences of each synthesizer voice in `train`."""
+    varied_voices: int = 0
+    """Further sentences in `train`, each of a synthesizer voice of its own."""
     test_per_voice: int = 10
     """Sentences of each held-out voice in `test_unseen_synth`."""
     hours: float | None = None
@@ -179,6 +203,8 @@ class Sentences:
             chosen = random.Random(derive_seed("sentences", self.seed, split)).sample(chosen, len(chosen))
             speakers = [voice for voice in voices if voice.held_out == held_out]
             turns = [voice for _ in range(self.test_per_voice if held_out else self.per_voice) for voice in speakers]
+            if not held_out:
+                turns += [voice for voice, _ in _varied(voices, self.varied_voices, self.seed)]
             jobs = [Job(v, chosen[i % len(chosen)], chosen[i % len(chosen)]) for i, v in enumerate(turns)]
             splits[split] = splits.get(split, []) + _speak(jobs, split)
         return splits
@@ -202,6 +228,33 @@ def _digit_words(rng: random.Random, *, held_out: bool) -> list[str]:
         words = rng.choices(DIGITS, k=count)
         if _is_test_text(" ".join(words)) == held_out:
             return words
+
+
+def _digit_job(voice: Voice, rng: random.Random, *, held_out: bool) -> Job:
+    words = _digit_words(rng, held_out=held_out)
+    return Job(voice, " ".join(words), ", ".join(words))
+
+
+def _varied(voices: Sequence[Voice], count: int, seed: int) -> Iterable[tuple[Voice, random.Random]]:
+    """`count` voices that are like no other, in turn from each training voice, and a stream for each."""
+    basis = [voice for voice in voices if not voice.held_out]
+    for index in range(count):
+        voice = basis[index % len(basis)]
+        rng = random.Random(derive_seed("varied voice", seed, index))
+        options = voice.options
+        if voice.source == "espeak-ng":
+            name = f"{rng.choice(ACCENTS)}+{voice.speaker_id.rpartition('+')[2]}"
+            options = ("-v", name, "-p", str(rng.randint(15, 85)), "-s", str(rng.randint(130, 185)))
+        yield Voice(f"{voice.speaker_id}#{index}", voice.source, options, False, _played(rng)), rng
+
+
+def _played(rng: random.Random) -> float:
+    return math.exp(rng.uniform(*map(math.log, PLAYED)))
+
+
+def _play(samples: Tensor, factor: float) -> Tensor:
+    """The sound at `factor` times the speed it was recorded at; pitch and formants rise by that much."""
+    return resample(samples, RATE_HZ, round(RATE_HZ / factor))
 
 
 def _is_test_text(text: str) -> bool:
@@ -246,7 +299,8 @@ def _speak(jobs: Sequence[Job], title: str) -> list[Row]:
                 raise DataError(f"{job.voice.speaker_id} failed at '{job.text}': {done.stderr.decode()[:200]}")
             samples = read_sound(file, RATE_HZ, where=f"{job.voice.speaker_id} '{job.text}'")
             file.unlink()
-            return _row(trim_silence(samples, RATE_HZ), job.text, job.voice.speaker_id, job.voice.source)
+            samples = _play(trim_silence(samples, RATE_HZ), job.voice.played)
+            return _row(samples, job.text, job.voice.speaker_id, job.voice.source)
 
         rows = []
         begin = time.monotonic()

@@ -5,28 +5,67 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from resgen.errors import ConfigError, unknown
 from resgen.models.ar_resgen import ARResGen, ARResGenConfig
-from resgen.models.base import CodeModel
+from resgen.models.base import SHARED_FIELDS, CodeModel
 from resgen.models.maskgit import MaskGIT, MaskGITConfig
 from resgen.models.resgen import ResGen, ResGenConfig
 from resgen.models.rq_transformer import RQTransformer, RQTransformerConfig
-from resgen.models.valle import COMMON, Valle, ValleConfig
+from resgen.models.valle import Valle, ValleConfig
 from resgen.samplers import autoregressive, depthwise, unmasking
 from resgen.samplers.autoregressive import AutoregressiveConfig, LatentAutoregressiveConfig
 from resgen.samplers.depthwise import DepthwiseConfig
-from resgen.samplers.unmasking import Samples, SamplingConfig, StepCallback
+from resgen.samplers.unmasking import Samples, SamplingConfig, StepCallback, StepRecord
 from resgen.types import CodeSpec, SequenceCondition
 
 ModelConfig = ResGenConfig | MaskGITConfig | RQTransformerConfig | ARResGenConfig | ValleConfig
 AnySampling = SamplingConfig | DepthwiseConfig | AutoregressiveConfig | LatentAutoregressiveConfig
-Given = tuple[Int[Tensor, "B L D"] | None, Int[Tensor, "B L"] | None]
+GREEDY = 1e-9
+"""Nucleus of the most likely code alone."""
+
+
+class Request(NamedTuple):
+    """Which samples of a model are wanted; everything on the model's device.
+
+    Attributes:
+        class_ids: one per sample.
+        sequence: the condition of sequences.
+        seed: of all streams.
+        indices: number of each sample; sample k draws from the stream (seed, k).
+        codes: given codes, with `visible`.
+        visible: how many levels of each position are given.
+        callback: see the samplers.
+    """
+
+    class_ids: Int[Tensor, " B"]
+    sequence: SequenceCondition | None
+    seed: int
+    indices: Sequence[int]
+    codes: Int[Tensor, "B L D"] | None
+    visible: Int[Tensor, "B L"] | None
+    callback: StepCallback | None
+
+    @property
+    def lengths(self) -> list[int] | None:
+        """Positions of each sample, or None for those of the model."""
+        return None if self.sequence is None else self.sequence.lengths
+
+    @property
+    def condition(self) -> tuple[Int[Tensor, " B"], SequenceCondition | None]:
+        """What a model's predictor or decoder is made for."""
+        return self.class_ids, self.sequence
+
+    @property
+    def rest(self) -> dict[str, Any]:
+        """What every sampler takes besides its predictor, noise and settings."""
+        return {"codes": self.codes, "visible": self.visible, "callback": self.callback}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +78,7 @@ class Kind:
         model: class of the network.
         config: class of its configuration.
         sampling: class of its sampling settings.
-        sample: `(model, class_ids, sequence, seed, indices, sampling, given, callback) -> Samples`.
+        sample: `(model, request, sampling) -> Samples`.
     """
 
     name: str
@@ -47,126 +86,54 @@ class Kind:
     model: type[CodeModel]
     config: type[Any]
     sampling: type[Any]
-    sample: Callable[..., Samples]
+    sample: Callable[[Any, Request, Any], Samples]
 
 
-def _unmask(
-    model: ResGen,
-    class_ids: Int[Tensor, " B"],
-    sequence: SequenceCondition | None,
-    seed: int,
-    indices: Sequence[int],
-    sampling: SamplingConfig,
-    given: Given,
-    callback: StepCallback | None,
-) -> Samples:
-    tokens = model.config.head != "mixture"
-    return unmasking.sample_codes(
-        model.predictor(class_ids, sequence),
-        model.codebooks,
-        model.level_std,
-        unmasking.draw_noise(
-            seed, indices, sampling.num_steps, model.spec, tokens=tokens, lengths=lengths_of(sequence)
-        ),
-        sampling,
-        codes=given[0],
-        visible=given[1],
-        callback=callback,
-    )
-
-
-def _depthwise(
-    model: MaskGIT,
-    class_ids: Int[Tensor, " B"],
-    sequence: SequenceCondition | None,
-    seed: int,
-    indices: Sequence[int],
-    sampling: DepthwiseConfig,
-    given: Given,
-    callback: StepCallback | None,
-) -> Samples:
-    return depthwise.sample_codes(
-        model.predictor(class_ids, sequence),
+def _unmask(model: ResGen, request: Request, sampling: SamplingConfig) -> Samples:
+    noise = unmasking.draw_noise(
+        request.seed,
+        request.indices,
+        sampling.num_steps,
         model.spec,
-        depthwise.draw_noise(seed, indices, sampling.num_steps, model.spec, lengths=lengths_of(sequence)),
-        sampling,
-        codes=given[0],
-        visible=given[1],
-        callback=callback,
-        device=model.codebooks.device,
+        tokens=model.config.head != "mixture",
+        lengths=request.lengths,
     )
+    predict = model.predictor(*request.condition)
+    return unmasking.sample_codes(predict, model.codebooks, model.level_std, noise, sampling, **request.rest)
 
 
-def _autoregressive(
-    model: RQTransformer,
-    class_ids: Int[Tensor, " B"],
-    sequence: SequenceCondition | None,
-    seed: int,
-    indices: Sequence[int],
-    sampling: AutoregressiveConfig,
-    given: Given,
-    callback: StepCallback | None,
-) -> Samples:
-    return autoregressive.sample_autoregressive(
-        model.decoder(class_ids, sequence),
-        autoregressive.draw_autoregressive_noise(seed, indices, model.spec, lengths=lengths_of(sequence)),
-        sampling,
-        codes=given[0],
-        visible=given[1],
-        callback=callback,
+def _depthwise(model: MaskGIT, request: Request, sampling: DepthwiseConfig) -> Samples:
+    noise = depthwise.draw_noise(request.seed, request.indices, sampling.num_steps, model.spec, lengths=request.lengths)
+    predict, device = model.predictor(*request.condition), model.codebooks.device
+    return depthwise.sample_codes(predict, model.spec, noise, sampling, **request.rest, device=device)
+
+
+def _autoregressive(model: RQTransformer, request: Request, sampling: AutoregressiveConfig) -> Samples:
+    noise = autoregressive.draw_autoregressive_noise(request.seed, request.indices, model.spec, lengths=request.lengths)
+    return autoregressive.sample_autoregressive(model.decoder(*request.condition), noise, sampling, **request.rest)
+
+
+def _latent_autoregressive(model: ARResGen, request: Request, sampling: LatentAutoregressiveConfig) -> Samples:
+    noise = autoregressive.draw_latent_autoregressive_noise(
+        request.seed,
+        request.indices,
+        sampling.num_steps,
+        model.spec,
+        tokens=model.config.head != "mixture",
+        lengths=request.lengths,
     )
+    decoder = model.decoder(*request.condition)
+    return autoregressive.sample_latent_autoregressive(decoder, model.codebooks, noise, sampling, **request.rest)
 
 
-def _latent_autoregressive(
-    model: ARResGen,
-    class_ids: Int[Tensor, " B"],
-    sequence: SequenceCondition | None,
-    seed: int,
-    indices: Sequence[int],
-    sampling: LatentAutoregressiveConfig,
-    given: Given,
-    callback: StepCallback | None,
-) -> Samples:
-    return autoregressive.sample_latent_autoregressive(
-        model.decoder(class_ids, sequence),
-        model.codebooks,
-        autoregressive.draw_latent_autoregressive_noise(
-            seed,
-            indices,
-            sampling.num_steps,
-            model.spec,
-            tokens=model.config.head != "mixture",
-            lengths=lengths_of(sequence),
-        ),
-        sampling,
-        codes=given[0],
-        visible=given[1],
-        callback=callback,
+def _first_then_rest(model: Valle, request: Request, sampling: AutoregressiveConfig) -> Samples:
+    codes, visible, depth = request.codes, request.visible, model.spec.depth
+    given = request._replace(
+        codes=None if codes is None else codes[..., :1],
+        visible=None if visible is None else visible.clamp(max=1),
+        callback=None if request.callback is None else _deepened(request.callback, depth),
     )
-
-
-def _first_then_rest(
-    model: Valle,
-    class_ids: Int[Tensor, " B"],
-    sequence: SequenceCondition | None,
-    seed: int,
-    indices: Sequence[int],
-    sampling: AutoregressiveConfig,
-    given: Given,
-    callback: StepCallback | None,
-) -> Samples:
-    codes, visible = given
-    first = _autoregressive(
-        model.first,
-        class_ids,
-        sequence,
-        seed,
-        indices,
-        sampling,
-        (None if codes is None else codes[..., :1], None if visible is None else visible.clamp(max=1)),
-        None,
-    )
-    depth = model.spec.depth
+    first = _autoregressive(model.first, given, sampling)
     codes = first.codes.repeat(1, 1, depth) if codes is None else codes.clone()
     codes[..., 0] = first.codes[..., 0]
     visible = torch.ones_like(codes[..., 0]) if visible is None else visible.clamp(min=1)
@@ -174,12 +141,21 @@ def _first_then_rest(
     settings = DepthwiseConfig(
         num_steps=depth,
         choice_temperature=0.0,
-        temperature=0.01,
+        top_p=GREEDY,
         guidance_first=sampling.guidance_scale,
         guidance_scale=sampling.guidance_scale,
     )
-    rest = _depthwise(model.rest, class_ids, sequence, seed, indices, settings, (codes, visible), callback)
+    rest = _depthwise(model.rest, request._replace(codes=codes, visible=visible), settings)
     return Samples(rest.codes, first.steps + rest.steps)
+
+
+def _deepened(callback: StepCallback, depth: int) -> StepCallback:
+    """A callback that is shown the codes of the first level as codes of all levels, of which one is visible."""
+
+    def deepened(record: StepRecord, codes: Tensor, visible: Tensor) -> None:
+        callback(record, F.pad(codes, (0, depth - 1)), visible)
+
+    return deepened
 
 
 KINDS: dict[str, Kind] = {
@@ -291,7 +267,7 @@ def matched_config(config: ResGenConfig, spec: CodeSpec, kind: str) -> ModelConf
     """
     if kind_of(config).name == get_kind(kind).name:
         return config
-    common = {name: getattr(config, name) for name in COMMON}
+    common = {name: getattr(config, name) for name in SHARED_FIELDS}
     wanted = count_parameters(config, spec)
 
     def candidate(num_layers: int) -> ModelConfig:
@@ -353,12 +329,7 @@ def sample(
             if sequence.prompt.any():
                 raise ConfigError("a sequence with a prompt needs the prompt's codes; pass them as `given`")
         visible = torch.where(sequence.wanted, visible, model.spec.depth)
-    return kind.sample(model, class_ids, sequence, seed, indices, sampling, (codes, visible), callback)
-
-
-def lengths_of(sequence: SequenceCondition | None) -> list[int] | None:
-    """Positions of each sample, or None for those of the model."""
-    return None if sequence is None else sequence.lengths
+    return kind.sample(model, Request(class_ids, sequence, seed, indices, codes, visible, callback), sampling)
 
 
 def sampling_with(sampling: AnySampling, settings: dict[str, Any]) -> AnySampling:

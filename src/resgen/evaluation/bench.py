@@ -340,7 +340,7 @@ def _bare_passes(network: ResGen, inputs: list[tuple[Tensor, Tensor]], batch_siz
     @torch.inference_mode()
     def run() -> None:
         for codes, visible in inputs:
-            network.hidden(network.embed(codes, visible), modulation)
+            network.transform(network.embed(codes, visible), modulation)
 
     with torch.inference_mode():
         classes = torch.zeros(batch_size, dtype=torch.int64, device=network.codebooks.device)

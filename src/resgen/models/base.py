@@ -14,6 +14,18 @@ from resgen.models.conditions import ClassCondition, FeatureInput
 from resgen.ops.residual import residual_decode, residual_suffix
 from resgen.types import CodeSpec, SequenceCondition
 
+SHARED_FIELDS = (
+    "width",
+    "num_heads",
+    "mlp_width",
+    "condition_width",
+    "num_classes",
+    "class_dropout",
+    "feature_width",
+    "feature_stride",
+)
+"""What the configurations of all generators have."""
+
 
 def check_features(config: Any) -> None:
     """Validate `feature_width` and `feature_stride` of a generator's configuration.

@@ -7,20 +7,15 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from resgen.errors import ConfigError
-from resgen.models.base import CodeModel, check_features
-from resgen.models.conditions import ClassCondition
+from resgen.models.base import check_features
+from resgen.models.bidirectional import INIT_STD, BidirectionalModel, GuidedEvaluation
 from resgen.models.token_head import LevelHead
-from resgen.nn.positions import positions_of
-from resgen.nn.transformer import SharedModulation, Transformer
-from resgen.ops.guidance import guide
 from resgen.ops.masking import num_masked, sample_visible
 from resgen.types import CodeSpec, SequenceCondition
-
-INIT_STD = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,36 +75,18 @@ PRESETS: dict[str, MaskGITConfig] = {
 
 
 @final
-class MaskGIT(CodeModel):
+class MaskGIT(BidirectionalModel):
     """The generator. While level d is decoded every position has d or d+1 visible levels; `visible` is the whole state.
 
     The condition is the class plus the current level, both learned vectors, through the modulation that all blocks
     share (**Default**: the paper does not say how the level enters).
     """
 
-    positions: Tensor
-
     def __init__(self, config: MaskGITConfig, spec: CodeSpec) -> None:
         super().__init__(config, spec)
-        self.is_grid = len(spec.shape) == 2
-        positions = positions_of(spec.shape, config.width, config.num_heads)
-        self.register_buffer("positions", positions, persistent=False)
-        self.input = nn.Linear(spec.code_dim, config.width)
-        self.visible_embedding = nn.Embedding(spec.depth + 1, config.width)
         self.level_embedding = nn.Embedding(spec.depth, config.width)
-        self.condition = ClassCondition(config.num_classes, config.width)
-        self.modulation = SharedModulation(config.width, config.condition_width)
-        self.transformer = Transformer(
-            width=config.width, num_layers=config.num_layers, num_heads=config.num_heads, mlp_width=config.mlp_width
-        )
         self.head = LevelHead(config.width, spec.depth, spec.codebook_size)
-        nn.init.normal_(self.visible_embedding.weight, std=INIT_STD)
         nn.init.normal_(self.level_embedding.weight, std=INIT_STD)
-
-    def embed(self, codes: Int[Tensor, "B L D"], visible: Int[Tensor, "B L"]) -> Float[Tensor, "B L O"]:
-        """Network input: the projected sum of the visible embeddings, how many are visible, and where."""
-        x = self.input(self.known(codes, visible).to(self.input.weight.dtype)) + self.visible_embedding(visible)
-        return x + self.positions.to(x.dtype) if self.is_grid else x
 
     def forward(
         self,
@@ -120,18 +97,8 @@ class MaskGIT(CodeModel):
         sequence: SequenceCondition | None = None,
     ) -> Float[Tensor, "B L V"]:
         """Logits of each sample's own level at all its positions; codes of masked levels are never looked at."""
-        x = self.embed(codes, visible)
-        vectors = self.feature_vectors(sequence)
-        x = x if vectors is None else x + vectors
-        modulation = self.modulation(self.condition(class_ids) + self.level_embedding(level))
-        return self.head(self.hidden(x, modulation, None if sequence is None else sequence.attended), level)
-
-    def hidden(
-        self, x: Float[Tensor, "B L O"], modulation: Float[Tensor, "B 8 O"], valid: Bool[Tensor, "B L"] | None = None
-    ) -> Float[Tensor, "B L O"]:
-        """The transformer alone, for callers that keep the modulation over many steps."""
-        angles = None if self.is_grid else self.positions[: x.shape[1]]
-        return self.transformer(x, modulation, angles, None if valid is None else valid[:, None, None, :])
+        condition = self.condition(class_ids) + self.level_embedding(level)
+        return self.head(self.hidden(self.embed(codes, visible), condition, sequence), level)
 
     def predictor(self, class_ids: Int[Tensor, " B"], sequence: SequenceCondition | None = None) -> MaskGITPredictor:
         """This model under a condition, as the callable that `samplers.depthwise` takes."""
@@ -150,24 +117,17 @@ class MaskGITPredictor:
         self.condition = model.condition(torch.cat([class_ids, null_ids]))
         self.level = -1
         self.modulation = self.condition[:0]
-        self.features, self.valid = model.branches(sequence)
+        self.evaluate = GuidedEvaluation(model, sequence)
 
     def __call__(
         self, codes: Int[Tensor, "B L D"], visible: Int[Tensor, "B L"], level: int, guidance_scale: float
     ) -> Float[Tensor, "B L V"]:
         """Logits of `level` from one evaluation; a scale of 0 runs the conditional branch only."""
-        model, batch = self.model, len(codes)
+        model = self.model
         if level != self.level:
             self.modulation = model.modulation(self.condition + model.level_embedding.weight[level])
             self.level = level
-        x, modulation = model.embed(codes, visible), self.modulation[:-1]
-        if guidance_scale:
-            x, modulation = torch.cat([x, x]), torch.cat([modulation, self.modulation[-1:].expand_as(modulation)])
-        if self.features is not None:
-            x = x + self.features[: len(x)]
-        hidden = model.hidden(x, modulation, None if self.valid is None else self.valid[: len(x)])
-        if guidance_scale:
-            hidden = guide(hidden[:batch], hidden[batch:], guidance_scale)
+        hidden = self.evaluate(codes, visible, self.modulation[:-1], self.modulation[-1:], guidance_scale)
         return model.head.at_level(hidden, level)
 
 

@@ -1,6 +1,5 @@
 """ResGen: a bidirectional transformer that predicts, for every position at once, the sum of the embeddings of all
-masked
-levels as a mixture of Gaussians (Sec. 3, App. A.1)."""
+masked levels as a mixture of Gaussians (Sec. 3, App. A.1)."""
 
 from __future__ import annotations
 
@@ -8,17 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from resgen.errors import ConfigError, unknown
-from resgen.models.base import CodeModel, check_features
-from resgen.models.conditions import ClassCondition
+from resgen.models.base import check_features
+from resgen.models.bidirectional import BidirectionalModel, GuidedEvaluation
 from resgen.models.heads import MixtureHead
 from resgen.models.token_head import TokenHead
-from resgen.nn.positions import positions_of
-from resgen.nn.transformer import SharedModulation, Transformer
-from resgen.ops.guidance import guide
 from resgen.ops.residual import residual_decode
 from resgen.types import CodeSpec, SequenceCondition
 
@@ -108,33 +104,15 @@ def make_head(config: Any, spec: CodeSpec) -> MixtureHead | TokenHead:
     return TokenHead(config.width, spec.depth, spec.codebook_size, code_dim)
 
 
-class ResGen(CodeModel):
+class ResGen(BidirectionalModel):
     """The generator. It knows codes and codebooks, never the tokenizer or the modality they come from."""
 
-    positions: Tensor
     head: MixtureHead | TokenHead
 
     def __init__(self, config: ResGenConfig, spec: CodeSpec) -> None:
         super().__init__(config, spec)
-        self.is_grid = len(spec.shape) == 2
-        positions = positions_of(spec.shape, config.width, config.num_heads)
-        self.register_buffer("positions", positions, persistent=False)
-        self.input = nn.Linear(spec.code_dim, config.width)
-        self.visible_embedding = nn.Embedding(spec.depth + 1, config.width)
-        self.condition = ClassCondition(config.num_classes, config.width)
-        self.modulation = SharedModulation(config.width, config.condition_width)
-        self.transformer = Transformer(
-            width=config.width, num_layers=config.num_layers, num_heads=config.num_heads, mlp_width=config.mlp_width
-        )
         self.summary = nn.Linear(2 * spec.code_dim, config.width) if config.prompt_summary else None
         self.head = make_head(config, spec)
-        nn.init.normal_(self.visible_embedding.weight, std=0.02)
-
-    def embed(self, codes: Int[Tensor, "B L D"], visible: Int[Tensor, "B L"]) -> Float[Tensor, "B L O"]:
-        """Network input: the projected sum of the visible embeddings, how many are visible, and where."""
-        known = self.known(codes, visible)
-        x = self.input(known.to(self.input.weight.dtype)) + self.visible_embedding(visible)
-        return x + self.positions.to(x.dtype) if self.is_grid else x
 
     def forward(
         self,
@@ -148,10 +126,7 @@ class ResGen(CodeModel):
         Sequences may be shorter than the model's most positions.
         """
         condition = self.condition(class_ids) + self.summarise(codes, sequence)
-        x, modulation = self.embed(codes, visible), self.modulation(condition)
-        vectors = self.feature_vectors(sequence)
-        x = x if vectors is None else x + vectors
-        return self.hidden(x, modulation, None if sequence is None else sequence.attended)
+        return self.hidden(self.embed(codes, visible), condition, sequence)
 
     def summarise(
         self, codes: Int[Tensor, "B L D"], sequence: SequenceCondition | None
@@ -167,14 +142,6 @@ class ResGen(CodeModel):
         vectors = self.summary(torch.cat([mean, deviation], dim=1).to(self.summary.weight.dtype))
         return vectors * shown.any(1, keepdim=True)
 
-    def hidden(
-        self, x: Float[Tensor, "B L O"], modulation: Float[Tensor, "B 8 O"], valid: Bool[Tensor, "B L"] | None = None
-    ) -> Float[Tensor, "B L O"]:
-        """The transformer alone, for callers that keep the modulation over many steps."""
-        angles = None if self.is_grid else self.positions[: x.shape[1]]
-        attn_mask = None if valid is None else valid[:, None, None, :]
-        return self.transformer(x, modulation, angles, attn_mask)
-
     def predictor(self, class_ids: Int[Tensor, " B"], sequence: SequenceCondition | None = None) -> ResGenPredictor:
         """This model under a condition, as the callable that samplers take."""
         return ResGenPredictor(self, class_ids, sequence)
@@ -186,30 +153,20 @@ class ResGenPredictor:
     def __init__(self, model: ResGen, class_ids: Int[Tensor, " B"], sequence: SequenceCondition | None) -> None:
         self.model = model
         self.class_ids, self.sequence = class_ids, sequence
-        self.conditional = model.modulation(model.condition(class_ids))
-        self.summarised = model.summary is None
         null_ids = torch.full_like(class_ids[:1], model.condition.null_id)
-        self.unconditional = model.modulation(model.condition(null_ids)).expand_as(self.conditional)
-        self.features, self.valid = model.branches(sequence)
+        self.unconditional = model.modulation(model.condition(null_ids))
+        self.evaluate = GuidedEvaluation(model, sequence)
+        self.conditional: Float[Tensor, "B 8 O"] | None = None
 
     def __call__(
         self, codes: Int[Tensor, "B L D"], visible: Int[Tensor, "B L"], guidance_scale: float
     ) -> MixturePrediction | TokenPrediction:
         """One evaluation; a scale of 0 runs the conditional branch only."""
-        model, batch = self.model, len(codes)
-        if not self.summarised:  # the prompt's codes are given, and the same in every evaluation
+        model = self.model
+        if self.conditional is None:  # the prompt's codes are given, and the same in every evaluation
             condition = model.condition(self.class_ids) + model.summarise(codes, self.sequence)
-            self.conditional, self.summarised = model.modulation(condition), True
-        x, modulation = model.embed(codes, visible), self.conditional
-        if guidance_scale:
-            x, modulation = torch.cat([x, x]), torch.cat([modulation, self.unconditional])
-        if self.features is not None:
-            x = x + self.features[: len(x)]
-        valid = None if self.valid is None else self.valid[: len(x)]
-        hidden = model.hidden(x, modulation, valid)
-        if guidance_scale:
-            hidden = guide(hidden[:batch], hidden[batch:], guidance_scale)
-        hidden = hidden.flatten(0, 1)
+            self.conditional = model.modulation(condition)
+        hidden = self.evaluate(codes, visible, self.conditional, self.unconditional, guidance_scale).flatten(0, 1)
         if isinstance(model.head, TokenHead):
             return TokenPrediction(model.head, hidden, visible.flatten(), model.codebooks)
         return MixturePrediction(model.head, hidden)

@@ -11,13 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from resgen.errors import ConfigError
-from resgen.models.base import CodeModel
+from resgen.models.base import SHARED_FIELDS, CodeModel
 from resgen.models.causal import check_config
 from resgen.models.maskgit import MaskGIT, MaskGITConfig
 from resgen.models.rq_transformer import RQTransformer, RQTransformerConfig
 from resgen.types import CodeSpec
-
-COMMON = "width num_heads mlp_width condition_width num_classes class_dropout feature_width feature_stride".split()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +68,7 @@ class Valle(CodeModel):
         if spec.depth < 2:
             raise ConfigError(f"depth={spec.depth} must be at least 2: the first level and others given it")
         super().__init__(config, spec)
-        common = {name: getattr(config, name) for name in COMMON}
+        common = {name: getattr(config, name) for name in SHARED_FIELDS}
         first = RQTransformerConfig(num_layers=config.num_layers, depth_layers=1, **common)
         self.features = None  # either network has its own
         self.first = RQTransformer(first, replace(spec, depth=1))

@@ -109,8 +109,9 @@ def plain_attention(
     attn_mask: Bool[Tensor, "*mask M"] | None = None,
     is_causal: bool = False,
 ) -> Float[Tensor, "B heads L E"]:
-    """Attention as two products and a float32 softmax; `is_causal` is for as many queries as keys."""
-    scores = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)).float()
+    """Attention as two products and a softmax in float32 or better; `is_causal` is for as many queries as keys."""
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     if attn_mask is not None:
         scores = scores.masked_fill(~attn_mask, -torch.inf)
     if is_causal:

@@ -73,13 +73,13 @@ def test_learns_voices_and_hears_strangers() -> None:
         sounds,
         numbers,
         _SMALL,
-        num_steps=50,
+        num_steps=220,
         batch_size=10,
         crop_seconds=(0.3, 0.6),
         learning_rate=5e-3,
         report=lambda step, share, loss: losses.append(loss),
     )
-    assert min(losses[-5:]) < 0.85 * losses[0]  # although the margin grew
+    assert sum(losses[-10:]) / 10 < 0.7 * losses[0]  # although the margin grew
     unheard, who = _corpus([0, 3, 4, 7], 5, 1)  # 4 and 7 were never learned
     embeddings = torch.stack([model.embed(x) for x in unheard])
     found = verify(embeddings, torch.unique(who, return_inverse=True)[1])

@@ -79,10 +79,9 @@ def test_visible_codes_class_level_and_state_matter() -> None:
         (codes, visible.clamp(max=2), level, class_ids),
     ):
         assert not torch.isclose(model(*inputs), logits, atol=1e-4).all(-1).any()
-    hidden = model.hidden(model.embed(codes, visible), model.modulation(model.condition(class_ids)))
-    other = model.hidden(
-        model.embed(codes, visible), model.modulation(model.condition(class_ids) + model.level_embedding(level))
-    )
+    condition = model.condition(class_ids)
+    hidden = model.hidden(model.embed(codes, visible), condition)
+    other = model.hidden(model.embed(codes, visible), condition + model.level_embedding(level))
     assert not torch.allclose(hidden, other, atol=1e-3)
     assert torch.allclose(model.head(other, level), logits)
 
@@ -126,8 +125,8 @@ def test_guidance_runs_one_batch_and_none_where_it_is_off(monkeypatch: pytest.Mo
     spec = SPECS["grid"]
     model = tiny(spec)
     codes, visible, _, class_ids = batch(spec)
-    rows, conditions, hidden, modulation = [], [], model.hidden, model.modulation.forward
-    monkeypatch.setattr(model, "hidden", lambda x, *rest: (rows.append(len(x)), hidden(x, *rest))[1])
+    rows, conditions, hidden, modulation = [], [], model.transform, model.modulation.forward
+    monkeypatch.setattr(model, "transform", lambda x, *rest: (rows.append(len(x)), hidden(x, *rest))[1])
     monkeypatch.setattr(model.modulation, "forward", lambda c: (conditions.append(len(c)), modulation(c))[1])
     predict = model.predictor(class_ids)
     for level, scale in ((0, 0.0), (0, 1.0), (1, 2.0), (1, 0.0)):

@@ -137,13 +137,13 @@ def test_finished_positions_are_not_drawn() -> None:
 )
 def test_the_second_pass_runs_only_where_guidance_is_on(first: float, last: float, doubled: int) -> None:
     model = tiny_model()
-    rows, hidden = [], model.hidden
+    rows, transform = [], model.transform
 
     def watched(x: torch.Tensor, *args) -> torch.Tensor:
         rows.append(len(x))
-        return hidden(x, *args)
+        return transform(x, *args)
 
-    model.hidden = watched  # type: ignore[method-assign]
+    model.transform = watched  # type: ignore[method-assign]
     config = settings(guidance_first=first, guidance_scale=last, mask_schedule="linear")
     samples = run_model(model, [0, 1], range(2), config)
     assert rows.count(4) == doubled and rows.count(2) == 6 - doubled
