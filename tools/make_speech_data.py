@@ -7,7 +7,7 @@ For example:
 
 Every row is one utterance: audio {bytes (FLAC, 16 kHz, mono), path}, text (lower case), speaker_id, source. A voice
 of a synthesizer is one fixed setting; eight of them are heard in `test_unseen_synth` only, and no text of that split is
-in a synthesizer's `train`. `--varied-voices` and `--varied-real` add utterances with a voice of their own each, for a
+in a synthesizer's `train`. `--varied-voices` and `--varied-real` add many more voices with two utterances each, for a
 model that shall follow any prompt: settings drawn at random, and the sound played faster or slower, which moves pitch
 and formants. Needs espeak-ng and flite (Debian: apt-get install espeak-ng flite). The same seed gives the same corpus.
 """
@@ -105,11 +105,11 @@ class Digits:
     test_real: int = 80
     """Sequences in each of `test_seen` and `test_unseen`."""
     varied_real: int = 0
-    """Further sequences in `train`, each of a training speaker played faster or slower."""
+    """Further sequences in `train` of training speakers played faster or slower, two at each speed."""
     per_voice: int = 77
     """Sequences of each synthesizer voice in `train`."""
     varied_voices: int = 0
-    """Further sequences in `train`, each of a synthesizer voice of its own."""
+    """Further sequences in `train`, two of each of half as many further synthesizer voices."""
     test_per_voice: int = 10
     """Sequences of each held-out voice in `test_unseen_synth`."""
     hours: float | None = None
@@ -143,7 +143,7 @@ class Digits:
     def _join(self, split: str, speaker: str, recordings: dict[str, list[Tensor]], count: int) -> list[Row]:
         """`count` sequences of one speaker's recordings, with pauses of 0.05 to 0.25 s between the digits.
 
-        In the part `varied` each sequence is another speaker: it is played faster or slower.
+        In the part `varied` every two sequences are another speaker: they are played faster or slower.
         """
         missing = [digit for digit in DIGITS if digit not in recordings]
         if missing:
@@ -158,8 +158,10 @@ class Digits:
                 if parts:
                     parts.append(torch.zeros(round(rng.uniform(0.05, 0.25) * RATE_HZ)))
                 parts.append(rng.choice(recordings[word]))
-            samples = _play(torch.cat(parts), _played(rng)) if varied else torch.cat(parts)
-            name = f"fsdd_{speaker}#{index}" if varied else f"fsdd_{speaker}"
+            samples, name = torch.cat(parts), f"fsdd_{speaker}"
+            if varied:
+                name = f"{name}#{index // 2}"
+                samples = _play(samples, _played(random.Random(derive_seed("played", self.seed, name))))
             rows.append(_row(samples, " ".join(words), name, "fsdd"))
         print(f"{split}: {count} sequences of {speaker}", flush=True)
         return rows
@@ -181,7 +183,7 @@ class Sentences:
     per_voice: int = 112
     """Sentences of each synthesizer voice in `train`."""
     varied_voices: int = 0
-    """Further sentences in `train`, each of a synthesizer voice of its own."""
+    """Further sentences in `train`, two of each of half as many further synthesizer voices."""
     test_per_voice: int = 10
     """Sentences of each held-out voice in `test_unseen_synth`."""
     hours: float | None = None
@@ -236,16 +238,19 @@ def _digit_job(voice: Voice, rng: random.Random, *, held_out: bool) -> Job:
 
 
 def _varied(voices: Sequence[Voice], count: int, seed: int) -> Iterable[tuple[Voice, random.Random]]:
-    """`count` voices that are like no other, in turn from each training voice, and a stream for each."""
+    """Voices that are like no other, each twice, in turn from each training voice; and a stream for each utterance."""
     basis = [voice for voice in voices if not voice.held_out]
     for index in range(count):
-        voice = basis[index % len(basis)]
-        rng = random.Random(derive_seed("varied voice", seed, index))
+        number = index // 2
+        voice = basis[number % len(basis)]
+        rng = random.Random(derive_seed("varied voice", seed, number))
         options = voice.options
         if voice.source == "espeak-ng":
-            name = f"{rng.choice(ACCENTS)}+{voice.speaker_id.rpartition('+')[2]}"
-            options = ("-v", name, "-p", str(rng.randint(15, 85)), "-s", str(rng.randint(130, 185)))
-        yield Voice(f"{voice.speaker_id}#{index}", voice.source, options, False, _played(rng)), rng
+            accented = f"{rng.choice(ACCENTS)}+{voice.speaker_id.rpartition('+')[2]}"
+            options = ("-v", accented, "-p", str(rng.randint(15, 85)), "-s", str(rng.randint(130, 185)))
+        name = f"{voice.speaker_id}#{number}"
+        stream = random.Random(derive_seed("varied utterance", seed, index))
+        yield Voice(name, voice.source, options, False, _played(rng)), stream
 
 
 def _played(rng: random.Random) -> float:
