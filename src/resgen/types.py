@@ -16,12 +16,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from resgen.errors import ConfigError
 
@@ -78,6 +80,25 @@ class SequenceCondition:
     prompt: Bool[Tensor, "B L"]
     features: Float[Tensor, "B S C"] | None = None
     kept: Bool[Tensor, " B"] | None = None
+
+    @classmethod
+    def of(
+        cls, lengths: Sequence[int], prompts: Sequence[int], features: Sequence[Float[Tensor, "_ C"]] | None = None
+    ) -> SequenceCondition:
+        """A batch of samples with their own lengths, prompts and features, padded.
+
+        Args:
+            lengths: positions of each sample, with its prompt.
+            prompts: how many of them, from the first, are the prompt.
+            features: of each sample, `feature_stride` rows per position; their device is the result's.
+        """
+        device = features[0].device if features else None
+        at = torch.arange(max(lengths), device=device)
+        return cls(
+            valid=at < torch.tensor(lengths, device=device)[:, None],
+            prompt=at < torch.tensor(prompts, device=device)[:, None],
+            features=pad_sequence(list(features), batch_first=True) if features else None,
+        )
 
     @property
     def attended(self) -> Bool[Tensor, "B L"]:

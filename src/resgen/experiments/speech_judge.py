@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from resgen.config import config_to_dict
-from resgen.data.sound import normalise_loudness, trim_silence
 from resgen.data.speech import SpeechSource, available_splits, open_speech
 from resgen.data.text import normalise_text
 from resgen.errors import DataError
@@ -152,9 +151,7 @@ def continuation(pipe: SpeechPipeline, source: SpeechSource) -> list[Trial]:
 
 def prepared(pipe: SpeechPipeline, source: SpeechSource, index: int) -> Tensor:
     """A recording as training saw it."""
-    samples = trim_silence(source.read(index, pipe.sample_rate_hz), pipe.sample_rate_hz)
-    loudness = pipe.parts.voice.loudness_db
-    return samples if loudness is None else normalise_loudness(samples, pipe.sample_rate_hz, loudness)
+    return pipe.cleaned(source.read(index, pipe.sample_rate_hz))
 
 
 def candidate_sounds(data: str, pipe: SpeechPipeline) -> dict[str, list[Sound]]:

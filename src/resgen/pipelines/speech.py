@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 
 from resgen.checkpoints.speech import SpeechParts, load_speech_pipeline, save_speech_pipeline
 from resgen.data.sound import check_prompt, normalise_loudness, read_sound, trim_silence
@@ -284,10 +283,13 @@ class SpeechPipeline:
             raise DataError(f"{where} comes without its text; give what is said in it as prompt_text")
         samples = prompt if isinstance(prompt, Tensor) else read_sound(prompt, self.sample_rate_hz, where=where)
         check_prompt(samples, self.sample_rate_hz, where=where)
+        return self._aligned(self.cleaned(samples), " ".join(self.sentences(prompt_text)), where)
+
+    def cleaned(self, samples: Float[Tensor, " S"]) -> Float[Tensor, " R"]:
+        """A recording as those of the training were: without silence at its ends, at the model's loudness."""
         samples = trim_silence(samples.float(), self.sample_rate_hz)
-        if self.parts.voice.loudness_db is not None:
-            samples = normalise_loudness(samples, self.sample_rate_hz, self.parts.voice.loudness_db)
-        return self._aligned(samples, " ".join(self.sentences(prompt_text)), where)
+        loudness = self.parts.voice.loudness_db
+        return samples if loudness is None else normalise_loudness(samples, self.sample_rate_hz, loudness)
 
     @torch.inference_mode()
     def word_ends(self, samples: Float[Tensor, " S"], text: str) -> list[int]:
@@ -325,8 +327,7 @@ class SpeechPipeline:
         codes, _ = self.codec.encode(samples[None], torch.tensor([len(samples)], device=self.device))
         hidden = self.text_model(tokens, real)
         count = torch.tensor([frames], device=self.device)
-        target = self.text_model.normalise(log_mel(samples[None], self.mel), count)
-        durations = self.text_model.match(hidden, real, target, count)
+        durations = self._matched(hidden, real, samples, count)
         predicted = self.text_model.log_durations(hidden, real)[0, 1:-1].exp().sum()
         rate = float(predicted / durations[0, 1:-1].sum())
         most = max(1, int(self.parts.voice.max_prompt_seconds * self.sample_rate_hz / unit))
@@ -361,12 +362,17 @@ class SpeechPipeline:
         begin = len(encode_text(shown.text)) - 1  # without the boundary at its end
         hidden = self.text_model(tokens, real)
         count = torch.tensor([len(shown.codes) * self.stride], device=self.device)
-        target = self.text_model.normalise(log_mel(shown.samples[None].to(self.device), self.mel), count)
         if begin > int(count):
             raise DataError(f"the prompt is too short for its text {shown.text!r}")
-        known = self.text_model.match(hidden[:, :begin], real[:, :begin], target, count)
+        known = self._matched(hidden[:, :begin], real[:, :begin], shown.samples.to(self.device), count)
         rest = self.text_model.durations(hidden, real, speed=speed * shown.rate)[:, begin:]
         return self._job(shown.codes, self._expanded(hidden, torch.cat([known, rest], dim=1)))
+
+    def _matched(self, hidden: Tensor, real: Tensor, samples: Tensor, count: Tensor) -> Int[Tensor, "1 N"]:
+        """Durations of the tokens in a recording of `count` frames."""
+        return self.text_model.match(
+            hidden, real, self.text_model.normalise(log_mel(samples[None], self.mel), count), count
+        )
 
     def _tokens(self, text: str) -> tuple[Tensor, Tensor]:
         tokens = encode_text(text)[None].to(self.device)
@@ -436,15 +442,10 @@ class _Run:
 
     def _batch(self, jobs: list[_Job]) -> list[Tensor]:
         model, device = self.pipe.generator, self.pipe.device
-        lengths = torch.tensor([len(job.features) // self.pipe.stride for job in jobs], device=device)
-        prompts = torch.tensor([len(job.codes) for job in jobs], device=device)
-        at = torch.arange(int(lengths.max()), device=device)
-        sequence = SequenceCondition(
-            valid=at < lengths[:, None],
-            prompt=at < prompts[:, None],
-            features=pad_sequence([job.features for job in jobs], batch_first=True),
-        )
-        codes = torch.stack([F.pad(job.codes, (0, 0, 0, len(at) - len(job.codes))) for job in jobs])
+        lengths = [len(job.features) // self.pipe.stride for job in jobs]
+        prompts = [len(job.codes) for job in jobs]
+        sequence = SequenceCondition.of(lengths, prompts, [job.features for job in jobs])
+        codes = torch.stack([F.pad(job.codes, (0, 0, 0, max(lengths) - len(job.codes))) for job in jobs])
         visible = torch.where(sequence.prompt, model.spec.depth, 0)
         samples = sample(
             model,
@@ -457,7 +458,7 @@ class _Run:
             callback=self.callback,
         )
         self.steps += samples.steps
-        return [row[int(begin) : int(end)] for row, begin, end in zip(samples.codes, prompts, lengths, strict=True)]
+        return [row[begin:end] for row, begin, end in zip(samples.codes, prompts, lengths, strict=True)]
 
 
 def _cut(text: str, ends: list[int], most: int, stride: int) -> tuple[str, int]:

@@ -14,7 +14,6 @@ from rich.progress import track
 from torch import Tensor
 
 from resgen.checkpoints.artefacts import check_belongs, fingerprint, load_tokenizer
-from resgen.config import config_to_dict
 from resgen.data.codes import CodeCache, open_codes, write_codes
 from resgen.data.images import ImageSource, available_splits, open_images
 from resgen.data.store import PictureStore
@@ -29,14 +28,13 @@ from resgen.training.generator_task import Evaluate, GeneratorTask
 from resgen.training.image_product import ClassExamples, ImageProduct
 from resgen.training.parallel import initialise
 from resgen.training.recipe import Recipe
+from resgen.training.stages import CODE_FOLDERS, check_folder, data_path, run_stage
 from resgen.training.tokenizer_task import TokenizerLossConfig, TokenizerTask
-from resgen.training.trainer import Trainer, check_run_folder
 
 HELD_OUT_SPLITS = ("test", "val", "valid", "validation")
 HELD_OUT_EVERY = 20
 MAX_HELD_OUT = 5000
 ENCODE_BATCH = 256
-CODE_FOLDERS = ("train", "held_out")
 
 
 def train_tokenizer(
@@ -51,10 +49,8 @@ def train_tokenizer(
         max_minutes: budget of wall time.
         resume: continue the run in `out`.
     """
-    reduce = initialise()
-    if reduce.rank == 0:
-        check_run_folder(Path(out), resume)  # before the data is read
-    train, held_out = open_splits(_data_path(recipe, data))
+    check_folder(out, resume)
+    train, held_out = open_splits(data_path(recipe, data))
     with seeded(recipe.tokenizer_training.seed, "tokenizer"):
         tokenizer = ImageTokenizer(recipe.tokenizer)
         task = TokenizerTask(
@@ -65,24 +61,17 @@ def train_tokenizer(
             class_names=train.class_names,
             perceptual=_perceptual(recipe.tokenizer_loss),
         )
-    config = {
-        "stage": "tokenizer",
-        "recipe": recipe.name,
-        "data": {"name": train.name, "sha256": train.fingerprint, "resize": recipe.data.resize},
-        "tokenizer": config_to_dict(recipe.tokenizer),
-        "tokenizer_loss": config_to_dict(recipe.tokenizer_loss),
-        "training": config_to_dict(recipe.tokenizer_training),
-    }
-    trainer = Trainer(
+    return run_stage(
         task,
+        recipe,
+        "tokenizer",
         recipe.tokenizer_training,
         out,
         max_minutes=max_minutes,
         resume=resume,
-        reduce=reduce,
-        run_config=config,
+        about={"name": train.name, "sha256": train.fingerprint, "resize": recipe.data.resize},
+        configs={"tokenizer": recipe.tokenizer, "tokenizer_loss": recipe.tokenizer_loss},
     )
-    return trainer.run()
 
 
 def train_generator(
@@ -106,11 +95,9 @@ def train_generator(
         resume: continue the run in `out`.
         evaluator: makes, for the tokenizer, what is called every `evaluate_every` steps.
     """
-    reduce = initialise()
-    if reduce.rank == 0:
-        check_run_folder(Path(out), resume)  # before codes of another run could be replaced
+    check_folder(out, resume)
     loaded, folder = load_tokenizer(tokenizer)
-    path = _data_path(recipe, data)
+    path = data_path(recipe, data)
     if is_encoded(path):
         train, held_out = (open_codes(Path(path) / name) for name in CODE_FOLDERS)
     else:
@@ -137,33 +124,25 @@ def train_generator(
         quantizer=loaded.quantizer,
         product=ImageProduct(loaded, train.class_names),
         sampling=recipe.sampling,
-        evaluate=evaluator(loaded) if evaluator is not None and reduce.rank == 0 else None,
+        evaluate=evaluator(loaded) if evaluator is not None and initialise().rank == 0 else None,
         history={"tokenizer": tokenizer_history.get("tokenizer", {}) if isinstance(tokenizer_history, dict) else {}},
     )
-    config = {
-        "stage": "generator",
-        "kind": kind_of(model_config).name,
-        "recipe": recipe.name,
-        "data": {
-            "sha256": train.data_fingerprint,
-            "versions": train.versions,
-            "tokenizer": train.tokenizer_fingerprint,
-        },
-        "generator": config_to_dict(model_config),
-        "generator_loss": config_to_dict(recipe.generator_loss),
-        "training": config_to_dict(recipe.generator_training),
-        "sampling": config_to_dict(recipe.sampling),
-    }
-    trainer = Trainer(
+    return run_stage(
         task,
+        recipe,
+        "generator",
         recipe.generator_training,
         out,
         max_minutes=max_minutes,
         resume=resume,
-        reduce=reduce,
-        run_config=config,
+        about={
+            "sha256": train.data_fingerprint,
+            "versions": train.versions,
+            "tokenizer": train.tokenizer_fingerprint,
+        },
+        configs={"generator": model_config, "generator_loss": recipe.generator_loss, "sampling": recipe.sampling},
+        kind=kind_of(model_config).name,
     )
-    return trainer.run()
 
 
 def encode_data(
@@ -255,13 +234,6 @@ def _encode_batches(
     for mirror, rows in track(parts, f"encoding {name}", console=Console(stderr=True)):
         images = from_uint8(store.batch(rows).to(device))
         yield tokenizer.encode(images.flip(-1) if mirror else images).cpu(), store.labels[rows]
-
-
-def _data_path(recipe: Recipe, data: str | None) -> str:
-    path = data or recipe.data.path
-    if path is None:
-        raise DataError(f"recipe '{recipe.name}' has no data of its own; give it with --data PATH")
-    return path
 
 
 def _perceptual(config: TokenizerLossConfig) -> PerceptualLoss | None:

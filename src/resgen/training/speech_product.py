@@ -116,12 +116,7 @@ class SpeechExamples:
                 codes.append(own.codes)
                 features.append(own.features)
             prompts.append(length)
-        at = torch.arange(max(map(len, codes)))
-        sequence = SequenceCondition(
-            valid=at < torch.tensor([len(one) for one in codes])[:, None],
-            prompt=at < torch.tensor(prompts)[:, None],
-            features=pad_sequence(features, batch_first=True),
-        )
+        sequence = SequenceCondition.of([len(one) for one in codes], prompts, features)
         return pad_sequence(codes, batch_first=True), torch.zeros_like(indices), sequence
 
     def _draw(self, index: int, generator: torch.Generator) -> tuple[int | None, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,18 +31,15 @@ from resgen.tokenizers.sound import SoundCodec, SoundTokenizer
 from resgen.tokenizers.vocoder import Vocoder
 from resgen.tokenizers.waveform import WaveformTokenizer
 from resgen.training.generator_task import GeneratorTask
-from resgen.training.interface import Task, TrainerConfig
-from resgen.training.parallel import initialise
 from resgen.training.sound_task import SoundTokenizerTask
 from resgen.training.speech_product import SpeechExamples, SpeechProduct
 from resgen.training.speech_recipe import SpeechRecipe
+from resgen.training.stages import CODE_FOLDERS, check_folder, data_path, run_stage
 from resgen.training.text_task import TextTask
-from resgen.training.trainer import Trainer, check_run_folder
 from resgen.training.vocoder_task import VocoderTask
 
 HELD_OUT_SPLITS = ("test_seen_speaker", "test_seen", "test", "val", "valid", "validation")
 ENCODE_BATCH = 16
-CODE_FOLDERS = ("train", "held_out")
 
 
 def train_sound_tokenizer(
@@ -57,14 +54,24 @@ def train_sound_tokenizer(
         max_minutes: budget of wall time.
         resume: continue the run in `out`.
     """
-    _check_folder(out, resume)
+    check_folder(out, resume)
     with seeded(recipe.tokenizer_training.seed, "tokenizer"):
         is_mel = isinstance(recipe.tokenizer, MelTokenizerConfig)
         tokenizer = MelTokenizer(recipe.tokenizer) if is_mel else WaveformTokenizer(recipe.tokenizer)  # type: ignore[arg-type]
         train, held_out, about = _stores(recipe, data, tokenizer.sample_rate_hz)
         task = SoundTokenizerTask(tokenizer, recipe.tokenizer_loss, train, held_out)
     config = {"tokenizer": recipe.tokenizer, "tokenizer_loss": recipe.tokenizer_loss}
-    return _run(task, recipe, "tokenizer", recipe.tokenizer_training, out, max_minutes, resume, about, config)
+    return run_stage(
+        task,
+        recipe,
+        "tokenizer",
+        recipe.tokenizer_training,
+        out,
+        max_minutes=max_minutes,
+        resume=resume,
+        about=about,
+        configs=config,
+    )
 
 
 def train_vocoder(
@@ -81,7 +88,7 @@ def train_vocoder(
     Args:
         tokenizer: folder of a mel tokenizer, whose reconstructions it also learns to turn into sound.
     """
-    _check_folder(out, resume)
+    check_folder(out, resume)
     loaded = None if tokenizer is None else load_sound_tokenizer(tokenizer)[0]
     if isinstance(loaded, WaveformTokenizer):
         raise ConfigError(f"'{tokenizer}' is a tokenizer of waveforms, which needs no vocoder")
@@ -89,20 +96,40 @@ def train_vocoder(
     with seeded(recipe.vocoder_training.seed, "vocoder"):
         task = VocoderTask(Vocoder(recipe.vocoder), recipe.vocoder_loss, train, held_out, tokenizer=loaded)
     config = {"vocoder": recipe.vocoder, "vocoder_loss": recipe.vocoder_loss}
-    return _run(task, recipe, "vocoder", recipe.vocoder_training, out, max_minutes, resume, about, config)
+    return run_stage(
+        task,
+        recipe,
+        "vocoder",
+        recipe.vocoder_training,
+        out,
+        max_minutes=max_minutes,
+        resume=resume,
+        about=about,
+        configs=config,
+    )
 
 
 def train_text(
     recipe: SpeechRecipe, *, data: str | None, out: str | Path, max_minutes: float | None = None, resume: bool = False
 ) -> dict[str, float]:
     """Train a text model (alignment and durations) and write `out/model`; arguments as for `train_sound_tokenizer`."""
-    _check_folder(out, resume)
+    check_folder(out, resume)
     mel = mel_of(recipe)
     train, held_out, about = _stores(recipe, data, mel.sample_rate_hz)
     with seeded(recipe.text_training.seed, "text"):
         task = TextTask(TextModel(recipe.text), recipe.text_loss, train, held_out, mel=mel)
     config = {"text": recipe.text, "text_loss": recipe.text_loss}
-    return _run(task, recipe, "text", recipe.text_training, out, max_minutes, resume, about, config)
+    return run_stage(
+        task,
+        recipe,
+        "text",
+        recipe.text_training,
+        out,
+        max_minutes=max_minutes,
+        resume=resume,
+        about=about,
+        configs=config,
+    )
 
 
 def train_speech_generator(
@@ -128,7 +155,7 @@ def train_speech_generator(
         max_minutes: budget of wall time.
         resume: continue the run in `out`.
     """
-    _check_folder(out, resume)
+    check_folder(out, resume)
     loaded, _ = load_sound_tokenizer(tokenizer)
     text_model, alphabet, text_folder = load_text_model(text)
     codec = SoundCodec(loaded, None if vocoder is None else load_vocoder(vocoder)[0])
@@ -136,7 +163,7 @@ def train_speech_generator(
     stride = loaded.samples_per_position // mel.hop_size
     if text_model.config.num_bands != mel.num_bands:
         raise ConfigError(f"'{text}' takes mels of {text_model.config.num_bands} bands, not of {mel.num_bands}")
-    path = _data_path(recipe, data)
+    path = data_path(recipe, data)
     if is_encoded_speech(path):
         caches = [open_speech_codes(Path(path) / name) for name in CODE_FOLDERS]
     else:
@@ -180,8 +207,18 @@ def train_speech_generator(
         "prompts": recipe.prompts,
         "sampling": recipe.sampling,
     }
-    about = {"kind": kind_of(model_config).name, **caches[0].made_from}
-    return _run(task, recipe, "generator", recipe.generator_training, out, max_minutes, resume, about, config)
+    return run_stage(
+        task,
+        recipe,
+        "generator",
+        recipe.generator_training,
+        out,
+        max_minutes=max_minutes,
+        resume=resume,
+        about=caches[0].made_from,
+        configs=config,
+        kind=kind_of(model_config).name,
+    )
 
 
 def encode_speech(
@@ -214,9 +251,7 @@ def encode_speech(
             "tokenizer": fingerprint(tokenizer),
             "text": _text_fingerprint(text_model),
             "data": source.fingerprint,
-            "preparation": json.dumps(
-                {"data": config_to_dict(recipe.data) | {"path": None}, "mel": config_to_dict(mel)}
-            ),
+            "preparation": json.dumps({"data": preparation(recipe), "mel": config_to_dict(mel)}),
         }
         folder = Path(out) / name
         try:
@@ -302,52 +337,21 @@ def _encode(
     return iter([found[row] for row in range(len(store))])
 
 
+def preparation(recipe: SpeechRecipe) -> dict[str, Any]:
+    """What is done to recordings, wherever they lie."""
+    return config_to_dict(recipe.data) | {"path": None}
+
+
 def _text_fingerprint(model: TextModel) -> str:
     return sha256_tensor(torch.cat([tensor.flatten().float().cpu() for tensor in module_tensors(model).values()]))
 
 
 def _stores(recipe: SpeechRecipe, data: str | None, rate: int) -> tuple[SpeechStore, SpeechStore, dict[str, Any]]:
-    train, held_out = open_speech_splits(_data_path(recipe, data))
-    about = {"name": train.name, "sha256": train.fingerprint}
+    train, held_out = open_speech_splits(data_path(recipe, data))
+    about = {"name": train.name, "sha256": train.fingerprint, "preparation": preparation(recipe)}
     return _store(train, recipe, rate), _store(held_out, recipe, rate), about
 
 
 def _store(source: SpeechSource, recipe: SpeechRecipe, rate: int) -> SpeechStore:
     data = recipe.data
     return SpeechStore(source, rate, trim=data.trim, loudness_db=data.loudness_db, max_seconds=data.max_seconds)
-
-
-def _data_path(recipe: SpeechRecipe, data: str | None) -> str:
-    path = data or recipe.data.path
-    if path is None:
-        raise DataError(f"recipe '{recipe.name}' has no data of its own; give it with --data PATH")
-    return path
-
-
-def _check_folder(out: str | Path, resume: bool) -> None:
-    if initialise().rank == 0:
-        check_run_folder(Path(out), resume)  # before the data is read
-
-
-def _run(
-    task: Task,
-    recipe: SpeechRecipe,
-    stage: str,
-    training: TrainerConfig,
-    out: str | Path,
-    max_minutes: float | None,
-    resume: bool,
-    about: Mapping[str, Any],
-    configs: Mapping[str, Any],
-) -> dict[str, float]:
-    config = {
-        "stage": stage,
-        "recipe": recipe.name,
-        "data": dict(about),
-        **{name: config_to_dict(part) for name, part in configs.items()},
-        "training": config_to_dict(training),
-    }
-    trainer = Trainer(
-        task, training, out, max_minutes=max_minutes, resume=resume, reduce=initialise(), run_config=config
-    )
-    return trainer.run()
