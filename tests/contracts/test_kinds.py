@@ -174,6 +174,11 @@ def test_a_pipeline_of_every_kind_is_saved_and_loaded(kind: str, tmp_path: Path)
     )
     tokenizer = ImageTokenizer(config).eval()
     model = make(kind, tokenizer.spec).eval()
+    stream = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        tokenizer.quantizer.codebooks.copy_(torch.randn(tokenizer.quantizer.codebooks.shape, generator=stream))
+    codes = torch.randint(9, (20, tokenizer.spec.num_positions, 4), generator=stream)
+    model.set_codebooks(tokenizer.quantizer.codebooks, tokenizer.quantizer.variances, codes)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(parameter.bfloat16())  # what a saved model keeps

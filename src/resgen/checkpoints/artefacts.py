@@ -1,8 +1,7 @@
 """Whole models to and from folders: a tokenizer alone, or a pipeline of tokenizer and generator.
 
 Parameters are published in bfloat16; codebooks and all other buffers keep their type. A generator records the
-fingerprint of the
-codebooks that it was trained on, and a pipeline whose tokenizer has others is refused.
+fingerprint of the codebooks that it was trained on, and a pipeline whose tokenizer has others is refused.
 """
 
 from __future__ import annotations
@@ -111,10 +110,14 @@ def save_pipeline(
     class_names: tuple[str, ...],
     history: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a pipeline folder."""
+    """Write a pipeline folder.
+
+    Raises:
+        CheckpointError: the generator has the codebooks of another tokenizer.
+    """
     components = {
         "tokenizer": tokenizer_component(tokenizer),
-        "generator": generator_component(generator, fingerprint(tokenizer)),
+        "generator": generator_component(generator, tokenizer),
     }
     extra = {"sampling": config_to_dict(sampling), "class_names": list(class_names), "history": dict(history or {})}
     save_folder(path, kind="pipeline", components=components, extra=extra)
@@ -185,12 +188,22 @@ def tokenizer_component(tokenizer: AnyTokenizer) -> Component:
     return Component(type=name, config=config_to_dict(tokenizer.config), tensors=published(tokenizer))
 
 
-def generator_component(generator: CodeModel, codebooks_sha256: str) -> Component:
-    """A generator, to be saved, with the fingerprint of the codebooks that it was trained on."""
+def generator_component(generator: CodeModel, tokenizer: AnyTokenizer) -> Component:
+    """A generator, to be saved, with the fingerprint of the codebooks that it was trained on.
+
+    Raises:
+        CheckpointError: it has the codebooks of another tokenizer.
+    """
+    codebooks = tokenizer.quantizer.codebooks.float().to(generator.codebooks)
+    fits = generator.spec == tokenizer.spec
+    if not fits or (
+        generator.codebooks.any() and not torch.allclose(generator.codebooks, codebooks * generator.latent_scale)
+    ):
+        raise CheckpointError("tokenizer and generator do not belong together: the generator has other codebooks")
     config = {
         "model": config_to_dict(generator.config),
         "spec": config_to_dict(generator.spec),
-        "codebooks_sha256": codebooks_sha256,
+        "codebooks_sha256": fingerprint(tokenizer),
     }
     return Component(type=kind_of(generator.config).name, config=config, tensors=published(generator))
 

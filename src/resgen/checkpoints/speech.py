@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from resgen.checkpoints.artefacts import (
-    fingerprint,
     generator_component,
     generator_of,
     published,
@@ -133,11 +132,15 @@ def save_speech_pipeline(
     voice: VoiceConfig,
     history: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a speech pipeline's folder."""
+    """Write a speech pipeline's folder.
+
+    Raises:
+        CheckpointError: the generator has the codebooks of another tokenizer.
+    """
     components = {
         "tokenizer": tokenizer_component(tokenizer),
         "text": _text_component(text_model),
-        "generator": generator_component(generator, fingerprint(tokenizer)),
+        "generator": generator_component(generator, tokenizer),
     }
     if vocoder is not None:
         components[VOCODER] = _vocoder_component(vocoder)

@@ -133,6 +133,14 @@ def test_a_pipeline_is_also_its_tokenizer(saved: Path, parts: tuple[ImageTokeniz
     assert fingerprint(loaded) == fingerprint(parts[0]) and folder.kind == "pipeline"
 
 
+def test_a_generator_of_another_tokenizer_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="other codebooks"):
+        save_pipeline(
+            tmp_path / "m", make_tokenizer(1), make_generator(make_tokenizer()), sampling=SAMPLING, class_names=NAMES
+        )
+    assert not (tmp_path / "m").exists()
+
+
 def test_parameters_are_published_in_bfloat16_and_buffers_as_they_are(tmp_path: Path) -> None:
     tokenizer = make_tokenizer()
     generator = make_generator(tokenizer)
