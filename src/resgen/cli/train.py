@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,7 +31,50 @@ EXIT_INTERRUPTED = 130
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainTokenizer:
+class Training(ABC):
+    """What every training takes."""
+
+    recipe: str
+    """spoken_digits, spoken_digits_small, sentences, melvae or rvqvae."""
+    data: Annotated[str | None, option("PATH")] = None
+    """Recordings with texts: parquet, or a folder with metadata.csv; without it the recipe's own."""
+    config: ConfigFile = None
+    overrides: Overrides = ()
+    max_minutes: Annotated[float | None, option("N")] = None
+    """Stop after this many minutes, with the learning rate's decline fitted to them."""
+    out: Annotated[Path, option("DIR")]
+    """Folder of the run; what was trained is in its folder 'model'."""
+    resume: bool = False
+    """Go on from the newest checkpoint in --out."""
+    as_json: Json = False
+
+    @abstractmethod
+    def train(self) -> Mapping[str, Any]:
+        """Train, and return the last metrics."""
+
+    @property
+    def common(self) -> dict[str, Any]:
+        """What all functions that train take."""
+        return {"data": self.data, "out": self.out, "max_minutes": self.max_minutes, "resume": self.resume}
+
+    def run(self) -> int:
+        """Train and report the last metrics; the message of an interrupted training says how to go on."""
+        from resgen.training import Interrupted
+
+        check_out_dir(self.out)
+        if self.max_minutes is not None and not self.max_minutes > 0:
+            raise ConfigError(f"--max-minutes {self.max_minutes:g} must be greater than 0")
+        try:
+            metrics = self.train()
+        except Interrupted as stop:
+            message(str(stop))
+            return EXIT_INTERRUPTED
+        report({"model": self.out / "model", "metrics": metrics}, as_json=self.as_json)
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTokenizer(Training):
     """Train the tokenizer, the first stage: pictures or speech to residual codes and back.
 
     For example:
@@ -47,37 +91,21 @@ class TrainTokenizer:
     data: Annotated[str | None, option("PATH")] = None
     """Pictures: folder of class folders, parquet, or 'digits'. Recordings: parquet, or a folder with metadata.csv.
     Without it the recipe's own."""
-    config: ConfigFile = None
-    overrides: Overrides = ()
-    max_minutes: Annotated[float | None, option("N")] = None
-    """Stop after this many minutes, with the learning rate's decline fitted to them."""
-    out: Annotated[Path, option("DIR")]
-    """Folder of the run; the finished model is in its folder 'model'."""
-    resume: bool = False
-    """Go on from the newest checkpoint in --out."""
-    as_json: Json = False
 
-    def run(self) -> int:
-        check_run(self.out, self.max_minutes)
-        common: dict[str, Any] = {
-            "data": self.data,
-            "out": self.out,
-            "max_minutes": self.max_minutes,
-            "resume": self.resume,
-        }
+    def train(self) -> Mapping[str, Any]:
         if is_speech(self.recipe):
             speech = load_speech_recipe(self.recipe, self.config, self.overrides)
             from resgen.training.speech_runs import train_sound_tokenizer
 
-            return train(lambda: train_sound_tokenizer(speech, **common), self.out, as_json=self.as_json)
+            return train_sound_tokenizer(speech, **self.common)
         recipe = load_recipe(self.recipe, self.config, self.overrides)
         from resgen.training.runs import train_tokenizer
 
-        return train(lambda: train_tokenizer(recipe, **common), self.out, as_json=self.as_json)
+        return train_tokenizer(recipe, **self.common)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainVocoder:
+class TrainVocoder(Training):
     """Train a vocoder, which turns the mels of a mel tokenizer into sound.
 
     For example:
@@ -85,43 +113,18 @@ class TrainVocoder:
         resgen train vocoder --recipe spoken_digits --data speech/digits --tokenizer runs/mel/model --out runs/vocoder
     """
 
-    recipe: str
-    """spoken_digits, spoken_digits_small, sentences, melvae or rvqvae."""
-    data: Annotated[str | None, option("PATH")] = None
-    """Recordings: parquet, or a folder with metadata.csv; without it the recipe's own."""
     tokenizer: Annotated[str | None, option("DIR")] = None
     """Folder of the mel tokenizer, whose reconstructions are learned from besides real mels."""
-    config: ConfigFile = None
-    overrides: Overrides = ()
-    max_minutes: Annotated[float | None, option("N")] = None
-    """Stop after this many minutes, with the learning rate's decline fitted to them."""
-    out: Annotated[Path, option("DIR")]
-    """Folder of the run; the finished vocoder is in its folder 'model'."""
-    resume: bool = False
-    """Go on from the newest checkpoint in --out."""
-    as_json: Json = False
 
-    def run(self) -> int:
-        check_run(self.out, self.max_minutes)
+    def train(self) -> Mapping[str, Any]:
         recipe = load_speech_recipe(self.recipe, self.config, self.overrides)
         from resgen.training.speech_runs import train_vocoder
 
-        return train(
-            lambda: train_vocoder(
-                recipe,
-                data=self.data,
-                tokenizer=self.tokenizer,
-                out=self.out,
-                max_minutes=self.max_minutes,
-                resume=self.resume,
-            ),
-            self.out,
-            as_json=self.as_json,
-        )
+        return train_vocoder(recipe, tokenizer=self.tokenizer, **self.common)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainText:
+class TrainText(Training):
     """Train a text model: which frames every letter becomes, and how long they take.
 
     For example:
@@ -129,34 +132,15 @@ class TrainText:
         resgen train text --recipe spoken_digits --data speech/digits --out runs/text
     """
 
-    recipe: str
-    """spoken_digits, spoken_digits_small, sentences, melvae or rvqvae."""
-    data: Annotated[str | None, option("PATH")] = None
-    """Recordings with texts: parquet, or a folder with metadata.csv; without it the recipe's own."""
-    config: ConfigFile = None
-    overrides: Overrides = ()
-    max_minutes: Annotated[float | None, option("N")] = None
-    """Stop after this many minutes, with the learning rate's decline fitted to them."""
-    out: Annotated[Path, option("DIR")]
-    """Folder of the run; the finished text model is in its folder 'model'."""
-    resume: bool = False
-    """Go on from the newest checkpoint in --out."""
-    as_json: Json = False
-
-    def run(self) -> int:
-        check_run(self.out, self.max_minutes)
+    def train(self) -> Mapping[str, Any]:
         recipe = load_speech_recipe(self.recipe, self.config, self.overrides)
         from resgen.training.speech_runs import train_text
 
-        return train(
-            lambda: train_text(recipe, data=self.data, out=self.out, max_minutes=self.max_minutes, resume=self.resume),
-            self.out,
-            as_json=self.as_json,
-        )
+        return train_text(recipe, **self.common)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainGenerator:
+class TrainGenerator(Training):
     """Train the generator, the second stage, on the codes of a trained tokenizer.
 
     For example:
@@ -164,8 +148,8 @@ class TrainGenerator:
         resgen train generator --recipe digits --tokenizer runs/digits-tokenizer/model --out runs/digits
         resgen train generator --recipe digits --tokenizer fashion-mnist-small --data codes/ --out runs/new
         resgen train generator --kind rq_transformer --recipe digits --tokenizer runs/digits-tokenizer/model --out rq
-        resgen train generator --recipe spoken_digits --data speech/digits --tokenizer runs/mel/model --text \
-            runs/text/model --vocoder runs/vocoder/model --out runs/voice
+        resgen train generator --recipe spoken_digits --data speech/digits --tokenizer runs/mel/model \\
+            --text runs/text/model --vocoder runs/vocoder/model --out runs/voice
     """
 
     recipe: str
@@ -184,20 +168,10 @@ class TrainGenerator:
     """Speech: folder of the vocoder of a mel tokenizer, which becomes part of the model."""
     evaluate_on: Annotated[str | None, option("PATH")] = None
     """Pictures to compare 1,000 samples with every generator_training.evaluate_every steps; --data if left out."""
-    config: ConfigFile = None
-    overrides: Overrides = ()
-    max_minutes: Annotated[float | None, option("N")] = None
-    """Stop after this many minutes, with the learning rate's decline fitted to them."""
-    out: Annotated[Path, option("DIR")]
-    """Folder of the run; the finished pipeline is in its folder 'model'."""
-    resume: bool = False
-    """Go on from the newest checkpoint in --out."""
-    as_json: Json = False
 
-    def run(self) -> int:
-        check_run(self.out, self.max_minutes)
+    def train(self) -> Mapping[str, Any]:
         if is_speech(self.recipe):
-            return self.run_speech()
+            return self.train_speech()
         if self.text is not None or self.vocoder is not None:
             raise ConfigError(f"--text and --vocoder are for speech; recipe '{self.recipe}' is for pictures")
         recipe = load_recipe(self.recipe, self.config, self.overrides, self.kind)
@@ -211,21 +185,9 @@ class TrainGenerator:
             if path is None or is_encoded(path):
                 raise ConfigError("evaluate_every needs pictures; name them with --evaluate-on PATH")
             evaluator = functools.partial(in_training, path=path, resize=recipe.data.resize)
-        return train(
-            lambda: train_generator(
-                recipe,
-                data=self.data,
-                tokenizer=self.tokenizer,
-                out=self.out,
-                max_minutes=self.max_minutes,
-                resume=self.resume,
-                evaluator=evaluator,
-            ),
-            self.out,
-            as_json=self.as_json,
-        )
+        return train_generator(recipe, tokenizer=self.tokenizer, evaluator=evaluator, **self.common)
 
-    def run_speech(self) -> int:
+    def train_speech(self) -> Mapping[str, Any]:
         """The same for a recipe of speech."""
         if self.text is None:
             raise ConfigError("--text is missing: a speech generator needs the folder of a trained text model")
@@ -234,19 +196,8 @@ class TrainGenerator:
             raise ConfigError("evaluate_every and --evaluate-on are for pictures; use resgen evaluate for speech")
         from resgen.training.speech_runs import train_speech_generator
 
-        return train(
-            lambda: train_speech_generator(
-                recipe,
-                data=self.data,
-                tokenizer=self.tokenizer,
-                text=str(self.text),
-                vocoder=self.vocoder,
-                out=self.out,
-                max_minutes=self.max_minutes,
-                resume=self.resume,
-            ),
-            self.out,
-            as_json=self.as_json,
+        return train_speech_generator(
+            recipe, tokenizer=self.tokenizer, text=self.text, vocoder=self.vocoder, **self.common
         )
 
 
@@ -257,24 +208,3 @@ def in_training(tokenizer: ImageTokenizer, path: str, resize: bool) -> Evaluate:
     config = tokenizer.config
     judge = Judge(path, image_size=config.image_size, channels=config.channels, resize=resize)
     return judge.in_training(tokenizer)
-
-
-def check_run(out: Path, max_minutes: float | None) -> None:
-    """Refuse a run folder that cannot be written, or a budget that is none."""
-    check_out_dir(out)
-    if max_minutes is not None and not max_minutes > 0:
-        raise ConfigError(f"--max-minutes {max_minutes:g} must be greater than 0")
-
-
-def train(run: Callable[[], Mapping[str, Any] | None], out: Path, *, as_json: bool) -> int:
-    """Run a training and report its last metrics; the message of an interrupted one says how to go on."""
-    from resgen.training import Interrupted
-
-    try:
-        metrics = run()
-    except Interrupted as stop:
-        message(str(stop))
-        return EXIT_INTERRUPTED
-    model = out / "model"
-    report({"model": model, "metrics": metrics or {}}, as_json=as_json)
-    return 0
