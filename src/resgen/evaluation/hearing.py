@@ -35,7 +35,7 @@ _MAX_GRADIENT = 5.0
 
 
 def hear(
-    samples: Float[Tensor, "B S"], lengths: Int[Tensor, " B"], mel: MelConfig
+    samples: Float[Tensor, "B S"], lengths: Int[Tensor, " B"], mel: MelConfig, *, centred: bool = True
 ) -> tuple[Float[Tensor, "B F T"], Bool[Tensor, "B T"]]:
     """Normalised log-mels of sounds, and which of their frames are no padding.
 
@@ -43,25 +43,39 @@ def hear(
         samples: -1..1, at the rate of `mel`, zero-padded at the end.
         lengths: real samples of each, at least 1.
         mel: shape of the spectrogram.
+        centred: see `normalise`.
     """
     log_mels, valid = _spectrum(samples, lengths, mel)
-    return normalise(log_mels, valid), valid
+    return normalise(log_mels, valid, centred=centred), valid
 
 
-def normalise(log_mels: Float[Tensor, "B F T"], valid: Bool[Tensor, "B T"]) -> Float[Tensor, "B F T"]:
-    """Take loudness and the colour of the channel out of log-mels: each band's mean over the valid frames is 0.
+def normalise(
+    log_mels: Float[Tensor, "B F T"], valid: Bool[Tensor, "B T"], *, centred: bool = True
+) -> Float[Tensor, "B F T"]:
+    """Take loudness out of log-mels and, where `centred`, the colour of the channel: each band's mean over the valid
+    frames is 0.
 
-    Padding becomes 0. Frames more than 61 dB below the loudest band of the sound count as that soft.
+    Of a sound as short as a word the mean is its own vowel, so whoever listens for words keeps it: then the loudest
+    band of a sound is 1, and what is 61 dB softer -1. Padding becomes 0. Frames more than 61 dB below the loudest band
+    of the sound count as that soft.
     """
     keep = valid[:, None]
     loudest = log_mels.masked_fill(~keep, -torch.inf).amax((1, 2), keepdim=True)
     x = torch.maximum(log_mels, loudest - _RANGE)
+    if not centred:
+        return ((x - loudest) * (2 / _RANGE) + 1) * keep
     mean = (x * keep).sum(2, keepdim=True) / keep.sum(2, keepdim=True)
     return (x - mean) * keep / _SCALE
 
 
 def hear_changed(
-    recordings: Sequence[Tensor], mel: MelConfig, stream: torch.Generator, device: torch.device, *, speed: bool = True
+    recordings: Sequence[Tensor],
+    mel: MelConfig,
+    stream: torch.Generator,
+    device: torch.device,
+    *,
+    speed: bool = True,
+    centred: bool = True,
 ) -> tuple[Float[Tensor, "B F T"], Bool[Tensor, "B T"]]:
     """Normalised log-mels of recordings after all changes of the training.
 
@@ -71,6 +85,7 @@ def hear_changed(
         stream: of the changes.
         device: where to compute.
         speed: whether to change speed and pitch, and to warp the frequency axis, which makes another speaker.
+        centred: see `normalise`.
     """
     if speed:
         low, high = SPEED
@@ -82,7 +97,7 @@ def hear_changed(
     log_mels, valid = _spectrum(samples, lengths, mel)
     if speed:
         log_mels = warp_bands(log_mels, _uniform((len(log_mels),), *WARP, stream), mel)
-    return mask_parts(normalise(log_mels, valid), stream), valid
+    return mask_parts(normalise(log_mels, valid, centred=centred), stream), valid
 
 
 def change_speed(samples: Float[Tensor, " S"], factor: float) -> Float[Tensor, " R"]:

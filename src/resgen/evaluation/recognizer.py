@@ -45,6 +45,7 @@ class RecognizerConfig:
         width: channels of the blocks.
         num_blocks: ConvNeXt blocks over time, at a quarter of the frame rate.
         kernel_size: of the blocks, in steps of four frames; odd.
+        centred: what is heard has each band's mean over the sound taken away; see `hearing.normalise`.
     """
 
     unit: str = "words"
@@ -54,6 +55,7 @@ class RecognizerConfig:
     width: int = 192
     num_blocks: int = 5
     kernel_size: int = 7
+    centred: bool = False
 
     def __post_init__(self) -> None:
         if self.unit not in UNITS:
@@ -139,7 +141,9 @@ class Recognizer(nn.Module):
         if not len(samples):
             raise DataError("0 samples given; there is nothing to be recognised")
         device = self.out.weight.device
-        features, valid = hear(samples[None].to(device), torch.tensor([len(samples)]), self.config.mel)
+        features, valid = hear(
+            samples[None].to(device), torch.tensor([len(samples)]), self.config.mel, centred=self.config.centred
+        )
         return self.config.decode(self(features, valid)[0][0].argmax(-1).cpu())
 
 
@@ -195,7 +199,9 @@ def train_recognizer(
 
     def next_loss(share: float) -> Tensor:
         rows = next(batches)
-        features, valid = hear_changed([recordings[i] for i in rows], config.mel, stream, place)
+        features, valid = hear_changed(
+            [recordings[i] for i in rows], config.mel, stream, place, centred=config.centred
+        )
         with torch.autocast(place.type, torch.bfloat16, enabled=has_bfloat16(place)):
             logits, kept = model(features, valid)
         return F.ctc_loss(

@@ -51,6 +51,16 @@ def test_hearing_ignores_loudness_and_channel() -> None:
     assert torch.allclose(normalise(log_mels + channel, valid), normalise(log_mels, valid), atol=1e-5)
 
 
+def test_words_keep_the_mean_of_their_bands() -> None:
+    log_mels = torch.tensor([[[2.0, -1.5, -20.0, 9.0]]])
+    valid = torch.tensor([[True, True, True, False]])  # the loudest is no padding
+    assert normalise(log_mels, valid, centred=False).flatten().tolist() == pytest.approx([1, 0, -1, 0])
+    samples = torch.randn(1, 8000, generator=_stream())
+    features, _ = hear(samples, torch.tensor([8000]), MEL, centred=False)
+    assert float(features.max()) == pytest.approx(1, abs=1e-6)
+    assert torch.allclose(hear(0.1 * samples, torch.tensor([8000]), MEL, centred=False)[0], features, atol=1e-3)
+
+
 def test_hearing_ignores_padding_and_takes_any_length() -> None:
     samples = torch.randn(2, 8000, generator=_stream())
     samples[1, 4000:] = 0
