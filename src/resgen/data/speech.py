@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ from resgen.errors import DataError, MissingExtraError, unknown
 TABLE = "metadata.csv"
 FIELDS = ("file", "text", "speaker")
 COLUMNS = ("audio", "text", "speaker_id")
+PROMPT_COLUMNS = ("prompt", "prompt_text")
 _SHARD = re.compile(r"[-_.]?\d+(-of-\d+)?(-[0-9a-f]{6,})?$")
 _BATCH_ROWS = 1024
 _DIGEST_RATE_HZ = 16_000
@@ -37,6 +37,9 @@ class SpeechSource:
         speakers: who says it, one per utterance.
         ids: a distinct name of every utterance.
         read: (index, sample_rate_hz) to samples, float32 [S] in [-1, 1], as they were recorded.
+        prompt_texts: what is said in the prompts, where every utterance comes with one: another recording of its
+            speaker, to be imitated.
+        read_prompt: the same as `read` for the prompts.
         digest: computes `fingerprint`; without it the samples are decoded for that.
     """
 
@@ -47,6 +50,8 @@ class SpeechSource:
     ids: tuple[str, ...]
     read: Callable[[int, int], Float[Tensor, " S"]]
     digest: Callable[[], str] | None = None
+    prompt_texts: tuple[str, ...] | None = None
+    read_prompt: Callable[[int, int], Float[Tensor, " S"]] | None = None
 
     def __post_init__(self) -> None:
         if not len(self.texts) == len(self.speakers) == len(self.ids):
@@ -72,7 +77,8 @@ def open_speech(path: str | Path, split: str | None = None) -> SpeechSource:
     """Open recordings with texts.
 
     * a parquet file, or a folder of them (or of `data/*.parquet`) named by split (`train.parquet`,
-      `test-00000-of-00002.parquet`), with the columns `audio` ({bytes, path} or bytes), `text` and `speaker_id`.
+      `test-00000-of-00002.parquet`), with the columns `audio` ({bytes, path} or bytes), `text` and `speaker_id`; with
+      `prompt` (as `audio`) and `prompt_text` as well, every utterance comes with a prompt.
     * a folder with `metadata.csv`, or folders of that form named by split. Each line is `file|text|speaker`, the file
       relative to the table's folder; there are no quotes, a first line of just these words is skipped.
 
@@ -145,27 +151,43 @@ class _Rows(NamedTuple):
     paths: list[str | None]
     texts: list[str]
     speakers: list[str]
+    prompts: list[memoryview]
+    prompt_texts: list[str]
 
 
 def _open_parquet(files: Sequence[Path], name: str, split: str) -> SpeechSource:
-    parts = [_read_parquet(file) for file in files]
-    ends = list(accumulate(len(part.sounds) for part in parts))
-    if not ends[-1]:
+    rows = _Rows([], [], [], [], [], [])
+    ends = []
+    for file in files:
+        _read_parquet(file, rows)
+        ends.append(len(rows.sounds))
+    if not rows.sounds:
         raise DataError(f"'{name}' split '{split}' holds no rows")
-    paths = [path for part in parts for path in part.paths]
-    named = [path for path in paths if path]
-    ids = tuple(named) if len(set(named)) == len(paths) else tuple(f"{split}-{i:06d}" for i in range(len(paths)))
-    sounds = [sound for part in parts for sound in part.sounds]
-    texts = tuple(text for part in parts for text in part.texts)
-    speakers = tuple(speaker for part in parts for speaker in part.speakers)
+    if rows.prompts and len(rows.prompts) != len(rows.sounds):
+        raise DataError(f"'{name}' split '{split}' has prompts in some of its files only")
+    named = [path for path in rows.paths if path]
+    distinct = len(set(named)) == len(rows.paths)
+    ids = tuple(named) if distinct else tuple(f"{split}-{i:06d}" for i in range(len(rows.paths)))
+    texts, speakers = tuple(rows.texts), tuple(rows.speakers)
 
     def where(index: int) -> str:
         part = bisect_right(ends, index)
         return f"'{files[part]}' row {index - (ends[part - 1] if part else 0)}"
 
     def read(index: int, sample_rate_hz: int) -> Float[Tensor, " S"]:
-        index = range(len(sounds))[index]
-        return read_sound(sounds[index], sample_rate_hz, where=where(index))
+        index = range(len(rows.sounds))[index]
+        return read_sound(rows.sounds[index], sample_rate_hz, where=where(index))
+
+    def read_prompt(index: int, sample_rate_hz: int) -> Float[Tensor, " S"]:
+        index = range(len(rows.prompts))[index]
+        return read_sound(rows.prompts[index], sample_rate_hz, where=f"the prompt of {where(index)}")
+
+    def content(index: int) -> bytes:
+        """Hash of the sound and, where there are prompts, of the prompt, before the prompt's text."""
+        if not rows.prompts:
+            return hashlib.sha256(rows.sounds[index]).digest()
+        sounds = (rows.sounds[index], rows.prompts[index])
+        return b"".join(hashlib.sha256(sound).digest() for sound in sounds) + rows.prompt_texts[index].encode()
 
     return SpeechSource(
         name=name,
@@ -174,33 +196,37 @@ def _open_parquet(files: Sequence[Path], name: str, split: str) -> SpeechSource:
         speakers=speakers,
         ids=ids,
         read=read,
-        digest=lambda: _digest(ids, texts, speakers, (hashlib.sha256(sound).digest() for sound in sounds)),
+        digest=lambda: _digest(ids, texts, speakers, map(content, range(len(ids)))),
+        prompt_texts=tuple(rows.prompt_texts) if rows.prompts else None,
+        read_prompt=read_prompt if rows.prompts else None,
     )
 
 
-def _read_parquet(path: Path) -> _Rows:
+def _read_parquet(path: Path, rows: _Rows) -> None:
+    """Add the rows of a file."""
     try:
         import pyarrow
         import pyarrow.compute
         import pyarrow.parquet
     except ImportError as error:
         raise MissingExtraError("pyarrow", "data") from error
-    rows = _Rows([], [], [], [])
+    first = len(rows.sounds)
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            nested, with_path = _check_columns(path, file.schema_arrow)
-            for batch in file.iter_batches(_BATCH_ROWS, columns=list(COLUMNS)):
-                column, start = batch.column("audio"), len(rows.sounds)
-                sounds = pyarrow.compute.struct_field(column, "bytes") if nested else column
-                if sounds.null_count:
-                    row = start + sounds.is_null().to_pylist().index(True)
-                    raise DataError(
-                        f"'{path}' row {row} holds no sound in column 'audio'; the bytes must be in the file"
-                    )
-                rows.sounds.extend(memoryview(value.as_buffer()) for value in sounds)
-                paths = pyarrow.compute.struct_field(column, "path").to_pylist() if with_path else [None] * len(batch)
-                rows.paths.extend(paths)
-                for name, values in (("text", rows.texts), ("speaker_id", rows.speakers)):
+            schema = file.schema_arrow
+            shown = all(name in schema.names for name in PROMPT_COLUMNS)
+            columns = COLUMNS + PROMPT_COLUMNS if shown else COLUMNS
+            _check_columns(path, schema, columns)
+            for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns)):
+                start = len(rows.sounds) - first
+                for name, sounds in (("audio", rows.sounds), ("prompt", rows.prompts))[: 1 + shown]:
+                    sounds.extend(_sounds(path, batch.column(name), name, start))
+                column = batch.column("audio")
+                named = pyarrow.types.is_struct(column.type) and column.type.get_field_index("path") >= 0
+                paths = pyarrow.compute.struct_field(column, "path").to_pylist() if named else [None] * len(batch)
+                rows.paths.extend(path if isinstance(path, str) else None for path in paths)
+                texts = (("text", rows.texts), ("speaker_id", rows.speakers), ("prompt_text", rows.prompt_texts))
+                for name, values in texts[: 2 + shown]:
                     for row, value in enumerate(batch.column(name).to_pylist(), start):
                         if not (value or "").strip():
                             raise DataError(f"'{path}' row {row} has nothing in column '{name}'")
@@ -208,26 +234,34 @@ def _read_parquet(path: Path) -> _Rows:
     except (pyarrow.ArrowException, OSError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise DataError(f"parquet file '{path}' cannot be read: {reason}") from error
-    return rows
 
 
-def _check_columns(path: Path, schema: Any) -> tuple[bool, bool]:
-    """Whether `audio` is a struct, and whether that has the field `path`."""
+def _sounds(path: Path, column: Any, name: str, start: int) -> Iterator[memoryview]:
+    from pyarrow import compute, types
+
+    sounds = compute.struct_field(column, "bytes") if types.is_struct(column.type) else column
+    if sounds.null_count:
+        row = start + sounds.is_null().to_pylist().index(True)
+        raise DataError(f"'{path}' row {row} holds no sound in column '{name}'; the bytes must be in the file")
+    return (memoryview(value.as_buffer()) for value in sounds)
+
+
+def _check_columns(path: Path, schema: Any, columns: Sequence[str]) -> None:
     from pyarrow import types
 
-    missing = [name for name in COLUMNS if name not in schema.names]
+    missing = [name for name in columns if name not in schema.names]
     if missing:
         there = ", ".join(schema.names) or "none"
         raise DataError(f"'{path}' has no column {' and no column '.join(missing)}; it has: {there}")
-    kind = schema.field("audio").type
-    nested = types.is_struct(kind) and kind.get_field_index("bytes") >= 0
-    content = kind.field("bytes").type if nested else kind
-    if not (types.is_binary(content) or types.is_large_binary(content)):
-        raise DataError(f"'{path}' column 'audio' must hold bytes or {{bytes, path}}, not {kind}")
-    for name in COLUMNS[1:]:
-        if not (types.is_string(schema.field(name).type) or types.is_large_string(schema.field(name).type)):
-            raise DataError(f"'{path}' column '{name}' must hold text, not {schema.field(name).type}")
-    return nested, nested and kind.get_field_index("path") >= 0 and types.is_string(kind.field("path").type)
+    for name in columns:
+        kind = schema.field(name).type
+        if name in ("audio", "prompt"):
+            nested = types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+            content = kind.field("bytes").type if nested else kind
+            if not (types.is_binary(content) or types.is_large_binary(content)):
+                raise DataError(f"'{path}' column '{name}' must hold bytes or {{bytes, path}}, not {kind}")
+        elif not (types.is_string(kind) or types.is_large_string(kind)):
+            raise DataError(f"'{path}' column '{name}' must hold text, not {kind}")
 
 
 def _open_table(folder: Path, name: str, split: str) -> SpeechSource:

@@ -199,9 +199,7 @@ def train_recognizer(
 
     def next_loss(share: float) -> Tensor:
         rows = next(batches)
-        features, valid = hear_changed(
-            [recordings[i] for i in rows], config.mel, stream, place, centred=config.centred
-        )
+        features, valid = hear_changed([recordings[i] for i in rows], config.mel, stream, place, centred=config.centred)
         with torch.autocast(place.type, torch.bfloat16, enabled=has_bfloat16(place)):
             logits, kept = model(features, valid)
         return F.ctc_loss(

@@ -51,8 +51,9 @@ def judge_speech(
 ) -> SpeechReport:
     """Evaluate a pipeline on one split of recordings; candidates are the speakers of all splits.
 
-    In `cross-sentence` the prompt of an utterance is the next one of the same speaker with at least 1 s; in
-    `continuation` it is its own beginning, up to the word that ends nearest to 3 s or to a third.
+    In `cross-sentence` the prompt of an utterance is its own, where the data has prompts, or else the next one of the
+    same speaker with at least 1 s; in `continuation` it is its own beginning, up to the word that ends nearest to 3 s
+    or to a third.
 
     Raises:
         DataError: nothing to evaluate: no second utterance of any speaker, say.
@@ -108,7 +109,13 @@ def judge_speech(
 
 
 def cross_sentence(pipe: SpeechPipeline, source: SpeechSource) -> list[Trial]:
-    """One trial per utterance of a speaker with at least one other of 1 s or more."""
+    """One trial per utterance that comes with a prompt, or whose speaker has another of 1 s or more."""
+    if source.prompt_texts is not None and source.read_prompt is not None:
+        shown = [pipe.cleaned(source.read_prompt(index, pipe.sample_rate_hz)) for index in range(len(source))]
+        return [
+            _trial(pipe, source, index, prepared(pipe, source, index), prompt, text)
+            for index, (prompt, text) in enumerate(zip(shown, source.prompt_texts, strict=True))
+        ]
     sounds = [prepared(pipe, source, index) for index in range(len(source))]
     of_speaker: dict[str, list[int]] = defaultdict(list)
     for index, speaker in enumerate(source.speakers):

@@ -92,6 +92,28 @@ def test_parquet_with_plain_bytes(tmp_path: Path) -> None:
     assert source.read(0, RATE)[0] == 0.5 and source.ids == ("train-000000",)
 
 
+def test_utterances_with_prompts(tmp_path: Path) -> None:
+    shown = {"prompt": [{"bytes": encoded(0.75)}], "prompt_text": ["said before"]}
+    source = open_speech(write_parquet(tmp_path / "a" / "test.parquet", **shown))
+    assert source.prompt_texts == ("said before",) and source.read_prompt is not None
+    assert source.read_prompt(0, RATE)[0] == 0.75 and source.read(0, RATE)[0] == 0.25
+    plain = open_speech(write_parquet(tmp_path / "b" / "test.parquet"))
+    assert plain.prompt_texts is None and plain.read_prompt is None
+    other_text = open_speech(write_parquet(tmp_path / "c" / "test.parquet", **shown | {"prompt_text": ["other"]}))
+    other_sound = open_speech(write_parquet(tmp_path / "d" / "test.parquet", **shown | {"prompt": [encoded(0.5)]}))
+    assert len({one.fingerprint for one in (source, plain, other_text, other_sound)}) == 4
+    for columns, message in (
+        ({"prompt": ["a.wav"]}, "column 'prompt' must hold bytes"),
+        ({"prompt": pa.array([None], pa.binary())}, "row 0 holds no sound in column 'prompt'"),
+        ({"prompt_text": [""]}, "row 0 has nothing in column 'prompt_text'"),
+    ):
+        with pytest.raises(DataError, match=message):
+            open_speech(write_parquet(tmp_path / "e.parquet", **shown | columns))
+    write_parquet(tmp_path / "a" / "test-00001.parquet")
+    with pytest.raises(DataError, match="prompts in some of its files only"):
+        open_speech(tmp_path / "a", "test")
+
+
 def test_without_a_split_several_need_one_called_train(tmp_path: Path) -> None:
     write_parquet(tmp_path / "dev.parquet")
     assert open_speech(tmp_path).split == "dev"
