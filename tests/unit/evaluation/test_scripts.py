@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
+import operator
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -12,6 +15,8 @@ import torch
 from PIL import Image
 
 from resgen.checkpoints.artefacts import save_pipeline
+from resgen.cli.common import load_recipe
+from resgen.config import config_from_dict, config_to_dict, load_yaml, replace_nested
 from resgen.data.images import load_array, open_images
 from resgen.errors import ConfigError
 from resgen.evaluation.classifier import Classifier, ClassifierConfig, features, load_classifier, save_classifier
@@ -30,6 +35,7 @@ def _script(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their annotations up there
     spec.loader.exec_module(module)
     return module
 
@@ -101,6 +107,57 @@ def test_class_accuracy(judge: Path, pipeline: Path, tmp_path: Path, capsys: pyt
     assert Image.open(tmp_path / "grid.png").mode == "L"
     table = capsys.readouterr().out
     assert table.count("| guided | ") == 2 and "FD-classifier" in table and "FID" not in table
+
+
+def test_variants(judge: Path, pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "variants.yaml"
+    file.write_text(
+        "trainings:\n  a: {settings: {generator.num_layers: 2}}\n  b: {kind: direct, minutes: 1}\n"
+        "measurements:\n  - {training: a}\n  - {training: b, sampling: {num_steps: 2}, about: {paper: 9.5}}\n"
+    )
+    settings = "width=16 num_layers=1 num_heads=2 mlp_width=16 condition_width=16".split()
+    given = {
+        "recipe": "digits",
+        "tokenizer": str(pipeline),
+        "data": "digits",
+        "out": tmp_path / "out",
+        "max_minutes": 1.0,
+        "num_samples": 40,
+        "extractor": str(judge),
+        "settings": (*(f"generator.{value}" for value in settings), "generator_training.num_steps=2"),
+        "sampling": ("num_steps=3",),
+    }
+    script = _script("variants")
+    script.main(file, **given)
+    table = capsys.readouterr().out
+    rows = json.loads((tmp_path / "out" / "variants.json").read_text())["rows"]
+    assert [(row["training"], row["sampling"]["num_steps"], row.get("paper")) for row in rows] == [
+        ("a", 3, None),
+        ("b", 2, 9.5),
+    ]
+    assert all(row["guided"] > 0 and row["unguided"] > 0 for row in rows)
+    assert "| b | num_steps=2 |" in table and "paper=9.5" in table
+    for name, layers, head in (("a", 2, "residual"), ("b", 1, "tokens")):
+        config = json.loads((tmp_path / "out" / f"{name}-0" / "model" / "config.json").read_text())
+        model = config["components"]["generator"]["config"]["model"]
+        assert (model["num_layers"], model["head"]) == (layers, head)
+    script.main(file, **given)
+    assert capsys.readouterr().out == table, "nothing is done twice"
+    file.write_text("trainings:\n  a: {}\nmeasurements:\n  - {training: c}\n")
+    with pytest.raises(ConfigError, match="unknown training 'c'"):
+        script.main(file, **given)
+
+
+@pytest.mark.parametrize("file", sorted(BENCHMARKS.glob("*.yaml")), ids=lambda file: file.stem)
+def test_files_of_variants_fit_the_recipe(file: Path) -> None:
+    script = _script("variants")
+    variants = config_from_dict(script.Variants, load_yaml(file))
+    assert variants.trainings
+    for training in variants.trainings.values():
+        recipe = load_recipe("fashion_mnist", None, [], training.kind)
+        built = config_to_dict(replace_nested(recipe, training.settings))
+        for key, value in training.settings.items():
+            assert functools.reduce(operator.getitem, key.split("."), built) == value
 
 
 def test_judged_pairs_pictures_and_classes(judge: Path) -> None:

@@ -1,0 +1,148 @@
+"""Trains variants of a recipe's generator on the same codes and measures each, guided and unguided.
+
+python benchmarks/variants.py benchmarks/schedule_pairs.yaml --recipe fashion_mnist \\
+    --tokenizer fashion-mnist-small --data PATH --max-minutes 4 --out DIR
+
+The file names trainings (a kind of generator, settings of the recipe, a time of its own) and measurements (of which
+training, with which sampling settings); without measurements each training is measured once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import tyro
+
+from resgen.checkpoints.artefacts import load_tokenizer
+from resgen.checkpoints.format import read_json, write_json_atomic
+from resgen.cli.common import load_recipe
+from resgen.config import config_from_dict, config_to_dict, load_yaml, parse_overrides, replace_nested
+from resgen.errors import ConfigError, ResGenError, unknown
+from resgen.experiments.judge import Judge
+from resgen.kinds import sampling_with, without_guidance
+from resgen.pipelines.image import ImagePipeline
+from resgen.training.runs import encode_data, train_generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """A generator to train.
+
+    Attributes:
+        kind: of generator; the recipe's own if left out.
+        settings: values that replace the recipe's, by dotted key.
+        minutes: its time, in place of `--max-minutes`.
+    """
+
+    kind: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    minutes: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """A row of the table.
+
+    Attributes:
+        training: name of the model.
+        sampling: sampling settings, over those of the command line.
+        about: what is known of it, such as the paper's number.
+    """
+
+    training: str
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variants:
+    """A file of variants."""
+
+    trainings: Mapping[str, Training]
+    measurements: tuple[Measurement, ...] = ()
+
+    def __post_init__(self) -> None:
+        for row in self.measurements:
+            if row.training not in self.trainings:
+                raise ConfigError(unknown("training", row.training, self.trainings))
+
+
+def main(
+    variants: tyro.conf.Positional[Path],
+    recipe: str,
+    tokenizer: str,
+    data: str,
+    out: Path,
+    max_minutes: float,
+    num_samples: int = 1000,
+    seeds: int = 1,
+    extractor: str | None = None,
+    settings: tuple[str, ...] = (),
+    sampling: tuple[str, ...] = (),
+) -> None:
+    """Finished trainings and measurements in `out` are not repeated.
+
+    Args:
+        variants: YAML file of trainings and measurements.
+        recipe: whose generator is varied.
+        tokenizer: folder or bundled name.
+        data: pictures.
+        out: folder of the runs and of variants.json.
+        max_minutes: time of each training.
+        num_samples: pictures per measurement.
+        seeds: trainings of each variant.
+        extractor: whose features are compared; the bundled classifier of the same classes if left out.
+        settings: recipe settings of all, such as generator.width=192.
+        sampling: sampling settings of all, such as num_steps=16.
+    """
+    wanted = config_from_dict(Variants, load_yaml(variants))
+    measurements = wanted.measurements or tuple(Measurement(training=name) for name in wanted.trainings)
+    loaded, _ = load_tokenizer(tokenizer)
+    first = load_recipe(recipe, None, [settings])
+    encode_data(loaded, data, out / "codes", flip=first.data.flip, resize=first.data.resize)
+    config = loaded.config
+    judge = Judge(
+        data, image_size=config.image_size, channels=config.channels, extractor=extractor, cache_dir=out / "cache"
+    )
+    path = out / "variants.json"
+    rows: list[dict[str, Any]] = read_json(path)["rows"] if path.exists() else []
+    done = [(row["training"], row["asked"], row["seed"]) for row in rows]
+    for seed in range(seeds):
+        for name, training in wanted.trainings.items():
+            run = out / f"{name}-{seed}"
+            if not (run / "model" / "config.json").exists():
+                ready = replace_nested(load_recipe(recipe, None, [settings], training.kind), training.settings)
+                ready = replace(ready, generator_training=replace(ready.generator_training, seed=seed))
+                minutes = training.minutes or max_minutes
+                codes = str(out / "codes")
+                train_generator(
+                    ready, data=codes, tokenizer=tokenizer, out=run, max_minutes=minutes, resume=run.exists()
+                )
+            for row in measurements:
+                if row.training != name or (name, dict(row.sampling), seed) in done:
+                    continue
+                pipe = ImagePipeline.from_pretrained(run / "model")
+                guided = sampling_with(pipe.sampling, {**parse_overrides(sampling), **row.sampling})
+                found: dict[str, Any] = {"training": name, "asked": dict(row.sampling), "seed": seed}
+                for title, chosen in (("guided", guided), ("unguided", without_guidance(guided))):
+                    found[title] = judge.score_pipeline(pipe, chosen, num_samples=num_samples, seed=2000).distance
+                rows.append(found | {"metric": judge.metric, "sampling": config_to_dict(guided), **row.about})
+                write_json_atomic(path, {"rows": rows})
+    print(f"| training | sampling | {judge.metric} guided | unguided | |\n|---|---|---|---|---|")
+    for row in measurements:
+        same = [entry for entry in rows if (entry["training"], entry["asked"]) == (row.training, dict(row.sampling))]
+        numbers = [f"{mean(entry[title] for entry in same):.2f}" for title in ("guided", "unguided")]
+        asked, about = (", ".join(f"{k}={v}" for k, v in part.items()) for part in (row.sampling, row.about))
+        print(f"| {row.training} | {asked} | {' | '.join(numbers)} | {about} |")
+
+
+if __name__ == "__main__":
+    try:
+        tyro.cli(main)
+    except ResGenError as error:
+        sys.exit(f"error: {error}")
