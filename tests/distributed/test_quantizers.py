@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -15,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from processes import run_processes
 from resgen.types import LOCAL
 
 WORKER = Path(__file__).with_name("quantizer_worker.py")
-TIMEOUT_S = 120
 
 
 def _load() -> ModuleType:
@@ -34,31 +30,10 @@ worker = _load()
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
-    """What each of two processes arrived at; fails, and ends both, if they wait for each other for ever."""
+    """What each of two processes arrived at."""
     out = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = []
-    for rank in range(2):
-        settings = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        environment = os.environ | {name: str(value) for name, value in settings.items()}
-        environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, str(WORKER), str(out)], env=environment, stderr=subprocess.PIPE, text=True
-            )
-        )
-    try:
-        for process in processes:
-            _, errors = process.communicate(timeout=TIMEOUT_S)
-            assert process.returncode == 0, errors
-    except subprocess.TimeoutExpired:
-        pytest.fail(f"the processes did not finish within {TIMEOUT_S} s")
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+    for status, errors in run_processes(2, WORKER, out):
+        assert status == 0, errors
     return [load_file(out / f"rank{rank}.safetensors") for rank in range(2)]
 
 

@@ -275,22 +275,25 @@ def write_text_atomic(path: str | Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: str | Path) -> Iterator[Path]:
+def atomic_folder(path: str | Path, *, temporary: Path | None = None) -> Iterator[Path]:
     """A temporary folder beside `path` that takes its place when the block ends without an exception.
+
+    Args:
+        path: the place to take.
+        temporary: the folder, where other processes must know it; by default it has the number of this one.
 
     Raises:
         CheckpointError: writing fails; the temporary folder is gone and what was at `path` is untouched.
     """
     path = Path(path)
-    temporary = path.parent / f".{path.name}.tmp-{os.getpid()}"
+    temporary = temporary or path.parent / f".{path.name}.tmp-{os.getpid()}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         yield temporary
-        for file in temporary.iterdir():
-            if file.is_file():
-                _sync(file)
+        for file in temporary.rglob("*"):
+            _sync(file)
         _sync(temporary)
         _swap(temporary, path)
         _sync(path.parent)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from resgen.checkpoints.tensors import canonical_name, check_match
+from resgen.training.sharding import like
 
 
 def ema_decay_at(step: int, decay: float) -> float:
@@ -52,14 +53,14 @@ class Ema:
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor], where: str) -> None:
-        """Restore averages written by `tensors`.
+        """Restore averages written by `tensors`, whole.
 
         Raises:
             CheckpointError: names or shapes differ.
         """
         check_match(self._averages, tensors, where)
         for name, average in self._averages.items():
-            average.copy_(tensors[name])
+            average.copy_(like(tensors[name], average))
 
     @torch.no_grad()
     def _copy(self, tensors: Mapping[str, Tensor]) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from resgen.errors import ConfigError, unknown
 from resgen.kinds import AnySampling
@@ -18,7 +21,8 @@ from resgen.nn.transformer import Block
 from resgen.ops.masking import SCHEDULES
 from resgen.ops.random import generator as make_generator
 from resgen.quantizers.base import Quantizer
-from resgen.training.objectives import make_objective
+from resgen.training.objectives import Objective, make_objective
+from resgen.training.sharding import Shard
 from resgen.types import LOCAL, Reduce, SequenceCondition
 
 VALIDATION_BATCH = 256
@@ -124,13 +128,8 @@ class GeneratorTask:
         self.sampling = sampling if conditional else replace(sampling, guidance_scale=0.0)
         self.train, self.held_out = train, held_out
         self.history = dict(history or {})
-        self.objective = make_objective(
-            model,
-            mask_schedule=config.mask_schedule,
-            smoothing=config.smoothing,
-            level_decay=config.level_decay,
-            data_start=config.data_start,
-        )
+        self.objective = self._objective(model)
+        self._loss: Callable[..., tuple[Tensor, dict[str, Tensor]]] = self.objective.loss
         self._evaluate = evaluate
         count = min(len(train), 16384)
         codes = train.codes(torch.linspace(0, len(train) - 1, count).long())
@@ -162,9 +161,44 @@ class GeneratorTask:
 
     def compile(self) -> None:
         """Compile the blocks of the transformers."""
-        for module in self.model.modules():
-            if isinstance(module, Block):
-                module.compile()
+        for block in self._blocks():
+            block.compile()
+
+    def recompute(self) -> None:
+        """Keep the inputs of the transformers' blocks only."""
+        for block in self._blocks():
+            block.forward = functools.partial(recomputed, block.forward)  # type: ignore[method-assign]
+
+    def shard(self, shard: Shard) -> None:
+        """Divide the blocks of the transformers, and all the rest as one."""
+        for block in self._blocks():
+            shard(block)
+        self._loss = _Loss(self.model, self.objective)
+        shard(self._loss)
+
+    @contextlib.contextmanager
+    def replaced(self, module: nn.Module) -> Iterator[None]:
+        """Within the block another model of the same configuration is validated, sampled and exported."""
+        kept = self.module, self.model, self.objective
+        self.module, self.model = module, cast(CodeModel, module)
+        self.objective = self._objective(self.model)
+        try:
+            yield
+        finally:
+            self.module, self.model, self.objective = kept
+
+    def _objective(self, model: CodeModel) -> Objective:
+        config = self.config
+        return make_objective(
+            model,
+            mask_schedule=config.mask_schedule,
+            smoothing=config.smoothing,
+            level_decay=config.level_decay,
+            data_start=config.data_start,
+        )
+
+    def _blocks(self) -> list[Block]:
+        return [module for module in self.model.modules() if isinstance(module, Block)]
 
     @property
     def device(self) -> torch.device:
@@ -188,7 +222,7 @@ class GeneratorTask:
         if sequence is not None and self.model.config.feature_width:
             kept = torch.rand(len(codes), generator=generator, device=generator.device) >= dropout
             sequence = replace(sequence, kept=kept.to(self.device))
-        loss, metrics = self.objective.loss(codes, class_ids, generator, sequence)
+        loss, metrics = self._loss(codes, class_ids, generator, sequence)
         yield "generator", loss, metrics
 
     def after_step(self, step: int, generator: torch.Generator, reduce: Reduce = LOCAL) -> None:
@@ -218,3 +252,28 @@ class GeneratorTask:
         codes, class_ids, sequence = data.batch(indices, generator)
         moved = None if sequence is None else sequence.to(self.device)
         return codes.to(self.device), class_ids.to(self.device), moved
+
+
+class _Loss(nn.Module):
+    """The loss as a module: while it is computed, a divided model's weights are there."""
+
+    def __init__(self, model: CodeModel, objective: Objective) -> None:
+        super().__init__()
+        self.model, self.objective = model, objective
+
+    def forward(
+        self,
+        codes: Int[Tensor, "B L D"],
+        class_ids: Int[Tensor, " B"],
+        generator: torch.Generator,
+        sequence: SequenceCondition | None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.objective.loss(codes, class_ids, generator, sequence)
+
+
+def recomputed(forward: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    """A forward pass whose inner activations are computed again in the backward pass, if there is one."""
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    function = functools.partial(forward, **kwargs)
+    return cast(Tensor, checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False))

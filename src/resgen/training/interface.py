@@ -36,6 +36,10 @@ class TrainerConfig:
         ema_decay: of the average of the weights; 0 keeps none.
         precision: `bf16` or `fp32` arithmetic in the losses; `auto` takes bf16 where the hardware has it.
         compile: let the task compile its modules.
+        shard: divide weights, gradients, averages and the optimizer's state over all processes (FSDP2), for models that
+            do not fit as a whole; without it every process holds them.
+        recompute: forget the activations within transformer blocks and compute them again in the backward pass: a third
+            more operations for much less memory.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         log_every: steps between lines of the log.
         validate_every: steps between validations; 0 validates at the end only.
@@ -59,6 +63,8 @@ class TrainerConfig:
     ema_decay: float = 0.999
     precision: str = "auto"
     compile: bool = False
+    shard: bool = False
+    recompute: bool = False
     device: str = "auto"
     log_every: int = 50
     validate_every: int = 500
@@ -99,10 +105,14 @@ class TrainerConfig:
 class Task(Protocol):
     """What is trained: data, modules and losses. The trainer knows nothing else of it.
 
-    Generators are on the CPU whatever the device, so that every device gets the same numbers. A task may also have
-    `compile()`, called once before training if the configuration says so, `evaluate(module)`, metrics of generated
-    samples with the averaged weights in place, called every `evaluate_every` steps, and `lengths` of the samples, for
-    batches of like length.
+    Generators are on the CPU whatever the device, so that every device gets the same numbers. A task may also have:
+
+    * `compile()` and `recompute()`, called once before training if the configuration says so;
+    * `shard(shard)`, to divide its module with the function that it is given, and `replaced(module)`, a context in
+      which another, whole module is validated, sampled and exported;
+    * `evaluate(module)`, metrics of generated samples with the averaged weights in place, called every `evaluate_every`
+      steps;
+    * `lengths` of the samples, for batches of like length.
     """
 
     name: str

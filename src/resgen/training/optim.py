@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from resgen.errors import CheckpointError
+from resgen.errors import CheckpointError, TrainingError
+from resgen.training.sharding import like, whole
 
 DECAY_SHAPES = ("linear", "cosine")
 _STATE = ("exp_avg", "exp_avg_sq", "step")
@@ -93,6 +94,9 @@ class Optimizers:
         betas: of AdamW.
         weight_decay: of AdamW.
         clip_norm: largest norm of a group's gradient; 0 clips nothing.
+
+    Raises:
+        TrainingError: a parameter without a name.
     """
 
     def __init__(
@@ -105,6 +109,9 @@ class Optimizers:
         weight_decay: float,
         clip_norm: float,
     ) -> None:
+        for group, parameters in groups.items():
+            if any(p not in names for p in parameters):
+                raise TrainingError(f"group '{group}' has a parameter that is no part of the module")
         self.learning_rate = learning_rate
         self.clip_norm = clip_norm
         self.parameters = {group: [p for p in ps if p.requires_grad] for group, ps in groups.items()}
@@ -134,9 +141,10 @@ class Optimizers:
             gradients = [p.grad for p in parameters if p.grad is not None]
             if not gradients:
                 continue
-            norms[group] = torch.nn.utils.get_total_norm(gradients)
+            norm = torch.nn.utils.get_total_norm(gradients)
             if self.clip_norm > 0:
-                torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norms[group])
+                torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
+            norms[group] = whole(norm)
         return norms
 
     def step(self, factor: float) -> None:
@@ -158,7 +166,7 @@ class Optimizers:
         return result
 
     def load(self, tensors: Mapping[str, Tensor], where: str) -> None:
-        """Restore the state written by `tensors`. Parameters never stepped have none.
+        """Restore the state written by `tensors`, whole. Parameters never stepped have none.
 
         Raises:
             CheckpointError: a name or a shape does not fit.
@@ -180,8 +188,8 @@ class Optimizers:
                         )
                 optimizer.state[parameter] = {
                     "step": found["step"].to(device=parameter.device, dtype=torch.float32, copy=True),
-                    "exp_avg": found["exp_avg"].to(parameter, copy=True),
-                    "exp_avg_sq": found["exp_avg_sq"].to(parameter, copy=True),
+                    "exp_avg": like(found["exp_avg"], parameter),
+                    "exp_avg_sq": like(found["exp_avg_sq"], parameter),
                 }
         for name in rest:
             raise CheckpointError(f"{where}: tensor '{name}' belongs to no parameter")

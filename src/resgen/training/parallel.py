@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -19,6 +20,9 @@ from resgen.ops.precision import has_bfloat16
 from resgen.types import LOCAL, Reduce
 
 PRECISIONS = ("auto", "bf16", "fp32")
+
+TIMEOUT = timedelta(hours=2)
+"""How long processes wait for each other, while the first one encodes data, say."""
 
 _BUCKET_NUMBERS = 1 << 23
 
@@ -56,8 +60,18 @@ def initialise() -> Reduce:
     if not dist.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
     return DistributedReduce(dist.get_rank(), dist.get_world_size())
+
+
+@contextlib.contextmanager
+def first_alone(reduce: Reduce) -> Iterator[None]:
+    """The block is run by the first process, and then by the others, who find what it left."""
+    if reduce.rank > 0:
+        dist.barrier()
+    yield
+    if reduce.world_size > 1 and reduce.rank == 0:
+        dist.barrier()
 
 
 def finalise() -> None:

@@ -26,7 +26,7 @@ from resgen.ops.random import seeded
 from resgen.tokenizers.image import ImageTokenizer
 from resgen.training.generator_task import Evaluate, GeneratorTask
 from resgen.training.image_product import ClassExamples, ImageProduct
-from resgen.training.parallel import initialise
+from resgen.training.parallel import first_alone, initialise
 from resgen.training.recipe import Recipe
 from resgen.training.stages import CODE_FOLDERS, check_folder, data_path, run_stage
 from resgen.training.tokenizer_task import TokenizerLossConfig, TokenizerTask
@@ -101,14 +101,15 @@ def train_generator(
     if is_encoded(path):
         train, held_out = (open_codes(Path(path) / name) for name in CODE_FOLDERS)
     else:
-        train, held_out = encode_data(
-            loaded,
-            path,
-            Path(out) / "codes",
-            flip=recipe.data.flip,
-            resize=recipe.data.resize,
-            device=recipe.generator_training.device,
-        )
+        with first_alone(initialise()):
+            train, held_out = encode_data(
+                loaded,
+                path,
+                Path(out) / "codes",
+                flip=recipe.data.flip,
+                resize=recipe.data.resize,
+                device=recipe.generator_training.device,
+            )
     for cache in (train, held_out):
         check_belongs(loaded, cache.spec, cache.tokenizer_fingerprint, str(cache.path))
     num_classes = len(train.class_names) if len(train.class_names) > 1 else 0

@@ -31,6 +31,7 @@ from resgen.tokenizers.sound import SoundCodec, SoundTokenizer
 from resgen.tokenizers.vocoder import Vocoder
 from resgen.tokenizers.waveform import WaveformTokenizer
 from resgen.training.generator_task import GeneratorTask
+from resgen.training.parallel import first_alone, initialise
 from resgen.training.sound_task import SoundTokenizerTask
 from resgen.training.speech_product import SpeechExamples, SpeechProduct
 from resgen.training.speech_recipe import SpeechRecipe
@@ -168,7 +169,8 @@ def train_speech_generator(
         caches = [open_speech_codes(Path(path) / name) for name in CODE_FOLDERS]
     else:
         device = recipe.generator_training.device
-        caches = list(encode_speech(loaded, text_model, path, Path(out) / "codes", recipe=recipe, device=device))
+        with first_alone(initialise()):
+            caches = list(encode_speech(loaded, text_model, path, Path(out) / "codes", recipe=recipe, device=device))
     for cache in caches:
         check_belongs(loaded, cache.spec, cache.made_from.get("tokenizer"), str(path))
         if cache.made_from.get("text") != _text_fingerprint(text_model):

@@ -12,7 +12,8 @@ from resgen.training.interface import Task, TrainerConfig
 from resgen.training.parallel import initialise
 from resgen.training.recipe import Recipe
 from resgen.training.speech_recipe import SpeechRecipe
-from resgen.training.trainer import Trainer, check_run_folder
+from resgen.training.state import check_run_folder
+from resgen.training.trainer import Trainer
 
 CODE_FOLDERS = ("train", "held_out")
 """Where encoded data lies in its folder."""

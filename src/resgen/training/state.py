@@ -31,7 +31,9 @@ from resgen.checkpoints.format import (
 from resgen.checkpoints.tensors import read_tensors, sha256_file, write_tensors
 from resgen.config import config_from_dict
 from resgen.errors import CheckpointError, ConfigError, TrainingError
+from resgen.training.log import METRICS_NAME
 from resgen.training.optim import Plan
+from resgen.training.sharding import read_parts, wait_for_all, write_parts
 
 try:
     import fcntl
@@ -49,10 +51,13 @@ VOLATILE = (
     "checkpoint_every",
     "keep_last",
     "device",
+    "shard",
+    "recompute",
 )
 """Configuration keys (last part of the dotted name) that a resumed run may change."""
 
 _STEP = re.compile(r"step_(\d{8,})")
+_NAME = re.compile(r"[a-z]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,28 +101,60 @@ def save_checkpoint(folder: Path, state: TrainingState, files: Mapping[str, Mapp
     Raises:
         CheckpointError: writing fails; earlier checkpoints are untouched.
     """
-    path = folder / f"step_{state.step:08d}"
+    path = _step_folder(folder, state)
     with atomic_folder(path) as temporary:
         hashes = {}
         for name, tensors in files.items():
-            write_tensors(temporary / f"{name}.safetensors", tensors)
-            hashes[name] = {
-                "file": f"{name}.safetensors",
-                "sha256": sha256_file(temporary / f"{name}.safetensors"),
-            }
-        data = {
-            "format": "resgen-training",
-            "format_version": FORMAT_VERSION,
-            "resgen_version": resgen_version(),
-            "files": hashes,
-            "state": asdict(state),
-        }
-        (temporary / STATE_NAME).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+            file = f"{name}.safetensors"
+            write_tensors(temporary / file, tensors)
+            hashes[name] = {"file": file, "sha256": sha256_file(temporary / file)}
+        _write_state(temporary, state, hashes)
     return path
 
 
+def save_parts(folder: Path, state: TrainingState, files: Mapping[str, Mapping[str, Tensor]], rank: int) -> Path:
+    """The same for divided tensors: a folder per entry, to which every process writes its own part.
+
+    All processes must call this together; the first one looks after the rest.
+
+    Raises:
+        CheckpointError: a process cannot write; earlier checkpoints are untouched.
+    """
+    path = _step_folder(folder, state)
+    temporary = path.parent / f".{path.name}.tmp-parts"
+    with atomic_folder(path, temporary=temporary) if rank == 0 else contextlib.nullcontext():
+        wait_for_all()
+        for name, tensors in files.items():
+            write_parts(temporary / name, tensors)
+        wait_for_all()
+        if rank == 0:
+            found = {name: sorted(file.name for file in (temporary / name).iterdir()) for name in files}
+            hashes = {
+                name: {"parts": {part: sha256_file(temporary / name / part) for part in parts}}
+                for name, parts in found.items()
+            }
+            _write_state(temporary, state, hashes)
+    wait_for_all()
+    return path
+
+
+def _step_folder(folder: Path, state: TrainingState) -> Path:
+    return folder / f"step_{state.step:08d}"
+
+
+def _write_state(folder: Path, state: TrainingState, hashes: Mapping[str, Any]) -> None:
+    data = {
+        "format": "resgen-training",
+        "format_version": FORMAT_VERSION,
+        "resgen_version": resgen_version(),
+        "files": hashes,
+        "state": asdict(state),
+    }
+    (folder / STATE_NAME).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+
+
 def load_checkpoint(path: Path) -> tuple[TrainingState, dict[str, Path]]:
-    """Read and verify one checkpoint; the tensors stay on disk.
+    """Read and verify one checkpoint; the tensors stay on disk, each group of them in a file or a folder of parts.
 
     Raises:
         CheckpointError: a file is missing, damaged or of a newer format version.
@@ -132,8 +169,16 @@ def load_checkpoint(path: Path) -> tuple[TrainingState, dict[str, Path]]:
         raise CheckpointError(f"'{where}': 'files' must be a mapping of names to files")
     files = {}
     for name, entry in entries.items():
-        files[name] = path / check_file_name(entry.get("file"), where)
-        check_hash(files[name], check_sha256(entry.get("sha256"), where))
+        parts = entry.get("parts")
+        if isinstance(parts, dict) and parts:
+            if not _NAME.fullmatch(name):
+                raise CheckpointError(f"'{where}': {name!r} cannot be the name of a folder of parts")
+            files[name] = path / name
+            for part, sha256 in parts.items():
+                check_hash(files[name] / check_file_name(part, where), check_sha256(sha256, where))
+        else:
+            files[name] = path / check_file_name(entry.get("file"), where)
+            check_hash(files[name], check_sha256(entry.get("sha256"), where))
     try:
         state = config_from_dict(TrainingState, data.get("state", {}), where=f"{where}: ")
     except ConfigError as error:
@@ -158,16 +203,20 @@ def load_newest(
         CheckpointError: there are checkpoints but none can be read, or the newest is of a newer format version.
     """
     paths = list_checkpoints(folder)
+    reasons = []
     for path in reversed(paths):
         try:
             state, files = load_checkpoint(path)
-            return state, {name: read_tensors(file) for name, file in files.items()}, path
+            return state, {name: (read_parts if p.is_dir() else read_tensors)(p) for name, p in files.items()}, path
         except CheckpointError as error:
             if "upgrade resgen" in str(error):
                 raise
             message(f"checkpoint passed over: {error}")
+            reasons.append(str(error))
     if paths:
-        raise CheckpointError(f"none of the {len(paths)} checkpoints in '{folder}' can be read; train in a new folder")
+        raise CheckpointError(
+            f"none of the {len(paths)} checkpoints in '{folder}' can be read ({reasons[0]}); train in a new folder"
+        )
     return None
 
 
@@ -212,6 +261,27 @@ def compare_configs(saved: Mapping[str, Any], current: Mapping[str, Any], where:
     return changed
 
 
+def check_resumable(
+    state: TrainingState, path: Path, *, config: Mapping[str, Any], precision: str, world_size: int
+) -> list[str]:
+    """Check that a run may go on from a checkpoint; returns what is to be said about it.
+
+    Raises:
+        CheckpointError: see `compare_configs`.
+    """
+    messages = []
+    if changed := compare_configs(state.config, config, str(path)):
+        messages.append(f"changed since the checkpoint: {'; '.join(changed)}; losses may differ from here on")
+    for what, before, now in (
+        ("precision", state.precision, precision),
+        ("number of processes", state.world_size, world_size),
+        ("torch version", state.versions.get("torch"), torch.__version__),
+    ):
+        if before != now:
+            messages.append(f"{what} was {before} and is now {now}: losses may differ in their last digits")
+    return messages
+
+
 def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration as JSON values.
 
@@ -222,6 +292,18 @@ def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
         return cast(dict[str, Any], json.loads(json.dumps(config)))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"the configuration of the run is not plain data: {error}") from error
+
+
+def check_run_folder(out_dir: Path, resume: bool) -> None:
+    """Refuse a place that is no folder, or that holds a run which is not to be resumed.
+
+    Raises:
+        ConfigError: naming the folder and the remedy.
+    """
+    if out_dir.exists() and not out_dir.is_dir():
+        raise ConfigError(f"'{out_dir}' is not a folder; choose another --out")
+    if not resume and any((out_dir / name).exists() for name in (METRICS_NAME, "checkpoints", "config.yaml")):
+        raise ConfigError(f"'{out_dir}' already holds a run; continue it with --resume or choose another --out")
 
 
 @contextlib.contextmanager

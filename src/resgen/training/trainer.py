@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import yaml
@@ -29,18 +29,21 @@ from resgen.ops.precision import choose_device
 from resgen.ops.random import generator
 from resgen.training.ema import Ema
 from resgen.training.interface import Task, TrainerConfig
-from resgen.training.log import METRICS_NAME, Log, Pending
+from resgen.training.log import Log, Pending
 from resgen.training.optim import Optimizers, Plan
 from resgen.training.parallel import autocast, average_gradients, choose_precision
+from resgen.training.sharding import make_shard, skeleton_of, whole_copy
 from resgen.training.state import (
     TrainingState,
+    check_resumable,
+    check_run_folder,
     clean_checkpoints,
-    compare_configs,
     config_sha256,
     load_newest,
     lock_folder,
     plain_config,
     save_checkpoint,
+    save_parts,
     versions,
     writing,
 )
@@ -87,6 +90,11 @@ class Trainer:
                 f"batch_size={config.batch_size} must be a multiple of accumulate={config.accumulate} "
                 f"times {reduce.world_size} processes"
             )
+        for name in ("shard", "recompute"):
+            if getattr(config, name) and not hasattr(task, name):
+                raise ConfigError(f"{name}=true is for generators; a {task.name} cannot do it")
+        if config.shard and reduce.world_size == 1:
+            raise ConfigError("shard=true divides a model over processes; start them with torchrun, or leave it false")
         self.task, self.config, self.reduce = task, config, reduce
         self.out_dir = Path(out_dir)
         self.max_minutes = max_minutes
@@ -118,20 +126,36 @@ class Trainer:
 
     def _prepare(self) -> None:
         task, config = self.task, self.config
+        messages: list[str] = []
+        found = load_newest(self.out_dir / "checkpoints", messages.append) if self._resume else None
         task.to(self.device)
-        if config.compile:
-            compile_task = getattr(task, "compile", None)
-            if callable(compile_task):
-                compile_task()
-        names = {p: canonical_name(name) for name, p in task.module.named_parameters()}
+        if found is not None:
+            state, tensors, path = found
+            messages.append(f"resuming '{self.out_dir}' after step {state.step}")
+            messages += check_resumable(
+                state,
+                path,
+                config=self._full_config(),
+                precision=self.precision,
+                world_size=self.reduce.world_size,
+            )
+            load_state(task.module, tensors.get("model", {}), str(path / "model.safetensors"))
+        else:
+            if self._resume:
+                messages.append(f"no checkpoint in '{self.out_dir}'; starting from the beginning")
+            task.before_start(generator(config.seed, "before_start"), self.reduce)
+        self._skeleton = skeleton_of(task.module) if config.shard else None
+        if config.compile and hasattr(task, "compile"):
+            task.compile()
+        if config.recompute:
+            cast(Any, task).recompute()
+        if config.shard:
+            cast(Any, task).shard(make_shard(self.device))
         groups = task.optimizer_groups()
-        for group, parameters in groups.items():
-            if any(p not in names for p in parameters):
-                raise TrainingError(f"group '{group}' of task '{task.name}' has a parameter that task.module lacks")
         self._main_group = next(iter(groups))
         self._optimizers = Optimizers(
             groups,
-            names,
+            {parameter: canonical_name(name) for name, parameter in task.module.named_parameters()},
             learning_rate=config.learning_rate,
             betas=config.betas,
             weight_decay=config.weight_decay,
@@ -149,12 +173,9 @@ class Trainer:
         self._elapsed_before = 0.0
         self._session_start = self._clock()
         self._plan = Plan.fresh(config.num_steps, self.max_minutes, config.decay_fraction)
-        messages: list[str] = []
-        if not (self._resume and self._restore(messages)):
-            if self._resume:
-                messages.append(f"no checkpoint in '{self.out_dir}'; starting from the beginning")
-            task.before_start(generator(config.seed, "before_start"), self.reduce)
-            self._ema = self._new_ema()
+        self._ema = self._new_ema()
+        if found is not None:
+            self._restore(*found)
         self._write_run_files()
         self._log = Log(self.out_dir, step=self._step, tensorboard=self._tensorboard, quiet=not self._main)
         for message in messages:
@@ -166,25 +187,8 @@ class Trainer:
         module = self.task.ema_module
         return Ema(module, self.config.ema_decay) if module is not None and self.config.ema_decay > 0 else None
 
-    def _restore(self, messages: list[str]) -> bool:
-        found = load_newest(self.out_dir / "checkpoints", messages.append)
-        if found is None:
-            return False
-        state, tensors, path = found
-        changed = compare_configs(state.config, self._full_config(), str(path))
-        messages.append(f"resuming '{self.out_dir}' after step {state.step}")
-        if changed:
-            messages.append(f"changed since the checkpoint: {'; '.join(changed)}; losses may differ from here on")
-        for what, before, now in (
-            ("precision", state.precision, self.precision),
-            ("number of processes", state.world_size, self.reduce.world_size),
-            ("torch version", state.versions.get("torch"), torch.__version__),
-        ):
-            if before != now:
-                messages.append(f"{what} was {before} and is now {now}: losses may differ in their last digits")
-        load_state(self.task.module, tensors.get("model", {}), str(path / "model.safetensors"))
+    def _restore(self, state: TrainingState, tensors: Mapping[str, Mapping[str, Tensor]], path: Path) -> None:
         self._optimizers.load(tensors.get("optimizer", {}), str(path / "optimizer.safetensors"))
-        self._ema = self._new_ema()
         if self._ema is not None:
             self._ema.load(tensors.get("ema", {}), str(path / "ema.safetensors"))
         self._step = self._saved_step = state.step
@@ -195,7 +199,6 @@ class Trainer:
         self._pending = Pending(state.pending)
         if (state.plan.num_steps, state.plan.max_minutes) == (self.config.num_steps, self.max_minutes):
             self._plan = state.plan
-        return True
 
     def _full_config(self) -> dict[str, Any]:
         return {
@@ -284,8 +287,9 @@ class Trainer:
                     self._pending.add(name, value)
         losses = {self._label("loss", group): self.reduce.sum(total) / world for group, total in totals.items()}
         self._note(losses)
-        for parameters in self._optimizers.parameters.values():
-            average_gradients(parameters, self.reduce)
+        if self._skeleton is None:  # a divided model averages its own
+            for parameters in self._optimizers.parameters.values():
+                average_gradients(parameters, self.reduce)
         self._note({self._label("grad_norm", group): norm for group, norm in self._optimizers.clip().items()})
         self._optimizers.step(self._factor(step))
         stream = generator(config.seed, "after_step", step)
@@ -363,7 +367,16 @@ class Trainer:
 
     @contextlib.contextmanager
     def _evaluation(self) -> Iterator[nn.Module]:
-        """The averaged weights in place, no gradients, and every submodule's mode put back afterwards."""
+        """The averaged weights in place, no gradients, and every submodule's mode put back afterwards.
+
+        A divided model is put together again for it, so all processes must come here.
+        """
+        if self._skeleton is not None:
+            averages = None if self._ema is None else self._ema.tensors()
+            module = whole_copy(self._skeleton, self.task.module, averages)
+            with cast(Any, self.task).replaced(module), torch.no_grad():
+                yield module
+            return
         module = self.task.ema_module or self.task.module
         modes = [(part, part.training) for part in self.task.module.modules()]
         self.task.module.eval()
@@ -392,20 +405,19 @@ class Trainer:
         return True
 
     def _sample(self) -> None:
-        if not self._main:
-            return
         path = self.out_dir / "samples" / f"step_{self._step:08d}.png"
         with self._evaluation(), writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.task.sample(path)
+            if self._main:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self.task.sample(path)
 
     def _evaluate(self) -> None:
         """Metrics of generated samples into the log, where the task has them."""
         evaluate = getattr(self.task, "evaluate", None)
-        if not self._main or not callable(evaluate):
+        if not callable(evaluate):
             return
         with self._evaluation() as module, autocast(self.precision, self.device):
-            metrics = {name: float(value) for name, value in evaluate(module).items()}
+            metrics = {name: float(value) for name, value in evaluate(module).items()} if self._main else {}
         if metrics:
             self._log.write("evaluation", self._step, metrics)
             self._log.message(f"step {self._step}  " + "  ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
@@ -414,7 +426,7 @@ class Trainer:
         """Write a checkpoint of this step, once; nothing is saved after a loss that is not finite."""
         values = self._pending.values()
         self._check_finite(values, self._step)
-        if not self._main or self._saved_step == self._step:
+        if self._saved_step == self._step or not (self._main or self._skeleton is not None):
             return
         config = self._full_config()
         state = TrainingState(
@@ -436,8 +448,13 @@ class Trainer:
         if self._ema is not None:
             files["ema"] = self._ema.tensors()
         folder = self.out_dir / "checkpoints"
-        save_checkpoint(folder, state, files)
         self._saved_step = self._step
+        if self._skeleton is not None:
+            save_parts(folder, state, files, self.reduce.rank)
+        else:
+            save_checkpoint(folder, state, files)
+        if not self._main:
+            return
         clean_checkpoints(folder, newest_step=self._step, keep_last=self.config.keep_last, best_step=state.best_step)
 
     def _finish(self, reason: str) -> dict[str, float]:
@@ -453,9 +470,9 @@ class Trainer:
         self._raise_if_stopped()
         self._sample()
         self._raise_if_stopped()
-        if self._main:
-            folder = self.out_dir / "model"
-            with self._evaluation(), writing(folder):
+        folder = self.out_dir / "model"
+        with self._evaluation(), writing(folder):
+            if self._main:
                 self.task.export(folder, self._history(metrics))
         return metrics
 
@@ -476,15 +493,3 @@ class Trainer:
             "precision": self.precision,
             "device": self.device.type,
         }
-
-
-def check_run_folder(out_dir: Path, resume: bool) -> None:
-    """Refuse a place that is no folder, or that holds a run which is not to be resumed.
-
-    Raises:
-        ConfigError: naming the folder and the remedy.
-    """
-    if out_dir.exists() and not out_dir.is_dir():
-        raise ConfigError(f"'{out_dir}' is not a folder; choose another --out")
-    if not resume and any((out_dir / name).exists() for name in (METRICS_NAME, "checkpoints", "config.yaml")):
-        raise ConfigError(f"'{out_dir}' already holds a run; continue it with --resume or choose another --out")

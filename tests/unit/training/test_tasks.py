@@ -327,6 +327,32 @@ def test_the_start_from_data_fits_fully_masked_positions(generator_task: Generat
     assert generator_task.validate(generator_task.module)["nll_visible/0"] < random - 0.5
 
 
+def test_recomputed_blocks_keep_less_and_learn_the_same(generator_task: GeneratorTask) -> None:
+    model, kept = generator_task.model, {}
+
+    def gradients() -> list[torch.Tensor]:
+        saved: set[tuple[int, int]] = set()
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            saved.add((tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes()))
+            return tensor
+
+        model.zero_grad()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            ((_, loss, _),) = generator_task.losses(torch.arange(8), 0, 0, generator(1))
+            kept[len(kept)] = sum(size for _, size in saved)
+            loss.backward()
+        return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+
+    before = gradients()
+    generator_task.recompute()
+    after = gradients()
+    assert len(before) == len(after)
+    for first, second in zip(before, after, strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-7)
+    assert kept[1] < 0.7 * kept[0]
+
+
 def test_a_generator_task_takes_over_the_codebooks(generator_task: GeneratorTask) -> None:
     model = generator_task.model
     codes = generator_task.train.codes(torch.arange(32))

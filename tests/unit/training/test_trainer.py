@@ -386,3 +386,10 @@ def test_wrong_budget_or_machine_is_refused(toy, tmp_path, monkeypatch):
     assert choose_precision("auto", torch.device("cpu")) == "fp32"
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
     assert choose_precision("auto", torch.device("cpu")) == "bf16"
+
+
+@pytest.mark.parametrize("name", ["shard", "recompute"])
+def test_what_a_task_cannot_do_is_refused(toy, tmp_path, name):
+    with pytest.raises(ConfigError, match=f"{name}=true is for generators; a toy cannot"):
+        run(toy, tmp_path / "run", **{name: True})
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,113 @@
+"""A model divided over processes (FSDP2), and its tensors to and from files.
+
+Checkpoints are written by `torch.distributed.checkpoint` as safetensors, every process its own part; they can be read
+as a whole by any number of processes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from resgen.checkpoints.tensors import canonical_name
+from resgen.errors import CheckpointError
+
+Shard = Callable[[nn.Module], Any]
+"""Divides the parameters of a module, in place, and gathers them whenever it is called."""
+
+
+def make_shard(device: torch.device) -> Shard:
+    """`fully_shard` over all processes."""
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    return lambda module: fully_shard(module, mesh=mesh)
+
+
+def skeleton_of(module: nn.Module) -> nn.Module:
+    """A copy without memory, made before the module is divided, for `whole_copy`."""
+    return copy.deepcopy(module).to("meta")
+
+
+@torch.no_grad()
+def whole_copy(skeleton: nn.Module, module: nn.Module, parameters: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """An ordinary module with the values of a divided one. All processes must call this together.
+
+    Args:
+        skeleton: from `skeleton_of`.
+        module: the divided module.
+        parameters: values in place of the module's own, by canonical name, such as averages.
+    """
+    own = {canonical_name(name): value for name, value in module.named_parameters()}
+    copied = copy.deepcopy(skeleton)
+    buffers = {canonical_name(name): value for name, value in module.named_buffers()}
+    device = next(iter(own.values())).device
+    copied.to_empty(device=device)
+    for name, parameter in copied.named_parameters():
+        parameter.copy_(whole((parameters or own)[canonical_name(name)]))
+    for name, buffer in copied.named_buffers():
+        buffer.copy_(buffers[canonical_name(name)])
+    return copied.eval()
+
+
+def whole(value: Tensor) -> Tensor:
+    """A tensor's full value on every process. Of a divided one all processes must ask together."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def like(value: Tensor, target: Tensor) -> Tensor:
+    """A full tensor on the target's device and in its type, divided as the target is."""
+    value = value.to(device=target.device, dtype=target.dtype, copy=True)
+    if isinstance(target, DTensor):
+        return distribute_tensor(value, target.device_mesh, target.placements, src_data_rank=None)
+    return value
+
+
+def wait_for_all() -> None:
+    """Go on when every process has come here."""
+    dist.barrier()
+
+
+def write_parts(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write divided tensors, every process its own part. All processes must call this together.
+
+    Raises:
+        CheckpointError: a process cannot write.
+    """
+    try:
+        dcp.save(dict(tensors), storage_writer=dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True))
+    except dcp.api.CheckpointException as error:
+        raise CheckpointError(f"cannot write '{folder}': {_reason(error)}") from error
+
+
+def read_parts(folder: Path) -> dict[str, Tensor]:
+    """Full tensors from the parts that `write_parts` wrote; one process is enough.
+
+    Raises:
+        CheckpointError: a part is missing or damaged.
+    """
+    reader = dcp.HuggingFaceStorageReader(str(folder))
+    try:
+        about = reader.read_metadata().state_dict_metadata
+        tensors = {
+            name: torch.empty(entry.size, dtype=entry.properties.dtype)  # type: ignore[union-attr]
+            for name, entry in about.items()
+        }
+        dcp.load(dict(tensors), storage_reader=reader, no_dist=True)
+    except Exception as error:  # whatever the reader meets in a damaged file
+        raise CheckpointError(f"'{folder}' cannot be read: {_reason(error)}") from error
+    return tensors
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, dcp.api.CheckpointException):
+        error = next(iter(error.failures.values()))[0]
+    return " ".join(str(error).split())[:200] or type(error).__name__
