@@ -179,31 +179,32 @@ def bundled_models() -> list[dict[str, Any]]:
     return models
 
 
-def check_out_file(path: Path, suffixes: Sequence[str] = PICTURE_SUFFIXES) -> None:
-    """Refuse an output file that could not be written, before any heavy work.
+def check_out_file(path: Path, suffixes: Sequence[str] = PICTURE_SUFFIXES, *, name: str = "--out") -> None:
+    """Refuse an output file that could not be written, before any heavy work; `name` is that of the option.
 
     Raises:
         ConfigError: unknown suffix, a folder of that name, or a place that cannot be written to.
     """
     if path.suffix.lower() not in suffixes:
-        raise ConfigError(f"--out '{path}' must end in {', '.join(suffixes)}")
+        raise ConfigError(f"{name} '{path}' must end in {', '.join(suffixes)}")
     if path.is_dir():
-        raise ConfigError(f"--out '{path}' is a folder; give the name of a file")
-    _check_writable(path, path.parent)
+        raise ConfigError(f"{name} '{path}' is a folder; give the name of a file")
+    _check_writable(path, path.parent, name)
 
 
-def check_out_dir(path: Path) -> None:
-    """Refuse an output folder that could not be made or written to, before any heavy work.
+def check_out_dir(path: Path, *, name: str = "--out") -> None:
+    """Refuse an output folder that could not be made or written to, before any heavy work; `name` is that of the
+    option.
 
     Raises:
         ConfigError: a file of that name, or a place that cannot be written to.
     """
     if path.exists() and not path.is_dir():
-        raise ConfigError(f"--out '{path}' is a file; give the name of a folder")
-    _check_writable(path, path)
+        raise ConfigError(f"{name} '{path}' is a file; give the name of a folder")
+    _check_writable(path, path, name)
 
 
-def _check_writable(path: Path, folder: Path) -> None:
+def _check_writable(path: Path, folder: Path, name: str) -> None:
     """Try for real (permission bits say little for root or on read-only disks), and leave no trace."""
     missing = [p for p in (folder, *folder.parents) if not p.exists()]
     made: list[Path] = []
@@ -214,7 +215,7 @@ def _check_writable(path: Path, folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise ConfigError(f"--out '{path}' cannot be written: {error.strerror}; choose another place") from error
+        raise ConfigError(f"{name} '{path}' cannot be written: {error.strerror}; choose another place") from error
     finally:
         for new in reversed(made):
             with contextlib.suppress(OSError):

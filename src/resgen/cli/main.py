@@ -16,11 +16,13 @@ from resgen.cli.common import message, os_error_line, table
 from resgen.cli.compare import Compare, Sweep
 from resgen.cli.demo import Demo
 from resgen.cli.doctor import Doctor
+from resgen.cli.edit import EditImage
 from resgen.cli.encode import Encode
 from resgen.cli.evaluate import Evaluate
 from resgen.cli.generate import GenerateImage
 from resgen.cli.inspect import Inspect
 from resgen.cli.models import Models
+from resgen.cli.plan import Plan
 from resgen.cli.reconstruct import Reconstruct
 from resgen.cli.speak import GenerateSpeech
 from resgen.cli.train import TrainGenerator, TrainText, TrainTokenizer, TrainVocoder
@@ -38,10 +40,12 @@ COMMANDS: dict[str, type[Any]] = {
     "reconstruct": Reconstruct,
     "generate image": GenerateImage,
     "generate speech": GenerateSpeech,
+    "edit image": EditImage,
     "evaluate": Evaluate,
     "compare": Compare,
     "sweep": Sweep,
     "doctor": Doctor,
+    "plan": Plan,
     "inspect": Inspect,
     "models": Models,
     "bench quantizer": BenchQuantizer,

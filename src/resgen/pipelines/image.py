@@ -14,9 +14,10 @@ from torch import Tensor
 
 from resgen.checkpoints.artefacts import Pipeline, load_pipeline, save_pipeline
 from resgen.errors import ConfigError, unknown
-from resgen.kinds import AnySampling, sample, sampling_with, without_guidance
+from resgen.kinds import AnySampling, kind_of, sample, sampling_with, without_guidance
 from resgen.ops.images import to_uint8
 from resgen.ops.precision import cast_parameters, choose_device, choose_dtype
+from resgen.pipelines.edit import EditOutput, MaskLike, PictureLike, check_order, plan_edit
 from resgen.samplers.unmasking import StepCallback, StepRecord
 
 
@@ -160,6 +161,75 @@ class ImagePipeline:
             images += self.decode(samples.codes)
         return ImageOutput(images=images, codes=torch.cat(finished), steps=records, class_ids=chosen)
 
+    def edit(
+        self,
+        image: PictureLike,
+        *,
+        mask: MaskLike | None = None,
+        keep: tuple[int, int, int, int] | None = None,
+        keep_levels: int | None = None,
+        class_id: int | str | None = None,
+        num_samples: int = 1,
+        seed: int = 0,
+        blend: bool = False,
+        resize: bool = False,
+        batch_size: int = 64,
+        callback: StepCallback | None = None,
+        **settings: Any,
+    ) -> EditOutput:
+        """Imagine a part of a picture anew, or its finer levels; what is given comes back as it is, code for code.
+
+        Args:
+            image: a PIL picture or a file.
+            mask: what to imagine anew: white in a picture or file, or a box (left, top, right, bottom) in pixels of
+                the model's picture.
+            keep: a box outside which everything is imagined anew.
+            keep_levels: how many of the coarsest levels are kept even there (0 by default); of the whole picture
+                without `mask` and `keep`.
+            class_id: number or name of the class to imagine; the picture's own or another. Models without classes
+                take none.
+            num_samples: how many results.
+            seed: result k draws from the stream (seed, k), so `batch_size` changes nothing but rounding.
+            blend: take the pixels outside the mask from the picture itself instead of the decoder.
+            resize: cut out, resize and convert a picture of another size or mode, instead of refusing it.
+            batch_size: pictures per network evaluation.
+            callback: called after every network evaluation with (record, codes, visible) of the batch.
+            settings: as of a call.
+
+        Raises:
+            ConfigError: no class or an unknown one, nothing to imagine, a mask that the model's kind cannot follow, or
+                a value out of range.
+            DataError: picture or mask cannot be read or do not fit.
+        """
+        if num_samples < 1:
+            raise ConfigError(f"num_samples={num_samples} must be at least 1")
+        if blend and mask is None and keep is None:
+            raise ConfigError("blend takes the pixels outside a mask from the picture: give mask or keep with it")
+        if class_id is None and self.num_classes:
+            allowed = ", ".join([*self.class_names, f"0..{self.num_classes - 1}"])
+            raise ConfigError(f"this model needs a class, class_id (--class); allowed: {allowed}")
+        chosen = None if class_id is None else [self.class_id(class_id)]
+        plan = plan_edit(self.tokenizer, image, mask=mask, keep=keep, keep_levels=keep_levels, resize=resize)
+        check_order(kind_of(self.generator.config), plan.visible)
+        result = self(
+            chosen,
+            num=num_samples,
+            seed=seed,
+            batch_size=batch_size,
+            codes=plan.codes.repeat(num_samples, 1, 1),
+            visible=plan.visible.repeat(num_samples, 1),
+            callback=callback,
+            **settings,
+        )
+        return EditOutput(
+            images=[plan.blend(image) for image in result.images] if blend else result.images,
+            codes=result.codes,
+            steps=result.steps,
+            class_ids=result.class_ids,
+            plan=plan,
+            given=self.decode(plan.codes[None], visible=plan.visible[None])[0],
+        )
+
     def sampling_with(self, **settings: Any) -> AnySampling:
         """The model's sampling settings with those given (not None) in their place.
 
@@ -187,9 +257,18 @@ class ImagePipeline:
         return torch.cat(parts)
 
     @torch.inference_mode()
-    def decode(self, codes: Int[Tensor, "B L D"], num_levels: int | None = None) -> list[Image.Image]:
-        """PIL pictures from the first `num_levels` levels of the codes (all by default)."""
-        pixels = to_uint8(self.tokenizer.decode(codes.to(self.device), num_levels)).permute(0, 2, 3, 1).cpu().numpy()
+    def decode(
+        self,
+        codes: Int[Tensor, "B L D"],
+        num_levels: int | None = None,
+        *,
+        visible: Int[Tensor, "B L"] | None = None,
+    ) -> list[Image.Image]:
+        """PIL pictures from the first `num_levels` levels of the codes (all by default), or from the first `visible`
+        levels of each position."""
+        visible = None if visible is None else visible.to(self.device)
+        decoded = self.tokenizer.decode(codes.to(self.device), num_levels, visible=visible)
+        pixels = to_uint8(decoded).permute(0, 2, 3, 1).cpu().numpy()
         return [Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array) for array in pixels]
 
     def _check_given(self, codes: Tensor, visible: Tensor, count: int) -> None:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from resgen.errors import ConfigError, DataError
 from resgen.nn.conv2d import ConvDecoder, ConvEncoder
+from resgen.ops.residual import residual_decode
 from resgen.quantizers import Quantization, QuantizerConfig, make_quantizer
 from resgen.types import CodeSpec
 
@@ -128,9 +129,20 @@ class ImageTokenizer(nn.Module):
         """Codes of the pictures."""
         return self.quantizer.encode(self.latents(images))
 
-    def decode(self, codes: Int[Tensor, "B L D"], num_levels: int | None = None) -> Float[Tensor, "B C S S"]:
-        """Pictures from the first `num_levels` levels of the codes (all by default), clamped to [-1, 1]."""
-        return self._decode_latents(self.quantizer.decode(codes, num_levels)).clamp(-1, 1)
+    def decode(
+        self,
+        codes: Int[Tensor, "B L D"],
+        num_levels: int | None = None,
+        *,
+        visible: Int[Tensor, "B L"] | None = None,
+    ) -> Float[Tensor, "B C S S"]:
+        """Pictures from the first `num_levels` levels of the codes (all by default), or from the first `visible` levels
+        of each position; clamped to [-1, 1]."""
+        if visible is None:
+            latents = self.quantizer.decode(codes, num_levels)
+        else:
+            latents = residual_decode(codes, self.quantizer.codebooks, visible)
+        return self._decode_latents(latents).clamp(-1, 1)
 
     def _decode_latents(self, latents: Float[Tensor, "B L H"]) -> Float[Tensor, "B C S S"]:
         rows, columns = self.spec.shape

@@ -1,0 +1,132 @@
+"""`resgen edit image`: a part of a picture imagined anew."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import OmitArgPrefixes
+
+from resgen.cli.common import Json, check_out_dir, check_out_file, count_passes, option, positive, report, slug
+from resgen.cli.generate import SamplingOptions, Trace, check_trace, name_of, watched
+from resgen.errors import ConfigError
+
+if TYPE_CHECKING:
+    from resgen.pipelines.edit import EditOutput
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditImage:
+    """Imagine a part of a picture anew, or its finer levels, with a trained model.
+
+    The picture is encoded; what is kept comes back code for code, and the model draws the rest. For example:
+
+        resgen edit image --model fashion-mnist-small --input bag.png --mask 0,0,28,14 --class bag --out edited.png
+        resgen edit image --model fashion-mnist-small --input bag.png --keep-levels 2 --class dress --out dresses/
+        resgen edit image --model m --input a.png --mask mask.png --class 3 --blend --num-samples 5 --out edited.png
+    """
+
+    model: Annotated[str, option("DIR_OR_NAME")]
+    """Folder of a pipeline, or a bundled name (see `resgen models`)."""
+    input: Annotated[Path, option("PICTURE")]
+    """The picture."""
+    mask: Annotated[str | None, option("PICTURE|BOX")] = None
+    """What to imagine anew: white in a picture, or a box LEFT,TOP,RIGHT,BOTTOM in pixels of the model's picture."""
+    keep: Annotated[str | None, option("BOX")] = None
+    """The other way round: everything outside this box is imagined."""
+    keep_levels: Annotated[int | None, option("N")] = None
+    """Keep the N coarsest levels of what is imagined (without --mask and --keep of all), so that only details vary."""
+    class_name: Annotated[str | None, option("NAME_OR_ID", name="class")] = None
+    """What to imagine: the picture's own class or another. Needed if the model has classes."""
+    blend: bool = False
+    """Take the pixels outside the mask from the picture itself, instead of decoding them."""
+    resize: bool = False
+    """Cut out, resize and convert a picture of another size or mode, instead of refusing it."""
+    num_samples: Annotated[int, option("N")] = 1
+    """How many results; 1 if left out."""
+    sampling: Annotated[SamplingOptions, OmitArgPrefixes] = SamplingOptions()
+    seed: int = 0
+    """Result k is drawn from the stream (seed, k), in batches of any size."""
+    device: Annotated[str | None, option("NAME")] = None
+    """cpu, cuda or cuda:1; without it a GPU if there is one."""
+    out: Annotated[Path, option("FILE_OR_DIR")]
+    """A picture file for a sheet of input, mask and results, or a folder for this sheet and one file per result."""
+    trace: Trace = None
+    as_json: Json = False
+
+    def run(self) -> None:
+        positive("--num-samples", self.num_samples)
+        to_folder = self.out.is_dir() or not self.out.suffix
+        check_out_dir(self.out) if to_folder else check_out_file(self.out)
+        check_trace(self.trace)
+        from resgen.pipelines.image import ImagePipeline
+
+        what = self.what()
+        pipe = ImagePipeline.from_pretrained(self.model, device=self.device)
+        begin = time.perf_counter()
+        with watched(pipe, self.trace) as (callback, traced):
+            result = pipe.edit(
+                self.input,
+                **what,
+                keep_levels=self.keep_levels,
+                class_id=self.class_name,
+                num_samples=self.num_samples,
+                seed=self.seed,
+                blend=self.blend,
+                resize=self.resize,
+                callback=callback,
+                **self.sampling.settings(),
+            )
+            seconds = time.perf_counter() - begin
+        name = name_of(pipe, result.class_ids[0]) if pipe.num_classes else "picture"
+        files = self.write(result, name, to_folder=to_folder)
+        passes, visible = count_passes(result.steps), result.plan.visible
+        imagined = int((visible < result.codes.shape[-1]).sum())
+        document = {
+            "files": files,
+            "trace": traced,
+            "class_name": name if pipe.num_classes else None,
+            "positions": len(visible),
+            "imagined_positions": imagined,
+            "given_codes": int(visible.sum()),
+            "seconds": seconds,
+            "steps": result.steps,
+            "passes": passes,
+            "depth": result.codes.shape[-1],
+        }
+        text = (
+            f"{len(result.images)} picture(s) with {imagined} of {len(visible)} positions imagined in {seconds:.1f} s "
+            f"with {passes} network passes: {self.out}"
+        )
+        report(document, as_json=self.as_json, text=text)
+
+    def what(self) -> dict[str, Any]:
+        """`mask` and `keep` as the pipeline takes them.
+
+        Raises:
+            ConfigError: --keep is no box, or --mask neither a box nor a file.
+        """
+        from resgen.pipelines.edit import Box
+
+        keep = None if self.keep is None else Box.parse(self.keep)
+        if self.keep is not None and keep is None:
+            raise ConfigError(f"--keep '{self.keep}' must be a box, LEFT,TOP,RIGHT,BOTTOM")
+        if self.mask is None:
+            return {"mask": None, "keep": keep}
+        box = Box.parse(self.mask)
+        if box is None and not Path(self.mask).exists():
+            raise ConfigError(f"--mask '{self.mask}' is neither a file nor a box, LEFT,TOP,RIGHT,BOTTOM")
+        return {"mask": box or Path(self.mask), "keep": keep}
+
+    def write(self, result: EditOutput, name: str, *, to_folder: bool) -> list[Path]:
+        """The sheet, or one file per result (class, number, seed) and the sheet last."""
+        from resgen.data.grid import save_picture
+
+        if not to_folder:
+            return [save_picture(result.sheet(), self.out)]
+        files = [self.out / f"{slug(name)}_{k:04d}_{self.seed}.png" for k in range(len(result.images))]
+        for image, file in zip(result.images, files, strict=True):
+            save_picture(image, file)
+        return [*files, save_picture(result.sheet(), self.out / "sheet.png")]
