@@ -48,6 +48,10 @@ class SamplingOptions:
     """Network evaluations of the sampler."""
     guidance_scale: Annotated[float | None, option("W")] = None
     """How far to move from the unconditional prediction; 0 is off and halves the time."""
+    guidance_start: Annotated[float | None, option("SHARE")] = None
+    """Share of the steps before guidance sets in; steps without it take half the time."""
+    guidance_end: Annotated[float | None, option("SHARE")] = None
+    """Share of the steps after which guidance is off again."""
     top_p: Annotated[float | None, option("P")] = None
     """Mass of the mixture components to draw from, in (0, 1]."""
     temperature: Annotated[float | None, option("T")] = None
@@ -66,6 +70,8 @@ class SamplingOptions:
         given = {
             "num_steps": self.steps,
             "guidance_scale": self.guidance_scale,
+            "guidance_start": self.guidance_start,
+            "guidance_end": self.guidance_end,
             "top_p": self.top_p,
             "top_k": self.top_k,
             "temperature": self.temperature,

@@ -16,10 +16,19 @@ def guide(cond: Float[Tensor, "*shape"], uncond: Float[Tensor, "*shape"], scale:
     return cond + scale * (cond - uncond)
 
 
-def guidance_weights(num_steps: int, first: float, last: float) -> list[float]:
-    """Guidance scales that grow linearly from `first` to `last` over the sampling steps (Table 4).
+def guidance_weights(
+    num_steps: int, first: float, last: float, interval: tuple[float, float] = (0.0, 1.0)
+) -> list[float]:
+    """Guidance scales that grow linearly from `first` to `last` over the sampling steps (Table 4), 0 outside of an
+    interval of them (arXiv:2404.07724).
 
     A single step takes `last`.
+
+    Args:
+        num_steps: T.
+        first: scale of the first step.
+        last: scale of the last step.
+        interval: where guidance is on, as shares of the steps; step t of T lies at (t + 1/2) / T, counted from 0.
 
     Raises:
         ConfigError: if `num_steps` is below 1.
@@ -28,4 +37,16 @@ def guidance_weights(num_steps: int, first: float, last: float) -> list[float]:
         raise ConfigError(f"num_steps={num_steps} must be at least 1")
     if num_steps == 1:
         return [float(last)]
-    return [first + (last - first) * step / (num_steps - 1) for step in range(num_steps)]
+    begin, end = interval
+    weights = [first + (last - first) * step / (num_steps - 1) for step in range(num_steps)]
+    return [weight if begin <= (step + 0.5) / num_steps <= end else 0.0 for step, weight in enumerate(weights)]
+
+
+def check_interval(start: float, end: float) -> None:
+    """Validate the interval of a sampling configuration.
+
+    Raises:
+        ConfigError: not 0 <= start < end <= 1.
+    """
+    if not 0 <= start < end <= 1:
+        raise ConfigError(f"guidance_start={start} and guidance_end={end} must lie in 0 <= start < end <= 1")

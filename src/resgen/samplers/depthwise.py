@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from resgen.errors import ConfigError, unknown
-from resgen.ops.guidance import guidance_weights
+from resgen.ops.guidance import check_interval, guidance_weights
 from resgen.ops.masking import SCHEDULES, reveal
 from resgen.ops.random import fill_uniform, generator
 from resgen.ops.sampling import nucleus_choice
@@ -49,6 +49,8 @@ class DepthwiseConfig:
         guidance_first: guidance weight of the first step.
         guidance_scale: guidance weight of the last step, linear over all steps in between; 0 switches guidance off
             altogether.
+        guidance_start: share of the steps that are taken before guidance sets in.
+        guidance_end: share of the steps after which it is off again.
     """
 
     num_steps: int = 64
@@ -59,6 +61,8 @@ class DepthwiseConfig:
     choice_temperature: float = 4.5
     guidance_first: float = 0.0
     guidance_scale: float = 2.4
+    guidance_start: float = 0.0
+    guidance_end: float = 1.0
 
     def __post_init__(self) -> None:
         if self.num_steps < 1:
@@ -74,6 +78,7 @@ class DepthwiseConfig:
         for name in ("choice_temperature", "guidance_first", "guidance_scale"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name}={getattr(self, name)} must be a number of at least 0")
+        check_interval(self.guidance_start, self.guidance_end)
 
 
 class DepthwiseNoise(NamedTuple):
@@ -173,7 +178,9 @@ def sample_codes(
     codes, visible = codes.to(device), visible.to(device)
     codes = torch.where(levels < visible[..., None], codes, 0)
     noise = DepthwiseNoise(*(part.to(device) for part in noise))
-    weights = guidance_weights(num_steps, config.guidance_first, config.guidance_scale)
+    weights = guidance_weights(
+        num_steps, config.guidance_first, config.guidance_scale, (config.guidance_start, config.guidance_end)
+    )
     plans = level_plans(config.mask_schedule, level_steps, visible.cpu())
     records: list[StepRecord] = []
     total, step = int(visible.sum()), -1

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from resgen.errors import ConfigError, unknown
 from resgen.ops.confidence import cumulative_confidence
-from resgen.ops.guidance import guidance_weights
+from resgen.ops.guidance import check_interval, guidance_weights
 from resgen.ops.masking import SCHEDULES, num_masked, reveal
 from resgen.ops.random import fill_normal, fill_uniform, generator
 from resgen.ops.residual import residual_encode
@@ -37,6 +37,8 @@ class SamplingConfig:
         choice_temperature: tau, scale of the Gumbel noise on confidence scores, >= 0; in nats, it grows with H.
         guidance_first: guidance weight of the first step.
         guidance_scale: guidance weight of the last step, linear in between; 0 switches guidance off altogether.
+        guidance_start: share of the steps that are taken before guidance sets in.
+        guidance_end: share of the steps after which it is off again.
     """
 
     num_steps: int = 28
@@ -47,6 +49,8 @@ class SamplingConfig:
     choice_temperature: float = 28.0
     guidance_first: float = 0.0
     guidance_scale: float = 2.4
+    guidance_start: float = 0.0
+    guidance_end: float = 1.0
 
     def __post_init__(self) -> None:
         if self.num_steps < 1:
@@ -60,6 +64,7 @@ class SamplingConfig:
         for name in ("temperature", "choice_temperature", "guidance_first", "guidance_scale"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name}={getattr(self, name)} must be a number of at least 0")
+        check_interval(self.guidance_start, self.guidance_end)
 
 
 class Noise(NamedTuple):
@@ -169,7 +174,9 @@ def sample_codes(
         visible = torch.zeros(batch, positions, dtype=torch.int64, device=device)
     codes = torch.where(levels < visible[..., None], codes, 0)
     noise = Noise(*(part.to(device) for part in noise))
-    weights = guidance_weights(num_steps, config.guidance_first, config.guidance_scale)
+    weights = guidance_weights(
+        num_steps, config.guidance_first, config.guidance_scale, (config.guidance_start, config.guidance_end)
+    )
     plan = reveal_plan(config.mask_schedule, num_steps, (depth - visible).sum(1).cpu())
     records: list[StepRecord] = []
     for step, num_reveal in enumerate(plan):

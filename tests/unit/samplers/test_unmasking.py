@@ -152,6 +152,22 @@ def test_the_second_pass_runs_only_where_guidance_is_on(first: float, last: floa
     assert weights == pytest.approx(expected)
 
 
+def test_no_second_pass_outside_of_the_interval() -> None:
+    model = tiny_model()
+    rows, transform = [], model.transform
+
+    def watched(x: torch.Tensor, *args) -> torch.Tensor:
+        rows.append(len(x))
+        return transform(x, *args)
+
+    model.transform = watched  # type: ignore[method-assign]
+    interval = {"guidance_start": 0.3, "guidance_end": 0.7}
+    run_model(model, [0, 1], range(2), settings(guidance_first=1.0, mask_schedule="linear", **interval))
+    assert rows == [2, 2, 4, 4, 2, 2]
+    with pytest.raises(ConfigError, match="guidance_start=0.8"):
+        settings(guidance_start=0.8, guidance_end=0.7)
+
+
 def test_guidance_changes_the_codes() -> None:
     model = tiny_model()
     plain, guided = (run_model(model, [0, 1], range(2), settings(guidance_scale=w)).codes for w in (0.0, 4.0))
