@@ -1,0 +1,126 @@
+"""Every recipe runs: a few steps of all its stages and a sample, in its own shape but for widths and batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from resgen.config import replace_nested
+from resgen.data.sound import write_sound
+from resgen.pipelines.image import ImagePipeline
+from resgen.pipelines.speech import SpeechPipeline
+from resgen.recipes import get_recipe, get_speech_recipe
+from resgen.training.runs import train_generator, train_tokenizer
+from resgen.training.speech_runs import train_sound_tokenizer, train_speech_generator, train_text, train_vocoder
+
+SHORT = {
+    "num_steps": 3,
+    "batch_size": 2,
+    "device": "cpu",
+    "warmup_steps": 1,
+    "log_every": 1,
+    "validate_every": 0,
+    "sample_every": 0,
+    "checkpoint_every": 0,
+}
+NARROW = {"generator.width": 32, "generator.mlp_width": 64, "generator.condition_width": 32}
+IMAGES = ("digits", "fashion_mnist", "cifar10", "imagenette64", "imagenet256")
+SPEECH = ("spoken_digits", "spoken_digits_small", "sentences", "melvae", "rvqvae")
+
+
+def short(*stages: str) -> dict[str, object]:
+    return {f"{stage}_training.{name}": value for stage in stages for name, value in SHORT.items()}
+
+
+def pictures(folder: Path, size: int, channels: int) -> Path:
+    rng = np.random.default_rng(0)
+    shape = (size, size, 3) if channels == 3 else (size, size)
+    for number in range(8):
+        file = folder / "ab"[number % 2] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, shape, dtype=np.uint8)).save(file)
+    return folder
+
+
+def recordings(folder: Path, rate: int) -> Path:
+    """Noise of a second or more; what counts is that it is loud from end to end."""
+    stream = torch.Generator().manual_seed(0)
+    for split in ("train", "test"):
+        lines = []
+        for number in range(4):
+            samples = 0.1 * torch.randn(rate + rate // 4 * number, generator=stream)
+            write_sound(samples, rate, folder / split / f"{number}.wav")
+            lines.append(f"{number}.wav|one two|{'xy'[number % 2]}")
+        (folder / split / "metadata.csv").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_pictures(name: str, tmp_path: Path) -> None:
+    recipe = get_recipe(name)
+    config = recipe.tokenizer
+    heads = {"generator.num_heads": 4}
+    recipe = replace_nested(
+        recipe,
+        {"tokenizer.width": 8, "generator_loss.validation_samples": 2}
+        | NARROW
+        | heads
+        | short("tokenizer", "generator"),
+    )
+    data = "digits" if name == "digits" else str(pictures(tmp_path / "data", config.image_size, config.channels))
+    train_tokenizer(recipe, data=data, out=tmp_path / "tokenizer")
+    tokenizer = tmp_path / "tokenizer" / "model"
+    metrics = train_generator(recipe, data=data, tokenizer=tokenizer, out=tmp_path / "generator")
+    assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["val_loss"])
+    pipe = ImagePipeline.from_pretrained(tmp_path / "generator" / "model", device="cpu")
+    assert pipe.generator.spec == recipe.tokenizer.spec
+    result = pipe(class_ids=[1], num_steps=2, seed=0)
+    assert result.images[0].size == (config.image_size, config.image_size)
+    assert result.codes.shape[1:] == (recipe.tokenizer.spec.num_positions, config.quantizer.depth)
+
+
+@pytest.mark.parametrize("name", SPEECH)
+def test_speech(name: str, tmp_path: Path) -> None:
+    recipe = get_speech_recipe(name)
+    narrow = {
+        "vocoder.width": 16,
+        "text.width": 32,
+        "text.mlp_width": 64,
+        "text.num_heads": 4,
+        "generator.num_heads": 4,
+    }
+    if name == "rvqvae":
+        narrow["tokenizer.widths"] = [8, 8, 16]
+    else:
+        narrow["tokenizer.width"] = 16
+    narrow |= {"tokenizer_loss.discriminator_width": 2, "vocoder_loss.discriminator_width": 2}
+    recipe = replace_nested(
+        recipe,
+        narrow
+        | {"generator_loss.validation_samples": 2, "prompts.max_seconds": 0.5}
+        | NARROW
+        | short("tokenizer", "vocoder", "text", "generator"),
+    )
+    data = str(recordings(tmp_path / "data", 16_000))
+    train_sound_tokenizer(recipe, data=data, out=tmp_path / "tokenizer")
+    parts: dict[str, Path | None] = {"tokenizer": tmp_path / "tokenizer" / "model", "vocoder": None}
+    if name != "rvqvae":
+        train_vocoder(recipe, data=data, tokenizer=parts["tokenizer"], out=tmp_path / "vocoder")
+        parts["vocoder"] = tmp_path / "vocoder" / "model"
+    train_text(recipe, data=data, out=tmp_path / "text")
+    metrics = train_speech_generator(
+        recipe,
+        data=data,
+        tokenizer=str(parts["tokenizer"]),
+        text=tmp_path / "text" / "model",
+        vocoder=parts["vocoder"],
+        out=tmp_path / "voice",
+    )
+    assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["val_loss"])
+    pipe = SpeechPipeline.from_pretrained(tmp_path / "voice" / "model", device="cpu")
+    result = pipe("two one", num_steps=2, speed=4.0)
+    assert result.codes.shape[1] == recipe.tokenizer.spec.depth and result.audio.isfinite().all()
