@@ -118,7 +118,22 @@ def guard(run: Callable[[], int | None]) -> int:
     except OSError as error:
         message(f"error: {os_error_line(error)}")
         return EXIT_ERROR
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        message(
+            f"error: out of memory: {str(error).splitlines()[0] if str(error) else 'no more to be had'}; "
+            "take fewer samples at a time (--batch-size, or in training --set STAGE_training.accumulate=2; generators "
+            "also recompute=true); `resgen plan` counts what a training takes"
+        )
+        return EXIT_ERROR
     return code
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, a processor's or an accelerator's memory was not enough, whatever PyTorch calls it."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

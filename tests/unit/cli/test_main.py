@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from resgen.cli.main import COMMANDS, main
+from resgen.cli.main import COMMANDS, guard, main
 from resgen.errors import DataError
 
 BARE = [sys.executable, "-c"]
@@ -134,3 +134,19 @@ def test_models_lists_and_writes_json(bundled, capsys):
     assert main(["models", "--json"]) == 0
     model = {"name": "fashion-mnist-small", "kind": "pipeline", "size_bytes": 2_000_000, "description": "clothes"}
     assert json.loads(capsys.readouterr().out) == {"models": [model]}
+
+
+def test_memory_that_is_not_enough_is_one_line(capsys):
+    def run(error):
+        def fail():
+            raise error
+
+        return guard(fail)
+
+    cpu = "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+    for error in (MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), RuntimeError(cpu)):
+        assert run(error) == 2
+        text = capsys.readouterr().err
+        assert text.count("\n") == 1 and text.startswith("error: out of memory") and "accumulate" in text
+    with pytest.raises(RuntimeError, match="something else"):
+        run(RuntimeError("something else"))
