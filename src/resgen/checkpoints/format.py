@@ -202,7 +202,8 @@ def list_bundled() -> list[str]:
 
 
 def resolve_model(name_or_path: str | Path) -> Path:
-    """The folder of a model given by path, by run folder (its `model/`) or by bundled name.
+    """The folder of a model given by path, by run folder (its `model/`), by bundled name, or by its name on the hub
+    (`owner/model`, `owner/model@revision`).
 
     Raises:
         CheckpointError: nothing of that name; the message lists the bundled ones.
@@ -213,6 +214,10 @@ def resolve_model(name_or_path: str | Path) -> Path:
         return published if not (path / CONFIG_NAME).exists() and (published / CONFIG_NAME).is_file() else path
     if str(name_or_path) in list_bundled():
         return _assets() / str(name_or_path)
+    from resgen.checkpoints import hub  # which reads folders itself
+
+    if isinstance(name_or_path, str) and hub.is_hub_name(name_or_path):
+        return hub.download(name_or_path)
     raise CheckpointError(unknown("model", name_or_path, list_bundled()) + ", or the path of a folder")
 
 

@@ -341,3 +341,22 @@ def _pack(parts: Sequence[str], max_chars: int) -> list[str]:
             else:
                 pieces += [word[i : i + max_chars] for i in range(0, len(word), max_chars)]
     return pieces
+
+
+def cut_at_word(text: str, ends: list[int], most: int, stride: int) -> tuple[str, int]:
+    """The words of a text that end within `most` positions, and the positions that they take; a word that would leave
+    less than half of the positions is cut instead.
+
+    Args:
+        text: normalised.
+        ends: frame at which each token ends: a boundary, the text's bytes, a boundary.
+        most: the most positions.
+        stride: frames per position.
+    """
+    content = text.encode()
+    spaces = [place for place, byte in enumerate(content) if byte == ord(" ")]
+    whole = [place for place in spaces if most * stride <= 2 * ends[place] <= 2 * most * stride]
+    if whole:
+        return content[: whole[-1]].decode(), -(-ends[whole[-1]] // stride)
+    spoken = sum(end <= most * stride for end in ends[1:-1])
+    return content[:spoken].decode(errors="ignore").rstrip(), most

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from resgen.checkpoints.artefacts import Pipeline, load_pipeline, save_pipeline
+from resgen.checkpoints.hub import push
 from resgen.errors import ConfigError, unknown
 from resgen.kinds import AnySampling, kind_of, sample, sampling_with, without_guidance
 from resgen.ops.images import to_uint8
@@ -62,7 +64,7 @@ class ImagePipeline:
     def from_pretrained(
         cls, name_or_path: str | Path, *, device: str | None = None, dtype: str | torch.dtype = "auto"
     ) -> ImagePipeline:
-        """Load a pipeline folder, the run folder of a generator, or a bundled model by name.
+        """Load a pipeline's folder, a generator's run folder, a bundled model, or `owner/model[@revision]` of the hub.
 
         Raises:
             CheckpointError: nothing there, damaged, or its parts do not belong together.
@@ -79,6 +81,17 @@ class ImagePipeline:
             class_names=self.class_names,
             history=self.history,
         )
+
+    def push_to_hub(self, repository: str, *, private: bool = False) -> str:
+        """Upload to `owner/model` on the Hugging Face hub, with a card; returns the address of the commit.
+
+        Raises:
+            CheckpointError: the hub refuses.
+            MissingExtraError: huggingface_hub is not installed (extra `hub`).
+        """
+        with tempfile.TemporaryDirectory() as place:
+            self.save_pretrained(Path(place) / "model")
+            return push(Path(place) / "model", repository, private=private)
 
     @property
     def num_classes(self) -> int:

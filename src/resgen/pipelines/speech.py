@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from resgen.checkpoints.hub import push
 from resgen.checkpoints.speech import SpeechParts, load_speech_pipeline, save_speech_pipeline
 from resgen.data.sound import check_prompt, normalise_loudness, read_sound, trim_silence
-from resgen.data.text import PROSODY, check_text, encode_text, normalise_text, split_sentences
+from resgen.data.text import PROSODY, check_text, cut_at_word, encode_text, normalise_text, split_sentences
 from resgen.errors import ConfigError, DataError, unknown
 from resgen.kinds import AnySampling, sample, sampling_with
 from resgen.ops.alignment import expand
@@ -117,7 +119,7 @@ class SpeechPipeline:
     def from_pretrained(
         cls, name_or_path: str | Path, *, device: str | None = None, dtype: str | torch.dtype = "auto"
     ) -> SpeechPipeline:
-        """Load a speech pipeline's folder, or a bundled model by name.
+        """Load a speech pipeline's folder, a bundled model, or `owner/model[@revision]` from the hub.
 
         Raises:
             CheckpointError: nothing there, damaged, of pictures, or its parts do not belong together.
@@ -138,6 +140,17 @@ class SpeechPipeline:
             voice=parts.voice,
             history=dict(parts.folder.extra.get("history", {})),
         )
+
+    def push_to_hub(self, repository: str, *, private: bool = False) -> str:
+        """Upload to `owner/model` on the Hugging Face hub, with a card; returns the address of the commit.
+
+        Raises:
+            CheckpointError: the hub refuses.
+            MissingExtraError: huggingface_hub is not installed (extra `hub`).
+        """
+        with tempfile.TemporaryDirectory() as place:
+            self.save_pretrained(Path(place) / "model")
+            return push(Path(place) / "model", repository, private=private)
 
     @property
     def sample_rate_hz(self) -> int:
@@ -332,7 +345,7 @@ class SpeechPipeline:
         rate = float(predicted / durations[0, 1:-1].sum())
         most = max(1, int(self.parts.voice.max_prompt_seconds * self.sample_rate_hz / unit))
         if length > most:
-            text, length = _cut(text, durations[0].cumsum(0).tolist(), most, self.stride)
+            text, length = cut_at_word(text, durations[0].cumsum(0).tolist(), most, self.stride)
         features = expand(hidden.float(), durations, frames)[0]
         return Prompt(
             samples=samples[: length * unit].cpu(),
@@ -459,25 +472,6 @@ class _Run:
         )
         self.steps += samples.steps
         return [row[begin:end] for row, begin, end in zip(samples.codes, prompts, lengths, strict=True)]
-
-
-def _cut(text: str, ends: list[int], most: int, stride: int) -> tuple[str, int]:
-    """The words of a text that end within `most` positions, and the positions that they take; a word that would leave
-    less than half of the positions is cut instead.
-
-    Args:
-        text: normalised.
-        ends: frame at which each token ends: a boundary, the text's bytes, a boundary.
-        most: the most positions.
-        stride: frames per position.
-    """
-    content = text.encode()
-    spaces = [place for place, byte in enumerate(content) if byte == ord(" ")]
-    whole = [place for place in spaces if most * stride <= 2 * ends[place] <= 2 * most * stride]
-    if whole:
-        return content[: whole[-1]].decode(), -(-ends[whole[-1]] // stride)
-    spoken = sum(end <= most * stride for end in ends[1:-1])
-    return content[:spoken].decode(errors="ignore").rstrip(), most
 
 
 def _same_text(one: _Job, other: _Job) -> bool:

@@ -9,9 +9,9 @@ import torch
 
 from resgen.checkpoints.speech import VoiceConfig, load_speech_pipeline
 from resgen.data.sound import write_sound
-from resgen.data.text import encode_text
+from resgen.data.text import cut_at_word, encode_text
 from resgen.errors import CheckpointError, ConfigError, DataError
-from resgen.pipelines.speech import PAUSE_SECONDS, SpeechPipeline, _cut
+from resgen.pipelines.speech import PAUSE_SECONDS, SpeechPipeline
 from speech_parts import (
     ALPHABET,
     DEPTH,
@@ -143,10 +143,10 @@ def test_long_prompts_are_cut_between_words(pipe: SpeechPipeline) -> None:
 
 def test_where_prompts_are_cut() -> None:
     ends = [2, 6, 10, 12, 20, 30, 32, 60, 61]  # a boundary, "ab cd e", a boundary
-    assert _cut("ab cd e", ends, 5, 8) == ("ab cd", 4), "30 frames are 4 positions"
-    assert _cut("ab cd e", ends, 3, 8) == ("ab c", 3), "two letters in less than half of 24 frames"
-    assert _cut("ab cd e", ends, 2, 8) == ("ab", 2)
-    assert _cut("abcd", [1, 9, 17, 25, 90, 91], 10, 8) == ("abc", 10), "a single long word"
+    assert cut_at_word("ab cd e", ends, 5, 8) == ("ab cd", 4), "30 frames are 4 positions"
+    assert cut_at_word("ab cd e", ends, 3, 8) == ("ab c", 3), "two letters in less than half of 24 frames"
+    assert cut_at_word("ab cd e", ends, 2, 8) == ("ab", 2)
+    assert cut_at_word("abcd", [1, 9, 17, 25, 90, 91], 10, 8) == ("abc", 10), "a single long word"
 
 
 def test_sentences_in_one_voice(pipe: SpeechPipeline, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,87 @@
+"""Model cards, written from what a saved model says of itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from resgen.checkpoints.format import Folder, write_text_atomic
+
+CARD_NAME = "README.md"
+TASKS = {"pipeline": "unconditional-image-generation", "speech-pipeline": "text-to-speech"}
+USES = {
+    "pipeline": """from resgen import ImagePipeline
+
+pipe = ImagePipeline.from_pretrained("{name}")
+pipe(num=1).images[0].save("picture.png")""",
+    "speech-pipeline": """from resgen import SpeechPipeline
+
+pipe = SpeechPipeline.from_pretrained("{name}")
+pipe("some text").audio""",
+}
+
+
+def write_card(folder: Folder, path: str | Path, *, name: str) -> Path:
+    """Write `README.md` into a folder: what the model is, how to use it, how it was trained and what was measured then.
+
+    Data, licence and limits are not in the record; the card says that they are missing.
+
+    Args:
+        folder: the saved model.
+        path: where to write.
+        name: that users will give.
+    """
+    parts = [_front_matter(folder), f"# {name}\n", _about(folder)]
+    if folder.kind in USES:
+        parts.append(f"```python\n{USES[folder.kind].format(name=name)}\n```\n")
+    parts.append(_training(folder))
+    parts.append(
+        "**Data, licence, limits.** Not stated: whoever trained this model should say here what it learned from.\n"
+    )
+    file = Path(path) / CARD_NAME
+    write_text_atomic(file, "\n".join(part for part in parts if part))
+    return file
+
+
+def _front_matter(folder: Folder) -> str:
+    task = f"pipeline_tag: {TASKS[folder.kind]}\n" if folder.kind in TASKS else ""
+    return f"---\nlibrary_name: resgen\n{task}tags:\n- resgen\n- residual-vector-quantization\n---\n"
+
+
+def _about(folder: Folder) -> str:
+    lines = [f"A resgen `{folder.kind}` (format of resgen {folder.resgen_version}).\n"]
+    for name, component in folder.components.items():
+        size = component.path.stat().st_size / 1e6
+        lines.append(f"- {name}: `{component.type}`, {size:.1f} MB, SHA-256 `{component.sha256[:16]}...`")
+    classes = folder.extra.get("class_names")
+    if isinstance(classes, list) and classes:
+        shown = ", ".join(map(str, classes[:20])) + (", ..." if len(classes) > 20 else "")
+        lines.append(f"- {len(classes)} classes: {shown}")
+    if isinstance(folder.extra.get("sampling"), Mapping):
+        lines.append(f"- sampling settings: `{json.dumps(folder.extra['sampling'], sort_keys=True)}`")
+    return "\n".join(lines) + "\n"
+
+
+def _training(folder: Folder) -> str:
+    """A table of the stages that left a record."""
+    history = folder.extra.get("history")
+    rows = []
+    for stage, record in (history if isinstance(history, Mapping) else {}).items():
+        if not isinstance(record, Mapping) or "steps" not in record:
+            continue
+        metrics = record.get("metrics")
+        loss = metrics.get("val_loss") if isinstance(metrics, Mapping) else None
+        rows.append(
+            f"| {stage} | {record['steps']} | {_number(record.get('seconds'), 60.0, 'min')} | {_number(loss)} | "
+            f"{record.get('precision', '')} on {record.get('device', '')} |"
+        )
+    if not rows:
+        return ""
+    heading = "| stage | steps | time | validation loss | arithmetic |\n|---|---|---|---|---|"
+    return "\n".join([heading, *rows]) + "\n"
+
+
+def _number(value: Any, unit: float = 1.0, name: str = "") -> str:
+    return f"{value / unit:.4g} {name}".strip() if isinstance(value, int | float) else ""

@@ -1,0 +1,101 @@
+"""Models on the Hugging Face hub: folders to and from repositories, through `huggingface_hub`."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from resgen.checkpoints.card import CARD_NAME, write_card
+from resgen.checkpoints.format import CONFIG_NAME, load_folder
+from resgen.errors import CheckpointError, MissingExtraError
+
+FILES = ("*.json", "*.safetensors", "*.md", "*.flac", "*.png")
+"""What is taken from a repository: nothing that could be code."""
+_NAME = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?")
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a name has the form `owner/model` or, with a branch, tag or commit, `owner/model@revision`.
+
+    Where a local folder is called `owner`, it is a path: that of a model which is not there.
+    """
+    return _NAME.fullmatch(name) is not None and not Path(name).parent.is_dir()
+
+
+def download(name: str) -> Path:
+    """The folder of a model on the hub, from the local cache if it is there.
+
+    Args:
+        name: `owner/model` or `owner/model@revision`; a commit pins it.
+
+    Raises:
+        CheckpointError: no such model or revision, no network and not in the cache, or not a resgen model.
+        MissingExtraError: huggingface_hub is not installed.
+    """
+    match = _NAME.fullmatch(name)
+    assert match is not None, name
+    hub = _hub()
+    try:
+        folder = hub.snapshot_download(
+            match["repository"], revision=match["revision"], allow_patterns=list(FILES), library_name="resgen"
+        )
+    except Exception as error:  # of the network, of the hub, of the cache: one line for all
+        raise CheckpointError(
+            f"model '{name}' is no local folder and no bundled model, and cannot be had from the hub: "
+            f"{_reason(error)}; without a network give the path of a folder"
+        ) from error
+    path = Path(folder)
+    if not (path / CONFIG_NAME).is_file():
+        raise CheckpointError(f"'{name}' on the hub holds no {CONFIG_NAME}; it is not a resgen model")
+    return path
+
+
+def push(folder: str | Path, repository: str, *, private: bool = False, message: str = "Upload resgen model") -> str:
+    """Upload a model's folder with its card; returns the address of the commit.
+
+    Args:
+        folder: a saved model; a card is written from its record where it has none.
+        repository: `owner/model`; made if it is not there.
+        private: whether a new repository is private.
+        message: of the commit.
+
+    Raises:
+        CheckpointError: not a model's folder, a name of another form, or the hub refuses.
+        MissingExtraError: huggingface_hub is not installed.
+    """
+    match = _NAME.fullmatch(repository)
+    if match is None or match["revision"]:
+        raise CheckpointError(f"'{repository}' must have the form owner/model")
+    saved = load_folder(folder)
+    hub = _hub()
+    with tempfile.TemporaryDirectory() as place:
+        copied = Path(place) / "model"
+        shutil.copytree(saved.path, copied, ignore=lambda _, names: [n for n in names if not _is_allowed(n)])
+        if not (copied / CARD_NAME).is_file():
+            write_card(saved, copied, name=repository)
+        try:
+            api = hub.HfApi(library_name="resgen")
+            api.create_repo(repository, private=private, exist_ok=True)
+            commit = api.upload_folder(repo_id=repository, folder_path=str(copied), commit_message=message)
+        except Exception as error:
+            raise CheckpointError(f"cannot upload to '{repository}': {_reason(error)}") from error
+    return str(commit.commit_url)
+
+
+def _is_allowed(name: str) -> bool:
+    return any(Path(name).match(pattern) for pattern in FILES)
+
+
+def _hub() -> Any:
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise MissingExtraError("huggingface_hub", "hub") from error
+    return huggingface_hub
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

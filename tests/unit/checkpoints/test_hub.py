@@ -1,0 +1,125 @@
+"""Models by their names on the hub, with a stand-in for the hub; and the cards that go with them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from resgen.checkpoints import hub
+from resgen.checkpoints.card import write_card
+from resgen.checkpoints.format import load_folder, resolve_model
+from resgen.errors import CheckpointError, MissingExtraError
+from resgen.pipelines.image import ImagePipeline
+
+BUNDLED = "fashion-mnist-small"
+
+
+class Hub:
+    """Repositories as local folders."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.calls = root, []
+
+    def snapshot_download(self, repository: str, *, revision: str | None, allow_patterns: list[str], **_: Any) -> str:
+        self.calls.append((repository, revision, tuple(allow_patterns)))
+        if not (self.root / repository).is_dir():
+            raise OSError("404\nno such repository")
+        return str(self.root / repository)
+
+    def HfApi(self, **_: Any) -> Any:
+        return SimpleNamespace(create_repo=self.create_repo, upload_folder=self.upload_folder)
+
+    def create_repo(self, repository: str, *, private: bool, exist_ok: bool) -> None:
+        assert exist_ok
+        if repository.startswith("forbidden/"):
+            raise PermissionError("403: not yours")
+        self.calls.append(("create", repository, private))
+
+    def upload_folder(self, *, repo_id: str, folder_path: str, commit_message: str) -> Any:
+        shutil.copytree(folder_path, self.root / repo_id)
+        return SimpleNamespace(commit_url=f"hub/{repo_id}/commit/1")
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    there = Hub(tmp_path / "hub")
+    monkeypatch.setattr(hub, "_hub", lambda: there)
+    return there
+
+
+@pytest.mark.parametrize("name", ["me/model", "me/model@v1.0", "a-b/c_d.e@refs/pr/3"])
+def test_names_of_the_hub(name: str) -> None:
+    assert hub.is_hub_name(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["model", "/me/model", "../me", "a/b/c", "me/model@", "me /model", "./model", "tests/x"]
+)
+def test_other_names(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "tests").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert not hub.is_hub_name(name)
+
+
+def test_a_model_goes_up_and_comes_back(stand_in: Hub) -> None:
+    pipe = ImagePipeline.from_pretrained(BUNDLED, device="cpu", dtype="float32")
+    assert pipe.push_to_hub("me/bags", private=True) == "hub/me/bags/commit/1"
+    assert stand_in.calls == [("create", "me/bags", True)]
+    assert sorted(file.name for file in (stand_in.root / "me/bags").iterdir()) == [
+        "README.md",
+        "config.json",
+        "generator.safetensors",
+        "tokenizer.safetensors",
+    ]
+    again = ImagePipeline.from_pretrained("me/bags@abc", device="cpu", dtype="float32")
+    assert stand_in.calls[-1] == ("me/bags", "abc", hub.FILES)
+    assert again(["Bag"], num_steps=2).codes.equal(pipe(["Bag"], num_steps=2).codes)
+
+
+def test_only_what_belongs_to_a_model_goes_up(stand_in: Hub, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(resolve_model(BUNDLED), folder)
+    (folder / "run.py").write_text("print('code')")
+    (folder / "README.md").write_text("mine")
+    hub.push(folder, "me/mine")
+    assert not (stand_in.root / "me/mine/run.py").exists()
+    assert (stand_in.root / "me/mine/README.md").read_text() == "mine"
+
+
+def test_what_cannot_be_had(stand_in: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        CheckpointError, match="'me/none' is no local folder.*404 no such repository; without a network"
+    ):
+        resolve_model("me/none")
+    (stand_in.root / "me/other").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="holds no config.json"):
+        resolve_model("me/other")
+    with pytest.raises(CheckpointError, match="cannot upload to 'forbidden/x': 403: not yours"):
+        hub.push(resolve_model(BUNDLED), "forbidden/x")
+    for name in ("bags", "me/bags@v1"):
+        with pytest.raises(CheckpointError, match="must have the form owner/model"):
+            hub.push(resolve_model(BUNDLED), name)
+    with pytest.raises(CheckpointError, match="not a folder"):
+        hub.push(tmp_path / "none", "me/x")
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(MissingExtraError, match=r"resgen\[hub\]"):
+        resolve_model("me/none")
+
+
+def test_cards_tell_the_record(tmp_path: Path) -> None:
+    folder = load_folder(resolve_model(BUNDLED))
+    text = write_card(folder, tmp_path, name="me/bags").read_text()
+    assert text.startswith("---\nlibrary_name: resgen\npipeline_tag: unconditional-image-generation\n")
+    assert 'ImagePipeline.from_pretrained("me/bags")' in text and "Ankle boot" in text
+    generator = folder.extra["history"]["generator"]
+    assert f"| generator | {generator['steps']} |" in text
+    assert json.dumps(folder.extra["sampling"], sort_keys=True) in text
+    tokenizer = load_folder(resolve_model("fashion-mnist-classifier"))
+    assert "python" not in write_card(tokenizer, tmp_path, name="x").read_text()
