@@ -2,37 +2,48 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from resgen.cli.common import ConfigFile, Json, Overrides, check_out_dir, load_speech_recipe, option, report
+from resgen.cli.common import ConfigFile, Json, Overrides, check_out_dir, load_speech_recipe, option, positive, report
 from resgen.cli.reconstruct import of_sound
 from resgen.errors import ConfigError
+
+if TYPE_CHECKING:
+    from resgen.data.codes import CodeCache
 
 
 @dataclass(frozen=True, kw_only=True)
 class Encode:
     """Encode pictures or speech once, so that the generator trains without the encoder.
 
-    The tokenizer says which. For example:
+    The tokenizer says which. Pictures are encoded in shards: interrupted, the same command goes on where it stopped;
+    of a damaged cache it makes only what is damaged; several processes share the shards. For example:
 
         resgen encode --tokenizer runs/digits-tokenizer/model --data digits --out codes/digits
+        torchrun --nproc-per-node 8 $(which resgen) encode --tokenizer runs/tokenizer/model --data imagenet --out codes
+        resgen encode --verify --out codes
         resgen encode --tokenizer runs/mel/model --text runs/text/model --recipe spoken_digits \
             --data speech/digits --out codes/speech
     """
 
-    tokenizer: Annotated[str, option("DIR")]
-    """Folder of the trained tokenizer, or a bundled model's name."""
-    data: Annotated[str, option("PATH")]
+    tokenizer: Annotated[str | None, option("DIR")] = None
+    """Folder of the trained tokenizer, or a bundled model's name. Needed, but for --verify."""
+    data: Annotated[str | None, option("PATH")] = None
     """Pictures: folder of class folders, parquet file or folder, or 'digits'. Recordings: parquet, or a folder with
-    metadata.csv."""
+    metadata.csv. Needed, but for --verify."""
     out: Annotated[Path, option("DIR")]
     """Folder of the cache."""
     flip: bool = False
     """Pictures: encode every training picture mirrored as well."""
     resize: bool = False
     """Pictures: cut out, resize and convert those of another size or mode, instead of refusing them."""
+    shard_samples: Annotated[int | None, option("N")] = None
+    """Pictures: the most samples of a file of codes, 262144 if left out; what was begun keeps its own number."""
+    verify: bool = False
+    """Pictures: only read the cache in --out and compare it with its hashes and, if given, --tokenizer and --data."""
     text: Annotated[str | None, option("DIR")] = None
     """Speech: folder of the trained text model, which aligns the texts."""
     recipe: Annotated[str | None, option("NAME")] = None
@@ -46,16 +57,48 @@ class Encode:
     def run(self) -> None:
         given = {"--text": self.text, "--recipe": self.recipe, "--config": self.config, "--set": self.overrides}
         named = [name for name, value in given.items() if value]
-        check_out_dir(self.out)
+        if self.shard_samples is not None:
+            positive("--shard-samples", self.shard_samples)
+        if self.verify:
+            return self.run_verify(named)
+        if self.tokenizer is None or self.data is None:
+            raise ConfigError("--tokenizer and --data are needed (but for --verify): what encodes, and what is encoded")
+        if _is_first():  # the check makes folders and removes them: not for several processes at once
+            check_out_dir(self.out)
         if of_sound(self.tokenizer, likely=bool(named)):
-            return self.run_speech()
+            return self.run_speech(self.tokenizer, self.data)
         if named:
             raise ConfigError(f"{' and '.join(named)} must be left out: tokenizer '{self.tokenizer}' is of pictures")
+        from resgen.training.parallel import finalise
         from resgen.training.runs import encode_data
 
-        train, held_out = encode_data(
-            self.tokenizer, self.data, self.out, flip=self.flip, resize=self.resize, device=self.device
+        caches = encode_data(
+            self.tokenizer,
+            self.data,
+            self.out,
+            flip=self.flip,
+            resize=self.resize,
+            device=self.device,
+            shard_samples=self.shard_samples,
         )
+        finalise()
+        if _is_first():
+            self.report_caches(*caches)
+
+    def run_verify(self, named: list[str]) -> None:
+        """Check what is there."""
+        others = {"--flip": self.flip, "--resize": self.resize, "--shard-samples": self.shard_samples}
+        named = [*named, *(name for name, value in others.items() if value)]
+        if named:
+            raise ConfigError(
+                f"{' and '.join(named)} must be left out: --verify only reads the pictures' codes in --out"
+            )
+        from resgen.training.runs import check_encoded
+
+        self.report_caches(*check_encoded(self.out, tokenizer=self.tokenizer, data=self.data))
+
+    def report_caches(self, train: CodeCache, held_out: CodeCache) -> None:
+        """Say what is in `--out`."""
         document = {
             "out": self.out,
             "num_samples": {"train": len(train), "held_out": len(held_out)},
@@ -67,22 +110,24 @@ class Encode:
         text = f"{counts}, each of {shape} positions and {train.spec.depth} levels, are in {self.out}"
         report(document, as_json=self.as_json, text=text)
 
-    def run_speech(self) -> None:
+    def run_speech(self, sound_tokenizer: str, data: str) -> None:
         """The same for a tokenizer of sound."""
         if self.flip or self.resize:
-            raise ConfigError(f"--flip and --resize are for pictures; tokenizer '{self.tokenizer}' is of sound")
+            raise ConfigError(f"--flip and --resize are for pictures; tokenizer '{sound_tokenizer}' is of sound")
+        if self.shard_samples is not None:
+            raise ConfigError(f"--shard-samples is for pictures; tokenizer '{sound_tokenizer}' is of sound")
         if self.text is None or self.recipe is None:
             raise ConfigError(
-                f"--text and --recipe are needed: tokenizer '{self.tokenizer}' is of sound; texts are aligned by "
+                f"--text and --recipe are needed: tokenizer '{sound_tokenizer}' is of sound; texts are aligned by "
                 "the text model, recordings prepared as the recipe says"
             )
         recipe = load_speech_recipe(self.recipe, self.config, self.overrides)
         from resgen.checkpoints.speech import load_sound_tokenizer, load_text_model
         from resgen.training.speech_runs import encode_speech
 
-        tokenizer, _ = load_sound_tokenizer(self.tokenizer)
+        tokenizer, _ = load_sound_tokenizer(sound_tokenizer)
         text_model, _, _ = load_text_model(self.text)
-        train, held_out = encode_speech(tokenizer, text_model, self.data, self.out, recipe=recipe, device=self.device)
+        train, held_out = encode_speech(tokenizer, text_model, data, self.out, recipe=recipe, device=self.device)
         document = {
             "out": self.out,
             "num_samples": {"train": len(train), "held_out": len(held_out)},
@@ -94,3 +139,8 @@ class Encode:
         positions = f"{int(train.lengths.min())} to {int(train.lengths.max())} positions"
         text = f"{counts}, of {positions} and {train.spec.depth} levels, are in {self.out}"
         report(document, as_json=self.as_json, text=text)
+
+
+def _is_first() -> bool:
+    """Whether this is the only process, or the first of those that `torchrun` started."""
+    return os.environ.get("RANK", "0") == "0"

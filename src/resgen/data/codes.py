@@ -1,31 +1,44 @@
-"""Encoded data sets: codes and labels as two NumPy files with a description, written whole or not at all."""
+"""Encoded data sets: codes in shards and labels with a description, of which nothing half-written is ever used."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
+import contextlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from resgen.config import config_from_dict, config_to_dict
-from resgen.errors import ConfigError, DataError
+from resgen.data.code_shards import (
+    LABELS_NAME,
+    META_NAME,
+    REMEDY,
+    SHARD_SAMPLES,
+    ArrayWriter,
+    CodePlan,
+    Shard,
+    check_codes,
+    check_labels,
+    check_replaceable,
+    describe,
+    file_hash,
+    map_array,
+    read_description,
+    write_rest,
+    written,
+)
+from resgen.errors import DataError
 from resgen.types import CodeSpec
 
-FORMAT = "resgen-codes"
-FORMAT_VERSION = 1
-_META, _CODES, _LABELS = "meta.json", "codes.npy", "labels.npy"
+_PLAN_NAME = "plan.json"
+_HASH_SUFFIX = ".sha256"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,22 +50,24 @@ class CodeCache:
     Attributes:
         path: its folder.
         spec: shape of the codes and size of the codebooks.
-        codes: [rows, L, D], uint16 or int32.
+        shards: the codes of all rows in order, `[rows of the shard, L, D]` each, uint16 or int32.
         labels: int64 [rows].
         versions: how many encoded versions of every sample are stored.
         class_names: one per label; may be empty.
         tokenizer_fingerprint: of the tokenizer that made the codes.
         data_fingerprint: of the data that was encoded.
+        hashes: recorded SHA-256 of every file, shards first and in their order.
     """
 
     path: Path
     spec: CodeSpec
-    codes: np.ndarray
+    shards: tuple[np.ndarray, ...]
     labels: np.ndarray
     versions: int
     class_names: tuple[str, ...]
     tokenizer_fingerprint: str
     data_fingerprint: str
+    hashes: Mapping[str, str]
 
     def __len__(self) -> int:
         """Stored rows, `versions * num_samples`."""
@@ -64,14 +79,23 @@ class CodeCache:
         return len(self) // self.versions
 
     def batch(self, indices: Int[Tensor, " B"]) -> tuple[Int[Tensor, "B L D"], Int[Tensor, " B"]]:
-        """Codes and labels (int64) of the given rows.
+        """Codes and labels (int64) of the given rows, in whatever shards they are.
 
         Raises:
             DataError: a stored code is not below the codebook's size.
+            IndexError: there is no such row.
         """
         rows = indices.cpu().numpy()
-        codes = self.codes[rows].astype(np.int64)
-        _check_range(codes, self.spec.codebook_size, f"code cache '{self.path}'")
+        if rows.size and (rows.min() < 0 or rows.max() >= len(self)):
+            raise IndexError(f"rows {rows.min()}..{rows.max()}, but code cache '{self.path}' has {len(self)}")
+        ends = np.cumsum([len(shard) for shard in self.shards])
+        places = np.searchsorted(ends, rows, side="right")
+        codes = np.empty((len(rows), self.spec.num_positions, self.spec.depth), np.int64)
+        for number in np.unique(places):
+            chosen = places == number
+            shard = self.shards[number]
+            codes[chosen] = shard[rows[chosen] - (ends[number] - len(shard))]
+        check_codes(codes, self.spec, f"code cache '{self.path}'")
         return torch.from_numpy(codes), torch.from_numpy(self.labels[rows])
 
     def require(
@@ -93,6 +117,50 @@ class CodeCache:
                     f"code cache '{self.path}' has {name} {getattr(self, name)}, but {value} is wanted; encode again"
                 )
 
+    def verify(self) -> None:
+        """Read everything: compare all files with their recorded SHA-256 and all codes with the codebooks' size.
+
+        Raises:
+            DataError: naming the first file that differs.
+        """
+        where = f"code cache '{self.path}'"
+        for file, expected in self.hashes.items():
+            if file_hash(self.path / file) != expected:
+                raise DataError(f"{where}: {file} is damaged (its SHA-256 differs); {REMEDY}")
+        for shard in self.shards:
+            check_codes(shard, self.spec, where)
+
+
+def open_codes(path: str | Path, *, verify: bool = False) -> CodeCache:
+    """Open a code cache; the codes stay on disk until they are used. The sizes of all files are checked.
+
+    Args:
+        path: its folder.
+        verify: also read everything; see `CodeCache.verify`.
+
+    Raises:
+        DataError: missing, of a newer format, truncated, damaged, or at odds with its own description.
+    """
+    path = Path(path)
+    plan, hashes = read_description(path / META_NAME)
+    shards = tuple(map_array(path / shard.file, plan.code_type, plan.shape(shard)) for shard in plan.shards)
+    labels = np.array(map_array(path / LABELS_NAME, np.dtype("<i8"), (plan.rows,)))
+    check_labels(labels, len(plan.class_names), f"code cache '{path}'")
+    cache = CodeCache(
+        path=path,
+        spec=plan.spec,
+        shards=shards,
+        labels=labels,
+        versions=plan.versions,
+        class_names=plan.class_names,
+        tokenizer_fingerprint=plan.tokenizer_fingerprint,
+        data_fingerprint=plan.data_fingerprint,
+        hashes=hashes,
+    )
+    if verify:
+        cache.verify()
+    return cache
+
 
 def write_codes(
     out_dir: str | Path,
@@ -104,8 +172,11 @@ def write_codes(
     tokenizer_fingerprint: str,
     data_fingerprint: str,
     versions: int = 1,
+    shard_samples: int = SHARD_SAMPLES,
 ) -> CodeCache:
-    """Write a code cache, replacing one that is already there; nothing is left behind on failure.
+    """Write a code cache in one go, replacing one that is already there; nothing is left behind on failure.
+
+    `CodeEncoding` is for work that is long enough to be interrupted or shared.
 
     Args:
         out_dir: the folder to make.
@@ -116,227 +187,255 @@ def write_codes(
         tokenizer_fingerprint: stored for `CodeCache.require`.
         data_fingerprint: stored for `CodeCache.require`.
         versions: encoded versions per sample.
+        shard_samples: the most samples of a shard.
 
     Raises:
-        ConfigError: num_samples or versions below 1.
+        ConfigError: num_samples, versions or shard_samples below 1, or too many shards.
         DataError: rows of a wrong number, shape or value; a folder with other files; a place that cannot be written.
     """
-    if num_samples < 1 or versions < 1:
-        raise ConfigError(f"num_samples={num_samples} and versions={versions} must be at least 1")
+    plan = CodePlan(
+        spec=spec,
+        num_samples=num_samples,
+        versions=versions,
+        class_names=tuple(class_names),
+        tokenizer_fingerprint=tokenizer_fingerprint,
+        data_fingerprint=data_fingerprint,
+        shard_samples=shard_samples,
+    )
     target = Path(os.path.realpath(out_dir))
-    _check_replaceable(target)
-    rows = num_samples * versions
-    meta: dict[str, Any] = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "spec": config_to_dict(spec),
-        "num_samples": num_samples,
-        "versions": versions,
-        "class_names": list(class_names),
-        "tokenizer_fingerprint": tokenizer_fingerprint,
-        "data_fingerprint": data_fingerprint,
-    }
-    with _new_folder(target) as folder:
-        labels = np.empty(rows, np.int64)
+    check_replaceable(target)
+    with _writing(target), _new_folder(target) as folder:
+        labels = np.empty(plan.rows, np.int64)
+        hashes = {}
         done = 0
-        with _written(folder / _CODES) as file:
-            array = _ArrayWriter(file, _code_type(spec), (rows, spec.num_positions, spec.depth))
-            for codes, classes in batches:
-                block, block_labels = _checked(codes, classes, spec, len(class_names), row=done)
-                if done + len(block) > rows:
-                    raise DataError(f"more than the {rows} expected rows of codes ({num_samples} x {versions})")
-                array.write(block)
-                labels[done : done + len(block)] = block_labels
-                done += len(block)
-        if done != rows:
-            raise DataError(f"{done} rows of codes, but {rows} are expected ({num_samples} x {versions})")
+        checked = _checked(batches, plan)
+        rest: tuple[np.ndarray, np.ndarray] | None = None
+        for shard in plan.shards:
+            with written(folder / shard.file) as file:
+                array = ArrayWriter(file, plan.code_type, plan.shape(shard))
+                while array.rows < shard.num_samples and (batch := rest or next(checked, None)) is not None:
+                    room = shard.num_samples - array.rows
+                    block, classes = batch[0][:room], batch[1][:room]
+                    rest = (batch[0][room:], batch[1][room:]) if len(batch[1]) > room else None
+                    array.write(block)
+                    labels[done : done + len(block)] = classes
+                    done += len(block)
+            hashes[shard.file] = array.sha256
+        for _ in checked:  # a batch too many is an error
+            pass
+        if done != plan.rows:
+            raise DataError(f"{done} rows of codes, but {plan.rows} are expected ({versions} x {num_samples})")
         if (labels.reshape(versions, num_samples) != labels[:num_samples]).any():
             raise DataError("versions of a sample differ in label; give version after version, not sample by sample")
-        with _written(folder / _LABELS) as file:
-            label_array = _ArrayWriter(file, np.dtype(np.int64), (rows,))
-            label_array.write(labels)
-        meta["sha256"] = {_CODES: array.sha256, _LABELS: label_array.sha256}
-        with _written(folder / _META) as file:
-            file.write(json.dumps(meta, indent=1, ensure_ascii=False).encode())
+        write_rest(folder, plan, labels, hashes)
     return open_codes(target)
 
 
-def open_codes(path: str | Path, *, verify: bool = False) -> CodeCache:
-    """Open a code cache; the codes stay on disk until they are used.
+class CodeEncoding:
+    """A code cache in the making, shard by shard; finished shards outlast a process that is killed.
+
+    Until all is there, it lies in a hidden folder beside its place: a plan (what is to be made from what), the shards
+    and, beside each finished one, its SHA-256. A shard counts only if it has the hash recorded for it.
+
+    One process calls `begin`, then any others `join`; each shard may be written by any of them, and one calls `finish`.
 
     Args:
-        path: its folder.
-        verify: also read everything: check the SHA-256 of both files and the range of all codes.
-
-    Raises:
-        DataError: missing, of a newer format, truncated, damaged, or at odds with its own description.
+        target: where the finished cache will be.
+        plan: what it holds.
     """
-    path = Path(path)
-    where = f"code cache '{path}'"
-    meta = _read_meta(path)
-    try:
-        spec = config_from_dict(CodeSpec, meta["spec"], where="spec.")
-        num_samples, versions = _count(meta["num_samples"]), _count(meta["versions"])
-        names = tuple(str(name) for name in meta["class_names"])
-        tokenizer, data = str(meta["tokenizer_fingerprint"]), str(meta["data_fingerprint"])
-        hashes = {name: str(meta["sha256"][name]) for name in (_CODES, _LABELS)}
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{where}: {_META} is damaged ({type(error).__name__}: {error})") from error
-    rows = num_samples * versions
-    codes = _open_array(path / _CODES, _code_type(spec), (rows, spec.num_positions, spec.depth))
-    labels = np.array(_open_array(path / _LABELS, np.dtype(np.int64), (rows,)))
-    if labels.min() < 0 or (names and labels.max() >= len(names)):
-        raise DataError(f"{where} has labels {labels.min()}..{labels.max()}, but {len(names)} classes")
-    if verify:
-        for name, expected in hashes.items():
-            with (path / name).open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != expected:
-                    raise DataError(f"{where}: {name} is damaged (its SHA-256 differs); encode again")
-        _check_range(codes, spec.codebook_size, where)
-    return CodeCache(
-        path=path,
-        spec=spec,
-        codes=codes,
-        labels=labels,
-        versions=versions,
-        class_names=names,
-        tokenizer_fingerprint=tokenizer,
-        data_fingerprint=data,
-    )
+
+    def __init__(self, target: Path, plan: CodePlan) -> None:
+        self.plan = plan
+        self._target, self._folder = target, _unfinished(target)
+        self._hashes: dict[str, str] = {}
+        with contextlib.suppress(DataError):  # there is a description where a finished cache was damaged
+            _, self._hashes = read_description(self._folder / META_NAME)
+
+    @classmethod
+    def begin(cls, out_dir: str | Path, plan: CodePlan) -> CodeEncoding | None:
+        """Start to make a cache, or go on with one; None if it is there, and whole.
+
+        What is there already keeps its division into shards. What was begun from other things is deleted; a finished
+        cache made from other things stays until `finish`.
+
+        Raises:
+            DataError: the place holds other files or cannot be written.
+        """
+        target = Path(os.path.realpath(out_dir))
+        check_replaceable(target)
+        folder = _unfinished(target)
+        with _writing(target):
+            if target.exists():
+                shutil.rmtree(_aside(target), ignore_errors=True)
+            if (there := _same(target, plan)) is not None:
+                try:
+                    open_codes(target, verify=True)
+                except DataError:
+                    if there.shard_samples is not None:  # format version 1 has nothing that could be kept
+                        shutil.rmtree(folder, ignore_errors=True)
+                        os.rename(target, folder)
+                else:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    return None
+            if (begun := _same(folder, plan)) is None:
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir(parents=True)
+                with written(folder / _PLAN_NAME) as file:
+                    file.write(describe(plan))
+            for leftover in folder.glob(".*.tmp"):
+                leftover.unlink()
+        return cls(target, begun or plan)
+
+    @classmethod
+    def join(cls, out_dir: str | Path) -> CodeEncoding | None:
+        """What another process has begun: the encoding, or None if it found the cache whole."""
+        target = Path(os.path.realpath(out_dir))
+        folder = _unfinished(target)
+        if not folder.is_dir():
+            return None
+        planned = (folder / _PLAN_NAME).is_file()
+        plan, _ = read_description(folder / (_PLAN_NAME if planned else META_NAME), planned=planned)
+        return cls(target, plan)
+
+    def is_finished(self, shard: Shard) -> bool:
+        """Whether a shard is there and whole; reads all of it."""
+        expected = self._recorded(shard)
+        try:
+            return expected is not None and file_hash(self._folder / shard.file) == expected
+        except OSError:
+            return False
+
+    @contextmanager
+    def write(self, shard: Shard) -> Iterator[Callable[[Tensor], None]]:
+        """Make a shard: the block is given what appends codes to it, and must append all of its samples.
+
+        Raises:
+            DataError: codes of a wrong number, shape or value, or a place that cannot be written.
+        """
+        with _writing(self._target):
+            with written(self._folder / shard.file) as file:
+                array = ArrayWriter(file, self.plan.code_type, self.plan.shape(shard))
+
+                def append(codes: Tensor) -> None:
+                    array.write(_checked_codes(codes, len(codes), self.plan, row=shard.begin + array.rows))
+
+                yield append
+                if array.rows != shard.num_samples:
+                    raise DataError(
+                        f"{array.rows} rows of codes for {shard.file}, but {shard.num_samples} are expected"
+                    )
+            # After the shard: one without its hash, or with that of another, is made again.
+            with written(self._folder / f"{shard.file}{_HASH_SUFFIX}") as file:
+                file.write(array.sha256.encode())
+
+    def finish(self, labels: np.ndarray) -> None:
+        """Give the cache its place, when all shards are finished.
+
+        Args:
+            labels: int64 [num_samples], the same for all versions.
+
+        Raises:
+            DataError: a shard is missing, labels do not fit, or a place that cannot be written.
+        """
+        if labels.shape != (self.plan.num_samples,):
+            raise DataError(f"labels of shape {labels.shape} for {self.plan.num_samples} samples")
+        check_labels(labels, len(self.plan.class_names), f"what is encoded for '{self._target}'")
+        hashes = {}
+        for shard in self.plan.shards:
+            recorded = self._recorded(shard)
+            if recorded is None or not (self._folder / shard.file).is_file():
+                raise DataError(f"code cache '{self._target}' cannot be finished: {shard.file} is missing; {REMEDY}")
+            hashes[shard.file] = recorded
+        with _writing(self._target):
+            write_rest(self._folder, self.plan, np.tile(labels, self.plan.versions), hashes)
+            for name in (_PLAN_NAME, *(f"{shard.file}{_HASH_SUFFIX}" for shard in self.plan.shards)):
+                (self._folder / name).unlink(missing_ok=True)
+            _take_place(self._folder, self._target)
+
+    def _recorded(self, shard: Shard) -> str | None:
+        try:
+            return (self._folder / f"{shard.file}{_HASH_SUFFIX}").read_text(encoding="ascii")
+        except (OSError, ValueError):
+            return self._hashes.get(shard.file)
 
 
-class _ArrayWriter:
-    """Appends to a `.npy` file; plain writes, because a full disk kills a process that writes to mapped memory."""
-
-    def __init__(self, file: BinaryIO, dtype: np.dtype, shape: tuple[int, ...]) -> None:
-        header = io.BytesIO()
-        description = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(header, description)
-        self._file, self._dtype, self._hash = file, dtype, hashlib.sha256()
-        self._append(header.getvalue())
-
-    @property
-    def sha256(self) -> str:
-        return self._hash.hexdigest()
-
-    def write(self, block: np.ndarray) -> None:
-        self._append(np.ascontiguousarray(block, self._dtype).tobytes())
-
-    def _append(self, content: bytes) -> None:
-        self._file.write(content)
-        self._hash.update(content)
+def _unfinished(target: Path) -> Path:
+    return target.with_name(f".{target.name}.unfinished")
 
 
-def _code_type(spec: CodeSpec) -> np.dtype:
-    return np.dtype("<u2" if spec.codebook_size <= 1 << 16 else "<i4")
+def _aside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.old")
 
 
-def _checked(
-    codes: Tensor, labels: Tensor, spec: CodeSpec, num_classes: int, *, row: int
-) -> tuple[np.ndarray, np.ndarray]:
-    shape = (len(labels), spec.num_positions, spec.depth)
-    if tuple(codes.shape) != shape or labels.ndim != 1:
+def _same(folder: Path, plan: CodePlan) -> CodePlan | None:
+    """The plan of what is in a folder, if it differs from the given one in nothing but the division into shards."""
+    for name in (META_NAME, _PLAN_NAME):
+        with contextlib.suppress(DataError):
+            found, _ = read_description(folder / name, planned=name == _PLAN_NAME)
+            if replace(found, shard_samples=None) == replace(plan, shard_samples=None):
+                return found
+    return None
+
+
+def _checked(batches: Iterable[tuple[Tensor, Tensor]], plan: CodePlan) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    row = 0
+    for codes, labels in batches:
+        if labels.ndim != 1 or labels.is_floating_point():
+            raise DataError(f"labels must be whole numbers, one per row, not {labels.dtype} {tuple(labels.shape)}")
+        block, classes = _checked_codes(codes, len(labels), plan, row=row), labels.cpu().numpy()
+        check_labels(classes, len(plan.class_names), f"batch from row {row} on")
+        row += len(block)
+        if row > plan.rows:
+            raise DataError(f"more than the {plan.rows} expected rows of codes ({plan.versions} x {plan.num_samples})")
+        yield block, classes
+
+
+def _checked_codes(codes: Tensor, count: int, plan: CodePlan, *, row: int) -> np.ndarray:
+    shape = (count, plan.spec.num_positions, plan.spec.depth)
+    if tuple(codes.shape) != shape:
         raise DataError(f"codes of shape {tuple(codes.shape)} from row {row} on, but {shape} is expected")
-    if codes.is_floating_point() or labels.is_floating_point():
-        raise DataError(f"codes and labels must be whole numbers, not {codes.dtype} and {labels.dtype} (row {row})")
-    block, classes = codes.cpu().numpy(), labels.cpu().numpy()
-    _check_range(block, spec.codebook_size, f"batch from row {row} on")
-    if classes.size and (classes.min() < 0 or (num_classes and classes.max() >= num_classes)):
-        raise DataError(f"labels {classes.min()}..{classes.max()} from row {row} on, but {num_classes} classes")
-    return block, classes
-
-
-def _check_range(codes: np.ndarray, codebook_size: int, where: str) -> None:
-    if codes.size and (codes.min() < 0 or codes.max() >= codebook_size):
-        raise DataError(f"{where} has codes {codes.min()}..{codes.max()}, but the codebooks hold {codebook_size}")
-
-
-def _count(value: Any) -> int:
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{value!r} is not a positive number")
-    return value
-
-
-def _read_meta(path: Path) -> dict[str, Any]:
-    try:
-        meta = json.loads((path / _META).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"'{path}' is not a code cache: it has no {_META}") from error
-    except OSError as error:
-        raise DataError(f"code cache '{path}' cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise DataError(f"code cache '{path}': {_META} is damaged (not JSON)") from error
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        raise DataError(f"'{path}' is not a code cache: {_META} does not say format '{FORMAT}'")
-    if meta.get("format_version") != FORMAT_VERSION:
-        raise DataError(
-            f"code cache '{path}' has format version {meta.get('format_version')}; this version reads {FORMAT_VERSION}"
-        )
-    return meta
-
-
-def _open_array(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError as error:
-        raise DataError(f"code cache '{path.parent}' has no {path.name}; encode again") from error
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
-        raise DataError(f"code cache '{path.parent}': {path.name} is truncated or damaged; encode again") from error
-    if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape:
-        found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "no array"
-        raise DataError(f"code cache '{path.parent}': {path.name} holds {found}, but {dtype} {shape} is described")
-    return array
-
-
-def _check_replaceable(target: Path) -> None:
-    try:
-        if target.exists() and not target.is_dir():
-            raise DataError(f"cannot write codes to '{target}': it is a file, not a folder")
-        names = {entry.name for entry in target.iterdir()} if target.exists() else set()
-    except OSError as error:
-        raise DataError(f"cannot write codes to '{target}': {error.strerror}") from error
-    if not names:
-        return
-    others = names - {_META, _CODES, _LABELS}
-    if _META not in names or others:
-        raise DataError(f"cannot write codes to '{target}': it holds other files ('{min(others or names)}')")
-    try:
-        content = (target / _META).read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot write codes to '{target}': {error.strerror}") from error
-    if f'"{FORMAT}"'.encode() not in content:
-        raise DataError(f"cannot write codes to '{target}': its {_META} is not that of a code cache")
+    if codes.is_floating_point():
+        raise DataError(f"codes must be whole numbers, not {codes.dtype} (row {row})")
+    block = codes.cpu().numpy()
+    check_codes(block, plan.spec, f"batch from row {row} on")
+    return block
 
 
 @contextmanager
-def _written(path: Path) -> Iterator[BinaryIO]:
-    """Open a new file for writing; on leaving it is on the disk."""
-    with path.open("xb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
+def _writing(target: Path) -> Iterator[None]:
+    """A failed system call as one line.
+
+    Raises:
+        DataError: naming the place and the reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"cannot write codes to '{target}': {error.strerror or error}") from error
 
 
 @contextmanager
 def _new_folder(target: Path) -> Iterator[Path]:
     """A temporary folder beside `target` that takes its place when the block ends well, and is removed otherwise."""
     temporary = target.with_name(f".{secrets.token_hex(6)}.tmp")
-    old = target.with_name(f"{temporary.name}.old")
     try:
-        try:
-            temporary.mkdir(parents=True)
-            yield temporary
-            try:
-                if target.exists():
-                    os.rename(target, old)
-                os.rename(temporary, target)
-            except BaseException:
-                if old.exists() and not target.exists():
-                    os.rename(old, target)
-                raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-            if target.exists():
-                shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise DataError(f"cannot write codes to '{target}': {error.strerror or error}") from error
+        temporary.mkdir(parents=True)
+        yield temporary
+        _take_place(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _take_place(new: Path, target: Path) -> None:
+    """Rename `new` to `target`; a folder already there steps aside first and is deleted last."""
+    old = _aside(target)
+    shutil.rmtree(old, ignore_errors=True)
+    try:
+        if target.exists():
+            os.rename(target, old)
+        os.rename(new, target)
+    except BaseException:
+        if old.exists() and not target.exists():
+            os.rename(old, target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int
 from rich.console import Console
-from rich.progress import track
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from resgen.checkpoints.artefacts import check_belongs, fingerprint, load_tokenizer
-from resgen.data.codes import CodeCache, open_codes, write_codes
+from resgen.data.code_shards import SHARD_SAMPLES, CodePlan, Shard
+from resgen.data.codes import CodeCache, CodeEncoding, open_codes
 from resgen.data.images import ImageSource, available_splits, open_images
-from resgen.data.store import PictureStore
-from resgen.errors import DataError, ResGenError
+from resgen.data.store import MAX_BYTES_IN_MEMORY, PictureStore
+from resgen.errors import DataError
 from resgen.kinds import build, kind_of
 from resgen.losses.perceptual import PerceptualLoss, VGGPerceptualLoss
 from resgen.ops.images import from_uint8
@@ -30,11 +30,15 @@ from resgen.training.parallel import first_alone, initialise
 from resgen.training.recipe import Recipe
 from resgen.training.stages import CODE_FOLDERS, check_folder, data_path, run_stage
 from resgen.training.tokenizer_task import TokenizerLossConfig, TokenizerTask
+from resgen.types import Reduce
 
 HELD_OUT_SPLITS = ("test", "val", "valid", "validation")
 HELD_OUT_EVERY = 20
 MAX_HELD_OUT = 5000
 ENCODE_BATCH = 256
+COUNT_EVERY = 16
+"""Batches between two sums of what all processes have encoded: seldom enough to cost nothing, often enough that none
+waits for another until it gives up."""
 
 
 def train_tokenizer(
@@ -101,15 +105,14 @@ def train_generator(
     if is_encoded(path):
         train, held_out = (open_codes(Path(path) / name) for name in CODE_FOLDERS)
     else:
-        with first_alone(initialise()):
-            train, held_out = encode_data(
-                loaded,
-                path,
-                Path(out) / "codes",
-                flip=recipe.data.flip,
-                resize=recipe.data.resize,
-                device=recipe.generator_training.device,
-            )
+        train, held_out = encode_data(
+            loaded,
+            path,
+            Path(out) / "codes",
+            flip=recipe.data.flip,
+            resize=recipe.data.resize,
+            device=recipe.generator_training.device,
+        )
     for cache in (train, held_out):
         check_belongs(loaded, cache.spec, cache.tokenizer_fingerprint, str(cache.path))
     num_classes = len(train.class_names) if len(train.class_names) > 1 else 0
@@ -154,8 +157,12 @@ def encode_data(
     flip: bool = False,
     resize: bool = False,
     device: str = "auto",
+    shard_samples: int | None = None,
 ) -> tuple[CodeCache, CodeCache]:
-    """Encode pictures into `out/train` and `out/held_out`; caches already made from the same things are kept.
+    """Encode pictures into `out/train` and `out/held_out`; shards already made from the same things are kept.
+
+    The processes of `torchrun` share the shards; each calls this. On the same kind of machine, with as many threads per
+    process, the files are the same however many processes there are and however often the work was interrupted.
 
     Args:
         tokenizer: a tokenizer, or the folder of one (or a bundled model).
@@ -164,15 +171,42 @@ def encode_data(
         flip: store every training picture mirrored as well.
         resize: cut out and resize pictures of another size.
         device: `auto`, `cpu` or `cuda`.
+        shard_samples: the most samples of a file; `SHARD_SAMPLES` by default. What is there keeps its division.
     """
+    reduce = initialise()  # chooses the GPU of this process
     if not isinstance(tokenizer, ImageTokenizer):
         tokenizer, _ = load_tokenizer(tokenizer)
     tokenizer.to(choose_device(device))
+    size = SHARD_SAMPLES if shard_samples is None else shard_samples
     caches = []
     for source, name in zip(open_splits(data), CODE_FOLDERS, strict=True):
         versions = 2 if flip and name == "train" else 1
-        caches.append(_encode_source(tokenizer, source, Path(out) / name, versions, resize))
+        caches.append(_encode_source(tokenizer, source, Path(out) / name, versions, resize, size, reduce))
     return caches[0], caches[1]
+
+
+def check_encoded(
+    out: str | Path, *, tokenizer: str | Path | None = None, data: str | Path | None = None
+) -> tuple[CodeCache, CodeCache]:
+    """Read all that `encode_data` wrote and compare it with its hashes; nothing is changed.
+
+    Args:
+        out: folder of the two caches.
+        tokenizer: if given, what must have made them.
+        data: if given, what must have been encoded.
+
+    Raises:
+        DataError: something is missing, damaged or made from something else.
+    """
+    train, held_out = (open_codes(Path(out) / name, verify=True) for name in CODE_FOLDERS)
+    if tokenizer is not None:
+        loaded, _ = load_tokenizer(tokenizer)
+        for cache in (train, held_out):
+            check_belongs(loaded, cache.spec, cache.tokenizer_fingerprint, str(cache.path))
+    if data is not None:
+        for cache, source in zip((train, held_out), open_splits(data), strict=True):
+            cache.require(data_fingerprint=source.fingerprint)
+    return train, held_out
 
 
 def is_encoded(path: str | Path) -> bool:
@@ -204,37 +238,88 @@ def _subset(source: ImageSource, rows: np.ndarray) -> ImageSource:
     )
 
 
-def _encode_source(tokenizer: ImageTokenizer, source: ImageSource, out: Path, versions: int, resize: bool) -> CodeCache:
-    tokenizer_print = fingerprint(tokenizer)
-    try:
-        cache = open_codes(out)
-        cache.require(spec=tokenizer.spec, tokenizer_fingerprint=tokenizer_print, data_fingerprint=source.fingerprint)
-        if cache.versions == versions and cache.num_samples == len(source):
-            return cache
-    except ResGenError:
-        pass  # nothing there, or made from something else: encode
-    return write_codes(
-        out,
-        _encode_batches(tokenizer, _store(tokenizer, source, resize), versions, source.name),
-        spec=tokenizer.spec,
-        num_samples=len(source),
-        class_names=source.class_names,
-        tokenizer_fingerprint=tokenizer_print,
-        data_fingerprint=source.fingerprint,
-        versions=versions,
-    )
+def _encode_source(
+    tokenizer: ImageTokenizer,
+    source: ImageSource,
+    out: Path,
+    versions: int,
+    resize: bool,
+    shard_samples: int,
+    reduce: Reduce,
+) -> CodeCache:
+    with first_alone(reduce):
+        if reduce.rank == 0:  # alone reads all data for the fingerprint
+            plan = CodePlan(
+                spec=tokenizer.spec,
+                num_samples=len(source),
+                versions=versions,
+                class_names=tuple(source.class_names),
+                tokenizer_fingerprint=fingerprint(tokenizer),
+                data_fingerprint=source.fingerprint,
+                shard_samples=shard_samples,
+            )
+            encoding = CodeEncoding.begin(out, plan)
+        else:
+            encoding = CodeEncoding.join(out)
+    if encoding is not None:
+        _make_missing(tokenizer, source, encoding, resize, reduce)
+        with first_alone(reduce):
+            if reduce.rank == 0:
+                encoding.finish(source.labels)
+    return open_codes(out)
+
+
+def _make_missing(
+    tokenizer: ImageTokenizer, source: ImageSource, encoding: CodeEncoding, resize: bool, reduce: Reduce
+) -> None:
+    """Make what is missing of a cache, whole shards by each process; returns when all are there."""
+    shards, rank, count = encoding.plan.shards, reduce.rank, reduce.world_size
+    common = choose_device("auto")  # where the processes exchange numbers
+    finished = torch.zeros(len(shards), dtype=torch.int64, device=common)
+    for number in range(rank, len(shards), count):
+        finished[number] = encoding.is_finished(shards[number])
+    missing = [shard for shard, there in zip(shards, reduce.sum(finished).tolist(), strict=True) if not there]
+    if not missing:
+        return
+    parts = [missing[first::count] for first in range(count)]
+    # Every process counts along until the one with the most to do is done.
+    steps = max(sum(-(-shard.num_samples // ENCODE_BATCH) for shard in part) for part in parts)
+    before = encoding.plan.rows - sum(shard.num_samples for shard in missing)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    if rank == 0 and len(missing) < len(shards):
+        console.print(f"{source.name}: {len(shards) - len(missing)} of {len(shards)} shards are there")
+    batches = _encode_shards(tokenizer, source, encoding, parts[rank], resize)
+    with Progress(*columns, console=console, speed_estimate_period=600, disable=rank > 0) as progress:
+        task = progress.add_task(f"encoding {source.name}", total=encoding.plan.rows, completed=before)
+        done = torch.zeros((), dtype=torch.int64, device=common)
+        for step in range(1, steps + 1):
+            done += next(batches, 0)
+            if count == 1 or step % COUNT_EVERY == 0:
+                progress.update(task, completed=before + int(reduce.sum(done)))
+        for _ in batches:  # none is left, but the last shard gets its name
+            pass
+        progress.update(task, completed=before + int(reduce.sum(done)))
 
 
 @torch.inference_mode()
-def _encode_batches(
-    tokenizer: ImageTokenizer, store: PictureStore, versions: int, name: str
-) -> Iterator[tuple[Int[Tensor, "B L D"], Int[Tensor, " B"]]]:
-    """Codes in float32 arithmetic: as it is, then mirrored."""
+def _encode_shards(
+    tokenizer: ImageTokenizer, source: ImageSource, encoding: CodeEncoding, shards: list[Shard], resize: bool
+) -> Iterator[int]:
+    """Make shards, in float32 arithmetic: version 0 as it is, version 1 mirrored. Yields the size of every batch."""
+    if not shards:
+        return
     device = tokenizer.quantizer.codebooks.device
-    parts = [(mirror, rows) for mirror in range(versions) for rows in torch.arange(len(store)).split(ENCODE_BATCH)]
-    for mirror, rows in track(parts, f"encoding {name}", console=Console(stderr=True)):
-        images = from_uint8(store.batch(rows).to(device))
-        yield tokenizer.encode(images.flip(-1) if mirror else images).cpu(), store.labels[rows]
+    # Who makes a part only does not decode all pictures first.
+    memory = MAX_BYTES_IN_MEMORY if len(shards) == len(encoding.plan.shards) else 0
+    store = _store(tokenizer, source, resize, memory)
+    for shard in shards:
+        version, first = divmod(shard.begin, encoding.plan.num_samples)
+        with encoding.write(shard) as append:
+            for rows in torch.arange(first, first + shard.num_samples).split(ENCODE_BATCH):
+                images = from_uint8(store.batch(rows).to(device))
+                append(tokenizer.encode(images.flip(-1) if version else images))
+                yield len(rows)
 
 
 def _perceptual(config: TokenizerLossConfig) -> PerceptualLoss | None:
@@ -248,8 +333,11 @@ def _perceptual(config: TokenizerLossConfig) -> PerceptualLoss | None:
     return None
 
 
-def _store(tokenizer: ImageTokenizer, source: ImageSource, resize: bool) -> PictureStore:
-    return PictureStore(source, size=tokenizer.config.image_size, channels=tokenizer.config.channels, resize=resize)
+def _store(
+    tokenizer: ImageTokenizer, source: ImageSource, resize: bool, max_bytes: int = MAX_BYTES_IN_MEMORY
+) -> PictureStore:
+    config = tokenizer.config
+    return PictureStore(source, size=config.image_size, channels=config.channels, resize=resize, max_bytes=max_bytes)
 
 
 def _first_pictures(store: PictureStore, count: int) -> Tensor:

@@ -180,28 +180,69 @@ def test_train_refuses_before_it_begins(options, named, trainings, tmp_path, cap
     assert not trainings and not list(tmp_path.iterdir())
 
 
-def test_encode_reports_the_caches(fake, tmp_path, capsys):
-    class Cache:
-        spec = CodeSpec(depth=8, codebook_size=16, code_dim=4, shape=(2, 3))
-        class_names = ("a",)
+class FakeCache:
+    spec = CodeSpec(depth=8, codebook_size=16, code_dim=4, shape=(2, 3))
+    class_names = ("a",)
 
-        def __init__(self, size):
-            self.size = size
+    def __init__(self, size):
+        self.size = size
 
-        def __len__(self):
-            return self.size
+    def __len__(self):
+        return self.size
+
+
+def test_encode_reports_the_caches(fake, tmp_path, capsys, monkeypatch):
+    calls = []
 
     def encode_data(*args, **options):
         assert args == ("t", "digits", tmp_path / "c")
-        assert options == {"flip": True, "resize": False, "device": "cpu"}
-        return Cache(7), Cache(2)
+        calls.append(options)
+        return FakeCache(7), FakeCache(2)
 
     fake("resgen.training.runs", encode_data=encode_data)
+    fake("resgen.training.parallel", finalise=lambda: None)
     argv = ["encode", "--tokenizer", "t", "--data", "digits", "--flip", "--device", "cpu", "--out", str(tmp_path / "c")]
     document = run_json(argv, capsys)
     assert document["spec"]["shape"] == [2, 3] and document["num_samples"] == {"train": 7, "held_out": 2}
-    assert main(argv) == 0
+    assert main([*argv, "--shard-samples", "500"]) == 0
     assert "7 samples to train on and 2 held out, each of 2x3 positions and 8 levels" in capsys.readouterr().out
+    options = {"flip": True, "resize": False, "device": "cpu"}
+    assert calls == [{**options, "shard_samples": None}, {**options, "shard_samples": 500}]
+    monkeypatch.setenv("RANK", "1")
+    assert main(argv) == 0 and capsys.readouterr().out == "", "one report is enough"
+
+
+def test_encode_verifies(fake, tmp_path, capsys):
+    calls = []
+
+    def check_encoded(out, **given):
+        calls.append((out, given))
+        return FakeCache(7), FakeCache(2)
+
+    fake("resgen.training.runs", check_encoded=check_encoded)
+    argv = ["encode", "--verify", "--out", str(tmp_path)]
+    assert run_json(argv, capsys)["num_samples"] == {"train": 7, "held_out": 2}
+    assert main([*argv, "--tokenizer", "t", "--data", "d"]) == 0
+    assert calls == [
+        (tmp_path, {"tokenizer": None, "data": None}),
+        (tmp_path, {"tokenizer": "t", "data": "d"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ([], "--tokenizer and --data are needed"),
+        (["--tokenizer", "t"], "--tokenizer and --data are needed"),
+        (["--tokenizer", "t", "--data", "d", "--shard-samples", "0"], "--shard-samples 0 must be at least 1"),
+        (["--verify", "--flip", "--text", "t"], "--text and --flip must be left out"),
+        (["--verify", "--shard-samples", "5"], "--shard-samples must be left out"),
+    ],
+)
+def test_encode_refuses_before_it_begins(options, line, fake, tmp_path, capsys):
+    fake("resgen.training.runs")
+    assert main(["encode", "--out", str(tmp_path / "c"), *options]) == 2
+    assert line in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_reconstruct_reports_psnr_coarse_to_fine(fake, tmp_path, capsys):

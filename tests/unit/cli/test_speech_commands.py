@@ -194,6 +194,7 @@ def test_encode_speech(models: Path, data: Path, tmp_path: Path, capsys: Any) ->
         ("mel", ["--recipe", "spoken_digits"], "--text and --recipe are needed"),
         ("mel", ["--text", "text", "--recipe", "digits"], "this one is for pictures"),
         ("mel", ["--text", "text", "--recipe", "sentences", "--flip"], "--flip and --resize are for pictures"),
+        ("mel", ["--text", "text", "--recipe", "sentences", "--shard-samples", "9"], "--shard-samples is for pictures"),
         ("mel", ["--text", "text", "--recipe", "sentences"], "nowhere"),
         ("pictures", ["--text", "text", "--recipe", "digits"], "--text and --recipe must be left out"),
         ("pictures", ["--set", "data.trim=false"], "--set must be left out"),

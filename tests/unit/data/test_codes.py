@@ -46,14 +46,15 @@ def names(folder: Path) -> list[str]:
 def test_round_trip(tmp_path: Path) -> None:
     write(tmp_path / "deep" / "cache")
     cache = open_codes(tmp_path / "deep" / "cache", verify=True)
-    assert isinstance(cache.codes, np.memmap) and cache.codes.dtype == np.uint16
+    (shard,) = cache.shards
+    assert isinstance(shard, np.memmap) and shard.dtype == np.uint16
     assert len(cache) == cache.num_samples == 6 and cache.versions == 1 and cache.spec == SPEC
     assert cache.class_names == ("a", "b", "c")
     assert (cache.tokenizer_fingerprint, cache.data_fingerprint) == ("tok", "dat")
     codes, labels = cache.batch(torch.tensor([5, 0, 5]))
     assert codes.dtype == labels.dtype == torch.int64
     assert torch.equal(codes, rows(6)[[5, 0, 5]]) and labels.tolist() == [0, 0, 0]
-    assert names(tmp_path / "deep") == ["cache"] and names(cache.path) == ["codes.npy", "labels.npy", "meta.json"]
+    assert names(tmp_path / "deep") == ["cache"] and names(cache.path) == ["codes-00000.npy", "labels.npy", "meta.json"]
 
 
 @pytest.mark.parametrize(("size", "kind"), [(65_536, np.uint16), (65_537, np.int32)])
@@ -61,7 +62,7 @@ def test_type_of_the_codes(tmp_path: Path, size: int, kind: type) -> None:
     spec = CodeSpec(depth=1, codebook_size=size, code_dim=1, shape=(2,))
     codes = torch.tensor([[[0], [size - 1]]])
     cache = write(tmp_path / "c", [(codes, torch.tensor([0]))], spec=spec, num_samples=1)
-    assert cache.codes.dtype == kind and torch.equal(cache.batch(torch.tensor([0]))[0], codes)
+    assert cache.shards[0].dtype == kind and torch.equal(cache.batch(torch.tensor([0]))[0], codes)
 
 
 def test_versions(tmp_path: Path) -> None:
@@ -84,7 +85,7 @@ def test_versions(tmp_path: Path) -> None:
         ([(rows(6), torch.zeros(5, dtype=torch.int64))], r"but \(5, 4, 3\) is expected"),
         ([(rows(6) + 1, torch.zeros(6, dtype=torch.int64))], "codes 1..16, but the codebooks hold 16"),
         ([(rows(6) - 1, torch.zeros(6, dtype=torch.int64))], "codes -1..14"),
-        ([(rows(6), torch.full((6,), 3))], "labels 3..3 from row 0 on, but 3 classes"),
+        ([(rows(6), torch.full((6,), 3))], "from row 0 on has labels 3..3, but 3 classes"),
         ([(rows(6).float(), torch.zeros(6, dtype=torch.int64))], "whole numbers"),
     ],
 )
@@ -106,6 +107,31 @@ def test_interruption_keeps_the_old_cache(tmp_path: Path, error: type[BaseExcept
         write(tmp_path / "c", broken())
     assert names(tmp_path) == ["c"]
     assert torch.equal(open_codes(tmp_path / "c", verify=True).batch(torch.arange(6))[0], rows(6))
+
+
+def test_batches_need_not_fit_the_shards(tmp_path: Path) -> None:
+    """Any division into batches gives the same files."""
+    labels = torch.tensor([0, 1, 2, 2, 1])
+    for name, size in (("whole", 10), ("threes", 3), ("ones", 1)):
+        batches = zip(rows(10).split(size), labels.repeat(2).split(size), strict=True)
+        write(tmp_path / name, batches, num_samples=5, versions=2, shard_samples=2)
+    files = {name: {file.name: file.read_bytes() for file in (tmp_path / name).iterdir()} for name in names(tmp_path)}
+    assert files["whole"] == files["threes"] == files["ones"]
+    cache = open_codes(tmp_path / "whole", verify=True)
+    assert [len(shard) for shard in cache.shards] == [2, 2, 1, 2, 2, 1]
+    assert torch.equal(cache.batch(torch.arange(10))[0], rows(10))
+
+
+def test_rows_of_all_shards(tmp_path: Path) -> None:
+    write(tmp_path / "c", shard_samples=2)
+    cache = open_codes(tmp_path / "c")
+    wanted = torch.tensor([5, 0, 3, 3, 2, 4, 1])
+    codes, labels = cache.batch(wanted)
+    assert torch.equal(codes, rows(6)[wanted]) and labels.tolist() == [0, 0, 2, 2, 2, 1, 1]
+    assert cache.batch(torch.arange(0))[0].shape == (0, 4, 3)
+    for row in (6, -1):
+        with pytest.raises(IndexError, match=f"rows {row}..{row}, but code cache '.*' has 6"):
+            cache.batch(torch.tensor([row]))
 
 
 def test_failed_rename_keeps_the_old_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,11 +195,13 @@ def test_counts_must_be_positive(tmp_path: Path) -> None:
         write(tmp_path / "c", num_samples=0)
     with pytest.raises(ConfigError, match="versions=0"):
         write(tmp_path / "c", versions=0)
+    with pytest.raises(ConfigError, match="shard_samples=0"):
+        write(tmp_path / "c", shard_samples=0)
 
 
 def truncate(folder: Path) -> None:
-    content = (folder / "codes.npy").read_bytes()
-    (folder / "codes.npy").write_bytes(content[:-1])
+    content = (folder / "codes-00000.npy").read_bytes()
+    (folder / "codes-00000.npy").write_bytes(content[:-1])
 
 
 def change(key: str, value: Any) -> Callable[[Path], None]:
@@ -186,27 +214,33 @@ def change(key: str, value: Any) -> Callable[[Path], None]:
 
 
 def pickled(folder: Path) -> None:
-    np.save(folder / "codes.npy", np.array([{}], dtype=object), allow_pickle=True)
+    np.save(folder / "codes-00000.npy", np.array([{}], dtype=object), allow_pickle=True)
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (truncate, "codes.npy is truncated or damaged"),
-        (pickled, "codes.npy is truncated or damaged"),
+        (truncate, "codes-00000.npy is truncated or damaged"),
+        (pickled, "codes-00000.npy is truncated or damaged"),
         (lambda folder: (folder / "labels.npy").unlink(), "has no labels.npy"),
         (lambda folder: (folder / "meta.json").unlink(), "is not a code cache: it has no meta.json"),
         (lambda folder: (folder / "meta.json").write_text("{"), "damaged .not JSON"),
         (lambda folder: (folder / "meta.json").write_text("[]"), "does not say format"),
         (lambda folder: (folder / "labels.npy").write_bytes(b""), "labels.npy is truncated or damaged"),
-        (lambda folder: np.save(folder / "codes.npy", np.zeros((6, 4, 3))), "holds float64 .6, 4, 3., but uint16"),
+        (
+            lambda folder: np.save(folder / "codes-00000.npy", np.zeros((6, 4, 3))),
+            "holds float64 .6, 4, 3., but uint16",
+        ),
         (lambda folder: np.save(folder / "labels.npy", np.full(6, 9)), "labels 9..9, but 3 classes"),
         (change("format", "other"), "does not say format 'resgen-codes'"),
-        (change("format_version", 2), "format version 2; this version reads 1"),
-        (change("num_samples", 7), r"holds uint16 \(6, 4, 3\), but uint16 \(7, 4, 3\)"),
+        (change("format_version", 3), "format version 3; this version reads 1 to 2: upgrade resgen"),
+        (change("format_version", True), "format version True"),
+        (change("num_samples", 7), "its shards are not those of its numbers"),
         (change("num_samples", "6"), "meta.json is damaged"),
         (change("spec", {"depth": 3}), "meta.json is damaged"),
-        (change("sha256", {}), "meta.json is damaged"),
+        (change("labels", {}), "meta.json is damaged"),
+        (change("shards", [{"file": "../codes-00000.npy", "num_samples": 6, "sha256": "0"}]), "its shards are not"),
+        (change("shard_samples", 0), "meta.json is damaged"),
     ],
 )
 def test_damage_is_one_line(tmp_path: Path, damage: Callable[[Path], Any], message: str) -> None:
@@ -224,19 +258,19 @@ def test_missing_folder(tmp_path: Path) -> None:
 
 def test_verify_finds_a_changed_byte(tmp_path: Path) -> None:
     write(tmp_path / "c")
-    content = bytearray((tmp_path / "c" / "codes.npy").read_bytes())
+    content = bytearray((tmp_path / "c" / "codes-00000.npy").read_bytes())
     content[-2] ^= 1
-    (tmp_path / "c" / "codes.npy").write_bytes(content)
+    (tmp_path / "c" / "codes-00000.npy").write_bytes(content)
     assert len(open_codes(tmp_path / "c")) == 6
-    with pytest.raises(DataError, match="codes.npy is damaged"):
+    with pytest.raises(DataError, match="codes-00000.npy is damaged"):
         open_codes(tmp_path / "c", verify=True)
 
 
 def test_codes_out_of_range_are_never_returned(tmp_path: Path) -> None:
     cache = write(tmp_path / "c")
-    codes = np.array(cache.codes)
+    codes = np.array(cache.shards[0])
     codes[2, 0, 0] = 16
-    np.save(tmp_path / "c" / "codes.npy", codes)
+    np.save(tmp_path / "c" / "codes-00000.npy", codes)
     cache = open_codes(tmp_path / "c")
     cache.batch(torch.tensor([0, 1]))
     with pytest.raises(DataError, match="but the codebooks hold 16"):
