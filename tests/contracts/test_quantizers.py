@@ -21,11 +21,12 @@ from resgen.quantizers import (
     Quantization,
     Quantizer,
     QuantizerConfig,
+    RFSQuantizer,
     make_quantizer,
 )
 
 DEPTH, SIZE, DIM = 3, 16, 4
-KINDS = ("probabilistic", "ema")
+KINDS = ("probabilistic", "ema", "rfsq")
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -67,14 +68,22 @@ def _error(quantizer: Quantizer, latents: Tensor) -> float:
 def test_kinds() -> None:
     assert type(_make("probabilistic")) is ProbabilisticQuantizer
     assert type(_make("ema")) is EMAQuantizer
+    assert type(_make("rfsq")) is RFSQuantizer
 
 
 @every_kind
 def test_start_of_the_codebooks(kind: str) -> None:
-    """Unit-norm rows times (D - j) / D, variance 1 (App. A.1); the same in every process."""
+    """Unit-norm rows times (D - j) / D, variance 1 (App. A.1); the same in every process. A grid's rows differ in
+    norm: they are of unit size on the whole."""
     quantizer = _make(kind)
     scale = torch.tensor([1, 2 / 3, 1 / 3])[:, None].expand(DEPTH, SIZE)
-    torch.testing.assert_close(quantizer.codebooks.norm(dim=-1), scale)
+    norms = quantizer.codebooks.norm(dim=-1)
+    if kind == "rfsq":
+        size = norms.square().mean(1).sqrt() / scale[:, 0]
+        torch.testing.assert_close(size, size[:1].expand(DEPTH))
+        assert 0.9 < size[0] < 1.0, "a grid is a little narrower than what it stands for"
+    else:
+        torch.testing.assert_close(norms, scale)
     assert quantizer.codebooks.flatten(0, 1).unique(dim=0).shape[0] == DEPTH * SIZE
     assert quantizer.variances.tolist() == [1.0] * DEPTH
     torch.manual_seed(5)
@@ -422,7 +431,7 @@ def test_config_errors_name_the_value(name: str, value: object) -> None:
 def test_unknown_kind() -> None:
     config = QuantizerConfig()
     object.__setattr__(config, "kind", "vq")  # past the checked signature of these tests
-    with pytest.raises(ConfigError, match="quantizer kind='vq' must be 'probabilistic' or 'ema'"):
+    with pytest.raises(ConfigError, match="quantizer kind='vq' must be 'probabilistic', 'ema' or 'rfsq'"):
         config.__post_init__()
 
 

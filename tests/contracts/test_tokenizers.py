@@ -41,7 +41,7 @@ def colour_patches(kind: str) -> tuple[ImageTokenizer, torch.Tensor]:
 Case = tuple[ImageTokenizer, torch.Tensor]
 
 
-@pytest.fixture(params=["probabilistic", "ema"])
+@pytest.fixture(params=["probabilistic", "ema", "rfsq"])
 def kind(request: pytest.FixtureRequest) -> str:
     return request.param
 

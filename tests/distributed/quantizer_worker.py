@@ -17,7 +17,7 @@ from resgen.quantizers import Quantizer, QuantizerConfig, make_quantizer
 from resgen.training import parallel
 from resgen.types import Reduce
 
-KINDS = ("probabilistic", "ema")
+KINDS = ("probabilistic", "ema", "rfsq")
 # How many of the 60 rows of the k-means start and of each update the first process holds; the other holds the rest.
 SPLITS = {"equal": (30, 30, 30, 30), "unequal": (7, 45, 13, 59), "one empty": (60, 0, 60, 0), "mixed": (0, 60, 22, 60)}
 ROWS = 60

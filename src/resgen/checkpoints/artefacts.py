@@ -1,6 +1,7 @@
 """Whole models to and from folders: a tokenizer alone, or a pipeline of tokenizer and generator.
 
-Parameters are published in bfloat16; codebooks and all other buffers keep their type. A generator records the
+Parameters are published in bfloat16; codebooks and all other buffers keep their type, and so does everything of other
+people's codecs, whose codes have to stay theirs. A generator records the
 fingerprint of the codebooks that it was trained on, and a pipeline whose tokenizer has others is refused.
 """
 
@@ -28,16 +29,18 @@ from resgen.config import config_from_dict, config_to_dict
 from resgen.errors import CheckpointError, unknown
 from resgen.kinds import KINDS, AnySampling, build, kind_of
 from resgen.models.base import CodeModel
+from resgen.tokenizers.codec import CodecTokenizer, CodecTokenizerConfig
 from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from resgen.tokenizers.mel import MelTokenizer, MelTokenizerConfig
 from resgen.tokenizers.waveform import WaveformTokenizer, WaveformTokenizerConfig
 from resgen.types import CodeSpec
 
-AnyTokenizer = ImageTokenizer | MelTokenizer | WaveformTokenizer
+AnyTokenizer = ImageTokenizer | MelTokenizer | WaveformTokenizer | CodecTokenizer
 TOKENIZERS: dict[str, tuple[type[Any], type[Any]]] = {
     "image-tokenizer": (ImageTokenizer, ImageTokenizerConfig),
     "mel-tokenizer": (MelTokenizer, MelTokenizerConfig),
     "waveform-tokenizer": (WaveformTokenizer, WaveformTokenizerConfig),
+    "codec-tokenizer": (CodecTokenizer, CodecTokenizerConfig),
 }
 
 
@@ -185,7 +188,8 @@ def check_belongs(tokenizer: AnyTokenizer, spec: CodeSpec, codebooks_sha256: obj
 def tokenizer_component(tokenizer: AnyTokenizer) -> Component:
     """A tokenizer, to be saved."""
     name = next(name for name, (network, _) in TOKENIZERS.items() if isinstance(tokenizer, network))
-    return Component(type=name, config=config_to_dict(tokenizer.config), tensors=published(tokenizer))
+    tensors = module_tensors(tokenizer) if isinstance(tokenizer, CodecTokenizer) else published(tokenizer)
+    return Component(type=name, config=config_to_dict(tokenizer.config), tensors=tensors)
 
 
 def generator_component(generator: CodeModel, tokenizer: AnyTokenizer) -> Component:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
+
+import torch
 
 from resgen.checkpoints.artefacts import (
     generator_component,
@@ -15,19 +18,29 @@ from resgen.checkpoints.artefacts import (
     tokenizer_component,
     tokenizer_of,
 )
-from resgen.checkpoints.format import Component, Folder, load_folder, resolve_model, save_folder
+from resgen.checkpoints.format import (
+    CONFIG_NAME,
+    Component,
+    Folder,
+    load_folder,
+    read_json,
+    resolve_model,
+    save_folder,
+)
 from resgen.config import config_from_dict, config_to_dict
-from resgen.errors import CheckpointError, ConfigError
+from resgen.errors import CheckpointError, ConfigError, unknown
 from resgen.kinds import AnySampling
 from resgen.models.base import CodeModel
 from resgen.models.text import TextModel, TextModelConfig
 from resgen.ops.mel import MelConfig
+from resgen.tokenizers.codec import FAMILIES, CodecTokenizer, CodecTokenizerConfig, codec_class, codec_settings
 from resgen.tokenizers.mel import MelTokenizer
 from resgen.tokenizers.sound import SoundTokenizer, check_mels
 from resgen.tokenizers.vocoder import Vocoder, VocoderConfig
 
-SOUND_TOKENIZERS = ("mel-tokenizer", "waveform-tokenizer")
+SOUND_TOKENIZERS = ("mel-tokenizer", "waveform-tokenizer", "codec-tokenizer")
 VOCODER, TEXT_MODEL = "vocoder", "text-model"
+CODEC_SECONDS = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,11 +91,65 @@ class SpeechParts:
 def load_sound_tokenizer(name_or_path: str | Path) -> tuple[SoundTokenizer, Folder]:
     """The sound tokenizer of a tokenizer or speech pipeline folder (or bundled model), in evaluation mode.
 
+    A folder of `transformers` with a codec will do as well: see `open_codec`.
+
     Raises:
         CheckpointError: nothing there, damaged, or another tokenizer.
     """
-    folder = load_folder(resolve_model(name_or_path))
+    path = resolve_model(name_or_path)
+    settings = read_json(path / CONFIG_NAME)
+    if "format" not in settings and "model_type" in settings:
+        codec = open_codec(path)
+        history = {"family": codec.config.family, "folder": path.resolve().name}
+        return codec, Folder(path=path, kind="tokenizer", components={}, extra={"history": {"tokenizer": history}})
+    folder = load_folder(path)
     return cast(SoundTokenizer, tokenizer_of(folder, SOUND_TOKENIZERS)), folder
+
+
+def open_codec(
+    folder: str | Path, *, num_levels: int | None = None, max_positions: int | None = None
+) -> CodecTokenizer:
+    """EnCodec, DAC or Mimi from a local folder of `transformers`; nothing is downloaded, no code of the folder runs.
+
+    Args:
+        folder: as `save_pretrained` writes it, with safetensors files.
+        num_levels: how many of the codec's levels are used; all by default.
+        max_positions: the most positions a sample may have; those of 30 seconds by default.
+
+    Raises:
+        CheckpointError: another model, no safetensors files, weights that are missing or unreadable, or a codec whose
+            codes alone do not say what the sound is.
+        ConfigError: more levels than the codec has, or fewer than 1.
+        MissingExtraError: transformers is not installed.
+    """
+    path = Path(folder)
+    family = read_json(path / CONFIG_NAME).get("model_type")
+    if not isinstance(family, str) or family not in FAMILIES:
+        raise CheckpointError(f"'{path}': {unknown('codec', family, FAMILIES)}")
+    if not list(path.glob("*.safetensors")):
+        raise CheckpointError(f"'{path}' holds no *.safetensors file; save the codec with safe serialization")
+    made, model = codec_class(family, "Config"), codec_class(family, "Model")
+    try:
+        settings = codec_settings(made.from_pretrained(path, local_files_only=True))
+        config = CodecTokenizerConfig(family=cast(Any, family), codec=settings, num_levels=1, max_positions=1)
+        network, info = model.from_pretrained(
+            path, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
+    except Exception as error:  # what transformers raises for a bad folder has no class in common
+        raise CheckpointError(f"'{path}' cannot be read as a codec: {' '.join(str(error).split())}") from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise CheckpointError(f"'{path}' lacks {len(missing)} tensors of the codec, '{missing[0]}' first")
+    seconds = config.samples_per_position / config.sample_rate_hz
+    config = replace(
+        config,
+        num_levels=config.most_levels if num_levels is None else num_levels,
+        max_positions=math.ceil(CODEC_SECONDS / seconds) if max_positions is None else max_positions,
+    )
+    tokenizer = CodecTokenizer(config, network)
+    if not tokenizer.quantizer.codebooks.flatten(1).any(1).all():
+        raise CheckpointError(f"'{path}': a codebook is all zero; the codec was not trained")
+    return tokenizer
 
 
 def save_vocoder(path: str | Path, vocoder: Vocoder, *, history: Mapping[str, Any] | None = None) -> None:

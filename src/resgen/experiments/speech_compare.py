@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, cast
 
 from resgen.checkpoints.format import read_json, write_json_atomic, write_text_atomic
 from resgen.checkpoints.speech import load_sound_tokenizer, load_text_model
@@ -107,7 +107,7 @@ def compare_speech(
     encode_speech(tokenizer, text_model, settings.data, out / "codes", recipe=recipe)
     for kind in settings.kinds:
         for seed in settings.seeds:
-            _train(replace(recipe, tokenizer=tokenizer.config), settings, kind, seed, out, say)
+            _train(replace(recipe, tokenizer=cast(Any, tokenizer.config)), settings, kind, seed, out, say)
     rows: list[dict[str, Any]] = []
     for kind in settings.kinds:
         for seed in settings.seeds:

@@ -12,6 +12,7 @@ from resgen.checkpoints.format import Folder, load_folder, resolve_model
 from resgen.checkpoints.speech import SOUND_TOKENIZERS, TEXT_MODEL, VOCODER
 from resgen.config import config_from_dict
 from resgen.models.text import TextModelConfig
+from resgen.tokenizers.codec import CodecTokenizerConfig
 from resgen.tokenizers.mel import MelTokenizerConfig
 from resgen.tokenizers.vocoder import VocoderConfig
 from resgen.tokenizers.waveform import WaveformTokenizerConfig
@@ -63,7 +64,7 @@ def is_sound_model(name_or_path: str | Path) -> bool:
     return folder.component("tokenizer").type in SOUND_TOKENIZERS
 
 
-def describe_sound_codes(config: MelTokenizerConfig | WaveformTokenizerConfig) -> dict[str, Any]:
+def describe_sound_codes(config: MelTokenizerConfig | WaveformTokenizerConfig | CodecTokenizerConfig) -> dict[str, Any]:
     """What the codes of a sound tokenizer are worth: `depth` codes of `codebook_size` values for each position."""
     if isinstance(config, MelTokenizerConfig):
         rate, unit = config.mel.sample_rate_hz, config.frames_per_position * config.mel.hop_size

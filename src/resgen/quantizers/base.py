@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,27 +23,32 @@ class QuantizerConfig:
     """Settings of a residual quantizer.
 
     Attributes:
-        kind: `probabilistic` (the paper's, App. A.1) or `ema` (k-means start, moving averages, restart of dead codes).
+        kind: `probabilistic` (the paper's, App. A.1), `ema` (k-means start, moving averages, restart of dead codes) or
+            `rfsq` (a grid per level, fitted by moving statistics).
         depth: D, number of levels.
         codebook_size: V, entries per level.
-        momentum: how much of a code (probabilistic) or of its average (ema) one update keeps, in [0, 1).
+        momentum: how much of a code (probabilistic), of its average (ema) or of a level's statistics (rfsq) one update
+            keeps, in [0, 1).
         variance_momentum: the same for the running variance of each level.
         kmeans_iterations: Lloyd iterations of the k-means start (ema only).
         dead_threshold: a code is restarted when its share of the positions falls below `dead_threshold / V` (ema
             only); a share, not a count, so that the batch size does not matter. In [0, 1); 0 restarts none.
+        steps: steps of each dimension of a level's grid (rfsq only), 2 or more each; their product is V. Empty for
+            the fewest dimensions of up to 8 steps each, such as 8 x 8 x 4 for 256.
     """
 
-    kind: Literal["probabilistic", "ema"] = "probabilistic"
+    kind: Literal["probabilistic", "ema", "rfsq"] = "probabilistic"
     depth: int = 8
     codebook_size: int = 1024
     momentum: float = 0.999
     variance_momentum: float = 0.999
     kmeans_iterations: int = 10
     dead_threshold: float = 0.03
+    steps: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.kind not in ("probabilistic", "ema"):
-            raise ConfigError(f"quantizer kind='{self.kind}' must be 'probabilistic' or 'ema'")
+        if self.kind not in ("probabilistic", "ema", "rfsq"):
+            raise ConfigError(f"quantizer kind='{self.kind}' must be 'probabilistic', 'ema' or 'rfsq'")
         for name in ("depth", "codebook_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"quantizer {name}={getattr(self, name)} must be at least 1")
@@ -53,6 +59,25 @@ class QuantizerConfig:
             raise ConfigError(f"quantizer dead_threshold={self.dead_threshold} must lie in [0, 1)")
         if self.kmeans_iterations < 0:
             raise ConfigError(f"quantizer kmeans_iterations={self.kmeans_iterations} must not be negative")
+        if self.kind == "rfsq":
+            if math.prod(self.grid) != self.codebook_size or min(self.grid, default=1) < 2:
+                raise ConfigError(
+                    f"quantizer steps={list(self.grid)} must be 2 or more each, and their product "
+                    f"codebook_size={self.codebook_size}"
+                )
+        elif self.steps:
+            raise ConfigError(f"quantizer steps={list(self.steps)} must be empty: kind='{self.kind}' has no grid")
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """`steps`, or the default: V's greatest divisor up to 8, and so on with the rest; most steps first."""
+        if self.steps:
+            return self.steps
+        found, rest = [], self.codebook_size
+        while rest > 1:
+            found.append(max((n for n in range(2, 9) if rest % n == 0), default=rest))
+            rest //= found[-1]
+        return tuple(sorted(found, reverse=True))
 
 
 @dataclass(frozen=True)

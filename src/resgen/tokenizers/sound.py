@@ -12,15 +12,16 @@ from torch.nn import functional as F
 from resgen.errors import ConfigError
 from resgen.ops.mel import MelConfig, griffin_lim, log_mel
 from resgen.ops.random import generator as make_generator
+from resgen.tokenizers.codec import CodecTokenizer
 from resgen.tokenizers.mel import MelTokenizer
 from resgen.tokenizers.waveform import WaveformTokenizer
 from resgen.types import CodeSpec
 
-SoundTokenizer = MelTokenizer | WaveformTokenizer
+SoundTokenizer = MelTokenizer | WaveformTokenizer | CodecTokenizer
 
 
 class SoundCodec:
-    """A tokenizer of mels with its vocoder, or a tokenizer of waveforms.
+    """A tokenizer of mels with its vocoder, or a tokenizer of waveforms (ours or somebody else's codec).
 
     Args:
         tokenizer: of either kind.
@@ -32,9 +33,9 @@ class SoundCodec:
     """
 
     def __init__(self, tokenizer: SoundTokenizer, vocoder: nn.Module | None = None) -> None:
-        if vocoder is not None and isinstance(tokenizer, WaveformTokenizer):
-            raise ConfigError("a waveform tokenizer takes no vocoder: it decodes to samples itself")
-        if vocoder is not None and isinstance(tokenizer, MelTokenizer):
+        if vocoder is not None:
+            if not isinstance(tokenizer, MelTokenizer):
+                raise ConfigError("a waveform tokenizer takes no vocoder: it decodes to samples itself")
             check_mels(tokenizer.config.mel, getattr(vocoder, "mel", None))
         self.tokenizer, self.vocoder = tokenizer, vocoder
 
@@ -70,7 +71,7 @@ class SoundCodec:
         """
         positions = torch.arange(samples.shape[1] // self.samples_per_position, device=samples.device)
         valid = positions * self.samples_per_position < lengths[:, None]
-        if isinstance(self.tokenizer, WaveformTokenizer):
+        if not isinstance(self.tokenizer, MelTokenizer):
             return self.tokenizer.encode(samples, valid), valid
         frames = valid.repeat_interleave(self.tokenizer.frames_per_position, dim=1)
         # Silence after the end, also after that of the longest: a sound's last frames are then the same in any batch.
@@ -83,7 +84,7 @@ class SoundCodec:
         self, codes: Int[Tensor, "B L D"], valid: Bool[Tensor, "B L"] | None = None, num_levels: int | None = None
     ) -> Float[Tensor, "B S"]:
         """Samples in [-1, 1] from the first `num_levels` levels (all by default); 0 where a position is not valid."""
-        if isinstance(self.tokenizer, WaveformTokenizer):
+        if not isinstance(self.tokenizer, MelTokenizer):
             return self.tokenizer.decode(codes, num_levels, valid).float().clamp(-1, 1)
         mels = self.tokenizer.decode(codes, num_levels, valid)
         frames = None if valid is None else valid.repeat_interleave(self.tokenizer.frames_per_position, dim=1)

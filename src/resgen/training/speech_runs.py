@@ -26,10 +26,11 @@ from resgen.models.text import TextModel
 from resgen.ops.mel import MelConfig, log_mel
 from resgen.ops.precision import choose_device
 from resgen.ops.random import seeded
+from resgen.tokenizers.codec import CodecTokenizerConfig
 from resgen.tokenizers.mel import MelTokenizer, MelTokenizerConfig
 from resgen.tokenizers.sound import SoundCodec, SoundTokenizer
 from resgen.tokenizers.vocoder import Vocoder
-from resgen.tokenizers.waveform import WaveformTokenizer
+from resgen.tokenizers.waveform import WaveformTokenizer, WaveformTokenizerConfig
 from resgen.training.generator_task import GeneratorTask
 from resgen.training.parallel import first_alone, initialise
 from resgen.training.sound_task import SoundTokenizerTask
@@ -54,7 +55,15 @@ def train_sound_tokenizer(
         out: run folder.
         max_minutes: budget of wall time.
         resume: continue the run in `out`.
+
+    Raises:
+        ConfigError: the recipe's tokenizer is a codec.
     """
+    if isinstance(recipe.tokenizer, CodecTokenizerConfig):
+        raise ConfigError(
+            f"tokenizer.family={recipe.tokenizer.family}: a codec is not trained here; give its folder to the "
+            f"generator's training as the tokenizer"
+        )
     check_folder(out, resume)
     with seeded(recipe.tokenizer_training.seed, "tokenizer"):
         is_mel = isinstance(recipe.tokenizer, MelTokenizerConfig)
@@ -91,7 +100,7 @@ def train_vocoder(
     """
     check_folder(out, resume)
     loaded = None if tokenizer is None else load_sound_tokenizer(tokenizer)[0]
-    if isinstance(loaded, WaveformTokenizer):
+    if loaded is not None and not isinstance(loaded, MelTokenizer):
         raise ConfigError(f"'{tokenizer}' is a tokenizer of waveforms, which needs no vocoder")
     train, held_out, about = _stores(recipe, data, recipe.vocoder.mel.sample_rate_hz)
     with seeded(recipe.vocoder_training.seed, "vocoder"):
@@ -149,7 +158,7 @@ def train_speech_generator(
     Args:
         recipe: all settings; the shape of the codes is the tokenizer's.
         data: recordings, encoded into `out/codes` first, or a folder that `encode_speech` wrote.
-        tokenizer: folder of a sound tokenizer.
+        tokenizer: folder of a sound tokenizer, or a folder of `transformers` with a codec.
         text: folder of a text model.
         vocoder: folder of a vocoder, for a mel tokenizer; without one samples are made by Griffin-Lim.
         out: run folder.
@@ -160,7 +169,7 @@ def train_speech_generator(
     loaded, _ = load_sound_tokenizer(tokenizer)
     text_model, alphabet, text_folder = load_text_model(text)
     codec = SoundCodec(loaded, None if vocoder is None else load_vocoder(vocoder)[0])
-    mel = mel_of(replace(recipe, tokenizer=loaded.config))
+    mel = mel_of(recipe, loaded.config)
     stride = loaded.samples_per_position // mel.hop_size
     if text_model.config.num_bands != mel.num_bands:
         raise ConfigError(f"'{text}' takes mels of {text_model.config.num_bands} bands, not of {mel.num_bands}")
@@ -246,7 +255,7 @@ def encode_speech(
     chosen = choose_device(device)
     tokenizer.to(chosen)
     text_model.to(chosen)
-    mel = mel_of(replace(recipe, tokenizer=tokenizer.config))
+    mel = mel_of(recipe, tokenizer.config)
     caches = []
     for source, name in zip(open_speech_splits(data), CODE_FOLDERS, strict=True):
         made_from = {
@@ -299,19 +308,26 @@ def open_speech_splits(data: str | Path) -> tuple[SpeechSource, SpeechSource]:
     return open_speech(data, "train"), open_speech(data, held_out)
 
 
-def mel_of(recipe: SpeechRecipe) -> MelConfig:
+def mel_of(
+    recipe: SpeechRecipe, tokenizer: MelTokenizerConfig | WaveformTokenizerConfig | CodecTokenizerConfig | None = None
+) -> MelConfig:
     """The mels of the alignment: the tokenizer's own or, for one of waveforms, the vocoder's.
+
+    Args:
+        recipe: all settings.
+        tokenizer: in place of the recipe's own.
 
     Raises:
         ConfigError: positions that are not whole numbers of frames.
     """
-    if isinstance(recipe.tokenizer, MelTokenizerConfig):
-        return recipe.tokenizer.mel
-    mel, unit = recipe.vocoder.mel, recipe.tokenizer.samples_per_position
-    if mel.sample_rate_hz != recipe.tokenizer.sample_rate_hz or unit % mel.hop_size:
+    config = recipe.tokenizer if tokenizer is None else tokenizer
+    if isinstance(config, MelTokenizerConfig):
+        return config.mel
+    mel, unit = recipe.vocoder.mel, config.samples_per_position
+    if mel.sample_rate_hz != config.sample_rate_hz or unit % mel.hop_size:
         raise ConfigError(
             f"vocoder.mel has {mel.sample_rate_hz} Hz and hops of {mel.hop_size}; the tokenizer has "
-            f"{recipe.tokenizer.sample_rate_hz} Hz and positions of {unit} samples, a multiple of which is needed"
+            f"{config.sample_rate_hz} Hz and positions of {unit} samples, a multiple of which is needed"
         )
     return mel
 

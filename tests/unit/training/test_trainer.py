@@ -393,3 +393,10 @@ def test_what_a_task_cannot_do_is_refused(toy, tmp_path, name):
     with pytest.raises(ConfigError, match=f"{name}=true is for generators; a toy cannot"):
         run(toy, tmp_path / "run", **{name: True})
     assert not (tmp_path / "run").exists()
+
+
+def test_settings_that_an_older_version_did_not_have_are_said(tmp_path):
+    lines = training_state.compare_configs({"a": {"b": 1}}, {"a": {"b": 1, "c": []}, "keep_last": 2}, "x")
+    assert lines == ["a.c: new, []", "keep_last: new, 2"]
+    with pytest.raises(CheckpointError, match="trained with a.d=1 but this run has a.d=<absent>"):
+        training_state.compare_configs({"a": {"b": 1, "d": 1}}, {"a": {"b": 1}}, "x")
