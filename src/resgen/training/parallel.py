@@ -1,4 +1,5 @@
-"""Where and how the work runs: device, precision and processes; the only file that knows `torch.distributed`.
+"""Where and how the work runs: device, precision and processes. With `sharding` the only file that knows
+`torch.distributed`.
 
 For several processes the trainer needs a `Reduce` (made by `initialise()`) and `average_gradients` before the optimizer
 step. Each process works on its own micro-batches of the same global batch.
