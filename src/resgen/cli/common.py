@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import json
 import math
+import os
 import re
 import sys
 import tempfile
@@ -220,6 +221,11 @@ def _check_writable(path: Path, folder: Path, name: str) -> None:
         for new in reversed(made):
             with contextlib.suppress(OSError):
                 new.rmdir()
+
+
+def is_first_process() -> bool:
+    """Whether this is the only process, or the first of those that `torchrun` started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def slug(name: str) -> str:

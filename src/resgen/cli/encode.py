@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from resgen.cli.common import ConfigFile, Json, Overrides, check_out_dir, load_speech_recipe, option, positive, report
+from resgen.cli.common import (
+    ConfigFile,
+    Json,
+    Overrides,
+    check_out_dir,
+    is_first_process,
+    load_speech_recipe,
+    option,
+    positive,
+    report,
+)
 from resgen.cli.reconstruct import of_sound
 from resgen.errors import ConfigError
 
@@ -63,7 +72,7 @@ class Encode:
             return self.run_verify(named)
         if self.tokenizer is None or self.data is None:
             raise ConfigError("--tokenizer and --data are needed (but for --verify): what encodes, and what is encoded")
-        if _is_first():  # the check makes folders and removes them: not for several processes at once
+        if is_first_process():  # the check makes folders and removes them: not for several processes at once
             check_out_dir(self.out)
         if of_sound(self.tokenizer, likely=bool(named)):
             return self.run_speech(self.tokenizer, self.data)
@@ -82,7 +91,7 @@ class Encode:
             shard_samples=self.shard_samples,
         )
         finalise()
-        if _is_first():
+        if is_first_process():
             self.report_caches(*caches)
 
     def run_verify(self, named: list[str]) -> None:
@@ -139,8 +148,3 @@ class Encode:
         positions = f"{int(train.lengths.min())} to {int(train.lengths.max())} positions"
         text = f"{counts}, of {positions} and {train.spec.depth} levels, are in {self.out}"
         report(document, as_json=self.as_json, text=text)
-
-
-def _is_first() -> bool:
-    """Whether this is the only process, or the first of those that `torchrun` started."""
-    return os.environ.get("RANK", "0") == "0"

@@ -14,6 +14,7 @@ from resgen.cli.common import (
     Json,
     Overrides,
     check_out_dir,
+    is_first_process,
     is_speech,
     load_recipe,
     load_speech_recipe,
@@ -61,7 +62,8 @@ class Training(ABC):
         """Train and report the last metrics; the message of an interrupted training says how to go on."""
         from resgen.training import Interrupted
 
-        check_out_dir(self.out)
+        if is_first_process():  # the check makes folders and removes them: not for several processes at once
+            check_out_dir(self.out)
         if self.max_minutes is not None and not self.max_minutes > 0:
             raise ConfigError(f"--max-minutes {self.max_minutes:g} must be greater than 0")
         try:
@@ -69,7 +71,8 @@ class Training(ABC):
         except Interrupted as stop:
             message(str(stop))
             return EXIT_INTERRUPTED
-        report({"model": self.out / "model", "metrics": metrics}, as_json=self.as_json)
+        if is_first_process():
+            report({"model": self.out / "model", "metrics": metrics}, as_json=self.as_json)
         return 0
 
 

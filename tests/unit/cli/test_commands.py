@@ -154,6 +154,15 @@ def test_train_tokenizer(trainings, tmp_path, capsys):
     ]
 
 
+def test_of_several_processes_only_the_first_reports(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("resgen.training.runs.train_tokenizer", lambda recipe, **given: {"loss": 1.5})
+    argv = ["train", "tokenizer", "--recipe", "digits", "--out", str(tmp_path)]
+    for rank, said in (("0", True), ("1", False)):
+        monkeypatch.setenv("RANK", rank)
+        assert main(argv) == 0
+        assert ("loss" in capsys.readouterr().out) == said
+
+
 def test_interrupted_training_says_how_to_go_on(trainings, tmp_path, capsys):
     argv = ["train", "generator", "--recipe", "digits", "--tokenizer", "t", "--out", str(tmp_path)]
     assert main(argv) == 130
