@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,13 @@ def push(folder: str | Path, repository: str, *, private: bool = False, message:
         except Exception as error:
             raise CheckpointError(f"cannot upload to '{repository}': {_reason(error)}") from error
     return str(commit.commit_url)
+
+
+def push_saved(save: Callable[[Path], None], repository: str, *, private: bool = False) -> str:
+    """`push` of what `save` writes into a folder of its own."""
+    with tempfile.TemporaryDirectory() as place:
+        save(Path(place) / "model")
+        return push(Path(place) / "model", repository, private=private)
 
 
 def _is_allowed(name: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from resgen.checkpoints.artefacts import Pipeline, load_pipeline, save_pipeline
-from resgen.checkpoints.hub import push
+from resgen.checkpoints.hub import push_saved
 from resgen.errors import ConfigError, unknown
 from resgen.kinds import AnySampling, kind_of, sample, sampling_with, without_guidance
 from resgen.ops.images import to_uint8
@@ -89,9 +88,7 @@ class ImagePipeline:
             CheckpointError: the hub refuses.
             MissingExtraError: huggingface_hub is not installed (extra `hub`).
         """
-        with tempfile.TemporaryDirectory() as place:
-            self.save_pretrained(Path(place) / "model")
-            return push(Path(place) / "model", repository, private=private)
+        return push_saved(self.save_pretrained, repository, private=private)
 
     @property
     def num_classes(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from resgen.checkpoints.hub import push
+from resgen.checkpoints.hub import push_saved
 from resgen.checkpoints.speech import SpeechParts, load_speech_pipeline, save_speech_pipeline
 from resgen.data.sound import check_prompt, normalise_loudness, read_sound, trim_silence
 from resgen.data.text import PROSODY, check_text, cut_at_word, encode_text, normalise_text, split_sentences
@@ -148,9 +147,7 @@ class SpeechPipeline:
             CheckpointError: the hub refuses.
             MissingExtraError: huggingface_hub is not installed (extra `hub`).
         """
-        with tempfile.TemporaryDirectory() as place:
-            self.save_pretrained(Path(place) / "model")
-            return push(Path(place) / "model", repository, private=private)
+        return push_saved(self.save_pretrained, repository, private=private)
 
     @property
     def sample_rate_hz(self) -> int:

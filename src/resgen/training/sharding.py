@@ -34,7 +34,10 @@ def make_shard(device: torch.device) -> Shard:
 
 def skeleton_of(module: nn.Module) -> nn.Module:
     """A copy without memory, made before the module is divided, for `whole_copy`."""
-    return copy.deepcopy(module).to("meta")
+    empty: dict[int, Tensor] = {id(buffer): buffer.to("meta") for buffer in module.buffers()}
+    for parameter in module.parameters():
+        empty[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+    return copy.deepcopy(module, empty)  # which does not copy what it finds there
 
 
 @torch.no_grad()
