@@ -33,6 +33,7 @@ from resgen.training.parallel import finalise, initialise
 from resgen.training.trainer import Trainer
 from resgen.types import CodeSpec
 
+THREADS = Path("/proc/self/task")
 SPEC = CodeSpec(shape=(3, 3), depth=3, codebook_size=8, code_dim=4)
 CONFIG = TrainerConfig(
     num_steps=6,
@@ -108,7 +109,7 @@ def make_task(model: str) -> GeneratorTask:
     )
 
 
-def main(out: str, *settings: str) -> int:
+def train(out: str, *settings: str) -> int:
     values = {key: yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in settings)}
     task = make_task(values.pop("model", "mixture"))
     kill_at, resume = values.pop("kill_at", None), values.pop("resume", False)
@@ -128,9 +129,15 @@ def main(out: str, *settings: str) -> int:
     except ResGenError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    finally:
-        finalise()
     return 0
+
+
+def main(*arguments: str) -> int:
+    status = train(*arguments)
+    finalise()
+    left = [name for name in (task.read_text().strip() for task in THREADS.glob("*/comm")) if "gloo" in name]
+    assert not left, f"threads of the group would outlive the interpreter: {left}"
+    return status
 
 
 if __name__ == "__main__":

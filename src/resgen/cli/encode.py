@@ -78,7 +78,6 @@ class Encode:
             return self.run_speech(self.tokenizer, self.data)
         if named:
             raise ConfigError(f"{' and '.join(named)} must be left out: tokenizer '{self.tokenizer}' is of pictures")
-        from resgen.training.parallel import finalise
         from resgen.training.runs import encode_data
 
         caches = encode_data(
@@ -90,7 +89,6 @@ class Encode:
             device=self.device,
             shard_samples=self.shard_samples,
         )
-        finalise()
         if is_first_process():
             self.report_caches(*caches)
 

@@ -141,4 +141,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments == ["--version"]:
         return guard(lambda: print(f"resgen {resgen.__version__}"))
-    return guard(lambda: parse(arguments).run())
+    code = guard(lambda: parse(arguments).run())
+    leave_group()
+    return code
+
+
+def leave_group() -> None:
+    """Leave the processes that a command may have joined; a command that cannot have done so has not loaded PyTorch."""
+    parallel = sys.modules.get("resgen.training.parallel")
+    if parallel is not None:
+        parallel.finalise()

@@ -8,6 +8,7 @@ step. Each process works on its own micro-batches of the same global batch.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from resgen.ops.precision import has_bfloat16
 from resgen.types import LOCAL, Reduce
@@ -26,6 +28,8 @@ TIMEOUT = timedelta(hours=2)
 """How long processes wait for each other, while the first one encodes data, say."""
 
 _BUCKET_NUMBERS = 1 << 23
+
+_meshes: list[DeviceMesh] = []
 
 
 class DistributedReduce:
@@ -75,9 +79,25 @@ def first_alone(reduce: Reduce) -> Iterator[None]:
         dist.barrier()
 
 
+def make_mesh(device: torch.device) -> DeviceMesh:
+    """All processes in a row, for what is divided over them."""
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    _meshes.append(mesh)
+    return mesh
+
+
 def finalise() -> None:
-    """Leave the group of processes, if there is one."""
+    """Leave the group of processes, if there is one; to be called when nothing divided over them is used any more.
+
+    The group's threads end with its last reference. A thread that is still busy with a tensor when the interpreter
+    ends aborts the process, whatever it had achieved; so the references go: those of the meshes, which PyTorch's caches
+    keep for ever, and those in cycles.
+    """
     if dist.is_available() and dist.is_initialized():
+        for mesh in _meshes:
+            getattr(mesh, "_pg_registry", {}).clear()
+        _meshes.clear()
+        gc.collect()
         dist.destroy_process_group()
 
 

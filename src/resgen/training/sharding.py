@@ -15,12 +15,12 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from resgen.checkpoints.tensors import canonical_name
 from resgen.errors import CheckpointError
+from resgen.training.parallel import make_mesh
 
 Shard = Callable[[nn.Module], Any]
 """Divides the parameters of a module, in place, and gathers them whenever it is called."""
@@ -28,7 +28,7 @@ Shard = Callable[[nn.Module], Any]
 
 def make_shard(device: torch.device) -> Shard:
     """`fully_shard` over all processes."""
-    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    mesh = make_mesh(device)
     return lambda module: fully_shard(module, mesh=mesh)
 
 
