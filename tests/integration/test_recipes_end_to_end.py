@@ -29,7 +29,7 @@ SHORT = {
 }
 NARROW = {"generator.width": 32, "generator.mlp_width": 64, "generator.condition_width": 32}
 IMAGES = ("digits", "fashion_mnist", "cifar10", "imagenette64", "imagenet256")
-SPEECH = ("spoken_digits", "spoken_digits_small", "sentences", "melvae", "rvqvae")
+SPEECH = ("spoken_digits", "spoken_digits_small", "sentences", "sentences_small", "melvae", "rvqvae")
 
 
 def short(*stages: str) -> dict[str, object]:

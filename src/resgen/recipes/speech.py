@@ -97,6 +97,19 @@ def sentences() -> SpeechRecipe:
     )
 
 
+def sentences_small() -> SpeechRecipe:
+    """`sentences` with the parts of `spoken_digits_small` and a wider text model: all in less than 25 MB."""
+    small = spoken_digits_small()
+    return replace(
+        small,
+        name="sentences_small",
+        text=replace(small.text, width=160, mlp_width=640),
+        text_training=replace(small.text_training, num_steps=6000),
+        generator_training=replace(small.generator_training, num_steps=40_000),
+        sampling=replace(small.sampling, num_steps=15),
+    )
+
+
 def melvae() -> SpeechRecipe:
     """The paper's first speech model (App. A.1): mels, 32 levels of 1024 at 10.76 Hz, low-rank mixture, 25 steps.
 

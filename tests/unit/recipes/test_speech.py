@@ -19,7 +19,7 @@ from resgen.tokenizers.waveform import WaveformTokenizer
 from resgen.training.speech_recipe import SpeechDataConfig, SpeechRecipe, with_speech_kind
 from resgen.training.speech_runs import mel_of
 
-NAMES = ("spoken_digits", "spoken_digits_small", "sentences", "melvae", "rvqvae")
+NAMES = ("spoken_digits", "spoken_digits_small", "sentences", "sentences_small", "melvae", "rvqvae")
 
 
 def size(recipe: SpeechRecipe) -> int:
