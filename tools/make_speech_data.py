@@ -177,6 +177,9 @@ class Sentences:
     """Text file with one sentence a line."""
     make_texts: int | None = None
     """Make this many sentences instead, from a small grammar."""
+    words: Path | None = None
+    """Word list, one a line (what follows a space is passed over, as in a pronouncing dictionary): in `train` one word
+    in three of a sentence gives way to one of these, so that many spellings are heard."""
     speechocean: Path | None = None
     """Folder with train, test_seen_speaker and test_unseen_speaker.parquet of speechocean762."""
     seed: int = 0
@@ -202,7 +205,13 @@ class Sentences:
             chosen = [text for text in texts if _is_test_text(text) == held_out]
             if not chosen:
                 raise DataError(f"{len(texts)} texts are too few to divide; give at least 100")
-            chosen = random.Random(derive_seed("sentences", self.seed, split)).sample(chosen, len(chosen))
+            rng = random.Random(derive_seed("sentences", self.seed, split))
+            chosen = rng.sample(chosen, len(chosen))
+            if self.words is not None and not held_out:
+                words = [w for line in _lines(self.words) if re.fullmatch("[a-z]{2,12}", w := line.split(" ")[0])]
+                if not words:
+                    raise DataError(f"'{self.words}' holds no words of 2 to 12 letters at the beginnings of its lines")
+                chosen = [" ".join(rng.choice((w, w, rng.choice(words))) for w in text.split()) for text in chosen]
             speakers = [voice for voice in voices if voice.held_out == held_out]
             turns = [voice for _ in range(self.test_per_voice if held_out else self.per_voice) for voice in speakers]
             if not held_out:
@@ -216,11 +225,14 @@ class Sentences:
             raise DataError("give either --texts FILE or --make-texts N")
         if self.texts is None:
             return make_texts(self.make_texts or 0, self.seed)
-        try:
-            lines = self.texts.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"'{self.texts}' cannot be read as UTF-8 text: {error}") from error
-        return list(dict.fromkeys(text for line in lines if (text := " ".join(line.lower().split()))))
+        return list(dict.fromkeys(text for line in _lines(self.texts) if (text := " ".join(line.lower().split()))))
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"'{file}' cannot be read as UTF-8 text: {error}") from error
 
 
 def _digit_words(rng: random.Random, *, held_out: bool) -> list[str]:
