@@ -17,7 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from resgen.checkpoints.format import sha256_file
 from resgen.cli.main import main
@@ -98,6 +100,24 @@ def generator(work: Path, tokenizer: Path, codes: Path) -> Path:
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     return work / "generator"
+
+
+@pytest.mark.parametrize("stage", ["tokenizer", "generator"])
+def test_a_training_starts_from_a_model(
+    stage: str, work: Path, tokenizer: Path, codes: Path, generator: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One step that learns next to nothing leaves the weights where they were; what does not fit is refused."""
+    init = generator / "model" if stage == "generator" else tokenizer
+    given = ["--tokenizer", tokenizer, "--data", codes] if stage == "generator" else []
+    tiny = ["--set", f"{stage}_training.num_steps=1", f"{stage}_training.learning_rate=1e-12", "--init", init]
+    argv = ["train", stage, "--recipe", "digits", *given, *SETTINGS]
+    run(*argv, *tiny, "--out", work / f"{stage}-again")
+    found, wanted = (load_file(path / f"{stage}.safetensors") for path in (work / f"{stage}-again" / "model", init))
+    torch.testing.assert_close(found, wanted, rtol=1e-2, atol=1e-2)  # codebooks follow their codes
+    wider = ["--set", f"{stage}.{'mlp_width=96' if stage == 'generator' else 'width=16'}"]
+    assert main([str(word) for word in [*argv, *wider, "--init", init, "--out", work / "refused"]]) == 2
+    assert "but the model needs" in capsys.readouterr().err.splitlines()[-1]
+    assert not (work / "refused" / "checkpoints").exists()
 
 
 def test_tokenizer_run_folder(tokenizer: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from resgen.cli.main import main
 from resgen.data.sound import read_sound, write_sound
@@ -204,6 +205,20 @@ def test_a_stage_goes_on_where_it_stopped(
     for name in ("generator", "tokenizer"):
         file = f"{name}.safetensors"
         assert (out / "model" / file).read_bytes() == (model / file).read_bytes()
+
+
+@pytest.mark.parametrize("stage", ["tokenizer", "vocoder", "text", "generator"])
+def test_a_training_starts_from_a_model(
+    stage: str, work: Path, corpus: Path, parts: dict[str, Path], options: list[object], model: Path
+) -> None:
+    """One step that learns next to nothing leaves the weights where they were."""
+    init = parts.get(stage, model)
+    given = [*options, *STEPPED] if stage == "generator" else ["--data", corpus]
+    tiny = ["--set", f"{stage}_training.num_steps=1", f"{stage}_training.learning_rate=1e-12"]
+    train(stage, *given, *tiny, "--init", init, "--out", work / f"{stage}-again")
+    found, wanted = (load_file(path / f"{stage}.safetensors") for path in (work / f"{stage}-again" / "model", init))
+    torch.testing.assert_close(found, wanted, rtol=1e-2, atol=1e-2)  # codebooks follow their codes
+    assert str(init) in (work / f"{stage}-again" / "config.yaml").read_text()
 
 
 def test_training_on_codes_that_are_there(work: Path, parts: dict[str, Path], model: Path) -> None:

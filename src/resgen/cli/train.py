@@ -47,6 +47,8 @@ class Training(ABC):
     """Folder of the run; what was trained is in its folder 'model'."""
     resume: bool = False
     """Go on from the newest checkpoint in --out."""
+    init: Annotated[str | None, option("DIR")] = None
+    """Start from the weights of this model, of the same shape, instead of anew (fine-tuning)."""
     as_json: Json = False
 
     @abstractmethod
@@ -56,7 +58,13 @@ class Training(ABC):
     @property
     def common(self) -> dict[str, Any]:
         """What all functions that train take."""
-        return {"data": self.data, "out": self.out, "max_minutes": self.max_minutes, "resume": self.resume}
+        return {
+            "data": self.data,
+            "out": self.out,
+            "max_minutes": self.max_minutes,
+            "resume": self.resume,
+            "init": self.init,
+        }
 
     def run(self) -> int:
         """Train and report the last metrics; the message of an interrupted training says how to go on."""
@@ -153,6 +161,8 @@ class TrainGenerator(Training):
         resgen train generator --kind rq_transformer --recipe digits --tokenizer runs/digits-tokenizer/model --out rq
         resgen train generator --recipe spoken_digits --data speech/digits --tokenizer runs/mel/model \\
             --text runs/text/model --vocoder runs/vocoder/model --out runs/voice
+        resgen train generator --init runs/digits/model --recipe digits --tokenizer runs/digits/model --data mine/ \\
+            --out runs/tuned
     """
 
     recipe: str

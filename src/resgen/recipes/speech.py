@@ -106,7 +106,9 @@ def sentences_small() -> SpeechRecipe:
         text=replace(small.text, width=160, mlp_width=640),
         text_training=replace(small.text_training, num_steps=6000),
         generator_training=replace(small.generator_training, num_steps=40_000),
-        sampling=replace(small.sampling, num_steps=15),
+        sampling=SamplingConfig(
+            num_steps=15, mask_schedule="power", top_p=0.95, choice_temperature=1.0, guidance_scale=1.0
+        ),
     )
 
 

@@ -26,6 +26,7 @@ from resgen.ops.random import seeded
 from resgen.tokenizers.image import ImageTokenizer
 from resgen.training.generator_task import Evaluate, GeneratorTask
 from resgen.training.image_product import ClassExamples, ImageProduct
+from resgen.training.initial import start_from, start_generator_from
 from resgen.training.parallel import first_alone, initialise
 from resgen.training.recipe import Recipe
 from resgen.training.stages import CODE_FOLDERS, check_folder, data_path, run_stage
@@ -42,7 +43,13 @@ waits for another until it gives up."""
 
 
 def train_tokenizer(
-    recipe: Recipe, *, data: str | None, out: str | Path, max_minutes: float | None = None, resume: bool = False
+    recipe: Recipe,
+    *,
+    data: str | None,
+    out: str | Path,
+    max_minutes: float | None = None,
+    resume: bool = False,
+    init: str | Path | None = None,
 ) -> dict[str, float]:
     """Stage 1: train a tokenizer and write `out/model`; returns the final metrics.
 
@@ -52,11 +59,14 @@ def train_tokenizer(
         out: run folder.
         max_minutes: budget of wall time.
         resume: continue the run in `out`.
+        init: start from the weights of this model, of the same shape (fine-tuning).
     """
     check_folder(out, resume)
     train, held_out = open_splits(data_path(recipe, data))
     with seeded(recipe.tokenizer_training.seed, "tokenizer"):
         tokenizer = ImageTokenizer(recipe.tokenizer)
+        if init is not None:
+            start_from(tokenizer, init, "tokenizer")
         task = TokenizerTask(
             tokenizer,
             recipe.tokenizer_loss,
@@ -73,6 +83,7 @@ def train_tokenizer(
         out,
         max_minutes=max_minutes,
         resume=resume,
+        init=init,
         about={"name": train.name, "sha256": train.fingerprint, "resize": recipe.data.resize},
         configs={"tokenizer": recipe.tokenizer, "tokenizer_loss": recipe.tokenizer_loss},
     )
@@ -86,6 +97,7 @@ def train_generator(
     out: str | Path,
     max_minutes: float | None = None,
     resume: bool = False,
+    init: str | Path | None = None,
     evaluator: Callable[[ImageTokenizer], Evaluate] | None = None,
 ) -> dict[str, float]:
     """Stage 2: train a generator on codes and write the pipeline `out/model`; returns the final metrics.
@@ -97,6 +109,8 @@ def train_generator(
         out: run folder.
         max_minutes: budget of wall time.
         resume: continue the run in `out`.
+        init: start from the weights of this pipeline's generator, of the same tokenizer and shape (fine-tuning); where
+            the classes differ in number, theirs start anew.
         evaluator: makes, for the tokenizer, what is called every `evaluate_every` steps.
     """
     check_folder(out, resume)
@@ -120,6 +134,8 @@ def train_generator(
     tokenizer_history = folder.extra.get("history", {})
     with seeded(recipe.generator_training.seed, "generator"):
         model = build(model_config, loaded.spec)
+        if init is not None:
+            start_generator_from(model, init, loaded)
     task = GeneratorTask(
         model,
         recipe.generator_loss,
@@ -139,6 +155,7 @@ def train_generator(
         out,
         max_minutes=max_minutes,
         resume=resume,
+        init=init,
         about={
             "sha256": train.data_fingerprint,
             "versions": train.versions,

@@ -32,6 +32,7 @@ from resgen.tokenizers.sound import SoundCodec, SoundTokenizer
 from resgen.tokenizers.vocoder import Vocoder
 from resgen.tokenizers.waveform import WaveformTokenizer, WaveformTokenizerConfig
 from resgen.training.generator_task import GeneratorTask
+from resgen.training.initial import start_from, start_generator_from
 from resgen.training.parallel import first_alone, initialise
 from resgen.training.sound_task import SoundTokenizerTask
 from resgen.training.speech_product import SpeechExamples, SpeechProduct
@@ -45,7 +46,13 @@ ENCODE_BATCH = 16
 
 
 def train_sound_tokenizer(
-    recipe: SpeechRecipe, *, data: str | None, out: str | Path, max_minutes: float | None = None, resume: bool = False
+    recipe: SpeechRecipe,
+    *,
+    data: str | None,
+    out: str | Path,
+    max_minutes: float | None = None,
+    resume: bool = False,
+    init: str | Path | None = None,
 ) -> dict[str, float]:
     """Stage 1: train a sound tokenizer and write `out/model`; returns the final metrics.
 
@@ -55,6 +62,7 @@ def train_sound_tokenizer(
         out: run folder.
         max_minutes: budget of wall time.
         resume: continue the run in `out`.
+        init: start from the weights of this model, of the same shape (fine-tuning).
 
     Raises:
         ConfigError: the recipe's tokenizer is a codec.
@@ -68,6 +76,8 @@ def train_sound_tokenizer(
     with seeded(recipe.tokenizer_training.seed, "tokenizer"):
         is_mel = isinstance(recipe.tokenizer, MelTokenizerConfig)
         tokenizer = MelTokenizer(recipe.tokenizer) if is_mel else WaveformTokenizer(recipe.tokenizer)  # type: ignore[arg-type]
+        if init is not None:
+            start_from(tokenizer, init, "tokenizer")
         train, held_out, about = _stores(recipe, data, tokenizer.sample_rate_hz)
         task = SoundTokenizerTask(tokenizer, recipe.tokenizer_loss, train, held_out)
     config = {"tokenizer": recipe.tokenizer, "tokenizer_loss": recipe.tokenizer_loss}
@@ -79,6 +89,7 @@ def train_sound_tokenizer(
         out,
         max_minutes=max_minutes,
         resume=resume,
+        init=init,
         about=about,
         configs=config,
     )
@@ -92,6 +103,7 @@ def train_vocoder(
     tokenizer: str | Path | None = None,
     max_minutes: float | None = None,
     resume: bool = False,
+    init: str | Path | None = None,
 ) -> dict[str, float]:
     """Train a vocoder and write `out/model`; arguments as for `train_sound_tokenizer`.
 
@@ -104,7 +116,10 @@ def train_vocoder(
         raise ConfigError(f"'{tokenizer}' is a tokenizer of waveforms, which needs no vocoder")
     train, held_out, about = _stores(recipe, data, recipe.vocoder.mel.sample_rate_hz)
     with seeded(recipe.vocoder_training.seed, "vocoder"):
-        task = VocoderTask(Vocoder(recipe.vocoder), recipe.vocoder_loss, train, held_out, tokenizer=loaded)
+        vocoder = Vocoder(recipe.vocoder)
+        if init is not None:
+            start_from(vocoder, init, "vocoder")
+        task = VocoderTask(vocoder, recipe.vocoder_loss, train, held_out, tokenizer=loaded)
     config = {"vocoder": recipe.vocoder, "vocoder_loss": recipe.vocoder_loss}
     return run_stage(
         task,
@@ -114,20 +129,31 @@ def train_vocoder(
         out,
         max_minutes=max_minutes,
         resume=resume,
+        init=init,
         about=about,
         configs=config,
     )
 
 
 def train_text(
-    recipe: SpeechRecipe, *, data: str | None, out: str | Path, max_minutes: float | None = None, resume: bool = False
+    recipe: SpeechRecipe,
+    *,
+    data: str | None,
+    out: str | Path,
+    max_minutes: float | None = None,
+    resume: bool = False,
+    init: str | Path | None = None,
 ) -> dict[str, float]:
     """Train a text model (alignment and durations) and write `out/model`; arguments as for `train_sound_tokenizer`."""
     check_folder(out, resume)
     mel = mel_of(recipe)
     train, held_out, about = _stores(recipe, data, mel.sample_rate_hz)
     with seeded(recipe.text_training.seed, "text"):
-        task = TextTask(TextModel(recipe.text), recipe.text_loss, train, held_out, mel=mel)
+        model, known = TextModel(recipe.text), ""
+        if init is not None:
+            start_from(model, init, "text")
+            known = load_text_model(init)[1]
+        task = TextTask(model, recipe.text_loss, train, held_out, mel=mel, alphabet=known)
     config = {"text": recipe.text, "text_loss": recipe.text_loss}
     return run_stage(
         task,
@@ -137,6 +163,7 @@ def train_text(
         out,
         max_minutes=max_minutes,
         resume=resume,
+        init=init,
         about=about,
         configs=config,
     )
@@ -152,6 +179,7 @@ def train_speech_generator(
     out: str | Path,
     max_minutes: float | None = None,
     resume: bool = False,
+    init: str | Path | None = None,
 ) -> dict[str, float]:
     """Stage 2: train a generator on codes and write the speech pipeline `out/model`; returns the final metrics.
 
@@ -164,6 +192,7 @@ def train_speech_generator(
         out: run folder.
         max_minutes: budget of wall time.
         resume: continue the run in `out`.
+        init: start from the weights of this pipeline's generator, of the same tokenizer and shape (fine-tuning).
     """
     check_folder(out, resume)
     loaded, _ = load_sound_tokenizer(tokenizer)
@@ -197,6 +226,8 @@ def train_speech_generator(
     model_config = replace(recipe.generator, feature_width=text_model.config.width, feature_stride=stride)
     with seeded(recipe.generator_training.seed, "generator"):
         model = build(model_config, loaded.spec)
+        if init is not None:
+            start_generator_from(model, init, loaded)
     voice = VoiceConfig(
         loudness_db=recipe.data.loudness_db,
         max_prompt_seconds=recipe.prompts.max_seconds,
@@ -226,6 +257,7 @@ def train_speech_generator(
         out,
         max_minutes=max_minutes,
         resume=resume,
+        init=init,
         about=caches[0].made_from,
         configs=config,
         kind=kind_of(model_config).name,

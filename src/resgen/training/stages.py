@@ -46,6 +46,7 @@ def run_stage(
     *,
     max_minutes: float | None,
     resume: bool,
+    init: str | Path | None,
     about: Mapping[str, Any],
     configs: Mapping[str, Any],
     kind: str | None = None,
@@ -60,6 +61,7 @@ def run_stage(
         out: run folder.
         max_minutes: budget of wall time.
         resume: continue the run in `out`.
+        init: the model whose weights the task has already; without one it starts from data, where it does so.
         about: the data.
         configs: all other settings by name; a run is resumed with the same ones only.
         kind: of a generator.
@@ -67,12 +69,20 @@ def run_stage(
     config = {
         "stage": stage,
         **({"kind": kind} if kind else {}),
+        **({"init": str(init)} if init else {}),
         "recipe": recipe.name,
         "data": dict(about),
         **{name: config_to_dict(part) for name, part in configs.items()},
         "training": config_to_dict(training),
     }
     trainer = Trainer(
-        task, training, out, max_minutes=max_minutes, resume=resume, reduce=initialise(), run_config=config
+        task,
+        training,
+        out,
+        max_minutes=max_minutes,
+        resume=resume,
+        start_from_data=init is None,
+        reduce=initialise(),
+        run_config=config,
     )
     return trainer.run()

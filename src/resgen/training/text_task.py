@@ -131,6 +131,7 @@ class TextTask:
         train: recordings with texts.
         held_out: others, to validate on.
         mel: frames and bands, those of the tokenizer.
+        alphabet: characters that the model knows already.
         history: how what the model builds on was made.
     """
 
@@ -144,6 +145,7 @@ class TextTask:
         held_out: SpeechStore,
         *,
         mel: MelConfig,
+        alphabet: str = "",
         history: Mapping[str, Any] | None = None,
     ) -> None:
         if mel.num_bands != model.config.num_bands:
@@ -154,6 +156,7 @@ class TextTask:
         self.model, self.config = model, config
         self.train = Recordings(train, mel, model.config.max_tokens)
         self.held_out = Recordings(held_out, mel, model.config.max_tokens)
+        self._alphabet = alphabet
         self.history = dict(history or {})
 
     @property
@@ -246,7 +249,7 @@ class TextTask:
     def export(self, folder: Path, history: Mapping[str, Any]) -> None:
         """Write the text model's folder, with the characters that training has seen."""
         history = {**self.history, **history}
-        save_text_model(folder, self.model, alphabet=alphabet_of(self.train.texts), history=history)
+        save_text_model(folder, self.model, alphabet=alphabet_of([self._alphabet, *self.train.texts]), history=history)
 
     def _losses(self, batch: Utterances, fade: float) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """Loss, metrics, and the durations of the alignment, with `fade` of the priors."""

@@ -60,6 +60,8 @@ class Trainer:
         out_dir: the run folder.
         max_minutes: budget of wall time over all sessions; None for none.
         resume: continue the run in `out_dir`.
+        start_from_data: let a new run's task start from data (`Task.before_start`), which one that has been given
+            trained weights must not.
         reduce: sums over processes.
         run_config: the whole resolved configuration, for `config.yaml` and for the check on resume; by default
             `{"training": config}`.
@@ -78,6 +80,7 @@ class Trainer:
         *,
         max_minutes: float | None = None,
         resume: bool = False,
+        start_from_data: bool = True,
         reduce: Reduce = LOCAL,
         run_config: Mapping[str, Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -99,6 +102,7 @@ class Trainer:
         self.out_dir = Path(out_dir)
         self.max_minutes = max_minutes
         self._resume = resume
+        self._start_from_data = start_from_data
         self._clock = clock
         self._tensorboard = tensorboard
         self._run_config = plain_config({"training": config_to_dict(config)} if run_config is None else run_config)
@@ -143,7 +147,8 @@ class Trainer:
         else:
             if self._resume:
                 messages.append(f"no checkpoint in '{self.out_dir}'; starting from the beginning")
-            task.before_start(generator(config.seed, "before_start"), self.reduce)
+            if self._start_from_data:
+                task.before_start(generator(config.seed, "before_start"), self.reduce)
         self._skeleton = skeleton_of(task.module) if config.shard else None
         if config.compile and hasattr(task, "compile"):
             task.compile()

@@ -1,0 +1,50 @@
+"""Starting a training from the weights of a saved model instead of anew: fine-tuning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from resgen.checkpoints.artefacts import AnyTokenizer, check_belongs
+from resgen.checkpoints.format import load_folder, load_tensors, resolve_model
+from resgen.checkpoints.tensors import load_state, module_tensors
+from resgen.models.base import CodeModel
+
+CLASSES = "condition.embedding.weight"
+"""A generator's vectors of classes; the last one stands for no class."""
+
+
+def start_from(module: nn.Module, name_or_path: str | Path, part: str) -> None:
+    """Give a new module the weights of a saved one of the same shape.
+
+    Args:
+        module: receives the weights.
+        name_or_path: model folder or bundled name.
+        part: what of it: tokenizer, vocoder, text or generator.
+
+    Raises:
+        CheckpointError: there is no such part, it is damaged, or of another shape.
+    """
+    folder = load_folder(resolve_model(name_or_path))
+    load_state(module, load_tensors(folder.component(part)), str(folder.path))
+
+
+@torch.no_grad()
+def start_generator_from(generator: CodeModel, name_or_path: str | Path, tokenizer: AnyTokenizer) -> None:
+    """`start_from` for a generator, which must have been trained on codes of the same tokenizer.
+
+    Where the number of classes differs, classes start anew and only "no class" keeps its vector.
+
+    Raises:
+        CheckpointError: as `start_from`; or another tokenizer's codes made it.
+    """
+    folder = load_folder(resolve_model(name_or_path))
+    saved = folder.component("generator")
+    check_belongs(tokenizer, generator.spec, saved.config.get("codebooks_sha256"), str(folder.path))
+    tensors = load_tensors(saved)
+    fresh, known = module_tensors(generator).get(CLASSES), tensors.get(CLASSES)
+    if fresh is not None and known is not None and len(fresh) != len(known) and fresh.shape[1:] == known.shape[1:]:
+        tensors[CLASSES] = torch.cat([fresh[:-1].float(), known[-1:].float()])
+    load_state(generator, tensors, str(folder.path))

@@ -1,0 +1,93 @@
+"""Weights of saved models as a start."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from resgen.checkpoints.artefacts import save_pipeline
+from resgen.checkpoints.tensors import module_tensors
+from resgen.errors import CheckpointError
+from resgen.kinds import build
+from resgen.models.base import CodeModel
+from resgen.models.resgen import ResGenConfig
+from resgen.ops.random import seeded
+from resgen.quantizers import QuantizerConfig
+from resgen.samplers.unmasking import SamplingConfig
+from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
+from resgen.training.initial import start_from, start_generator_from
+
+CONFIG = ResGenConfig(width=16, num_layers=1, num_heads=2, mlp_width=32, condition_width=16, num_classes=2)
+
+
+def make_tokenizer(seed: int) -> ImageTokenizer:
+    config = ImageTokenizerConfig(
+        image_size=8,
+        channels=1,
+        width=8,
+        multipliers=(1, 2),
+        code_dim=4,
+        quantizer=QuantizerConfig(depth=2, codebook_size=8),
+    )
+    with seeded("tokenizer", seed):
+        tokenizer = ImageTokenizer(config)
+        torch.nn.init.normal_(tokenizer.quantizer.codebooks)
+    return tokenizer
+
+
+def make_generator(tokenizer: ImageTokenizer, seed: int, **changes: int) -> CodeModel:
+    with seeded("generator", seed):
+        model = build(replace(CONFIG, **changes), tokenizer.spec)
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter)
+    return model
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    tokenizer = make_tokenizer(0)
+    generator = make_generator(tokenizer, 0)
+    save_pipeline(
+        tmp_path / "model", tokenizer, generator, sampling=SamplingConfig(num_steps=2), class_names=("a", "b")
+    )
+    return tmp_path / "model"
+
+
+def bfloat16(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.to(torch.bfloat16) for name, value in module_tensors(module).items()}
+
+
+def test_every_weight_is_taken(saved: Path) -> None:
+    tokenizer, generator = make_tokenizer(1), make_generator(make_tokenizer(1), 1)
+    start_from(tokenizer, saved, "tokenizer")
+    torch.testing.assert_close(bfloat16(tokenizer), bfloat16(make_tokenizer(0)), rtol=0, atol=0)
+    start_generator_from(generator, saved, tokenizer)
+    torch.testing.assert_close(bfloat16(generator), bfloat16(make_generator(tokenizer, 0)), rtol=0, atol=0)
+    assert all(parameter.requires_grad for parameter in generator.parameters())
+
+
+def test_other_classes_start_anew_but_no_class_is_kept(saved: Path) -> None:
+    tokenizer = make_tokenizer(0)
+    generator, fresh, known = (
+        make_generator(tokenizer, seed, num_classes=classes) for seed, classes in ((1, 5), (1, 5), (0, 2))
+    )
+    start_generator_from(generator, saved, tokenizer)
+    vectors = generator.condition.embedding.weight
+    torch.testing.assert_close(vectors[:5], fresh.condition.embedding.weight[:5])
+    torch.testing.assert_close(vectors[5:].bfloat16(), known.condition.embedding.weight[2:].bfloat16())
+
+
+def test_what_does_not_fit_is_refused_and_leaves_the_module_alone(saved: Path) -> None:
+    tokenizer = make_tokenizer(0)
+    wider = make_generator(tokenizer, 1, mlp_width=48)
+    before = {name: value.clone() for name, value in module_tensors(wider).items()}
+    with pytest.raises(CheckpointError, match="has shape .* but the model needs"):
+        start_generator_from(wider, saved, tokenizer)
+    torch.testing.assert_close(module_tensors(wider), before)
+    with pytest.raises(CheckpointError, match="do not belong together"):
+        start_generator_from(make_generator(tokenizer, 1), saved, make_tokenizer(1))
+    with pytest.raises(CheckpointError, match="vocoder"):
+        start_from(tokenizer, saved, "vocoder")
