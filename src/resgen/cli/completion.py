@@ -157,9 +157,8 @@ def options_of(command: type[Any]) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     hints = get_type_hints(command, include_extras=True)
     for field in fields(command):
-        kind, *extras = (
-            get_args(hints[field.name]) if get_origin(hints[field.name]) is Annotated else (hints[field.name],)
-        )
+        hint = hints[field.name]
+        kind, *extras = get_args(hint) if get_origin(hint) is Annotated else (hint,)
         if is_dataclass(kind):
             found |= options_of(cast(type[Any], kind))
             continue
