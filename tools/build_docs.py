@@ -26,12 +26,16 @@ SITE = BUILD / "site"
 PACKAGE = ROOT / "src" / "resgen"
 COPIED = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 """Pages that lie outside of docs/, by their names on the site."""
-FOREIGN = re.compile(r"<(?:script|link|img|iframe|source)\b[^>]*?(?:src|href)=[\"']?(?:https?:)?//[^\s>]*", re.IGNORECASE)
+FOREIGN = re.compile(
+    r"<(?:script|link|img|iframe|source)\b[^>]*?(?:src|href)=[\"']?(?:https?:)?//[^\s>]*", re.IGNORECASE
+)
 
 
 def modules(package: Path) -> list[Path]:
     """The Python files of a package that are part of the reference."""
-    return [path for path in sorted(package.glob("*.py")) if path.name != "__init__.py" and not path.name.startswith("_")]
+    return [
+        path for path in sorted(package.glob("*.py")) if path.name != "__init__.py" and not path.name.startswith("_")
+    ]
 
 
 def packages() -> dict[str, list[Path]]:
@@ -142,6 +146,20 @@ def collect() -> None:
     write("api/index.md", head + "| module | what |\n|---|---|\n" + "\n".join(rows) + "\n")
 
 
+def unlisted() -> list[str]:
+    """Pages of build/docs that the navigation lacks, and entries without a page; pages below results/ are linked from
+    its own."""
+    entries = set(
+        re.findall(r"^ +- .*?([\w./-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    )
+    there = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
+    own = {page for page in there if not page.startswith("results/")}
+    return [
+        *(f"mkdocs.yml: the navigation lacks {page}" for page in sorted(own - entries)),
+        *(f"mkdocs.yml: there is no page {page}" for page in sorted(entries - there)),
+    ]
+
+
 def foreign_assets() -> list[str]:
     """What pages of the site would load from elsewhere."""
     return [
@@ -159,13 +177,20 @@ def main() -> int:
         print("\n".join(problems))
         return 1
     collect()
+    problems = unlisted()
+    if problems:
+        print("\n".join(problems))
+        return 1
     shutil.rmtree(SITE, ignore_errors=True)
     command = [sys.executable, "-m", "zensical", "build", "--strict", "--clean", "-f", str(ROOT / "mkdocs.yml")]
     result = subprocess.run(command, cwd=ROOT)
     if result.returncode:
         return result.returncode
     problems = foreign_assets()
-    print("\n".join(problems) or f"the site is in {SITE.relative_to(ROOT)}/index.html, {len(list(SITE.rglob('*.html')))} pages")
+    print(
+        "\n".join(problems)
+        or f"the site is in {SITE.relative_to(ROOT)}/index.html, {len(list(SITE.rglob('*.html')))} pages"
+    )
     return bool(problems)
 
 
