@@ -1,7 +1,7 @@
 """Speak: a text in the model's own voice, and after a prompt of a few seconds.
 
-Shows `SpeechPipeline`, prompts with their text, and several texts in one call. The bundled model knows the ten digits in
-English; its prompts are the two recordings that come with it (synthesizer voices). Use voices of people who agreed to it.
+Shows `SpeechPipeline`, prompts with their text, and several texts in one call. The bundled model knows the ten digits
+in English; its prompts are the two recordings that come with it (synthesizer voices). Use voices of people who agreed.
 
     python examples/speak_with_prompt.py --out out/speak
 """

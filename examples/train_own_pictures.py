@@ -2,8 +2,7 @@
 
 Shows recipes as frozen dataclasses, `train_tokenizer`, `train_generator` and the folders they leave. With
 `--data FOLDER` (class folders of pictures) give a recipe of about their size, for example `--recipe cifar10`. The
-default trains on scikit-learn's digits, as long as the recipe says (five to ten minutes on one core); `--steps` makes it
-shorter.
+default trains on scikit-learn's digits, as long as the recipe says (some minutes); `--steps` makes it shorter.
 
     python examples/train_own_pictures.py --out runs/mine
     python examples/train_own_pictures.py --data photos --recipe cifar10 --minutes 5 --out runs/photos

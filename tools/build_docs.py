@@ -4,9 +4,9 @@
 
 Links are checked first (tools/check_links.py). Then docs/ is copied to build/docs, beside generated pages: one of the
 reference for every package, one per bundled model, the examples, and what lies outside of docs/. Links that lead out of
-docs/ are turned to these pages, so that the same text can be read in the repository and on the site. zensical builds the
-site in strict mode from mkdocs.yml; a link that it does not find is an error as well. Nothing is loaded from a network,
-and the site loads nothing from elsewhere: that is checked at the end.
+docs/ are turned to these pages, so that the same text can be read in the repository and on the site. zensical builds
+the site in strict mode from mkdocs.yml; a link that it does not find is an error as well. Nothing is loaded from a
+network, and the site loads nothing from elsewhere: that is checked at the end.
 """
 
 from __future__ import annotations
@@ -75,6 +75,8 @@ def site_target(path: Path, anchor: str) -> str | None:
         return f"models/{path.relative_to(PACKAGE / 'assets').parts[0]}.md"
     if path.is_relative_to(PACKAGE) and path.suffix == ".py" and not path.name.startswith("__main"):
         page = path.parent.name if path.parent != PACKAGE else "resgen"
+        if path.name == "__init__.py":
+            return f"api/{page}.md"
         entry = module_name(path) + (f".{anchor}" if anchor and has_anchor(path, anchor) else "")
         return f"api/{page}.md#{entry}"
     if inside.parts[0] == "examples":
@@ -138,10 +140,9 @@ def collect() -> None:
         about = first_line(PACKAGE / ("" if name == "resgen" else name) / "__init__.py")
         title = name if name == "resgen" else f"resgen.{name}"
         write(f"api/{name}.md", f"# {title}\n\n{about}\n\n" + "\n".join(entries))
-        rows += [
-            f"| [`{module_name(path)}`]({name}.md#{module_name(path)}) | {first_line(path).replace('|', chr(92) + '|')} |"
-            for path in files
-        ]
+        for path in files:
+            what = first_line(path).replace("|", "\\|")
+            rows.append(f"| [`{module_name(path)}`]({name}.md#{module_name(path)}) | {what} |")
     head = "# Reference\n\nEvery module, made from its docstrings. Letters in shapes: [words](../words.md).\n\n"
     write("api/index.md", head + "| module | what |\n|---|---|\n" + "\n".join(rows) + "\n")
 
