@@ -13,7 +13,7 @@ from types import ModuleType
 
 import pytest
 
-from resgen.cli.main import parse
+from resgen.cli.main import COMMANDS, parse
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -59,14 +59,14 @@ def shell_lines(path: Path) -> list[str]:
     return [line.split(" #")[0].split(" > ")[0].strip() for line in lines if line.strip() and line[0] not in "# "]
 
 
-COMMANDS = [(path, line) for path in GUIDES for line in shell_lines(path)]
+LINES = [(path, line) for path in GUIDES for line in shell_lines(path)]
 
 
 def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-@pytest.mark.parametrize(("path", "line"), COMMANDS, ids=[f"{name_of(p)}-{n}" for n, (p, _) in enumerate(COMMANDS)])
+@pytest.mark.parametrize(("path", "line"), LINES, ids=[f"{name_of(p)}-{n}" for n, (p, _) in enumerate(LINES)])
 def test_commands_are_real(path, line):
     words = shlex.split(line)
     if "..." in words:
@@ -86,9 +86,19 @@ def test_commands_are_real(path, line):
 
 
 def test_there_are_commands_of_every_kind():
-    lines = [line for _, line in COMMANDS]
+    lines = [line for _, line in LINES]
     assert sum(line.startswith("resgen ") for line in lines) > 60
     assert any(line.startswith("torchrun ") for line in lines) and any(line.startswith("python ") for line in lines)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_examples_of_the_help_parse(name):
+    text = str(COMMANDS[name].__doc__).replace("\\\n", "")
+    examples = re.findall(r"^        (?:torchrun .*)?\(?(resgen .*)$", text, re.MULTILINE)
+    assert examples
+    for example in examples:
+        words = shlex.split(example.split(" > ")[0])
+        assert " ".join(words[1:]).startswith(name) and callable(parse(words[1:]).run)
 
 
 PYTHON = [(path, code) for path in GUIDES for code in blocks(path, "python")]
