@@ -3,7 +3,7 @@ PY   ?= python3
 JOBS ?= 2
 PIP  := .venv/bin/pip install -q --disable-pip-version-check -c constraints.txt
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test lint bench docs clean
 
 .venv/bin/python:
 	@$(PY) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "resgen needs Python 3.11 or newer: make PY=python3.11")'
@@ -17,6 +17,11 @@ PIP  := .venv/bin/pip install -q --disable-pip-version-check -c constraints.txt
 # All extras and the developers' tools.
 .venv/.dev: .venv/.core
 	$(PIP) -e '.[all,dev]'
+	@touch $@
+
+# What builds the documentation's site.
+.venv/.docs: .venv/.core
+	$(PIP) -e '.[docs]'
 	@touch $@
 
 setup: .venv/.dev
@@ -38,5 +43,8 @@ bench: .venv/.dev
 	.venv/bin/resgen bench depth
 	.venv/bin/resgen bench sampler
 
+docs: .venv/.docs
+	.venv/bin/python tools/build_docs.py
+
 clean:
-	rm -rf .venv out
+	rm -rf .venv out build

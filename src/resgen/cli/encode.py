@@ -34,7 +34,7 @@ class Encode:
         resgen encode --tokenizer runs/digits-tokenizer/model --data digits --out codes/digits
         torchrun --nproc-per-node 8 $(which resgen) encode --tokenizer runs/tokenizer/model --data imagenet --out codes
         resgen encode --verify --out codes
-        resgen encode --tokenizer runs/mel/model --text runs/text/model --recipe spoken_digits \
+        resgen encode --tokenizer runs/mel/model --text runs/text/model --recipe spoken_digits \\
             --data speech/digits --out codes/speech
     """
 

@@ -33,7 +33,7 @@ class Evaluate:
         resgen evaluate --model runs/a/model --data data/cifar10 --seed 0 1 2 --steps 16 --out a.json
         resgen evaluate --model runs/b/model --data data/cifar10 --protocol a.json --out b.json
         resgen evaluate --tokenizer runs/a-tokenizer/model --data data/cifar10 --out tokenizer.json
-        resgen evaluate --model spoken-digits-small --data speech/digits --split test_unseen --task cross-sentence \
+        resgen evaluate --model spoken-digits-small --data speech/digits --split test_unseen --task cross-sentence \\
             --out digits.json
     """
 

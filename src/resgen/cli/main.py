@@ -14,6 +14,7 @@ from resgen.cli.bench import BenchDepth, BenchQuantizer, BenchSampler
 from resgen.cli.bench_speed import BenchSpeed
 from resgen.cli.common import message, os_error_line, table
 from resgen.cli.compare import Compare, Sweep
+from resgen.cli.completion import Completion
 from resgen.cli.demo import Demo
 from resgen.cli.doctor import Doctor
 from resgen.cli.edit import EditImage
@@ -52,6 +53,7 @@ COMMANDS: dict[str, type[Any]] = {
     "bench depth": BenchDepth,
     "bench sampler": BenchSampler,
     "bench speed": BenchSpeed,
+    "completion": Completion,
 }
 
 EXAMPLES = """

@@ -1,0 +1,69 @@
+"""Sample with a model of your own: the sampler knows codes and what is visible, and nothing else.
+
+Shows the contract between model and sampler, `resgen.types.Predictor`, on the simplest model there is: how often each
+code occurs at each position and level. The pictures it gives (`frequencies.png`) show what a generator is for, beside
+those of the bundled model that the frequencies were counted on (`counted.png`).
+
+    python examples/own_predictor.py --out out/predictor
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from resgen import ImagePipeline
+from resgen.ops.sampling import nucleus_choice
+from resgen.pipelines.edit import tile_grid
+from resgen.samplers.unmasking import SamplingConfig, draw_noise, sample_codes
+
+
+class Frequencies:
+    """A `Predictor`, and the `TokenDistribution` it answers with: the same for every input."""
+
+    def __init__(self, codes: Tensor, codebook_size: int) -> None:
+        counts = F.one_hot(codes, codebook_size).sum(0) + 0.01
+        self.log_probs = (counts / counts.sum(-1, keepdim=True)).log()  # [L, D, V]
+
+    def __call__(self, codes: Tensor, visible: Tensor, guidance_scale: float) -> Frequencies:
+        """One network evaluation: codes [B, L, D] and visible [B, L] in, a distribution of what is masked out."""
+        self.visible = visible.flatten()
+        return self
+
+    def propose(self, rows: Tensor, uniform: Tensor, *, top_p: float, temperature: float) -> tuple[Tensor, Tensor]:
+        """Codes and log-probabilities [N, D] at the flattened positions `rows`; 0 at visible levels."""
+        logits = self.log_probs[rows % len(self.log_probs)]
+        codes = nucleus_choice(logits.flatten(0, 1) / temperature, uniform.flatten(), top_p).view(uniform.shape)
+        log_prob = logits.gather(-1, codes[..., None]).squeeze(-1)
+        masked = torch.arange(uniform.shape[1]) >= self.visible[rows, None]
+        return codes * masked, log_prob * masked
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")
+    parser.add_argument("--model", default="fashion-mnist-small", help="a bundled name or a folder")
+    parser.add_argument("--class", dest="wanted", default="Trouser", help="name or number of the class")
+    parser.add_argument("--num", type=int, default=32, help="pictures to count on")
+    parser.add_argument("--steps", type=int, default=8, help="network evaluations")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+
+    pipe = ImagePipeline.from_pretrained(args.model, device="cpu")
+    counted = pipe([args.wanted], num=args.num, num_steps=args.steps, seed=0)
+    model, spec = pipe.generator, pipe.generator.spec
+    predict = Frequencies(counted.codes, spec.codebook_size)
+    sampling = SamplingConfig(num_steps=args.steps, guidance_scale=0.0, choice_temperature=1.0)
+    noise = draw_noise(0, range(8), sampling.num_steps, spec, tokens=True)
+    samples = sample_codes(predict, model.codebooks, model.level_std, noise, sampling)
+    tile_grid(counted.images[:8], 8).save(args.out / "counted.png")
+    tile_grid(pipe.decode(samples.codes), 8).save(args.out / "frequencies.png")
+    print(f"8 samples of {spec.num_tokens} codes in {len(samples.steps)} steps: {args.out / 'frequencies.png'}")
+
+
+if __name__ == "__main__":
+    main()

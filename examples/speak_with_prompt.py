@@ -1,0 +1,45 @@
+"""Speak: a text in the model's own voice, and after a prompt of a few seconds.
+
+Shows `SpeechPipeline`, prompts with their text, and several texts in one call. The bundled model knows the ten digits
+in English; its prompts are the two recordings that come with it (synthesizer voices). Use voices of people who agreed.
+
+    python examples/speak_with_prompt.py --out out/speak
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from resgen import SpeechPipeline
+from resgen.cli.demo import bundled_voices
+from resgen.data.sound import write_sound
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder for the sounds")
+    parser.add_argument("--model", default="spoken-digits-small", help="a bundled name or a folder")
+    parser.add_argument("--texts", nargs="+", default=["three seven one", "nine zero"], help="what to say")
+    parser.add_argument("--prompt", type=Path, help="a recording of one to three seconds")
+    parser.add_argument("--prompt-text", help="what is said in it")
+    parser.add_argument("--steps", type=int, default=12, help="network evaluations")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+
+    pipe = SpeechPipeline.from_pretrained(args.model)
+    prompt, prompt_text = args.prompt, args.prompt_text
+    if prompt is None:
+        voice = bundled_voices(pipe.parts.folder)[0]
+        prompt, prompt_text = voice.path, voice.text
+        print(f"prompt: {prompt.name}, '{prompt_text}'")
+    for name, given in (("own", {}), ("prompted", {"prompt": prompt, "prompt_text": prompt_text})):
+        outputs = pipe.batch(args.texts, num_steps=args.steps, seed=0, **given)
+        for text, output in zip(args.texts, outputs, strict=True):
+            path = args.out / f"{name}-{text.replace(' ', '-')}.wav"
+            write_sound(output.audio, output.sample_rate_hz, path)
+            print(f"{path.name}: {output.duration_s:.1f} s, codes {tuple(output.codes.shape)}")
+
+
+if __name__ == "__main__":
+    main()

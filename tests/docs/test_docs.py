@@ -1,0 +1,209 @@
+"""What the documentation says: its commands parse, its Python runs, its links and its navigation hold."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from resgen.cli.main import COMMANDS, parse
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+GUIDES = [
+    path
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+    if not {"results", "adr"} & set(path.relative_to(ROOT).parts)
+]
+FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
+RUN = {"howto/own-parts.md", "quickstart.md"}
+"""Pages whose Python is run; the README's has a test of its own, that of other codecs needs one."""
+
+
+def tool(name: str) -> ModuleType:
+    """A script of tools/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def links() -> ModuleType:
+    return tool("check_links")
+
+
+@pytest.fixture
+def build(links: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.setitem(sys.modules, "check_links", links)
+    return tool("build_docs")
+
+
+def blocks(path: Path, *languages: str) -> list[str]:
+    """Code of the given languages on a page, without the indentation of lists."""
+    found = FENCE.findall(path.read_text(encoding="utf-8"))
+    return [re.sub(f"^{indent}", "", text, flags=re.MULTILINE) for indent, kind, text in found if kind in languages]
+
+
+def shell_lines(path: Path) -> list[str]:
+    """The command lines of a page."""
+    lines = [line for text in blocks(path, "", "bash", "sh") for line in text.replace("\\\n", "").splitlines()]
+    return [line.split(" #")[0].split(" > ")[0].strip() for line in lines if line.strip() and line[0] not in "# "]
+
+
+LINES = [(path, line) for path in GUIDES for line in shell_lines(path)]
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize(("path", "line"), LINES, ids=[f"{name_of(p)}-{n}" for n, (p, _) in enumerate(LINES)])
+def test_commands_are_real(path, line):
+    words = shlex.split(line)
+    if "..." in words:
+        assert words[0] in ("torchrun", "srun", "resgen")
+        return
+    if words[0] in ("torchrun", "srun"):  # what is run in several processes
+        program = next(i for i, word in enumerate(words) if word.endswith("resgen"))
+        words = ["resgen", *words[program + 1 :]]
+    if words[0] == "resgen":
+        assert callable(parse(words[1:]).run)
+    elif words[0] == "python":
+        assert (ROOT / words[1]).is_file(), line
+    elif words[0] == "make":
+        assert re.search(rf"^{words[-1].split('=')[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), line
+    else:
+        assert words[0] in ("git", "pip", "source") or line.startswith(".venv/bin/"), f"unknown program: {line}"
+
+
+def test_there_are_commands_of_every_kind():
+    lines = [line for _, line in LINES]
+    assert sum(line.startswith("resgen ") for line in lines) > 60
+    assert any(line.startswith("torchrun ") for line in lines) and any(line.startswith("python ") for line in lines)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_examples_of_the_help_parse(name):
+    text = str(COMMANDS[name].__doc__).replace("\\\n", "")
+    examples = re.findall(r"^        (?:torchrun .*)?\(?(resgen .*)$", text, re.MULTILINE)
+    assert examples
+    for example in examples:
+        words = shlex.split(example.split(" > ")[0])
+        assert " ".join(words[1:]).startswith(name) and callable(parse(words[1:]).run)
+
+
+PYTHON = [(path, code) for path in GUIDES for code in blocks(path, "python")]
+
+
+@pytest.mark.parametrize(("path", "code"), PYTHON, ids=[f"{name_of(p)}-{n}" for n, (p, _) in enumerate(PYTHON)])
+def test_python_compiles_and_its_names_exist(path, code):
+    compile(code, name_of(path), "exec")
+    for module, names in re.findall(r"^from (resgen\S*) import ([\w, ]+)$", code, re.MULTILINE):
+        for name in names.split(","):
+            assert hasattr(importlib.import_module(module), name.strip()), f"{module}.{name}"
+
+
+@pytest.mark.parametrize("page", sorted(RUN))
+def test_python_runs(page, tmp_path, monkeypatch):
+    pytest.importorskip("sklearn")
+    monkeypatch.chdir(tmp_path)
+    codes = blocks(DOCS / page, "python")
+    assert codes
+    for code in codes:
+        exec(compile(code, page, "exec"), {"__name__": "page"})
+
+
+def test_no_link_is_broken(links):
+    assert links.broken() == []
+
+
+@pytest.mark.parametrize(
+    ("target", "wrong"),
+    [
+        ("there.md", None),
+        ("there.md#second-heading", None),
+        ("there.md#a_b-c", None),
+        ("#here", None),
+        ("https://example.org/none", None),
+        ("code.py#Thing.method", None),
+        ("code.py#Thing.field", None),
+        ("gone.md", "does not exist"),
+        ("gone.png", "does not exist"),
+        ("there.md#third", "no heading"),
+        ("#third", "no heading"),
+        ("code.py#Thing.gone", "defines no"),
+        ("/there.md", "absolute"),
+        ("../../outside.md", "leads out"),
+    ],
+)
+@pytest.mark.parametrize("form", ["[words]({})", "![picture]({})", "[`code`]({})", "[![picture]({})](there.md)"])
+def test_links_are_checked(links, tmp_path, target, wrong, form):
+    folder = tmp_path / "project" / "docs"
+    folder.mkdir(parents=True)
+    (folder / "there.md").write_text("# First\n\n## Second heading\n\n## `a_b` (c)\n\n```\n# third\n```\n")
+    (folder / "code.py").write_text("class Thing:\n    field: int = 0\n\n    def method(self): ...\n")
+    (folder / "page.md").write_text(
+        f"# Here\n\n```\n[no link](in-code.md)\n```\n\n`[none](either.md)` {form.format(target)}\n"
+    )
+    found = links.broken(tmp_path / "project")
+    if wrong is None:
+        assert found == []
+    else:
+        assert len(found) == 1 and found[0].startswith("docs/page.md:7: ") and wrong in found[0]
+
+
+def test_links_out_of_docs_lead_to_pages_of_the_site(build):
+    text = (
+        "[a](../src/resgen/ops/masking.py#reveal) [b](../src/resgen/assets/cifar10-small/README.md) [c](words.md#x) "
+        "[d](../tools/check_links.py) [e](../examples/own_predictor.py) [f](../src/resgen/ops/masking.py#SCHEDULES)\n"
+        "```\n[g](../tools/check_links.py)\n```\n"
+    )
+    assert build.turned(text, DOCS / "page.md", build.DOCS / "page.md") == (
+        "[a](api/ops.md#resgen.ops.masking.reveal) [b](models/cifar10-small.md) [c](words.md#x) d "
+        "[e](examples.md#own_predictor) [f](api/ops.md#resgen.ops.masking)\n"
+        "```\n[g](../tools/check_links.py)\n```\n"
+    )
+
+
+def test_every_page_is_in_the_navigation(build, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "DOCS", tmp_path / "docs")
+    build.collect()
+    assert build.unlisted() == []
+    (tmp_path / "docs" / "new.md").write_text("# New\n")
+    (tmp_path / "docs" / "faq.md").unlink()
+    assert build.unlisted() == [
+        "mkdocs.yml: the navigation lacks new.md",
+        "mkdocs.yml: there is no page faq.md",
+    ]
+
+
+def test_foreign_assets_are_found(build, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "SITE", tmp_path)
+    (tmp_path / "a.html").write_text(
+        '<a href="https://example.org">x</a><script src="assets/a.js"></script><img src=b.png>'
+    )
+    assert build.foreign_assets() == []
+    (tmp_path / "b.html").write_text(
+        '<link rel=stylesheet href="https://example.org/a.css"><script src=//cdn/x.js></script>'
+    )
+    assert len(build.foreign_assets()) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_site_is_built():
+    pytest.importorskip("zensical")
+    pytest.importorskip("mkdocstrings")
+    result = subprocess.run([sys.executable, "tools/build_docs.py"], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    page = (ROOT / "build" / "site" / "api" / "ops.html").read_text(encoding="utf-8")
+    assert "resgen.ops.masking.reveal" in page and "B L D" in page
