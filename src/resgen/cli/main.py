@@ -17,6 +17,7 @@ from resgen.cli.compare import Compare, Sweep
 from resgen.cli.demo import Demo
 from resgen.cli.doctor import Doctor
 from resgen.cli.edit import EditImage
+from resgen.cli.edit_speech import EditSpeech
 from resgen.cli.encode import Encode
 from resgen.cli.evaluate import Evaluate
 from resgen.cli.generate import GenerateImage
@@ -41,6 +42,7 @@ COMMANDS: dict[str, type[Any]] = {
     "generate image": GenerateImage,
     "generate speech": GenerateSpeech,
     "edit image": EditImage,
+    "edit speech": EditSpeech,
     "evaluate": Evaluate,
     "compare": Compare,
     "sweep": Sweep,

@@ -189,7 +189,8 @@ class SpeechEditor:
     def words(self, heard: Heard) -> list[SpokenWord]:
         """The words of a recording."""
         content, frames = heard.text.encode(), heard.durations.cumsum(0)
-        ends = (heard.offset + frames * self.mel.hop_size).clamp(max=len(heard.samples)) / self.codec.sample_rate_hz
+        samples = (heard.offset + frames.double() * self.mel.hop_size).clamp(max=len(heard.samples))
+        ends = samples / self.codec.sample_rate_hz
         return [
             SpokenWord(content[begin:end].decode(), float(ends[begin]), float(ends[end]))
             for begin, end in _words(content)

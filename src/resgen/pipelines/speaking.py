@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -50,7 +50,7 @@ class Job(NamedTuple):
         stream: number of its noise.
         codes: given at its beginning: the prompt.
         features: of all of it.
-        after: codes given at its end; None for none.
+        after: codes given at its end, an example like the prompt; None for none.
     """
 
     stream: int
@@ -116,11 +116,11 @@ class SpeechRun:
         prompts = [len(job.codes) for job in jobs]
         sequence = SequenceCondition.of(lengths, prompts, [job.features for job in jobs])
         codes = torch.stack([F.pad(job.codes, (0, 0, 0, max(lengths) - len(job.codes))) for job in jobs])
-        visible = torch.where(sequence.prompt, model.spec.depth, 0)
+        given = sequence.prompt.clone()
         for row, (job, length) in enumerate(zip(jobs, lengths, strict=True)):
             if job.after is not None:
                 codes[row, length - len(job.after) : length] = job.after
-                visible[row, length - len(job.after) : length] = model.spec.depth
+                given[row, length - len(job.after) : length] = True
         if isinstance(self.callback, BatchCallback):
             self.callback.begin_batch(lengths)
         samples = sample(
@@ -129,12 +129,11 @@ class SpeechRun:
             seed=self.seed,
             indices=[job.stream for job in jobs],
             sampling=self.sampling,
-            given=(codes, visible),
-            sequence=sequence,
+            given=(codes, torch.where(given, model.spec.depth, 0)),
+            sequence=replace(sequence, prompt=given),
             callback=self.callback,
         )
-        given = (visible == model.spec.depth)[..., None]
-        if not torch.equal(samples.codes * given, codes * given):
+        if not torch.equal(samples.codes[given], codes[given]):
             raise RuntimeError("the sampler has altered codes that were given")
         self.steps += samples.steps
         ends = [length - job.num_after for length, job in zip(lengths, jobs, strict=True)]
