@@ -47,6 +47,7 @@ CONFIG = TrainerConfig(
     validate_every=3,
     sample_every=3,
     checkpoint_every=2,
+    loggers=(),
 )
 SHAPE = {"width": 16, "num_layers": 2, "num_heads": 2, "mlp_width": 32, "condition_width": 16, "num_classes": 3}
 MODELS: dict[str, Any] = {
@@ -125,7 +126,7 @@ def train(out: str, *settings: str) -> int:
 
         task.after_step = die  # type: ignore[method-assign]
     try:
-        Trainer(task, config, out, resume=resume, reduce=reduce, tensorboard=False).run()
+        Trainer(task, config, out, resume=resume, reduce=reduce).run()
     except ResGenError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

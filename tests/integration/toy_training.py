@@ -104,6 +104,7 @@ def toy_config(**changes) -> TrainerConfig:
         "precision": "fp32",
         "device": "cpu",
         "log_every": 1,
+        "loggers": (),
         "validate_every": 10,
         "sample_every": 0,
         "checkpoint_every": 7,
@@ -128,7 +129,7 @@ def main() -> int:
     torch.set_num_threads(1)
     config = toy_config(num_steps=args.steps, log_every=args.log_every)
     try:
-        Trainer(ToyTask(slow=args.slow), config, args.out, resume=args.resume, tensorboard=False).run()
+        Trainer(ToyTask(slow=args.slow), config, args.out, resume=args.resume).run()
     except Interrupted as error:
         print(error, file=sys.stderr)
         return 130

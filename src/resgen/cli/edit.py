@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import OmitArgPrefixes
 
-from resgen.cli.common import Json, check_out_dir, check_out_file, count_passes, option, positive, report, slug
-from resgen.cli.generate import SamplingOptions, Trace, check_trace, name_of, watched
+from resgen.cli.common import check_out_dir, check_out_file, count_passes, option, positive, report, slug
+from resgen.cli.generate import name_of, picture_trace
+from resgen.cli.sampling import Drawing, PictureSampling
 from resgen.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EditImage:
+class EditImage(Drawing):
     """Imagine a part of a picture anew, or its finer levels, with a trained model.
 
     The picture is encoded; what is kept comes back code for code, and the model draws the rest. For example:
@@ -28,8 +29,6 @@ class EditImage:
         resgen edit image --model m --input a.png --mask mask.png --class 3 --blend --num-samples 5 --out edited.png
     """
 
-    model: Annotated[str, option("DIR_OR_NAME")]
-    """Folder of a pipeline, or a bundled name (see `resgen models`)."""
     input: Annotated[Path, option("PICTURE")]
     """The picture."""
     mask: Annotated[str | None, option("PICTURE|BOX")] = None
@@ -46,27 +45,24 @@ class EditImage:
     """Cut out, resize and convert a picture of another size or mode, instead of refusing it."""
     num_samples: Annotated[int, option("N")] = 1
     """How many results; 1 if left out."""
-    sampling: Annotated[SamplingOptions, OmitArgPrefixes] = SamplingOptions()
+    sampling: Annotated[PictureSampling, OmitArgPrefixes] = PictureSampling()
     seed: int = 0
     """Result k is drawn from the stream (seed, k), in batches of any size."""
-    device: Annotated[str | None, option("NAME")] = None
-    """cpu, cuda or cuda:1; without it a GPU if there is one."""
     out: Annotated[Path, option("FILE_OR_DIR")]
     """A picture file for a sheet of input, mask and results, or a folder for this sheet and one file per result."""
-    trace: Trace = None
-    as_json: Json = False
 
     def run(self) -> None:
         positive("--num-samples", self.num_samples)
         to_folder = self.out.is_dir() or not self.out.suffix
         check_out_dir(self.out) if to_folder else check_out_file(self.out)
-        check_trace(self.trace)
+        self.check_trace()
+        settings = self.sampling.settings()
         from resgen.pipelines.image import ImagePipeline
 
         what = self.what()
         pipe = ImagePipeline.from_pretrained(self.model, device=self.device)
         begin = time.perf_counter()
-        with watched(pipe, self.trace) as (callback, traced):
+        with self.watched("sampling", lambda: picture_trace(pipe)) as (callback, traced):
             result = pipe.edit(
                 self.input,
                 **what,
@@ -77,7 +73,7 @@ class EditImage:
                 blend=self.blend,
                 resize=self.resize,
                 callback=callback,
-                **self.sampling.settings(),
+                **settings,
             )
             seconds = time.perf_counter() - begin
         name = name_of(pipe, result.class_ids[0]) if pipe.num_classes else "picture"

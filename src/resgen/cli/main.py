@@ -18,6 +18,7 @@ from resgen.cli.completion import Completion
 from resgen.cli.demo import Demo
 from resgen.cli.doctor import Doctor
 from resgen.cli.edit import EditImage
+from resgen.cli.edit_speech import EditSpeech
 from resgen.cli.encode import Encode
 from resgen.cli.evaluate import Evaluate
 from resgen.cli.generate import GenerateImage
@@ -42,6 +43,7 @@ COMMANDS: dict[str, type[Any]] = {
     "generate image": GenerateImage,
     "generate speech": GenerateSpeech,
     "edit image": EditImage,
+    "edit speech": EditSpeech,
     "evaluate": Evaluate,
     "compare": Compare,
     "sweep": Sweep,

@@ -5,24 +5,29 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import OmitArgPrefixes
 
 from resgen.cli.common import (
     SOUND_SUFFIXES,
-    Json,
     check_out_dir,
     check_out_file,
+    count_passes,
     message,
     option,
-    positive,
-    progress_bar,
     report,
 )
+from resgen.cli.sampling import Drawing, SamplingOptions
 from resgen.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from resgen.pipelines.speech import SpeechPipeline
+    from resgen.pipelines.trace_speech import SpeechTrace
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateSpeech:
+class GenerateSpeech(Drawing):
     """Speak a text, in the voice of a prompt or one of the model's own.
 
     What is left out is taken from the model's own settings. For example:
@@ -32,8 +37,6 @@ class GenerateSpeech:
         resgen generate speech --model runs/voice/model --texts lines.txt --out folder/
     """
 
-    model: Annotated[str, option("DIR_OR_NAME")]
-    """Folder of a speech pipeline, or a bundled name (see `resgen models`)."""
     text: Annotated[str | None, option("TEXT")] = None
     """What to say; sentences are spoken one after the other."""
     texts: Annotated[Path | None, option("FILE")] = None
@@ -44,45 +47,31 @@ class GenerateSpeech:
     """What is said in the prompt."""
     task: str = "cross-sentence"
     """cross-sentence: a new sentence in the prompt's voice. continuation: go on from the end of the prompt."""
-    steps: Annotated[int | None, option("N")] = None
-    """Network evaluations of the sampler."""
-    guidance_scale: Annotated[float | None, option("W")] = None
-    """How far to move from the unconditional prediction; 0 is off and halves the time."""
-    top_p: Annotated[float | None, option("P")] = None
-    """Mass of the codes or mixture components to draw from, in (0, 1]."""
-    temperature: Annotated[float | None, option("T")] = None
-    """Randomness of the codes."""
-    choice_temperature: Annotated[float | None, option("T")] = None
-    """Randomness in the order in which tokens are revealed."""
     speed: Annotated[float, option("R")] = 1.0
     """Above 1 is faster; 1 keeps the pace of the prompt."""
+    sampling: Annotated[SamplingOptions, OmitArgPrefixes] = SamplingOptions()
     seed: int = 0
     """Sentence k of text i is drawn from the stream (seed, i, k)."""
-    batch_size: Annotated[int, option("N")] = 16
-    """Sentences per network evaluation."""
-    device: Annotated[str | None, option("NAME")] = None
-    """cpu, cuda or cuda:1; without it a GPU if there is one."""
     out: Annotated[Path, option("FILE_OR_DIR")]
     """A .wav, .flac or .ogg file; with --texts a folder."""
-    as_json: Json = False
 
     def run(self) -> None:
-        positive("--batch-size", self.batch_size)
         if (self.text is None) == (self.texts is None):
             raise ConfigError("give either --text TEXT or --texts FILE")
         if self.texts is None:
             check_out_file(self.out, SOUND_SUFFIXES)
         else:
             check_out_dir(self.out)
+        self.check_trace()
+        settings = self.sampling.settings()
         texts = [self.text] if self.text is not None else read_lines(self.texts)
         from resgen.data.sound import write_sound
         from resgen.pipelines.speech import SpeechPipeline
 
         pipe = SpeechPipeline.from_pretrained(self.model, device=self.device)
-        if pipe.codec.needs_vocoder:
-            message("the model has no vocoder: phases are found by Griffin-Lim, which sounds rough")
+        warn_of_missing_vocoder(pipe)
         begin = time.perf_counter()
-        with progress_bar("speaking") as step_done:
+        with self.watched("speaking", lambda: speech_trace(pipe)) as (callback, traced):
             results = pipe.batch(
                 texts,
                 prompt=self.prompt,
@@ -90,21 +79,21 @@ class GenerateSpeech:
                 task=self.task,
                 speed=self.speed,
                 seed=self.seed,
-                batch_size=self.batch_size,
-                callback=step_done,
-                **self.settings(),
+                callback=callback,
+                **settings,
             )
-        seconds = time.perf_counter() - begin
+            seconds = time.perf_counter() - begin
         files = [self.out] if self.texts is None else [self.out / f"{k:04d}.wav" for k in range(len(results))]
         for result, file in zip(results, files, strict=True):
             write_sound(result.audio, result.sample_rate_hz, file)
         duration = sum(result.duration_s for result in results)
         document = {
             "files": files,
+            "trace": traced,
             "seconds": seconds,
             "duration_s": duration,
             "real_time_factor": seconds / duration,
-            "passes": sum(2 if step.guidance_scale else 1 for step in results[0].steps),
+            "passes": count_passes(results[0].steps),
             "depth": results[0].codes.shape[-1],
         }
         text = (
@@ -113,16 +102,18 @@ class GenerateSpeech:
         )
         report(document, as_json=self.as_json, text=text)
 
-    def settings(self) -> dict[str, Any]:
-        """The sampling options that were given, by the pipeline's names."""
-        given = {
-            "num_steps": self.steps,
-            "guidance_scale": self.guidance_scale,
-            "top_p": self.top_p,
-            "temperature": self.temperature,
-            "choice_temperature": self.choice_temperature,
-        }
-        return {name: value for name, value in given.items() if value is not None}
+
+def warn_of_missing_vocoder(pipe: SpeechPipeline) -> None:
+    """Say so, if phases have to be found by Griffin-Lim."""
+    if pipe.codec.needs_vocoder:
+        message("the model has no vocoder: phases are found by Griffin-Lim, which sounds rough")
+
+
+def speech_trace(pipe: SpeechPipeline) -> SpeechTrace:
+    """A trace of speech."""
+    from resgen.pipelines.trace_speech import SpeechTrace
+
+    return SpeechTrace(pipe)
 
 
 def read_lines(path: Path | None) -> list[str]:

@@ -1,5 +1,21 @@
 """Frozen dataclasses to and from plain dictionaries, JSON and YAML, strictly."""
 
-from resgen.config.strict import config_from_dict, config_to_dict, flat_keys, load_yaml, parse_overrides, replace_nested
+from resgen.config.strict import (
+    config_from_dict,
+    config_to_dict,
+    flat_keys,
+    flatten,
+    load_yaml,
+    parse_overrides,
+    replace_nested,
+)
 
-__all__ = ["config_from_dict", "config_to_dict", "flat_keys", "load_yaml", "parse_overrides", "replace_nested"]
+__all__ = [
+    "config_from_dict",
+    "config_to_dict",
+    "flat_keys",
+    "flatten",
+    "load_yaml",
+    "parse_overrides",
+    "replace_nested",
+]

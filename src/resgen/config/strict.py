@@ -68,6 +68,17 @@ def flat_keys(config: Any, prefix: str = "") -> list[str]:
     return keys
 
 
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one with dotted keys; sequences become lists."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, (list, tuple)) else value
+    return flat
+
+
 def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
     """`["optim.learning_rate=3e-4", ...]` as a dictionary of dotted keys; values are read as YAML scalars or lists."""
     result: dict[str, Any] = {}

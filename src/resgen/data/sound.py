@@ -176,7 +176,18 @@ def loudness_db(samples: Float[Tensor, " S"], sample_rate_hz: int) -> float:
 def normalise_loudness(
     samples: Float[Tensor, " S"], sample_rate_hz: int, target_db: float = -23.0
 ) -> Float[Tensor, " S"]:
-    """Scale a sound to a loudness (see `loudness_db`), or as near to it as a peak of 0.99 allows; silence stays.
+    """Scale a sound by its `loudness_gain`; silence stays.
+
+    Raises:
+        ConfigError: a rate outside 1,000..384,000 Hz, or a target that is not finite.
+        MissingExtraError: pyloudnorm is not installed.
+    """
+    return samples * loudness_gain(samples, sample_rate_hz, target_db)
+
+
+def loudness_gain(samples: Float[Tensor, " S"], sample_rate_hz: int, target_db: float = -23.0) -> float:
+    """The factor that brings a sound to a loudness (see `loudness_db`), or as near to it as a peak of 0.99 allows; 1
+    for silence.
 
     Raises:
         ConfigError: a rate outside 1,000..384,000 Hz, or a target that is not finite.
@@ -186,14 +197,26 @@ def normalise_loudness(
         raise ConfigError(f"target_db={target_db} must be finite")
     loudness = loudness_db(samples, sample_rate_hz)
     if not math.isfinite(loudness):
-        return samples
-    return samples * min(10 ** ((target_db - loudness) / 20), PEAK / float(samples.abs().max()))
+        return 1.0
+    return min(10 ** ((target_db - loudness) / 20), PEAK / float(samples.abs().max()))
 
 
 def trim_silence(
     samples: Float[Tensor, " S"], sample_rate_hz: int, *, threshold_db: float = -40.0, margin_s: float = 0.05
 ) -> Float[Tensor, " R"]:
     """Cut off what is silent at both ends; pauses inside stay, and so does a sound that is silent throughout.
+
+    Arguments and errors as of `sounding_span`.
+    """
+    begin, end = sounding_span(samples, sample_rate_hz, threshold_db=threshold_db, margin_s=margin_s)
+    return samples[begin:end]
+
+
+def sounding_span(
+    samples: Float[Tensor, " S"], sample_rate_hz: int, *, threshold_db: float = -40.0, margin_s: float = 0.05
+) -> tuple[int, int]:
+    """The first sample that is not silence at the beginning, and the one after the last; all of a sound that is silent
+    throughout.
 
     Args:
         samples: a sound of any level.
@@ -213,14 +236,14 @@ def trim_silence(
     padded = torch.nn.functional.pad(samples.detach().double(), (0, -len(samples) % frame))
     power = padded.unflatten(0, (-1, frame)).square().mean(1)
     if not len(power) or not power.max() > 0:
-        return samples
+        return 0, len(samples)
     loud = (power >= power.max() * 10 ** (threshold_db / 10)).nonzero()
     margin = round(margin_s * sample_rate_hz)
-    return samples[max(0, int(loud[0]) * frame - margin) : (int(loud[-1]) + 1) * frame + margin]
+    return max(0, int(loud[0]) * frame - margin), min(len(samples), (int(loud[-1]) + 1) * frame + margin)
 
 
 def check_prompt(samples: Float[Tensor, " S"], sample_rate_hz: int, *, where: str) -> None:
-    """Refuse a sound that cannot serve as a speech prompt.
+    """Refuse a sound that cannot serve as a speech prompt or be edited.
 
     Args:
         samples: in [-1, 1].
@@ -235,7 +258,7 @@ def check_prompt(samples: Float[Tensor, " S"], sample_rate_hz: int, *, where: st
     _check_rate(sample_rate_hz)
     seconds = len(samples) / sample_rate_hz
     if seconds < MIN_PROMPT_SECONDS:
-        raise DataError(f"{where} is {seconds:.2f} s long; a prompt takes at least {MIN_PROMPT_SECONDS} s of speech")
+        raise DataError(f"{where} is {seconds:.2f} s long; it takes at least {MIN_PROMPT_SECONDS} s of speech")
     if not samples.isfinite().all():
         raise DataError(f"{where} holds values that are not finite (NaN or infinity)")
     level = _power_db(float(samples.double().var(correction=0)))  # around the mean: a constant is silence too

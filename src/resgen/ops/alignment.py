@@ -114,6 +114,25 @@ def expand(hidden: Float[Tensor, "B N E"], durations: Int[Tensor, "B N"], num_fr
     return hidden.gather(1, index) * inside[..., None]
 
 
+def fitted_durations(exact: Float[Tensor, " N"], total: int) -> Int[Tensor, " N"]:
+    """Whole frames per token, at least 1 each and `total` in all; what is beyond 1 is in proportion to what is beyond 1
+    in `exact`, and ends of tokens are rounded, not durations.
+
+    Args:
+        exact: frames per token, above 0.
+        total: frames of all tokens.
+
+    Raises:
+        ConfigError: fewer frames than tokens.
+    """
+    if total < len(exact):
+        raise ConfigError(f"total={total} must be at least {len(exact)}, a frame for each token")
+    beyond = (exact.double() - 1).clamp(min=0)
+    share = (beyond if beyond.any() else exact.double()).cumsum(0)
+    ends = (share / share[-1] * (total - len(exact))).round().long()
+    return ends.diff(prepend=torch.zeros_like(ends[:1])) + 1
+
+
 def alignment_prior(
     text_lengths: Int[Tensor, " B"],
     frame_lengths: Int[Tensor, " B"],

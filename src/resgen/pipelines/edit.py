@@ -198,6 +198,11 @@ def touched_positions(mask: Bool[Tensor, "S S"], shape: tuple[int, int], side: i
     return padded.view(rows, side, columns, side).any(3).any(1).flatten()
 
 
+def heeds_what_follows(kind: Kind) -> bool:
+    """Whether a kind of generator looks at codes that are given after those that it draws."""
+    return kind.sampling not in (AutoregressiveConfig, LatentAutoregressiveConfig)
+
+
 def check_order(kind: Kind, visible: Int[Tensor, " L"]) -> None:
     """Refuse what an autoregressive kind cannot do: it sees only what comes before a position in reading order, so that
     what is given after it would be kept, but not heeded.
@@ -207,7 +212,7 @@ def check_order(kind: Kind, visible: Int[Tensor, " L"]) -> None:
     Raises:
         ConfigError: more is given at a later position than at an earlier one.
     """
-    if kind.sampling not in (AutoregressiveConfig, LatentAutoregressiveConfig):
+    if heeds_what_follows(kind):
         return
     heeded = visible.clamp(max=1) if kind.name == "valle" else visible
     if (heeded.diff() > 0).any():

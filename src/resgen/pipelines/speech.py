@@ -2,60 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
 from resgen.checkpoints.hub import push_saved
 from resgen.checkpoints.speech import SpeechParts, load_speech_pipeline, save_speech_pipeline
 from resgen.data.sound import check_prompt, normalise_loudness, read_sound, trim_silence
 from resgen.data.text import PROSODY, check_text, cut_at_word, encode_text, normalise_text, split_sentences
 from resgen.errors import ConfigError, DataError, unknown
-from resgen.kinds import AnySampling, sample, sampling_with
+from resgen.kinds import AnySampling, kind_of, sampling_with
 from resgen.ops.alignment import expand
 from resgen.ops.mel import MelConfig, log_mel
 from resgen.ops.precision import cast_parameters, choose_device, choose_dtype
+from resgen.pipelines.edit_speech import Heard, SpeechEdit, SpeechEditor, SpokenWord, check_following, check_stretch
+from resgen.pipelines.speaking import Job, SpeechOutput, SpeechRun, pace
 from resgen.samplers.unmasking import StepCallback, StepRecord
 from resgen.tokenizers.mel import MelTokenizer
 from resgen.tokenizers.sound import SoundCodec
-from resgen.types import SequenceCondition
 
 TASKS = ("cross-sentence", "continuation")
 MAX_CHARS = 200
 MAX_TEXT_BYTES = 20_000
 PAUSE_SECONDS = 0.12
-RATES = (0.6, 1.6)
 SENTENCES_PER_TEXT = 1 << 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpeechOutput:
-    """Generated speech.
-
-    Attributes:
-        audio: float32 samples in [-1, 1]; in continuation it begins with the prompt, as it was given.
-        sample_rate_hz: their rate.
-        codes: `Int64[L, D]` of everything generated, sentence after sentence, without prompts.
-        steps: one record per network evaluation and batch.
-        texts: the sentences as they were spoken.
-    """
-
-    audio: Float[Tensor, " S"]
-    sample_rate_hz: int
-    codes: Int[Tensor, "L D"]
-    steps: list[StepRecord]
-    texts: list[str]
-
-    @property
-    def duration_s(self) -> float:
-        """Length of the audio in seconds."""
-        return len(self.audio) / self.sample_rate_hz
 
 
 class Prompt(NamedTuple):
@@ -74,14 +49,6 @@ class Prompt(NamedTuple):
     text: str
     features: Float[Tensor, "T E"]
     rate: float
-
-
-class _Job(NamedTuple):
-    """One sequence to generate: the prompt's part is given, the noise is that of sample `stream`."""
-
-    stream: int
-    codes: Int[Tensor, "P D"]
-    features: Float[Tensor, "T E"]
 
 
 class SpeechPipeline:
@@ -229,10 +196,7 @@ class SpeechPipeline:
         """
         if task not in TASKS:
             raise ConfigError(unknown("task", task, TASKS))
-        if not speed > 0 or batch_size < 1 or seed < 0:
-            raise ConfigError(
-                f"speed={speed} must be above 0, batch_size={batch_size} at least 1, seed={seed} at least 0"
-            )
+        _check_numbers(speed, batch_size, seed)
         if not texts:
             raise ConfigError("texts=[] must hold at least one text")
         sampling = sampling_with(self.sampling, settings)
@@ -246,9 +210,9 @@ class SpeechPipeline:
         else:
             pieces = [self._say(shown, sentence[0], speed) for sentence in sentences]
         firsts = [piece._replace(stream=SENTENCES_PER_TEXT * row) for row, piece in enumerate(pieces)]
-        run = _Run(self, sampling, seed, batch_size, callback)
+        run = SpeechRun(self.generator, sampling, seed, batch_size, callback)
         found = run.generate(firsts)
-        rest: list[_Job] = []
+        rest: list[Job] = []
         for row, (codes, sentence) in enumerate(zip(found, sentences, strict=True)):
             if len(sentence) > 1:  # the first sentence's voice goes on where there is no prompt
                 voice = shown or self._heard(codes, sentence[0])
@@ -261,6 +225,79 @@ class SpeechPipeline:
             kept = shown.samples if shown is not None and task == "continuation" else None
             outputs.append(self._output(jobs, run.steps, sentence, kept))
         return outputs
+
+    @torch.inference_mode()
+    def edit(
+        self,
+        recording: Float[Tensor, " S"] | str | Path,
+        *,
+        input_text: str,
+        text: str,
+        begin_s: float,
+        end_s: float,
+        speed: float = 1.0,
+        keep_length: bool = False,
+        blend: bool = False,
+        num_samples: int = 1,
+        seed: int = 0,
+        batch_size: int = 16,
+        callback: StepCallback | None = None,
+        **settings: Any,
+    ) -> list[SpeechEdit]:
+        """Speak a stretch of a recording anew with other words (see `pipelines.edit_speech`); the codes of the rest
+        come back as they are.
+
+        Args:
+            recording: a file, or samples at the model's rate.
+            input_text: what is said in it.
+            text: the words for the stretch.
+            begin_s: where the stretch begins.
+            end_s: where it ends.
+            speed: above 1 is faster than the recording.
+            keep_length: let the new words take as long as the old ones.
+            blend: take the samples outside the stretch from the recording itself instead of the decoder.
+            num_samples: how many results.
+            seed: result k draws from the stream (seed, k).
+            batch_size: results per network evaluation.
+            callback: see `batch`.
+            settings: see `batch`.
+
+        Raises:
+            ConfigError: a stretch that is empty or beyond the recording, a kind that cannot heed what follows it, or a
+                value out of range.
+            DataError: a recording that is silent, clipped, too short, too long or not a sound; a text that is empty or
+                has characters out of the model's reach, or more letters than the recording has frames.
+        """
+        _check_numbers(speed, batch_size, seed)
+        if num_samples < 1:
+            raise ConfigError(f"num_samples={num_samples} must be at least 1")
+        if keep_length and speed != 1:
+            raise ConfigError(f"speed={speed} and keep_length both say how long the new words take; give one of them")
+        sampling = sampling_with(self.sampling, settings)
+        editor, heard = self._heard_recording(recording, input_text, (begin_s, end_s))
+        plan = editor.plan(heard, " ".join(self.sentences(text)), begin_s, end_s, speed=speed, keep_length=keep_length)
+        check_following(kind_of(self.generator.config), plan)
+        run = SpeechRun(self.generator, sampling, seed, batch_size, callback)
+        return [
+            SpeechEdit(
+                audio=plan.audio(self.codec.decode(codes[None])[0].float().cpu(), blend=blend),
+                sample_rate_hz=self.sample_rate_hz,
+                codes=codes.cpu(),
+                steps=run.steps,
+                texts=[plan.text],
+                plan=plan,
+            )
+            for codes in map(plan.edited, run.generate([plan.job(number) for number in range(num_samples)]))
+        ]
+
+    def words(self, recording: Float[Tensor, " S"] | str | Path, text: str) -> list[SpokenWord]:
+        """The words of a recording and when they are spoken.
+
+        Raises:
+            DataError: see `edit`.
+        """
+        editor, heard = self._heard_recording(recording, text)
+        return editor.words(heard)
 
     def sentences(self, text: str) -> list[str]:
         """The normalised sentences of a text, each short enough to be generated at once.
@@ -288,12 +325,31 @@ class SpeechPipeline:
         Raises:
             DataError: see `batch`.
         """
-        where = "the prompt" if isinstance(prompt, Tensor) else f"prompt '{prompt}'"
-        if not prompt_text:
-            raise DataError(f"{where} comes without its text; give what is said in it as prompt_text")
-        samples = prompt if isinstance(prompt, Tensor) else read_sound(prompt, self.sample_rate_hz, where=where)
+        samples, text, where = self._opened("prompt", prompt, "prompt_text", prompt_text)
+        return self._aligned(self.cleaned(samples), text, where)
+
+    def _opened(
+        self, what: str, source: Tensor | str | Path, name: str, text: str | None
+    ) -> tuple[Float[Tensor, " S"], str, str]:
+        """Samples and normalised text of a prompt or recording, and what to call it in an error."""
+        where = f"the {what}" if isinstance(source, Tensor) else f"{what} '{source}'"
+        if not text:
+            raise DataError(f"{where} comes without its text; give what is said in it as {name}")
+        samples = source if isinstance(source, Tensor) else read_sound(source, self.sample_rate_hz, where=where)
         check_prompt(samples, self.sample_rate_hz, where=where)
-        return self._aligned(self.cleaned(samples), " ".join(self.sentences(prompt_text)), where)
+        return samples, " ".join(self.sentences(text)), where
+
+    def _heard_recording(
+        self, recording: Tensor | str | Path, text: str, stretch: tuple[float, float] | None = None
+    ) -> tuple[SpeechEditor, Heard]:
+        """A recording and its text as they are edited; a stretch in seconds is encoded even where it is silent."""
+        rate = self.sample_rate_hz
+        samples, said, where = self._opened("recording", recording, "input_text (--input-text)", text)
+        if stretch is not None:
+            check_stretch(*stretch, len(samples) / rate)
+        also = None if stretch is None else (int(stretch[0] * rate), math.ceil(stretch[1] * rate))
+        editor = SpeechEditor(self.codec, self.text_model, self.mel, self.parts.voice.loudness_db)
+        return editor, editor.listen(samples, said, where, also)
 
     def cleaned(self, samples: Float[Tensor, " S"]) -> Float[Tensor, " R"]:
         """A recording as those of the training were: without silence at its ends, at the model's loudness."""
@@ -338,8 +394,7 @@ class SpeechPipeline:
         hidden = self.text_model(tokens, real)
         count = torch.tensor([frames], device=self.device)
         durations = self._matched(hidden, real, samples, count)
-        predicted = self.text_model.log_durations(hidden, real)[0, 1:-1].exp().sum()
-        rate = float(predicted / durations[0, 1:-1].sum())
+        rate = pace(self.text_model.log_durations(hidden, real)[0, 1:-1], durations[0, 1:-1])
         most = max(1, int(self.parts.voice.max_prompt_seconds * self.sample_rate_hz / unit))
         if length > most:
             text, length = cut_at_word(text, durations[0].cumsum(0).tolist(), most, self.stride)
@@ -349,14 +404,14 @@ class SpeechPipeline:
             codes=codes[0, :length],
             text=text,
             features=features[: length * self.stride],
-            rate=min(max(rate, RATES[0]), RATES[1]),
+            rate=rate,
         )
 
     def _heard(self, codes: Int[Tensor, "L D"], text: str) -> Prompt:
         """What was generated, as the prompt of what follows."""
         return self._aligned(self.codec.decode(codes[None])[0], text, "the first sentence")
 
-    def _say(self, shown: Prompt | None, text: str, speed: float) -> _Job:
+    def _say(self, shown: Prompt | None, text: str, speed: float) -> Job:
         """A sentence of its own, after the prompt if there is one."""
         tokens, real = self._tokens(text)
         hidden = self.text_model(tokens, real)
@@ -366,7 +421,7 @@ class SpeechPipeline:
             return self._job(self._no_codes(), features)
         return self._job(shown.codes, torch.cat([shown.features, features]))
 
-    def _continue(self, shown: Prompt, text: str, speed: float) -> _Job:
+    def _continue(self, shown: Prompt, text: str, speed: float) -> Job:
         """The prompt's sentence, to be finished: one text, whose beginning is aligned with the prompt."""
         tokens, real = self._tokens(f"{shown.text} {text}")
         begin = len(encode_text(shown.text)) - 1  # without the boundary at its end
@@ -397,7 +452,7 @@ class SpeechPipeline:
     def _no_codes(self) -> Int[Tensor, "0 D"]:
         return torch.zeros(0, self.generator.spec.depth, dtype=torch.int64, device=self.device)
 
-    def _job(self, codes: Tensor, features: Tensor) -> _Job:
+    def _job(self, codes: Tensor, features: Tensor) -> Job:
         length, most = len(features) // self.stride, self.generator.spec.num_positions
         if length > most:
             seconds = self.codec.samples_per_position / self.sample_rate_hz
@@ -406,10 +461,10 @@ class SpeechPipeline:
                 f"a sentence takes {length * seconds:.1f} s{also}, the model speaks at most "
                 f"{most * seconds:.1f} s at once; use shorter sentences, a shorter prompt or more speed"
             )
-        return _Job(0, codes, features)
+        return Job(0, codes, features)
 
     def _output(
-        self, jobs: list[tuple[_Job, Tensor]], steps: list[StepRecord], sentence: list[str], kept: Tensor | None
+        self, jobs: list[tuple[Job, Tensor]], steps: list[StepRecord], sentence: list[str], kept: Tensor | None
     ) -> SpeechOutput:
         pause = torch.zeros(round(PAUSE_SECONDS * self.sample_rate_hz))
         parts: list[Tensor] = [] if kept is None else [kept]
@@ -427,54 +482,10 @@ class SpeechPipeline:
         )
 
 
-class _Run:
-    """The generator over jobs in batches of like length."""
-
-    def __init__(
-        self,
-        pipe: SpeechPipeline,
-        sampling: AnySampling,
-        seed: int,
-        batch_size: int,
-        callback: StepCallback | None,
-    ) -> None:
-        self.pipe, self.sampling, self.seed, self.batch_size, self.callback = pipe, sampling, seed, batch_size, callback
-        self.steps: list[StepRecord] = []
-
-    def generate(self, jobs: Sequence[_Job]) -> list[Int[Tensor, "L D"]]:
-        """Codes of every job, without its prompt."""
-        order = sorted(range(len(jobs)), key=lambda number: len(jobs[number].features))
-        found: dict[int, Tensor] = {}
-        for part in _parts(order, self.batch_size):
-            for number, codes in zip(part, self._batch([jobs[number] for number in part]), strict=True):
-                found[number] = codes
-        return [found[number] for number in range(len(jobs))]
-
-    def _batch(self, jobs: list[_Job]) -> list[Tensor]:
-        model, device = self.pipe.generator, self.pipe.device
-        lengths = [len(job.features) // self.pipe.stride for job in jobs]
-        prompts = [len(job.codes) for job in jobs]
-        sequence = SequenceCondition.of(lengths, prompts, [job.features for job in jobs])
-        codes = torch.stack([F.pad(job.codes, (0, 0, 0, max(lengths) - len(job.codes))) for job in jobs])
-        visible = torch.where(sequence.prompt, model.spec.depth, 0)
-        samples = sample(
-            model,
-            torch.zeros(len(jobs), dtype=torch.int64, device=device),
-            seed=self.seed,
-            indices=[job.stream for job in jobs],
-            sampling=self.sampling,
-            given=(codes, visible),
-            sequence=sequence,
-            callback=self.callback,
-        )
-        self.steps += samples.steps
-        return [row[begin:end] for row, begin, end in zip(samples.codes, prompts, lengths, strict=True)]
+def _check_numbers(speed: float, batch_size: int, seed: int) -> None:
+    if not speed > 0 or batch_size < 1 or seed < 0:
+        raise ConfigError(f"speed={speed} must be above 0, batch_size={batch_size} at least 1, seed={seed} at least 0")
 
 
-def _same_text(one: _Job, other: _Job) -> bool:
+def _same_text(one: Job, other: Job) -> bool:
     return one.stream // SENTENCES_PER_TEXT == other.stream // SENTENCES_PER_TEXT
-
-
-def _parts(items: list[int], size: int) -> Iterator[list[int]]:
-    for begin in range(0, len(items), size):
-        yield items[begin : begin + size]

@@ -150,8 +150,10 @@ class Quantizer(nn.Module, ABC):
         """Quantize residuals into the levels from `start[n]` on (the sampler's operation, step 2 of Algorithm 2)."""
         return residual_encode(latents, self.codebooks, start)
 
-    def decode(self, codes: Int[Tensor, "*batch D"], num_levels: int | None = None) -> Float[Tensor, "*batch H"]:
-        """Sum of the embeddings of the first `num_levels` levels (all by default)."""
+    def decode(
+        self, codes: Int[Tensor, "*batch D"], num_levels: Int[Tensor, "*batch"] | int | None = None
+    ) -> Float[Tensor, "*batch H"]:
+        """Sum of the embeddings of the first `num_levels` levels (all by default); one number, or one per position."""
         return residual_decode(codes, self.codebooks, num_levels)
 
     def quantize(self, latents: Float[Tensor, "*batch H"], valid: Bool[Tensor, "*batch"] | None = None) -> Quantization:

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from resgen.errors import ConfigError, DataError
 from resgen.nn.conv2d import ConvDecoder, ConvEncoder
-from resgen.ops.residual import residual_decode
 from resgen.quantizers import Quantization, QuantizerConfig, make_quantizer
 from resgen.types import CodeSpec
 
@@ -138,10 +137,7 @@ class ImageTokenizer(nn.Module):
     ) -> Float[Tensor, "B C S S"]:
         """Pictures from the first `num_levels` levels of the codes (all by default), or from the first `visible` levels
         of each position; clamped to [-1, 1]."""
-        if visible is None:
-            latents = self.quantizer.decode(codes, num_levels)
-        else:
-            latents = residual_decode(codes, self.quantizer.codebooks, visible)
+        latents = self.quantizer.decode(codes, num_levels if visible is None else visible)
         return self._decode_latents(latents).clamp(-1, 1)
 
     def _decode_latents(self, latents: Float[Tensor, "B L H"]) -> Float[Tensor, "B C S S"]:

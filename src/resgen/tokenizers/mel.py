@@ -181,10 +181,16 @@ class MelTokenizer(nn.Module):
         return codes if positions is None else codes * positions.unsqueeze(-1)
 
     def decode(
-        self, codes: Int[Tensor, "B L D"], num_levels: int | None = None, valid: Bool[Tensor, "B L"] | None = None
+        self,
+        codes: Int[Tensor, "B L D"],
+        num_levels: int | None = None,
+        valid: Bool[Tensor, "B L"] | None = None,
+        *,
+        visible: Int[Tensor, "B L"] | None = None,
     ) -> Float[Tensor, "B F T"]:
-        """Log-mels from the first `num_levels` levels of the codes (all by default), no lower than their floor."""
-        mels = self._decode_latents(self.quantizer.decode(codes, num_levels), valid)
+        """Log-mels from the first `num_levels` levels of the codes (all by default), or from the first `visible` levels
+        of each position; no lower than their floor."""
+        mels = self._decode_latents(self.quantizer.decode(codes, num_levels if visible is None else visible), valid)
         return mels.clamp(min=math.log(self.config.mel.floor))
 
     def _decode_latents(

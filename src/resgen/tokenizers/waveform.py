@@ -185,10 +185,17 @@ class WaveformTokenizer(nn.Module):
         return codes if valid_positions is None else codes * valid_positions.unsqueeze(-1)
 
     def decode(
-        self, codes: Int[Tensor, "B L D"], num_levels: int | None = None, valid: Bool[Tensor, "B L"] | None = None
+        self,
+        codes: Int[Tensor, "B L D"],
+        num_levels: int | None = None,
+        valid: Bool[Tensor, "B L"] | None = None,
+        *,
+        visible: Int[Tensor, "B L"] | None = None,
     ) -> Float[Tensor, "B S"]:
-        """Samples from the first `num_levels` levels of the codes (all by default), clamped to [-1, 1]."""
-        return self._decode_latents(self.quantizer.decode(codes, num_levels), valid).clamp(-1, 1)
+        """Samples from the first `num_levels` levels of the codes (all by default), or from the first `visible` levels
+        of each position; clamped to [-1, 1]."""
+        latents = self.quantizer.decode(codes, num_levels if visible is None else visible)
+        return self._decode_latents(latents, valid).clamp(-1, 1)
 
     def _decode_latents(
         self, latents: Float[Tensor, "B L H"], valid: Bool[Tensor, "B L"] | None

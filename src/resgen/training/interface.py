@@ -13,6 +13,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from resgen.errors import ConfigError, unknown
+from resgen.training.loggers import check_loggers
 from resgen.training.optim import DECAY_SHAPES
 from resgen.training.parallel import PRECISIONS
 from resgen.types import Reduce
@@ -49,6 +50,8 @@ class TrainerConfig:
         checkpoint_every: steps between checkpoints; 0 writes one at the end only.
         keep_last: checkpoints kept, besides the best.
         seed: of all random streams.
+        loggers: where metrics and samples go besides the run folder's own files: `tensorboard` (left out if it is not
+            installed), `wandb`, `mlflow`.
     """
 
     num_steps: int = 1000
@@ -74,6 +77,7 @@ class TrainerConfig:
     checkpoint_every: int = 500
     keep_last: int = 3
     seed: int = 0
+    loggers: tuple[str, ...] = ("tensorboard",)
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "batch_size", "accumulate", "log_every", "keep_last"):
@@ -95,6 +99,7 @@ class TrainerConfig:
             raise ConfigError(f"betas={self.betas} must be two numbers in [0, 1)")
         if self.batch_size % self.accumulate:
             raise ConfigError(f"batch_size={self.batch_size} must be a multiple of accumulate={self.accumulate}")
+        check_loggers(self.loggers)
         if self.precision not in PRECISIONS:
             raise ConfigError(unknown("precision", self.precision, PRECISIONS))
         if self.decay_shape not in DECAY_SHAPES:

@@ -1,11 +1,10 @@
-"""What a run tells: `metrics.jsonl`, TensorBoard if installed, and progress on stderr."""
+"""What a run tells: `metrics.jsonl`, loggers such as TensorBoard, and progress on stderr."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from resgen.checkpoints.format import write_text_atomic
 from resgen.errors import TrainingError
+from resgen.training.loggers import Loggers
 
 METRICS_NAME = "metrics.jsonl"
 
@@ -54,25 +54,31 @@ class Log:
     Args:
         out_dir: the run folder.
         step: steps already done; later lines of an earlier session are dropped from `metrics.jsonl`.
-        tensorboard: write `tb/` if TensorBoard is installed.
-        quiet: no files and no progress (processes other than the first).
+        loggers: names of `loggers.LOGGERS`.
+        config: the resolved configuration, for loggers.
+        quiet: no files, no loggers and no progress (processes other than the first).
     """
 
-    def __init__(self, out_dir: Path, *, step: int, tensorboard: bool = True, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        out_dir: Path,
+        *,
+        step: int,
+        loggers: Sequence[str] = (),
+        config: Mapping[str, Any] | None = None,
+        quiet: bool = False,
+    ) -> None:
         self._console = Console(stderr=True, quiet=quiet, highlight=False)
         self._path = out_dir / METRICS_NAME
-        self._writer: Any = None
+        self._loggers: Loggers | None = None
+        self._finished = False
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._quiet = quiet
         if quiet:
             return
         rewind_metrics(self._path, step)
-        if tensorboard:
-            with contextlib.suppress(ImportError):
-                from torch.utils.tensorboard import SummaryWriter
-
-                self._writer = SummaryWriter(str(out_dir / "tb"), purge_step=step + 1 if step else None)
+        self._loggers = Loggers(loggers, out_dir, step=step, config=config or {}, say=self.message)
 
     def message(self, text: str) -> None:
         """One line for the person at the terminal."""
@@ -80,7 +86,7 @@ class Log:
             self._console.print(text, markup=False, soft_wrap=True)
 
     def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        """Append a line to `metrics.jsonl`, and to TensorBoard; numbers that are not finite become null.
+        """Append a line to `metrics.jsonl`, and tell the loggers; numbers that are not finite become null.
 
         Raises:
             TrainingError: the file cannot be written.
@@ -93,9 +99,17 @@ class Log:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
             raise TrainingError(f"cannot write '{self._path}': {error.strerror or error}") from error
-        if self._writer is not None:
-            for name, value in values.items():
-                self._writer.add_scalar(f"{kind}/{name}", value, step)
+        self._finished = kind == "final"
+        if self._loggers is not None:
+            self._loggers.metrics(step, {f"{kind}/{name}": value for name, value in values.items()})
+
+    def samples(self, step: int, picture: Path) -> None:
+        """Tell the loggers of a sample picture and of the sounds `<its name>_*.wav` beside it."""
+        if self._loggers is None or not picture.is_file():
+            return
+        begin = len(picture.stem) + 1
+        sounds = {path.stem[begin:]: path for path in sorted(picture.parent.glob(f"{picture.stem}_*.wav"))}
+        self._loggers.samples(step, picture, sounds)
 
     def start(self, total: int, completed: int) -> None:
         """Show the progress bar, if stderr is a terminal."""
@@ -132,9 +146,9 @@ class Log:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        if self._loggers is not None:
+            self._loggers.close(self._finished)
+            self._loggers = None
 
 
 def rewind_metrics(path: Path, step: int) -> None:

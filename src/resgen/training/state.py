@@ -29,7 +29,7 @@ from resgen.checkpoints.format import (
     resgen_version,
 )
 from resgen.checkpoints.tensors import read_tensors, sha256_file, write_tensors
-from resgen.config import config_from_dict
+from resgen.config import config_from_dict, flatten
 from resgen.errors import CheckpointError, ConfigError, TrainingError
 from resgen.training.log import METRICS_NAME
 from resgen.training.optim import Plan
@@ -53,6 +53,7 @@ VOLATILE = (
     "device",
     "shard",
     "recompute",
+    "loggers",
 )
 """Configuration keys (last part of the dotted name) that a resumed run may change."""
 
@@ -341,17 +342,6 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise TrainingError(f"cannot write '{path}': {error.strerror or error}") from error
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one with dotted keys; sequences become lists."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = list(value) if isinstance(value, (list, tuple)) else value
-    return flat
 
 
 def versions() -> dict[str, str]:

@@ -30,6 +30,7 @@ from resgen.ops.random import generator
 from resgen.training.ema import Ema
 from resgen.training.interface import Task, TrainerConfig
 from resgen.training.log import Log, Pending
+from resgen.training.loggers import check_packages
 from resgen.training.optim import Optimizers, Plan
 from resgen.training.parallel import autocast, average_gradients, choose_precision
 from resgen.training.sharding import make_shard, skeleton_of, whole_copy
@@ -66,10 +67,10 @@ class Trainer:
         run_config: the whole resolved configuration, for `config.yaml` and for the check on resume; by default
             `{"training": config}`.
         clock: monotonic seconds.
-        tensorboard: write TensorBoard files if it is installed.
 
     Raises:
         ConfigError: `out_dir` holds a run and `resume` is False, or a setting does not fit the machine.
+        MissingExtraError: the package of a logger is missing.
     """
 
     def __init__(
@@ -84,7 +85,6 @@ class Trainer:
         reduce: Reduce = LOCAL,
         run_config: Mapping[str, Any] | None = None,
         clock: Callable[[], float] = time.monotonic,
-        tensorboard: bool = True,
     ) -> None:
         if max_minutes is not None and not 0 < max_minutes < math.inf:
             raise ConfigError(f"max_minutes={max_minutes} must be above 0")
@@ -98,13 +98,13 @@ class Trainer:
                 raise ConfigError(f"{name}=true is for generators; a {task.name} cannot do it")
         if config.shard and reduce.world_size == 1:
             raise ConfigError("shard=true divides a model over processes; start them with torchrun, or leave it false")
+        check_packages(config.loggers)
         self.task, self.config, self.reduce = task, config, reduce
         self.out_dir = Path(out_dir)
         self.max_minutes = max_minutes
         self._resume = resume
         self._start_from_data = start_from_data
         self._clock = clock
-        self._tensorboard = tensorboard
         self._run_config = plain_config({"training": config_to_dict(config)} if run_config is None else run_config)
         check_run_folder(self.out_dir, resume or reduce.rank != 0)
         self.device = choose_device(config.device)
@@ -182,7 +182,9 @@ class Trainer:
         if found is not None:
             self._restore(*found)
         self._write_run_files()
-        self._log = Log(self.out_dir, step=self._step, tensorboard=self._tensorboard, quiet=not self._main)
+        self._log = Log(
+            self.out_dir, step=self._step, loggers=config.loggers, config=self._full_config(), quiet=not self._main
+        )
         for message in messages:
             self._log.message(message)
         self._session_steps = self._step
@@ -415,6 +417,7 @@ class Trainer:
             if self._main:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self.task.sample(path)
+        self._log.samples(self._step, path)
 
     def _evaluate(self) -> None:
         """Metrics of generated samples into the log, where the task has them."""

@@ -431,7 +431,7 @@ def test_prompts() -> None:
     spoilt = good.clone()
     spoilt[7] = math.nan
     for samples, message in (
-        (good[:-1], "the prompt is 0.50 s long; a prompt takes at least 0.5 s of speech"),
+        (good[:-1], "the prompt is 0.50 s long; it takes at least 0.5 s of speech"),
         (torch.zeros(0), "the prompt is 0.00 s long"),
         (torch.zeros(16000), "the prompt is silent: -inf dB of full scale, at least -60 needed"),
         (sine(200, 1, 16000, 0.001), "the prompt is silent: -63 dB"),

@@ -44,7 +44,7 @@ def test_rewinding_drops_later_final_and_broken_lines(tmp_path):
 
 
 def test_lines_are_json_and_numbers_that_are_not_finite_are_null(tmp_path):
-    log = Log(tmp_path, step=0, tensorboard=False)
+    log = Log(tmp_path, step=0)
     log.write("train", 1, {"loss": 0.5, "bad": math.nan})
     log.close()
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {
@@ -56,20 +56,20 @@ def test_lines_are_json_and_numbers_that_are_not_finite_are_null(tmp_path):
 
 
 def test_file_that_cannot_be_written_is_named(tmp_path):
-    log = Log(tmp_path, step=0, tensorboard=False)
+    log = Log(tmp_path, step=0)
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(TrainingError, match="metrics.jsonl'"):
         log.write("train", 1, {})
 
 
 def test_plain_lines_without_a_terminal_and_a_bar_with_one(tmp_path, capsys):
-    log = Log(tmp_path, step=0, tensorboard=False)
+    log = Log(tmp_path, step=0)
     log.start(10, 0)
     log.progress(3, 10, loss=0.5, steps_per_s=2.0, left_s=65.0)
     log.line(3, 10, loss=0.5, steps_per_s=2.0, left_s=65.0)
     log.close()
     assert capsys.readouterr().err == "step 3/10  loss 0.5  2 steps/s  1:05 left\n"
-    log = Log(tmp_path, step=0, tensorboard=False)
+    log = Log(tmp_path, step=0)
     log._console = Console(file=io.StringIO(), force_terminal=True, width=100)
     log.start(10, 0)
     log.progress(4, 10, loss=0.25, steps_per_s=2.0, left_s=65.0)

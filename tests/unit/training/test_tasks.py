@@ -125,12 +125,13 @@ def settings(**changes) -> TrainerConfig:
         "validate_every": 0,
         "sample_every": 0,
         "checkpoint_every": 0,
+        "loggers": (),
     }
     return TrainerConfig(**(values | changes))
 
 
 def train(task, out: Path, **changes) -> list[dict]:
-    Trainer(task, settings(**changes), out, tensorboard=False).run()
+    Trainer(task, settings(**changes), out).run()
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if line["kind"] == "train"]
 
@@ -201,7 +202,7 @@ def test_losses_of_tokenizer_and_discriminator_stay_apart(tmp_path: Path) -> Non
     task = adversarial_task()
     groups = task.optimizer_groups()
     assert list(groups) == ["tokenizer", "discriminator"]
-    trainer = Trainer(task, settings(num_steps=1), tmp_path, tensorboard=False)
+    trainer = Trainer(task, settings(num_steps=1), tmp_path)
     trainer._prepare()
     for group, loss, _ in task.losses(torch.arange(8), 0, 0, generator(0)):
         trainer._optimizers.zero_grad()

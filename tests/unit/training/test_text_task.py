@@ -67,9 +67,9 @@ def make_task(*, texts: tuple[str, ...] = WORDS, held_out: tuple[str, ...] = WOR
 
 def run(task: TextTask, out: Path, num_steps: int) -> dict[str, float]:
     config = TrainerConfig(
-        num_steps=num_steps, batch_size=6, learning_rate=5e-3, warmup_steps=5, ema_decay=0.9, device="cpu"
+        num_steps=num_steps, batch_size=6, learning_rate=5e-3, warmup_steps=5, ema_decay=0.9, device="cpu", loggers=()
     )
-    return Trainer(task, config, out, tensorboard=False).run()
+    return Trainer(task, config, out).run()
 
 
 def test_learns_the_durations_and_writes_a_model(tmp_path: Path) -> None:

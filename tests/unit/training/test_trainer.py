@@ -30,7 +30,6 @@ def run(toy, out, *, task=None, resume=False, max_minutes=None, clock=None, run_
         resume=resume,
         max_minutes=max_minutes,
         run_config=run_config,
-        tensorboard=False,
         **extra,
     )
     return trainer.run(), task

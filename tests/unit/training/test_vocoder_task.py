@@ -71,8 +71,9 @@ def train(task: VocoderTask, out: Path, **changes) -> list[dict]:
         "validate_every": 0,
         "sample_every": 0,
         "checkpoint_every": 0,
+        "loggers": (),
     }
-    Trainer(task, TrainerConfig(**(values | changes)), out, tensorboard=False).run()
+    Trainer(task, TrainerConfig(**(values | changes)), out).run()
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if line["kind"] == "train"]
 

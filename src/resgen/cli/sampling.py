@@ -1,0 +1,126 @@
+"""What the commands share that draw samples: the model, settings of the sampler, progress and traces."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import arg
+
+from resgen.cli.common import Json, check_out_dir, check_out_file, option, positive, progress_bar
+
+if TYPE_CHECKING:
+    from resgen.pipelines.trace import StepTrace
+
+_NAMES = {"steps": "num_steps", "schedule": "mask_schedule"}
+"""Options that are not called as the pipeline's settings."""
+
+Trace = Annotated[
+    Path | None,
+    arg(
+        metavar="FILE.gif|DIR",
+        help="Show the sampler at work, step by step: a GIF, or a folder for one picture per step, where those of an "
+        "earlier trace are replaced.",
+        help_behavior_hint="",
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """Settings of the sampler; the model's own where they are left out."""
+
+    steps: Annotated[int | None, option("N")] = None
+    """Network evaluations of the sampler."""
+    guidance_scale: Annotated[float | None, option("W")] = None
+    """How far to move from the unconditional prediction; 0 is off and halves the time."""
+    top_p: Annotated[float | None, option("P")] = None
+    """Mass of the codes or mixture components to draw from, in (0, 1]."""
+    temperature: Annotated[float | None, option("T")] = None
+    """Randomness of the codes."""
+    choice_temperature: Annotated[float | None, option("T")] = None
+    """Randomness in the order in which tokens are revealed."""
+    batch_size: Annotated[int | None, option("N")] = None
+    """Samples per network evaluation."""
+
+    def settings(self) -> dict[str, Any]:
+        """The sampling options that were given, by the pipeline's names.
+
+        Raises:
+            ConfigError: no samples per evaluation.
+        """
+        if self.batch_size is not None:
+            positive("--batch-size", self.batch_size)
+        given = {_NAMES.get(field.name, field.name): getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureSampling(SamplingOptions):
+    """Settings of the sampler of pictures."""
+
+    guidance_start: Annotated[float | None, option("SHARE")] = None
+    """Share of the steps before guidance sets in; steps without it take half the time."""
+    guidance_end: Annotated[float | None, option("SHARE")] = None
+    """Share of the steps after which guidance is off again."""
+    top_k: Annotated[int | None, option("K")] = None
+    """Most likely codes to draw from (kind rq_transformer only)."""
+    schedule: Annotated[str | None, option("NAME")] = None
+    """Mask schedule: circle, cosine, linear, exponential or power."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing(ABC):
+    """What every command takes that draws samples."""
+
+    model: Annotated[str, option("DIR_OR_NAME")]
+    """Folder of a pipeline, or a bundled name (see `resgen models`)."""
+    device: Annotated[str | None, option("NAME")] = None
+    """cpu, cuda or cuda:1; without it a GPU if there is one."""
+    trace: Trace = None
+    as_json: Json = False
+
+    def check_trace(self) -> None:
+        """Refuse a place for a trace that could not be written, before any heavy work.
+
+        Raises:
+            ConfigError: a file that is no GIF, or a place that cannot be written to.
+        """
+        if self.trace is None:
+            return
+        is_file = self.trace.suffix and not self.trace.is_dir()
+        check_out_file(self.trace, (".gif",), name="--trace") if is_file else check_out_dir(self.trace, name="--trace")
+
+    @contextlib.contextmanager
+    def watched(self, title: str, make_trace: Callable[[], StepTrace]) -> Iterator[tuple[Any, list[Path]]]:
+        """Sampling under a progress bar, and with a trace if there is a place for one.
+
+        Yields the sampler's callback, and a list that holds the files of the trace when the sampling has ended well.
+        """
+        files: list[Path] = []
+        with progress_bar(title) as step_done:
+            if self.trace is None:
+                yield step_done, files
+                return
+            watching = _Watching(step_done, make_trace())
+            yield watching, files
+        files += watching.trace.save(self.trace)
+
+
+class _Watching:
+    """A callback that moves the bar and keeps the trace."""
+
+    def __init__(self, step_done: Callable[..., None], trace: StepTrace) -> None:
+        self.step_done, self.trace = step_done, trace
+
+    def __call__(self, *step: Any) -> None:
+        self.step_done(*step)
+        self.trace(*step)
+
+    def begin_batch(self, lengths: Any) -> None:
+        """See `speaking.BatchCallback`."""
+        self.trace.begin_batch(lengths)

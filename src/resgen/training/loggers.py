@@ -1,0 +1,264 @@
+"""Where a training's record goes besides `metrics.jsonl`: TensorBoard, Weights & Biases, MLflow.
+
+Each is told of metrics and of sample pictures (of speech: spectrograms) with their sounds. Where they keep things and
+under which account is left to their own environment variables. The identifiers of runs are kept in the run folder, so
+that a resumed training goes on in the same run.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import secrets
+import time
+import wave
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from PIL import Image
+
+from resgen.checkpoints.format import read_json, write_json_atomic
+from resgen.config import flatten
+from resgen.errors import CheckpointError, ConfigError, MissingExtraError, unknown
+
+RUNS_NAME = "loggers.json"
+PROJECT = "resgen"
+_MAX_VALUE = 500  # characters of a parameter that MLflow keeps
+
+
+class RunInfo(NamedTuple):
+    """The run that a logger is opened for.
+
+    Attributes:
+        folder: of the run.
+        step: steps already done.
+        config: the resolved configuration.
+        run_id: what the logger called it in an earlier session; None for a new run.
+    """
+
+    folder: Path
+    step: int
+    config: Mapping[str, Any]
+    run_id: str | None
+
+
+class Logger(Protocol):
+    """One place for a training's record; it may raise what it likes, see `Loggers`."""
+
+    run_id: str | None
+    """What the run is called there, if it has to be found again."""
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Numbers by name, such as `train/loss`."""
+        ...
+
+    def samples(self, step: int, picture: Path, sounds: Mapping[str, Path]) -> None:
+        """A sample sheet, and WAV files by name."""
+        ...
+
+    def close(self, finished: bool) -> None:
+        """The session ends; `finished` if the training has come to its end."""
+        ...
+
+
+class TensorBoardLogger:
+    """Event files in `tb/` of the run folder."""
+
+    run_id = None
+
+    def __init__(self, run: RunInfo) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise MissingExtraError("tensorboard", "train") from error
+        self._writer: Any = SummaryWriter(str(run.folder / "tb"), purge_step=run.step + 1 if run.step else None)
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """See `Logger`."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def samples(self, step: int, picture: Path, sounds: Mapping[str, Path]) -> None:
+        """See `Logger`."""
+        with Image.open(picture) as image:
+            self._writer.add_image("samples", np.asarray(image.convert("RGB")), step, dataformats="HWC")
+        for name, path in sounds.items():
+            with wave.open(str(path)) as file:
+                values = np.frombuffer(file.readframes(file.getnframes()), dtype="<i2")
+                self._writer.add_audio(f"samples/{name}", values[None] / 32768, step, file.getframerate())
+
+    def close(self, finished: bool) -> None:
+        """See `Logger`."""
+        self._writer.close()
+
+
+class WandbLogger:
+    """A run of Weights & Biases; `WANDB_MODE=offline` keeps it in the run folder, `WANDB_PROJECT` names the project."""
+
+    def __init__(self, run: RunInfo) -> None:
+        import wandb
+
+        self._wandb: Any = wandb
+        self.run_id: str | None = run.run_id or secrets.token_hex(4)
+        self._run: Any = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            name=run.folder.resolve().name,
+            dir=str(run.folder),
+            id=self.run_id,
+            resume="allow",
+            config=dict(run.config),
+            settings=wandb.Settings(console="off", quiet=True),
+        )
+        # With a step of our own, what is trained again after a crash is not thrown away as too old.
+        self._run.define_metric("step")
+        self._run.define_metric("*", step_metric="step")
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """See `Logger`."""
+        self._run.log({"step": step, **values})
+
+    def samples(self, step: int, picture: Path, sounds: Mapping[str, Path]) -> None:
+        """See `Logger`."""
+        heard = {f"samples/{name}": self._wandb.Audio(str(path)) for name, path in sounds.items()}
+        self._run.log({"step": step, "samples": self._wandb.Image(str(picture)), **heard})
+
+    def close(self, finished: bool) -> None:
+        """See `Logger`."""
+        self._run.finish(exit_code=0 if finished else 1)
+
+
+class MlflowLogger:
+    """A run of MLflow, on the server or in the folder that `MLFLOW_TRACKING_URI` names, else in `mlruns/` of the run
+    folder; `MLFLOW_EXPERIMENT_NAME` names the experiment."""
+
+    def __init__(self, run: RunInfo) -> None:
+        address = os.environ.get("MLFLOW_TRACKING_URI")
+        if address is None:
+            address = (run.folder.resolve() / "mlruns").as_uri()
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow 3 asks whether a folder is meant
+        from mlflow import MlflowClient
+        from mlflow.entities import Metric, Param
+
+        self._metric: Any = Metric
+        self._client: Any = MlflowClient(tracking_uri=address)
+        if run.run_id is not None:
+            self.run_id: str | None = run.run_id
+            self._client.update_run(run.run_id, status="RUNNING")
+            return
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
+        experiment = self._client.get_experiment_by_name(name)
+        number = experiment.experiment_id if experiment is not None else self._client.create_experiment(name)
+        self.run_id = self._client.create_run(number, run_name=run.folder.resolve().name).info.run_id
+        self._client.log_batch(
+            self.run_id, params=[Param(key, str(value)[:_MAX_VALUE]) for key, value in flatten(run.config).items()]
+        )
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """See `Logger`."""
+        now = int(1000 * time.time())
+        self._client.log_batch(self.run_id, metrics=[self._metric(k, float(v), now, step) for k, v in values.items()])
+
+    def samples(self, step: int, picture: Path, sounds: Mapping[str, Path]) -> None:
+        """See `Logger`."""
+        for path in (picture, *sounds.values()):
+            self._client.log_artifact(self.run_id, str(path), "samples")
+
+    def close(self, finished: bool) -> None:
+        """See `Logger`."""
+        self._client.set_terminated(self.run_id, "FINISHED" if finished else "KILLED")
+
+
+LOGGERS: dict[str, Callable[[RunInfo], Any]] = {
+    "tensorboard": TensorBoardLogger,
+    "wandb": WandbLogger,
+    "mlflow": MlflowLogger,
+}
+_ASKED_FOR = ("wandb", "mlflow")
+"""Loggers that are on for those alone who ask for them; packages and extras have the same names."""
+
+
+class Loggers:
+    """All loggers of a run. One that fails is named in a message and is off for the rest of the session; it stops no
+    training.
+
+    Args:
+        names: of `LOGGERS`.
+        folder: of the run.
+        step: steps already done.
+        config: the resolved configuration.
+        say: shows a line to the person at the terminal.
+    """
+
+    def __init__(
+        self, names: Sequence[str], folder: Path, *, step: int, config: Mapping[str, Any], say: Callable[[str], None]
+    ) -> None:
+        self._say = say
+        self._open: dict[str, Logger] = {}
+        ids = _read_ids(folder / RUNS_NAME)
+        for name in names:
+            try:
+                self._open[name] = LOGGERS[name](RunInfo(folder, step, config, ids.get(name)))
+            except Exception as error:  # of a network, an account, another version of the package, ...
+                self._failed(name, error)
+        now = ids | {name: logger.run_id for name, logger in self._open.items() if logger.run_id is not None}
+        if now != ids:
+            write_json_atomic(folder / RUNS_NAME, now)
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """See `Logger`."""
+        self._each(lambda logger: logger.metrics(step, values))
+
+    def samples(self, step: int, picture: Path, sounds: Mapping[str, Path]) -> None:
+        """See `Logger`."""
+        self._each(lambda logger: logger.samples(step, picture, sounds))
+
+    def close(self, finished: bool) -> None:
+        """See `Logger`."""
+        self._each(lambda logger: logger.close(finished))
+        self._open.clear()
+
+    def _each(self, act: Callable[[Logger], None]) -> None:
+        for name, logger in list(self._open.items()):
+            try:
+                act(logger)
+            except Exception as error:
+                del self._open[name]
+                self._failed(name, error)
+
+    def _failed(self, name: str, error: Exception) -> None:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        self._say(f"logger '{name}' is off, training goes on without it: {reason}")
+
+
+def check_loggers(names: Sequence[str]) -> None:
+    """Refuse names that are none or come twice.
+
+    Raises:
+        ConfigError: naming it and what is allowed.
+    """
+    for name in names:
+        if name not in LOGGERS:
+            raise ConfigError(unknown("logger", name, LOGGERS))
+    if len(set(names)) < len(names):
+        raise ConfigError(f"loggers={list(names)} must name each logger once")
+
+
+def check_packages(names: Sequence[str]) -> None:
+    """Refuse loggers whose package is missing; TensorBoard, the default, may be.
+
+    Raises:
+        MissingExtraError: naming the extra.
+    """
+    for name in names:
+        if name in _ASKED_FOR and importlib.util.find_spec(name) is None:
+            raise MissingExtraError(name, name)
+
+
+def _read_ids(path: Path) -> dict[str, str]:
+    """Identifiers of an earlier session; none if they cannot be read."""
+    try:
+        return {name: value for name, value in read_json(path).items() if isinstance(value, str)}
+    except CheckpointError:
+        return {}
