@@ -90,17 +90,47 @@ def write_sound(samples: Float[Tensor, " S"], sample_rate_hz: int, path: str | P
             cannot be written.
         MissingExtraError: soundfile is not installed.
     """
-    _check_rate(sample_rate_hz)
     path = Path(path)
-    kind = _WRITE_FORMATS.get(path.suffix.lower())
-    if kind is None:
+    suffix = path.suffix.lower()
+    if suffix not in _WRITE_FORMATS:
         raise DataError(f"cannot write '{path}': unknown suffix '{path.suffix}'; allowed: {', '.join(_WRITE_FORMATS)}")
+    content = encode_sound(samples, sample_rate_hz, suffix, where=f"'{path}'")
+    temporary = path.with_name(f".{secrets.token_hex(6)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot write '{path}': {error.strerror or error}") from error
+
+
+def encode_sound(
+    samples: Float[Tensor, " S"], sample_rate_hz: int, suffix: str = ".wav", *, where: str = "the sound"
+) -> bytes:
+    """The content of a sound file.
+
+    Args:
+        samples: clipped to [-1, 1] and rounded to 16 bits.
+        sample_rate_hz: samples per second.
+        suffix: what kind of file, `.wav`, `.flac` or `.ogg`.
+        where: what to call it in an error.
+
+    Raises:
+        ConfigError: a rate outside 1,000..384,000 Hz.
+        DataError: no samples, values that are not finite, or a rate that the format lacks.
+        MissingExtraError: soundfile is not installed.
+    """
+    _check_rate(sample_rate_hz)
+    kind = _WRITE_FORMATS[suffix]
     if kind[1] == "VORBIS" and sample_rate_hz > _MAX_VORBIS_HZ:
-        raise DataError(f"cannot write '{path}' at {sample_rate_hz} Hz; Vorbis takes at most {_MAX_VORBIS_HZ}")
+        raise DataError(f"cannot write {where} at {sample_rate_hz} Hz; Vorbis takes at most {_MAX_VORBIS_HZ}")
     if not len(samples):
-        raise DataError(f"cannot write '{path}': the sound has no samples")
+        raise DataError(f"cannot write {where}: the sound has no samples")
     if not samples.isfinite().all():
-        raise DataError(f"cannot write '{path}': the sound holds values that are not finite (NaN or infinity)")
+        raise DataError(f"cannot write {where}: the sound holds values that are not finite (NaN or infinity)")
     # rounded here: libsndfile multiplies by 32,767 in writing and divides by 32,768 in reading
     whole = (samples.detach().cpu().double() * 32768).round().clamp(-32768, 32767).to(torch.int16).numpy()
     soundfile = _soundfile()
@@ -110,17 +140,8 @@ def write_sound(samples: Float[Tensor, " S"], sample_rate_hz: int, path: str | P
             for start in range(0, len(whole), _WRITE_BLOCK):
                 file.write(whole[start : start + _WRITE_BLOCK])
     except soundfile.LibsndfileError as error:
-        raise DataError(f"cannot write '{path}' at {sample_rate_hz} Hz: {error.error_string}") from error
-    temporary = path.with_name(f".{secrets.token_hex(6)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(content.getbuffer())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot write '{path}': {error.strerror or error}") from error
+        raise DataError(f"cannot write {where} at {sample_rate_hz} Hz: {error.error_string}") from error
+    return content.getvalue()
 
 
 def resample(samples: Float[Tensor, " S"], from_hz: int, to_hz: int) -> Float[Tensor, " R"]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ from resgen.kinds import AnySampling, sample, sampling_with
 from resgen.ops.alignment import expand
 from resgen.ops.mel import MelConfig, log_mel
 from resgen.ops.precision import cast_parameters, choose_device, choose_dtype
+from resgen.pipelines.utterances import Prompt, SpeechOutput, Utterance
 from resgen.samplers.unmasking import StepCallback, StepRecord
 from resgen.tokenizers.mel import MelTokenizer
 from resgen.tokenizers.sound import SoundCodec
@@ -34,51 +34,10 @@ RATES = (0.6, 1.6)
 SENTENCES_PER_TEXT = 1 << 16
 
 
-@dataclass(frozen=True, kw_only=True)
-class SpeechOutput:
-    """Generated speech.
-
-    Attributes:
-        audio: float32 samples in [-1, 1]; in continuation it begins with the prompt, as it was given.
-        sample_rate_hz: their rate.
-        codes: `Int64[L, D]` of everything generated, sentence after sentence, without prompts.
-        steps: one record per network evaluation and batch.
-        texts: the sentences as they were spoken.
-    """
-
-    audio: Float[Tensor, " S"]
-    sample_rate_hz: int
-    codes: Int[Tensor, "L D"]
-    steps: list[StepRecord]
-    texts: list[str]
-
-    @property
-    def duration_s(self) -> float:
-        """Length of the audio in seconds."""
-        return len(self.audio) / self.sample_rate_hz
-
-
-class Prompt(NamedTuple):
-    """A prepared prompt of P positions.
-
-    Attributes:
-        samples: at the model's rate and loudness, exactly P positions.
-        codes: of the samples.
-        text: normalised.
-        features: expanded hidden states of the text.
-        rate: how much faster than average it is spoken.
-    """
-
-    samples: Float[Tensor, " S"]
-    codes: Int[Tensor, "P D"]
-    text: str
-    features: Float[Tensor, "T E"]
-    rate: float
-
-
 class _Job(NamedTuple):
-    """One sequence to generate: the prompt's part is given, the noise is that of sample `stream`."""
+    """One sequence to generate: the prompt's part is given, the noise is that of (seed, stream)."""
 
+    seed: int
     stream: int
     codes: Int[Tensor, "P D"]
     features: Float[Tensor, "T E"]
@@ -235,31 +194,37 @@ class SpeechPipeline:
             )
         if not texts:
             raise ConfigError("texts=[] must hold at least one text")
-        sampling = sampling_with(self.sampling, settings)
         sentences = [self.sentences(text) for text in texts]
         shown = None if prompt is None else self.prepare(prompt, prompt_text)
         if shown is None and (prompt_text or task == "continuation"):
             raise DataError("a prompt is missing: prompt_text and continuation need the recording as well")
-        if task == "continuation":
-            assert shown is not None
-            pieces = [self._continue(shown, sentence[0], speed) for sentence in sentences]
-        else:
-            pieces = [self._say(shown, sentence[0], speed) for sentence in sentences]
-        firsts = [piece._replace(stream=SENTENCES_PER_TEXT * row) for row, piece in enumerate(pieces)]
-        run = _Run(self, sampling, seed, batch_size, callback)
+        continued = task == "continuation"
+        wanted = [Utterance(own, shown, continued, speed, seed, number) for number, own in enumerate(sentences)]
+        return self.speak(wanted, batch_size=batch_size, callback=callback, **settings)
+
+    @torch.inference_mode()
+    def speak(
+        self,
+        utterances: Sequence[Utterance],
+        *,
+        batch_size: int = 16,
+        callback: StepCallback | None = None,
+        **settings: Any,
+    ) -> list[SpeechOutput]:
+        """Speak prepared texts, each with its own voice, speed and seed; what they share are batches.
+
+        Arguments and errors are those of `batch`.
+        """
+        run = _Run(self, sampling_with(self.sampling, settings), batch_size, callback)
+        firsts = [self._first(utterance) for utterance in utterances]
         found = run.generate(firsts)
-        rest: list[_Job] = []
-        for row, (codes, sentence) in enumerate(zip(found, sentences, strict=True)):
-            if len(sentence) > 1:  # the first sentence's voice goes on where there is no prompt
-                voice = shown or self._heard(codes, sentence[0])
-                for number, text in enumerate(sentence[1:], start=1):
-                    rest.append(self._say(voice, text, speed)._replace(stream=SENTENCES_PER_TEXT * row + number))
-        later = iter(run.generate(rest))
+        rest = [self._rest(utterance, codes) for utterance, codes in zip(utterances, found, strict=True)]
+        later = iter(run.generate([job for jobs in rest for job in jobs]))
         outputs = []
-        for job, codes, sentence in zip(firsts, found, sentences, strict=True):
-            jobs = [(job, codes), *((next_job, next(later)) for next_job in rest if _same_text(next_job, job))]
-            kept = shown.samples if shown is not None and task == "continuation" else None
-            outputs.append(self._output(jobs, run.steps, sentence, kept))
+        for utterance, first, codes, others in zip(utterances, firsts, found, rest, strict=True):
+            jobs = [(first, codes), *((job, next(later)) for job in others)]
+            kept = utterance.prompt.samples if utterance.prompt is not None and utterance.continued else None
+            outputs.append(self._output(jobs, run.steps, utterance.sentences, kept))
         return outputs
 
     def sentences(self, text: str) -> list[str]:
@@ -356,6 +321,26 @@ class SpeechPipeline:
         """What was generated, as the prompt of what follows."""
         return self._aligned(self.codec.decode(codes[None])[0], text, "the first sentence")
 
+    def _first(self, utterance: Utterance) -> _Job:
+        """The first sentence."""
+        sentences, shown, continued, speed, seed, number = utterance
+        if continued:
+            assert shown is not None
+            job = self._continue(shown, sentences[0], speed)
+        else:
+            job = self._say(shown, sentences[0], speed)
+        return job._replace(seed=seed, stream=SENTENCES_PER_TEXT * number)
+
+    def _rest(self, utterance: Utterance, codes: Int[Tensor, "L D"]) -> list[_Job]:
+        """The other sentences; without a prompt the voice of the first, whose `codes` are given, goes on."""
+        sentences, shown, _, speed, seed, number = utterance
+        if len(sentences) == 1:
+            return []
+        shown = shown or self._heard(codes, sentences[0])
+        jobs = [self._say(shown, text, speed) for text in sentences[1:]]
+        begin = SENTENCES_PER_TEXT * number
+        return [job._replace(seed=seed, stream=begin + place) for place, job in enumerate(jobs, start=1)]
+
     def _say(self, shown: Prompt | None, text: str, speed: float) -> _Job:
         """A sentence of its own, after the prompt if there is one."""
         tokens, real = self._tokens(text)
@@ -406,7 +391,7 @@ class SpeechPipeline:
                 f"a sentence takes {length * seconds:.1f} s{also}, the model speaks at most "
                 f"{most * seconds:.1f} s at once; use shorter sentences, a shorter prompt or more speed"
             )
-        return _Job(0, codes, features)
+        return _Job(0, 0, codes, features)
 
     def _output(
         self, jobs: list[tuple[_Job, Tensor]], steps: list[StepRecord], sentence: list[str], kept: Tensor | None
@@ -431,14 +416,9 @@ class _Run:
     """The generator over jobs in batches of like length."""
 
     def __init__(
-        self,
-        pipe: SpeechPipeline,
-        sampling: AnySampling,
-        seed: int,
-        batch_size: int,
-        callback: StepCallback | None,
+        self, pipe: SpeechPipeline, sampling: AnySampling, batch_size: int, callback: StepCallback | None
     ) -> None:
-        self.pipe, self.sampling, self.seed, self.batch_size, self.callback = pipe, sampling, seed, batch_size, callback
+        self.pipe, self.sampling, self.batch_size, self.callback = pipe, sampling, batch_size, callback
         self.steps: list[StepRecord] = []
 
     def generate(self, jobs: Sequence[_Job]) -> list[Int[Tensor, "L D"]]:
@@ -460,7 +440,7 @@ class _Run:
         samples = sample(
             model,
             torch.zeros(len(jobs), dtype=torch.int64, device=device),
-            seed=self.seed,
+            seed=[job.seed for job in jobs],
             indices=[job.stream for job in jobs],
             sampling=self.sampling,
             given=(codes, visible),
@@ -469,10 +449,6 @@ class _Run:
         )
         self.steps += samples.steps
         return [row[begin:end] for row, begin, end in zip(samples.codes, prompts, lengths, strict=True)]
-
-
-def _same_text(one: _Job, other: _Job) -> bool:
-    return one.stream // SENTENCES_PER_TEXT == other.stream // SENTENCES_PER_TEXT
 
 
 def _parts(items: list[int], size: int) -> Iterator[list[int]]:
