@@ -44,6 +44,7 @@ def read_sound(
     *,
     where: str | None = None,
     max_seconds: float = MAX_SECONDS,
+    max_values: int = MAX_VALUES,
 ) -> Float[Tensor, " S"]:
     """Decode a sound, average its channels and resample it; values beyond [-1, 1] are clipped.
 
@@ -52,6 +53,7 @@ def read_sound(
         sample_rate_hz: samples per second of the result.
         where: what to call it in an error; the file's name if left out.
         max_seconds: refuse longer ones, before they are decoded.
+        max_values: refuse those with more samples times channels, likewise.
 
     Returns:
         float32 in [-1, 1], at least one sample.
@@ -67,7 +69,7 @@ def read_sound(
         raise ConfigError(f"max_seconds={max_seconds} must be positive")
     encoded = isinstance(source, bytes | memoryview)
     where = where or ("the sound" if encoded else f"sound '{source!s}'")
-    samples, rate = _decode(source, where, max_seconds)
+    samples, rate = _decode(source, where, max_seconds, max_values)
     peak = float(np.abs(samples).max())
     if not math.isfinite(peak):
         raise DataError(f"{where} holds values that are not finite (NaN or infinity)")
@@ -293,14 +295,14 @@ class _Content(io.BytesIO):
 
 
 def _decode(
-    source: str | Path | bytes | memoryview, where: str, max_seconds: float
+    source: str | Path | bytes | memoryview, where: str, max_seconds: float, max_values: int
 ) -> tuple[Float[np.ndarray, "S C"], int]:
     """All channels, and the rate in Hz; refuses what is empty or not whole."""
     soundfile = _soundfile()
     try:
         content = bytes(source) if isinstance(source, bytes | memoryview) else _read_file(Path(source))
         with soundfile.SoundFile(_Content(content)) as file:
-            _check_header(file, content, where, max_seconds)
+            _check_header(file, content, where, max_seconds, max_values)
             samples = file.read(dtype="float32", always_2d=True)
             announced, rate, layout = file.frames, file.samplerate, file.format
     except DataError:
@@ -333,7 +335,7 @@ def _read_file(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _check_header(file: Any, content: bytes, where: str, max_seconds: float) -> None:
+def _check_header(file: Any, content: bytes, where: str, max_seconds: float, max_values: int) -> None:
     """Refuse by what the header says, before anything is decoded."""
     if file.format not in _READ_FORMATS:
         raise DataError(f"{where} has format {file.format}; allowed: {', '.join(_READ_FORMATS)}")
@@ -344,8 +346,8 @@ def _check_header(file: Any, content: bytes, where: str, max_seconds: float) -> 
     seconds = file.frames / file.samplerate
     if seconds > max_seconds:
         raise DataError(f"{where} is {seconds:.1f} s long; at most {max_seconds:g} s are read: cut it into pieces")
-    if file.frames * file.channels > MAX_VALUES:
-        raise DataError(f"{where} has {file.frames} samples in {file.channels} channels; at most {MAX_VALUES} are read")
+    if file.frames * file.channels > max_values:
+        raise DataError(f"{where} has {file.frames} samples in {file.channels} channels; at most {max_values} are read")
     for stated, there in _CUT_SHORT.findall(file.extra_info):
         if int(there) < int(stated) < _UNKNOWN_BYTES:
             raise DataError(f"{where} is cut short: {there} of {stated} bytes of sound are there")
