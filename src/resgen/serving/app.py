@@ -55,6 +55,11 @@ def create_app(service: Service) -> ASGIApp:
     """The application around a service; start and close the service beside it."""
     app = FastAPI(title="resgen", version=resgen.__version__, docs_url=None, redoc_url=None)
     app.include_router(_open_routes(service))
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return PlainTextResponse(described(app.openapi()))
+
     keyed = [Depends(HTTPBearer(auto_error=False)), Depends(APIKeyHeader(name="X-API-Key", auto_error=False))]
     app.include_router(_models(service), dependencies=keyed if service.config.api_key else [])
     app.add_exception_handler(StarletteHTTPException, _http_error)
@@ -235,6 +240,20 @@ def _models(service: Service) -> APIRouter:
     return router
 
 
+def described(document: dict[str, Any]) -> str:
+    """The OpenAPI document for people: every route and its body, in plain text that needs nothing from elsewhere."""
+    lines = [f"{document['info']['title']} {document['info']['version']}; the whole document: /openapi.json"]
+    for path, methods in document["paths"].items():
+        for method, route in methods.items():
+            lines += ["", f"{method.upper()} {path}", f"    {route['description']}"]
+            for media, body in route.get("requestBody", {}).get("content", {}).items():
+                schema = body["schema"]
+                if "$ref" in schema:
+                    schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+                lines.append(f"    {media}: {', '.join(schema['properties'])}")
+    return "\n".join(lines) + "\n"
+
+
 def seed_of(request: schemas.Sampling) -> int:
     """The seed of a request; a new one if it has none."""
     return secrets.randbelow(1 << 32) if request.seed is None else request.seed
@@ -275,8 +294,9 @@ async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         return _error(415, "the body must be application/json")
-    damaged = any(one["type"] == "json_invalid" for one in error.errors())
-    return _error(400 if damaged else 422, validation_line(error.errors()))
+    if any(one["type"] == "json_invalid" for one in error.errors()):
+        return _error(400, "the body is not valid JSON")
+    return _error(422, validation_line(error.errors()))
 
 
 async def _refused(request: Request, error: Exception) -> Response:

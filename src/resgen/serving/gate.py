@@ -40,6 +40,7 @@ ROUTES = (
     "/readyz",
     "/metrics",
     "/openapi.json",
+    "/docs",
 )
 FORMS = ("/v1/images/edit", "/v1/images/levels", "/v1/speech")
 MAX_JSON_BYTES = 1 << 16
@@ -97,7 +98,7 @@ class Gate:
     def _refusal(self, scope: Scope, computing: bool) -> tuple[int, str] | None:
         """Status and reason for which a request is not even read."""
         service, path, headers = self.service, scope["path"], Headers(scope=scope)
-        is_open = path in ("/", "/healthz", "/readyz") or path.startswith("/page/")
+        is_open = path in ("/", "/healthz", "/readyz", "/docs") or path.startswith("/page/")
         if service.config.api_key is not None and not is_open and not has_key(headers, service.config.api_key):
             return 401, "a key is needed: Authorization: Bearer KEY, or X-API-Key: KEY"
         if path.startswith("/v1/") and service.state != READY:
