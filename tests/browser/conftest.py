@@ -19,6 +19,7 @@ from browser.fake import FakeServer
 from browser.page import Page
 
 START_S = 60
+_RESGEN = "from resgen.cli.main import main; main()"
 _MODELS = ("fashion-mnist-small", "spoken-digits-small")
 
 
@@ -85,7 +86,7 @@ def real_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("serve") / "log.txt"
-    command = [sys.executable, "-m", "resgen.cli.main", "serve", "--model", *_MODELS, "--port", str(port)]
+    command = [sys.executable, "-c", _RESGEN, "serve", "--model", *_MODELS, "--port", str(port)]
     with log.open("w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, cwd=Path(__file__).parent)
     url = f"http://127.0.0.1:{port}/"

@@ -192,7 +192,7 @@ def images(fields: dict[str, Any], models: list[dict[str, Any]] = MODELS) -> dic
     names, size = model["classes"] or [""], model["image"]["width"]
     made = [
         {"class_id": c, "class_name": names[c], "png": picture("final", c, k, fields["seed"], size=size)}
-        for c in fields["class_ids"] or [0]
+        for c in fields.get("class_ids", [0])
         for k in range(fields["num_samples"])
     ]
     return {**_settings(fields), "images": made, "seconds": 0.2}

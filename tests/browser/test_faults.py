@@ -40,7 +40,7 @@ def test_an_error_after_some_steps_is_said_and_the_steps_stay(page: Page, fake: 
     fake.fault = "stream"
     page.finish()
     assert page.error_of("button.primary") == "out of memory: ask for fewer pictures"
-    assert page.one(".hero img").get_attribute("alt") == "T-shirt/top, 1 of 4, step 2 of 2"
+    assert page.one(".hero img").get_attribute("alt") == "T-shirt/top, 1 of 4, step 2 of 6"
     assert not page.one("button.save").is_enabled()
 
 
@@ -120,4 +120,11 @@ def test_models_that_cannot_be_listed_can_be_asked_for_again(page: Page, fake: F
     page.wait(lambda: notice.text.startswith("still loading. Try again in 2 seconds."))
     fake.fault = None
     notice.find_element("css selector", "button").click()
+    page.wait(lambda: page.view() == "pictures")
+
+
+def test_a_server_that_still_loads_is_asked_again_by_itself(page: Page, fake: FakeServer) -> None:
+    fake.fault = {"status": 503, "error": "the server is loading", "retry_after": 1}
+    page.load()
+    fake.fault = None
     page.wait(lambda: page.view() == "pictures")

@@ -92,7 +92,7 @@ _WRONG = [
     ("num_steps", "1.5", "Steps must be a whole number from 1 to 64."),
     ("guidance_scale", "-1", "Guidance must be a number from 0 to 20."),
     ("guidance_scale", "", "Guidance must be a number from 0 to 20."),
-    ("seed", "-3", "The seed must be a whole number from 0 to 2147483647."),
+    ("seed", "-3", "The seed must be a whole number from 0 to 4294967295."),
     ("num_samples", "33", "The number of pictures must be a whole number from 1 to 32."),
 ]
 
@@ -150,7 +150,7 @@ def test_a_model_without_classes_asks_for_none(page: Page, fake: FakeServer) -> 
     page.load()
     assert not page.one(".classes").is_displayed()
     page.finish()
-    assert fake.seen[0][1]["class_ids"] == []
+    assert "class_ids" not in fake.seen[0][1]
 
 
 def test_a_new_seed_is_another_one(page: Page) -> None:

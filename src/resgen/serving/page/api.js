@@ -2,11 +2,13 @@
 
 const KEY = "resgen-api-key"; // sessionStorage: gone with the tab
 
-/** An answer that is no result. `message` is one line for people; `status` 0 when there was no answer at all. */
+/** An answer that is no result. `message` is one line for people; `status` 0 when there was no answer at all;
+ * `wait`: seconds after which the server wants to be asked again, or NaN. */
 export class ApiError extends Error {
-  constructor(message, status = 0) {
+  constructor(message, status = 0, wait = NaN) {
     super(message);
     this.status = status;
+    this.wait = wait;
   }
 }
 
@@ -79,7 +81,7 @@ async function asError(response) {
   const wait = Number.parseInt(response.headers.get("Retry-After") ?? "", 10);
   const again = Number.isFinite(wait) ? `Try again in ${wait} second${wait === 1 ? "" : "s"}.` : "Try again later.";
   const sentence = /[.!?]$/.test(text) ? text : `${text}.`;
-  if (response.status === 429 || response.status === 503) return new ApiError(`${sentence} ${again}`, response.status);
+  if (response.status === 429 || response.status === 503) return new ApiError(`${sentence} ${again}`, response.status, wait);
   if (response.status === 504) {
     return new ApiError(`${sentence} Fewer pictures, steps or words take less time.`, response.status);
   }

@@ -78,7 +78,10 @@ function start(found) {
   route();
 }
 
+let again = 0;
+
 async function load() {
+  clearTimeout(again);
   notice.textContent = "Asking the server for its models …";
   try {
     start(await models());
@@ -86,6 +89,7 @@ async function load() {
     if (!(error instanceof ApiError)) console.error(error);
     const retry = make("button", { type: "button", text: "Try again", onclick: load });
     notice.replaceChildren(make("span", { text: error.message }), retry);
+    if (error.status === 503 && error.wait) again = setTimeout(load, 1000 * error.wait); // it still loads its models
   }
 }
 

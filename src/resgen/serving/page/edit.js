@@ -100,5 +100,5 @@ export function startEdit(view, { models, store, sources, uses }) {
     gallery.done(result);
     return `${pictures(result.images.length)} in ${seconds(result.seconds)}, seed ${result.seed}.`;
   };
-  runForm(view, { work, blame: { mask: paint, box: paint } });
+  runForm(view, { work, blame: { picture: form.elements.image, mask: paint, box: paint, class: classId } });
 }

@@ -55,6 +55,7 @@ export function numbersIn(inputs) {
   const values = {};
   let first = null;
   for (const input of inputs) {
+    if (input.disabled) continue; // the model has no such setting
     try {
       values[input.name] = numberIn(input);
     } catch (error) {
@@ -82,7 +83,11 @@ export function chooseModel(select, models, store) {
 export function applyDefaults(form, { defaults, limits }) {
   for (const name of ["num_steps", "guidance_scale", "speed"]) {
     const input = form.elements[name];
-    if (input && defaults[name] !== undefined && defaults[name] !== null) input.value = defaults[name];
+    if (!input) continue;
+    const known = defaults[name] !== undefined && defaults[name] !== null;
+    if (known) input.value = defaults[name];
+    input.disabled = !known && name !== "speed"; // some kinds of models take no number of steps
+    input.closest(".field").hidden = input.disabled;
   }
   form.elements.num_steps.max = limits.max_steps;
   const count = form.elements.num_samples;

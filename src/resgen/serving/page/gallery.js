@@ -12,8 +12,10 @@ export const sharp = (model) => (model.image && model.image.width < SMOOTH_FROM 
 
 export class Gallery {
   #pictures = []; // {label, steps: [base64], maps: [[known levels]], final: base64 or null}
+  #numbers = []; // of the steps that arrived: a server may leave some out for a slow connection
+  #ofSteps = 0;
   #chosen = 0;
-  #shown = null; // the step that is shown, null: the last
+  #shown = null; // which of the steps that arrived is shown, from 1; null: the last
   #timer = null;
 
   /** `uses`: {name: (picture) => ...}, what can be done with a picture besides keeping it. */
@@ -56,7 +58,7 @@ export class Gallery {
     this.seed = seed;
     this.grid = model.positions ? gridOf(model.positions, model.image.height, model.image.width) : null;
     this.#pictures = labels.map((label) => ({ label, steps: [], maps: [], final: null }));
-    [this.#chosen, this.#shown] = [0, null];
+    [this.#chosen, this.#shown, this.#numbers] = [0, null, []];
     const scale = sharp(model);
     this.image.className = scale;
     this.thumbs.replaceChildren(...labels.map((label, k) =>
@@ -65,7 +67,9 @@ export class Gallery {
   }
 
   /** The pictures after a step, and the known levels of each. */
-  step({ images, visible }) {
+  step({ images, visible, step, num_steps: total }) {
+    this.#numbers.push(step);
+    this.#ofSteps = total;
     images.forEach((image, k) => {
       this.#pictures[k]?.steps.push(image);
       this.#pictures[k]?.maps.push(visible[k]);
@@ -83,7 +87,7 @@ export class Gallery {
     this.#draw();
   }
 
-  /** Keep what has arrived when a request was broken off; false if nothing did. */
+  /** Has nothing arrived? */
   get isEmpty() {
     return this.#numSteps() === 0;
   }
@@ -112,14 +116,14 @@ export class Gallery {
     const total = this.#numSteps();
     const step = this.#shown ?? total;
     const title = this.#pictures.length > 1 ? `${picture.label}, ${this.#chosen + 1} of ${this.#pictures.length}` : picture.label;
-    const place = total > 1 ? `, step ${step} of ${total}` : "";
+    const place = total > 1 ? `step ${this.#numbers[step - 1]} of ${this.#ofSteps}` : "";
     this.image.src = pngUrl(this.#at(picture));
-    this.image.alt = `${title}${place}`;
+    this.image.alt = place ? `${title}, ${place}` : title;
     this.caption.textContent = title;
     this.steps.hidden = total < 2;
     [this.slider.max, this.slider.value] = [total, step];
-    this.stepText.textContent = `${step} of ${total}`;
-    this.slider.setAttribute("aria-valuetext", `step ${step} of ${total}`);
+    this.stepText.textContent = place.replace("step ", "");
+    this.slider.setAttribute("aria-valuetext", place);
     const map = picture.maps[step - 1];
     this.heatFigure.hidden = !map || !this.grid;
     if (map && this.grid) {

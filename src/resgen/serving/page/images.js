@@ -44,7 +44,8 @@ export function startPictures(view, { models, store, uses }) {
     checkCount(each, { classes: rows, each: numbers.num_samples, limit: model.limits.max_samples });
     const names = chosen.length ? chosen.map((k) => model.classes[k]) : ["picture"];
     const labels = names.flatMap((name) => Array(numbers.num_samples).fill(name));
-    return { model, labels, body: { model: model.name, class_ids: chosen, ...numbers } };
+    const classIds = chosen.length ? { class_ids: chosen } : {};
+    return { model, labels, body: { model: model.name, ...classIds, ...numbers } };
   };
 
   const work = async ({ signal, say, progress, began }) => {
@@ -53,7 +54,7 @@ export function startPictures(view, { models, store, uses }) {
     view.querySelector(".gallery").hidden = true;
     gallery.begin(model, labels, body.seed);
     say(`Generating ${pictures(labels.length)} …`);
-    progress(0, watch.checked ? body.num_steps : 0);
+    progress(0, watch.checked ? body.num_steps ?? 0 : 0);
     began();
     let result = null;
     try {

@@ -40,12 +40,12 @@ export function startLevels(view, { models, store, sources }) {
     list.replaceChildren(...levels.map((level) => tile(level, model, name)));
     return `${plural(levels.length, "picture")}, from coarse to fine.`;
   };
-  runForm(view, { work });
+  runForm(view, { work, blame: { picture: form.elements.image } });
 }
 
 function tile({ depth, png, psnr_db: decibels }, model, name) {
   const title = plural(depth, "level");
-  const near = Number.isFinite(decibels) ? `${decibels.toFixed(1)} dB` : "identical";
+  const near = decibels < 100 ? `${decibels.toFixed(1)} dB` : "identical";
   const stem = slug(name.replace(/\.[a-z]+$/i, ""));
   const onclick = () => download(blobOf(png, "image/png"), `${stem}-levels-${depth}.png`);
   return make("li", {},

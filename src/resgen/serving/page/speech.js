@@ -75,7 +75,7 @@ export function startSpeech(view, { models }) {
     output.replaceChildren(...soundOf(result, wav, spoken));
     return `${seconds(result.duration_s)} of speech in ${seconds(result.seconds)}, seed ${result.seed}.`;
   };
-  runForm(view, { work });
+  runForm(view, { work, blame: { sound: prompt, recording: prompt } });
 }
 
 let lastUrl = null;
