@@ -23,7 +23,7 @@ from resgen.pipelines.edit import Box
 from resgen.serving import schemas
 from resgen.serving.batching import ClosedError, QueueFullError, Ticket
 from resgen.serving.files import INDEX, page_files
-from resgen.serving.gate import Gate, error_body, status_headers
+from resgen.serving.gate import Gate, error_body, log_defect, status_headers
 from resgen.serving.images import ServedImages
 from resgen.serving.service import READY, Service, UnknownModelError
 from resgen.serving.speech import ServedSpeech
@@ -170,9 +170,9 @@ def _models(service: Service) -> APIRouter:
                 except (ResGenError, TimeoutError) as error:
                     reason = REASONS[504] if isinstance(error, TimeoutError) else str(error)
                     yield _line({"event": "error", **json.loads(error_body(reason))})
-                except Exception:
+                except Exception as error:
+                    log_defect(error)
                     yield _line({"event": "error", "error": DEFECT})
-                    raise
             finally:
                 result.cancel()
 

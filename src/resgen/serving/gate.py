@@ -85,9 +85,7 @@ class Gate:
         except ClientDisconnect:
             status = ABANDONED
         except Exception as error:
-            # The application has answered 500. Messages of errors may quote what a user wrote; places do not.
-            places = "".join(traceback.format_tb(error.__traceback__))
-            print(f"{type(error).__name__} in a request:\n{places}", file=sys.stderr, flush=True)
+            log_defect(error)  # the application has answered 500
         finally:
             self.service.busy -= computing
             seconds = time.perf_counter() - began
@@ -134,6 +132,12 @@ class Gate:
             return message
 
         return counted
+
+
+def log_defect(error: Exception) -> None:
+    """An error that nobody outside can mend, with its place. Its message may quote what a user wrote, and stays away."""
+    places = "".join(traceback.format_tb(error.__traceback__))
+    print(f"{type(error).__name__} in a request:\n{places}", file=sys.stderr, flush=True)
 
 
 def has_key(headers: Headers, key: str) -> bool:

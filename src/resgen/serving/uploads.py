@@ -60,13 +60,15 @@ async def read_form(
         if name in seen:
             raise HTTPException(422, f"{_shown(name)}: given more than once")
         seen.add(name)
+        if value == "":
+            continue
         if isinstance(value, UploadFile) != (name in files):
             raise HTTPException(422, f"{_shown(name)}: {'a file is wanted' if name in files else 'no file is wanted'}")
         if isinstance(value, UploadFile):
             content = await value.read()
             if content:
                 contents[name] = memoryview(content)
-        elif value:
+        else:
             texts[name] = value
     await form.close()
     missing = [name for name, needed in files.items() if needed and name not in contents]
