@@ -37,7 +37,7 @@ class Request(NamedTuple):
     Attributes:
         class_ids: one per sample.
         sequence: the condition of sequences.
-        seed: of all streams.
+        seed: of all samples, or one for each.
         indices: number of each sample; sample k draws from the stream (seed, k).
         codes: given codes, with `visible`.
         visible: how many levels of each position are given.
@@ -46,7 +46,7 @@ class Request(NamedTuple):
 
     class_ids: Int[Tensor, " B"]
     sequence: SequenceCondition | None
-    seed: int
+    seed: int | Sequence[int]
     indices: Sequence[int]
     codes: Int[Tensor, "B L D"] | None
     visible: Int[Tensor, "B L"] | None
@@ -292,7 +292,7 @@ def sample(
     model: CodeModel,
     class_ids: Int[Tensor, " B"],
     *,
-    seed: int,
+    seed: int | Sequence[int],
     indices: Sequence[int],
     sampling: AnySampling,
     given: tuple[Int[Tensor, "B L D"], Int[Tensor, "B L"]] | None = None,
@@ -304,7 +304,7 @@ def sample(
     Args:
         model: a generator.
         class_ids: on the model's device, one per sample.
-        seed: of all streams.
+        seed: of all samples, or one for each, so that samples of several calls share a batch.
         indices: number of each sample; sample k draws from the stream (seed, k).
         sampling: settings of the model's kind.
         given: codes and how many levels of each position are visible; those are kept.

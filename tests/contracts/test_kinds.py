@@ -94,6 +94,20 @@ def test_samples_do_not_depend_on_their_batch(kind: str, guidance_scale: float) 
     assert not torch.equal(run([0, 1, 2, 3, 4], seed=8), whole)
 
 
+@pytest.mark.parametrize("guidance_scale", [0.0, 1.5])
+def test_calls_of_several_seeds_share_a_batch(kind: str, guidance_scale: float) -> None:
+    """What a server does: sample k of each call is the one that the call alone would have drawn."""
+    model, sampling = make(kind).eval(), settings(kind, guidance_scale)
+    class_ids = torch.tensor([0, 1, 2, 1, 0])
+    seeds, indices = [7, 7, 8, 2**40, 8], [0, 1, 0, 0, 1]
+    mixed = sample(model, class_ids, seed=seeds, indices=indices, sampling=sampling).codes
+    for row, (seed, index) in enumerate(zip(seeds, indices, strict=True)):
+        alone = sample(model, class_ids[row, None], seed=seed, indices=[index], sampling=sampling).codes
+        assert torch.equal(mixed[row], alone[0]), row
+    with pytest.raises(ValueError):
+        sample(model, class_ids, seed=[1, 2], indices=indices, sampling=sampling)
+
+
 def test_what_is_given_is_kept(kind: str) -> None:
     model = make(kind).eval()
     stream = torch.Generator().manual_seed(2)

@@ -26,6 +26,7 @@ from resgen.cli.inspect import Inspect
 from resgen.cli.models import Models
 from resgen.cli.plan import Plan
 from resgen.cli.reconstruct import Reconstruct
+from resgen.cli.serve import Serve
 from resgen.cli.speak import GenerateSpeech
 from resgen.cli.train import TrainGenerator, TrainText, TrainTokenizer, TrainVocoder
 from resgen.errors import ConfigError, ResGenError, unknown
@@ -44,6 +45,7 @@ COMMANDS: dict[str, type[Any]] = {
     "generate speech": GenerateSpeech,
     "edit image": EditImage,
     "edit speech": EditSpeech,
+    "serve": Serve,
     "evaluate": Evaluate,
     "compare": Compare,
     "sweep": Sweep,

@@ -44,6 +44,7 @@ def read_sound(
     *,
     where: str | None = None,
     max_seconds: float = MAX_SECONDS,
+    max_values: int = MAX_VALUES,
 ) -> Float[Tensor, " S"]:
     """Decode a sound, average its channels and resample it; values beyond [-1, 1] are clipped.
 
@@ -52,6 +53,7 @@ def read_sound(
         sample_rate_hz: samples per second of the result.
         where: what to call it in an error; the file's name if left out.
         max_seconds: refuse longer ones, before they are decoded.
+        max_values: refuse those with more samples times channels, likewise.
 
     Returns:
         float32 in [-1, 1], at least one sample.
@@ -67,7 +69,7 @@ def read_sound(
         raise ConfigError(f"max_seconds={max_seconds} must be positive")
     encoded = isinstance(source, bytes | memoryview)
     where = where or ("the sound" if encoded else f"sound '{source!s}'")
-    samples, rate = _decode(source, where, max_seconds)
+    samples, rate = _decode(source, where, max_seconds, max_values)
     peak = float(np.abs(samples).max())
     if not math.isfinite(peak):
         raise DataError(f"{where} holds values that are not finite (NaN or infinity)")
@@ -90,17 +92,47 @@ def write_sound(samples: Float[Tensor, " S"], sample_rate_hz: int, path: str | P
             cannot be written.
         MissingExtraError: soundfile is not installed.
     """
-    _check_rate(sample_rate_hz)
     path = Path(path)
-    kind = _WRITE_FORMATS.get(path.suffix.lower())
-    if kind is None:
+    suffix = path.suffix.lower()
+    if suffix not in _WRITE_FORMATS:
         raise DataError(f"cannot write '{path}': unknown suffix '{path.suffix}'; allowed: {', '.join(_WRITE_FORMATS)}")
+    content = encode_sound(samples, sample_rate_hz, suffix, where=f"'{path}'")
+    temporary = path.with_name(f".{secrets.token_hex(6)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot write '{path}': {error.strerror or error}") from error
+
+
+def encode_sound(
+    samples: Float[Tensor, " S"], sample_rate_hz: int, suffix: str = ".wav", *, where: str = "the sound"
+) -> bytes:
+    """The content of a sound file.
+
+    Args:
+        samples: clipped to [-1, 1] and rounded to 16 bits.
+        sample_rate_hz: samples per second.
+        suffix: what kind of file, `.wav`, `.flac` or `.ogg`.
+        where: what to call it in an error.
+
+    Raises:
+        ConfigError: a rate outside 1,000..384,000 Hz.
+        DataError: no samples, values that are not finite, or a rate that the format lacks.
+        MissingExtraError: soundfile is not installed.
+    """
+    _check_rate(sample_rate_hz)
+    kind = _WRITE_FORMATS[suffix]
     if kind[1] == "VORBIS" and sample_rate_hz > _MAX_VORBIS_HZ:
-        raise DataError(f"cannot write '{path}' at {sample_rate_hz} Hz; Vorbis takes at most {_MAX_VORBIS_HZ}")
+        raise DataError(f"cannot write {where} at {sample_rate_hz} Hz; Vorbis takes at most {_MAX_VORBIS_HZ}")
     if not len(samples):
-        raise DataError(f"cannot write '{path}': the sound has no samples")
+        raise DataError(f"cannot write {where}: the sound has no samples")
     if not samples.isfinite().all():
-        raise DataError(f"cannot write '{path}': the sound holds values that are not finite (NaN or infinity)")
+        raise DataError(f"cannot write {where}: the sound holds values that are not finite (NaN or infinity)")
     # rounded here: libsndfile multiplies by 32,767 in writing and divides by 32,768 in reading
     whole = (samples.detach().cpu().double() * 32768).round().clamp(-32768, 32767).to(torch.int16).numpy()
     soundfile = _soundfile()
@@ -110,17 +142,8 @@ def write_sound(samples: Float[Tensor, " S"], sample_rate_hz: int, path: str | P
             for start in range(0, len(whole), _WRITE_BLOCK):
                 file.write(whole[start : start + _WRITE_BLOCK])
     except soundfile.LibsndfileError as error:
-        raise DataError(f"cannot write '{path}' at {sample_rate_hz} Hz: {error.error_string}") from error
-    temporary = path.with_name(f".{secrets.token_hex(6)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(content.getbuffer())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot write '{path}': {error.strerror or error}") from error
+        raise DataError(f"cannot write {where} at {sample_rate_hz} Hz: {error.error_string}") from error
+    return content.getvalue()
 
 
 def resample(samples: Float[Tensor, " S"], from_hz: int, to_hz: int) -> Float[Tensor, " R"]:
@@ -295,14 +318,14 @@ class _Content(io.BytesIO):
 
 
 def _decode(
-    source: str | Path | bytes | memoryview, where: str, max_seconds: float
+    source: str | Path | bytes | memoryview, where: str, max_seconds: float, max_values: int
 ) -> tuple[Float[np.ndarray, "S C"], int]:
     """All channels, and the rate in Hz; refuses what is empty or not whole."""
     soundfile = _soundfile()
     try:
         content = bytes(source) if isinstance(source, bytes | memoryview) else _read_file(Path(source))
         with soundfile.SoundFile(_Content(content)) as file:
-            _check_header(file, content, where, max_seconds)
+            _check_header(file, content, where, max_seconds, max_values)
             samples = file.read(dtype="float32", always_2d=True)
             announced, rate, layout = file.frames, file.samplerate, file.format
     except DataError:
@@ -335,7 +358,7 @@ def _read_file(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _check_header(file: Any, content: bytes, where: str, max_seconds: float) -> None:
+def _check_header(file: Any, content: bytes, where: str, max_seconds: float, max_values: int) -> None:
     """Refuse by what the header says, before anything is decoded."""
     if file.format not in _READ_FORMATS:
         raise DataError(f"{where} has format {file.format}; allowed: {', '.join(_READ_FORMATS)}")
@@ -346,8 +369,8 @@ def _check_header(file: Any, content: bytes, where: str, max_seconds: float) -> 
     seconds = file.frames / file.samplerate
     if seconds > max_seconds:
         raise DataError(f"{where} is {seconds:.1f} s long; at most {max_seconds:g} s are read: cut it into pieces")
-    if file.frames * file.channels > MAX_VALUES:
-        raise DataError(f"{where} has {file.frames} samples in {file.channels} channels; at most {MAX_VALUES} are read")
+    if file.frames * file.channels > max_values:
+        raise DataError(f"{where} has {file.frames} samples in {file.channels} channels; at most {max_values} are read")
     for stated, there in _CUT_SHORT.findall(file.extra_info):
         if int(there) < int(stated) < _UNKNOWN_BYTES:
             raise DataError(f"{where} is cut short: {there} of {stated} bytes of sound are there")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -19,6 +19,17 @@ def derive_seed(*parts: int | str) -> int:
 def generator(*parts: int | str, device: str | torch.device = "cpu") -> torch.Generator:
     """A fresh `torch.Generator` seeded with `derive_seed(*parts)`."""
     return torch.Generator(device=device).manual_seed(derive_seed(*parts))
+
+
+def sample_streams(seed: int | Sequence[int], indices: Sequence[int]) -> list[torch.Generator]:
+    """The stream of every sample of a call: sample k draws from (seed, k) and nothing else.
+
+    Args:
+        seed: of all samples, or one for each: samples of several calls can then be drawn in one batch.
+        indices: number of each sample within its call.
+    """
+    seeds = [seed] * len(indices) if isinstance(seed, int) else seed
+    return [generator("sample", own, index) for own, index in zip(seeds, indices, strict=True)]
 
 
 @contextlib.contextmanager

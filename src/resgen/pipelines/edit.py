@@ -35,7 +35,7 @@ SHEET_CELL = 96
 _TINT = (220, 30, 60)
 _WHITE = 128  # from this brightness on a mask means "imagine anew"
 
-PictureLike = Image.Image | str | Path
+PictureLike = Image.Image | str | Path | memoryview
 MaskLike = PictureLike | tuple[int, int, int, int]
 
 
@@ -151,9 +151,9 @@ def plan_edit(
 
     Args:
         tokenizer: the model's.
-        image: a picture or its file.
-        mask: white where the picture is imagined anew: a picture of any size or its file (cut to the centred square and
-            resized to the nearest pixel), or a box.
+        image: a picture, its file or the content of one.
+        mask: white where the picture is imagined anew: a picture of any size, its file or the content of
+            one (cut to the centred square and resized to the nearest pixel), or a box.
         keep: a box outside which everything is imagined anew.
         keep_levels: how many of the coarsest levels are given where the picture is imagined anew; everywhere without
             `mask` and `keep`.
@@ -261,6 +261,8 @@ def _mask(mask: MaskLike | None, keep: tuple[int, int, int, int] | None, size: i
 
 def _stored(image: PictureLike, what: str) -> tuple[Picture, str]:
     """A picture as `data.pictures` takes it, and what to call it in an error."""
+    if isinstance(image, memoryview):
+        return image, what
     if not isinstance(image, Image.Image):
         return Path(image), f"picture '{image}'" if what == "the picture" else f"mask '{image}'"
     buffer = io.BytesIO()

@@ -24,7 +24,8 @@ from resgen.models.text import TextModel
 from resgen.ops.alignment import expand, fitted_durations
 from resgen.ops.mel import MelConfig, log_mel
 from resgen.pipelines.edit import heeds_what_follows
-from resgen.pipelines.speaking import Job, SpeechOutput, pace
+from resgen.pipelines.speaking import pace
+from resgen.pipelines.utterances import Job, SpeechOutput
 from resgen.tokenizers.sound import SoundCodec
 
 FADE_SECONDS = 0.01
@@ -85,9 +86,9 @@ class SpeechEditPlan:
         begin, end = self.cut
         return begin / self.sample_rate_hz, end / self.sample_rate_hz
 
-    def job(self, stream: int) -> Job:
+    def job(self, seed: int, stream: int) -> Job:
         """What the generator is asked for."""
-        return Job(stream, self.codes[: self.begin], self.features, self.codes[self.end :])
+        return Job(seed, stream, self.codes[: self.begin], self.features, self.codes[self.end :])
 
     def edited(self, new: Int[Tensor, "N D"]) -> Int[Tensor, "M D"]:
         """All codes with the new ones in their place."""

@@ -18,7 +18,7 @@ from resgen.errors import ConfigError, unknown
 from resgen.kinds import AnySampling, kind_of, sample, sampling_with, without_guidance
 from resgen.ops.images import to_uint8
 from resgen.ops.precision import cast_parameters, choose_device, choose_dtype
-from resgen.pipelines.edit import EditOutput, MaskLike, PictureLike, check_order, plan_edit
+from resgen.pipelines.edit import EditOutput, EditPlan, MaskLike, PictureLike, check_order, plan_edit
 from resgen.samplers.unmasking import StepCallback, StepRecord
 
 
@@ -190,7 +190,7 @@ class ImagePipeline:
         """Imagine a part of a picture anew, or its finer levels; what is given comes back as it is, code for code.
 
         Args:
-            image: a PIL picture or a file.
+            image: a PIL picture, a file or the content of one.
             mask: what to imagine anew: white in a picture or file, or a box (left, top, right, bottom) in pixels of
                 the model's picture.
             keep: a box outside which everything is imagined anew.
@@ -213,16 +213,10 @@ class ImagePipeline:
         """
         if num_samples < 1:
             raise ConfigError(f"num_samples={num_samples} must be at least 1")
-        if blend and mask is None and keep is None:
-            raise ConfigError("blend takes the pixels outside a mask from the picture: give mask or keep with it")
-        if class_id is None and self.num_classes:
-            allowed = ", ".join([*self.class_names, f"0..{self.num_classes - 1}"])
-            raise ConfigError(f"this model needs a class, class_id (--class); allowed: {allowed}")
-        chosen = None if class_id is None else [self.class_id(class_id)]
-        plan = plan_edit(self.tokenizer, image, mask=mask, keep=keep, keep_levels=keep_levels, resize=resize)
-        check_order(kind_of(self.generator.config), plan.visible)
+        chosen = self.edited_class(class_id)
+        plan = self.plan_edit(image, mask=mask, keep=keep, keep_levels=keep_levels, blend=blend, resize=resize)
         result = self(
-            chosen,
+            None if chosen is None else [chosen],
             num=num_samples,
             seed=seed,
             batch_size=batch_size,
@@ -239,6 +233,34 @@ class ImagePipeline:
             plan=plan,
             given=self.decode(plan.codes[None], visible=plan.visible[None])[0],
         )
+
+    def edited_class(self, class_id: int | str | None) -> int | None:
+        """The number of the class to imagine; None for a model without classes.
+
+        Raises:
+            ConfigError: no class or an unknown one.
+        """
+        if class_id is None and self.num_classes:
+            allowed = ", ".join([*self.class_names, f"0..{self.num_classes - 1}"])
+            raise ConfigError(f"this model needs a class, class_id (--class); allowed: {allowed}")
+        return None if class_id is None else self.class_id(class_id)
+
+    def plan_edit(
+        self,
+        image: PictureLike,
+        *,
+        mask: MaskLike | None = None,
+        keep: tuple[int, int, int, int] | None = None,
+        keep_levels: int | None = None,
+        blend: bool = False,
+        resize: bool = False,
+    ) -> EditPlan:
+        """What `edit` gives to the sampler; arguments and errors are those of `edit`."""
+        if blend and mask is None and keep is None:
+            raise ConfigError("blend takes the pixels outside a mask from the picture: give mask or keep with it")
+        plan = plan_edit(self.tokenizer, image, mask=mask, keep=keep, keep_levels=keep_levels, resize=resize)
+        check_order(kind_of(self.generator.config), plan.visible)
+        return plan
 
     def sampling_with(self, **settings: Any) -> AnySampling:
         """The model's sampling settings with those given (not None) in their place.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from jaxtyping import UInt8
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
@@ -66,8 +67,7 @@ def reconstruct(
     shown: list[Tensor] = []
     for pictures in track(batches, "reconstructing", console=Console(stderr=True), disable=len(batches) == 1):
         batch = pictures().to(model.quantizer.codebooks.device)
-        codes = model.encode(from_uint8(batch))
-        outputs = [to_uint8(model.decode(codes, level + 1)) for level in range(depth)]
+        outputs = decode_levels(model, batch)
         psnr += torch.stack([psnr_db(output, batch).sum() for output in outputs]).cpu()
         count += len(batch)
         if not shown:
@@ -78,6 +78,13 @@ def reconstruct(
     scale = max(1, 64 // model.config.image_size)
     save_picture(picture_grid(sheet, len(labels), scale=scale, labels=labels), out)
     return Reconstruction(psnr_db=(psnr / count).tolist(), num_pictures=count, seconds=seconds)
+
+
+@torch.inference_mode()
+def decode_levels(model: ImageTokenizer, batch: UInt8[Tensor, "B C S S"]) -> list[UInt8[Tensor, "B C S S"]]:
+    """Pictures, encoded and decoded again from the first level alone, from the first two, ... and from all."""
+    codes = model.encode(from_uint8(batch))
+    return [to_uint8(model.decode(codes, level + 1)) for level in range(model.spec.depth)]
 
 
 def _batches(model: ImageTokenizer, path: str | Path, resize: bool):  # type: ignore[no-untyped-def]

@@ -1,10 +1,10 @@
-"""What speaking and editing share: the generator over sequences of speech, its output, and the pace of a speaker."""
+"""What speaking and editing share: the generator over sequences of speech, and the pace of a speaker."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol, runtime_checkable
+from dataclasses import replace
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -13,55 +13,11 @@ from torch.nn import functional as F
 
 from resgen.kinds import AnySampling, sample
 from resgen.models.base import CodeModel
+from resgen.pipelines.utterances import Job
 from resgen.samplers.unmasking import StepCallback, StepRecord
 from resgen.types import SequenceCondition
 
 RATES = (0.6, 1.6)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpeechOutput:
-    """Generated speech.
-
-    Attributes:
-        audio: float32 samples in [-1, 1]; in continuation it begins with the prompt, as it was given.
-        sample_rate_hz: their rate.
-        codes: `Int64[L, D]` of everything generated, sentence after sentence, without prompts.
-        steps: one record per network evaluation and batch.
-        texts: the sentences as they were spoken.
-    """
-
-    audio: Float[Tensor, " S"]
-    sample_rate_hz: int
-    codes: Int[Tensor, "L D"]
-    steps: list[StepRecord]
-    texts: list[str]
-
-    @property
-    def duration_s(self) -> float:
-        """Length of the audio in seconds."""
-        return len(self.audio) / self.sample_rate_hz
-
-
-class Job(NamedTuple):
-    """One sequence to generate, of `T / feature_stride` positions.
-
-    Attributes:
-        stream: number of its noise.
-        codes: given at its beginning: the prompt.
-        features: of all of it.
-        after: codes given at its end, an example like the prompt; None for none.
-    """
-
-    stream: int
-    codes: Int[Tensor, "P D"]
-    features: Float[Tensor, "T E"]
-    after: Int[Tensor, "Q D"] | None = None
-
-    @property
-    def num_after(self) -> int:
-        """Positions that are given at the end."""
-        return 0 if self.after is None else len(self.after)
 
 
 @runtime_checkable
@@ -79,21 +35,12 @@ class SpeechRun:
     Args:
         model: the generator.
         sampling: its settings.
-        seed: of all streams.
         batch_size: jobs per network evaluation.
         callback: of the sampler; a `BatchCallback` is also told of the batches.
     """
 
-    def __init__(
-        self, model: CodeModel, sampling: AnySampling, seed: int, batch_size: int, callback: StepCallback | None
-    ) -> None:
-        self.model, self.sampling, self.seed, self.batch_size, self.callback = (
-            model,
-            sampling,
-            seed,
-            batch_size,
-            callback,
-        )
+    def __init__(self, model: CodeModel, sampling: AnySampling, batch_size: int, callback: StepCallback | None) -> None:
+        self.model, self.sampling, self.batch_size, self.callback = model, sampling, batch_size, callback
         self.steps: list[StepRecord] = []
 
     def generate(self, jobs: Sequence[Job]) -> list[Int[Tensor, "L D"]]:
@@ -126,7 +73,7 @@ class SpeechRun:
         samples = sample(
             model,
             torch.zeros(len(jobs), dtype=torch.int64, device=device),
-            seed=self.seed,
+            seed=[job.seed for job in jobs],
             indices=[job.stream for job in jobs],
             sampling=self.sampling,
             given=(codes, torch.where(given, model.spec.depth, 0)),

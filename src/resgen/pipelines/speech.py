@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -21,7 +21,8 @@ from resgen.ops.alignment import expand
 from resgen.ops.mel import MelConfig, log_mel
 from resgen.ops.precision import cast_parameters, choose_device, choose_dtype
 from resgen.pipelines.edit_speech import Heard, SpeechEdit, SpeechEditor, SpokenWord, check_following, check_stretch
-from resgen.pipelines.speaking import Job, SpeechOutput, SpeechRun, pace
+from resgen.pipelines.speaking import SpeechRun, pace
+from resgen.pipelines.utterances import Job, Prompt, SpeechOutput, Utterance
 from resgen.samplers.unmasking import StepCallback, StepRecord
 from resgen.tokenizers.mel import MelTokenizer
 from resgen.tokenizers.sound import SoundCodec
@@ -31,24 +32,6 @@ MAX_CHARS = 200
 MAX_TEXT_BYTES = 20_000
 PAUSE_SECONDS = 0.12
 SENTENCES_PER_TEXT = 1 << 16
-
-
-class Prompt(NamedTuple):
-    """A prepared prompt of P positions.
-
-    Attributes:
-        samples: at the model's rate and loudness, exactly P positions.
-        codes: of the samples.
-        text: normalised.
-        features: expanded hidden states of the text.
-        rate: how much faster than average it is spoken.
-    """
-
-    samples: Float[Tensor, " S"]
-    codes: Int[Tensor, "P D"]
-    text: str
-    features: Float[Tensor, "T E"]
-    rate: float
 
 
 class SpeechPipeline:
@@ -199,31 +182,37 @@ class SpeechPipeline:
         _check_numbers(speed, batch_size, seed)
         if not texts:
             raise ConfigError("texts=[] must hold at least one text")
-        sampling = sampling_with(self.sampling, settings)
         sentences = [self.sentences(text) for text in texts]
         shown = None if prompt is None else self.prepare(prompt, prompt_text)
         if shown is None and (prompt_text or task == "continuation"):
             raise DataError("a prompt is missing: prompt_text and continuation need the recording as well")
-        if task == "continuation":
-            assert shown is not None
-            pieces = [self._continue(shown, sentence[0], speed) for sentence in sentences]
-        else:
-            pieces = [self._say(shown, sentence[0], speed) for sentence in sentences]
-        firsts = [piece._replace(stream=SENTENCES_PER_TEXT * row) for row, piece in enumerate(pieces)]
-        run = SpeechRun(self.generator, sampling, seed, batch_size, callback)
+        continued = task == "continuation"
+        wanted = [Utterance(own, shown, continued, speed, seed, number) for number, own in enumerate(sentences)]
+        return self.speak(wanted, batch_size=batch_size, callback=callback, **settings)
+
+    @torch.inference_mode()
+    def speak(
+        self,
+        utterances: Sequence[Utterance],
+        *,
+        batch_size: int = 16,
+        callback: StepCallback | None = None,
+        **settings: Any,
+    ) -> list[SpeechOutput]:
+        """Speak prepared texts, each with its own voice, speed and seed; what they share are batches.
+
+        Arguments and errors are those of `batch`.
+        """
+        run = SpeechRun(self.generator, sampling_with(self.sampling, settings), batch_size, callback)
+        firsts = [self._first(utterance) for utterance in utterances]
         found = run.generate(firsts)
-        rest: list[Job] = []
-        for row, (codes, sentence) in enumerate(zip(found, sentences, strict=True)):
-            if len(sentence) > 1:  # the first sentence's voice goes on where there is no prompt
-                voice = shown or self._heard(codes, sentence[0])
-                for number, text in enumerate(sentence[1:], start=1):
-                    rest.append(self._say(voice, text, speed)._replace(stream=SENTENCES_PER_TEXT * row + number))
-        later = iter(run.generate(rest))
+        rest = [self._rest(utterance, codes) for utterance, codes in zip(utterances, found, strict=True)]
+        later = iter(run.generate([job for jobs in rest for job in jobs]))
         outputs = []
-        for job, codes, sentence in zip(firsts, found, sentences, strict=True):
-            jobs = [(job, codes), *((next_job, next(later)) for next_job in rest if _same_text(next_job, job))]
-            kept = shown.samples if shown is not None and task == "continuation" else None
-            outputs.append(self._output(jobs, run.steps, sentence, kept))
+        for utterance, first, codes, others in zip(utterances, firsts, found, rest, strict=True):
+            jobs = [(first, codes), *((job, next(later)) for job in others)]
+            kept = utterance.prompt.samples if utterance.prompt is not None and utterance.continued else None
+            outputs.append(self._output(jobs, run.steps, utterance.sentences, kept))
         return outputs
 
     @torch.inference_mode()
@@ -277,7 +266,7 @@ class SpeechPipeline:
         editor, heard = self._heard_recording(recording, input_text, (begin_s, end_s))
         plan = editor.plan(heard, " ".join(self.sentences(text)), begin_s, end_s, speed=speed, keep_length=keep_length)
         check_following(kind_of(self.generator.config), plan)
-        run = SpeechRun(self.generator, sampling, seed, batch_size, callback)
+        run = SpeechRun(self.generator, sampling, batch_size, callback)
         return [
             SpeechEdit(
                 audio=plan.audio(self.codec.decode(codes[None])[0].float().cpu(), blend=blend),
@@ -287,7 +276,7 @@ class SpeechPipeline:
                 texts=[plan.text],
                 plan=plan,
             )
-            for codes in map(plan.edited, run.generate([plan.job(number) for number in range(num_samples)]))
+            for codes in map(plan.edited, run.generate([plan.job(seed, number) for number in range(num_samples)]))
         ]
 
     def words(self, recording: Float[Tensor, " S"] | str | Path, text: str) -> list[SpokenWord]:
@@ -411,6 +400,26 @@ class SpeechPipeline:
         """What was generated, as the prompt of what follows."""
         return self._aligned(self.codec.decode(codes[None])[0], text, "the first sentence")
 
+    def _first(self, utterance: Utterance) -> Job:
+        """The first sentence."""
+        sentences, shown, continued, speed, seed, number = utterance
+        if continued:
+            assert shown is not None
+            job = self._continue(shown, sentences[0], speed)
+        else:
+            job = self._say(shown, sentences[0], speed)
+        return job._replace(seed=seed, stream=SENTENCES_PER_TEXT * number)
+
+    def _rest(self, utterance: Utterance, codes: Int[Tensor, "L D"]) -> list[Job]:
+        """The other sentences; without a prompt the voice of the first, whose `codes` are given, goes on."""
+        sentences, shown, _, speed, seed, number = utterance
+        if len(sentences) == 1:
+            return []
+        shown = shown or self._heard(codes, sentences[0])
+        jobs = [self._say(shown, text, speed) for text in sentences[1:]]
+        begin = SENTENCES_PER_TEXT * number
+        return [job._replace(seed=seed, stream=begin + place) for place, job in enumerate(jobs, start=1)]
+
     def _say(self, shown: Prompt | None, text: str, speed: float) -> Job:
         """A sentence of its own, after the prompt if there is one."""
         tokens, real = self._tokens(text)
@@ -461,7 +470,7 @@ class SpeechPipeline:
                 f"a sentence takes {length * seconds:.1f} s{also}, the model speaks at most "
                 f"{most * seconds:.1f} s at once; use shorter sentences, a shorter prompt or more speed"
             )
-        return Job(0, codes, features)
+        return Job(0, 0, codes, features)
 
     def _output(
         self, jobs: list[tuple[Job, Tensor]], steps: list[StepRecord], sentence: list[str], kept: Tensor | None
@@ -485,7 +494,3 @@ class SpeechPipeline:
 def _check_numbers(speed: float, batch_size: int, seed: int) -> None:
     if not speed > 0 or batch_size < 1 or seed < 0:
         raise ConfigError(f"speed={speed} must be above 0, batch_size={batch_size} at least 1, seed={seed} at least 0")
-
-
-def _same_text(one: Job, other: Job) -> bool:
-    return one.stream // SENTENCES_PER_TEXT == other.stream // SENTENCES_PER_TEXT

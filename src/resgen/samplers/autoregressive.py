@@ -16,7 +16,7 @@ from torch import Tensor
 from resgen.errors import ConfigError, unknown
 from resgen.ops.guidance import guidance_weights
 from resgen.ops.masking import SCHEDULES
-from resgen.ops.random import generator
+from resgen.ops.random import sample_streams
 from resgen.ops.residual import residual_encode
 from resgen.ops.sampling import nucleus_choice, top_k_filter
 from resgen.samplers.unmasking import Samples, StepCallback, StepRecord, reveal_plan
@@ -143,22 +143,23 @@ class LatentNoise(NamedTuple):
 
 
 def draw_autoregressive_noise(
-    seed: int, indices: Sequence[int], spec: CodeSpec, *, lengths: Sequence[int] | None = None
+    seed: int | Sequence[int], indices: Sequence[int], spec: CodeSpec, *, lengths: Sequence[int] | None = None
 ) -> Float[Tensor, "B L D"]:
     """One uniform number (float64) per code of the samples `indices` of a call: sample k's stream is derived from
     (seed, k) and nothing else.
 
-    `lengths` are the positions of each sample, for sequences; the longest sets L.
+    `seed` is that of all samples, or one for each; `lengths` are the positions of each sample, for sequences; the
+    longest sets L.
     """
     lengths = [spec.num_positions] * len(indices) if lengths is None else lengths
     uniform = torch.full((len(indices), max(lengths), spec.depth), 0.5, dtype=torch.float64)
-    for row, (index, length) in enumerate(zip(indices, lengths, strict=True)):
-        uniform[row, :length].uniform_(generator=generator("sample", seed, index))
+    for row, (stream, length) in enumerate(zip(sample_streams(seed, indices), lengths, strict=True)):
+        uniform[row, :length].uniform_(generator=stream)
     return uniform
 
 
 def draw_latent_autoregressive_noise(
-    seed: int,
+    seed: int | Sequence[int],
     indices: Sequence[int],
     num_steps: int,
     spec: CodeSpec,
@@ -168,14 +169,14 @@ def draw_latent_autoregressive_noise(
 ) -> LatentNoise:
     """Noise of the samples `indices` of a call: sample k's stream is derived from (seed, k) and nothing else.
 
-    `tokens` is for a model that gives a `TokenDistribution`; `lengths` are the positions of each sample, for sequences.
+    `seed` is that of all samples, or one for each; `tokens` is for a model that gives a `TokenDistribution`; `lengths`
+    are the positions of each sample, for sequences.
     """
     lengths = [spec.num_positions] * len(indices) if lengths is None else lengths
     shape = (len(indices), max(lengths), num_steps)
     component = torch.full((*shape, *((spec.depth,) if tokens else ())), 0.5, dtype=torch.float64)
     latent = torch.zeros(*shape, 0 if tokens else spec.code_dim)
-    for row, (index, length) in enumerate(zip(indices, lengths, strict=True)):
-        stream = generator("sample", seed, index)
+    for row, (stream, length) in enumerate(zip(sample_streams(seed, indices), lengths, strict=True)):
         component[row, :length].uniform_(generator=stream)
         latent[row, :length].normal_(generator=stream)
     return LatentNoise(component, latent)

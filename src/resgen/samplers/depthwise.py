@@ -16,7 +16,7 @@ from torch import Tensor
 from resgen.errors import ConfigError, unknown
 from resgen.ops.guidance import check_interval, guidance_weights
 from resgen.ops.masking import SCHEDULES, reveal
-from resgen.ops.random import fill_uniform, generator
+from resgen.ops.random import fill_uniform, sample_streams
 from resgen.ops.sampling import nucleus_choice
 from resgen.samplers.unmasking import Samples, StepCallback, StepRecord, reveal_plan
 from resgen.types import CodeSpec
@@ -94,17 +94,22 @@ class DepthwiseNoise(NamedTuple):
 
 
 def draw_noise(
-    seed: int, indices: Sequence[int], num_steps: int, spec: CodeSpec, *, lengths: Sequence[int] | None = None
+    seed: int | Sequence[int],
+    indices: Sequence[int],
+    num_steps: int,
+    spec: CodeSpec,
+    *,
+    lengths: Sequence[int] | None = None,
 ) -> DepthwiseNoise:
     """Noise of the samples `indices` of a call: sample k's stream is derived from (seed, k) and nothing else.
 
-    `lengths` are the positions of each sample, for sequences; the longest sets L.
+    `seed` is that of all samples, or one for each; `lengths` are the positions of each sample, for sequences; the
+    longest sets L.
     """
     lengths = [spec.num_positions] * len(indices) if lengths is None else lengths
     shape = (len(indices), num_steps, max(lengths))
     code, choice = torch.full(shape, 0.5, dtype=torch.float64), torch.full(shape, 0.5)
-    for row, (index, length) in enumerate(zip(indices, lengths, strict=True)):
-        stream = generator("sample", seed, index)
+    for row, (stream, length) in enumerate(zip(sample_streams(seed, indices), lengths, strict=True)):
         fill_uniform(code[row, :, :length], stream)
         fill_uniform(choice[row, :, :length], stream)
     return DepthwiseNoise(code, choice.clamp_(min=torch.finfo(torch.float32).tiny))

@@ -17,7 +17,7 @@ from resgen.errors import ConfigError, unknown
 from resgen.ops.confidence import cumulative_confidence
 from resgen.ops.guidance import check_interval, guidance_weights
 from resgen.ops.masking import SCHEDULES, num_masked, reveal
-from resgen.ops.random import fill_normal, fill_uniform, generator
+from resgen.ops.random import fill_normal, fill_uniform, sample_streams
 from resgen.ops.residual import residual_encode
 from resgen.types import CodeSpec, Predictor, TokenDistribution
 
@@ -103,7 +103,7 @@ StepCallback = Callable[[StepRecord, Tensor, Tensor], None]
 
 
 def draw_noise(
-    seed: int,
+    seed: int | Sequence[int],
     indices: Sequence[int],
     num_steps: int,
     spec: CodeSpec,
@@ -114,7 +114,7 @@ def draw_noise(
     """Noise of the samples `indices` of a call: sample k's stream is derived from (seed, k) and nothing else.
 
     Args:
-        seed: of all streams.
+        seed: of all samples, or one for each.
         indices: numbers of the samples.
         num_steps: T.
         spec: shape of the codes.
@@ -127,8 +127,7 @@ def draw_noise(
     component = torch.full((*shape, *((spec.depth,) if tokens else ())), 0.5, dtype=torch.float64)
     latent = torch.zeros(*shape, 0 if tokens else spec.code_dim)
     choice = torch.full((*shape, spec.depth), 0.5)
-    for row, (index, length) in enumerate(zip(indices, lengths, strict=True)):
-        stream = generator("sample", seed, index)
+    for row, (stream, length) in enumerate(zip(sample_streams(seed, indices), lengths, strict=True)):
         fill_uniform(component[row, :, :length], stream)
         fill_normal(latent[row, :, :length], stream)
         fill_uniform(choice[row, :, :length], stream)

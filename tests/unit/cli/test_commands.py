@@ -150,7 +150,7 @@ def test_train_tokenizer(trainings, tmp_path, capsys):
     argv = f"train tokenizer --recipe digits --data d --set seed=3 --max-minutes 1.5 --resume --out {out}".split()
     assert run_json(argv, capsys) == {"model": str(out / "model"), "metrics": {"loss": 0.5}}
     assert trainings == [
-        (FakeRecipe(name="digits", seed=3), {"data": "d", "out": out, "max_minutes": 1.5, "resume": True})
+        (FakeRecipe(name="digits", seed=3), {"data": "d", "out": out, "max_minutes": 1.5, "resume": True, "init": None})
     ]
 
 
@@ -166,7 +166,7 @@ def test_of_several_processes_only_the_first_reports(monkeypatch, tmp_path, caps
 def test_interrupted_training_says_how_to_go_on(trainings, tmp_path, capsys):
     argv = ["train", "generator", "--recipe", "digits", "--tokenizer", "t", "--out", str(tmp_path)]
     assert main(argv) == 130
-    asked = {"data": None, "tokenizer": "t", "out": tmp_path, "max_minutes": None, "resume": False}
+    asked = {"data": None, "tokenizer": "t", "out": tmp_path, "max_minutes": None, "resume": False, "init": None}
     assert trainings[0][1] == {**asked, "evaluator": None}
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err == "checkpoint at step 7, continue with --resume\n"

@@ -11,7 +11,7 @@ from resgen.checkpoints.speech import VoiceConfig, load_speech_pipeline
 from resgen.data.sound import write_sound
 from resgen.data.text import cut_at_word, encode_text
 from resgen.errors import CheckpointError, ConfigError, DataError
-from resgen.pipelines.speech import PAUSE_SECONDS, SpeechPipeline
+from resgen.pipelines.speech import PAUSE_SECONDS, SpeechPipeline, Utterance
 from speech_parts import (
     ALPHABET,
     DEPTH,
@@ -71,6 +71,27 @@ def test_batch_size_changes_nothing(pipe: SpeechPipeline, prompt: torch.Tensor) 
         for one, two, many in zip(single, pair, all_at_once, strict=True):
             assert torch.equal(one.codes, two.codes) and torch.equal(one.codes, many.codes)
             torch.testing.assert_close(one.audio, many.audio)
+
+
+def test_several_calls_share_a_batch(pipe: SpeechPipeline, prompt: torch.Tensor) -> None:
+    """Each with its own text, seed, voice and speed, as alone."""
+    shown = pipe.prepare(prompt, "a cab")
+    wanted = [
+        Utterance(pipe.sentences("abc"), seed=3),
+        Utterance(pipe.sentences(TWO), shown, seed=4, speed=0.8),
+        Utterance(pipe.sentences(TWO), seed=5),
+        Utterance(pipe.sentences(LONG), shown, continued=True, seed=3),
+    ]
+    mixed = pipe.speak(wanted, num_steps=3)
+    alone = [
+        pipe("abc", seed=3, num_steps=3),
+        pipe(TWO, prompt=prompt, prompt_text="a cab", seed=4, speed=0.8, num_steps=3),
+        pipe(TWO, seed=5, num_steps=3),
+        pipe(LONG, prompt=prompt, prompt_text="a cab", task="continuation", seed=3, num_steps=3),
+    ]
+    for one, other in zip(mixed, alone, strict=True):
+        assert torch.equal(one.codes, other.codes)
+        torch.testing.assert_close(one.audio, other.audio)
 
 
 def test_seeds_and_streams(pipe: SpeechPipeline) -> None:

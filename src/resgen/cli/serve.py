@@ -1,0 +1,108 @@
+"""`resgen serve`: models over HTTP, with a page."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from resgen.cli.common import option, positive
+from resgen.errors import ConfigError, MissingExtraError
+
+KEY_VARIABLE = "RESGEN_API_KEY"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serve:
+    """Answer requests for pictures and speech over HTTP, and show a page to make them.
+
+    Requests that ask for the same share batches. The page is at /, what else there is at /openapi.json. For example:
+
+        resgen serve --model fashion-mnist-small spoken-digits-small
+        resgen serve --model runs/digits/model --host 0.0.0.0 --port 80 --api-key-file key.txt
+    """
+
+    model: Annotated[tuple[str, ...], option("DIR_OR_NAME ...")]
+    """Folders of pipelines, or bundled names (see `resgen models`)."""
+    host: Annotated[str, option("ADDRESS")] = "127.0.0.1"
+    """Where to listen; 0.0.0.0 is every address of this machine."""
+    port: Annotated[int, option("N")] = 8000
+    """0 takes a free one."""
+    device: Annotated[str | None, option("NAME")] = None
+    """cpu, cuda or cuda:1; without it a GPU if there is one."""
+    dtype: str = "auto"
+    """float32, bfloat16, or auto: bfloat16 where the hardware has instructions for it."""
+    threads: Annotated[int | None, option("N")] = None
+    """Threads of the model; all cores if left out."""
+    max_batch: int = 32
+    """Most samples in one sampling call."""
+    max_wait_ms: float = 10.0
+    """How long a request may wait for others to share its batch."""
+    max_queue: int = 128
+    """Most requests that wait; more are turned away."""
+    timeout_s: float = 60.0
+    """Most seconds from a request to its answer."""
+    max_steps: int = 128
+    """Most network evaluations that a request may ask for."""
+    max_samples: int = 32
+    """Most pictures of one request."""
+    max_text: int = 500
+    """Most characters of a text."""
+    max_upload_mb: float = 8.0
+    """Most megabytes (of 1,048,576 bytes) of a request with files."""
+    max_sound_s: float = 30.0
+    """Most seconds of an uploaded sound."""
+    api_key_file: Annotated[Path | None, option("FILE")] = None
+    """A file with the key that clients must show; or set RESGEN_API_KEY. Without a key everybody is let in."""
+
+    def run(self) -> None:
+        if not self.model:
+            raise ConfigError("--model needs at least one folder or name")
+        if self.threads is not None:
+            positive("--threads", self.threads)
+        key = self.api_key()
+        try:
+            from resgen.serving.config import ServerConfig
+            from resgen.serving.server import serve
+        except ModuleNotFoundError as error:
+            package = str(error.name).partition(".")[0]
+            if package == "resgen":
+                raise
+            raise MissingExtraError(package, "serve") from error
+        config = ServerConfig(
+            max_batch=self.max_batch,
+            max_wait_ms=self.max_wait_ms,
+            max_queue=self.max_queue,
+            timeout_s=self.timeout_s,
+            max_steps=self.max_steps,
+            max_samples=self.max_samples,
+            max_text=self.max_text,
+            max_upload_bytes=int(self.max_upload_mb * (1 << 20)),
+            max_sound_s=self.max_sound_s,
+            api_key=key,
+        )
+        if self.threads is not None:
+            import torch
+
+            torch.set_num_threads(self.threads)
+        serve(self.model, config, host=self.host, port=self.port, device=self.device, dtype=self.dtype)
+
+    def api_key(self) -> str | None:
+        """The key that clients must show, without spaces around it; None for a server without one.
+
+        Raises:
+            ConfigError: the file cannot be read, or file or variable hold nothing.
+        """
+        if self.api_key_file is None:
+            where, key = KEY_VARIABLE, os.environ.get(KEY_VARIABLE)
+        else:
+            where = f"--api-key-file '{self.api_key_file}'"
+            try:
+                key = self.api_key_file.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+                raise ConfigError(f"{where} cannot be read: {reason}") from error
+        if key is not None and not key.strip():
+            raise ConfigError(f"{where} is empty; put a key there")
+        return None if key is None else key.strip()

@@ -1,0 +1,96 @@
+"""What goes into and comes out of `SpeechPipeline`, prompts, texts and speech, and what the generator is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from resgen.samplers.unmasking import StepRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechOutput:
+    """Generated speech.
+
+    Attributes:
+        audio: float32 samples in [-1, 1]; in continuation it begins with the prompt, as it was given.
+        sample_rate_hz: their rate.
+        codes: `Int64[L, D]` of everything generated, sentence after sentence, without prompts.
+        steps: one record per network evaluation and batch.
+        texts: the sentences as they were spoken.
+    """
+
+    audio: Float[Tensor, " S"]
+    sample_rate_hz: int
+    codes: Int[Tensor, "L D"]
+    steps: list[StepRecord]
+    texts: list[str]
+
+    @property
+    def duration_s(self) -> float:
+        """Length of the audio in seconds."""
+        return len(self.audio) / self.sample_rate_hz
+
+
+class Prompt(NamedTuple):
+    """A prepared prompt of P positions.
+
+    Attributes:
+        samples: at the model's rate and loudness, exactly P positions.
+        codes: of the samples.
+        text: normalised.
+        features: expanded hidden states of the text.
+        rate: how much faster than average it is spoken.
+    """
+
+    samples: Float[Tensor, " S"]
+    codes: Int[Tensor, "P D"]
+    text: str
+    features: Float[Tensor, "T E"]
+    rate: float
+
+
+class Utterance(NamedTuple):
+    """One text to speak.
+
+    Attributes:
+        sentences: from `SpeechPipeline.sentences`.
+        prompt: the voice; None leaves it to the model.
+        continued: go on from the prompt's end in one breath.
+        speed: above 1 is faster.
+        seed: sentence k draws from the stream (seed, number, k).
+        number: of the text within its call.
+    """
+
+    sentences: list[str]
+    prompt: Prompt | None = None
+    continued: bool = False
+    speed: float = 1.0
+    seed: int = 0
+    number: int = 0
+
+
+class Job(NamedTuple):
+    """One sequence to generate, of `T / feature_stride` positions.
+
+    Attributes:
+        seed: its noise is that of the stream (seed, stream).
+        stream: number of its noise.
+        codes: given at its beginning: the prompt.
+        features: of all of it.
+        after: codes given at its end, an example like the prompt; None for none.
+    """
+
+    seed: int
+    stream: int
+    codes: Int[Tensor, "P D"]
+    features: Float[Tensor, "T E"]
+    after: Int[Tensor, "Q D"] | None = None
+
+    @property
+    def num_after(self) -> int:
+        """Positions that are given at the end."""
+        return 0 if self.after is None else len(self.after)

@@ -1,0 +1,179 @@
+"""What every request passes first and last: state, key, limits of bodies, headers, one line in the log, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import sys
+import time
+import traceback
+from typing import Any
+
+from fastapi import HTTPException
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from resgen.serving.service import READY, Service
+
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; media-src 'self' data: blob:; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(self)",
+    "Cache-Control": "no-store",
+}
+ROUTES = (
+    "/",
+    "/v1/models",
+    "/v1/images",
+    "/v1/images/stream",
+    "/v1/images/edit",
+    "/v1/images/levels",
+    "/v1/speech",
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/openapi.json",
+    "/docs",
+)
+FORMS = ("/v1/images/edit", "/v1/images/levels", "/v1/speech")
+MAX_JSON_BYTES = 1 << 16
+ABANDONED = 499
+"""In log and metrics: the client left before its answer."""
+
+
+class Gate:
+    """ASGI middleware around the application.
+
+    Args:
+        app: what answers.
+        service: its state, key and limits.
+    """
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self.app, self.service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began, status = time.perf_counter(), ABANDONED
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        computing = scope["path"].startswith("/v1/") and scope["method"] == "POST"
+        self.service.busy += computing
+        try:
+            refused = self._refusal(scope, computing)
+            if refused is None:
+                await self.app(scope, self._limited(scope, receive), answer)
+            else:
+                await send_error(answer, *refused)
+        except ClientDisconnect:
+            status = ABANDONED
+        except Exception as error:
+            log_defect(error)  # the application has answered 500
+        finally:
+            self.service.busy -= computing
+            seconds = time.perf_counter() - began
+            route = route_of(scope["path"])
+            self.service.metrics.answered(route, status, seconds)
+            print(f"{_method(scope)} {route} {status} {seconds:.3f}s", file=sys.stderr, flush=True)
+
+    def _refusal(self, scope: Scope, computing: bool) -> tuple[int, str] | None:
+        """Status and reason for which a request is not even read."""
+        service, path, headers = self.service, scope["path"], Headers(scope=scope)
+        is_open = path in ("/", "/healthz", "/readyz", "/docs") or path.startswith("/page/")
+        if service.config.api_key is not None and not is_open and not has_key(headers, service.config.api_key):
+            return 401, "a key is needed: Authorization: Bearer KEY, or X-API-Key: KEY"
+        if path.startswith("/v1/") and service.state != READY:
+            return 503, f"the server is {service.state}"
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or int(length[:20]) > self._most(path):
+            return 413, f"the body has {length[:20]} bytes; at most {self._most(path)} are read"
+        if computing and service.busy > service.config.max_queue + service.config.max_batch:
+            return 429, "too many requests; try again later"
+        return None
+
+    def _most(self, path: str) -> int:
+        return self.service.config.max_upload_bytes if path in FORMS else MAX_JSON_BYTES
+
+    def _limited(self, scope: Scope, receive: Receive) -> Receive:
+        """`receive` that counts the bytes of the body and the time that it takes to come."""
+        most, until = self._most(scope["path"]), time.monotonic() + self.service.config.timeout_s
+        count, complete = 0, False
+
+        async def counted() -> Message:
+            nonlocal count, complete
+            if complete:
+                return await receive()
+            try:
+                async with asyncio.timeout(max(0.0, until - time.monotonic())):
+                    message = await receive()
+            except TimeoutError as error:
+                raise HTTPException(400, "the request's body did not arrive in time") from error
+            count += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
+            if count > most:
+                raise HTTPException(413, f"the body has more than {most} bytes")
+            return message
+
+        return counted
+
+
+def log_defect(error: Exception) -> None:
+    """An error that nobody outside can mend, with its place. Its message may quote a user and stays away."""
+    places = "".join(traceback.format_tb(error.__traceback__))
+    print(f"{type(error).__name__} in a request:\n{places}", file=sys.stderr, flush=True)
+
+
+def has_key(headers: Headers, key: str) -> bool:
+    """Whether a request shows the key; takes equally long whatever it shows."""
+    scheme, _, bearer = headers.get("authorization", "").partition(" ")
+    shown = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+    return hmac.compare_digest(shown.encode("utf-8", "replace"), key.encode())
+
+
+def route_of(path: str) -> str:
+    """A path's name in log and metrics: never what a client made up."""
+    return path if path in ROUTES else "/page/{name}" if path.startswith("/page/") else "other"
+
+
+async def send_error(send: Send, status: int, reason: str, headers: dict[str, str] | None = None) -> None:
+    """`{"error": reason}` in one line of ASCII."""
+    extra = {**(headers or {}), **status_headers(status)}
+    body = error_body(reason)
+    fields = {"content-type": "application/json", "content-length": str(len(body)), **extra}
+    start: dict[str, Any] = {"type": "http.response.start", "status": status}
+    start["headers"] = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in fields.items()]
+    await send(start)
+    await send({"type": "http.response.body", "body": body})
+
+
+def status_headers(status: int) -> dict[str, str]:
+    """Headers that belong to a status."""
+    return {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "5"}}.get(status, {})
+
+
+def error_body(reason: str) -> bytes:
+    """The body of every error; of reasons that quote a request, the first 500 characters."""
+    line = " ".join(reason.split())
+    return json.dumps({"error": line if len(line) <= 500 else line[:500] + " ..."}).encode("ascii")
+
+
+def _method(scope: Scope) -> str:
+    known = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
+    return scope["method"] if scope["method"] in known else "other"

@@ -1,0 +1,254 @@
+"""An image model behind a server: cheap checks as a request arrives, batches of several requests in the worker."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import functools
+import io
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from resgen.checkpoints.artefacts import load_pipeline
+from resgen.data.pictures import pixels
+from resgen.errors import ConfigError, ResGenError
+from resgen.kinds import AnySampling, sample
+from resgen.ops.images import psnr_db
+from resgen.pipelines.edit import EditPlan, MaskLike
+from resgen.pipelines.image import ImagePipeline
+from resgen.pipelines.reconstruct import decode_levels
+from resgen.samplers.unmasking import StepRecord
+from resgen.serving.batching import Ticket, check_wanted
+from resgen.serving.config import ServerConfig
+
+DECODED = 64
+"""Pictures that the decoder takes at a time: as many as `ImagePipeline`, whose pictures are to be the same."""
+
+
+class ImageJob(NamedTuple):
+    """The pictures of one request.
+
+    Attributes:
+        compute: what computes a batch of such jobs.
+        class_ids: of each picture; 0 for a model without classes.
+        seed: picture k draws from the stream (seed, k).
+        sampling: the same for all jobs of a batch.
+        plan: finds what is given of each picture, in the worker; None where nothing is.
+        blend: take the pixels outside the mask from the picture that was given.
+    """
+
+    compute: Callable[[Sequence[Ticket]], list[Any]]
+    class_ids: list[int]
+    seed: int
+    sampling: AnySampling
+    plan: Callable[[], EditPlan] | None = None
+    blend: bool = False
+
+
+class LevelsJob(NamedTuple):
+    """A picture to be decoded level by level."""
+
+    compute: Callable[[Sequence[Ticket]], list[Any]]
+    picture: memoryview
+
+
+class ServedImages:
+    """An image pipeline and what a server says of it.
+
+    Args:
+        name: in requests.
+        source: folder, bundled name or `owner/model` of the hub.
+        config: of the server.
+        device: see `ImagePipeline`.
+        dtype: see `ImagePipeline`.
+    """
+
+    kind = "image"
+
+    def __init__(
+        self, name: str, source: str, config: ServerConfig, *, device: str | None = None, dtype: str = "auto"
+    ) -> None:
+        parts = load_pipeline(source)
+        self.name, self.config = name, config
+        self.description = str(parts.folder.extra.get("description", ""))
+        self.pipe = ImagePipeline(parts, device=device, dtype=dtype)
+
+    def describe(self) -> dict[str, Any]:
+        """What `GET /v1/models` says of the model."""
+        tokenizer, spec = self.pipe.tokenizer.config, self.pipe.generator.spec
+        size = tokenizer.image_size
+        return {
+            "classes": [self.class_name(number) for number in range(self.pipe.num_classes)],
+            "image": {"height": size, "width": size, "channels": tokenizer.channels},
+            "sample_rate_hz": None,
+            "positions": spec.num_positions,
+            "levels": spec.depth,
+            "defaults": dataclasses.asdict(self.pipe.sampling),
+        }
+
+    def class_name(self, class_id: int) -> str | None:
+        """The name of a class, or its number where classes have no names; None for a model without classes."""
+        if not self.pipe.num_classes:
+            return None
+        names = self.pipe.class_names
+        return names[class_id] if class_id < len(names) else str(class_id)
+
+    def images(
+        self, class_ids: Sequence[int | str] | None, num: int, seed: int, settings: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], ImageJob]:
+        """The key and job of new pictures: `num` of each class (of every class without any), next to each other.
+
+        Raises:
+            ConfigError: an unknown class, more pictures than allowed, or a setting out of range.
+        """
+        pipe = self.pipe
+        wanted = [pipe.class_id(c) for c in class_ids] if class_ids is not None else range(max(1, pipe.num_classes))
+        return self._job([c for c in wanted for _ in range(num)], seed, settings)
+
+    def edited(
+        self,
+        picture: memoryview,
+        *,
+        mask: MaskLike | None,
+        keep_levels: int | None,
+        class_id: int | str | None,
+        num: int,
+        seed: int,
+        blend: bool,
+        settings: dict[str, Any],
+    ) -> tuple[tuple[Any, ...], ImageJob]:
+        """The key and job of results of an edit, see `ImagePipeline.edit`.
+
+        Raises:
+            ConfigError: as `images`. What is wrong with picture and mask is found in the worker.
+        """
+        chosen = self.pipe.edited_class(class_id)
+        key, job = self._job([chosen or 0] * num, seed, settings)
+
+        def plan() -> EditPlan:
+            return self.pipe.plan_edit(picture, mask=mask, keep_levels=keep_levels, blend=blend, resize=True)
+
+        return key, job._replace(plan=plan, blend=blend)
+
+    def levels(self, picture: memoryview) -> tuple[tuple[Any, ...], LevelsJob]:
+        """The key and job of a picture, decoded level by level."""
+        return (self.name, "levels"), LevelsJob(self._decode_levels, picture)
+
+    def answer(self, job: ImageJob, images: list[bytes]) -> dict[str, Any]:
+        """The body of an answer, without its time."""
+        classes = bool(self.pipe.num_classes)
+        return {
+            "model": self.name,
+            "seed": job.seed,
+            "num_steps": getattr(job.sampling, "num_steps", None),
+            "guidance_scale": job.sampling.guidance_scale,
+            "images": [
+                {"class_id": c if classes else None, "class_name": self.class_name(c), "png": as_text(png)}
+                for c, png in zip(job.class_ids, images, strict=True)
+            ],
+        }
+
+    def _job(self, class_ids: list[int], seed: int, settings: dict[str, Any]) -> tuple[tuple[Any, ...], ImageJob]:
+        if not 1 <= len(class_ids) <= self.config.max_samples:
+            raise ConfigError(f"{len(class_ids)} pictures were asked for; allowed: 1..{self.config.max_samples}")
+        sampling = self.pipe.sampling_with(**settings)
+        return (self.name, "images", sampling), ImageJob(self._draw, class_ids, seed, sampling)
+
+    def _draw(self, tickets: Sequence[Ticket]) -> list[Any]:
+        """PNG files of every job, or the reason why there are none."""
+        plans = [_tried(ticket.payload.plan) for ticket in tickets]
+        jobs: list[ImageJob] = [ticket.payload for ticket in tickets]
+        drawn = [number for number, plan in enumerate(plans) if not isinstance(plan, Exception)]
+        found = iter(self._sampled([tickets[n] for n in drawn], [plans[n] for n in drawn]) if drawn else ())
+        outcomes: list[Any] = []
+        for job, plan in zip(jobs, plans, strict=True):
+            if isinstance(plan, Exception):
+                outcomes.append(plan)
+                continue
+            # Each request on its own: what the decoder rounds then does not depend on the other requests of the batch.
+            codes = next(found)
+            images = [image for part in codes.split(DECODED) for image in self.pipe.decode(part)]
+            outcomes.append([png_bytes(plan.blend(image) if job.blend else image) for image in images])
+        return outcomes
+
+    def _sampled(self, tickets: Sequence[Ticket], plans: Sequence[EditPlan | None]) -> list[Tensor]:
+        """Codes of the jobs, drawn in one batch."""
+        jobs: list[ImageJob] = [ticket.payload for ticket in tickets]
+        counts = [len(job.class_ids) for job in jobs]
+        given = None
+        if any(plan is not None for plan in plans):
+            spec = self.pipe.generator.spec
+            nothing = torch.zeros(spec.num_positions, spec.depth, dtype=torch.int64)
+            parts = [(nothing, nothing[:, 0]) if plan is None else (plan.codes, plan.visible) for plan in plans]
+            rows = [part for part, count in zip(parts, counts, strict=True) for _ in range(count)]
+            given = (torch.stack([codes for codes, _ in rows]), torch.stack([visible for _, visible in rows]))
+
+        def watch(record: StepRecord, codes: Tensor, visible: Tensor) -> None:
+            check_wanted(tickets)
+            parts = zip(tickets, codes.split(counts), visible.split(counts), strict=True)
+            for ticket, own_codes, own_visible in parts:
+                if ticket.watched:
+                    ticket.tell(self._step(record, own_codes, own_visible))
+
+        samples = sample(
+            self.pipe.generator,
+            torch.tensor([c for job in jobs for c in job.class_ids], device=self.pipe.device),
+            seed=[job.seed for job, count in zip(jobs, counts, strict=True) for _ in range(count)],
+            indices=[index for count in counts for index in range(count)],
+            sampling=jobs[0].sampling,
+            given=given,
+            callback=watch,
+        )
+        return list(samples.codes.split(counts))
+
+    def _step(self, record: StepRecord, codes: Tensor, visible: Tensor) -> dict[str, Any]:
+        images = self.pipe.decode(codes, visible=visible)
+        return {
+            "event": "step",
+            "step": record.step,
+            "num_steps": record.num_steps,
+            "images": [as_text(png_bytes(image)) for image in images],
+            "visible": visible.tolist(),
+        }
+
+    def _decode_levels(self, tickets: Sequence[Ticket]) -> list[Any]:
+        return [_tried(functools.partial(self._levels_of, ticket.payload.picture)) for ticket in tickets]
+
+    def _levels_of(self, picture: memoryview) -> list[dict[str, Any]]:
+        config = self.pipe.tokenizer.config
+        array = pixels(picture, "the picture", config.image_size, config.channels, resize=True)
+        source = torch.from_numpy(array.copy())[None].to(self.pipe.device)
+        decoded = decode_levels(self.pipe.tokenizer, source)
+        return [
+            {"depth": depth, "png": as_text(png_bytes(_image(one))), "psnr_db": round(float(psnr_db(one, source)), 4)}
+            for depth, one in enumerate(decoded, start=1)
+        ]
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """The content of a PNG file, as `Image.save` would write it."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def as_text(content: bytes) -> str:
+    """Bytes in base64."""
+    return base64.b64encode(content).decode("ascii")
+
+
+def _image(picture: Tensor) -> Image.Image:
+    array = picture[0].permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+
+
+def _tried(function: Callable[[], Any] | None) -> Any:
+    """The result, None without a function, or the error that a user can cause."""
+    try:
+        return None if function is None else function()
+    except ResGenError as error:
+        return error

@@ -1,0 +1,136 @@
+// Requests to the server this page came from, and what can go wrong with them, in words.
+
+const KEY = "resgen-api-key"; // sessionStorage: gone with the tab
+
+/** An answer that is no result. `message` is one line for people; `status` 0 when there was no answer at all;
+ * `wait`: seconds after which the server wants to be asked again, or NaN. */
+export class ApiError extends Error {
+  constructor(message, status = 0, wait = NaN) {
+    super(message);
+    this.status = status;
+    this.wait = wait;
+  }
+}
+
+/** The models of the server. */
+export async function models() {
+  return (await (await send("v1/models", {})).json()).models;
+}
+
+/** POST a plain object as JSON, or a FormData; the answer as an object. */
+export async function post(path, body, signal) {
+  return readJson(await send(path, { method: "POST", ...encode(body), signal }));
+}
+
+/** POST, and the events of the answer's lines as they come. Ends with `done`; everything else is an ApiError. */
+export async function* stream(path, body, signal) {
+  const response = await send(path, { method: "POST", ...encode(body), signal });
+  for await (const line of lines(response.body)) {
+    const event = JSON.parse(line);
+    if (event.event === "error") throw new ApiError(event.error, response.status);
+    yield event;
+    if (event.event === "done") return;
+  }
+  throw new ApiError("The connection ended before the pictures were complete. Try again.");
+}
+
+function encode(body) {
+  if (body instanceof FormData) return { body };
+  return { body: JSON.stringify(body), headers: { "Content-Type": "application/json" } };
+}
+
+async function send(path, options) {
+  for (let wrong = false; ; wrong = true) {
+    const key = sessionStorage.getItem(KEY);
+    const headers = { ...options.headers, ...(key ? { "X-API-Key": key } : {}) };
+    const response = await reach(path, { ...options, headers, cache: "no-store", credentials: "same-origin" });
+    if (response.ok) return response;
+    if (response.status !== 401) throw await asError(response);
+    const given = await askKey(wrong || Boolean(key));
+    if (given === null) throw new ApiError("This server wants an API key; without one it does nothing.", 401);
+    sessionStorage.setItem(KEY, given);
+  }
+}
+
+async function reach(path, options) {
+  try {
+    return await fetch(path, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ApiError("The server does not answer. Is it still running?");
+  }
+}
+
+async function readJson(response) {
+  try {
+    return await response.json();
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ApiError("The connection ended before the answer was complete. Try again.");
+  }
+}
+
+async function asError(response) {
+  let said = "";
+  try {
+    said = (await response.json()).error ?? "";
+  } catch {
+    // A proxy's own page: its status has to do.
+  }
+  const text = said || `the server answered ${response.status} ${response.statusText}`.trim();
+  const wait = Number.parseInt(response.headers.get("Retry-After") ?? "", 10);
+  const again = Number.isFinite(wait) ? `Try again in ${wait} second${wait === 1 ? "" : "s"}.` : "Try again later.";
+  const sentence = /[.!?]$/.test(text) ? text : `${text}.`;
+  if (response.status === 429 || response.status === 503) return new ApiError(`${sentence} ${again}`, response.status, wait);
+  if (response.status === 504) {
+    return new ApiError(`${sentence} Fewer pictures, steps or words take less time.`, response.status);
+  }
+  return new ApiError(sentence, response.status);
+}
+
+let asking = null;
+
+/** Show the dialog; the key, or null if it was closed. Several requests that want a key ask once. */
+function askKey(wrong) {
+  asking ??= new Promise((resolve) => {
+    const dialog = document.getElementById("key");
+    const input = document.getElementById("key-input");
+    document.getElementById("key-title").textContent = wrong
+      ? "The server did not accept this API key"
+      : "This server wants an API key";
+    input.value = "";
+    dialog.returnValue = "";
+    dialog.addEventListener(
+      "close",
+      () => {
+        asking = null;
+        const given = input.value.trim();
+        input.value = "";
+        resolve(dialog.returnValue === "ok" && given ? given : null);
+      },
+      { once: true },
+    );
+    dialog.showModal();
+    input.focus();
+  });
+  return asking;
+}
+
+async function* lines(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    let part;
+    try {
+      part = await reader.read();
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      throw new ApiError("The connection broke off. Try again.");
+    }
+    if (part.done) break;
+    const pieces = (rest + part.value).split("\n");
+    rest = pieces.pop();
+    yield* pieces.filter((piece) => piece.trim());
+  }
+  if (rest.trim()) yield rest;
+}

@@ -1,0 +1,96 @@
+// The page's start: which models there are, and which of the four views is shown.
+
+import { ApiError, models } from "./api.js";
+import { heatColour } from "./heat.js";
+import { make, Store } from "./dom.js";
+import { startEdit } from "./edit.js";
+import { startPictures } from "./images.js";
+import { startLevels } from "./levels.js";
+import { startSpeech } from "./speech.js";
+
+const VIEWS = { pictures: "New pictures", edit: "Edit a picture", levels: "Levels of a picture", speech: "Speech" };
+const links = [...document.querySelectorAll("nav a")];
+const notice = document.getElementById("notice");
+
+function show(name, { focus = false } = {}) {
+  for (const view of Object.keys(VIEWS)) document.getElementById(`view-${view}`).hidden = view !== name;
+  for (const link of links) {
+    if (link.hash === `#${name}`) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  document.title = `${VIEWS[name]} – resgen`;
+  if (focus) {
+    const heading = document.querySelector(`#view-${name} h2`);
+    heading.tabIndex = -1;
+    heading.focus();
+  }
+}
+
+/** The view of the address, if this server can do it; else the first that it can. */
+function route(options) {
+  const offered = links.filter((link) => !link.hidden).map((link) => link.hash.slice(1));
+  const wanted = location.hash.slice(1);
+  if (wanted && !(wanted in VIEWS)) return; // another place of the page, as the skip link
+  show(offered.includes(wanted) ? wanted : offered[0], options);
+}
+
+/** A static drawing of what happens, in the empty views: coarse cells, then finer ones. */
+function sketch(root) {
+  for (const [cells, seed] of [[2, 5], [4, 11], [8, 23]]) {
+    const square = make("div");
+    square.style.setProperty("--cells", cells);
+    for (let k = 0; k < cells * cells; k++) {
+      const [x, y] = [(k % cells) + 0.5 - cells / 2, Math.floor(k / cells) + 0.5 - cells / 2];
+      const jitter = ((k * 7919 + seed) % 13) / 13 - 0.5;
+      const cell = make("i");
+      cell.style.background = `rgb(${heatColour(1 - Math.hypot(x, y) / cells / 0.75 + 0.16 * jitter).join(" ")})`;
+      square.append(cell);
+    }
+    root.append(square);
+  }
+}
+
+function start(found) {
+  const images = found.filter((model) => model.kind === "image");
+  const voices = found.filter((model) => model.kind === "speech");
+  for (const link of links) link.hidden = !{ image: images, speech: voices }[link.dataset.kind].length;
+  if (images.length) {
+    const [store, sources] = [new Store(), new Store()];
+    const go = (view) => (picture) => {
+      sources.set(picture);
+      if (location.hash !== `#${view}`) history.pushState(null, "", `#${view}`);
+      route({ focus: true });
+    };
+    const uses = { Edit: go("edit"), Levels: go("levels") };
+    startPictures(document.getElementById("view-pictures"), { models: images, store, uses });
+    startEdit(document.getElementById("view-edit"), { models: images, store, sources, uses: { "Edit this": uses.Edit, Levels: uses.Levels } });
+    startLevels(document.getElementById("view-levels"), { models: images, store, sources });
+    store.set(images[0]);
+  }
+  if (voices.length) startSpeech(document.getElementById("view-speech"), { models: voices });
+  document.querySelectorAll(".sketch").forEach(sketch);
+  if (!found.length) {
+    notice.textContent = "This server offers no models. Start it with one: resgen serve --model fashion-mnist-small";
+    return;
+  }
+  notice.hidden = true;
+  for (const event of ["hashchange", "popstate"]) addEventListener(event, () => route());
+  route();
+}
+
+let again = 0;
+
+async function load() {
+  clearTimeout(again);
+  notice.textContent = "Asking the server for its models …";
+  try {
+    start(await models());
+  } catch (error) {
+    if (!(error instanceof ApiError)) console.error(error);
+    const retry = make("button", { type: "button", text: "Try again", onclick: load });
+    notice.replaceChildren(make("span", { text: error.message }), retry);
+    if (error.status === 503 && error.wait) again = setTimeout(load, 1000 * error.wait); // it still loads its models
+  }
+}
+
+load();

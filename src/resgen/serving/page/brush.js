@@ -1,0 +1,143 @@
+// A mask painted over a picture, pixel by pixel of the model's picture: what is painted is imagined anew.
+
+import { make } from "./dom.js";
+
+const MOST_UNDO = 100;
+const TINT = [226, 28, 110, 165];
+
+export class Brush {
+  #mask = new Uint8Array(0); // 1: imagined anew
+  #past = [];
+  #at = null; // the last point of the stroke, in the model's pixels
+
+  /** `onchange(brush)` is called when a stroke, a box, undo or clear has ended. */
+  constructor(root, onchange) {
+    this.root = root;
+    this.onchange = onchange;
+    this.size = 4;
+    this.erasing = false;
+    this.picture = make("canvas", { class: "picture", "aria-hidden": "true" });
+    this.overlay = make("canvas", { class: "mask", role: "img" });
+    root.append(this.picture, this.overlay);
+    this.overlay.addEventListener("pointerdown", (event) => this.#begin(event));
+    this.overlay.addEventListener("pointermove", (event) => this.#move(event));
+    for (const end of ["pointerup", "pointercancel"]) this.overlay.addEventListener(end, () => this.#end());
+    this.show(null);
+  }
+
+  /** Take a canvas with the picture; the mask starts empty. Null: no picture. */
+  show(canvas) {
+    this.root.classList.toggle("blank", !canvas);
+    const [width, height] = canvas ? [canvas.width, canvas.height] : [1, 1];
+    for (const each of [this.picture, this.overlay]) [each.width, each.height] = [width, height];
+    if (canvas) this.picture.getContext("2d").drawImage(canvas, 0, 0);
+    [this.width, this.height] = [width, height];
+    this.ready = Boolean(canvas);
+    this.#mask = new Uint8Array(width * height);
+    this.#past = [];
+    this.#draw();
+  }
+
+  get isEmpty() {
+    return !this.#mask.includes(1);
+  }
+
+  get canUndo() {
+    return this.#past.length > 0;
+  }
+
+  undo() {
+    const before = this.#past.pop();
+    if (before) this.#mask = before;
+    this.#draw();
+  }
+
+  clear() {
+    this.#remember();
+    this.#mask.fill(0);
+    this.#draw();
+  }
+
+  /** Paint a rectangle; `right` and `bottom` lie just outside it. */
+  box(left, top, right, bottom) {
+    this.#remember();
+    for (let y = top; y < bottom; y++) this.#mask.fill(1, y * this.width + left, y * this.width + right);
+    this.#draw();
+  }
+
+  /** White where it is painted, black elsewhere, as a PNG of the picture's size. */
+  async blob() {
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = [this.width, this.height];
+    this.#put(canvas, (on) => (on ? [255, 255, 255, 255] : [0, 0, 0, 255]));
+    return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+  }
+
+  #begin(event) {
+    if (!this.ready || event.button !== 0) return;
+    event.preventDefault();
+    this.overlay.setPointerCapture(event.pointerId);
+    this.#remember();
+    this.#at = this.#point(event);
+    this.#stroke(this.#at);
+  }
+
+  #move(event) {
+    if (!this.#at) return;
+    for (const part of event.getCoalescedEvents?.() ?? [event]) this.#stroke(this.#point(part));
+  }
+
+  #end() {
+    if (!this.#at) return;
+    this.#at = null;
+    this.#draw();
+  }
+
+  #remember() {
+    this.#past.push(this.#mask.slice());
+    if (this.#past.length > MOST_UNDO) this.#past.shift();
+  }
+
+  #point(event) {
+    const { left, top, width, height } = this.overlay.getBoundingClientRect();
+    return [((event.clientX - left) / width) * this.width, ((event.clientY - top) / height) * this.height];
+  }
+
+  /** Discs from the last point to this one, half a pixel apart. */
+  #stroke([x, y]) {
+    const [fromX, fromY] = this.#at;
+    const count = Math.max(1, Math.ceil(2 * Math.hypot(x - fromX, y - fromY)));
+    for (let k = 0; k <= count; k++) this.#disc(fromX + ((x - fromX) * k) / count, fromY + ((y - fromY) * k) / count);
+    this.#at = [x, y];
+    this.#paint();
+  }
+
+  #disc(centreX, centreY) {
+    const radius = Math.max(this.size / 2, 0.71); // at least the pixel that is touched
+    for (let y = Math.max(0, Math.floor(centreY - radius)); y < Math.min(this.height, centreY + radius); y++) {
+      for (let x = Math.max(0, Math.floor(centreX - radius)); x < Math.min(this.width, centreX + radius); x++) {
+        const far = Math.hypot(x + 0.5 - centreX, y + 0.5 - centreY);
+        if (far <= radius) this.#mask[y * this.width + x] = this.erasing ? 0 : 1;
+      }
+    }
+  }
+
+  #put(canvas, colour) {
+    const context = canvas.getContext("2d");
+    const pixels = context.createImageData(this.width, this.height);
+    this.#mask.forEach((on, k) => pixels.data.set(colour(on), 4 * k));
+    context.putImageData(pixels, 0, 0);
+  }
+
+  #paint() {
+    this.#put(this.overlay, (on) => (on ? TINT : [0, 0, 0, 0]));
+  }
+
+  #draw() {
+    this.#paint();
+    const share = this.#mask.reduce((sum, on) => sum + on, 0) / this.#mask.length;
+    const painted = share ? `${Math.max(1, Math.round(100 * share))} % of it painted` : "nothing painted";
+    this.overlay.setAttribute("aria-label", this.ready ? `The picture, ${painted}` : "No picture yet");
+    this.onchange(this);
+  }
+}

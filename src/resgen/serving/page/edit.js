@@ -1,0 +1,104 @@
+// The view that imagines a part of a picture, or its finer levels, anew.
+
+import { post } from "./api.js";
+import { make, seconds } from "./dom.js";
+import { applyDefaults, chooseModel, clearError, InputError, numberIn, numbersIn, runForm, showError, wireSeed } from "./forms.js";
+import { Brush } from "./brush.js";
+import { Gallery, pictures, sharp } from "./gallery.js";
+import { followSource } from "./source.js";
+
+/** Wire the view. `store`: the chosen model of pictures; `sources`: the picture; `uses` see `Gallery`. */
+export function startEdit(view, { models, store, sources, uses }) {
+  const form = view.querySelector("form");
+  const paint = view.querySelector(".paint");
+  const easel = view.querySelector(".easel");
+  const [undo, clear, erase] = [".undo", ".clear", ".erase"].map((name) => form.querySelector(name));
+  const [size, keep] = [form.querySelector("#edit-brush"), form.elements.keep_levels];
+  const [left, top, right, bottom] = ["left", "top", "right", "bottom"].map((side) => form.querySelector(`#box-${side}`));
+  const { num_samples: count, num_steps: steps, guidance_scale: guidance, seed, blend, class_id: classId } = form.elements;
+  const gallery = new Gallery(view.querySelector(".gallery"), { uses });
+  const brush = new Brush(easel, ({ canUndo, isEmpty }) => {
+    undo.disabled = !canUndo;
+    clear.disabled = isEmpty;
+    if (!isEmpty) clearError(paint);
+  });
+
+  const label = () => {
+    document.getElementById("edit-brush-out").textContent = `${size.value} pixel${size.value === "1" ? "" : "s"}`;
+    document.getElementById("edit-keep-out").textContent = `${keep.value} of ${keep.max}`;
+    brush.size = Number(size.value);
+  };
+  store.follow((model) => {
+    const { width, height } = model.image;
+    applyDefaults(form, model);
+    [keep.max, keep.value] = [model.levels, Math.min(keep.value, model.levels)];
+    [size.max, size.value] = [Math.floor(width / 2), Math.round(width / 6)];
+    for (const [input, most] of [[left, width - 1], [top, height - 1], [right, width], [bottom, height]]) input.max = most;
+    [left.value, top.value, right.value, bottom.value] = [0, 0, width, Math.round(height / 2)];
+    document.getElementById("edit-class-field").hidden = model.classes.length === 0;
+    classId.replaceChildren(...model.classes.map((name, k) => make("option", { value: k, text: name })));
+    easel.classList.toggle("sharp", sharp(model) === "sharp");
+    label();
+  });
+  chooseModel(form.elements.model, models, store);
+  wireSeed(form);
+  const picture = followSource(view, {
+    sources,
+    store,
+    onready: (prepared, source) => {
+      brush.show(prepared?.canvas ?? null);
+      const known = store.value.classes.indexOf(source?.className);
+      if (known >= 0) classId.value = known;
+    },
+  });
+
+  size.addEventListener("input", label);
+  keep.addEventListener("input", label);
+  undo.addEventListener("click", () => brush.undo());
+  clear.addEventListener("click", () => brush.clear());
+  erase.addEventListener("click", () => {
+    brush.erasing = !brush.erasing;
+    erase.setAttribute("aria-pressed", String(brush.erasing));
+  });
+  form.querySelector(".add-box").addEventListener("click", () => {
+    for (const input of [left, top, right, bottom]) clearError(input);
+    try {
+      const [x0, y0, x1, y1] = [left, top, right, bottom].map(numberIn);
+      if (!brush.ready) throw new InputError(form.elements.image, "Choose a picture first.");
+      if (x1 <= x0) throw new InputError(right, "Right must be more than left.");
+      if (y1 <= y0) throw new InputError(bottom, "Bottom must be more than top.");
+      brush.box(x0, y0, x1, y1);
+    } catch (error) {
+      if (!(error instanceof InputError)) throw error;
+      showError(error.control, error.message);
+      error.control.focus();
+    }
+  });
+
+  const work = async ({ signal, say, progress, began }) => {
+    const model = store.value;
+    const { blob, name } = picture.require();
+    const levels = Number(keep.value);
+    if (brush.isEmpty && levels === 0) {
+      throw new InputError(paint, "Paint what to imagine anew, or keep at least one level of the whole picture.");
+    }
+    if (levels >= model.levels) throw new InputError(keep, "All levels are kept, so nothing would be imagined: keep fewer.");
+    const numbers = numbersIn([count, steps, guidance, seed]);
+    const body = new FormData();
+    for (const [key, value] of Object.entries({ model: model.name, ...numbers })) body.set(key, value);
+    body.set("image", blob, name);
+    if (!brush.isEmpty) body.set("mask", await brush.blob(), "mask.png");
+    if (levels > 0) body.set("keep_levels", levels);
+    if (model.classes.length) body.set("class_id", classId.value);
+    body.set("blend", blend.checked && !brush.isEmpty);
+    say(`Imagining ${pictures(numbers.num_samples)} …`);
+    progress(0, 0);
+    began();
+    const result = await post("v1/images/edit", body, signal);
+    view.querySelector(".empty").hidden = true;
+    gallery.begin(model, result.images.map((image) => image.class_name || "picture"), result.seed);
+    gallery.done(result);
+    return `${pictures(result.images.length)} in ${seconds(result.seconds)}, seed ${result.seed}.`;
+  };
+  runForm(view, { work, blame: { picture: form.elements.image, mask: paint, box: paint, class: classId } });
+}

@@ -1,0 +1,79 @@
+// The view that makes new pictures.
+
+import { post, stream } from "./api.js";
+import { make, seconds } from "./dom.js";
+import { applyDefaults, checkCount, chooseModel, InputError, numbersIn, runForm, wireSeed } from "./forms.js";
+import { Gallery, pictures } from "./gallery.js";
+
+const MANY = 24; // classes; more get a field to find them
+
+/** Wire the view. `store` holds the chosen model of pictures; `uses` see `Gallery`. */
+export function startPictures(view, { models, store, uses }) {
+  const form = view.querySelector("form");
+  const classes = view.querySelector("#pictures-classes");
+  const chips = classes.querySelector(".chips");
+  const filter = classes.querySelector(".filter");
+  const gallery = new Gallery(view.querySelector(".gallery"), { uses });
+  const { num_samples: each, num_steps: steps, guidance_scale: guidance, seed, watch } = form.elements;
+
+  store.follow((model) => {
+    applyDefaults(form, model);
+    classes.hidden = model.classes.length === 0;
+    each.labels[0].textContent = model.classes.length ? "Per class" : "Pictures";
+    filter.hidden = model.classes.length <= MANY;
+    filter.querySelector("input").value = "";
+    chips.classList.toggle("many", model.classes.length > MANY);
+    chips.replaceChildren(...model.classes.map((name, k) =>
+      make("label", { class: "chip" }, make("input", { type: "checkbox", value: k, checked: k === 0 }), make("span", { text: name }))));
+  });
+  chooseModel(form.elements.model, models, store);
+  wireSeed(form);
+  filter.addEventListener("input", (event) => {
+    const wanted = event.target.value.trim().toLowerCase();
+    for (const chip of chips.children) {
+      chip.hidden = !chip.textContent.toLowerCase().includes(wanted) && !chip.querySelector(":checked");
+    }
+  });
+
+  const request = () => {
+    const model = store.value;
+    const numbers = numbersIn([each, steps, guidance, seed]);
+    const chosen = [...chips.querySelectorAll(":checked")].map((box) => Number(box.value));
+    if (model.classes.length && !chosen.length) throw new InputError(classes, "Choose at least one class.");
+    const rows = chosen.length || 1;
+    checkCount(each, { classes: rows, each: numbers.num_samples, limit: model.limits.max_samples });
+    const names = chosen.length ? chosen.map((k) => model.classes[k]) : ["picture"];
+    const labels = names.flatMap((name) => Array(numbers.num_samples).fill(name));
+    const classIds = chosen.length ? { class_ids: chosen } : {};
+    return { model, labels, body: { model: model.name, ...classIds, ...numbers } };
+  };
+
+  const work = async ({ signal, say, progress, began }) => {
+    const { model, labels, body } = request();
+    view.querySelector(".empty").hidden = true;
+    view.querySelector(".gallery").hidden = true;
+    gallery.begin(model, labels, body.seed);
+    say(`Generating ${pictures(labels.length)} …`);
+    progress(0, watch.checked ? body.num_steps ?? 0 : 0);
+    began();
+    let result = null;
+    try {
+      if (watch.checked) {
+        for await (const event of stream("v1/images/stream", body, signal)) {
+          if (event.event === "done") result = event;
+          else {
+            gallery.step(event);
+            progress(event.step, event.num_steps);
+          }
+        }
+      } else {
+        result = await post("v1/images", body, signal);
+      }
+    } finally {
+      if (!result && gallery.isEmpty) view.querySelector(".empty").hidden = false;
+    }
+    gallery.done(result);
+    return `${pictures(result.images.length)} in ${seconds(result.seconds)}, seed ${result.seed}.`;
+  };
+  runForm(view, { work, blame: { class_ids: classes, class: classes } });
+}

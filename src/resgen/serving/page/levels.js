@@ -1,0 +1,56 @@
+// The view that shows a picture decoded with its first level, its first two, and so on.
+
+import { post } from "./api.js";
+import { blobOf, download, make, plural, pngUrl, slug } from "./dom.js";
+import { chooseModel, runForm } from "./forms.js";
+import { sharp } from "./gallery.js";
+import { followSource } from "./source.js";
+
+/** Wire the view. `store`: the chosen model of pictures; `sources`: the picture. */
+export function startLevels(view, { models, store, sources }) {
+  const form = view.querySelector("form");
+  const preview = view.querySelector(".preview");
+  const list = view.querySelector(".levels");
+  chooseModel(form.elements.model, models, store);
+  const picture = followSource(view, {
+    sources,
+    store,
+    onready: (prepared) => {
+      preview.replaceChildren();
+      if (!prepared) return;
+      prepared.canvas.className = sharp(store.value);
+      prepared.canvas.setAttribute("role", "img");
+      prepared.canvas.setAttribute("aria-label", "The picture as the model sees it");
+      preview.append(prepared.canvas);
+    },
+  });
+
+  const work = async ({ signal, say, progress, began }) => {
+    const model = store.value;
+    const { blob, name } = picture.require();
+    const body = new FormData();
+    body.set("model", model.name);
+    body.set("image", blob, name);
+    say("Encoding and decoding …");
+    progress(0, 0);
+    began();
+    const { levels } = await post("v1/images/levels", body, signal);
+    view.querySelector(".empty").hidden = true;
+    list.hidden = false;
+    list.replaceChildren(...levels.map((level) => tile(level, model, name)));
+    return `${plural(levels.length, "picture")}, from coarse to fine.`;
+  };
+  runForm(view, { work, blame: { picture: form.elements.image } });
+}
+
+function tile({ depth, png, psnr_db: decibels }, model, name) {
+  const title = plural(depth, "level");
+  const near = decibels < 100 ? `${decibels.toFixed(1)} dB` : "identical";
+  const stem = slug(name.replace(/\.[a-z]+$/i, ""));
+  const onclick = () => download(blobOf(png, "image/png"), `${stem}-levels-${depth}.png`);
+  return make("li", {},
+    make("figure", {},
+      make("img", { src: pngUrl(png), class: sharp(model), alt: `Decoded with ${title}` }),
+      make("figcaption", {}, make("b", { text: title }), make("span", { text: near }))),
+    make("button", { type: "button", text: "PNG", "aria-label": `Download the picture of ${title}`, onclick }));
+}

@@ -1,0 +1,66 @@
+// The microphone, a few seconds of it, as a WAV file made in the browser.
+
+const RATE_HZ = 24_000; // enough for a voice; the server brings it to the model's own rate
+
+/** Why there can be no recording here, or an empty text. */
+export function whyNoRecording() {
+  if (!window.isSecureContext) {
+    return "Browsers lend the microphone only to pages from https or localhost, and this one came another way. Upload a sound file instead.";
+  }
+  if (!navigator.mediaDevices?.getUserMedia || !window.MediaRecorder) {
+    return "This browser has no recorder. Upload a sound file instead.";
+  }
+  return "";
+}
+
+/** Record until `stop` is called or `seconds` are over; {stop, wav: Promise of a Blob}. */
+export async function record(seconds) {
+  const sound = await navigator.mediaDevices.getUserMedia({ audio: { channelCount: 1 } });
+  const recorder = new MediaRecorder(sound);
+  const parts = [];
+  const wav = new Promise((resolve, reject) => {
+    recorder.addEventListener("dataavailable", (event) => parts.push(event.data));
+    recorder.addEventListener("error", () => reject(new Error("the recorder failed")));
+    recorder.addEventListener("stop", () => {
+      for (const track of sound.getTracks()) track.stop(); // the microphone's light goes out
+      asWav(new Blob(parts, { type: recorder.mimeType })).then(resolve, reject);
+    });
+  });
+  recorder.start();
+  const stop = () => {
+    if (recorder.state !== "inactive") recorder.stop();
+  };
+  setTimeout(stop, 1000 * seconds);
+  return { stop, wav };
+}
+
+/** Any sound that the browser can decode as a WAV file of one channel. */
+async function asWav(blob) {
+  const context = new OfflineAudioContext(1, 1, RATE_HZ);
+  const decoded = await context.decodeAudioData(await blob.arrayBuffer());
+  const mixed = new Float32Array(decoded.length);
+  for (let channel = 0; channel < decoded.numberOfChannels; channel++) {
+    decoded.getChannelData(channel).forEach((value, k) => (mixed[k] += value / decoded.numberOfChannels));
+  }
+  return encodeWav(mixed, decoded.sampleRate);
+}
+
+/** Samples in [-1, 1] as a WAV file of 16 bits. */
+export function encodeWav(samples, rateHz) {
+  const bytes = new DataView(new ArrayBuffer(44 + 2 * samples.length));
+  const text = (place, word) => [...word].forEach((letter, k) => bytes.setUint8(place + k, letter.charCodeAt(0)));
+  text(0, "RIFF");
+  bytes.setUint32(4, 36 + 2 * samples.length, true);
+  text(8, "WAVEfmt ");
+  bytes.setUint32(16, 16, true);
+  bytes.setUint16(20, 1, true); // PCM
+  bytes.setUint16(22, 1, true); // one channel
+  bytes.setUint32(24, rateHz, true);
+  bytes.setUint32(28, 2 * rateHz, true);
+  bytes.setUint16(32, 2, true);
+  bytes.setUint16(34, 16, true);
+  text(36, "data");
+  bytes.setUint32(40, 2 * samples.length, true);
+  samples.forEach((value, k) => bytes.setInt16(44 + 2 * k, Math.round(32767 * Math.min(1, Math.max(-1, value))), true));
+  return new Blob([bytes.buffer], { type: "audio/wav" });
+}

@@ -1,0 +1,176 @@
+"""Bodies of requests and answers: what is checked, and what the OpenAPI document says."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
+
+Name = Annotated[str, Field(max_length=200)]
+ClassName = Annotated[StrictInt, Field(ge=0, le=1 << 31)] | Annotated[str, Field(max_length=100)]
+Png = Annotated[str, Field(description="PNG in base64")]
+
+
+class Sampling(BaseModel):
+    """What every request may say of the sampler; the model's own settings where it does not."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    model: Name | None = Field(None, description="Name of the model; needed if several could be meant.")
+    num_steps: int | None = Field(None, ge=1, description="Network evaluations; at most the limit of the model.")
+    guidance_scale: float | None = Field(None, ge=0, le=1000, description="0 switches guidance off.")
+    seed: int | None = Field(None, ge=0, lt=1 << 63, description="Drawn and told in the answer if left out.")
+
+
+class ImagesRequest(Sampling):
+    """New pictures."""
+
+    class_ids: list[ClassName] | None = Field(
+        None, min_length=1, max_length=256, description="Names or numbers; every class once if left out."
+    )
+    num_samples: int = Field(1, ge=1, le=1024, description="Pictures of each class.")
+
+
+class EditForm(Sampling):
+    """Fields of an edit, besides its files."""
+
+    box: str | None = Field(
+        None, max_length=100, description="What to imagine anew, x0,y0,x1,y1 in pixels of the model's picture."
+    )
+    keep_levels: int | None = Field(None, ge=0, description="Levels to keep even there.")
+    class_id: str | None = Field(None, max_length=100, description="Name or number.")
+    num_samples: int = Field(1, ge=1, le=1024)
+    blend: bool = Field(False, description="Take the pixels outside the mask from the picture.")
+
+
+class LevelsForm(BaseModel):
+    """Fields of a decomposition, besides its file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: Name | None = None
+
+
+class SpeechForm(Sampling):
+    """Fields of a text to be spoken, besides its file."""
+
+    text: str = Field(min_length=1, max_length=20_000)
+    prompt_text: str | None = Field(None, max_length=20_000, description="What is said in the prompt.")
+    speed: float = Field(1.0, ge=0.25, le=4)
+
+
+class ErrorAnswer(BaseModel):
+    """Why there is no other answer, in one line."""
+
+    error: str
+
+
+class PictureAnswer(BaseModel):
+    """One picture; models without classes have neither number nor name."""
+
+    class_id: int | None
+    class_name: str | None
+    png: Png
+
+
+class ImagesAnswer(BaseModel):
+    """Pictures and what draws them again."""
+
+    model: str
+    seed: int
+    num_steps: int | None
+    guidance_scale: float
+    images: list[PictureAnswer]
+    seconds: float
+
+
+class LevelAnswer(BaseModel):
+    """A picture decoded from its first `depth` levels."""
+
+    depth: int
+    png: Png
+    psnr_db: float
+
+
+class LevelsAnswer(BaseModel):
+    """One picture per number of levels, coarse to fine."""
+
+    levels: list[LevelAnswer]
+
+
+class SpeechAnswer(BaseModel):
+    """Speech and what draws it again."""
+
+    model: str
+    seed: int
+    sample_rate_hz: int
+    duration_s: float
+    wav: str = Field(description="WAV in base64")
+    spectrogram: Png
+    seconds: float
+
+
+class Limits(BaseModel):
+    """What one request may ask for."""
+
+    max_steps: int
+    max_samples: int
+    max_text: int
+    max_upload_bytes: int
+
+
+class ImageSize(BaseModel):
+    """Of a model's pictures."""
+
+    height: int
+    width: int
+    channels: int
+
+
+class ModelAnswer(BaseModel):
+    """One model."""
+
+    name: str
+    kind: Literal["image", "speech"]
+    description: str
+    classes: list[str]
+    image: ImageSize | None
+    sample_rate_hz: int | None
+    positions: int
+    levels: int
+    defaults: dict[str, Any]
+    limits: Limits
+
+
+class ModelsAnswer(BaseModel):
+    """All models."""
+
+    models: list[ModelAnswer]
+
+
+class StatusAnswer(BaseModel):
+    """`ok`, or what the server is busy with."""
+
+    status: str
+
+
+def form_schema(fields: type[BaseModel], files: dict[str, bool]) -> dict[str, Any]:
+    """A multipart body for the OpenAPI document.
+
+    Args:
+        fields: its text fields.
+        files: its files, and whether they are required.
+    """
+    schema = fields.model_json_schema()
+    properties = dict(schema["properties"])
+    for name, described in properties.items():
+        # A form has no null: what is optional is left out.
+        choices = [choice for choice in described.get("anyOf", []) if choice.get("type") != "null"]
+        if choices:
+            kept = {key: value for key, value in described.items() if key not in ("anyOf", "default")}
+            properties[name] = {**kept, **choices[0]}
+    for name in files:
+        properties[name] = {"type": "string", "format": "binary"}
+    required = [*schema.get("required", []), *(name for name, needed in files.items() if needed)]
+    whole = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": whole}}}}

@@ -1,0 +1,128 @@
+"""A service under uvicorn: from the first signal on it takes no new work, and finishes what it accepted."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+import uvicorn
+
+from resgen.errors import ConfigError
+from resgen.serving.app import create_app
+from resgen.serving.config import ServerConfig
+from resgen.serving.service import CLOSING, Service, served_names
+
+BACKLOG = 2048
+CLOSING_S = 10
+"""Seconds that clients have, at the end, to read the answers that are ready."""
+
+
+def serve(
+    sources: Sequence[str],
+    config: ServerConfig,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    device: str | None = None,
+    dtype: str = "auto",
+) -> None:
+    """Serve models until SIGTERM or SIGINT; a second signal does not wait for the answers.
+
+    Args:
+        sources: folders, bundled names or `owner/model` of the hub.
+        config: limits.
+        host: address to listen on.
+        port: 0 takes a free one.
+        device: see the pipelines.
+        dtype: see the pipelines.
+
+    Raises:
+        CheckpointError: there is no such model, or it is damaged.
+        ConfigError: the address cannot be listened on, or two models have one name.
+    """
+    service = Service(served_names(sources), config, device=device, dtype=dtype)
+    listener = listen(host, port)
+    with listener:
+        asyncio.run(_run(service, listener))
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens.
+
+    Raises:
+        ConfigError: the address is taken, not this machine's or not allowed.
+    """
+    if not 0 <= port < 1 << 16:
+        raise ConfigError(f"port {port} must lie in 0..65535")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError(f"cannot listen on {host}:{port}: {reason}; choose another --host or --port") from error
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which on a signal would close its doors at once and end by that signal."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self.service = service
+        self.loop = asyncio.get_running_loop()
+        self.closing: asyncio.Task[None] | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """First signal: finish what was accepted, answer 503 to everything else. Second: give up what is left."""
+        self.loop.call_soon_threadsafe(self._signalled, sig)
+
+    def _signalled(self, sig: int) -> None:
+        if self.closing is None:
+            log(f"{signal.Signals(sig).name}: finishing what was accepted")
+            self.closing = self.loop.create_task(self._close())
+        else:
+            self.service.batcher.abandon()
+            self.force_exit = self.should_exit = True
+
+    async def _close(self) -> None:
+        await self.service.close()
+        self.should_exit = True
+
+
+async def _run(service: Service, listener: socket.socket) -> None:
+    settings = uvicorn.Config(
+        create_app(service),
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        server_header=False,
+        timeout_graceful_shutdown=CLOSING_S,
+    )
+    server = _Server(settings, service)
+    loading = asyncio.create_task(_load(service, server, listener))
+    await server.serve(sockets=[listener])
+    await loading
+    if server.closing is not None:
+        await server.closing
+
+
+async def _load(service: Service, server: _Server, listener: socket.socket) -> None:
+    host, port = listener.getsockname()[:2]
+    try:
+        await service.start()
+    except BaseException:
+        server.should_exit = True
+        raise
+    if service.state != CLOSING:
+        shown = f"[{host}]" if ":" in host else host
+        log(f"serving {', '.join(service.models)} on http://{shown}:{port}")
+
+
+def log(text: str) -> None:
+    """One line for whoever runs the server."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,145 @@
+"""The models of a server, its queue, and whether it is ready."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from resgen.errors import ConfigError, ResGenError, unknown
+from resgen.pipelines.describe import is_sound_model
+from resgen.serving.batching import Batcher, Ticket
+from resgen.serving.config import ServerConfig
+from resgen.serving.images import ServedImages
+from resgen.serving.metrics import Metrics
+from resgen.serving.speech import ServedSpeech
+
+LOADING, READY, CLOSING = "loading", "ready", "shutting down"
+Served = ServedImages | ServedSpeech
+S = TypeVar("S", ServedImages, ServedSpeech)
+
+
+class UnknownModelError(ResGenError):
+    """A request names a model that is not served."""
+
+
+class Service:
+    """What answers requests, without any HTTP.
+
+    Args:
+        sources: folder, bundled name or `owner/model` of each model, by its name in requests.
+        config: limits.
+        device: see the pipelines.
+        dtype: see the pipelines.
+
+    Raises:
+        CheckpointError: there is no such model.
+    """
+
+    def __init__(
+        self, sources: Mapping[str, str], config: ServerConfig, *, device: str | None = None, dtype: str = "auto"
+    ) -> None:
+        self.config = config
+        self.state = LOADING
+        self.models: dict[str, Served] = {}
+        self.busy = 0  # requests between their first byte and their answer
+        self.batcher = Batcher(
+            _compute,
+            max_batch=config.max_batch,
+            max_wait_s=config.max_wait_ms / 1000,
+            max_queue=config.max_queue,
+            observe=lambda samples, seconds: self.metrics.computed(samples, seconds),
+        )
+        self.metrics = Metrics(lambda: len(self.batcher))
+        self._load = [
+            functools.partial(
+                ServedSpeech if is_sound_model(source) else ServedImages,
+                name,
+                source,
+                config,
+                device=device,
+                dtype=dtype,
+            )
+            for name, source in sources.items()
+        ]
+
+    async def start(self) -> None:
+        """Load the models in the worker thread; then the service is ready.
+
+        Raises:
+            ResGenError: a model cannot be loaded.
+        """
+        self.batcher.start()
+        for load in self._load:
+            model = await self.batcher.in_worker(load)
+            self.models[model.name] = model
+        if self.state == LOADING:
+            self.state = READY
+
+    async def close(self) -> None:
+        """Take nothing new and finish what was accepted."""
+        self.state = CLOSING
+        await self.batcher.close()
+
+    def find(self, name: str | None, kind: type[S]) -> S:
+        """The model of a kind that a request means: the one it names, or the only one there is.
+
+        Raises:
+            UnknownModelError: there is none of this name and kind.
+            ConfigError: several could be meant.
+        """
+        found = {own: model for own, model in self.models.items() if isinstance(model, kind)}
+        if name is None and len(found) > 1:
+            raise ConfigError(f"model must be given; one of {', '.join(found)}")
+        if name is None and found:
+            return next(iter(found.values()))
+        if name not in found:
+            raise UnknownModelError(unknown(f"{kind.kind} model", name or "", found))
+        return found[name]
+
+    def describe(self) -> dict[str, Any]:
+        """The body of `GET /v1/models`."""
+        config = self.config
+        limits = {name: getattr(config, name) for name in ("max_steps", "max_samples", "max_text", "max_upload_bytes")}
+        return {
+            "models": [
+                {
+                    "name": name,
+                    "kind": model.kind,
+                    "description": model.description,
+                    **model.describe(),
+                    "limits": limits,
+                }
+                for name, model in self.models.items()
+            ]
+        }
+
+    async def result(self, ticket: Ticket) -> Any:
+        """Wait for a ticket's result within the time that a request may take."""
+        return await self.batcher.result(ticket, self.config.timeout_s)
+
+
+def served_names(sources: Sequence[str]) -> dict[str, str]:
+    """Sources by the names that requests use: those of folders, without where they lie.
+
+    Raises:
+        ConfigError: two models would have the same name.
+    """
+    names: dict[str, str] = {}
+    for source in sources:
+        path = Path(source)
+        name = source
+        if path.is_dir():
+            path = path.resolve()
+            name = path.parent.name if path.name == "model" else path.name
+        if name in names:
+            raise ConfigError(f"two models would both be called '{name}'; rename one of their folders")
+        names[name] = source
+    return names
+
+
+def _compute(tickets: Sequence[Ticket]) -> list[Any]:
+    """A batch, by the model that its jobs are for."""
+    compute = tickets[0].payload.compute
+    return list(compute(tickets))

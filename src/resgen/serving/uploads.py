@@ -1,0 +1,121 @@
+"""Forms with files from anybody: counted while they are read, kept in memory, recognised by their content."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from fastapi import HTTPException, Request
+from PIL import Image
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+MAX_FIELDS = 32
+MAX_FIELD_BYTES = 1 << 17
+_PICTURES = ("PNG", "JPEG", "WEBP", "BMP")
+_SOUND_STARTS = (b"RIFF", b"RF64", b"riff", b"fLaC", b"OggS", b"ID3", b"FORM", b".snd", b"caff", b"NIST")
+
+Form = TypeVar("Form", bound=BaseModel)
+
+
+class _InMemory(MultiPartParser):
+    """Starlette's parser, whose files would go to the disk from 1 MiB on; here the body's own limit bounds them."""
+
+    spool_max_size = 1 << 62
+
+
+async def read_form(
+    request: Request, fields: type[Form], files: Mapping[str, bool]
+) -> tuple[Form, dict[str, memoryview]]:
+    """The fields and the files of a form; files that are left out, or empty, are not in the result.
+
+    Args:
+        request: its body is limited elsewhere.
+        fields: what the text fields must be.
+        files: names of the files, and whether they are required.
+
+    Raises:
+        HTTPException: 415 for another kind of body, 400 for a damaged one, 422 for fields that are missing, unknown or
+            out of range.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
+        raise HTTPException(415, "the body must be multipart/form-data")
+    parser = _InMemory(
+        request.headers,
+        request.stream(),
+        max_files=len(files),
+        max_fields=MAX_FIELDS,
+        max_part_size=MAX_FIELD_BYTES,
+    )
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise HTTPException(400, f"the form cannot be read: {error.message}") from error
+    texts: dict[str, Any] = {}
+    contents: dict[str, memoryview] = {}
+    seen: set[str] = set()
+    for name, value in form.multi_items():
+        if name in seen:
+            raise HTTPException(422, f"{_shown(name)}: given more than once")
+        seen.add(name)
+        if value == "":
+            continue
+        if isinstance(value, UploadFile) != (name in files):
+            raise HTTPException(422, f"{_shown(name)}: {'a file is wanted' if name in files else 'no file is wanted'}")
+        if isinstance(value, UploadFile):
+            content = await value.read()
+            if content:
+                contents[name] = memoryview(content)
+        else:
+            texts[name] = value
+    await form.close()
+    missing = [name for name, needed in files.items() if needed and name not in contents]
+    if missing:
+        raise HTTPException(422, f"{missing[0]}: a file is needed")
+    try:
+        return fields.model_validate(texts), contents
+    except ValidationError as error:
+        raise HTTPException(422, validation_line(error.errors(include_url=False, include_input=False))) from error
+
+
+def check_picture(content: memoryview, name: str, max_pixels: int) -> None:
+    """Refuse, by its header alone, what is no picture or would take too much memory.
+
+    Raises:
+        HTTPException: 415 or 413.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=_PICTURES) as opened:
+            width, height = opened.size
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise HTTPException(413, f"{name} has too many pixels; at most {max_pixels} are read") from error
+    except Exception as error:  # the decoders raise many types on damaged bytes
+        raise HTTPException(415, f"{name} is not a picture of a known format ({', '.join(_PICTURES)})") from error
+    if width * height > max_pixels:
+        raise HTTPException(413, f"{name} has {width}x{height} pixels; at most {max_pixels} are read")
+
+
+def check_sound(content: memoryview, name: str) -> None:
+    """Refuse, by its first bytes, what is no sound.
+
+    Raises:
+        HTTPException: 415.
+    """
+    start = bytes(content[:4])
+    is_mp3 = len(start) > 1 and start[0] == 0xFF and start[1] & 0xE0 == 0xE0
+    if not (start.startswith(_SOUND_STARTS) or is_mp3):
+        raise HTTPException(415, f"{name} is not a sound of a known format (WAV, FLAC, OGG, MP3, AIFF, AU, CAF)")
+
+
+def validation_line(errors: Any) -> str:
+    """The first of pydantic's errors in one line, without the value that it complains of."""
+    first = errors[0]
+    place = ".".join(_shown(str(part)) for part in first.get("loc", ()) if part != "body")
+    return f"{place}: {first['msg']}" if place else str(first["msg"])
+
+
+def _shown(name: str) -> str:
+    """A name that somebody else chose, in an error."""
+    return name[:40].encode("ascii", "backslashreplace").decode()

@@ -1,0 +1,231 @@
+"""A stand-in for the server: its addresses, small answers that depend on the request alone, and faults on demand."""
+
+from __future__ import annotations
+
+import base64
+import email
+import email.policy
+import io
+import json
+import threading
+import time
+import wave
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+import resgen
+
+PAGE = Path(resgen.__file__).parent / "serving" / "page"
+KEY = "open sesame"
+CSP = "default-src 'self'; img-src 'self' data: blob:; media-src 'self' data: blob:"
+_TYPES = {".html": "text/html; charset=utf-8", ".js": "text/javascript", ".css": "text/css"}
+_LIMITS = {"max_steps": 64, "max_samples": 32, "max_text": 200, "max_upload_bytes": 100_000}
+
+
+def image_model(name: str, classes: list[str], size: int = 28, channels: int = 1) -> dict[str, Any]:
+    """A model of pictures with 4 x 4 positions of 8 levels, as `/v1/models` describes one."""
+    return {
+        "name": name,
+        "kind": "image",
+        "description": f"Small pictures of {size}x{size} pixels.",
+        "classes": classes,
+        "image": {"height": size, "width": size, "channels": channels},
+        "sample_rate_hz": None,
+        "positions": 16,
+        "levels": 8,
+        "defaults": {"num_steps": 6, "guidance_scale": 2.0},
+        "limits": _LIMITS,
+    }
+
+
+SPEECH_MODEL = {
+    "name": "digits",
+    "kind": "speech",
+    "description": "Ten spoken digits.",
+    "classes": [],
+    "image": None,
+    "sample_rate_hz": 8000,
+    "positions": None,
+    "levels": 16,
+    "defaults": {"num_steps": 12, "guidance_scale": 1.0},
+    "limits": _LIMITS,
+}
+MODELS = [
+    image_model("clothes", ["T-shirt/top", "Bag", "Ankle boot"]),
+    image_model("animals", [f"animal {k}" for k in range(30)], size=32, channels=3),
+    SPEECH_MODEL,
+]
+
+
+def picture(*key: object, size: int = 28) -> str:
+    """A PNG of noise that depends on `key` alone, in base64."""
+    noise = np.random.default_rng(list(json.dumps(key).encode())).integers(0, 256, (size, size), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def sound(seconds: float = 0.4, rate_hz: int = 8000) -> bytes:
+    """A WAV file of a falling tone."""
+    time_s = np.arange(int(seconds * rate_hz)) / rate_hz
+    samples = (9000 * np.sin(2 * np.pi * (500 - 300 * time_s) * time_s)).astype("<i2")
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setparams((1, 2, rate_hz, 0, "NONE", ""))
+        file.writeframes(samples.tobytes())
+    return buffer.getvalue()
+
+
+class FakeServer(ThreadingHTTPServer):
+    """`fault` is what the next requests meet: None or {"status", "error", "retry_after"}; "break" ends a stream early,
+    "stream" sends an error event. `delay_s` passes before each step or answer; `key` is wanted if it is set."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}/"
+        self.reset()
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def reset(self) -> None:
+        self.models = MODELS
+        self.fault: dict[str, Any] | str | None = None
+        self.key: str | None = None
+        self.delay_s = 0.0
+        self.seen: list[tuple[str, dict[str, Any]]] = []
+        self.broken_off = threading.Event()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        self.broken_off.set()  # the page closed the connection
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: FakeServer
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        if self.path == "/v1/models":
+            if not self._refused():
+                self._json({"models": self.server.models})
+            return
+        file = PAGE / ("index.html" if self.path == "/" else Path(self.path).name)
+        if not file.is_file():
+            return self._json({"error": f"no file {file.name}"}, 404)
+        self._start(200, _TYPES[file.suffix], {"Content-Security-Policy": CSP})
+        self.wfile.write(file.read_bytes())
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        fields = self._fields(body)
+        if self._refused():
+            return
+        self.server.seen.append((self.path, fields))
+        if self.path == "/v1/images/stream":
+            return self._stream(fields)
+        time.sleep(self.server.delay_s)
+        self._json(_ANSWERS[self.path](fields, self.server.models))
+
+    def _refused(self) -> bool:
+        """Answer with the fault or a demand for a key, if that is what the server is to do."""
+        if self.server.key and self.headers["X-API-Key"] != self.server.key:
+            self._json({"error": "an API key is wanted: send it as X-API-Key"}, 401)
+            return True
+        fault = self.server.fault
+        if not isinstance(fault, dict):
+            return False
+        headers = {"Retry-After": str(fault["retry_after"])} if "retry_after" in fault else {}
+        self._json({"error": fault["error"]}, fault["status"], headers)
+        return True
+
+    def _fields(self, body: bytes) -> dict[str, Any]:
+        """JSON, or the parts of a form: files as bytes, the others as text."""
+        kind = self.headers["Content-Type"]
+        if kind == "application/json":
+            return json.loads(body)
+        message = email.message_from_bytes(f"Content-Type: {kind}\r\n\r\n".encode() + body, policy=email.policy.HTTP)
+        parts = {}
+        for part in message.iter_parts():
+            data = part.get_payload(decode=True)
+            parts[part.get_param("name", header="content-disposition")] = data if part.get_filename() else data.decode()
+        return parts
+
+    def _stream(self, fields: dict[str, Any]) -> None:
+        self._start(200, "application/x-ndjson", {})
+        done = images(fields, self.server.models)
+        count, steps = len(done["images"]), fields["num_steps"]
+        for step in range(1, steps + 1):
+            time.sleep(self.server.delay_s)
+            known = [[min(8, 8 * step // steps + (k + p) % 2) for p in range(16)] for k in range(count)]
+            shown = [picture("step", step, k, fields["seed"]) for k in range(count)]
+            self._line({"event": "step", "step": step, "num_steps": steps, "images": shown, "visible": known})
+            if self.server.fault == "break" and step == 2:
+                return
+            if self.server.fault == "stream" and step == 2:
+                return self._line({"event": "error", "error": "out of memory: ask for fewer pictures"})
+        self._line({"event": "done", **done})
+
+    def _line(self, event: dict[str, Any]) -> None:
+        self.wfile.write(json.dumps(event).encode() + b"\n")
+        self.wfile.flush()
+
+    def _json(self, document: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
+        self._start(status, "application/json", headers or {})
+        self.wfile.write(json.dumps(document).encode())
+
+    def _start(self, status: int, kind: str, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Type": kind, "Cache-Control": "no-store", **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+
+def images(fields: dict[str, Any], models: list[dict[str, Any]] = MODELS) -> dict[str, Any]:
+    """What `/v1/images` answers: `num_samples` pictures of each class, class after class."""
+    (model,) = [model for model in models if model["name"] == fields["model"]]
+    names, size = model["classes"] or [""], model["image"]["width"]
+    made = [
+        {"class_id": c, "class_name": names[c], "png": picture("final", c, k, fields["seed"], size=size)}
+        for c in fields.get("class_ids", [0])
+        for k in range(fields["num_samples"])
+    ]
+    return {**_settings(fields), "images": made, "seconds": 0.2}
+
+
+def _settings(fields: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "model": fields["model"],
+        "seed": int(fields["seed"]),
+        "num_steps": int(fields["num_steps"]),
+        "guidance_scale": float(fields["guidance_scale"]),
+    }
+
+
+def _edit(fields: dict[str, Any], models: list[dict[str, Any]]) -> dict[str, Any]:
+    numbers = {name: int(fields[name]) for name in ("num_samples", "seed")}
+    return images({**fields, **numbers, "class_ids": [int(fields["class_id"])]}, models)
+
+
+def _levels(fields: dict[str, Any], models: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"levels": [{"depth": d, "png": picture("level", d), "psnr_db": 10.0 + 2 * d} for d in range(1, 9)]}
+
+
+def _speech(fields: dict[str, Any], models: list[dict[str, Any]]) -> dict[str, Any]:
+    wav = base64.b64encode(sound()).decode()
+    shown = picture("spectrogram", fields["text"], size=64)
+    made = {"sample_rate_hz": 8000, "duration_s": 0.4, "wav": wav, "spectrogram": shown, "seconds": 0.1}
+    return {**_settings(fields), **made}
+
+
+_ANSWERS = {
+    "/v1/images": images,
+    "/v1/images/edit": _edit,
+    "/v1/images/levels": _levels,
+    "/v1/speech": _speech,
+}

@@ -1,0 +1,64 @@
+"""A service with small untrained models, and a client that talks to it without a network."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import io
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from PIL import Image
+
+from resgen.serving.app import create_app
+from resgen.serving.config import ServerConfig
+from resgen.serving.service import Service
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
+
+
+@contextlib.asynccontextmanager
+async def running(sources: dict[str, str], **limits: Any) -> AsyncIterator[tuple[Service, httpx.AsyncClient]]:
+    """A ready service, and a client of it."""
+    config = ServerConfig(**{"max_wait_ms": 20.0, "timeout_s": 30.0, **limits})
+    service = Service(sources, config, device="cpu", dtype="float32")
+    await service.start()
+    transport = httpx.ASGITransport(create_app(service), raise_app_exceptions=True)
+    try:
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            yield service, client
+    finally:
+        await service.close()
+
+
+def talk(
+    sources: dict[str, str], conversation: Callable[[Service, httpx.AsyncClient], Awaitable[Any]], **limits: Any
+) -> Any:
+    """The result of a conversation with a service."""
+
+    async def run() -> Any:
+        async with running(sources, **limits) as (service, client):
+            return await conversation(service, client)
+
+    return asyncio.run(run())
+
+
+def png(array: np.ndarray = PIXELS) -> bytes:
+    """The content of a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def pngs(answer: dict[str, Any]) -> list[bytes]:
+    """The files in an answer."""
+    return [base64.b64decode(picture["png"]) for picture in answer["images"]]
+
+
+def files_under(*folders: Path) -> list[Path]:
+    """Everything that lies there now."""
+    return sorted(path for folder in folders for path in folder.rglob("*"))

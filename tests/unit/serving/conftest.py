@@ -1,0 +1,24 @@
+"""Small models on disk, by the names that requests use."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("fastapi")
+pytest.importorskip("httpx")
+
+from image_parts import save_model  # noqa: E402
+from speech_parts import save_parts  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """`clothes`, pictures of three classes, and `voice`, speech in the letters a, b and c."""
+    folder = tmp_path_factory.mktemp("served")
+    clothes = save_model(folder / "clothes", class_names=("T-shirt/top", "Bag", "1"))
+    return {"clothes": str(clothes), "voice": str(save_parts(folder / "voice"))}
+
+
+@pytest.fixture(scope="session")
+def clothes(sources: dict[str, str]) -> dict[str, str]:
+    return {"clothes": sources["clothes"]}
