@@ -219,7 +219,7 @@ class SpeechEditor:
             keep_length: let the new words take as long as the old ones.
 
         Raises:
-            DataError: the new words are too many for the length to be kept.
+            DataError: the new words are too many for the length to be kept, or for the model.
         """
         unit, rate = self.codec.samples_per_position, self.codec.sample_rate_hz
         words = self.words(heard)
@@ -249,6 +249,12 @@ class SpeechEditor:
                 f"{least * unit / rate:.2f} s; widen the stretch, or do not keep its length (--keep-length)"
             )
         count = max(count, least)
+        length, most = len(heard.codes) - (end - begin) + count, self.codec.spec.num_positions
+        if length > most:
+            raise DataError(
+                f"the edited recording would take {length * unit / rate:.1f} s, the model speaks at most "
+                f"{most * unit / rate:.1f} s at once; use fewer words or a shorter recording"
+            )
         durations = fitted_durations(exact, count * self.stride - again)
         # ... and these, silence between words, lie outside and are given.
         paused, pauses = max(0, first - ends), max(0, begins - last)

@@ -20,9 +20,11 @@ from resgen.data import sound
 from resgen.data.sound import (
     check_prompt,
     loudness_db,
+    loudness_gain,
     normalise_loudness,
     read_sound,
     resample,
+    sounding_span,
     trim_silence,
     write_sound,
 )
@@ -387,6 +389,7 @@ def test_normalising_never_clips() -> None:
     result = normalise_loudness(click, 16000)
     assert result.abs().max() == pytest.approx(0.99, abs=1e-6) and loudness_db(result, 16000) < -23.5
     torch.testing.assert_close(result, click * (0.99 / 0.5))
+    assert loudness_gain(click, 16000) == pytest.approx(0.99 / 0.5) and loudness_gain(torch.zeros(9), 16000) == 1.0
     assert torch.equal(normalise_loudness(torch.zeros(16000), 16000), torch.zeros(16000))
     assert normalise_loudness(torch.zeros(0), 16000).shape == (0,)
     with pytest.raises(ConfigError, match="target_db=inf must be finite"):
@@ -401,7 +404,7 @@ def test_trimming_cuts_both_ends_and_keeps_pauses(level: float) -> None:
     samples = level * torch.cat([quiet[0], tone, quiet[1], tone, quiet[2]])
     result = trim_silence(samples, rate, margin_s=0.05)
     begin, end = round(0.45 * rate), round(1.55 * rate)
-    assert torch.equal(result, samples[begin:end])
+    assert torch.equal(result, samples[begin:end]) and sounding_span(samples, rate) == (begin, end)
     assert torch.equal(trim_silence(samples, rate, margin_s=0.0), samples[begin + 800 : end - 800])
     assert torch.equal(trim_silence(samples, rate, threshold_db=-90.0), samples)
     assert torch.equal(trim_silence(samples, rate, margin_s=5.0), samples)
@@ -410,9 +413,11 @@ def test_trimming_cuts_both_ends_and_keeps_pauses(level: float) -> None:
 def test_trimming_of_silence_and_of_little() -> None:
     for samples in (torch.zeros(1000), torch.zeros(0), torch.ones(1)):
         assert torch.equal(trim_silence(samples, 16000), samples)
+        assert sounding_span(samples, 16000) == (0, len(samples))
     late = torch.zeros(1005)
     late[1004] = 1  # in the last, incomplete frame
     assert torch.equal(trim_silence(late, 16000, margin_s=0.01), late[800:])
+    assert sounding_span(late, 16000, margin_s=0.01) == (800, 1005), "no sample beyond the last"
     with pytest.raises(ConfigError, match="threshold_db=1.0 must be at most 0"):
         trim_silence(late, 16000, threshold_db=1.0)
     with pytest.raises(ConfigError, match="margin_s=-1.0"):

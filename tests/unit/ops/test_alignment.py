@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from resgen.errors import ConfigError, DataError
-from resgen.ops.alignment import alignment_prior, expand, monotonic_alignment
+from resgen.ops.alignment import alignment_prior, expand, fitted_durations, monotonic_alignment
 
 
 def slow_durations(scores: Tensor) -> list[int]:
@@ -172,3 +172,21 @@ def test_prior_errors() -> None:
         alignment_prior(torch.tensor([1]), torch.tensor([1]), 1, 1, strength=0.0)
     with pytest.raises(ConfigError, match=r"text_lengths span 4\.\.4; allowed: 1\.\.3"):
         alignment_prior(torch.tensor([4]), torch.tensor([5]), 3, 5)
+
+
+@given(st.lists(st.floats(0.01, 30.0), min_size=1, max_size=12), st.integers(0, 60))
+@settings(max_examples=60, deadline=None)
+def test_fitted_durations_sum_up(exact: list[float], more: int) -> None:
+    durations = fitted_durations(torch.tensor(exact), len(exact) + more)
+    assert int(durations.min()) >= 1 and int(durations.sum()) == len(exact) + more
+
+
+def test_fitted_durations_keep_proportions() -> None:
+    exact = torch.tensor([1.0, 3.0, 5.0, 0.5])
+    assert fitted_durations(exact, 10).tolist() == [1, 3, 5, 1], "as they are, where they fit"
+    assert fitted_durations(exact, 22).tolist() == [1, 7, 13, 1], "what is beyond 1 is stretched"
+    assert fitted_durations(exact, 4).tolist() == [1, 1, 1, 1]
+    assert fitted_durations(torch.tensor([0.2, 0.6]), 10).tolist() == [3, 7], "none is beyond 1"
+    assert fitted_durations(torch.full((6,), 4 / 3), 8).tolist() == [1, 2, 1, 1, 2, 1], "ends are rounded"
+    with pytest.raises(ConfigError, match="total=3 must be at least 4"):
+        fitted_durations(exact, 3)

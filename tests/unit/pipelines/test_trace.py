@@ -146,6 +146,22 @@ def test_folder(pipe: ImagePipeline, tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(Image.open(file)), np.asarray(frame))
 
 
+def test_a_folder_is_used_again(pipe: ImagePipeline, tmp_path: Path) -> None:
+    """Later steps of a longer run go; what no trace has written stays."""
+    long, _ = seen_by(pipe, class_ids=[0])
+    short, _ = seen_by(pipe, class_ids=[0], num_steps=2)
+    long.save(tmp_path)
+    kept = ["step_4.png", "step_0009.txt", "mystep_0009.png", "step_0009.png.bak"]
+    for name in kept:
+        (tmp_path / name).write_text("mine")
+    (tmp_path / "step_0008.png").mkdir()
+    files = short.save(tmp_path)
+    assert [file.name for file in files] == ["step_0001.png", "step_0002.png"]
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == sorted(["step_0001.png", "step_0002.png", "step_0008.png", *kept])
+    assert np.array_equal(np.asarray(Image.open(files[1])), np.asarray(short.frames()[1]))
+
+
 def test_nothing_to_show(pipe: ImagePipeline, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no step was taken"):
         SampleTrace(pipe).save(tmp_path / "a.gif")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from resgen.errors import ConfigError
-from resgen.tokenizers.sound import SoundCodec
+from resgen.tokenizers.sound import SoundCodec, SoundTokenizer
 from speech_parts import (
     DEPTH,
     HOP,
@@ -91,6 +91,20 @@ def test_decoded_sound_does_not_depend_on_padding(name: str, batch: Tensor) -> N
     together = codec.decode(codes, valid)
     alone = codec.decode(codes[1:2, :3], valid[1:2, :3])
     torch.testing.assert_close(together[1:2, : 3 * UNIT], alone, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("tokenizer", [make_tokenizer(), make_waveform_tokenizer()], ids=["mel", "waveform"])
+def test_so_many_levels_at_each_position(tokenizer: SoundTokenizer) -> None:
+    codes = torch.randint(SIZE, (2, 6, DEPTH), generator=torch.Generator().manual_seed(0))
+    visible = torch.tensor([[0, 1, 2, 3, 3, 3], [3, 3, 0, 0, 1, 2]])
+    known = torch.arange(DEPTH) < visible[..., None]
+    decoded = tokenizer.decode(codes, visible=visible)
+    other = torch.where(known, codes, (codes + 1) % SIZE)
+    torch.testing.assert_close(tokenizer.decode(other, visible=visible), decoded)
+    for number in range(DEPTH + 1):
+        alike = tokenizer.decode(codes, visible=torch.full((2, 6), number))
+        torch.testing.assert_close(alike, tokenizer.decode(codes, number))
+    assert not torch.allclose(decoded, tokenizer.decode(codes), atol=1e-3)
 
 
 def test_samples_stay_in_range() -> None:
