@@ -65,8 +65,8 @@ def server() -> Iterator[Server]:
 
 def test_pictures_of_the_command_and_an_orderly_end(server: Server, tmp_path: Path) -> None:
     assert server.address, "".join(server.log)
-    assert httpx.get(f"{server.address}/readyz").status_code == 200
-    assert httpx.get(f"{server.address}/v1/models").status_code == 401
+    assert httpx.get(f"{server.address}/readyz", timeout=60).status_code == 200
+    assert httpx.get(f"{server.address}/v1/models", timeout=60).status_code == 401
     answer = server.ask(class_ids=["Bag", 7], seed=3, num_steps=4)
     command = ["generate", "image", "--model", MODEL, "--class", "Bag", "7", "--seed", "3", "--steps", "4"]
     assert main([*command, "--out", str(tmp_path / "pictures")]) == 0
@@ -83,7 +83,7 @@ def test_pictures_of_the_command_and_an_orderly_end(server: Server, tmp_path: Pa
     assert [answer.status_code for answer in answers] == [200] * 8
     assert [answer.json()["images"][0]["class_id"] for answer in answers] == list(range(8))
     assert late in (503, None), "new work is refused, or the door is closed already"
-    assert server.process.wait(30) == 0
+    assert server.process.wait(60) == 0
     server.reading.join()
     assert "Traceback" not in "".join(server.log) and any("SIGTERM" in line for line in server.log)
 
@@ -91,7 +91,7 @@ def test_pictures_of_the_command_and_an_orderly_end(server: Server, tmp_path: Pa
 def waiting(server: Server) -> bool:
     """Whether requests wait for their batch."""
     headers = {"X-API-Key": "the-key-of-this-test"}
-    metrics = httpx.get(f"{server.address}/metrics", headers=headers).text
+    metrics = httpx.get(f"{server.address}/metrics", headers=headers, timeout=60).text
     found = re.search(r"^resgen_queue_length (\S+)$", metrics, re.MULTILINE)
     return found is not None and float(found[1]) > 0
 
