@@ -135,7 +135,7 @@ class Gate:
 
 
 def log_defect(error: Exception) -> None:
-    """An error that nobody outside can mend, with its place. Its message may quote a user and stays away."""
+    """An error that no client can mend, by type and place: its message may quote what a user wrote."""
     places = "".join(traceback.format_tb(error.__traceback__))
     print(f"{type(error).__name__} in a request:\n{places}", file=sys.stderr, flush=True)
 
