@@ -113,7 +113,9 @@ class Task(Protocol):
       which another, whole module is validated, sampled and exported;
     * `evaluate(module)`, metrics of generated samples with the averaged weights in place, called every `evaluate_every`
       steps;
-    * `lengths` of the samples, for batches of like length.
+    * `lengths` of the samples, for batches of like length, or `blocks`, ends of stretches of samples that are read as
+      one; see `CounterSampler`;
+    * `prefetch(indices)`, called before the losses of a micro-batch with the indices of the one after it.
     """
 
     name: str

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
 
 from resgen.checkpoints.artefacts import check_belongs, fingerprint, load_tokenizer
 from resgen.data.code_shards import SHARD_SAMPLES, CodePlan, Shard
@@ -35,6 +34,8 @@ from resgen.types import Reduce
 HELD_OUT_SPLITS = ("test", "val", "valid", "validation")
 HELD_OUT_EVERY = 20
 MAX_HELD_OUT = 5000
+MAX_VALIDATED = 1000
+"""Held-out pictures on which a tokenizer is validated."""
 ENCODE_BATCH = 256
 COUNT_EVERY = 16
 """Batches between two sums of what all processes have encoded: seldom enough to cost nothing, often enough that none
@@ -54,14 +55,16 @@ def train_tokenizer(
         resume: continue the run in `out`.
     """
     check_folder(out, resume)
-    train, held_out = open_splits(data_path(recipe, data))
+    with first_alone(initialise()):  # who finds indices of shards there that the first has built
+        train, held_out = open_splits(data_path(recipe, data))
+    shown = held_out.subset(np.arange(min(len(held_out), MAX_VALIDATED)))
     with seeded(recipe.tokenizer_training.seed, "tokenizer"):
         tokenizer = ImageTokenizer(recipe.tokenizer)
         task = TokenizerTask(
             tokenizer,
             recipe.tokenizer_loss,
             _store(tokenizer, train, recipe.data.resize),
-            _first_pictures(_store(tokenizer, held_out, recipe.data.resize), 1000),
+            _store(tokenizer, shown, recipe.data.resize).batch(torch.arange(len(shown))),
             class_names=train.class_names,
             perceptual=_perceptual(recipe.tokenizer_loss),
         )
@@ -178,8 +181,10 @@ def encode_data(
         tokenizer, _ = load_tokenizer(tokenizer)
     tokenizer.to(choose_device(device))
     size = SHARD_SAMPLES if shard_samples is None else shard_samples
+    with first_alone(reduce):
+        sources = open_splits(data)
     caches = []
-    for source, name in zip(open_splits(data), CODE_FOLDERS, strict=True):
+    for source, name in zip(sources, CODE_FOLDERS, strict=True):
         versions = 2 if flip and name == "train" else 1
         caches.append(_encode_source(tokenizer, source, Path(out) / name, versions, resize, size, reduce))
     return caches[0], caches[1]
@@ -225,17 +230,7 @@ def open_splits(data: str | Path) -> tuple[ImageSource, ImageSource]:
         raise DataError(f"'{data}' holds {len(source)} picture; training needs at least 2, one of them to validate on")
     every = max(min(HELD_OUT_EVERY, len(source)), -(-len(source) // MAX_HELD_OUT))
     held_out = np.arange(len(source)) % every == every - 1
-    return _subset(source, np.flatnonzero(~held_out)), _subset(source, np.flatnonzero(held_out))
-
-
-def _subset(source: ImageSource, rows: np.ndarray) -> ImageSource:
-    return replace(
-        source,
-        labels=source.labels[rows],
-        pictures=[source.pictures[int(row)] for row in rows],
-        where=lambda index: source.where(int(rows[index])),
-        digest=lambda: source.fingerprint,
-    )
+    return source.subset(np.flatnonzero(~held_out)), source.subset(np.flatnonzero(held_out))
 
 
 def _encode_source(
@@ -316,7 +311,10 @@ def _encode_shards(
     for shard in shards:
         version, first = divmod(shard.begin, encoding.plan.num_samples)
         with encoding.write(shard) as append:
-            for rows in torch.arange(first, first + shard.num_samples).split(ENCODE_BATCH):
+            parts = torch.arange(first, first + shard.num_samples).split(ENCODE_BATCH)
+            for rows, following in zip(parts, [*parts[1:], parts[-1][:0]], strict=True):
+                store.prefetch(rows)
+                store.prefetch(following)
                 images = from_uint8(store.batch(rows).to(device))
                 append(tokenizer.encode(images.flip(-1) if version else images))
                 yield len(rows)
@@ -338,7 +336,3 @@ def _store(
 ) -> PictureStore:
     config = tokenizer.config
     return PictureStore(source, size=config.image_size, channels=config.channels, resize=resize, max_bytes=max_bytes)
-
-
-def _first_pictures(store: PictureStore, count: int) -> Tensor:
-    return store.batch(torch.arange(min(count, len(store))))

@@ -90,6 +90,16 @@ class TokenizerTask:
         return len(self.train)
 
     @property
+    def blocks(self) -> Int[Tensor, " K"] | None:
+        """Stretches of pictures that are read as one, where there are such."""
+        blocks = self.train.source.blocks
+        return None if blocks is None or self.train.in_memory else torch.from_numpy(blocks)
+
+    def prefetch(self, indices: Int[Tensor, " B"]) -> None:
+        """Decode the pictures of the next micro-batch while this one is computed."""
+        self.train.prefetch(indices)
+
+    @property
     def ema_module(self) -> None:
         """No average: codebooks follow the encoder as it is, not its average."""
 

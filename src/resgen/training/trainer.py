@@ -11,7 +11,7 @@ import contextlib
 import math
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -161,8 +161,8 @@ class Trainer:
             weight_decay=config.weight_decay,
             clip_norm=config.clip_norm,
         )
-        lengths = getattr(task, "lengths", None)
-        self._sampler = CounterSampler(task.num_samples, config.batch_size, config.seed, lengths=lengths)
+        order = {name: getattr(task, name, None) for name in ("lengths", "blocks")}
+        self._sampler = CounterSampler(task.num_samples, config.batch_size, config.seed, **order)
         self._pending = Pending()
         self._started = datetime.now(UTC).isoformat(timespec="seconds")
         self._best: tuple[int, float] | None = None
@@ -267,13 +267,15 @@ class Trainer:
     def _train_step(self) -> float | None:
         """One optimizer step; returns the main loss where it is known without waiting for the device."""
         config, step = self.config, self._step
-        world, rank = self.reduce.world_size, self.reduce.rank
-        micro_batches = self._sampler.indices(step).chunk(config.accumulate * world)
+        world = self.reduce.world_size
+        first = self.reduce.rank * config.accumulate
+        micro_batches = self._micro_batches(step)
         self._optimizers.zero_grad()
         totals: dict[str, Tensor] = {}
-        for micro in range(rank * config.accumulate, (rank + 1) * config.accumulate):
+        for micro, indices in enumerate(micro_batches, first):
             stream = generator(config.seed, "train", step, micro)
-            items = iter(self.task.losses(micro_batches[micro], step, micro, stream))
+            self._prefetch(micro_batches[micro - first + 1 :], step)
+            items = iter(self.task.losses(indices, step, micro, stream))
             while True:
                 with autocast(self.precision, self.device):
                     item = next(items, None)
@@ -298,6 +300,22 @@ class Trainer:
         if self._ema is not None:
             self._ema.update(step)
         return float(losses["loss"]) if self.device.type == "cpu" and "loss" in losses else None
+
+    def _prefetch(self, following: Sequence[Tensor], step: int) -> None:
+        """Name the micro-batch after the present one to a task that wants to know it."""
+        prefetch = getattr(self.task, "prefetch", None)
+        if prefetch is None:
+            return
+        if not following and step + 1 < self.config.num_steps:
+            following = self._micro_batches(step + 1)
+        if following:
+            prefetch(following[0])
+
+    def _micro_batches(self, step: int) -> tuple[Tensor, ...]:
+        """This process's part of a step's samples."""
+        begin = self.reduce.rank * self.config.accumulate
+        parts = self._sampler.indices(step).chunk(self.config.accumulate * self.reduce.world_size)
+        return parts[begin : begin + self.config.accumulate]
 
     def _backward(self, group: str, loss: Tensor) -> None:
         parameters = self._optimizers.parameters[group]
