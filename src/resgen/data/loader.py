@@ -105,7 +105,7 @@ class CounterSampler:
         ends = self.blocks.tolist()
         spans = list(zip([0, *ends], ends, strict=False))
         chosen = torch.randperm(len(spans), generator=stream).tolist()
-        return torch.cat([_shuffled(*spans[number], stream) for number in chosen])
+        return torch.cat([_shuffled(begin, end, stream) for begin, end in (spans[number] for number in chosen)])
 
     def _bucketed(self, order: Tensor, stream: torch.Generator) -> Tensor:
         assert self.lengths is not None

@@ -61,7 +61,8 @@ class PictureStore:
         if self._array is not None:
             return self._array[indices]
         wanted = indices.tolist()
-        parts = {index: self._ahead.pop(index, None) or self._pool.submit(self._decode, index) for index in set(wanted)}
+        self.prefetch(indices)
+        parts = {index: self._ahead.pop(index) for index in set(wanted)}
         return torch.from_numpy(np.stack([parts[index].result() for index in wanted]))
 
     def prefetch(self, indices: Int[Tensor, " B"]) -> None:

@@ -313,8 +313,7 @@ def _encode_shards(
         with encoding.write(shard) as append:
             parts = torch.arange(first, first + shard.num_samples).split(ENCODE_BATCH)
             for rows, following in zip(parts, [*parts[1:], parts[-1][:0]], strict=True):
-                store.prefetch(rows)
-                store.prefetch(following)
+                store.prefetch(torch.cat([rows, following]))
                 images = from_uint8(store.batch(rows).to(device))
                 append(tokenizer.encode(images.flip(-1) if version else images))
                 yield len(rows)

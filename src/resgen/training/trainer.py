@@ -161,8 +161,8 @@ class Trainer:
             weight_decay=config.weight_decay,
             clip_norm=config.clip_norm,
         )
-        order = {name: getattr(task, name, None) for name in ("lengths", "blocks")}
-        self._sampler = CounterSampler(task.num_samples, config.batch_size, config.seed, **order)
+        lengths, blocks = getattr(task, "lengths", None), getattr(task, "blocks", None)
+        self._sampler = CounterSampler(task.num_samples, config.batch_size, config.seed, lengths=lengths, blocks=blocks)
         self._pending = Pending()
         self._started = datetime.now(UTC).isoformat(timespec="seconds")
         self._best: tuple[int, float] | None = None
