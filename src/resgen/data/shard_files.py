@@ -190,6 +190,15 @@ class Encoding(ABC, Generic[P]):
         """Whether a folder with these files is a cache."""
         return META_NAME in names
 
+    @classmethod
+    def is_there(cls, folder: Path) -> bool:
+        """Whether a folder describes itself as such a cache."""
+        try:
+            meta = json.loads((folder / META_NAME).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return False
+        return isinstance(meta, dict) and meta.get("format") == cls.format
+
     def is_finished(self, shard: Shard) -> bool:
         """Whether a shard is there and whole; reads all of it."""
         expected = self._recorded(shard)

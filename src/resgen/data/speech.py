@@ -73,6 +73,21 @@ class SpeechSource:
     def __len__(self) -> int:
         return len(self.texts)
 
+    def part(self, begin: int, end: int) -> SpeechSource:
+        """The utterances from `begin` to `end - 1`; with the fingerprint of all."""
+        rows, read_prompt = slice(begin, end), self.read_prompt
+        return SpeechSource(
+            name=self.name,
+            split=self.split,
+            texts=self.texts[rows],
+            speakers=self.speakers[rows],
+            ids=self.ids[rows],
+            read=lambda index, sample_rate_hz: self.read(begin + index, sample_rate_hz),
+            digest=lambda: self.fingerprint,
+            prompt_texts=None if self.prompt_texts is None else self.prompt_texts[rows],
+            read_prompt=None if read_prompt is None else lambda index, rate: read_prompt(begin + index, rate),
+        )
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) over texts, speakers, ids and recordings; reads every byte on first use."""

@@ -53,9 +53,10 @@ class DistributedReduce:
         return self._reduce(value, dist.ReduceOp.MAX)
 
     def _reduce(self, value: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
-        result = value.detach().clone().contiguous()
+        place = torch.device("cuda") if dist.get_backend() == "nccl" else value.device  # NCCL takes nothing else
+        result = value.detach().to(place, copy=True).contiguous()
         dist.all_reduce(result, op=operation)
-        return result
+        return result.to(value.device)
 
 
 def initialise() -> Reduce:

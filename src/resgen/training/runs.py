@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from resgen.checkpoints.artefacts import check_belongs, fingerprint, load_tokenizer
 from resgen.data.code_shards import SHARD_SAMPLES, CodePlan, Shard
@@ -23,6 +22,7 @@ from resgen.ops.images import from_uint8
 from resgen.ops.precision import choose_device
 from resgen.ops.random import seeded
 from resgen.tokenizers.image import ImageTokenizer
+from resgen.training.encoding import encode_together
 from resgen.training.generator_task import Evaluate, GeneratorTask
 from resgen.training.image_product import ClassExamples, ImageProduct
 from resgen.training.parallel import first_alone, initialise
@@ -37,9 +37,6 @@ MAX_HELD_OUT = 5000
 MAX_VALIDATED = 1000
 """Held-out pictures on which a tokenizer is validated."""
 ENCODE_BATCH = 256
-COUNT_EVERY = 16
-"""Batches between two sums of what all processes have encoded: seldom enough to cost nothing, often enough that none
-waits for another until it gives up."""
 
 
 def train_tokenizer(
@@ -242,59 +239,28 @@ def _encode_source(
     shard_samples: int,
     reduce: Reduce,
 ) -> CodeCache:
-    with first_alone(reduce):
-        if reduce.rank == 0:  # alone reads all data for the fingerprint
-            plan = CodePlan(
-                spec=tokenizer.spec,
-                num_samples=len(source),
-                versions=versions,
-                class_names=tuple(source.class_names),
-                tokenizer_fingerprint=fingerprint(tokenizer),
-                data_fingerprint=source.fingerprint,
-                shard_samples=shard_samples,
-            )
-            encoding = CodeEncoding.begin(out, plan)
-        else:
-            encoding = CodeEncoding.join(out)
-    if encoding is not None:
-        _make_missing(tokenizer, source, encoding, resize, reduce)
-        with first_alone(reduce):
-            if reduce.rank == 0:
-                encoding.finish(source.labels)
+    def plan() -> CodePlan:
+        return CodePlan(
+            spec=tokenizer.spec,
+            num_samples=len(source),
+            versions=versions,
+            class_names=tuple(source.class_names),
+            tokenizer_fingerprint=fingerprint(tokenizer),
+            data_fingerprint=source.fingerprint,
+            shard_samples=shard_samples,
+        )
+
+    encode_together(
+        CodeEncoding,
+        out,
+        plan,
+        lambda encoding, shards: _encode_shards(tokenizer, source, encoding, shards, resize),
+        lambda encoding: encoding.finish(source.labels),
+        name=source.name,
+        batches=lambda shard: -(-shard.num_samples // ENCODE_BATCH),
+        reduce=reduce,
+    )
     return open_codes(out)
-
-
-def _make_missing(
-    tokenizer: ImageTokenizer, source: ImageSource, encoding: CodeEncoding, resize: bool, reduce: Reduce
-) -> None:
-    """Make what is missing of a cache, whole shards by each process; returns when all are there."""
-    shards, rank, count = encoding.plan.shards, reduce.rank, reduce.world_size
-    common = choose_device("auto")  # where the processes exchange numbers
-    finished = torch.zeros(len(shards), dtype=torch.int64, device=common)
-    for number in range(rank, len(shards), count):
-        finished[number] = encoding.is_finished(shards[number])
-    missing = [shard for shard, there in zip(shards, reduce.sum(finished).tolist(), strict=True) if not there]
-    if not missing:
-        return
-    parts = [missing[first::count] for first in range(count)]
-    # Every process counts along until the one with the most to do is done.
-    steps = max(sum(-(-shard.num_samples // ENCODE_BATCH) for shard in part) for part in parts)
-    before = encoding.plan.rows - sum(shard.num_samples for shard in missing)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    if rank == 0 and len(missing) < len(shards):
-        console.print(f"{source.name}: {len(shards) - len(missing)} of {len(shards)} shards are there")
-    batches = _encode_shards(tokenizer, source, encoding, parts[rank], resize)
-    with Progress(*columns, console=console, speed_estimate_period=600, disable=rank > 0) as progress:
-        task = progress.add_task(f"encoding {source.name}", total=encoding.plan.rows, completed=before)
-        done = torch.zeros((), dtype=torch.int64, device=common)
-        for step in range(1, steps + 1):
-            done += next(batches, 0)
-            if count == 1 or step % COUNT_EVERY == 0:
-                progress.update(task, completed=before + int(reduce.sum(done)))
-        for _ in batches:  # none is left, but the last shard gets its name
-            pass
-        progress.update(task, completed=before + int(reduce.sum(done)))
 
 
 @torch.inference_mode()
