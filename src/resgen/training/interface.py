@@ -157,8 +157,11 @@ class Task(Protocol):
         """Called after the optimizers' step, for updates without gradients; may return metrics."""
         ...
 
-    def validate(self, module: nn.Module) -> Mapping[str, float]:
-        """Metrics on held-out data; `module`, the task's own, holds the averaged weights. `val_loss` picks the best."""
+    def validate(self, module: nn.Module, reduce: Reduce) -> Mapping[str, float]:
+        """Metrics on held-out data; `module`, the task's own, holds the averaged weights. `val_loss` picks the best.
+
+        Every process calls it, each looks at its share of the data, and all return the metrics of the whole.
+        """
         ...
 
     def sample(self, path: Path) -> None:

@@ -22,12 +22,13 @@ from resgen.ops.images import from_uint8
 from resgen.ops.precision import choose_device
 from resgen.ops.random import seeded
 from resgen.tokenizers.image import ImageTokenizer
+from resgen.training.agreement import check_agreement
 from resgen.training.encoding import encode_together
 from resgen.training.generator_task import Evaluate, GeneratorTask
 from resgen.training.image_product import ClassExamples, ImageProduct
 from resgen.training.parallel import first_alone, initialise
 from resgen.training.recipe import Recipe
-from resgen.training.stages import CODE_FOLDERS, check_folder, data_path, run_stage
+from resgen.training.stages import CODE_FOLDERS, check_start, data_path, run_stage
 from resgen.training.tokenizer_task import TokenizerLossConfig, TokenizerTask
 from resgen.types import Reduce
 
@@ -51,7 +52,7 @@ def train_tokenizer(
         max_minutes: budget of wall time.
         resume: continue the run in `out`.
     """
-    check_folder(out, resume)
+    check_start(recipe, out, max_minutes=max_minutes, resume=resume)
     with first_alone(initialise()):  # who finds indices of shards there that the first has built
         train, held_out = open_splits(data_path(recipe, data))
     shown = held_out.subset(np.arange(min(len(held_out), MAX_VALIDATED)))
@@ -99,7 +100,7 @@ def train_generator(
         resume: continue the run in `out`.
         evaluator: makes, for the tokenizer, what is called every `evaluate_every` steps.
     """
-    check_folder(out, resume)
+    check_start(recipe, out, max_minutes=max_minutes, resume=resume)
     loaded, folder = load_tokenizer(tokenizer)
     path = data_path(recipe, data)
     if is_encoded(path):
@@ -178,6 +179,7 @@ def encode_data(
         tokenizer, _ = load_tokenizer(tokenizer)
     tokenizer.to(choose_device(device))
     size = SHARD_SAMPLES if shard_samples is None else shard_samples
+    check_agreement({"tokenizer": fingerprint(tokenizer), "flip": flip, "resize": resize, "shards": size}, reduce)
     with first_alone(reduce):
         sources = open_splits(data)
     caches = []

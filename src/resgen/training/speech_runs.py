@@ -40,13 +40,14 @@ from resgen.tokenizers.mel import MelTokenizer, MelTokenizerConfig
 from resgen.tokenizers.sound import SoundCodec, SoundTokenizer
 from resgen.tokenizers.vocoder import Vocoder
 from resgen.tokenizers.waveform import WaveformTokenizer, WaveformTokenizerConfig
+from resgen.training.agreement import check_agreement
 from resgen.training.encoding import encode_together
 from resgen.training.generator_task import GeneratorTask
 from resgen.training.parallel import first_alone, initialise
 from resgen.training.sound_task import SoundTokenizerTask
 from resgen.training.speech_product import SpeechExamples, SpeechProduct
 from resgen.training.speech_recipe import SpeechRecipe
-from resgen.training.stages import CODE_FOLDERS, check_folder, data_path, run_stage
+from resgen.training.stages import CODE_FOLDERS, check_start, data_path, run_stage
 from resgen.training.text_task import TextTask
 from resgen.training.vocoder_task import VocoderTask
 from resgen.types import Reduce
@@ -75,7 +76,7 @@ def train_sound_tokenizer(
             f"tokenizer.family={recipe.tokenizer.family}: a codec is not trained here; give its folder to the "
             f"generator's training as the tokenizer"
         )
-    check_folder(out, resume)
+    check_start(recipe, out, max_minutes=max_minutes, resume=resume)
     with seeded(recipe.tokenizer_training.seed, "tokenizer"):
         is_mel = isinstance(recipe.tokenizer, MelTokenizerConfig)
         tokenizer = MelTokenizer(recipe.tokenizer) if is_mel else WaveformTokenizer(recipe.tokenizer)  # type: ignore[arg-type]
@@ -109,7 +110,7 @@ def train_vocoder(
     Args:
         tokenizer: folder of a mel tokenizer, whose reconstructions it also learns to turn into sound.
     """
-    check_folder(out, resume)
+    check_start(recipe, out, max_minutes=max_minutes, resume=resume)
     loaded = None if tokenizer is None else load_sound_tokenizer(tokenizer)[0]
     if loaded is not None and not isinstance(loaded, MelTokenizer):
         raise ConfigError(f"'{tokenizer}' is a tokenizer of waveforms, which needs no vocoder")
@@ -134,7 +135,7 @@ def train_text(
     recipe: SpeechRecipe, *, data: str | None, out: str | Path, max_minutes: float | None = None, resume: bool = False
 ) -> dict[str, float]:
     """Train a text model (alignment and durations) and write `out/model`; arguments as for `train_sound_tokenizer`."""
-    check_folder(out, resume)
+    check_start(recipe, out, max_minutes=max_minutes, resume=resume)
     mel = mel_of(recipe)
     train, held_out, about = _stores(recipe, data, mel.sample_rate_hz)
     with seeded(recipe.text_training.seed, "text"):
@@ -176,7 +177,7 @@ def train_speech_generator(
         max_minutes: budget of wall time.
         resume: continue the run in `out`.
     """
-    check_folder(out, resume)
+    check_start(recipe, out, max_minutes=max_minutes, resume=resume)
     loaded, _ = load_sound_tokenizer(tokenizer)
     text_model, alphabet, text_folder = load_text_model(text)
     codec = SoundCodec(loaded, None if vocoder is None else load_vocoder(vocoder)[0])
@@ -272,6 +273,8 @@ def encode_speech(
     tokenizer.to(chosen)
     text_model.to(chosen)
     mel = mel_of(recipe, tokenizer.config)
+    made_by = {"tokenizer": fingerprint(tokenizer), "text": _text_fingerprint(text_model)}
+    check_agreement({**made_by, "data": preparation(recipe), "shards": shard_samples}, reduce)
     codec = SoundCodec(tokenizer)
     with first_alone(reduce):
         sources = open_speech_splits(data)
