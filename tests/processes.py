@@ -1,4 +1,4 @@
-"""Starting a worker in several processes, as torchrun would."""
+"""Starting a worker in several processes, as torchrun would; and threads in their place, where that is enough."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 TIMEOUT_S = 180
 
@@ -35,3 +41,39 @@ def run_processes(count: int, worker: Path, *arguments: object) -> list[tuple[in
         for process in processes:
             process.kill()
             process.wait()
+
+
+class ThreadReduce:
+    """`Reduce` of threads that stand for processes."""
+
+    def __init__(self, rank: int, shared: list[Tensor | None], barrier: threading.Barrier) -> None:
+        self.rank, self.world_size = rank, len(shared)
+        self._shared, self._barrier = shared, barrier
+
+    def sum(self, value: Tensor) -> Tensor:
+        return self._all(value).sum(0).to(value.dtype)
+
+    def max(self, value: Tensor) -> Tensor:
+        return self._all(value).amax(0)
+
+    def _all(self, value: Tensor) -> Tensor:
+        self._shared[self.rank] = value
+        self._barrier.wait(TIMEOUT_S)
+        values = torch.stack([part for part in self._shared if part is not None])
+        self._barrier.wait(TIMEOUT_S)
+        return values
+
+
+def run_threads(count: int, work: Callable[[ThreadReduce], Any]) -> list[Any]:
+    """What `work` returns in each of several threads that stand for processes; an exception is returned as it is."""
+    shared: list[Tensor | None] = [None] * count
+    barrier = threading.Barrier(count)
+
+    def one(rank: int) -> Any:
+        try:
+            return work(ThreadReduce(rank, shared, barrier))
+        except Exception as error:
+            return error
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(one, range(count)))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from processes import ThreadReduce, run_threads
 from resgen.checkpoints.artefacts import load_pipeline, save_pipeline
 from resgen.config import config_from_dict, config_to_dict
 from resgen.errors import ConfigError
@@ -157,6 +158,13 @@ def test_validation_is_repeatable_and_finite(kind: str) -> None:
     with torch.no_grad():
         first, second = objective.validate(batches), objective.validate(iter(batches))
     assert first == second and "val_loss" in first
+
+    def share(reduce: ThreadReduce) -> dict[str, float]:
+        with torch.no_grad():
+            return objective.validate(batches[reduce.rank :: reduce.world_size], reduce)
+
+    for shared in run_threads(3, share):  # the last has nothing to do
+        assert shared == pytest.approx(first, rel=1e-9) and list(shared) == list(first)
     assert all(value == value and abs(value) < 1e4 for value in first.values())
 
 

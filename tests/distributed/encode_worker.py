@@ -12,28 +12,34 @@ from typing import Any
 
 from resgen.cli.main import main
 from resgen.tokenizers.image import ImageTokenizer
-from resgen.training import runs
+from resgen.tokenizers.mel import MelTokenizer
+from resgen.training import encoding, runs, speech_runs
 
 BATCH = 3
-"""Pictures, so that a shard is several batches."""
+"""Pictures or recordings, so that a shard is several batches."""
 
 
 def die_at(batch: int) -> None:
     """Let the `batch`-th call of the encoder be the last thing that this process does."""
-    encode, count = ImageTokenizer.encode, 0
+    count = 0
 
-    def counted(self: ImageTokenizer, images: Any) -> Any:
-        nonlocal count
-        count += 1
-        if count == batch:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return encode(self, images)
+    def counted(encode: Any) -> Any:
+        def call(*inputs: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count == batch:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return encode(*inputs)
 
-    ImageTokenizer.encode = counted  # type: ignore[method-assign]
+        return call
+
+    for tokenizer in (ImageTokenizer, MelTokenizer):
+        tokenizer.encode = counted(tokenizer.encode)  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
-    runs.ENCODE_BATCH, runs.COUNT_EVERY = BATCH, 2
+    runs.ENCODE_BATCH = speech_runs.ENCODE_BATCH = BATCH
+    encoding.COUNT_EVERY = 2
     if int(sys.argv[1]) and os.environ["RANK"] == "0":
         die_at(int(sys.argv[1]))
     sys.exit(main(["encode", *sys.argv[2:]]))

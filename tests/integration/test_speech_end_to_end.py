@@ -132,7 +132,8 @@ def test_run_folders(work: Path, parts: dict[str, Path], model: Path) -> None:
         *(f"{name}.safetensors" for name in ("tokenizer", "vocoder", "text", "generator")),
     }
     for name in ("train", "held_out"):
-        assert [path.name for path in (work / "voice" / "codes" / name).iterdir()] == ["speech_codes.safetensors"]
+        files = sorted(path.name for path in (work / "voice" / "codes" / name).iterdir())
+        assert files == ["meta.json", "speech-00000.safetensors"]
     suffixes = {path.suffix for path in work.rglob("*") if path.is_file()}
     assert not suffixes & {".pt", ".pth", ".bin", ".pkl", ".ckpt", ".tmp"}
 
@@ -366,7 +367,7 @@ def test_parts_that_do_not_fit_are_refused_before_the_training(
     generator(*own, "--text", small, "--data", corpus, names="12 bands, not of 20")
     codes = work / "voice" / "codes"
     generator("--tokenizer", small, "--text", small, "--data", codes, names="the tokenizer has")
-    other = shutil.copytree(codes, tmp_path / "codes") / "held_out" / "speech_codes.safetensors"
+    other = shutil.copytree(codes, tmp_path / "codes") / "held_out" / "speech-00000.safetensors"
     other.write_bytes(other.read_bytes()[:-5])
     generator(*own, "--text", parts["text"], "--data", tmp_path / "codes", names="damaged")
     refused(

@@ -22,17 +22,19 @@ from resgen.errors import ConfigError
 
 if TYPE_CHECKING:
     from resgen.data.codes import CodeCache
+    from resgen.data.speech_codes import SpeechCodes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Encode:
     """Encode pictures or speech once, so that the generator trains without the encoder.
 
-    The tokenizer says which. Pictures are encoded in shards: interrupted, the same command goes on where it stopped;
+    The tokenizer says which. Both are encoded in shards: interrupted, the same command goes on where it stopped;
     of a damaged cache it makes only what is damaged; several processes share the shards. For example:
 
         resgen encode --tokenizer runs/digits-tokenizer/model --data digits --out codes/digits
         torchrun --nproc-per-node 8 $(which resgen) encode --tokenizer runs/tokenizer/model --data imagenet --out codes
+        resgen encode --tokenizer runs/tokenizer/model --data 'web/train-{000000..000127}.tar' --resize --out codes
         resgen encode --verify --out codes
         resgen encode --tokenizer runs/mel/model --text runs/text/model --recipe spoken_digits \\
             --data speech/digits --out codes/speech
@@ -41,8 +43,8 @@ class Encode:
     tokenizer: Annotated[str | None, option("DIR")] = None
     """Folder of the trained tokenizer, or a bundled model's name. Needed, but for --verify."""
     data: Annotated[str | None, option("PATH")] = None
-    """Pictures: folder of class folders, parquet file or folder, or 'digits'. Recordings: parquet, or a folder with
-    metadata.csv. Needed, but for --verify."""
+    """Pictures: folder of class folders, parquet file or folder, tar shards, or 'digits'. Recordings: parquet, tar
+    shards, or a folder with metadata.csv. Needed, but for --verify."""
     out: Annotated[Path, option("DIR")]
     """Folder of the cache."""
     flip: bool = False
@@ -50,9 +52,10 @@ class Encode:
     resize: bool = False
     """Pictures: cut out, resize and convert those of another size or mode, instead of refusing them."""
     shard_samples: Annotated[int | None, option("N")] = None
-    """Pictures: the most samples of a file of codes, 262144 if left out; what was begun keeps its own number."""
+    """The most samples of a file of codes: 262144 pictures or 2048 recordings if left out; what was begun keeps its own
+    number."""
     verify: bool = False
-    """Pictures: only read the cache in --out and compare it with its hashes and, if given, --tokenizer and --data."""
+    """Only read the cache in --out and compare it with its hashes and, if given, --tokenizer and --data."""
     text: Annotated[str | None, option("DIR")] = None
     """Speech: folder of the trained text model, which aligns the texts."""
     recipe: Annotated[str | None, option("NAME")] = None
@@ -97,9 +100,11 @@ class Encode:
         others = {"--flip": self.flip, "--resize": self.resize, "--shard-samples": self.shard_samples}
         named = [*named, *(name for name, value in others.items() if value)]
         if named:
-            raise ConfigError(
-                f"{' and '.join(named)} must be left out: --verify only reads the pictures' codes in --out"
-            )
+            raise ConfigError(f"{' and '.join(named)} must be left out: --verify only reads the codes in --out")
+        from resgen.training.speech_runs import check_encoded_speech, is_encoded_speech
+
+        if is_encoded_speech(self.out):
+            return self.report_speech(*check_encoded_speech(self.out, tokenizer=self.tokenizer, data=self.data))
         from resgen.training.runs import check_encoded
 
         self.report_caches(*check_encoded(self.out, tokenizer=self.tokenizer, data=self.data))
@@ -121,8 +126,6 @@ class Encode:
         """The same for a tokenizer of sound."""
         if self.flip or self.resize:
             raise ConfigError(f"--flip and --resize are for pictures; tokenizer '{sound_tokenizer}' is of sound")
-        if self.shard_samples is not None:
-            raise ConfigError(f"--shard-samples is for pictures; tokenizer '{sound_tokenizer}' is of sound")
         if self.text is None or self.recipe is None:
             raise ConfigError(
                 f"--text and --recipe are needed: tokenizer '{sound_tokenizer}' is of sound; texts are aligned by "
@@ -134,7 +137,20 @@ class Encode:
 
         tokenizer, _ = load_sound_tokenizer(sound_tokenizer)
         text_model, _, _ = load_text_model(self.text)
-        train, held_out = encode_speech(tokenizer, text_model, data, self.out, recipe=recipe, device=self.device)
+        caches = encode_speech(
+            tokenizer,
+            text_model,
+            data,
+            self.out,
+            recipe=recipe,
+            device=self.device,
+            shard_samples=self.shard_samples,
+        )
+        if is_first_process():
+            self.report_speech(*caches)
+
+    def report_speech(self, train: SpeechCodes, held_out: SpeechCodes) -> None:
+        """Say what is in `--out`."""
         document = {
             "out": self.out,
             "num_samples": {"train": len(train), "held_out": len(held_out)},

@@ -125,6 +125,12 @@ def guard(run: Callable[[], int | None]) -> int:
         message(f"error: {os_error_line(error)}")
         return EXIT_ERROR
     except (MemoryError, RuntimeError) as error:
+        if is_lost_process(error):
+            message(
+                "error: another process of the group has ended or cannot be reached; its own message says why; start "
+                "all again with the same command (a training with --resume)"
+            )
+            return EXIT_ERROR
         if not is_out_of_memory(error):
             raise
         message(
@@ -140,6 +146,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether Python, a processor's or an accelerator's memory was not enough, whatever PyTorch calls it."""
     words = ("out of memory", "can't allocate memory", "not enough memory")
     return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
+
+
+def is_lost_process(error: BaseException) -> bool:
+    """Whether processes could not speak to each other, in the words of Gloo, NCCL and PyTorch's store."""
+    words = ("closed by peer", "reset by peer", "remote process exited", "connection was likely closed", "broken pipe")
+    return any(word in str(error).lower() for word in words)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
-import shutil
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,29 +14,34 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from resgen.config import config_from_dict
 from resgen.data.code_shards import (
     LABELS_NAME,
-    META_NAME,
-    REMEDY,
     SHARD_SAMPLES,
+    SINGLE_NAME,
     ArrayWriter,
     CodePlan,
-    Shard,
     check_codes,
     check_labels,
-    check_replaceable,
-    describe,
-    file_hash,
     map_array,
-    read_description,
-    write_rest,
+)
+from resgen.data.shard_files import (
+    META_NAME,
+    REMEDY,
+    Encoding,
+    HashedFile,
+    Shard,
+    as_damage,
+    count,
+    file_hash,
+    listed_hashes,
+    new_folder,
+    read_meta,
+    writing,
     written,
 )
 from resgen.errors import DataError
 from resgen.types import CodeSpec
-
-_PLAN_NAME = "plan.json"
-_HASH_SUFFIX = ".sha256"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -142,7 +145,7 @@ def open_codes(path: str | Path, *, verify: bool = False) -> CodeCache:
         DataError: missing, of a newer format, truncated, damaged, or at odds with its own description.
     """
     path = Path(path)
-    plan, hashes = read_description(path / META_NAME)
+    plan, hashes = CodeEncoding.read(path / META_NAME)
     shards = tuple(map_array(path / shard.file, plan.code_type, plan.shape(shard)) for shard in plan.shards)
     labels = np.array(map_array(path / LABELS_NAME, np.dtype("<i8"), (plan.rows,)))
     check_labels(labels, len(plan.class_names), f"code cache '{path}'")
@@ -203,15 +206,16 @@ def write_codes(
         shard_samples=shard_samples,
     )
     target = Path(os.path.realpath(out_dir))
-    check_replaceable(target)
-    with _writing(target), _new_folder(target) as folder:
+    CodeEncoding.check_replaceable(target)
+    with writing(target), new_folder(target) as folder:
         labels = np.empty(plan.rows, np.int64)
         hashes = {}
         done = 0
         checked = _checked(batches, plan)
         rest: tuple[np.ndarray, np.ndarray] | None = None
         for shard in plan.shards:
-            with written(folder / shard.file) as file:
+            with written(folder / shard.file) as plain:
+                file = HashedFile(plain)
                 array = ArrayWriter(file, plan.code_type, plan.shape(shard))
                 while array.rows < shard.num_samples and (batch := rest or next(checked, None)) is not None:
                     room = shard.num_samples - array.rows
@@ -220,90 +224,48 @@ def write_codes(
                     array.write(block)
                     labels[done : done + len(block)] = classes
                     done += len(block)
-            hashes[shard.file] = array.sha256
+            hashes[shard.file] = file.sha256
         for _ in checked:  # a batch too many is an error
             pass
         if done != plan.rows:
             raise DataError(f"{done} rows of codes, but {plan.rows} are expected ({versions} x {num_samples})")
         if (labels.reshape(versions, num_samples) != labels[:num_samples]).any():
             raise DataError("versions of a sample differ in label; give version after version, not sample by sample")
-        write_rest(folder, plan, labels, hashes)
+        _write_rest(folder, plan, labels, hashes)
     return open_codes(target)
 
 
-class CodeEncoding:
-    """A code cache in the making, shard by shard; finished shards outlast a process that is killed.
+class CodeEncoding(Encoding[CodePlan]):
+    """A code cache in the making; see `Encoding`."""
 
-    Until all is there, it lies in a hidden folder beside its place: a plan (what is to be made from what), the shards
-    and, beside each finished one, its SHA-256. A shard counts only if it has the hash recorded for it.
-
-    One process calls `begin`, then any others `join`; each shard may be written by any of them, and one calls `finish`.
-
-    Args:
-        target: where the finished cache will be.
-        plan: what it holds.
-    """
-
-    def __init__(self, target: Path, plan: CodePlan) -> None:
-        self.plan = plan
-        self._target, self._folder = target, _unfinished(target)
-        self._hashes: dict[str, str] = {}
-        with contextlib.suppress(DataError):  # there is a description where a finished cache was damaged
-            _, self._hashes = read_description(self._folder / META_NAME)
+    format = "resgen-codes"
+    version = 2
+    what = "code cache"
+    files = re.compile(rf"{re.escape(META_NAME)}|{re.escape(LABELS_NAME)}|codes(-[0-9]{{5}})?\.npy")
 
     @classmethod
-    def begin(cls, out_dir: str | Path, plan: CodePlan) -> CodeEncoding | None:
-        """Start to make a cache, or go on with one; None if it is there, and whole.
-
-        What is there already keeps its division into shards. What was begun from other things is deleted; a finished
-        cache made from other things stays until `finish`.
-
-        Raises:
-            DataError: the place holds other files or cannot be written.
-        """
-        target = Path(os.path.realpath(out_dir))
-        check_replaceable(target)
-        folder = _unfinished(target)
-        with _writing(target):
-            if target.exists():
-                shutil.rmtree(_aside(target), ignore_errors=True)
-            if (there := _same(target, plan)) is not None:
-                try:
-                    open_codes(target, verify=True)
-                except DataError:
-                    if there.shard_samples is not None:  # format version 1 has nothing that could be kept
-                        shutil.rmtree(folder, ignore_errors=True)
-                        os.rename(target, folder)
-                else:
-                    shutil.rmtree(folder, ignore_errors=True)
-                    return None
-            if (begun := _same(folder, plan)) is None:
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.mkdir(parents=True)
-                with written(folder / _PLAN_NAME) as file:
-                    file.write(describe(plan))
-            for leftover in folder.glob(".*.tmp"):
-                leftover.unlink()
-        return cls(target, begun or plan)
+    def read(cls, path: Path, *, planned: bool = False) -> tuple[CodePlan, dict[str, str]]:
+        meta = read_meta(path, cls)
+        with as_damage(path, cls.what):
+            old = meta["format_version"] == 1
+            plan = CodePlan(
+                spec=config_from_dict(CodeSpec, meta["spec"], where="spec."),
+                num_samples=count(meta["num_samples"]),
+                versions=count(meta["versions"]),
+                class_names=tuple(str(name) for name in meta["class_names"]),
+                tokenizer_fingerprint=str(meta["tokenizer_fingerprint"]),
+                data_fingerprint=str(meta["data_fingerprint"]),
+                shard_samples=None if old else count(meta["shard_samples"]),
+            )
+            if planned:
+                return plan, {}
+            if old:
+                return plan, {name: str(meta["sha256"][name]) for name in (SINGLE_NAME, LABELS_NAME)}
+            return plan, listed_hashes(meta, plan) | {LABELS_NAME: str(meta["labels"]["sha256"])}
 
     @classmethod
-    def join(cls, out_dir: str | Path) -> CodeEncoding | None:
-        """What another process has begun: the encoding, or None if it found the cache whole."""
-        target = Path(os.path.realpath(out_dir))
-        folder = _unfinished(target)
-        if not folder.is_dir():
-            return None
-        planned = (folder / _PLAN_NAME).is_file()
-        plan, _ = read_description(folder / (_PLAN_NAME if planned else META_NAME), planned=planned)
-        return cls(target, plan)
-
-    def is_finished(self, shard: Shard) -> bool:
-        """Whether a shard is there and whole; reads all of it."""
-        expected = self._recorded(shard)
-        try:
-            return expected is not None and file_hash(self._folder / shard.file) == expected
-        except OSError:
-            return False
+    def check(cls, target: Path) -> None:
+        open_codes(target, verify=True)
 
     @contextmanager
     def write(self, shard: Shard) -> Iterator[Callable[[Tensor], None]]:
@@ -312,21 +274,15 @@ class CodeEncoding:
         Raises:
             DataError: codes of a wrong number, shape or value, or a place that cannot be written.
         """
-        with _writing(self._target):
-            with written(self._folder / shard.file) as file:
-                array = ArrayWriter(file, self.plan.code_type, self.plan.shape(shard))
+        with self._shard_file(shard) as file:
+            array = ArrayWriter(file, self.plan.code_type, self.plan.shape(shard))
 
-                def append(codes: Tensor) -> None:
-                    array.write(_checked_codes(codes, len(codes), self.plan, row=shard.begin + array.rows))
+            def append(codes: Tensor) -> None:
+                array.write(_checked_codes(codes, len(codes), self.plan, row=shard.begin + array.rows))
 
-                yield append
-                if array.rows != shard.num_samples:
-                    raise DataError(
-                        f"{array.rows} rows of codes for {shard.file}, but {shard.num_samples} are expected"
-                    )
-            # After the shard: one without its hash, or with that of another, is made again.
-            with written(self._folder / f"{shard.file}{_HASH_SUFFIX}") as file:
-                file.write(array.sha256.encode())
+            yield append
+            if array.rows != shard.num_samples:
+                raise DataError(f"{array.rows} rows of codes for {shard.file}, but {shard.num_samples} are expected")
 
     def finish(self, labels: np.ndarray) -> None:
         """Give the cache its place, when all shards are finished.
@@ -340,41 +296,20 @@ class CodeEncoding:
         if labels.shape != (self.plan.num_samples,):
             raise DataError(f"labels of shape {labels.shape} for {self.plan.num_samples} samples")
         check_labels(labels, len(self.plan.class_names), f"what is encoded for '{self._target}'")
-        hashes = {}
-        for shard in self.plan.shards:
-            recorded = self._recorded(shard)
-            if recorded is None or not (self._folder / shard.file).is_file():
-                raise DataError(f"code cache '{self._target}' cannot be finished: {shard.file} is missing; {REMEDY}")
-            hashes[shard.file] = recorded
-        with _writing(self._target):
-            write_rest(self._folder, self.plan, np.tile(labels, self.plan.versions), hashes)
-            for name in (_PLAN_NAME, *(f"{shard.file}{_HASH_SUFFIX}" for shard in self.plan.shards)):
-                (self._folder / name).unlink(missing_ok=True)
-            _take_place(self._folder, self._target)
-
-    def _recorded(self, shard: Shard) -> str | None:
-        try:
-            return (self._folder / f"{shard.file}{_HASH_SUFFIX}").read_text(encoding="ascii")
-        except (OSError, ValueError):
-            return self._hashes.get(shard.file)
+        hashes = self._recorded_hashes()
+        with writing(self._target):
+            _write_rest(self._folder, self.plan, np.tile(labels, self.plan.versions), hashes)
+            self._take_place()
 
 
-def _unfinished(target: Path) -> Path:
-    return target.with_name(f".{target.name}.unfinished")
-
-
-def _aside(target: Path) -> Path:
-    return target.with_name(f".{target.name}.old")
-
-
-def _same(folder: Path, plan: CodePlan) -> CodePlan | None:
-    """The plan of what is in a folder, if it differs from the given one in nothing but the division into shards."""
-    for name in (META_NAME, _PLAN_NAME):
-        with contextlib.suppress(DataError):
-            found, _ = read_description(folder / name, planned=name == _PLAN_NAME)
-            if replace(found, shard_samples=None) == replace(plan, shard_samples=None):
-                return found
-    return None
+def _write_rest(folder: Path, plan: CodePlan, labels: np.ndarray, hashes: Mapping[str, str]) -> None:
+    """Write the labels of all rows and, last, the description of a folder in which all shards are."""
+    with written(folder / LABELS_NAME) as plain:
+        file = HashedFile(plain)
+        ArrayWriter(file, np.dtype("<i8"), (plan.rows,)).write(labels)
+    about = {"file": LABELS_NAME, "sha256": file.sha256}
+    with written(folder / META_NAME) as plain:
+        plain.write(CodeEncoding.describe(plan, hashes, labels=about))
 
 
 def _checked(batches: Iterable[tuple[Tensor, Tensor]], plan: CodePlan) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -399,43 +334,3 @@ def _checked_codes(codes: Tensor, count: int, plan: CodePlan, *, row: int) -> np
     block = codes.cpu().numpy()
     check_codes(block, plan.spec, f"batch from row {row} on")
     return block
-
-
-@contextmanager
-def _writing(target: Path) -> Iterator[None]:
-    """A failed system call as one line.
-
-    Raises:
-        DataError: naming the place and the reason.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise DataError(f"cannot write codes to '{target}': {error.strerror or error}") from error
-
-
-@contextmanager
-def _new_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder beside `target` that takes its place when the block ends well, and is removed otherwise."""
-    temporary = target.with_name(f".{secrets.token_hex(6)}.tmp")
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        _take_place(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _take_place(new: Path, target: Path) -> None:
-    """Rename `new` to `target`; a folder already there steps aside first and is deleted last."""
-    old = _aside(target)
-    shutil.rmtree(old, ignore_errors=True)
-    try:
-        if target.exists():
-            os.rename(target, old)
-        os.rename(new, target)
-    except BaseException:
-        if old.exists() and not target.exists():
-            os.rename(old, target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

@@ -1,11 +1,10 @@
-"""Pictures with labels: built-in digits, folders, parquet files; opened lazily, decoded into one array."""
+"""Pictures with labels: built-in digits, folders, parquet files, tar shards; opened lazily, decoded into one array."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
-import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,22 +16,24 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Int64, UInt8
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 
-from resgen.data.parquet import join_names, read_parquet
-from resgen.data.pictures import Picture, check_shape, decode_picture, pixels, read_image
+from resgen.data.parquet import ParquetPictures, ParquetRows, encoded_bytes, join_names, read_parquet
+from resgen.data.pictures import Pictures, ReadPictures, check_shape, decode_picture, pixels, read_image
+from resgen.data.progress import show_progress
+from resgen.data.shard_index import fingerprint, index_shards, join_classes, labels_of, reader
+from resgen.data.shard_paths import class_names, shard_splits
 from resgen.errors import DataError, MissingExtraError, unknown
 
 __all__ = ["ImageSource", "available_splits", "load_array", "open_images", "read_image"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 BUILT_IN = ("digits",)
+MAX_ENCODED_BYTES = 4 << 30
+"""Of pictures in parquet files that are kept in memory as they are stored; of more, stretch by stretch is read."""
 FLAT_CLASS = "picture"
 _SPLIT_FOLDERS = ("train", "test", "val", "valid", "validation")
 _SHARD = re.compile(r"[-_.]?\d+(-of-\d+)?(-[0-9a-f]{6,})?$")
-_PROGRESS_AFTER_S = 2.0
 _DECODE_ROWS = 64
 
 
@@ -47,14 +48,17 @@ class ImageSource:
         pictures: the pictures as they are stored.
         where: what to call picture `i` in an error.
         digest: computes `fingerprint`.
+        blocks: int64 [K], ends of the stretches that are read as one and are too large to be kept all at once; None
+            where every picture is read by itself. See `CounterSampler`.
     """
 
     name: str
     class_names: tuple[str, ...]
     labels: np.ndarray
-    pictures: Sequence[Picture]
+    pictures: Pictures
     where: Callable[[int], str]
     digest: Callable[[], str]
+    blocks: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -67,8 +71,20 @@ class ImageSource:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over the names and contents; reads every byte on first use."""
+        """SHA-256 (hex) over the names and contents; reads every byte on first use, of tar shards when first opened."""
         return self.digest()
+
+    def subset(self, rows: np.ndarray) -> ImageSource:
+        """The pictures of the given rows, int64 and rising; with the fingerprint of all."""
+        return ImageSource(
+            name=self.name,
+            class_names=self.class_names,
+            labels=self.labels[rows],
+            pictures=ReadPictures(len(rows), lambda index: self.pictures[int(rows[index])]),
+            where=lambda index: self.where(int(rows[index])),
+            digest=lambda: self.fingerprint,
+            blocks=None if self.blocks is None else np.searchsorted(rows, self.blocks),
+        )
 
 
 def open_images(path_or_name: str | Path, *, split: str = "train") -> ImageSource:
@@ -77,6 +93,7 @@ def open_images(path_or_name: str | Path, *, split: str = "train") -> ImageSourc
     * `digits`: scikit-learn's 1,797 grey 8x8 digits; every tenth (index 9, 19, ...) is `test`, the others `train`.
     * a parquet file, or a folder of them (or of `data/*.parquet`) named by split: `train.parquet`,
       `test-00000-of-00002.parquet`.
+    * tar shards: see `data.shard_paths.shard_splits`. They are indexed once.
     * a folder of class folders (sorted names are the labels), or a folder of pictures (label 0, class `picture`);
       also such folders inside `train/`, `test/`, ...
 
@@ -96,6 +113,8 @@ def open_images(path_or_name: str | Path, *, split: str = "train") -> ImageSourc
     if str(path_or_name) in BUILT_IN:
         return _open_digits(split)
     try:
+        if shards := _shards(path_or_name):
+            return _open_shards(path_or_name, shards, split)
         if path.is_file():
             return _open_parquet([path], path.name)
         files = _parquet_files(path)
@@ -116,12 +135,14 @@ def available_splits(path_or_name: str | Path) -> tuple[str, ...]:
         return ("train", "test")
     path = Path(path_or_name)
     try:
+        if shards := _shards(path_or_name):
+            return tuple(shards)
         if path.is_file():
             if path.suffix.lower() != ".parquet":
-                raise DataError(f"file '{path}' is not a .parquet file; for pictures give their folder")
+                raise DataError(f"file '{path}' is not a .parquet or .tar file; for pictures give their folder")
             return ("train",)
         if not path.is_dir():
-            allowed = [*BUILT_IN, "an existing folder", "a .parquet file"]
+            allowed = [*BUILT_IN, "an existing folder", "a .parquet or .tar file"]
             raise DataError(unknown("data", path_or_name, allowed))
         files = _parquet_files(path)
         if files:
@@ -166,24 +187,11 @@ def load_array(
     pool = ThreadPoolExecutor(max_workers=max(2, min(4, os.cpu_count() or 1)))
     try:
         futures = [pool.submit(decode, start) for start in range(0, count, _DECODE_ROWS)]
-        _show_progress((future.result() for future in futures), count, f"decoding {source.name}")
+        for _ in show_progress(((future.result(), None) for future in futures), count, f"decoding {source.name}"):
+            pass
     finally:
         pool.shutdown(cancel_futures=True)
     return images, torch.from_numpy(source.labels.copy())
-
-
-def _show_progress(counts: Iterable[int], total: int, title: str) -> None:
-    begin = time.monotonic()
-    progress = Progress(console=Console(stderr=True))
-    task = progress.add_task(title, total=total)
-    try:
-        for count in counts:
-            progress.advance(task, count)
-            if not progress.live.is_started and time.monotonic() - begin > _PROGRESS_AFTER_S:
-                progress.start()
-    finally:
-        if progress.live.is_started:
-            progress.stop()
 
 
 def _open_digits(split: str) -> ImageSource:
@@ -218,8 +226,9 @@ def _split_of(file: Path) -> str:
 
 
 def _open_parquet(files: Sequence[Path], name: str) -> ImageSource:
-    parts = [read_parquet(file) for file in files]
-    ends = list(accumulate(len(part.pictures) for part in parts))
+    large = encoded_bytes(files) > MAX_ENCODED_BYTES
+    parts: list[ParquetPictures] = [read_parquet(file, pictures=not large) for file in files]
+    ends = list(accumulate(len(part.labels) for part in parts))
     if not ends[-1]:
         raise DataError(f"'{name}' holds no rows")
 
@@ -227,13 +236,48 @@ def _open_parquet(files: Sequence[Path], name: str) -> ImageSource:
         part = bisect_right(ends, index)
         return f"'{files[part]}' row {index - (ends[part - 1] if part else 0)}"
 
+    rows = ParquetRows(files, max_bytes=MAX_ENCODED_BYTES) if large else None
     return ImageSource(
         name=name,
         class_names=join_names(parts, name),
         labels=np.concatenate([part.labels for part in parts]),
-        pictures=[picture for part in parts for picture in part.pictures],
+        pictures=rows or [picture for part in parts for picture in part.pictures],
         where=where,
         digest=lambda: _files_digest((file.name, file) for file in files),
+        blocks=None if rows is None else rows.blocks,
+    )
+
+
+def _shards(path_or_name: str | Path) -> dict[str, list[Path]]:
+    """Tar shards by split, where there are some and no parquet files, which have always come first."""
+    path = Path(path_or_name)
+    return {} if path.is_dir() and _parquet_files(path) else shard_splits(path_or_name)
+
+
+def _open_shards(path_or_name: str | Path, shards: dict[str, list[Path]], split: str) -> ImageSource:
+    """One split; all are indexed, for their classes are common."""
+    indices = {name: index_shards(files, SUFFIXES) for name, files in shards.items()}
+    every = [index for found in indices.values() for index in found]
+    files, chosen = shards[split], indices[split]
+    called = Path(path_or_name).name
+    classes = join_classes(every, class_names(path_or_name, files), called)
+    ends = list(accumulate(map(len, chosen)))
+    if not ends[-1]:
+        raise DataError(f"'{path_or_name}' split '{split}' holds no samples")
+    read = reader(chosen, 0)
+
+    def where(index: int) -> str:
+        part = bisect_right(ends, index)
+        row = index - (ends[part - 1] if part else 0)
+        return f"shard '{files[part]}' sample {row} (at byte {chosen[part].rows[row, 0]})"
+
+    return ImageSource(
+        name=called if len(shards) == 1 else f"{called}/{split}",
+        class_names=(FLAT_CLASS,) if classes is None else classes.names,
+        labels=np.concatenate([labels_of(index, classes) for index in chosen]),
+        pictures=ReadPictures(ends[-1], lambda index: memoryview(read(index))),
+        where=where,
+        digest=lambda: fingerprint(chosen),
     )
 
 
@@ -266,7 +310,7 @@ def _open_folder(path: Path, split: str) -> ImageSource:
         files = [file for found in by_class for file in found]
         labels = [label for label, found in enumerate(by_class) for _ in found]
     if not files:
-        raise DataError(f"folder '{root}' holds no pictures ({' '.join(SUFFIXES)}) and no parquet files")
+        raise DataError(f"folder '{root}' holds no pictures ({' '.join(SUFFIXES)}), no parquet files and no tar shards")
     return ImageSource(
         name=f"{path.name}/{split}" if splits else path.name,
         class_names=(FLAT_CLASS,) if flat else tuple(classes),

@@ -27,6 +27,8 @@ class CounterSampler:
         lengths: of the samples. With them a batch holds samples of like length, so that little of it is padding:
             every `BUCKET_BATCHES` batches of the random order are sorted by length and dealt out again, in random
             order.
+        blocks: ends of the stretches of samples that are read as one. With them an epoch goes through the stretches in
+            random order, and in random order through the samples of each, so that none is read twice.
 
     Raises:
         ConfigError: a number out of range.
@@ -41,6 +43,7 @@ class CounterSampler:
         rank: int = 0,
         world_size: int = 1,
         lengths: Int64[Tensor, " num_samples"] | None = None,
+        blocks: Int64[Tensor, " K"] | None = None,
     ) -> None:
         if num_samples < 1 or batch_size < 1:
             raise ConfigError(f"num_samples={num_samples} and batch_size={batch_size} must be at least 1")
@@ -50,12 +53,15 @@ class CounterSampler:
             raise ConfigError(f"rank={rank} must be in 0..{world_size - 1}")
         if lengths is not None and len(lengths) != num_samples:
             raise ConfigError(f"{len(lengths)} lengths are given for num_samples={num_samples}")
+        if blocks is not None and (lengths is not None or int(blocks[-1]) != num_samples):
+            raise ConfigError(f"blocks end at {int(blocks[-1])}; allowed: num_samples={num_samples}, without lengths")
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
         self.lengths = lengths
+        self.blocks = blocks
         self._last: tuple[int, Tensor] | None = None
 
     @property
@@ -90,9 +96,16 @@ class CounterSampler:
     def _order(self, epoch: int) -> Tensor:
         if self._last is None or self._last[0] != epoch:
             stream = generator(self.seed, "epoch", epoch)
-            order = torch.randperm(self.num_samples, generator=stream)
+            order = self._by_blocks(stream) if self.blocks is not None else _shuffled(0, self.num_samples, stream)
             self._last = (epoch, order if self.lengths is None else self._bucketed(order, stream))
         return self._last[1]
+
+    def _by_blocks(self, stream: torch.Generator) -> Tensor:
+        assert self.blocks is not None
+        ends = self.blocks.tolist()
+        spans = list(zip([0, *ends], ends, strict=False))
+        chosen = torch.randperm(len(spans), generator=stream).tolist()
+        return torch.cat([_shuffled(begin, end, stream) for begin, end in (spans[number] for number in chosen)])
 
     def _bucketed(self, order: Tensor, stream: torch.Generator) -> Tensor:
         assert self.lengths is not None
@@ -102,3 +115,7 @@ class CounterSampler:
             batches = bucket[lengths[bucket].argsort(stable=True)].unflatten(0, (-1, self.batch_size))
             parts.append(batches[torch.randperm(len(batches), generator=stream)].flatten())
         return torch.cat([*parts, order[whole:]])
+
+
+def _shuffled(begin: int, end: int, stream: torch.Generator) -> Tensor:
+    return begin + torch.randperm(end - begin, generator=stream)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +24,7 @@ class ParquetPictures(NamedTuple):
     """The pictures of one file, still encoded.
 
     Attributes:
-        pictures: the encoded bytes of every row, shared with Arrow's memory.
+        pictures: the encoded bytes of every row, shared with Arrow's memory; none if they were not asked for.
         labels: int64 [N]; zeros if the file has no label column.
         class_names: from the schema's metadata; None where it names no classes.
         labelled: whether the file has a label column.
@@ -33,46 +36,38 @@ class ParquetPictures(NamedTuple):
     labelled: bool
 
 
-def read_parquet(path: Path) -> ParquetPictures:
+def read_parquet(path: Path, *, pictures: bool = True) -> ParquetPictures:
     """Read the picture and label columns of one parquet file; the pictures are not decoded.
+
+    Args:
+        path: the file.
+        pictures: read them; without, `ParquetRows` reads them when they are asked for.
 
     Raises:
         DataError: unreadable, no picture column, a row without bytes, a label that is missing, negative or has no name.
         MissingExtraError: pyarrow is not installed.
     """
-    try:
-        import pyarrow
-        import pyarrow.compute
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtraError("pyarrow", "data") from error
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            image, label = _columns(path, schema.names)
-            nested = _check_types(path, schema, image, label)
-            pictures: list[memoryview] = []
-            labels = [np.zeros(0, np.int64)]
-            columns = [image] if label is None else [image, label]
-            for batch in file.iter_batches(_BATCH_ROWS, columns=columns):  # a whole struct column may exceed 2 GB
-                column = batch.column(image)
-                column = pyarrow.compute.struct_field(column, "bytes") if nested else column
-                if column.null_count:
-                    row = len(pictures) + column.is_null().to_pylist().index(True)
-                    raise DataError(f"'{path}' row {row} holds no picture bytes in column '{image}'")
-                start = len(pictures)
-                pictures += [memoryview(value.as_buffer()) for value in column]
-                if label is not None:
-                    labels.append(_labels(path, batch.column(label), start))
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise DataError(f"parquet file '{path}' cannot be read: {reason}") from error
-    joined = np.concatenate(labels) if label is not None else np.zeros(len(pictures), np.int64)
+    found: list[memoryview] = []
+    labels = [np.zeros(0, np.int64)]
+    with _opened(path) as file:
+        schema = file.schema_arrow
+        image, label = _columns(path, schema.names)
+        _check_types(path, schema, image, label)
+        count = file.metadata.num_rows
+        columns = [image] * pictures + [label] * (label is not None)
+        start = 0
+        for batch in file.iter_batches(_BATCH_ROWS, columns=columns):  # a whole struct column may exceed 2 GB
+            if pictures:
+                found += _pictures(path, batch.column(image), image, start)
+            if label is not None:
+                labels.append(_labels(path, batch.column(label), start))
+            start += len(batch)
+    joined = np.concatenate(labels) if label is not None else np.zeros(count, np.int64)
     names = _class_names(schema.metadata, label)
     if names is not None and joined.size and joined.max() >= len(names):
         row = int(np.argmax(joined >= len(names)))
         raise DataError(f"'{path}' row {row} has label {joined[row]}, but only {len(names)} classes are named")
-    return ParquetPictures(pictures, joined, names, label is not None)
+    return ParquetPictures(found, joined, names, label is not None)
 
 
 def join_names(parts: Sequence[ParquetPictures], where: str) -> tuple[str, ...]:
@@ -95,6 +90,119 @@ def join_names(parts: Sequence[ParquetPictures], where: str) -> tuple[str, ...]:
     return tuple(str(number) for number in range(highest + 1))
 
 
+def encoded_bytes(paths: Iterable[Path]) -> int:
+    """Bytes of the picture columns of files, as they are when read."""
+    return sum(size for path in paths for _, size in _groups(path))
+
+
+class ParquetRows:
+    """`Pictures` of parquet files, of which the row groups used last are in memory.
+
+    A row group (a few hundred or thousand rows that are stored as one) is read as a whole; whoever asks for rows in an
+    order that keeps to few of them at a time reads each once.
+
+    Args:
+        paths: the files, all with the same columns.
+        max_bytes: of pictures kept in memory; at least the last row group is.
+
+    Attributes:
+        blocks: int64 [K], ends of stretches of rows: as many whole row groups as fit into half of `max_bytes`.
+    """
+
+    def __init__(self, paths: Sequence[Path], *, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._places: list[tuple[Path, int, int, int]] = []  # file, number of the row group, its first row, bytes
+        ends, stretches, held, total = [], [], 0, 0
+        for path in paths:
+            row = 0
+            for number, (count, size) in enumerate(_groups(path)):
+                if held + size > max_bytes // 2 and held:
+                    stretches.append(total)
+                    held = 0
+                self._places.append((path, number, row, size))
+                row, total, held = row + count, total + count, held + size
+                ends.append(total)
+        self._ends = np.array(ends, np.int64)
+        self.blocks = np.array([*stretches, total], np.int64)
+        self._kept: OrderedDict[int, _Group] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int, /) -> memoryview:
+        index = range(len(self))[index]
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        return self._rows(number)[index - (int(self._ends[number - 1]) if number else 0)]
+
+    def _rows(self, number: int) -> list[memoryview]:
+        with self._lock:
+            group = self._kept.setdefault(number, _Group())
+            self._kept.move_to_end(number)
+            used = sum(self._places[kept][3] for kept in self._kept)
+            while used > self._max_bytes and len(self._kept) > 1:
+                used -= self._places[self._kept.popitem(last=False)[0]][3]
+        with group.lock:  # other threads wait for the one that reads
+            if group.rows is None:
+                path, place, row, _ = self._places[number]
+                group.rows = _read_group(path, place, row)
+            return group.rows
+
+
+class _Group:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.rows: list[memoryview] | None = None
+
+
+def _read_group(path: Path, number: int, start: int) -> list[memoryview]:
+    rows: list[memoryview] = []
+    with _opened(path) as file:
+        image, _ = _columns(path, file.schema_arrow.names)
+        for batch in file.iter_batches(_BATCH_ROWS, row_groups=[number], columns=[image]):
+            rows += _pictures(path, batch.column(image), image, start + len(rows))
+    return rows
+
+
+def _groups(path: Path) -> list[tuple[int, int]]:
+    """Rows and bytes of pictures of every row group."""
+    with _opened(path) as file:
+        image, _ = _columns(path, file.schema_arrow.names)
+        about = file.metadata
+        groups = []
+        for number in range(about.num_row_groups):
+            group = about.row_group(number)
+            columns = [group.column(column) for column in range(group.num_columns)]
+            size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema.split(".")[0] == image)
+            groups.append((group.num_rows, size))
+    return groups
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingExtraError("pyarrow", "data") from error
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            yield file
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise DataError(f"parquet file '{path}' cannot be read: {reason}") from error
+
+
+def _pictures(path: Path, column: Any, name: str, start: int) -> list[memoryview]:
+    from pyarrow import compute, types
+
+    column = compute.struct_field(column, "bytes") if types.is_struct(column.type) else column
+    if column.null_count:
+        row = start + column.is_null().to_pylist().index(True)
+        raise DataError(f"'{path}' row {row} holds no picture bytes in column '{name}'")
+    return [memoryview(value.as_buffer()) for value in column]
+
+
 def _columns(path: Path, names: Sequence[str]) -> tuple[str, str | None]:
     image = next((name for name in IMAGE_COLUMNS if name in names), None)
     if image is None:
@@ -102,7 +210,7 @@ def _columns(path: Path, names: Sequence[str]) -> tuple[str, str | None]:
     return image, next((name for name in LABEL_COLUMNS if name in names), None)
 
 
-def _check_types(path: Path, schema: Any, image: str, label: str | None) -> bool:
+def _check_types(path: Path, schema: Any, image: str, label: str | None) -> None:
     from pyarrow import types
 
     kind = schema.field(image).type
@@ -112,7 +220,6 @@ def _check_types(path: Path, schema: Any, image: str, label: str | None) -> bool
         raise DataError(f"'{path}' column '{image}' must hold bytes or {{bytes, path}}, not {kind}")
     if label is not None and not types.is_integer(schema.field(label).type):
         raise DataError(f"'{path}' column '{label}' must hold whole numbers, not {schema.field(label).type}")
-    return nested
 
 
 def _labels(path: Path, column: Any, start: int) -> np.ndarray:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,6 +17,34 @@ from resgen.errors import ConfigError, DataError
 
 Picture = Path | memoryview | np.ndarray
 """A picture as it is stored: a file, encoded bytes, or an array [rows, columns(, channels)]."""
+
+
+@runtime_checkable
+class Pictures(Protocol):
+    """Pictures by number: a list, or something that reads them when they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Picture: ...
+
+
+class ReadPictures:
+    """`Pictures` that are read when they are asked for.
+
+    Args:
+        count: how many there are.
+        read: the picture of a number from 0 to `count - 1`; called from several threads.
+    """
+
+    def __init__(self, count: int, read: Callable[[int], Picture]) -> None:
+        self._count, self._read = count, read
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int, /) -> Picture:
+        return self._read(range(self._count)[index])
+
 
 MAX_PIXELS = 1 << 26
 MAX_GREY_SPREAD = 8  # between the channels of a grey pixel that was stored as RGB, with lossy compression

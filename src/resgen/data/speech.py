@@ -1,4 +1,4 @@
-"""Recordings with their texts and speakers: parquet files or folders with a table, opened lazily."""
+"""Recordings with their texts and speakers: parquet files, tar shards or folders with a table, opened lazily."""
 
 from __future__ import annotations
 
@@ -14,10 +14,22 @@ from typing import Any, NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
+from resgen.data.shard_index import (
+    MAX_NOTE_BYTES,
+    ShardIndex,
+    decode_note,
+    fingerprint,
+    index_shards,
+    parse_note,
+    reader,
+)
+from resgen.data.shard_paths import shard_splits
 from resgen.data.sound import read_sound
 from resgen.errors import DataError, MissingExtraError, unknown
 
 TABLE = "metadata.csv"
+SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+"""Of recordings in tar shards."""
 FIELDS = ("file", "text", "speaker")
 COLUMNS = ("audio", "text", "speaker_id")
 PROMPT_COLUMNS = ("prompt", "prompt_text")
@@ -61,6 +73,21 @@ class SpeechSource:
     def __len__(self) -> int:
         return len(self.texts)
 
+    def part(self, begin: int, end: int) -> SpeechSource:
+        """The utterances from `begin` to `end - 1`; with the fingerprint of all."""
+        rows, read_prompt = slice(begin, end), self.read_prompt
+        return SpeechSource(
+            name=self.name,
+            split=self.split,
+            texts=self.texts[rows],
+            speakers=self.speakers[rows],
+            ids=self.ids[rows],
+            read=lambda index, sample_rate_hz: self.read(begin + index, sample_rate_hz),
+            digest=lambda: self.fingerprint,
+            prompt_texts=None if self.prompt_texts is None else self.prompt_texts[rows],
+            read_prompt=None if read_prompt is None else lambda index, rate: read_prompt(begin + index, rate),
+        )
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) over texts, speakers, ids and recordings; reads every byte on first use."""
@@ -81,6 +108,9 @@ def open_speech(path: str | Path, split: str | None = None) -> SpeechSource:
       `prompt` (as `audio`) and `prompt_text` as well, every utterance comes with a prompt.
     * a folder with `metadata.csv`, or folders of that form named by split. Each line is `file|text|speaker`, the file
       relative to the table's folder; there are no quotes, a first line of just these words is skipped.
+    * tar shards, see `data.shard_paths.shard_splits`, with `KEY.wav` (or another of `SUFFIXES`) and its text in
+      `KEY.txt` or `text` of `KEY.json`, its speaker in `speaker_id` or `speaker` of `KEY.json`. Without that all are of
+      the one speaker `speaker`.
 
     Args:
         path: the file or folder.
@@ -97,6 +127,8 @@ def open_speech(path: str | Path, split: str | None = None) -> SpeechSource:
     if split not in splits:
         raise DataError(f"'{path}': {unknown('split', split, splits)}")
     try:
+        if shards := _shards(path):
+            return _open_shards(shards[split], path.name, split)
         if path.is_file():
             return _open_parquet([path], path.name, split)
         if (path / TABLE).is_file():
@@ -115,9 +147,11 @@ def available_splits(path: str | Path) -> list[str]:
     """
     path = Path(path)
     try:
+        if shards := _shards(path):
+            return list(shards)
         if path.is_file():
             if path.suffix.lower() != ".parquet":
-                raise DataError(f"file '{path}' is not a .parquet file; for a {TABLE} give its folder")
+                raise DataError(f"file '{path}' is not a .parquet or .tar file; for a {TABLE} give its folder")
             return [_split_of(path)]
         if not path.is_dir():
             raise DataError(f"speech data '{path}' is not there; give a .parquet file or a folder")
@@ -128,7 +162,7 @@ def available_splits(path: str | Path) -> list[str]:
     except OSError as error:
         raise DataError(f"'{path}' cannot be read: {error.strerror or error}") from error
     if not names:
-        raise DataError(f"folder '{path}' holds no parquet files, no {TABLE} and no folders that hold one")
+        raise DataError(f"folder '{path}' holds no parquet files, no tar shards, no {TABLE} and no folders with one")
     return sorted(names, key=lambda name: (name != "train", name))
 
 
@@ -262,6 +296,58 @@ def _check_columns(path: Path, schema: Any, columns: Sequence[str]) -> None:
                 raise DataError(f"'{path}' column '{name}' must hold bytes or {{bytes, path}}, not {kind}")
         elif not (types.is_string(kind) or types.is_large_string(kind)):
             raise DataError(f"'{path}' column '{name}' must hold text, not {kind}")
+
+
+def _shards(path: Path) -> dict[str, list[Path]]:
+    """Tar shards by split, where there are some and nothing that has always come first."""
+    first = path.is_dir() and ((path / TABLE).is_file() or bool(_parquet_files(path)))
+    return {} if first else shard_splits(path)
+
+
+def _open_shards(files: Sequence[Path], name: str, split: str) -> SpeechSource:
+    indices = index_shards(files, SUFFIXES)
+    media = reader(indices, 0)
+    texts, speakers, ids, places = [], [], [], []
+    for index in indices:
+        for row, (text, speaker) in enumerate(_notes(index)):
+            texts.append(text)
+            speakers.append(speaker)
+            ids.append(f"{index.path.stem}-{row:06d}")
+            places.append(f"shard '{index.path}' sample {row}")
+    if not texts:
+        raise DataError(f"'{name}' split '{split}' holds no samples")
+
+    def read(index: int, sample_rate_hz: int) -> Float[Tensor, " S"]:
+        index = range(len(texts))[index]
+        return read_sound(media(index), sample_rate_hz, where=places[index])
+
+    return SpeechSource(
+        name=name,
+        split=split,
+        texts=tuple(texts),
+        speakers=tuple(speakers),
+        ids=tuple(ids),
+        read=read,
+        digest=lambda: fingerprint(indices),
+    )
+
+
+def _notes(index: ShardIndex) -> Iterator[tuple[str, str]]:
+    """Text and speaker of every sample of a shard."""
+    read_text, read_json = reader([index], 2), reader([index], 4)
+    for row, sizes in enumerate(index.rows[:, [3, 5]].tolist()):
+        called = f"shard '{index.path}' sample {row}"
+        if max(sizes) > MAX_NOTE_BYTES:
+            raise DataError(f"{called} has a .txt or .json of {max(sizes)} bytes; at most {MAX_NOTE_BYTES} are read")
+        text = decode_note(read_text(row), f"{called} .txt") if sizes[0] else ""
+        about = parse_note(decode_note(read_json(row), called), f"{called} .json") if sizes[1] else {}
+        text = text or about.get("text", "")
+        speaker = about.get("speaker_id", about.get("speaker", "speaker"))
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(f"{called} has no text; give KEY.txt, or 'text' in KEY.json")
+        if not isinstance(speaker, str | int) or not str(speaker).strip():
+            raise DataError(f"{called} has speaker {speaker!r}; allowed: text or a number")
+        yield text.strip(), str(speaker).strip()
 
 
 def _open_table(folder: Path, name: str, split: str) -> SpeechSource:

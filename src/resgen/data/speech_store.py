@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from jaxtyping import Float, Int, Int16, Int64
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 
+from resgen.data.progress import show_progress
 from resgen.data.sound import normalise_loudness, trim_silence
 from resgen.data.speech import SpeechSource
 from resgen.errors import ConfigError, DataError
 
 FULL_SCALE = 32768.0  # as decoders of 16-bit files have it, so that such samples are kept exactly
-_PROGRESS_AFTER_S = 2.0
 _DECODE_ROWS = 32
 
 
@@ -33,6 +30,7 @@ class SpeechStore:
         loudness_db: LUFS that every utterance is scaled to; None leaves them as they are.
         max_seconds: longer utterances (after trimming) are left out, for their texts could not be cut along; None keeps
             all.
+        may_be_empty: take it if none is kept, of a part of the data for example.
 
     Attributes:
         lengths: samples of every utterance, int64 [N].
@@ -55,6 +53,7 @@ class SpeechStore:
         trim: bool = True,
         loudness_db: float | None = -23.0,
         max_seconds: float | None = 20.0,
+        may_be_empty: bool = False,
     ) -> None:
         if max_seconds is not None and not max_seconds > 0:
             raise ConfigError(f"max_seconds={max_seconds} must be above 0, or None")
@@ -68,15 +67,15 @@ class SpeechStore:
             if len(samples) <= limit:
                 kept.append(index)
                 parts.append(samples)
-        if not kept:
+        if not kept and not may_be_empty:
             raise DataError(f"'{source.name}' has no utterance of at most {max_seconds} s among {len(source)}")
         self.num_left_out = len(source) - len(kept)
         self.texts = tuple(source.texts[index] for index in kept)
         self.speakers = tuple(source.speakers[index] for index in kept)
         self.ids = tuple(source.ids[index] for index in kept)
-        self.lengths: Int64[Tensor, " N"] = torch.tensor([len(part) for part in parts])
+        self.lengths: Int64[Tensor, " N"] = torch.tensor([len(part) for part in parts], dtype=torch.int64)
         self._starts = (self.lengths.cumsum(0) - self.lengths).tolist()
-        self._samples: Int16[Tensor, " S"] = torch.cat(parts)
+        self._samples: Int16[Tensor, " S"] = torch.cat([torch.zeros(0, dtype=torch.int16), *parts])
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -162,19 +161,11 @@ class SpeechStore:
         def decode(start: int) -> list[Tensor]:
             return [self._decode(index) for index in range(start, min(start + _DECODE_ROWS, count))]
 
-        begin = time.monotonic()
-        progress = Progress(console=Console(stderr=True))
-        task = progress.add_task(f"decoding {self.source.name} {self.source.split}", total=count)
         pool = ThreadPoolExecutor(max_workers=max(2, min(4, os.cpu_count() or 1)))
         try:
             futures = [pool.submit(decode, start) for start in range(0, count, _DECODE_ROWS)]
-            for future in futures:
-                done = future.result()
+            parts = ((len(done), done) for done in (future.result() for future in futures))
+            for done in show_progress(parts, count, f"decoding {self.source.name} {self.source.split}"):
                 yield from done
-                progress.advance(task, len(done))
-                if not progress.live.is_started and time.monotonic() - begin > _PROGRESS_AFTER_S:
-                    progress.start()
         finally:
             pool.shutdown(cancel_futures=True)
-            if progress.live.is_started:
-                progress.stop()

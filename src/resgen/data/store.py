@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -39,11 +39,18 @@ class PictureStore:
         self.source, self.size, self.channels, self.resize = source, size, channels, resize
         self.labels = torch.from_numpy(np.asarray(source.labels).copy())
         self._array: Tensor | None = None
+        self._ahead: dict[int, Future[np.ndarray]] = {}
+        self._pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)  # which starts no thread before it has work
         if len(source) * channels * size * size <= max_bytes:
             self._array, _ = load_array(source, size=size, channels=channels, resize=resize)
 
     def __len__(self) -> int:
         return len(self.source)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether all pictures are decoded."""
+        return self._array is not None
 
     def batch(self, indices: Int[Tensor, " B"]) -> UInt8[Tensor, "B C S S"]:
         """The pictures at `indices`, in that order.
@@ -53,8 +60,17 @@ class PictureStore:
         """
         if self._array is not None:
             return self._array[indices]
-        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-            return torch.from_numpy(np.stack(list(pool.map(self._decode, indices.tolist()))))
+        wanted = indices.tolist()
+        self.prefetch(indices)
+        parts = {index: self._ahead.pop(index) for index in set(wanted)}
+        return torch.from_numpy(np.stack([parts[index].result() for index in wanted]))
+
+    def prefetch(self, indices: Int[Tensor, " B"]) -> None:
+        """Begin to decode what one of the next calls of `batch` will ask for."""
+        if self._array is None:
+            for index in indices.tolist():
+                if index not in self._ahead:
+                    self._ahead[index] = self._pool.submit(self._decode, index)
 
     def _decode(self, index: int) -> np.ndarray:
         source = self.source

@@ -17,6 +17,18 @@ def ema_decay_at(step: int, decay: float) -> float:
     return min(decay, (1 + step) / (10 + step))
 
 
+@contextlib.contextmanager
+def in_evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Within the block nothing of a module is in training mode; afterwards every part is as it was."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
 class Ema:
     """Averages of parameters in float32; buffers are not averaged, the module's current ones count.
 

@@ -229,12 +229,12 @@ class GeneratorTask:
         """Nothing: the codebooks are frozen."""
 
     @torch.no_grad()
-    def validate(self, module: nn.Module) -> dict[str, float]:
+    def validate(self, module: nn.Module, reduce: Reduce = LOCAL) -> dict[str, float]:
         """Exact negative log-likelihood in nats per token; the same held-out codes and masks at every validation."""
         count = min(len(self.held_out), self.config.validation_samples)
-        parts = torch.arange(count).split(VALIDATION_BATCH)
-        stream = make_generator("validation batches")
-        return self.objective.validate(self._batch(self.held_out, part, stream) for part in parts)
+        parts = list(enumerate(torch.arange(count).split(VALIDATION_BATCH)))[reduce.rank :: reduce.world_size]
+        batches = (self._batch(self.held_out, part, make_generator("validation", number)) for number, part in parts)
+        return self.objective.validate(batches, reduce)
 
     def evaluate(self, module: nn.Module) -> dict[str, float]:
         """Metrics of generated samples, if the task was given a way to take them."""

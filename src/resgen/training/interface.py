@@ -118,7 +118,9 @@ class Task(Protocol):
       which another, whole module is validated, sampled and exported;
     * `evaluate(module)`, metrics of generated samples with the averaged weights in place, called every `evaluate_every`
       steps;
-    * `lengths` of the samples, for batches of like length.
+    * `lengths` of the samples, for batches of like length, or `blocks`, ends of stretches of samples that are read as
+      one; see `CounterSampler`;
+    * `prefetch(indices)`, called before the losses of a micro-batch with the indices of the one after it.
     """
 
     name: str
@@ -160,8 +162,11 @@ class Task(Protocol):
         """Called after the optimizers' step, for updates without gradients; may return metrics."""
         ...
 
-    def validate(self, module: nn.Module) -> Mapping[str, float]:
-        """Metrics on held-out data; `module`, the task's own, holds the averaged weights. `val_loss` picks the best."""
+    def validate(self, module: nn.Module, reduce: Reduce) -> Mapping[str, float]:
+        """Metrics on held-out data; `module`, the task's own, holds the averaged weights. `val_loss` picks the best.
+
+        Every process calls it, each looks at its share of the data, and all return the metrics of the whole.
+        """
         ...
 
     def sample(self, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from torch import Tensor
 from resgen.checkpoints.format import write_text_atomic
 from resgen.errors import TrainingError
 from resgen.training.loggers import Loggers
+from resgen.types import Reduce
 
 METRICS_NAME = "metrics.jsonl"
 
@@ -25,6 +27,7 @@ class Pending:
 
     def __init__(self, values: Mapping[str, list[float]] | None = None) -> None:
         self._values: dict[str, list[float | Tensor]] = {name: list(v) for name, v in (values or {}).items()}
+        self._common = {name: len(v) for name, v in self._values.items()}  # how many are the same in all processes
 
     def add(self, name: str, value: float | Tensor) -> None:
         """Note one value of the metric `name`."""
@@ -39,6 +42,29 @@ class Pending:
                 self._values[name] = [next(numbers) if isinstance(v, Tensor) else v for v in values]
         return {name: [float(v) for v in values] for name, values in self._values.items()}
 
+    def average(self, reduce: Reduce) -> None:
+        """Replace what every process has noted since the last call by the means over processes.
+
+        All processes call this together. What is averaged once stays as it is, bit for bit.
+
+        Raises:
+            TrainingError: the processes have noted different metrics.
+        """
+        if reduce.world_size == 1:
+            return
+        values = self.values()
+        new = {name: values[name][self._common.get(name, 0) :] for name in sorted(values)}
+        noted = json.dumps({name: len(numbers) for name, numbers in new.items()}).encode()
+        mark = int.from_bytes(hashlib.sha256(noted).digest()[:7], "big")
+        highest, lowest = reduce.max(torch.tensor([mark, -mark])).tolist()
+        if highest != -lowest:
+            raise TrainingError(f"the processes have noted different metrics; this one has {noted.decode()}")
+        means = reduce.sum(torch.tensor([v for part in new.values() for v in part], dtype=torch.float64))
+        numbers = iter((means / reduce.world_size).tolist())
+        for name, part in new.items():
+            self._values[name][self._common.get(name, 0) :] = [next(numbers) for _ in part]
+            self._common[name] = len(self._values[name])
+
     def means(self) -> dict[str, float]:
         """Mean of each metric."""
         return {name: _mean(values) for name, values in self.values().items()}
@@ -46,6 +72,7 @@ class Pending:
     def clear(self) -> None:
         """Forget everything."""
         self._values.clear()
+        self._common.clear()
 
 
 class Log:
@@ -149,6 +176,26 @@ class Log:
         if self._loggers is not None:
             self._loggers.close(self._finished)
             self._loggers = None
+
+
+def check_finite(values: Mapping[str, list[float]], step: int, *, saved_step: int, remedy: str) -> None:
+    """Refuse losses and norms of gradients that are not finite.
+
+    Args:
+        values: of metrics.
+        step: at which they were looked at.
+        saved_step: of the last checkpoint.
+        remedy: what to try.
+
+    Raises:
+        TrainingError: naming the first such metric.
+    """
+    for name, numbers in values.items():
+        if name.startswith(("loss", "grad_norm")) and not all(math.isfinite(v) for v in numbers):
+            bad = next(v for v in numbers if not math.isfinite(v))
+            last = f"the last good checkpoint is of step {saved_step}"
+            saved = last if saved_step > 0 else "no checkpoint was written yet"
+            raise TrainingError(f"{name} is {bad} at or before step {step}; {saved}; {remedy}")
 
 
 def rewind_metrics(path: Path, step: int) -> None:

@@ -8,7 +8,8 @@ are densities and are not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, cast
 
 import torch
@@ -29,11 +30,12 @@ from resgen.models.valle import Valle
 from resgen.ops.masking import num_masked, sample_visible
 from resgen.ops.random import generator as make_generator
 from resgen.ops.residual import code_histogram, residual_above
-from resgen.types import CodeSpec, SequenceCondition
+from resgen.types import LOCAL, CodeSpec, Reduce, SequenceCondition
 
 VALIDATION_ROWS = 1024
 VALIDATION_PROGRESS = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
-Batches = Iterable[tuple[Int[Tensor, "B L D"], Int[Tensor, " B"], SequenceCondition | None]]
+Batch = tuple[Int[Tensor, "B L D"], Int[Tensor, " B"], SequenceCondition | None]
+Batches = Iterable[Batch]
 
 
 class Objective(Protocol):
@@ -54,8 +56,11 @@ class Objective(Protocol):
         positions count."""
         ...
 
-    def validate(self, batches: Batches) -> dict[str, float]:
-        """Exact likelihoods on held-out codes; the same masks at every call. Has `val_loss`."""
+    def validate(self, batches: Batches, reduce: Reduce = LOCAL) -> dict[str, float]:
+        """Exact likelihoods on held-out codes; the same masks at every call. Has `val_loss`.
+
+        Of several processes each gives its own batches: of all of them number `rank`, `rank + world_size`, ...
+        """
         ...
 
 
@@ -110,12 +115,12 @@ class UnmaskingObjective:
         rows = self._masked_rows(codes, visible, class_ids, sequence)
         return head_loss(self.model, *rows, self.smoothing, self.level_decay)
 
-    def validate(self, batches: Batches) -> dict[str, float]:
+    def validate(self, batches: Batches, reduce: Reduce = LOCAL) -> dict[str, float]:
         """Nats per masked token: by progress of the mask schedule and by visible levels."""
         spec = self.model.spec
         by_level = torch.zeros(2, spec.depth, dtype=torch.float64)
         sums = torch.zeros(2, len(VALIDATION_PROGRESS), dtype=torch.float64)
-        for number, (codes, class_ids, sequence) in enumerate(batches):
+        for number, (codes, class_ids, sequence) in _numbered(batches, reduce):
             for column, progress in enumerate(VALIDATION_PROGRESS):
                 stream = make_generator("validation", f"{progress:.2f}", number)
                 everywhere = torch.full((len(codes),), progress, dtype=torch.float64)
@@ -126,7 +131,7 @@ class UnmaskingObjective:
                 by_level[1].index_add_(0, start.cpu(), (spec.depth - start.cpu()).double())
                 sums[0, column] += value.sum()
                 sums[1, column] += (spec.depth - start).sum().cpu()
-        return _by_progress(sums) | _by_name("nll_visible", by_level)
+        return _by_progress(reduce.sum(sums)) | _by_name("nll_visible", reduce.sum(by_level))
 
     def _draw(
         self,
@@ -184,12 +189,12 @@ class DepthwiseObjective:
         logits, true = self._logits(codes, visible, level, class_ids, sequence)
         return token_loss(logits.flatten(0, 1), true.flatten(), weight.flatten() / weight.sum()), {}
 
-    def validate(self, batches: Batches) -> dict[str, float]:
+    def validate(self, batches: Batches, reduce: Reduce = LOCAL) -> dict[str, float]:
         """Nats per masked position, by progress of the mask schedule and by level."""
         spec = self.model.spec
         by_level = torch.zeros(2, spec.depth, dtype=torch.float64)
         sums = torch.zeros(2, len(VALIDATION_PROGRESS), dtype=torch.float64)
-        for number, (codes, class_ids, sequence) in enumerate(batches):
+        for number, (codes, class_ids, sequence) in _numbered(batches, reduce):
             for column, progress in enumerate(VALIDATION_PROGRESS):
                 stream = make_generator("validation", f"{progress:.2f}", number)
                 level = torch.arange(len(codes), device=codes.device) % spec.depth
@@ -203,7 +208,7 @@ class DepthwiseObjective:
                 by_level[1].index_add_(0, level.cpu(), counts.sum(1).double().cpu())
                 sums[0, column] += value.sum()
                 sums[1, column] += counts.sum().cpu()
-        return _by_progress(sums) | _by_name("nll_level", by_level)
+        return _by_progress(reduce.sum(sums)) | _by_name("nll_level", reduce.sum(by_level))
 
     def _logits(
         self,
@@ -240,13 +245,14 @@ class AutoregressiveObjective:
         sums, count = self.sums(codes, class_ids, sequence)
         return sums.sum() / (count * codes.shape[2]), {}
 
-    def validate(self, batches: Batches) -> dict[str, float]:
+    def validate(self, batches: Batches, reduce: Reduce = LOCAL) -> dict[str, float]:
         """Nats per token, over all and by level."""
         by_level = torch.zeros(2, self.model.spec.depth, dtype=torch.float64)
         for codes, class_ids, sequence in batches:
             sums, count = self.sums(codes, class_ids, sequence)
             by_level[0] += sums.double().cpu()
             by_level[1] += float(count)
+        by_level = reduce.sum(by_level)
         return {"val_loss": float(by_level[0].sum() / by_level[1].sum())} | _by_name("nll_level", by_level)
 
     def sums(
@@ -291,17 +297,18 @@ class LatentAutoregressiveObjective:
         rows = self._rows(codes, class_ids, progress, sequence)
         return head_loss(self.model, *rows, self.smoothing, self.level_decay)
 
-    def validate(self, batches: Batches) -> dict[str, float]:
+    def validate(self, batches: Batches, reduce: Reduce = LOCAL) -> dict[str, float]:
         """Nats per masked token, by visible levels."""
         spec = self.model.spec
         by_level = torch.zeros(2, spec.depth, dtype=torch.float64)
-        for number, (codes, class_ids, sequence) in enumerate(batches):
+        for number, (codes, class_ids, sequence) in _numbered(batches, reduce):
             stream = make_generator("validation", number)
             progress = torch.rand(codes.shape[:2], generator=stream, dtype=torch.float64)
             hidden, true, start = self._rows(codes, class_ids, progress, sequence)
             value = head_nll(self.model, hidden, true, start).double().cpu()
             by_level[0].index_add_(0, start.cpu(), value)
             by_level[1].index_add_(0, start.cpu(), (spec.depth - start.cpu()).double())
+        by_level = reduce.sum(by_level)
         return {"val_loss": float(by_level[0].sum() / by_level[1].sum())} | _by_name("nll_visible", by_level)
 
     def _rows(
@@ -348,7 +355,7 @@ class FirstThenRestObjective:
         rest = sums.sum() / counts.sum()
         return first + rest, {"first": first.detach(), "rest": rest.detach()}
 
-    def validate(self, batches: Batches) -> dict[str, float]:
+    def validate(self, batches: Batches, reduce: Reduce = LOCAL) -> dict[str, float]:
         """Nats per token, over all and by level."""
         depth = self.model.spec.depth
         by_level = torch.zeros(2, depth, dtype=torch.float64)
@@ -358,6 +365,7 @@ class FirstThenRestObjective:
             for level in range(1, depth):
                 values, counts = self._rest(codes, torch.full_like(class_ids, level), class_ids, sequence)
                 by_level[:, level] += torch.stack([values.sum(), counts.sum()]).double().cpu()
+        by_level = reduce.sum(by_level)
         per_level = by_level[0] / by_level[1]
         return {"val_loss": float(per_level.mean())} | _by_name("nll_level", by_level)
 
@@ -426,6 +434,11 @@ def log_frequencies(codes: Int[Tensor, "B L D"], spec: CodeSpec) -> Float[Tensor
     """Logarithm of how often each code of each level occurs, every code counted once more."""
     counts = code_histogram(codes, spec.codebook_size).float() + 1
     return (counts / counts.sum(1, keepdim=True)).log()
+
+
+def _numbered(batches: Batches, reduce: Reduce) -> Iterator[tuple[int, Batch]]:
+    """A process's batches with their numbers among all; masks are drawn by number."""
+    return zip(itertools.count(reduce.rank, reduce.world_size), batches, strict=False)
 
 
 def _by_progress(sums: Float[Tensor, "2 P"]) -> dict[str, float]:

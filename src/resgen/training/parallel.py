@@ -53,9 +53,10 @@ class DistributedReduce:
         return self._reduce(value, dist.ReduceOp.MAX)
 
     def _reduce(self, value: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
-        result = value.detach().clone().contiguous()
+        place = torch.device("cuda") if dist.get_backend() == "nccl" else value.device  # NCCL takes nothing else
+        result = value.detach().to(place, copy=True).contiguous()
         dist.all_reduce(result, op=operation)
-        return result
+        return result.to(value.device)
 
 
 def initialise() -> Reduce:
@@ -128,7 +129,8 @@ def _average_bucket(parameters: list[nn.Parameter], reduce: Reduce) -> None:
     flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).float().reshape(-1) for p in used])
     flat = reduce.sum(flat) / reduce.world_size
     for parameter, part in zip(used, flat.split([p.numel() for p in used]), strict=True):
-        parameter.grad = part.view_as(parameter).to(parameter.dtype)
+        # Laid out in memory as the parameter is (channels-last, say): the fused AdamW takes that for granted.
+        parameter.grad = torch.empty_like(parameter, requires_grad=False).copy_(part.view_as(parameter))
 
 
 def choose_precision(name: str, device: torch.device) -> str:

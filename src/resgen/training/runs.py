@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
 
 from resgen.checkpoints.artefacts import check_belongs, fingerprint, load_tokenizer
 from resgen.data.code_shards import SHARD_SAMPLES, CodePlan, Shard
@@ -24,22 +22,23 @@ from resgen.ops.images import from_uint8
 from resgen.ops.precision import choose_device
 from resgen.ops.random import seeded
 from resgen.tokenizers.image import ImageTokenizer
+from resgen.training.agreement import check_agreement
+from resgen.training.encoding import encode_together
 from resgen.training.generator_task import Evaluate, GeneratorTask
 from resgen.training.image_product import ClassExamples, ImageProduct
 from resgen.training.initial import start_from, start_generator_from
 from resgen.training.parallel import first_alone, initialise
 from resgen.training.recipe import Recipe
-from resgen.training.stages import CODE_FOLDERS, check_folder, data_path, run_stage
+from resgen.training.stages import CODE_FOLDERS, check_start, data_path, run_stage
 from resgen.training.tokenizer_task import TokenizerLossConfig, TokenizerTask
 from resgen.types import Reduce
 
 HELD_OUT_SPLITS = ("test", "val", "valid", "validation")
 HELD_OUT_EVERY = 20
 MAX_HELD_OUT = 5000
+MAX_VALIDATED = 1000
+"""Held-out pictures on which a tokenizer is validated."""
 ENCODE_BATCH = 256
-COUNT_EVERY = 16
-"""Batches between two sums of what all processes have encoded: seldom enough to cost nothing, often enough that none
-waits for another until it gives up."""
 
 
 def train_tokenizer(
@@ -61,8 +60,10 @@ def train_tokenizer(
         resume: continue the run in `out`.
         init: start from the weights of this model, of the same shape (fine-tuning).
     """
-    check_folder(out, resume)
-    train, held_out = open_splits(data_path(recipe, data))
+    check_start(recipe, out, max_minutes=max_minutes, resume=resume)
+    with first_alone(initialise()):  # who finds indices of shards there that the first has built
+        train, held_out = open_splits(data_path(recipe, data))
+    shown = held_out.subset(np.arange(min(len(held_out), MAX_VALIDATED)))
     with seeded(recipe.tokenizer_training.seed, "tokenizer"):
         tokenizer = ImageTokenizer(recipe.tokenizer)
         if init is not None:
@@ -71,7 +72,7 @@ def train_tokenizer(
             tokenizer,
             recipe.tokenizer_loss,
             _store(tokenizer, train, recipe.data.resize),
-            _first_pictures(_store(tokenizer, held_out, recipe.data.resize), 1000),
+            _store(tokenizer, shown, recipe.data.resize).batch(torch.arange(len(shown))),
             class_names=train.class_names,
             perceptual=_perceptual(recipe.tokenizer_loss),
         )
@@ -113,7 +114,7 @@ def train_generator(
             the classes differ in number, theirs start anew.
         evaluator: makes, for the tokenizer, what is called every `evaluate_every` steps.
     """
-    check_folder(out, resume)
+    check_start(recipe, out, max_minutes=max_minutes, resume=resume)
     loaded, folder = load_tokenizer(tokenizer)
     path = data_path(recipe, data)
     if is_encoded(path):
@@ -195,8 +196,11 @@ def encode_data(
         tokenizer, _ = load_tokenizer(tokenizer)
     tokenizer.to(choose_device(device))
     size = SHARD_SAMPLES if shard_samples is None else shard_samples
+    check_agreement({"tokenizer": fingerprint(tokenizer), "flip": flip, "resize": resize, "shards": size}, reduce)
+    with first_alone(reduce):
+        sources = open_splits(data)
     caches = []
-    for source, name in zip(open_splits(data), CODE_FOLDERS, strict=True):
+    for source, name in zip(sources, CODE_FOLDERS, strict=True):
         versions = 2 if flip and name == "train" else 1
         caches.append(_encode_source(tokenizer, source, Path(out) / name, versions, resize, size, reduce))
     return caches[0], caches[1]
@@ -242,17 +246,7 @@ def open_splits(data: str | Path) -> tuple[ImageSource, ImageSource]:
         raise DataError(f"'{data}' holds {len(source)} picture; training needs at least 2, one of them to validate on")
     every = max(min(HELD_OUT_EVERY, len(source)), -(-len(source) // MAX_HELD_OUT))
     held_out = np.arange(len(source)) % every == every - 1
-    return _subset(source, np.flatnonzero(~held_out)), _subset(source, np.flatnonzero(held_out))
-
-
-def _subset(source: ImageSource, rows: np.ndarray) -> ImageSource:
-    return replace(
-        source,
-        labels=source.labels[rows],
-        pictures=[source.pictures[int(row)] for row in rows],
-        where=lambda index: source.where(int(rows[index])),
-        digest=lambda: source.fingerprint,
-    )
+    return source.subset(np.flatnonzero(~held_out)), source.subset(np.flatnonzero(held_out))
 
 
 def _encode_source(
@@ -264,59 +258,28 @@ def _encode_source(
     shard_samples: int,
     reduce: Reduce,
 ) -> CodeCache:
-    with first_alone(reduce):
-        if reduce.rank == 0:  # alone reads all data for the fingerprint
-            plan = CodePlan(
-                spec=tokenizer.spec,
-                num_samples=len(source),
-                versions=versions,
-                class_names=tuple(source.class_names),
-                tokenizer_fingerprint=fingerprint(tokenizer),
-                data_fingerprint=source.fingerprint,
-                shard_samples=shard_samples,
-            )
-            encoding = CodeEncoding.begin(out, plan)
-        else:
-            encoding = CodeEncoding.join(out)
-    if encoding is not None:
-        _make_missing(tokenizer, source, encoding, resize, reduce)
-        with first_alone(reduce):
-            if reduce.rank == 0:
-                encoding.finish(source.labels)
+    def plan() -> CodePlan:
+        return CodePlan(
+            spec=tokenizer.spec,
+            num_samples=len(source),
+            versions=versions,
+            class_names=tuple(source.class_names),
+            tokenizer_fingerprint=fingerprint(tokenizer),
+            data_fingerprint=source.fingerprint,
+            shard_samples=shard_samples,
+        )
+
+    encode_together(
+        CodeEncoding,
+        out,
+        plan,
+        lambda encoding, shards: _encode_shards(tokenizer, source, encoding, shards, resize),
+        lambda encoding: encoding.finish(source.labels),
+        name=source.name,
+        batches=lambda shard: -(-shard.num_samples // ENCODE_BATCH),
+        reduce=reduce,
+    )
     return open_codes(out)
-
-
-def _make_missing(
-    tokenizer: ImageTokenizer, source: ImageSource, encoding: CodeEncoding, resize: bool, reduce: Reduce
-) -> None:
-    """Make what is missing of a cache, whole shards by each process; returns when all are there."""
-    shards, rank, count = encoding.plan.shards, reduce.rank, reduce.world_size
-    common = choose_device("auto")  # where the processes exchange numbers
-    finished = torch.zeros(len(shards), dtype=torch.int64, device=common)
-    for number in range(rank, len(shards), count):
-        finished[number] = encoding.is_finished(shards[number])
-    missing = [shard for shard, there in zip(shards, reduce.sum(finished).tolist(), strict=True) if not there]
-    if not missing:
-        return
-    parts = [missing[first::count] for first in range(count)]
-    # Every process counts along until the one with the most to do is done.
-    steps = max(sum(-(-shard.num_samples // ENCODE_BATCH) for shard in part) for part in parts)
-    before = encoding.plan.rows - sum(shard.num_samples for shard in missing)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    if rank == 0 and len(missing) < len(shards):
-        console.print(f"{source.name}: {len(shards) - len(missing)} of {len(shards)} shards are there")
-    batches = _encode_shards(tokenizer, source, encoding, parts[rank], resize)
-    with Progress(*columns, console=console, speed_estimate_period=600, disable=rank > 0) as progress:
-        task = progress.add_task(f"encoding {source.name}", total=encoding.plan.rows, completed=before)
-        done = torch.zeros((), dtype=torch.int64, device=common)
-        for step in range(1, steps + 1):
-            done += next(batches, 0)
-            if count == 1 or step % COUNT_EVERY == 0:
-                progress.update(task, completed=before + int(reduce.sum(done)))
-        for _ in batches:  # none is left, but the last shard gets its name
-            pass
-        progress.update(task, completed=before + int(reduce.sum(done)))
 
 
 @torch.inference_mode()
@@ -333,7 +296,9 @@ def _encode_shards(
     for shard in shards:
         version, first = divmod(shard.begin, encoding.plan.num_samples)
         with encoding.write(shard) as append:
-            for rows in torch.arange(first, first + shard.num_samples).split(ENCODE_BATCH):
+            parts = torch.arange(first, first + shard.num_samples).split(ENCODE_BATCH)
+            for rows, following in zip(parts, [*parts[1:], parts[-1][:0]], strict=True):
+                store.prefetch(torch.cat([rows, following]))
                 images = from_uint8(store.batch(rows).to(device))
                 append(tokenizer.encode(images.flip(-1) if version else images))
                 yield len(rows)
@@ -355,7 +320,3 @@ def _store(
 ) -> PictureStore:
     config = tokenizer.config
     return PictureStore(source, size=config.image_size, channels=config.channels, resize=resize, max_bytes=max_bytes)
-
-
-def _first_pictures(store: PictureStore, count: int) -> Tensor:
-    return store.batch(torch.arange(min(count, len(store))))

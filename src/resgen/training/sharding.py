@@ -67,11 +67,14 @@ def whole(value: Tensor) -> Tensor:
 
 
 def like(value: Tensor, target: Tensor) -> Tensor:
-    """A full tensor on the target's device and in its type, divided as the target is."""
-    value = value.to(device=target.device, dtype=target.dtype, copy=True)
+    """A full tensor on the target's device and in its type, divided as the target is, or laid out as it is in memory.
+
+    The order in memory matters: the fused AdamW takes its state to lie as the parameter does (channels-last, say).
+    """
     if isinstance(target, DTensor):
+        value = value.to(device=target.device, dtype=target.dtype, copy=True)
         return distribute_tensor(value, target.device_mesh, target.placements, src_data_rank=None)
-    return value
+    return torch.empty_like(target, requires_grad=False).copy_(value)
 
 
 def wait_for_all() -> None:

@@ -209,7 +209,9 @@ class SoundTokenizerTask:
         """Start the codebooks from encoder outputs, where the quantizer does so."""
         count = min(len(self.train), START_CROPS)
         index = torch.randint(len(self.train), (count,), generator=generator, device=generator.device).cpu()
-        batch = self._crops(index, generator)
+        crops = self.train.crops(index, self.crop_samples, generator)
+        own = [part.tensor_split(reduce.world_size)[reduce.rank].to(self.device) for part in crops]
+        batch = self.side.batch(*own)
         latents = self.tokenizer.latents(batch.inputs, batch.valid)
         self.tokenizer.quantizer.initialize(latents[batch.positions], generator, reduce)
 
@@ -244,15 +246,15 @@ class SoundTokenizerTask:
         self.tokenizer.quantizer.update(joint, generator, reduce)
 
     @torch.no_grad()
-    def validate(self, module: nn.Module) -> dict[str, float]:
+    def validate(self, module: nn.Module, reduce: Reduce = LOCAL) -> dict[str, float]:
         """Held-out utterances in whole: distance, mean absolute difference of natural-log mels by number of decoded
         levels, and usage and perplexity per level."""
         tokenizer, spec = self.tokenizer, self.tokenizer.spec
         counts = level_counts(spec.depth)
         histogram = torch.zeros(spec.depth, spec.codebook_size, dtype=torch.int64)
         errors = torch.zeros(len(counts), dtype=torch.float64)
-        distance, weight = 0.0, 0.0
-        for part in self._held_out.split(VALIDATION_BATCH):
+        sums = torch.zeros(2, dtype=torch.float64)  # of the distance, and of what it is weighted by
+        for part in self._held_out.split(VALIDATION_BATCH)[reduce.rank :: reduce.world_size]:
             batch = self._whole(part)
             codes = tokenizer.encode(batch.inputs, batch.valid)
             histogram += code_histogram(codes, spec.codebook_size, batch.positions).cpu()
@@ -263,9 +265,9 @@ class SoundTokenizerTask:
             for row, count in enumerate(counts):
                 output = tokenizer.decode(codes, count, batch.positions)
                 errors[row] += share * float(frame_mean((self.side.mels(output) - target).abs(), real))
-            distance += share * float(self.side.distance(output, batch))
-            weight += share
-        usage, perplexity = usage_and_perplexity(histogram)
+            sums += torch.tensor([share * float(self.side.distance(output, batch)), share], dtype=torch.float64)
+        errors, (distance, weight) = reduce.sum(errors), reduce.sum(sums).tolist()
+        usage, perplexity = usage_and_perplexity(reduce.sum(histogram))
         metrics = {"val_loss": distance / weight}
         metrics |= {f"mel_l1/{count}": float(errors[row]) / weight for row, count in enumerate(counts)}
         for level in range(spec.depth):

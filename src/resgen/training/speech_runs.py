@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import track
+from torch import Tensor
 
 from resgen.checkpoints.artefacts import check_belongs, fingerprint
 from resgen.checkpoints.speech import VoiceConfig, load_sound_tokenizer, load_text_model, load_vocoder
 from resgen.checkpoints.tensors import module_tensors, sha256_tensor
 from resgen.config import config_to_dict
+from resgen.data.shard_files import Shard
 from resgen.data.speech import SpeechSource, available_splits, open_speech
-from resgen.data.speech_codes import FILE_NAME, EncodedUtterance, SpeechCodes, open_speech_codes, write_speech_codes
+from resgen.data.speech_codes import (
+    FILE_NAME,
+    EncodedUtterance,
+    SpeechCodes,
+    SpeechEncoding,
+    SpeechPlan,
+    open_speech_codes,
+    usual_shard,
+)
 from resgen.data.speech_store import SpeechStore
 from resgen.data.text import encode_text, normalise_text, pad_texts
-from resgen.errors import ConfigError, DataError, ResGenError
+from resgen.errors import ConfigError, DataError
 from resgen.kinds import build, kind_of
 from resgen.models.text import TextModel
 from resgen.ops.mel import MelConfig, log_mel
@@ -31,15 +40,18 @@ from resgen.tokenizers.mel import MelTokenizer, MelTokenizerConfig
 from resgen.tokenizers.sound import SoundCodec, SoundTokenizer
 from resgen.tokenizers.vocoder import Vocoder
 from resgen.tokenizers.waveform import WaveformTokenizer, WaveformTokenizerConfig
+from resgen.training.agreement import check_agreement
+from resgen.training.encoding import encode_together
 from resgen.training.generator_task import GeneratorTask
 from resgen.training.initial import start_from, start_generator_from
 from resgen.training.parallel import first_alone, initialise
 from resgen.training.sound_task import SoundTokenizerTask
 from resgen.training.speech_product import SpeechExamples, SpeechProduct
 from resgen.training.speech_recipe import SpeechRecipe
-from resgen.training.stages import CODE_FOLDERS, check_folder, data_path, run_stage
+from resgen.training.stages import CODE_FOLDERS, check_start, data_path, run_stage
 from resgen.training.text_task import TextTask
 from resgen.training.vocoder_task import VocoderTask
+from resgen.types import Reduce
 
 HELD_OUT_SPLITS = ("test_seen_speaker", "test_seen", "test", "val", "valid", "validation")
 ENCODE_BATCH = 16
@@ -72,7 +84,7 @@ def train_sound_tokenizer(
             f"tokenizer.family={recipe.tokenizer.family}: a codec is not trained here; give its folder to the "
             f"generator's training as the tokenizer"
         )
-    check_folder(out, resume)
+    check_start(recipe, out, max_minutes=max_minutes, resume=resume)
     with seeded(recipe.tokenizer_training.seed, "tokenizer"):
         is_mel = isinstance(recipe.tokenizer, MelTokenizerConfig)
         tokenizer = MelTokenizer(recipe.tokenizer) if is_mel else WaveformTokenizer(recipe.tokenizer)  # type: ignore[arg-type]
@@ -110,7 +122,7 @@ def train_vocoder(
     Args:
         tokenizer: folder of a mel tokenizer, whose reconstructions it also learns to turn into sound.
     """
-    check_folder(out, resume)
+    check_start(recipe, out, max_minutes=max_minutes, resume=resume)
     loaded = None if tokenizer is None else load_sound_tokenizer(tokenizer)[0]
     if loaded is not None and not isinstance(loaded, MelTokenizer):
         raise ConfigError(f"'{tokenizer}' is a tokenizer of waveforms, which needs no vocoder")
@@ -145,7 +157,7 @@ def train_text(
     init: str | Path | None = None,
 ) -> dict[str, float]:
     """Train a text model (alignment and durations) and write `out/model`; arguments as for `train_sound_tokenizer`."""
-    check_folder(out, resume)
+    check_start(recipe, out, max_minutes=max_minutes, resume=resume)
     mel = mel_of(recipe)
     train, held_out, about = _stores(recipe, data, mel.sample_rate_hz)
     with seeded(recipe.text_training.seed, "text"):
@@ -194,7 +206,7 @@ def train_speech_generator(
         resume: continue the run in `out`.
         init: start from the weights of this pipeline's generator, of the same tokenizer and shape (fine-tuning).
     """
-    check_folder(out, resume)
+    check_start(recipe, out, max_minutes=max_minutes, resume=resume)
     loaded, _ = load_sound_tokenizer(tokenizer)
     text_model, alphabet, text_folder = load_text_model(text)
     codec = SoundCodec(loaded, None if vocoder is None else load_vocoder(vocoder)[0])
@@ -207,8 +219,7 @@ def train_speech_generator(
         caches = [open_speech_codes(Path(path) / name) for name in CODE_FOLDERS]
     else:
         device = recipe.generator_training.device
-        with first_alone(initialise()):
-            caches = list(encode_speech(loaded, text_model, path, Path(out) / "codes", recipe=recipe, device=device))
+        caches = list(encode_speech(loaded, text_model, path, Path(out) / "codes", recipe=recipe, device=device))
     for cache in caches:
         check_belongs(loaded, cache.spec, cache.made_from.get("tokenizer"), str(path))
         if cache.made_from.get("text") != _text_fingerprint(text_model):
@@ -272,9 +283,13 @@ def encode_speech(
     *,
     recipe: SpeechRecipe,
     device: str = "auto",
+    shard_samples: int | None = None,
 ) -> tuple[SpeechCodes, SpeechCodes]:
-    """Encode recordings and align their texts into `out/train` and `out/held_out`; caches already made from the same
+    """Encode recordings and align their texts into `out/train` and `out/held_out`; shards already made from the same
     things are kept.
+
+    The processes of `torchrun` share the shards; each calls this. On the same kind of machine, with as many threads per
+    process, the files are the same however many processes there are and however often the work was interrupted.
 
     Args:
         tokenizer: makes the codes.
@@ -283,45 +298,80 @@ def encode_speech(
         out: folder for the two caches.
         recipe: how recordings are prepared, and the mels of the alignment.
         device: `auto`, `cpu` or `cuda`.
+        shard_samples: the most recordings of a file; by default `usual_shard`. What is there keeps its division.
     """
+    reduce = initialise()  # chooses the GPU of this process
     chosen = choose_device(device)
     tokenizer.to(chosen)
     text_model.to(chosen)
     mel = mel_of(recipe, tokenizer.config)
+    made_by = {"tokenizer": fingerprint(tokenizer), "text": _text_fingerprint(text_model)}
+    check_agreement({**made_by, "data": preparation(recipe), "shards": shard_samples}, reduce)
+    codec = SoundCodec(tokenizer)
+    with first_alone(reduce):
+        sources = open_speech_splits(data)
     caches = []
-    for source, name in zip(open_speech_splits(data), CODE_FOLDERS, strict=True):
-        made_from = {
-            "tokenizer": fingerprint(tokenizer),
-            "text": _text_fingerprint(text_model),
-            "data": source.fingerprint,
-            "preparation": json.dumps({"data": preparation(recipe), "mel": config_to_dict(mel)}),
-        }
+    for source, name in zip(sources, CODE_FOLDERS, strict=True):
         folder = Path(out) / name
-        try:
-            cache = open_speech_codes(folder)
-            if cache.made_from == made_from and cache.spec == tokenizer.spec:
-                caches.append(cache)
-                continue
-        except ResGenError:
-            pass  # nothing there, or damaged: encode
-        store = _store(source, recipe, tokenizer.sample_rate_hz)
-        texts = [normalise_text(text) for text in store.texts]
-        caches.append(
-            write_speech_codes(
-                folder,
-                _encode(SoundCodec(tokenizer), text_model, store, texts, mel, source.name),
+
+        def plan(source: SpeechSource = source) -> SpeechPlan:
+            return SpeechPlan(
                 spec=tokenizer.spec,
-                texts=texts,
-                speakers=store.speakers,
-                made_from=made_from,
+                num_samples=len(source),
+                made_from=_made_from(tokenizer, text_model, source, recipe, mel),
+                shard_samples=shard_samples or usual_shard(len(source)),
             )
-        )
+
+        def make(encoding: SpeechEncoding, shards: list[Shard], source: SpeechSource = source) -> Iterator[int]:
+            return _encode_shards(codec, text_model, source, encoding, shards, recipe, mel)
+
+        if not _is_old_and_same(folder, plan, reduce):
+            encode_together(
+                SpeechEncoding,
+                folder,
+                plan,
+                make,
+                SpeechEncoding.finish,
+                name=f"{source.name} {source.split}",
+                batches=lambda shard: 1 + -(-shard.num_samples // ENCODE_BATCH),
+                reduce=reduce,
+            )
+        caches.append(open_speech_codes(folder))
     return caches[0], caches[1]
+
+
+def check_encoded_speech(
+    out: str | Path, *, tokenizer: str | Path | None = None, data: str | Path | None = None
+) -> tuple[SpeechCodes, SpeechCodes]:
+    """Read all that `encode_speech` wrote and compare it with its hashes; nothing is changed.
+
+    Args:
+        out: folder of the two caches.
+        tokenizer: if given, what must have made them.
+        data: if given, what must have been encoded.
+
+    Raises:
+        DataError: something is missing, damaged or made from something else.
+    """
+    train, held_out = (open_speech_codes(Path(out) / name, verify=True) for name in CODE_FOLDERS)
+    if tokenizer is not None:
+        loaded, _ = load_sound_tokenizer(tokenizer)
+        for cache in (train, held_out):
+            check_belongs(loaded, cache.spec, cache.made_from.get("tokenizer"), str(cache.path))
+    if data is not None:
+        for cache, source in zip((train, held_out), open_speech_splits(data), strict=True):
+            if cache.made_from.get("data") != source.fingerprint:
+                raise DataError(
+                    f"speech codes '{cache.path}' have data_fingerprint {cache.made_from.get('data')}, but "
+                    f"{source.fingerprint} is wanted; encode again"
+                )
+    return train, held_out
 
 
 def is_encoded_speech(path: str | Path) -> bool:
     """Whether `encode_speech` wrote this folder."""
-    return all((Path(path) / name / FILE_NAME).is_file() for name in CODE_FOLDERS)
+    folders = [Path(path) / name for name in CODE_FOLDERS]
+    return all((folder / FILE_NAME).is_file() for folder in folders) or all(map(SpeechEncoding.is_there, folders))
 
 
 def open_speech_splits(data: str | Path) -> tuple[SpeechSource, SpeechSource]:
@@ -364,27 +414,69 @@ def mel_of(
     return mel
 
 
+def _made_from(
+    tokenizer: SoundTokenizer, text_model: TextModel, source: SpeechSource, recipe: SpeechRecipe, mel: MelConfig
+) -> dict[str, str]:
+    return {
+        "tokenizer": fingerprint(tokenizer),
+        "text": _text_fingerprint(text_model),
+        "data": source.fingerprint,
+        "preparation": json.dumps({"data": preparation(recipe), "mel": config_to_dict(mel)}),
+    }
+
+
+def _is_old_and_same(folder: Path, plan: Callable[[], SpeechPlan], reduce: Reduce) -> bool:
+    """Whether a cache of one file, as older versions wrote them, is there and made from the same things."""
+    same = torch.zeros((), dtype=torch.int64)
+    if reduce.rank == 0 and (folder / FILE_NAME).is_file():
+        with contextlib.suppress(DataError):  # damaged: encode
+            cache, wanted = open_speech_codes(folder), plan()
+            same += int((cache.spec, cache.made_from) == (wanted.spec, wanted.made_from))
+    return bool(reduce.sum(same))
+
+
+def _encode_shards(
+    codec: SoundCodec,
+    text_model: TextModel,
+    source: SpeechSource,
+    encoding: SpeechEncoding,
+    shards: list[Shard],
+    recipe: SpeechRecipe,
+    mel: MelConfig,
+) -> Iterator[int]:
+    """Make shards; yields how many recordings every batch had, and how many of a shard are too long."""
+    for shard in shards:
+        part = source.part(shard.begin, shard.begin + shard.num_samples)
+        store = _store(part, recipe, codec.sample_rate_hz, may_be_empty=True)
+        texts = [normalise_text(text) for text in store.texts]
+        found: dict[int, EncodedUtterance] = {}
+        order = store.lengths.argsort(stable=True)  # little padding
+        for rows in order.split(ENCODE_BATCH) if len(order) else ():
+            found |= _encode(codec, text_model, store, texts, mel, rows)
+            yield len(rows)
+        encoding.write(shard, [found[row] for row in range(len(store))], texts, store.speakers)
+        yield store.num_left_out
+
+
 @torch.inference_mode()
 def _encode(
-    codec: SoundCodec, text_model: TextModel, store: SpeechStore, texts: list[str], mel: MelConfig, name: str
-) -> Iterator[EncodedUtterance]:
-    """In float32 arithmetic, in the order of the store."""
+    codec: SoundCodec, text_model: TextModel, store: SpeechStore, texts: list[str], mel: MelConfig, rows: Tensor
+) -> dict[int, EncodedUtterance]:
+    """Rows of a store, in float32 arithmetic."""
     device = codec.tokenizer.quantizer.codebooks.device
-    order = store.lengths.argsort(stable=True)  # little padding
-    found: dict[int, EncodedUtterance] = {}
-    for rows in track(list(order.split(ENCODE_BATCH)), f"encoding {name}", console=Console(stderr=True)):
-        samples, lengths = (part.to(device) for part in store.batch(rows, multiple=codec.samples_per_position))
-        codes, valid = codec.encode(samples, lengths)
-        tokens, real = pad_texts([encode_text(texts[row]) for row in rows.tolist()])
-        counts = valid.sum(1)
-        frames = counts * (codec.samples_per_position // mel.hop_size)
-        durations = text_model.align(tokens.to(device), real.to(device), log_mel(samples, mel), frames)
-        for place, row in enumerate(rows.tolist()):
-            positions, symbols = int(counts[place]), int(real[place].sum())
-            found[row] = EncodedUtterance(
-                codes[place, :positions].cpu(), tokens[place, :symbols], durations[place, :symbols].cpu()
-            )
-    return iter([found[row] for row in range(len(store))])
+    samples, lengths = (part.to(device) for part in store.batch(rows, multiple=codec.samples_per_position))
+    codes, valid = codec.encode(samples, lengths)
+    tokens, real = pad_texts([encode_text(texts[row]) for row in rows.tolist()])
+    counts = valid.sum(1)
+    frames = counts * (codec.samples_per_position // mel.hop_size)
+    durations = text_model.align(tokens.to(device), real.to(device), log_mel(samples, mel), frames)
+    found = {}
+    for place, row in enumerate(rows.tolist()):
+        positions, symbols = int(counts[place]), int(real[place].sum())
+        found[row] = EncodedUtterance(
+            codes[place, :positions].cpu(), tokens[place, :symbols], durations[place, :symbols].cpu()
+        )
+    return found
 
 
 def preparation(recipe: SpeechRecipe) -> dict[str, Any]:
@@ -402,6 +494,13 @@ def _stores(recipe: SpeechRecipe, data: str | None, rate: int) -> tuple[SpeechSt
     return _store(train, recipe, rate), _store(held_out, recipe, rate), about
 
 
-def _store(source: SpeechSource, recipe: SpeechRecipe, rate: int) -> SpeechStore:
+def _store(source: SpeechSource, recipe: SpeechRecipe, rate: int, *, may_be_empty: bool = False) -> SpeechStore:
     data = recipe.data
-    return SpeechStore(source, rate, trim=data.trim, loudness_db=data.loudness_db, max_seconds=data.max_seconds)
+    return SpeechStore(
+        source,
+        rate,
+        trim=data.trim,
+        loudness_db=data.loudness_db,
+        max_seconds=data.max_seconds,
+        may_be_empty=may_be_empty,
+    )

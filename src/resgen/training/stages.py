@@ -8,6 +8,7 @@ from typing import Any
 
 from resgen.config import config_to_dict
 from resgen.errors import DataError
+from resgen.training.agreement import check_agreement
 from resgen.training.interface import Task, TrainerConfig
 from resgen.training.parallel import initialise
 from resgen.training.recipe import Recipe
@@ -31,9 +32,15 @@ def data_path(recipe: Recipe | SpeechRecipe, data: str | None) -> str:
     return path
 
 
-def check_folder(out: str | Path, resume: bool) -> None:
-    """Refuse a run's folder that cannot be used, before any data is read; see `check_run_folder`."""
-    if initialise().rank == 0:
+def check_start(recipe: Recipe | SpeechRecipe, out: str | Path, *, max_minutes: float | None, resume: bool) -> None:
+    """Before any data is read, refuse processes with different settings, and a run's folder that cannot be used.
+
+    Raises:
+        ConfigError: see `check_agreement` and `check_run_folder`.
+    """
+    reduce = initialise()
+    check_agreement({"recipe": config_to_dict(recipe), "max_minutes": max_minutes, "resume": resume}, reduce)
+    if reduce.rank == 0:
         check_run_folder(Path(out), resume)
 
 

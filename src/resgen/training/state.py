@@ -72,6 +72,7 @@ class TrainingState:
         best_step: where the validation loss was lowest, if it was ever computed.
         best_value: the validation loss there.
         pending: metrics since the last line of the log.
+        last_means: metrics of that line.
         started: date of the first session, ISO 8601, UTC.
         seed: of all random streams.
         world_size: processes that wrote the checkpoint.
@@ -87,6 +88,7 @@ class TrainingState:
     best_step: int | None = None
     best_value: float | None = None
     pending: dict[str, list[float]] = field(default_factory=dict)
+    last_means: dict[str, float] = field(default_factory=dict)
     started: str = ""
     seed: int = 0
     world_size: int = 1
@@ -351,4 +353,14 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
+    }
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Where a run computes, for its record."""
+    return {
+        "versions": versions(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "threads": torch.get_num_threads(),
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,8 @@ from resgen.ops.mel import MelConfig, log_mel
 from resgen.types import LOCAL, Reduce
 
 VALIDATION_BATCH = 32
+PARTS = ("mel", "duration", "length")
+"""Of the loss."""
 PICTURES = 2
 PIXELS = 3
 _ROW, _LEFT, _GAP = 11, 20, 6
@@ -204,27 +205,26 @@ class TextTask:
         """Nothing: all parameters have gradients."""
 
     @torch.no_grad()
-    def validate(self, module: nn.Module) -> dict[str, float]:
+    def validate(self, module: nn.Module, reduce: Reduce = LOCAL) -> dict[str, float]:
         """Losses without the prior, and how far predicted durations are from those of the alignment.
 
         `duration_error_frames` is the mean absolute error of a token's duration; `length_error_percent` that of an
         utterance's length, and `length_bias_percent` its mean with sign (predicted less true).
         """
         count = min(len(self.held_out), self.config.validation_samples)
-        sums: defaultdict[str, float] = defaultdict(float)
-        for part in torch.arange(count).split(VALIDATION_BATCH):
+        names = ("val_loss", *PARTS, "length_error_percent", "length_bias_percent")
+        sums = torch.zeros(len(names) + 2, dtype=torch.float64)  # and the errors of durations, and tokens
+        for part in torch.arange(count).split(VALIDATION_BATCH)[reduce.rank :: reduce.world_size]:
             batch = self.held_out.batch(part, self.device)
             loss, metrics, found = self._losses(batch, 0.0)
             predicted = self.model.durations(self.model(batch.tokens, batch.valid), batch.valid)
-            ratio = predicted.sum(dim=1) / batch.frames - 1
-            for name, value in {"val_loss": loss, **metrics}.items():
-                sums[name] += float(value) * len(part) / count
-            sums["error"] += float((predicted - found).abs().sum())
-            sums["tokens"] += float(batch.valid.sum())
-            sums["length_error_percent"] += 100 * float(ratio.abs().sum()) / count
-            sums["length_bias_percent"] += 100 * float(ratio.sum()) / count
-        error = sums.pop("error") / sums.pop("tokens")
-        return {**sums, "duration_error_frames": error}
+            ratio = 100 * (predicted.sum(dim=1) / batch.frames - 1)
+            values = [loss * len(part), *(metrics[name] * len(part) for name in PARTS), ratio.abs().sum(), ratio.sum()]
+            values += [(predicted - found).abs().sum(), batch.valid.sum()]
+            sums += torch.tensor([float(value) for value in values], dtype=torch.float64)
+        *totals, error, tokens = reduce.sum(sums).tolist()
+        metrics_of_all = {name: total / count for name, total in zip(names, totals, strict=True)}
+        return {**metrics_of_all, "duration_error_frames": error / tokens}
 
     @torch.no_grad()
     def sample(self, path: Path) -> None:
@@ -268,8 +268,8 @@ class TextTask:
         duration_loss = (error.square() * batch.valid).sum() / batch.valid.sum()
         length_loss = ((logs.exp() * batch.valid).sum(dim=1) / batch.frames).log().square().mean()
         loss = mel_loss + self.config.duration_weight * duration_loss + self.config.length_weight * length_loss
-        parts = {"mel": mel_loss, "duration": duration_loss, "length": length_loss}
-        return loss, {name: part.detach() for name, part in parts.items()}, durations
+        parts = (mel_loss, duration_loss, length_loss)
+        return loss, {name: part.detach() for name, part in zip(PARTS, parts, strict=True)}, durations
 
     def _prior(self, batch: Utterances) -> Float[Tensor, "B N T"]:
         """What is known of the alignment before training: speech flows evenly, and pauses are quiet."""

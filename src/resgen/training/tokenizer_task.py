@@ -24,6 +24,7 @@ from resgen.quantizers.base import joined
 from resgen.tokenizers.image import ImageTokenizer
 from resgen.types import LOCAL, Reduce
 
+VALIDATION_BATCH = 256
 Losses = Iterator[tuple[str, Tensor, dict[str, Tensor]]]
 
 
@@ -90,6 +91,16 @@ class TokenizerTask:
         return len(self.train)
 
     @property
+    def blocks(self) -> Int[Tensor, " K"] | None:
+        """Stretches of pictures that are read as one, where there are such."""
+        blocks = self.train.source.blocks
+        return None if blocks is None or self.train.in_memory else torch.from_numpy(blocks)
+
+    def prefetch(self, indices: Int[Tensor, " B"]) -> None:
+        """Decode the pictures of the next micro-batch while this one is computed."""
+        self.train.prefetch(indices)
+
+    @property
     def ema_module(self) -> None:
         """No average: codebooks follow the encoder as it is, not its average."""
 
@@ -117,6 +128,7 @@ class TokenizerTask:
         index = torch.randint(
             len(self.train), (min(len(self.train), 512),), generator=generator, device=generator.device
         ).cpu()
+        index = index.tensor_split(reduce.world_size)[reduce.rank]
         latents = self.tokenizer.latents(self._pictures(index)).flatten(0, 1)
         self.tokenizer.quantizer.initialize(latents, generator, reduce)
 
@@ -157,14 +169,14 @@ class TokenizerTask:
         self.tokenizer.quantizer.update(joint, generator, reduce)
 
     @torch.no_grad()
-    def validate(self, module: nn.Module) -> dict[str, float]:
+    def validate(self, module: nn.Module, reduce: Reduce = LOCAL) -> dict[str, float]:
         """PSNR by number of decoded levels, usage, perplexity and residual variance per level on held-out pictures."""
         tokenizer = self.tokenizer
         depth = tokenizer.spec.depth
         psnr = torch.zeros(depth, dtype=torch.float64)
         histogram = torch.zeros(depth, tokenizer.spec.codebook_size, dtype=torch.int64)
-        error = 0.0
-        for part in self.held_out.split(256):
+        error = torch.zeros((), dtype=torch.float64)
+        for part in self.held_out.split(VALIDATION_BATCH)[reduce.rank :: reduce.world_size]:
             images = from_uint8(part.to(self.device))
             codes = tokenizer.encode(images)
             histogram += code_histogram(codes, tokenizer.spec.codebook_size).cpu()
@@ -173,8 +185,9 @@ class TokenizerTask:
                 psnr[level] += psnr_db(to_uint8(output), part.to(self.device)).sum().cpu()
             error += float((output - images).square().mean()) * len(part)
         count = len(self.held_out)
-        usage, perplexity = usage_and_perplexity(histogram)
-        metrics = {"val_loss": error / count}
+        psnr, error = reduce.sum(psnr), reduce.sum(error)
+        usage, perplexity = usage_and_perplexity(reduce.sum(histogram))
+        metrics = {"val_loss": float(error) / count}
         for level in range(depth):
             metrics[f"psnr_db/{level + 1}"] = float(psnr[level]) / count
             metrics[f"usage/{level + 1}"] = float(usage[level])

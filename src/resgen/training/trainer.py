@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -24,12 +23,13 @@ from resgen.checkpoints.format import write_json_atomic, write_text_atomic
 from resgen.checkpoints.tensors import canonical_name, load_state, module_tensors
 from resgen.config import config_to_dict
 from resgen.data.loader import CounterSampler
-from resgen.errors import ConfigError, TrainingError
+from resgen.errors import ConfigError
 from resgen.ops.precision import choose_device
 from resgen.ops.random import generator
-from resgen.training.ema import Ema
+from resgen.training.agreement import check_agreement
+from resgen.training.ema import Ema, in_evaluation_mode
 from resgen.training.interface import Task, TrainerConfig
-from resgen.training.log import Log, Pending
+from resgen.training.log import Log, Pending, check_finite
 from resgen.training.loggers import check_packages
 from resgen.training.optim import Optimizers, Plan
 from resgen.training.parallel import autocast, average_gradients, choose_precision
@@ -40,6 +40,7 @@ from resgen.training.state import (
     check_run_folder,
     clean_checkpoints,
     config_sha256,
+    environment,
     load_newest,
     lock_folder,
     plain_config,
@@ -132,6 +133,8 @@ class Trainer:
         task, config = self.task, self.config
         messages: list[str] = []
         found = load_newest(self.out_dir / "checkpoints", messages.append) if self._resume else None
+        at = {"precision": self.precision, "versions": versions(), "checkpoint": found[0].step if found else None}
+        check_agreement(self._full_config() | at, self.reduce)
         task.to(self.device)
         if found is not None:
             state, tensors, path = found
@@ -166,8 +169,8 @@ class Trainer:
             weight_decay=config.weight_decay,
             clip_norm=config.clip_norm,
         )
-        lengths = getattr(task, "lengths", None)
-        self._sampler = CounterSampler(task.num_samples, config.batch_size, config.seed, lengths=lengths)
+        lengths, blocks = getattr(task, "lengths", None), getattr(task, "blocks", None)
+        self._sampler = CounterSampler(task.num_samples, config.batch_size, config.seed, lengths=lengths, blocks=blocks)
         self._pending = Pending()
         self._started = datetime.now(UTC).isoformat(timespec="seconds")
         self._best: tuple[int, float] | None = None
@@ -203,7 +206,7 @@ class Trainer:
         if state.best_step is not None and state.best_value is not None:
             self._best = (state.best_step, state.best_value)
         self._started = state.started
-        self._pending = Pending(state.pending)
+        self._pending, self._last_means = Pending(state.pending), state.last_means
         if (state.plan.num_steps, state.plan.max_minutes) == (self.config.num_steps, self.max_minutes):
             self._plan = state.plan
 
@@ -219,15 +222,8 @@ class Trainer:
         if not self._main:
             return
         write_text_atomic(self.out_dir / "config.yaml", yaml.safe_dump(self._run_config, sort_keys=False))
-        environment = {
-            "versions": versions(),
-            "platform": platform.platform(),
-            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.machine(),
-            "precision": self.precision,
-            "threads": torch.get_num_threads(),
-            "world_size": self.reduce.world_size,
-        }
-        write_json_atomic(self.out_dir / "env.json", environment)
+        about = environment(self.device) | {"precision": self.precision, "world_size": self.reduce.world_size}
+        write_json_atomic(self.out_dir / "env.json", about)
 
     def _elapsed(self) -> float:
         return self._elapsed_before + self._clock() - self._session_start
@@ -235,7 +231,7 @@ class Trainer:
     def _loop(self) -> str:
         """Train until the plan's end, the budget or a signal; returns which."""
         config = self.config
-        self._log.start(self._plan.planned_steps or config.num_steps, self._step)
+        self._log.start(self._total, self._step)
         while True:
             elapsed = self._agreed(self._elapsed()) if self.max_minutes is not None else 0.0
             self._plan = self._plan.updated(self._step, elapsed, config.decay_fraction)
@@ -274,13 +270,15 @@ class Trainer:
     def _train_step(self) -> float | None:
         """One optimizer step; returns the main loss where it is known without waiting for the device."""
         config, step = self.config, self._step
-        world, rank = self.reduce.world_size, self.reduce.rank
-        micro_batches = self._sampler.indices(step).chunk(config.accumulate * world)
+        world = self.reduce.world_size
+        first = self.reduce.rank * config.accumulate
+        micro_batches = self._micro_batches(step)
         self._optimizers.zero_grad()
         totals: dict[str, Tensor] = {}
-        for micro in range(rank * config.accumulate, (rank + 1) * config.accumulate):
+        for micro, indices in enumerate(micro_batches, first):
             stream = generator(config.seed, "train", step, micro)
-            items = iter(self.task.losses(micro_batches[micro], step, micro, stream))
+            self._prefetch(micro_batches[micro - first + 1 :], step)
+            items = iter(self.task.losses(indices, step, micro, stream))
             while True:
                 with autocast(self.precision, self.device):
                     item = next(items, None)
@@ -306,6 +304,22 @@ class Trainer:
             self._ema.update(step)
         return float(losses["loss"]) if self.device.type == "cpu" and "loss" in losses else None
 
+    def _prefetch(self, following: Sequence[Tensor], step: int) -> None:
+        """Name the micro-batch after the present one to a task that wants to know it."""
+        prefetch = getattr(self.task, "prefetch", None)
+        if prefetch is None:
+            return
+        if not following and step + 1 < self.config.num_steps:
+            following = self._micro_batches(step + 1)
+        if following:
+            prefetch(following[0])
+
+    def _micro_batches(self, step: int) -> tuple[Tensor, ...]:
+        """This process's part of a step's samples."""
+        begin = self.reduce.rank * self.config.accumulate
+        parts = self._sampler.indices(step).chunk(self.config.accumulate * self.reduce.world_size)
+        return parts[begin : begin + self.config.accumulate]
+
     def _backward(self, group: str, loss: Tensor) -> None:
         parameters = self._optimizers.parameters[group]
         if len(self._optimizers.parameters) == 1:
@@ -327,31 +341,24 @@ class Trainer:
         return self._plan.factor(step, warmup_steps=self.config.warmup_steps, shape=self.config.decay_shape)
 
     def _check_finite(self, values: Mapping[str, list[float]], step: int) -> None:
-        for name, numbers in values.items():
-            if name.startswith(("loss", "grad_norm")) and not all(math.isfinite(v) for v in numbers):
-                bad = next(v for v in numbers if not math.isfinite(v))
-                saved = (
-                    f"the last good checkpoint is of step {self._saved_step}"
-                    if self._saved_step > 0
-                    else ("no checkpoint was written yet")
-                )
-                raise TrainingError(
-                    f"{name} is {bad} at or before step {step}; {saved}; "
-                    f"try a learning_rate below {self.config.learning_rate} or precision=fp32"
-                )
+        remedy = f"try a learning_rate below {self.config.learning_rate} or precision=fp32"
+        check_finite(values, step, saved_step=self._saved_step, remedy=remedy)
+
+    @property
+    def _total(self) -> int:
+        return self._plan.planned_steps or self.config.num_steps
 
     def _time_left(self, steps_per_s: float) -> float:
-        total = self._plan.planned_steps or self.config.num_steps
-        by_steps = (total - self._step) / steps_per_s if steps_per_s > 0 else math.inf
+        by_steps = (self._total - self._step) / steps_per_s if steps_per_s > 0 else math.inf
         return by_steps if self.max_minutes is None else min(by_steps, 60 * self.max_minutes - self._elapsed())
 
     def _show_progress(self, loss: float | None) -> None:
         done = self._step - self._session_steps
         speed = done / max(self._elapsed() - self._elapsed_before, 1e-9)
-        total = self._plan.planned_steps or self.config.num_steps
-        self._log.progress(self._step, total, loss=loss, steps_per_s=speed, left_s=self._time_left(speed))
+        self._log.progress(self._step, self._total, loss=loss, steps_per_s=speed, left_s=self._time_left(speed))
 
     def _write_log(self) -> None:
+        self._pending.average(self.reduce)
         values = self._pending.values()
         self._check_finite(values, self._step)
         means = self._last_means = self._pending.means()
@@ -367,10 +374,9 @@ class Trainer:
             "samples_per_second": speed * self.config.batch_size,
         }
         self._log.write("train", self._step, line)
-        total = self._plan.planned_steps or self.config.num_steps
         loss = means.get("loss", math.nan)
-        self._log.progress(self._step, total, loss=loss, steps_per_s=speed, left_s=self._time_left(speed))
-        self._log.line(self._step, total, loss=loss, steps_per_s=speed, left_s=self._time_left(speed))
+        self._log.progress(self._step, self._total, loss=loss, steps_per_s=speed, left_s=self._time_left(speed))
+        self._log.line(self._step, self._total, loss=loss, steps_per_s=speed, left_s=self._time_left(speed))
 
     @contextlib.contextmanager
     def _evaluation(self) -> Iterator[nn.Module]:
@@ -379,28 +385,23 @@ class Trainer:
         A divided model is put together again for it, so all processes must come here.
         """
         if self._skeleton is not None:
-            averages = None if self._ema is None else self._ema.tensors()
-            module = whole_copy(self._skeleton, self.task.module, averages)
+            values = None if self._ema is None else self._ema.tensors()
+            module = whole_copy(self._skeleton, self.task.module, values)
             with cast(Any, self.task).replaced(module), torch.no_grad():
                 yield module
             return
         module = self.task.ema_module or self.task.module
-        modes = [(part, part.training) for part in self.task.module.modules()]
-        self.task.module.eval()
         # Validation batches have other shapes; compiling for each of them would take longer than it saves.
         eager = torch.compiler.set_stance("force_eager") if self.config.compile else contextlib.nullcontext()
-        try:
-            with eager, self._ema.applied() if self._ema is not None else contextlib.nullcontext(), torch.no_grad():
-                yield module
-        finally:
-            for part, training in modes:
-                part.training = training
+        averages = self._ema.applied() if self._ema is not None else contextlib.nullcontext()
+        with in_evaluation_mode(self.task.module), eager, averages, torch.no_grad():
+            yield module
 
     def _validate(self) -> dict[str, float]:
         """The task's validation metrics at this step, computed once."""
         if self._validated[0] != self._step:
             with self._evaluation() as module, autocast(self.precision, self.device):
-                metrics = {name: float(value) for name, value in self.task.validate(module).items()}
+                metrics = {name: float(value) for name, value in self.task.validate(module, self.reduce).items()}
             self._validated = (self._step, metrics)
         return self._validated[1]
 
@@ -432,6 +433,7 @@ class Trainer:
 
     def _save(self) -> None:
         """Write a checkpoint of this step, once; nothing is saved after a loss that is not finite."""
+        self._pending.average(self.reduce)
         values = self._pending.values()
         self._check_finite(values, self._step)
         if self._saved_step == self._step or not (self._main or self._skeleton is not None):
@@ -444,6 +446,7 @@ class Trainer:
             best_step=self._best[0] if self._best else None,
             best_value=self._best[1] if self._best else None,
             pending=values,
+            last_means=self._last_means,
             started=self._started,
             seed=self.config.seed,
             world_size=self.reduce.world_size,

@@ -186,26 +186,25 @@ class VocoderTask:
         """Nothing learns without gradients."""
 
     @torch.no_grad()
-    def validate(self, module: nn.Module) -> dict[str, float]:
+    def validate(self, module: nn.Module, reduce: Reduce = LOCAL) -> dict[str, float]:
         """Held-out utterances in whole, made from their own mels: mean absolute difference of log-mels (`val_loss`) and
         the multi-resolution distance; `mel_l1_reconstructed` from the tokenizer's mels, where there is one."""
-        sums: dict[str, float] = {}
-        weight = 0.0
-        for part in self._held_out.split(VALIDATION_BATCH):
+        names = ["val_loss", "stft", *(["mel_l1_reconstructed"] if self.tokenizer is not None else [])]
+        sums = torch.zeros(len(names) + 1, dtype=torch.float64)
+        for part in self._held_out.split(VALIDATION_BATCH)[reduce.rank :: reduce.world_size]:
             samples, lengths, mels, valid = self._whole(part)
             share = float(lengths.sum())
             output = self.vocoder(mels, valid)
-            values = {
-                "val_loss": self._mel_distance(output, samples, lengths),
-                "stft": multi_resolution_stft(output, samples, lengths=lengths),
-            }
+            values = [
+                self._mel_distance(output, samples, lengths),
+                multi_resolution_stft(output, samples, lengths=lengths),
+            ]
             if self.tokenizer is not None:
                 output = self.vocoder(self._reconstruct(mels, valid), valid)
-                values["mel_l1_reconstructed"] = self._mel_distance(output, samples, lengths)
-            for name, value in values.items():
-                sums[name] = sums.get(name, 0.0) + share * float(value)
-            weight += share
-        return {name: total / weight for name, total in sums.items()}
+                values.append(self._mel_distance(output, samples, lengths))
+            sums += share * torch.tensor([*map(float, values), 1.0], dtype=torch.float64)
+        *totals, weight = reduce.sum(sums).tolist()
+        return {name: total / weight for name, total in zip(names, totals, strict=True)}
 
     @torch.no_grad()
     def sample(self, path: Path) -> None:

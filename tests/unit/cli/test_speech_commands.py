@@ -183,7 +183,25 @@ def test_encode_speech(models: Path, data: Path, tmp_path: Path, capsys: Any) ->
     assert document["spec"]["depth"] == 3 and document["speakers"] == ["s0", "s1"]
     assert document["num_positions"]["train"] == int(train.lengths.sum())
     assert main(list(map(str, argv))) == 0
-    assert "2 utterances to train on and 2 held out, of 12 to 14 positions and 3 levels" in capsys.readouterr().out
+    said = "2 utterances to train on and 2 held out, of 12 to 14 positions and 3 levels"
+    assert said in capsys.readouterr().out
+    verify = ["encode", "--verify", "--out", str(tmp_path / "codes")]
+    made = ["--tokenizer", str(models / "mel"), "--data", str(data)]
+    assert main(verify) == 0 and main([*verify, *made]) == 0 and capsys.readouterr().out.count(said) == 2
+    table = data / "test" / "metadata.csv"
+    table.write_text(table.read_text().replace("one", "six"))
+    refused([*verify, *made], "codes/held_out' have data_fingerprint", capsys)
+    whole = open_speech_codes(tmp_path / "codes" / "train")
+    argv += ["--shard-samples", "2", "--out", tmp_path / "shards"]
+    run_json(argv, capsys)
+    parts = open_speech_codes(tmp_path / "shards" / "train", verify=True)
+    assert len(parts.parts) == 2 and parts.texts == whole.texts
+    for index in range(2):
+        for one, other in zip(parts.utterance(index), whole.utterance(index), strict=True):
+            assert torch.equal(one, other)
+    shard = tmp_path / "shards" / "train" / "speech-00001.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    refused(["encode", "--verify", "--out", tmp_path / "shards"], "speech-00001.safetensors': damaged", capsys)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +212,11 @@ def test_encode_speech(models: Path, data: Path, tmp_path: Path, capsys: Any) ->
         ("mel", ["--recipe", "spoken_digits"], "--text and --recipe are needed"),
         ("mel", ["--text", "text", "--recipe", "digits"], "this one is for pictures"),
         ("mel", ["--text", "text", "--recipe", "sentences", "--flip"], "--flip and --resize are for pictures"),
-        ("mel", ["--text", "text", "--recipe", "sentences", "--shard-samples", "9"], "--shard-samples is for pictures"),
+        (
+            "mel",
+            ["--text", "text", "--recipe", "sentences", "--shard-samples", "0"],
+            "--shard-samples 0 must be at least",
+        ),
         ("mel", ["--text", "text", "--recipe", "sentences"], "nowhere"),
         ("pictures", ["--text", "text", "--recipe", "digits"], "--text and --recipe must be left out"),
         ("pictures", ["--set", "data.trim=false"], "--set must be left out"),

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from resgen.data import available_splits, images, load_array, open_images, pictures, read_image
+from resgen.data import available_splits, load_array, open_images, pictures, progress, read_image
 from resgen.errors import ConfigError, DataError, MissingExtraError
 
 DATA = Path(os.environ.get("RESGEN_DATA", Path(__file__).resolve().parents[3].parent / "shared" / "data"))
@@ -95,7 +95,7 @@ def test_missing_empty_and_unknown(tmp_path: Path) -> None:
         open_images(tmp_path)
     with pytest.raises(DataError, match="unknown data 'digit' .did you mean 'digits'"):
         open_images("digit")
-    with pytest.raises(DataError, match="not a .parquet file"):
+    with pytest.raises(DataError, match="not a .parquet or .tar file"):
         open_images(save(tmp_path / "a.png", 1))
 
 
@@ -283,7 +283,7 @@ def test_progress_only_when_slow(
     source = open_images(save(tmp_path / "set" / "a.png", 0).parent)
     load_array(source, size=4, channels=1)
     assert capsys.readouterr() == ("", "")
-    monkeypatch.setattr(images, "_PROGRESS_AFTER_S", -1.0)
+    monkeypatch.setattr(progress, "AFTER_S", -1.0)
     load_array(source, size=4, channels=1)
     printed = capsys.readouterr()
     assert printed.out == "" and "decoding set" in printed.err

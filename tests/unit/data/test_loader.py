@@ -115,3 +115,23 @@ def test_lengths_within_a_batch_are_alike() -> None:
     assert firsts != sorted(firsts), "batches come in random order"
     with pytest.raises(ConfigError, match="5 lengths are given for num_samples=6"):
         CounterSampler(6, 2, 0, lengths=torch.ones(5, dtype=torch.int64))
+
+
+def test_stretches_one_after_the_other() -> None:
+    """Every sample once per epoch; a stretch is finished before the next begins, each in an order of its own."""
+    blocks = torch.tensor([5, 9, 20])
+    sampler = CounterSampler(20, 4, 3, blocks=blocks)
+    epochs = [torch.cat([sampler.indices(5 * epoch + step) for step in range(5)]) for epoch in range(4)]
+    firsts = set()
+    for order in epochs:
+        assert sorted(order.tolist()) == list(range(20))
+        places = torch.searchsorted(blocks, order, right=True)
+        assert len(places.unique_consecutive()) == 3
+        firsts.add(int(places[0]))
+        assert all(not torch.equal(order[places == block], order[places == block].sort().values) for block in range(3))
+    assert len(firsts) > 1 and len({tuple(order.tolist()) for order in epochs}) == 4
+    fresh = CounterSampler(20, 4, 3, blocks=blocks)
+    assert torch.equal(fresh.indices(13), sampler.indices(13))
+    for changes in ({"blocks": torch.tensor([5, 19])}, {"blocks": blocks, "lengths": torch.arange(20)}):
+        with pytest.raises(ConfigError, match="blocks end at"):
+            CounterSampler(20, 4, 3, **changes)

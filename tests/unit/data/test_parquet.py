@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from resgen.data import available_splits, load_array, open_images
+from resgen.data import CounterSampler, available_splits, images, load_array, open_images, parquet
 from resgen.errors import DataError, MissingExtraError
 
 pa = pytest.importorskip("pyarrow")
@@ -166,3 +167,46 @@ def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingExtraError, match=r"resgen\[data\]"):
         open_images(path)
+
+
+def test_files_larger_than_memory_are_read_group_by_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of pictures that are too many to be kept, in stretches of two row groups, each read once per pass."""
+    for number in range(2):
+        values = range(number * 10, number * 10 + 10)
+        write(tmp_path / f"train-{number}.parquet", list(map(encoded, values)), [v % 3 for v in values], row_group=4)
+    whole = open_images(tmp_path)
+    assert whole.blocks is None
+    size = parquet.encoded_bytes([tmp_path / "train-0.parquet"])
+    monkeypatch.setattr(images, "MAX_ENCODED_BYTES", size * 8 // 5)  # half of it holds two groups of four
+    source = open_images(tmp_path)
+    assert source.blocks is not None and source.blocks.tolist() == [8, 14, 20]
+    read, real = [], parquet._read_group
+
+    def counted(path: Path, number: int, start: int) -> list[memoryview]:
+        read.append((path.name, number))
+        return real(path, number, start)
+
+    monkeypatch.setattr(parquet, "_read_group", counted)
+    assert np.array_equal(source.labels, whole.labels) and source.class_names == whole.class_names
+    assert torch.equal(load_array(source, size=2, channels=3)[0], load_array(whole, size=2, channels=3)[0])
+    assert len(read) == len(set(read)) == 6 and source.fingerprint == whole.fingerprint
+    read.clear()
+    blocks = torch.from_numpy(source.blocks)
+    for step in range(10):
+        for index in CounterSampler(20, 2, 0, blocks=blocks).indices(step).tolist():
+            assert source[index][0][0, 0, 0] == index
+    assert len(read) == len(set(read)) == 6
+    assert source.where(11) == f"'{tmp_path / 'train-1.parquet'}' row 1"
+    part = source.subset(np.arange(0, 20, 3))
+    assert part.blocks is not None and part.blocks.tolist() == [3, 5, 7]
+    with pytest.raises(IndexError):
+        source[20]
+
+
+def test_a_row_without_bytes_is_named_when_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "train.parquet", [*map(encoded, range(5)), None, encoded(6)], row_group=4)
+    monkeypatch.setattr(images, "MAX_ENCODED_BYTES", 100)
+    source = open_images(path)
+    assert source[3][0][0, 0, 0] == 3
+    with pytest.raises(DataError, match="row 5 holds no picture bytes"):
+        source[6]

@@ -177,7 +177,7 @@ def test_pyarrow_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_nothing_to_open(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no parquet files, no metadata.csv"):
+    with pytest.raises(DataError, match="holds no parquet files, no tar shards, no metadata.csv"):
         open_speech(tmp_path)
     with pytest.raises(DataError, match="nowhere' is not there"):
         open_speech(tmp_path / "nowhere")

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from resgen.errors import CheckpointError
 from resgen.training.ema import Ema, ema_decay_at
@@ -147,3 +147,31 @@ def test_average_follows_the_formula_and_gives_the_weights_back():
     assert torch.equal(other.tensors()["weight"], ema.tensors()["weight"])
     with pytest.raises(CheckpointError, match="'weight' has shape"):
         other.load({"weight": torch.zeros(1), "bias": torch.zeros(2)}, "here")
+
+
+def test_the_state_lies_in_memory_as_the_parameter_does() -> None:
+    """The fused AdamW reads both in the order of the parameter, whatever the state's own is."""
+
+    def trained(restart: bool) -> Tensor:
+        stream = torch.Generator().manual_seed(0)
+        weight = torch.randn(4, 3, 3, 3, generator=stream).contiguous(memory_format=torch.channels_last)
+        parameter = nn.Parameter(weight)
+        for part in range(2):
+            if part == 0 or restart:
+                saved = {} if part == 0 else {k: v.contiguous().clone() for k, v in optimizers.tensors().items()}
+                optimizers = Optimizers(
+                    {"a": [parameter]},
+                    {parameter: "weight"},
+                    learning_rate=0.1,
+                    betas=(0.9, 0.95),
+                    weight_decay=0.0,
+                    clip_norm=0.0,
+                )
+                optimizers.load(saved, "here")
+            for _ in range(2):
+                gradient = torch.randn(4, 3, 3, 3, generator=stream)
+                parameter.grad = gradient.contiguous(memory_format=torch.channels_last)
+                optimizers.step(1.0)
+        return parameter.detach()
+
+    assert torch.equal(trained(restart=True), trained(restart=False))

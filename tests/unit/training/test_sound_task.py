@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from processes import run_threads
 from resgen.checkpoints.speech import load_sound_tokenizer
 from resgen.data.speech import SpeechSource
 from resgen.data.speech_store import SpeechStore
@@ -20,6 +21,7 @@ from resgen.ops.random import generator
 from resgen.quantizers import QuantizerConfig
 from resgen.tokenizers.mel import MelTokenizer, MelTokenizerConfig
 from resgen.tokenizers.waveform import WaveformTokenizer, WaveformTokenizerConfig
+from resgen.training import sound_task
 from resgen.training.interface import TrainerConfig
 from resgen.training.sound_task import SoundTokenizerLossConfig, SoundTokenizerTask, level_counts
 from resgen.training.trainer import Trainer
@@ -104,13 +106,17 @@ def test_the_tokenizer_learns(kind: str, tmp_path: Path) -> None:
 
 
 @KINDS
-def test_validation(kind: str, tmp_path: Path) -> None:
+def test_validation(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = make_task(kind)
     metrics = task.validate(task.module)
     expected = {"val_loss", "mel_l1/1", "mel_l1/2", "mel_l1/3"}
     assert set(metrics) == expected | {f"{name}/{k}" for name in ("usage", "perplexity") for k in (1, 2, 3)}
     assert all(math.isfinite(value) for value in metrics.values())
     assert 0 < metrics["usage/1"] <= 1 and 1 <= metrics["perplexity/1"] <= 8
+    monkeypatch.setattr(sound_task, "VALIDATION_BATCH", 1)
+    parts = task.validate(task.module)
+    for shared in run_threads(2, lambda reduce: task.validate(task.module, reduce)):
+        assert shared == pytest.approx(parts, rel=1e-6)
     total, count = 0.0, 0
     for index in range(2):  # one by one: padding must not have counted
         samples, lengths = task.held_out.batch([index], multiple=task.tokenizer.samples_per_position)

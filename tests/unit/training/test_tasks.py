@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from processes import run_threads
 from resgen.checkpoints.artefacts import fingerprint, load_pipeline, load_tokenizer
 from resgen.data.codes import CodeCache, write_codes
 from resgen.data.images import ImageSource
@@ -22,6 +23,8 @@ from resgen.ops.random import generator
 from resgen.quantizers import QuantizerConfig
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
+from resgen.training import generator_task as generator_module
+from resgen.training import tokenizer_task as tokenizer_module
 from resgen.training.generator_task import GeneratorLossConfig, GeneratorTask
 from resgen.training.image_product import ClassExamples, ImageProduct
 from resgen.training.interface import TrainerConfig
@@ -153,7 +156,7 @@ def test_the_tokenizer_learns(kind: str, tmp_path: Path) -> None:
     assert torch.equal(loaded.quantizer.codebooks, task.tokenizer.quantizer.codebooks)
 
 
-def test_tokenizer_validation(tmp_path: Path) -> None:
+def test_tokenizer_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = tokenizer_task()
     metrics = task.validate(task.module)
     expected = {"val_loss"} | {f"{name}/{k}" for name in ("psnr_db", "usage", "perplexity", "variance") for k in (1, 2)}
@@ -163,6 +166,9 @@ def test_tokenizer_validation(tmp_path: Path) -> None:
     with torch.no_grad():
         output = task.tokenizer.decode(task.tokenizer.encode(images))
     assert metrics["val_loss"] == pytest.approx(float((output - images).square().mean()), rel=1e-5)
+    monkeypatch.setattr(tokenizer_module, "VALIDATION_BATCH", 3)
+    for shared in run_threads(2, lambda reduce: task.validate(task.module, reduce)):
+        assert shared == pytest.approx(metrics, rel=1e-5)
     task.sample(tmp_path / "sample.png")
     assert (tmp_path / "sample.png").stat().st_size > 100
 
@@ -280,7 +286,7 @@ def test_the_generator_learns(generator_task: GeneratorTask, tmp_path: Path) -> 
     assert list((tmp_path / "run" / "samples").glob("*.png"))
 
 
-def test_generator_validation(generator_task: GeneratorTask) -> None:
+def test_generator_validation(generator_task: GeneratorTask, monkeypatch: pytest.MonkeyPatch) -> None:
     generator_task.before_start(generator(0))
     metrics = generator_task.validate(generator_task.module)
     names = {f"nll_progress/{p:.2f}" for p in VALIDATION_PROGRESS} | {"nll_visible/0", "nll_visible/1", "val_loss"}
@@ -288,6 +294,10 @@ def test_generator_validation(generator_task: GeneratorTask) -> None:
     progress = [metrics[f"nll_progress/{p:.2f}"] for p in VALIDATION_PROGRESS]
     assert metrics["val_loss"] == pytest.approx(np.mean(progress))
     assert generator_task.validate(generator_task.module) == metrics, "the same masks at every validation"
+    monkeypatch.setattr(generator_module, "VALIDATION_BATCH", 5)
+    parts = generator_task.validate(generator_task.module)
+    for shared in run_threads(2, lambda reduce: generator_task.validate(generator_task.module, reduce)):
+        assert shared == pytest.approx(parts, rel=1e-6)
 
 
 def test_the_exact_likelihood_never_exceeds_the_bound(generator_task: GeneratorTask) -> None:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from processes import run_threads
 from resgen.checkpoints.speech import load_text_model
 from resgen.data.speech import SpeechSource
 from resgen.data.speech_store import SpeechStore
@@ -19,6 +20,7 @@ from resgen.errors import ConfigError, DataError
 from resgen.models.text import TextModel, TextModelConfig
 from resgen.ops.mel import MelConfig
 from resgen.ops.random import generator
+from resgen.training import text_task
 from resgen.training.interface import TrainerConfig
 from resgen.training.text_task import Recordings, TextLossConfig, TextTask, alignment_picture
 from resgen.training.trainer import Trainer
@@ -72,13 +74,21 @@ def run(task: TextTask, out: Path, num_steps: int) -> dict[str, float]:
     return Trainer(task, config, out).run()
 
 
-def test_learns_the_durations_and_writes_a_model(tmp_path: Path) -> None:
+def test_learns_the_durations_and_writes_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = make_task()
     before = task.validate(task.model)
     assert set(before) == {
         *("val_loss", "mel", "duration", "length"),
         *("duration_error_frames", "length_error_percent", "length_bias_percent"),
     }
+    monkeypatch.setattr(text_task, "VALIDATION_BATCH", 2)
+    parts = task.validate(task.model)
+    assert parts == pytest.approx(before, rel=0.2), (
+        "means of batches, which weigh their utterances a little differently"
+    )
+    for shared in run_threads(2, lambda reduce: task.validate(task.model, reduce)):
+        assert shared == pytest.approx(parts, rel=1e-5)
+    monkeypatch.undo()
     metrics = run(task, tmp_path / "run", 120)
     assert metrics["mel"] < before["mel"] / 2
     assert metrics["duration_error_frames"] < 1.2 < before["duration_error_frames"]

@@ -6,13 +6,14 @@ import json
 import os
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
 from resgen.checkpoints import load_folder, load_tensors
-from resgen.errors import CheckpointError, ConfigError, TrainingError
+from resgen.errors import CheckpointError, ConfigError, ResGenError, TrainingError
 from resgen.ops.precision import choose_device
 from resgen.training import Interrupted, Trainer, TrainerConfig
 from resgen.training import state as training_state
@@ -216,7 +217,7 @@ def test_budget_is_a_hard_stop_if_steps_become_slower(toy, tmp_path, capsys):
 def test_best_checkpoint_is_kept_besides_the_last(toy, tmp_path):
     task = toy.ToyTask()
     values = iter([5.0, 1.0, 3.0, 4.0, 2.0, 6.0])
-    task.validate = lambda module: {"val_loss": next(values)}
+    task.validate = lambda module, reduce: {"val_loss": next(values)}
     run(toy, tmp_path, task=task, num_steps=60, keep_last=2, checkpoint_every=4)
     assert steps(tmp_path) == [20, 56, 60]
     assert task.exports[0]["best"] == {"step": 20, "value": 1.0}
@@ -226,10 +227,10 @@ def test_validation_uses_the_average_and_leaves_no_trace(toy, tmp_path):
     seen = []
 
     class Watch(toy.ToyTask):
-        def validate(self, module):
+        def validate(self, module, reduce):
             assert module is self.ema_module and not torch.is_grad_enabled() and not self.module.training
             seen.append(module[0].weight.detach().clone())
-            return super().validate(module)
+            return super().validate(module, reduce)
 
     task = Watch()
     task.module.main[1].eval()
@@ -307,6 +308,62 @@ def test_a_write_that_fails_keeps_the_last_checkpoint(toy, tmp_path, monkeypatch
         run(toy, tmp_path / "b", task=task, num_steps=2)
 
 
+class FullDisk:
+    """No space left at the write number `at`, and at every later one."""
+
+    def __init__(self, monkeypatch):
+        self.at, self.count = 0, 0
+        for owner, name in (
+            (training_state, "write_tensors"),
+            (Path, "mkdir"),
+            (Path, "write_text"),
+            (Path, "rename"),
+            (Path, "replace"),
+            (os, "fsync"),
+        ):
+            monkeypatch.setattr(owner, name, self.guarded(getattr(owner, name)))
+        self.open = Path.open
+        monkeypatch.setattr(Path, "open", lambda *args, **options: self.opened(*args, **options))
+
+    def guarded(self, function):
+        def call(*args, **options):
+            self.write()
+            return function(*args, **options)
+
+        return call
+
+    def opened(self, path, mode="r", *args, **options):
+        if mode[0] in "wxa":
+            self.write()
+        return self.open(path, mode, *args, **options)
+
+    def write(self):
+        self.count += 1
+        if self.at and self.count >= self.at:
+            raise OSError(28, "No space left on device")
+
+
+def test_a_disk_that_is_full_at_any_write_loses_nothing_but_steps(toy, tmp_path, monkeypatch):
+    settings = {"num_steps": 4, "checkpoint_every": 2, "validate_every": 2, "keep_last": 1}
+    final, _ = run(toy, tmp_path / "unbroken", **settings)
+    disk = FullDisk(monkeypatch)
+    run(toy, tmp_path / "counted", **settings)
+    writes = disk.count
+    assert writes > 40
+    for at in range(1, writes + 1):
+        out = tmp_path / str(at)
+        disk.at, disk.count = at, 0
+        with pytest.raises(ResGenError, match="No space left on device") as error:
+            run(toy, out, **settings)
+        assert "\n" not in str(error.value), at
+        saved = steps(out)
+        disk.at = 0
+        resumed, _ = run(toy, out, resume=True, **settings)
+        assert resumed == final and toy.metrics(out) == toy.metrics(tmp_path / "unbroken"), at
+        assert len(saved) <= 2 and steps(out)[-1] == 4, at
+        assert not [path for path in out.rglob("*") if ".tmp" in path.name or ".old" in path.name], at
+
+
 def test_run_folder_holds_the_resolved_configuration(toy, tmp_path):
     whole = {"model": {"shape": (2, 3)}, "training": {"num_steps": 2}}
     _, task = run(toy, tmp_path, num_steps=2, run_config=whole)
@@ -337,7 +394,7 @@ def test_losses_run_in_bfloat16_where_asked(toy, tmp_path):
             kinds.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None)
             yield from super().losses(*args)
 
-        def validate(self, module):
+        def validate(self, module, reduce):
             kinds.append(torch.is_autocast_enabled("cpu"))
             return {}
 

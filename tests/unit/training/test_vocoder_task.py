@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from processes import run_threads
 from resgen.checkpoints.speech import load_vocoder
 from resgen.data.sound import read_sound
 from resgen.data.speech import SpeechSource
@@ -20,6 +21,7 @@ from resgen.ops.random import generator
 from resgen.quantizers import QuantizerConfig
 from resgen.tokenizers.mel import MelTokenizer, MelTokenizerConfig
 from resgen.tokenizers.vocoder import Vocoder, VocoderConfig
+from resgen.training import vocoder_task
 from resgen.training.interface import TrainerConfig
 from resgen.training.trainer import Trainer
 from resgen.training.vocoder_task import VocoderLossConfig, VocoderTask
@@ -91,10 +93,14 @@ def test_the_vocoder_learns(tmp_path: Path) -> None:
     assert loaded.mel == MEL and folder.extra["history"]["vocoder"]["steps"] == 30
 
 
-def test_validation() -> None:
+def test_validation(monkeypatch: pytest.MonkeyPatch) -> None:
     task = make_task()
     metrics = task.validate(task.module)
     assert set(metrics) == {"val_loss", "stft"} and all(math.isfinite(value) for value in metrics.values())
+    monkeypatch.setattr(vocoder_task, "VALIDATION_BATCH", 1)
+    parts = task.validate(task.module)
+    for shared in run_threads(2, lambda reduce: task.validate(task.module, reduce)):
+        assert shared == pytest.approx(parts, rel=1e-6)
     total, count = 0.0, 0
     for index in range(2):  # one by one: padding must not have counted
         samples, lengths = task.held_out.batch([index], multiple=HOP)

@@ -1,0 +1,90 @@
+"""A cache in shards, made by all processes together; pictures and speech alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from resgen.data.shard_files import Encoding, Plan, Shard
+from resgen.training.parallel import first_alone
+from resgen.types import Reduce
+
+COUNT_EVERY = 16
+"""Batches between two sums of what all processes have encoded: seldom enough to cost nothing, often enough that none
+waits for another until it gives up."""
+
+E = TypeVar("E", bound=Encoding[Any])
+
+
+def encode_together(
+    encoding_class: type[E],
+    out: Path,
+    plan: Callable[[], Plan],
+    make: Callable[[E, list[Shard]], Iterator[int]],
+    finish: Callable[[E], None],
+    *,
+    name: str,
+    batches: Callable[[Shard], int],
+    reduce: Reduce,
+) -> None:
+    """Make a cache, or what is missing of it; every process calls this.
+
+    Args:
+        encoding_class: what kind of cache.
+        out: its place.
+        plan: what it is to hold; asked of the first process only, for it may have to read all data.
+        make: makes shards, and yields after every batch how many samples it had.
+        finish: gives the cache its place, in the first process.
+        name: of the data, for the progress bar.
+        batches: the most that `make` yields for a shard.
+        reduce: the processes.
+    """
+    with first_alone(reduce):
+        encoding = encoding_class.begin(out, plan()) if reduce.rank == 0 else encoding_class.join(out)
+    if encoding is None:
+        return
+    _make_missing(encoding, make, name, batches, reduce)
+    with first_alone(reduce):
+        if reduce.rank == 0:
+            finish(encoding)
+
+
+def _make_missing(
+    encoding: E,
+    make: Callable[[E, list[Shard]], Iterator[int]],
+    name: str,
+    batches: Callable[[Shard], int],
+    reduce: Reduce,
+) -> None:
+    """Make what is missing of a cache, whole shards by each process; returns when all are there."""
+    shards, rank, count = encoding.plan.shards, reduce.rank, reduce.world_size
+    finished = torch.zeros(len(shards), dtype=torch.int64)
+    for number in range(rank, len(shards), count):
+        finished[number] = encoding.is_finished(shards[number])
+    missing = [shard for shard, there in zip(shards, reduce.sum(finished).tolist(), strict=True) if not there]
+    if not missing:
+        return
+    parts = [missing[first::count] for first in range(count)]
+    # Every process counts along until the one with the most to do is done.
+    steps = max(sum(map(batches, part)) for part in parts)
+    before = encoding.plan.rows - sum(shard.num_samples for shard in missing)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    if rank == 0 and len(missing) < len(shards):
+        console.print(f"{name}: {len(shards) - len(missing)} of {len(shards)} shards are there")
+    made = make(encoding, parts[rank])
+    with Progress(*columns, console=console, speed_estimate_period=600, disable=rank > 0) as progress:
+        task = progress.add_task(f"encoding {name}", total=encoding.plan.rows, completed=before)
+        done = torch.zeros((), dtype=torch.int64)
+        for step in range(1, steps + 1):
+            done += next(made, 0)
+            if count == 1 or step % COUNT_EVERY == 0:
+                progress.update(task, completed=before + int(reduce.sum(done)))
+        for _ in made:  # none is left, but the last shard gets its name
+            pass
+        progress.update(task, completed=before + int(reduce.sum(done)))
