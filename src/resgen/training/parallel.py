@@ -66,7 +66,8 @@ def initialise() -> Reduce:
     if not dist.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"  # numbers of the host are summed, too
+        dist.init_process_group(backend, timeout=TIMEOUT)
     return DistributedReduce(dist.get_rank(), dist.get_world_size())
 
 

@@ -62,8 +62,7 @@ class Trainer:
         out_dir: the run folder.
         max_minutes: budget of wall time over all sessions; None for none.
         resume: continue the run in `out_dir`.
-        start_from_data: let a new run's task start from data (`Task.before_start`), which one that has been given
-            trained weights must not.
+        start_from_data: whether a new run's task starts from data; one that has been given trained weights must not.
         reduce: sums over processes.
         run_config: the whole resolved configuration, for `config.yaml` and for the check on resume; by default
             `{"training": config}`.
@@ -309,9 +308,8 @@ class Trainer:
         prefetch = getattr(self.task, "prefetch", None)
         if prefetch is None:
             return
-        if not following and step + 1 < self.config.num_steps:
-            following = self._micro_batches(step + 1)
-        if following:
+        last = step + 1 >= self.config.num_steps
+        if following := following or (() if last else self._micro_batches(step + 1)):
             prefetch(following[0])
 
     def _micro_batches(self, step: int) -> tuple[Tensor, ...]:
@@ -321,11 +319,8 @@ class Trainer:
         return parts[begin : begin + self.config.accumulate]
 
     def _backward(self, group: str, loss: Tensor) -> None:
-        parameters = self._optimizers.parameters[group]
-        if len(self._optimizers.parameters) == 1:
-            loss.backward()
-        else:
-            loss.backward(inputs=parameters)
+        parameters = self._optimizers.parameters
+        loss.backward(inputs=None if len(parameters) == 1 else parameters[group])
 
     def _note(self, values: Mapping[str, Tensor]) -> None:
         """Remember losses or norms; on the CPU, where it costs nothing, check them now."""
@@ -374,9 +369,9 @@ class Trainer:
             "samples_per_second": speed * self.config.batch_size,
         }
         self._log.write("train", self._step, line)
-        loss = means.get("loss", math.nan)
-        self._log.progress(self._step, self._total, loss=loss, steps_per_s=speed, left_s=self._time_left(speed))
-        self._log.line(self._step, self._total, loss=loss, steps_per_s=speed, left_s=self._time_left(speed))
+        loss, left_s = means.get("loss", math.nan), self._time_left(speed)
+        for show in (self._log.progress, self._log.line):
+            show(self._step, self._total, loss=loss, steps_per_s=speed, left_s=left_s)
 
     @contextlib.contextmanager
     def _evaluation(self) -> Iterator[nn.Module]:
@@ -422,8 +417,7 @@ class Trainer:
 
     def _evaluate(self) -> None:
         """Metrics of generated samples into the log, where the task has them."""
-        evaluate = getattr(self.task, "evaluate", None)
-        if not callable(evaluate):
+        if (evaluate := getattr(self.task, "evaluate", None)) is None:
             return
         with self._evaluation() as module, autocast(self.precision, self.device):
             metrics = {name: float(value) for name, value in evaluate(module).items()} if self._main else {}
@@ -438,13 +432,13 @@ class Trainer:
         self._check_finite(values, self._step)
         if self._saved_step == self._step or not (self._main or self._skeleton is not None):
             return
-        config = self._full_config()
+        config, best = self._full_config(), self._best or (None, None)
         state = TrainingState(
             step=self._step,
             elapsed_s=self._elapsed(),
             plan=self._plan,
-            best_step=self._best[0] if self._best else None,
-            best_value=self._best[1] if self._best else None,
+            best_step=best[0],
+            best_value=best[1],
             pending=values,
             last_means=self._last_means,
             started=self._started,
