@@ -182,7 +182,7 @@ def test_nothing_to_open(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere' is not there"):
         open_speech(tmp_path / "nowhere")
     (tmp_path / "a.wav").write_bytes(encoded(0.5))
-    with pytest.raises(DataError, match="a.wav' is not a .parquet file"):
+    with pytest.raises(DataError, match="a.wav' is not a .parquet or .tar file"):
         open_speech(tmp_path / "a.wav")
 
 
