@@ -1,12 +1,17 @@
-"""Strict conversion: an unknown key or a wrong type is an error that names the key and the nearest allowed one."""
+"""Strict conversion: an unknown key or a wrong type is an error that names the key and the nearest allowed one.
+
+A field may hold one of several dataclasses. Each of those has a class variable `tag`, which stands under `kind` in the
+dictionary. Without it, as older versions wrote them, the first dataclass that takes the keys is built.
+"""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 import dacite
 import yaml
@@ -15,20 +20,31 @@ from resgen.errors import ConfigError, unknown
 
 T = TypeVar("T")
 
+KIND = "kind"
+
 _EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+")
 
 
-def config_to_dict(config: Any) -> dict[str, Any]:
-    """A dataclass as nested dictionaries of JSON values (tuples become lists)."""
+def config_to_dict(config: Any, *, tagged: bool = True) -> dict[str, Any]:
+    """A dataclass as nested dictionaries of JSON values (tuples become lists).
+
+    Args:
+        config: the dataclass.
+        tagged: say which of several dataclasses a field holds.
+    """
 
     def plain(value: Any) -> Any:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            tag = getattr(value, "tag", None) if tagged and value is not config else None
+            fields = {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+            return fields if tag is None else {KIND: tag, **fields}
         if isinstance(value, Mapping):
             return {k: plain(v) for k, v in value.items()}
         if isinstance(value, (list, tuple)):
             return [plain(v) for v in value]
-        return value
+        return copy.deepcopy(value)
 
-    return cast(dict[str, Any], plain(dataclasses.asdict(config)))
+    return cast(dict[str, Any], plain(config))
 
 
 def config_from_dict(cls: type[T], data: Mapping[str, Any], *, where: str = "") -> T:
@@ -37,6 +53,7 @@ def config_from_dict(cls: type[T], data: Mapping[str, Any], *, where: str = "") 
     Raises:
         ConfigError: unknown key, missing key, wrong type, or a value that the dataclass itself refuses.
     """
+    data = _chosen(cls, data, where)
     _check_keys(cls, data, where)
     options = dacite.Config(strict=True, cast=[tuple], type_hooks={float: _to_float})
     try:
@@ -140,6 +157,15 @@ def _rebuilt(config: T, data: Mapping[str, Any], where: str = "") -> T:
                 raise ConfigError(
                     f"{where}{field.name} must be a mapping of keys to values, not {values[field.name]!r}"
                 )
+            tag = getattr(inner, "tag", None)
+            if tag is not None:
+                given = dict(values[field.name])
+                if given.pop(KIND, tag) != tag:
+                    raise ConfigError(
+                        f"{where}{field.name}.{KIND}={values[field.name][KIND]} is not what is configured, {tag}; "
+                        "another kind of model is chosen with --kind"
+                    )
+                values[field.name] = given
             values[field.name] = _rebuilt(inner, values[field.name], f"{where}{field.name}.")
     return config_from_dict(type(config), values, where=where)
 
@@ -152,6 +178,26 @@ def _merge(node: dict[str, Any], values: Mapping[str, Any], prefix: str, allowed
             _merge(node[name], value, f"{prefix}.{name}", allowed)
         else:
             node[name] = value
+
+
+def _chosen(cls: type, data: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """`data` with what says its kind as the dataclass of that kind."""
+    if not isinstance(data, Mapping) or not any(
+        isinstance(value, Mapping) and KIND in value for value in data.values()
+    ):
+        return data
+    hints, values = get_type_hints(cls), dict(data)
+    for key, value in data.items():
+        if not isinstance(value, Mapping) or KIND not in value or key not in hints:
+            continue
+        choices = {part.tag: part for part in (hints[key], *get_args(hints[key])) if hasattr(part, "tag")}
+        if not choices:
+            continue  # a key of the dataclass itself
+        rest = {name: part for name, part in value.items() if name != KIND}
+        if value[KIND] not in choices:
+            raise ConfigError(unknown(f"{where}{key}.{KIND}", value[KIND], choices))
+        values[key] = config_from_dict(choices[value[KIND]], rest, where=f"{where}{key}.")
+    return values
 
 
 def _check_keys(cls: type, data: Mapping[str, Any], where: str) -> None:

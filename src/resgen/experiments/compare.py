@@ -110,7 +110,7 @@ class Study:
         self.out = Path(out)
         self.recipe, self.comparison = recipe, comparison
         settings = {
-            "recipe": config_to_dict(recipe),
+            "recipe": config_to_dict(recipe, tagged=False),  # as it has always been compared
             "comparison": {key: value for key, value in config_to_dict(comparison).items() if key != "jobs"},
         }
         path = self.out / SETTINGS_NAME

@@ -4,7 +4,7 @@ of each an MLP with a head, which predicts the sum of the embeddings of the mask
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float, Int
@@ -40,6 +40,7 @@ class ARResGenConfig:
         head: `mixture` (the paper's), `residual` or `tokens`, as for ResGen.
     """
 
+    tag: ClassVar[str] = "ar_resgen"
     width: int = 1152
     num_layers: int = 28
     num_heads: int = 16

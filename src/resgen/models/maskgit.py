@@ -4,7 +4,7 @@ positions, given all coarser levels (Sec. 5.2.1, Table 1; a counterpart of ResGe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float, Int
@@ -34,6 +34,7 @@ class MaskGITConfig:
         feature_stride: rows of features per position.
     """
 
+    tag: ClassVar[str] = "maskgit"
     width: int = 1152
     num_layers: int = 32
     num_heads: int = 16

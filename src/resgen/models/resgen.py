@@ -4,7 +4,7 @@ masked levels as a mixture of Gaussians (Sec. 3, App. A.1)."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -44,6 +44,7 @@ class ResGenConfig:
             `num_components` and `mean_rank` are of `mixture` only.
     """
 
+    tag: ClassVar[str] = "resgen"
     width: int = 1152
     num_layers: int = 28
     num_heads: int = 16

@@ -4,7 +4,7 @@ positions and a small causal transformer over the levels of each, one code at a 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float, Int
@@ -34,6 +34,7 @@ class RQTransformerConfig:
         feature_stride: rows of features per position.
     """
 
+    tag: ClassVar[str] = "rq_transformer"
     width: int = 1152
     num_layers: int = 30
     num_heads: int = 16

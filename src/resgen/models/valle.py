@@ -4,7 +4,7 @@ code, every other level at all positions at once, given those above it."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float, Int
@@ -35,6 +35,7 @@ class ValleConfig:
         feature_stride: rows of features per position.
     """
 
+    tag: ClassVar[str] = "valle"
     width: int = 1024
     num_layers: int = 12
     rest_layers: int = 12

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -76,6 +76,7 @@ class AutoregressiveConfig:
         guidance_first: guidance weight of the first position, linear in between; null for the same everywhere.
     """
 
+    tag: ClassVar[str] = "autoregressive"
     top_k: int = 0
     top_p: float = 1.0
     temperature: float = 1.0
@@ -104,6 +105,7 @@ class LatentAutoregressiveConfig:
         guidance_first: guidance weight of the first position, linear in between; null for the same everywhere.
     """
 
+    tag: ClassVar[str] = "latent_autoregressive"
     num_steps: int = 2
     mask_schedule: str = "circle"
     top_p: float = 1.0

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -53,6 +53,7 @@ class DepthwiseConfig:
         guidance_end: share of the steps after which it is off again.
     """
 
+    tag: ClassVar[str] = "depthwise"
     num_steps: int = 64
     mask_schedule: str = "cosine"
     level_decay: float = 1.0

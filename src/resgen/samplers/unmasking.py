@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -41,6 +41,7 @@ class SamplingConfig:
         guidance_end: share of the steps after which it is off again.
     """
 
+    tag: ClassVar[str] = "unmasking"
     num_steps: int = 28
     mask_schedule: str = "circle"
     unmasking: str = "confidence"

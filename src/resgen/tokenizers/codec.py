@@ -20,7 +20,7 @@ import importlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -47,6 +47,7 @@ class CodecTokenizerConfig:
         max_positions: the most positions a sample may have.
     """
 
+    tag: ClassVar[str] = "codec"
     family: Literal["encodec", "dac", "mimi"]
     codec: dict[str, Any]
     num_levels: int

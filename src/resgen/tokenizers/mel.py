@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -38,6 +38,7 @@ class MelTokenizerConfig:
         quantizer: the residual quantizer.
     """
 
+    tag: ClassVar[str] = "mel"
     mel: MelConfig = field(default_factory=MelConfig)
     width: int = 512
     num_blocks: int = 3

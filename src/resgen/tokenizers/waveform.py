@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Complex, Float, Int
@@ -37,6 +37,7 @@ class WaveformTokenizerConfig:
         quantizer: the residual quantizer.
     """
 
+    tag: ClassVar[str] = "waveform"
     sample_rate_hz: int = 44_100
     window_size: int = 32
     hop_size: int = 8

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from resgen.config import config_from_dict, config_to_dict, replace_nested
 from resgen.errors import ConfigError
+from resgen.kinds import KINDS, kind_of
 from resgen.models.resgen import ResGen
 from resgen.recipes import get_recipe, recipe_names
 from resgen.recipes.describe import count_parameters, describe_recipe
 from resgen.tokenizers.image import ImageTokenizer
-from resgen.training.recipe import Recipe
+from resgen.training.recipe import Recipe, with_kind
 
 
 def test_names() -> None:
@@ -74,3 +76,33 @@ def test_only_the_built_in_data_needs_no_path() -> None:
 def test_parameters_are_counted_by_part() -> None:
     module = torch.nn.ModuleDict({"a": torch.nn.Linear(2, 3), "b": torch.nn.Linear(3, 1, bias=False)})
     assert count_parameters(module) == {"a": 9, "b": 3, "total": 12}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_recipe_of_every_kind_is_read_back(kind: str) -> None:
+    recipe = with_kind(get_recipe("digits"), kind)
+    document = json.loads(json.dumps(config_to_dict(recipe)))
+    again = config_from_dict(Recipe, document)
+    assert again == recipe and kind_of(again.generator).name == kind
+    assert document["generator"]["kind"] == type(recipe.generator).tag
+    assert "kind" not in config_to_dict(recipe.generator), "saved models and runs say it elsewhere"
+    assert replace_nested(recipe, document) == recipe
+    assert replace_nested(recipe, {"generator.width": 96}).generator == replace(recipe.generator, width=96)
+
+
+def test_recipes_of_older_versions_are_read_as_before() -> None:
+    recipe = get_recipe("digits")
+    document = config_to_dict(recipe, tagged=False)
+    assert "kind" not in document["generator"] and document["tokenizer"]["quantizer"]["kind"] == "probabilistic"
+    assert config_from_dict(Recipe, document) == recipe and replace_nested(recipe, document) == recipe
+
+
+def test_wrong_kinds_are_named() -> None:
+    recipe = get_recipe("digits")
+    document = config_to_dict(recipe)
+    with pytest.raises(ConfigError, match="unknown generator.kind 'masgit' .did you mean 'maskgit'"):
+        config_from_dict(Recipe, document | {"generator": {"kind": "masgit"}})
+    with pytest.raises(ConfigError, match="unknown configuration key 'generator.num_components'"):
+        config_from_dict(Recipe, document | {"generator": document["generator"] | {"kind": "maskgit"}})
+    with pytest.raises(ConfigError, match="generator.kind=maskgit is not what is configured, resgen; .* --kind"):
+        replace_nested(recipe, {"generator.kind": "maskgit"})

@@ -118,3 +118,11 @@ def test_waveforms_and_mels_that_do_not_fit() -> None:
 def test_recordings_have_a_length() -> None:
     with pytest.raises(ConfigError, match="max_seconds=0.0"):
         SpeechDataConfig(max_seconds=0.0)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "clam_tts"])
+@pytest.mark.parametrize("name", ["spoken_digits", "rvqvae"])
+def test_a_recipe_of_every_kind_is_read_back(name: str, kind: str) -> None:
+    recipe = with_speech_kind(get_speech_recipe(name), kind)
+    again = config_from_dict(SpeechRecipe, config_to_dict(recipe))
+    assert again == recipe and type(again.tokenizer) is type(recipe.tokenizer)
