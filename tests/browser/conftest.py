@@ -40,6 +40,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
         "--disable-gpu",
         "--disable-dev-shm-usage",
         "--disable-background-networking",
+        "--disable-features=BackForwardCache",  # pages that are left cost time
         "--use-fake-ui-for-media-stream",
         "--use-fake-device-for-media-stream",
         "--window-size=1280,1000",

@@ -111,11 +111,12 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
         if self.path == "/v1/models":
             if not self._refused():
                 self._json({"models": self.server.models})
             return
-        file = PAGE / ("index.html" if self.path == "/" else Path(self.path).name)
+        file = PAGE / ("index.html" if path == "/" else Path(path).name)
         if not file.is_file():
             return self._json({"error": f"no file {file.name}"}, 404)
         self._start(200, _TYPES[file.suffix], {"Content-Security-Policy": CSP})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 WAIT_S = 20
+_LOADS = itertools.count()
 _SHOWN = ".view:not([hidden])"
 
 
@@ -21,10 +23,10 @@ class Page:
 
     def load(self, view: str = "") -> None:
         """Open the page anew and wait until it has its models, or a question."""
-        self.driver.get("about:blank")
         for log in ("browser", "performance"):
             self.driver.get_log(log)  # what an earlier page said
-        self.driver.get(f"{self.url}#{view}" if view else self.url)
+        # Another query, since an address that differs after # alone is not loaded again.
+        self.driver.get(f"{self.url}?{next(_LOADS)}" + (f"#{view}" if view else ""))
         self.wait(lambda: self.asks_key() or not self.is_starting())
 
     def is_starting(self) -> bool:
