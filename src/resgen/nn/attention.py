@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from resgen.errors import ConfigError
 from resgen.nn.positions import rotate
+from resgen.ops.linear import linear
 
 MAX_PLAIN_LENGTH = 512
 
@@ -85,7 +86,7 @@ class Attention(nn.Module):
         shape = x.shape
         if segment is not None:
             x = x.reshape(-1, segment, shape[-1])
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = linear(x, self.qkv.weight, self.qkv.bias).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         if angles is not None:
             q, k = rotate(q, angles), rotate(k, angles)
         if cache is not None:
@@ -99,7 +100,7 @@ class Attention(nn.Module):
         train_on_cpu = q.requires_grad and q.device.type == "cpu" and length <= MAX_PLAIN_LENGTH
         attend = plain_attention if train_on_cpu else F.scaled_dot_product_attention
         h = attend(q, k, v, attn_mask=attn_mask, is_causal=is_causal)
-        return self.out(h.transpose(1, 2).flatten(2)).view(shape)
+        return linear(h.transpose(1, 2).flatten(2), self.out.weight, self.out.bias).view(shape)
 
 
 def plain_attention(
