@@ -18,8 +18,8 @@ def nucleus_choice(logits: Float[Tensor, "N K"], uniform: Float[Tensor, " N"], t
     The nucleus is the smallest set of most likely items whose mass reaches `top_p`, with all that are as likely as its
     last; it always holds the most likely item. The choice is a function of `uniform` alone.
 
-    Almost no row needs sorting: an item drawn from the whole distribution is kept if it belongs to the nucleus, which one
-    pass over the row tells. The few rows where it does not are sorted and drawn again, with what their uniform number
+    Almost no row needs sorting: an item drawn from the whole distribution is kept if it belongs to the nucleus, which
+    one pass over the row tells. The few rows where it does not are sorted and drawn again, with what their uniform number
     still holds: its place within the refused item is uniform, too.
 
     Args:
@@ -50,11 +50,11 @@ def nucleus_choice(logits: Float[Tensor, "N K"], uniform: Float[Tensor, " N"], t
 
 
 def _descending(probs: Float[Tensor, "N K"]) -> tuple[Float[Tensor, "N K"], Int[Tensor, "N K"]]:
-    """The probabilities of each row from the largest to the smallest, and their items; of equal ones the first item comes
-    first.
+    """The probabilities of each row from the largest to the smallest, and their items; of equal ones the first item
+    comes first.
 
-    On a CPU every probability and its item are sorted as one integer (the bits of floats that are not negative rise with
-    them), by NumPy, whose sort is vectorised: a tenth of the time.
+    On a CPU every probability and its item are sorted as one integer (the bits of floats that are not negative rise
+    with them), by NumPy, whose sort is vectorised: a tenth of the time.
     """
     if probs.device.type != "cpu" or probs.dtype != torch.float32:
         return probs.sort(dim=-1, descending=True, stable=True)
