@@ -8,7 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+
+FUSED = "_linear_pointwise"  # `ops.linear` where it is one kernel; as a bare product it is a plain `linear`
 
 # Functions that multiply matrices, by the name they have whichever module they are called from; the operand whose last
 # dimension is summed over is the first or, where a third one is added, the second.
@@ -22,6 +25,7 @@ FIRST_OPERAND = {
     "_grouped_mm": 0,
     "addmm": 1,
     "baddbmm": 1,
+    FUSED: 0,
 }
 
 Pool = dict[tuple[tuple[int, ...], torch.dtype, torch.device], Tensor]
@@ -79,6 +83,8 @@ class _Recorder(TorchFunctionMode):
         result = function(*args, **kwargs)
         first = FIRST_OPERAND.get(getattr(function, "__name__", ""))
         if first is not None and any(self._is_weight(value) for value in args) and result.numel():
+            if function.__name__ == FUSED:
+                function, args = functional.linear, args[:3]
             values = [self._stand_in(value) for value in args]
             named = {name: self._stand_in(value) for name, value in kwargs.items()}
             self.found.calls.append(partial(function, *values, **named))

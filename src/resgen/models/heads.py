@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from resgen.errors import ConfigError
+from resgen.ops.blocks import rows_per_block
+from resgen.ops.linear import linear
 from resgen.ops.mixture import (
     MixtureBound,
     at_least_float32,
@@ -108,7 +110,7 @@ class MixtureHead(nn.Module):
         bfloat16 for sampling rounds them once.
         """
         with torch.autocast(device_type=hidden.device.type, enabled=False):
-            out = functional.linear(hidden.to(self.affine.weight.dtype), self.affine.weight, self.affine.bias)
+            out = linear(hidden.to(self.affine.weight.dtype), self.affine.weight, self.affine.bias)
         out = at_least_float32(out)
         logits, log_scale, shift = out.split([self.num_components, 1, self.code_dim], dim=-1)
         return logits, log_scale.squeeze(-1).clamp(self.min_log_scale, MAX_LOG_SCALE), shift
@@ -171,7 +173,8 @@ class MixtureHead(nn.Module):
     ) -> Float[Tensor, "N H"]:
         """Draw latents (Algorithm 2, step 1): component, Gaussian, affine map.
 
-        The component comes first, so that only its mean is projected: never K means per position.
+        The component comes first, so that only its mean is projected: never K means per position. Logits exist for a
+        block of rows at a time.
 
         Args:
             hidden: input of the head.
@@ -188,9 +191,15 @@ class MixtureHead(nn.Module):
         """
         if temperature < 0.0:
             raise ConfigError(f"temperature={temperature} must be at least 0")
-        logits, log_scale, shift = self.affine_parameters(hidden)
-        mean = self.component_mean(hidden, nucleus_choice(logits, uniform, top_p))
-        return shift + torch.exp(log_scale)[:, None] * (mean + temperature * normal)
+        size = rows_per_block(self.num_components, hidden.device)
+        chosen, scales, shifts = [], [], []
+        for rows, numbers in zip(hidden.split(size), uniform.split(size), strict=True):
+            logits, log_scale, shift = self.affine_parameters(rows)
+            chosen.append(nucleus_choice(logits, numbers, top_p))
+            scales.append(torch.exp(log_scale))
+            shifts.append(shift.clone())  # without the logits that it is a part of
+        mean = self.component_mean(hidden, torch.cat(chosen))
+        return torch.cat(shifts) + torch.cat(scales)[:, None] * (mean + temperature * normal)
 
     def component_mean(self, hidden: Float[Tensor, "N O"], component: Int[Tensor, " N"]) -> Float[Tensor, "N H"]:
         """mu_v of one given component per row, in float32; rows of the same component are multiplied together."""
@@ -238,6 +247,11 @@ def _product_per_component(
     rows: Float[Tensor, "N A"], weight: Float[Tensor, "K C A"], component: Int[Tensor, " N"]
 ) -> Float[Tensor, "N C"]:
     """Each row times its component's matrix; `component` is sorted."""
+    if rows.device.type == "cpu" and len(rows) < len(weight) // 4:  # most components have no row
+        found, counts = component.unique_consecutive(return_counts=True)
+        parts = rows.split(counts.tolist())
+        products = [part @ weight[index].T for part, index in zip(parts, found.tolist(), strict=True)]
+        return torch.cat([rows.new_zeros(0, weight.shape[1]), *products])
     if rows.dtype in GROUPED_TYPES and weight.shape[2] * rows.element_size() % 16 == 0:
         ends = torch.searchsorted(component, torch.arange(len(weight), device=component.device), right=True)
         return functional.grouped_mm(rows, weight.transpose(1, 2), offs=ends.int())

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from resgen.errors import ConfigError
+from resgen.ops.blocks import rows_per_block
+from resgen.ops.linear import linear
 from resgen.ops.mixture import at_least_float32
 from resgen.ops.sampling import nucleus_choice
 
-CHUNK_ELEMENTS = 1 << 22
 INIT_STD = 0.02
 
 
@@ -73,11 +74,6 @@ class TokenHead(nn.Module):
         steered = torch.bmm(above.transpose(0, 1).to(self.steering.dtype), self.steering)
         return logits + at_least_float32(steered).transpose(0, 1)
 
-    @property
-    def rows_per_chunk(self) -> int:
-        """Rows whose logits of one level exist at one time in `propose`."""
-        return max(1, CHUNK_ELEMENTS // self.codebook_size)
-
     @torch.no_grad()
     def propose(
         self,
@@ -91,7 +87,7 @@ class TokenHead(nn.Module):
     ) -> tuple[Int[Tensor, "N D"], Float[Tensor, "N D"]]:
         """Draw the masked levels of every row, coarse to fine.
 
-        Only masked levels are projected, level by level, at most `rows_per_chunk` rows at a time.
+        Only masked levels are projected, level by level, a block of rows at a time.
 
         Args:
             hidden: input of the head.
@@ -110,20 +106,20 @@ class TokenHead(nn.Module):
         """
         if not temperature > 0:
             raise ConfigError(f"temperature={temperature} must be greater than 0")
-        codes = torch.zeros(len(hidden), self.depth, dtype=torch.int64, device=hidden.device)
-        log_probs = torch.zeros(len(hidden), self.depth, device=hidden.device)
         # Rows sorted by their first level: at level d the active ones are a prefix.
         order = visible.argsort(stable=True)
         active = torch.bincount(visible, minlength=self.depth + 1).cumsum(0).tolist()
+        hidden, uniform = hidden[order].to(self.logits.weight.dtype), uniform[order]
         weights = self.logits.weight.unflatten(0, (self.depth, -1))
         biases = self.logits.bias.unflatten(0, (self.depth, -1))
+        codes = torch.zeros(len(hidden), self.depth, dtype=torch.int64, device=hidden.device)
+        log_probs = torch.zeros(len(hidden), self.depth, device=hidden.device)
         above = codebooks.new_zeros(len(hidden), codebooks.shape[-1])
+        size = rows_per_block(self.codebook_size, hidden.device)
         for level in range(self.depth):
-            for rows in order[: active[level]].split(self.rows_per_chunk):
-                if not len(rows):
-                    continue
-                logits = functional.linear(hidden[rows].to(weights.dtype), weights[level], biases[level])
-                logits = logits.float()
+            for begin in range(0, active[level], size):
+                rows = slice(begin, min(begin + size, active[level]))
+                logits = linear(hidden[rows], weights[level], biases[level]).float()
                 if self.steering is not None:
                     steering = self.steering[level]
                     logits = logits + (above[rows].to(steering.dtype) @ steering).float()
@@ -132,7 +128,10 @@ class TokenHead(nn.Module):
                 codes[rows, level] = drawn
                 log_probs[rows, level] = log_prob.gather(1, drawn[:, None]).squeeze(1)
                 above[rows] += codebooks[level][drawn]
-        return codes, log_probs
+        return (
+            torch.empty_like(codes).index_copy_(0, order, codes),
+            torch.empty_like(log_probs).index_copy_(0, order, log_probs),
+        )
 
 
 class LevelHead(nn.Module):

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from resgen.errors import ConfigError
 from resgen.nn.positions import rotate
+from resgen.ops.linear import linear
 
 MAX_PLAIN_LENGTH = 512
 
@@ -85,7 +86,9 @@ class Attention(nn.Module):
         shape = x.shape
         if segment is not None:
             x = x.reshape(-1, segment, shape[-1])
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = (
+            linear(x, self.qkv.weight, self.qkv.bias).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        )
         if angles is not None:
             q, k = rotate(q, angles), rotate(k, angles)
         if cache is not None:
@@ -95,11 +98,17 @@ class Attention(nn.Module):
         if causal and not is_causal and length > 1:
             earlier = torch.ones(length, seen, dtype=torch.bool, device=x.device).tril(seen - length)
             attn_mask = earlier if attn_mask is None else attn_mask & earlier
-        # The fused kernel's backward pass on CPUs takes 2 to 12 times as long as plain products at these lengths.
-        train_on_cpu = q.requires_grad and q.device.type == "cpu" and length <= MAX_PLAIN_LENGTH
-        attend = plain_attention if train_on_cpu else F.scaled_dot_product_attention
+        attend = plain_attention if _plain_is_faster(q, seen) else F.scaled_dot_product_attention
         h = attend(q, k, v, attn_mask=attn_mask, is_causal=is_causal)
-        return self.out(h.transpose(1, 2).flatten(2)).view(shape)
+        return linear(h.transpose(1, 2).flatten(2), self.out.weight, self.out.bias).view(shape)
+
+
+def _plain_is_faster(q: Tensor, seen: int) -> bool:
+    """On CPUs up to `MAX_PLAIN_LENGTH` positions: the fused kernel's backward pass takes 2 to 12 times as long as plain
+    products, and in bfloat16 its forward pass over whole sequences twice as long."""
+    if q.device.type != "cpu" or seen > MAX_PLAIN_LENGTH:
+        return False
+    return q.requires_grad or (q.dtype == torch.bfloat16 and q.shape[2] == seen)
 
 
 def plain_attention(
@@ -111,7 +120,8 @@ def plain_attention(
 ) -> Float[Tensor, "B heads L E"]:
     """Attention as two products and a softmax in float32 or better; `is_causal` is for as many queries as keys."""
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    if scores.requires_grad:  # without, softmax itself rounds only its result: the same numbers in one pass
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     if attn_mask is not None:
         scores = scores.masked_fill(~attn_mask, -torch.inf)
     if is_causal:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resgen.nn.attention import Attention, KeyValueCache
+from resgen.ops.linear import feed_forward
 
 
 def modulate(
@@ -58,8 +59,9 @@ class Block(nn.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = (modulation[:, :6] + self.bias).unbind(1)
         h = modulate(x, shift1, scale1)
         x = x + gate1[:, None] * self.attention(h, angles, attn_mask, causal=causal, segment=segment, cache=cache)
-        h = F.gelu(self.up(modulate(x, shift2, scale2)), approximate="tanh")
-        return x + gate2[:, None] * self.down(h)
+        h = modulate(x, shift2, scale2)
+        h = feed_forward(h, self.up.weight, self.up.bias, self.down.weight, self.down.bias)
+        return x + gate2[:, None] * h
 
 
 class Transformer(nn.Module):

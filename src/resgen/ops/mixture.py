@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from resgen.ops.blocks import rows_per_block
+
 LOG_2PI = math.log(2.0 * math.pi)
-CPU_BLOCK = 1 << 20
-DEVICE_BLOCK = 1 << 25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +126,7 @@ class _SquaredDistance(torch.autograd.Function):
 
 def _blocks(means: Tensor) -> list[slice]:
     """Row ranges whose float32 differences stay in the processor's cache, or small against a device's memory."""
-    elements = CPU_BLOCK if means.device.type == "cpu" else DEVICE_BLOCK
-    size = max(1, elements // max(1, means[:1].numel()))
+    size = rows_per_block(means[:1].numel(), means.device)
     return [slice(start, start + size) for start in range(0, max(1, means.shape[0]), size)]
 
 

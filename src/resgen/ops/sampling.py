@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from resgen.errors import ConfigError
+
+ITEM_BITS = 32
 
 
 def nucleus_choice(logits: Float[Tensor, "N K"], uniform: Float[Tensor, " N"], top_p: float) -> Int[Tensor, " N"]:
@@ -15,9 +18,8 @@ def nucleus_choice(logits: Float[Tensor, "N K"], uniform: Float[Tensor, " N"], t
     The nucleus is the smallest set of most likely items whose mass reaches `top_p`, with all that are as likely as its
     last; it always holds the most likely item. The choice is a function of `uniform` alone.
 
-    Almost no row needs sorting: an item drawn from the whole distribution is kept if it belongs to the nucleus,
-    which one
-    pass over the row tells. The few rows where it does not are sorted and drawn again, with what their uniform number
+    Almost no row needs sorting: an item drawn from the whole distribution is kept if it belongs to the nucleus, which
+    one pass over the row tells. The few rows where it does not are sorted and drawn again, with what their uniform number
     still holds: its place within the refused item is uniform, too.
 
     Args:
@@ -37,13 +39,29 @@ def nucleus_choice(logits: Float[Tensor, "N K"], uniform: Float[Tensor, " N"], t
     if top_p == 1.0:
         return choice
     chosen = probs.gather(1, choice[:, None])
-    refused = (torch.where(probs > chosen, probs, 0.0).sum(dim=-1) >= top_p).nonzero().squeeze(1)
+    above = torch.gt(probs, chosen, out=torch.empty_like(probs)).mul_(probs).sum(dim=-1)
+    refused = (above >= top_p).nonzero().squeeze(1)
     if len(refused):
-        ordered, order = probs[refused].sort(dim=-1, descending=True)
+        ordered, order = _descending(probs[refused])
         least = torch.where(ordered.cumsum(dim=-1) - ordered < top_p, ordered, torch.inf).amin(dim=-1, keepdim=True)
         rank, _ = _invert(torch.where(ordered >= least, ordered, 0.0), inner[refused])
         choice[refused] = order.gather(1, rank[:, None]).squeeze(1)
     return choice
+
+
+def _descending(probs: Float[Tensor, "N K"]) -> tuple[Float[Tensor, "N K"], Int[Tensor, "N K"]]:
+    """The probabilities of each row from the largest to the smallest, and their items; of equal ones the first item
+    comes first.
+
+    On a CPU every probability and its item are sorted as one integer (the bits of floats that are not negative rise
+    with them), by NumPy, whose sort is vectorised: a tenth of the time.
+    """
+    if probs.device.type != "cpu" or probs.dtype != torch.float32:
+        return probs.sort(dim=-1, descending=True, stable=True)
+    items = torch.arange(probs.shape[-1] - 1, -1, -1)
+    keys = (probs.view(torch.int32).long() << ITEM_BITS) | items
+    keys = torch.from_numpy(np.sort(keys.numpy(), axis=-1)).flip(-1)
+    return (keys >> ITEM_BITS).int().view(torch.float32), items[keys & (1 << ITEM_BITS) - 1]
 
 
 def _invert(mass: Float[Tensor, "N K"], uniform: Float[Tensor, " N"]) -> tuple[Int[Tensor, " N"], Float[Tensor, " N"]]:

@@ -166,6 +166,16 @@ def test_component_mean_of_any_number_of_rows(rank: int | None, rows: int, kinds
 
 
 @RANKS
+@pytest.mark.parametrize("rows", [1, 15, 16, 80])
+def test_component_mean_with_few_rows_and_many_components(rank: int | None, rows: int) -> None:
+    head = MixtureHead(width=10, num_components=64, code_dim=4, rank=rank)
+    head.reset_parameters(torch.Generator().manual_seed(0))
+    hidden, component = torch.randn(rows, 10), torch.arange(rows) * 37 % 64
+    expected = _means(head, hidden)[torch.arange(rows), component]
+    assert torch.allclose(head.component_mean(hidden, component), expected, atol=1e-5)
+
+
+@RANKS
 def test_initialize_finds_the_clusters(rank: int | None) -> None:
     generator = torch.Generator().manual_seed(0)
     centres = 4.0 * torch.randn(3, 4, generator=generator)

@@ -8,6 +8,7 @@ import torch
 from resgen.errors import ConfigError
 from resgen.models import token_head
 from resgen.models.token_head import TokenHead
+from resgen.ops import blocks
 from resgen.ops.residual import residual_above
 
 WIDTH, DEPTH, SIZE, ROWS, DIM = 6, 3, 5, 40, 4
@@ -112,8 +113,7 @@ def test_chunks_and_other_rows_change_nothing(head: TokenHead, monkeypatch: pyte
     hidden, visible, uniform = inputs()
     codes, log_probs = head.propose(hidden, visible, uniform, BOOKS)
     assert codes.unique().numel() == SIZE
-    monkeypatch.setattr(token_head, "CHUNK_ELEMENTS", 3 * SIZE)
-    assert head.rows_per_chunk == 3
+    monkeypatch.setattr(blocks, "CPU_BLOCK", 3 * SIZE)
     for rows in (slice(None), slice(7, 8), slice(30, 40)):
         some = head.propose(hidden[rows], visible[rows], uniform[rows], BOOKS)
         assert torch.equal(some[0], codes[rows]) and torch.allclose(some[1], log_probs[rows], atol=1e-6)
@@ -122,13 +122,13 @@ def test_chunks_and_other_rows_change_nothing(head: TokenHead, monkeypatch: pyte
 
 
 def test_memory_is_bounded_at_the_papers_shape(monkeypatch: pytest.MonkeyPatch) -> None:
-    """16 levels of 1024: no more logits at one time than `CHUNK_ELEMENTS`."""
+    """16 levels of 1024: no more logits at one time than `CPU_BLOCK`."""
     seen = []
     choice = token_head.nucleus_choice
     monkeypatch.setattr(
         token_head, "nucleus_choice", lambda logits, *rest: (seen.append(logits.numel()), choice(logits, *rest))[1]
     )
-    monkeypatch.setattr(token_head, "CHUNK_ELEMENTS", 1 << 16)
+    monkeypatch.setattr(blocks, "CPU_BLOCK", 1 << 16)
     head = TokenHead(8, 16, 1024)
     visible = torch.zeros(200, dtype=torch.int64)
     head.propose(torch.randn(200, 8), visible, torch.rand(200, 16), torch.randn(16, 1024, 3))

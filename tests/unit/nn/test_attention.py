@@ -74,3 +74,13 @@ def test_a_cache_is_written_in_place_and_has_an_end() -> None:
         cache.append(torch.ones(2, 4, 1, 5), torch.ones(2, 4, 1, 5))
     cache.reset()
     assert cache.append(torch.ones(2, 4, 1, 5), torch.ones(2, 4, 1, 5))[0].shape == (2, 4, 1, 5)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_sampling_in_bfloat16_rounds_as_training_does(masked: bool) -> None:
+    attention = noisy(Attention(16, 2)).bfloat16()
+    x = torch.randn(3, 6, 16).bfloat16()
+    allowed = (torch.arange(6) < torch.tensor([6, 4, 2])[:, None])[:, None, None] if masked else None
+    trained = attention.requires_grad_(True)(x, None, allowed)
+    with torch.inference_mode():
+        assert torch.equal(attention(x, None, allowed), trained)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resgen.ops import mixture
+from resgen.ops import blocks
 from resgen.ops.mixture import low_rank_squared_distance, mixture_bound, mixture_log_prob, squared_distance
 
 
@@ -45,7 +45,7 @@ def test_one_component_makes_the_bound_exact() -> None:
 
 @pytest.mark.parametrize("block", [1, 7, 1 << 20])
 def test_distance_in_blocks(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mixture, "CPU_BLOCK", block)
+    monkeypatch.setattr(blocks, "CPU_BLOCK", block)
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(9, 3, generator=generator, requires_grad=True)
     means = torch.randn(9, 2, 3, generator=generator, requires_grad=True)

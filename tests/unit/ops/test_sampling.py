@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resgen.errors import ConfigError
-from resgen.ops.sampling import nucleus_choice
+from resgen.ops.sampling import _descending, nucleus_choice
 
 PROBS = [0.1, 0.4, 0.2, 0.3]  # sorted: items 1, 3, 2, 0
 
@@ -69,3 +69,14 @@ def test_choice_is_in_the_nucleus(seed: int, top_p: float, dtype: torch.dtype) -
 def test_top_p_out_of_range(top_p: float) -> None:
     with pytest.raises(ConfigError, match="top_p"):
         nucleus_choice(torch.zeros(1, 2), torch.zeros(1), top_p)
+
+
+@pytest.mark.parametrize("rounded", [False, True], ids=["distinct", "ties"])
+def test_sorting_as_integers_is_a_stable_sort(rounded: bool) -> None:
+    probs = torch.randn(50, 300, generator=torch.Generator().manual_seed(0)).mul_(3).softmax(-1)
+    probs[:, ::7] = 0.0
+    if rounded:
+        probs = probs.bfloat16().float()
+    ordered, items = _descending(probs)
+    expected = probs.double().sort(dim=-1, descending=True, stable=True)
+    assert torch.equal(ordered, expected.values.float()) and torch.equal(items, expected.indices)
