@@ -20,7 +20,7 @@ def linear(
     twice.
     """
     if fuses(x, weight):
-        after = ("gelu", [], "tanh") if gelu else ("none", [], "")
+        after: tuple[str, list[float], str] = ("gelu", [], "tanh") if gelu else ("none", [], "")
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, *after)
     out = F.linear(x, weight, bias)
     return F.gelu(out, approximate="tanh") if gelu else out

@@ -41,8 +41,7 @@ from resgen.training.plan_counts import (
     traced_work,
 )
 from resgen.training.recipe import Recipe
-from resgen.training.speech_recipe import SpeechRecipe
-from resgen.training.speech_runs import mel_of
+from resgen.training.speech_recipe import SpeechRecipe, mel_of
 
 GB = 1e9
 MEASURED_OPERATIONS = {"cpu": 2e10, "accelerator": 4e12}

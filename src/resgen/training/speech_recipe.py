@@ -8,8 +8,10 @@ from resgen.errors import ConfigError
 from resgen.kinds import AnySampling, ModelConfig
 from resgen.models.resgen import ResGenConfig
 from resgen.models.text import TextModelConfig
+from resgen.ops.mel import MelConfig
 from resgen.samplers.autoregressive import LatentAutoregressiveConfig
 from resgen.samplers.unmasking import SamplingConfig
+from resgen.tokenizers.codec import CodecTokenizerConfig
 from resgen.tokenizers.mel import MelTokenizerConfig
 from resgen.tokenizers.vocoder import VocoderConfig
 from resgen.tokenizers.waveform import WaveformTokenizerConfig
@@ -82,3 +84,27 @@ def with_speech_kind(recipe: SpeechRecipe, kind: str) -> SpeechRecipe:
     if isinstance(sampling, LatentAutoregressiveConfig):
         sampling = replace(sampling, num_steps=1 if kind == "clam_tts" else 2)
     return replace(recipe, generator=generator, generator_loss=loss, sampling=sampling)
+
+
+def mel_of(
+    recipe: SpeechRecipe, tokenizer: MelTokenizerConfig | WaveformTokenizerConfig | CodecTokenizerConfig | None = None
+) -> MelConfig:
+    """The mels of the alignment: the tokenizer's own or, for one of waveforms, the vocoder's.
+
+    Args:
+        recipe: all settings.
+        tokenizer: in place of the recipe's own.
+
+    Raises:
+        ConfigError: positions that are not whole numbers of frames.
+    """
+    config = recipe.tokenizer if tokenizer is None else tokenizer
+    if isinstance(config, MelTokenizerConfig):
+        return config.mel
+    mel, unit = recipe.vocoder.mel, config.samples_per_position
+    if mel.sample_rate_hz != config.sample_rate_hz or unit % mel.hop_size:
+        raise ConfigError(
+            f"vocoder.mel has {mel.sample_rate_hz} Hz and hops of {mel.hop_size}; the tokenizer has "
+            f"{config.sample_rate_hz} Hz and positions of {unit} samples, a multiple of which is needed"
+        )
+    return mel

@@ -39,7 +39,7 @@ from resgen.tokenizers.codec import CodecTokenizerConfig
 from resgen.tokenizers.mel import MelTokenizer, MelTokenizerConfig
 from resgen.tokenizers.sound import SoundCodec, SoundTokenizer
 from resgen.tokenizers.vocoder import Vocoder
-from resgen.tokenizers.waveform import WaveformTokenizer, WaveformTokenizerConfig
+from resgen.tokenizers.waveform import WaveformTokenizer
 from resgen.training.agreement import check_agreement
 from resgen.training.encoding import encode_together
 from resgen.training.generator_task import GeneratorTask
@@ -47,7 +47,7 @@ from resgen.training.initial import start_from, start_generator_from
 from resgen.training.parallel import first_alone, initialise
 from resgen.training.sound_task import SoundTokenizerTask
 from resgen.training.speech_product import SpeechExamples, SpeechProduct
-from resgen.training.speech_recipe import SpeechRecipe
+from resgen.training.speech_recipe import SpeechRecipe, mel_of
 from resgen.training.stages import CODE_FOLDERS, check_start, data_path, run_stage
 from resgen.training.text_task import TextTask
 from resgen.training.vocoder_task import VocoderTask
@@ -388,30 +388,6 @@ def open_speech_splits(data: str | Path) -> tuple[SpeechSource, SpeechSource]:
             f"training needs 'train' and one of {', '.join(HELD_OUT_SPLITS)}"
         )
     return open_speech(data, "train"), open_speech(data, held_out)
-
-
-def mel_of(
-    recipe: SpeechRecipe, tokenizer: MelTokenizerConfig | WaveformTokenizerConfig | CodecTokenizerConfig | None = None
-) -> MelConfig:
-    """The mels of the alignment: the tokenizer's own or, for one of waveforms, the vocoder's.
-
-    Args:
-        recipe: all settings.
-        tokenizer: in place of the recipe's own.
-
-    Raises:
-        ConfigError: positions that are not whole numbers of frames.
-    """
-    config = recipe.tokenizer if tokenizer is None else tokenizer
-    if isinstance(config, MelTokenizerConfig):
-        return config.mel
-    mel, unit = recipe.vocoder.mel, config.samples_per_position
-    if mel.sample_rate_hz != config.sample_rate_hz or unit % mel.hop_size:
-        raise ConfigError(
-            f"vocoder.mel has {mel.sample_rate_hz} Hz and hops of {mel.hop_size}; the tokenizer has "
-            f"{config.sample_rate_hz} Hz and positions of {unit} samples, a multiple of which is needed"
-        )
-    return mel
 
 
 def _made_from(

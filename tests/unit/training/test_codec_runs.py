@@ -19,8 +19,8 @@ from resgen.errors import CheckpointError, ConfigError
 from resgen.pipelines.speech import SpeechPipeline
 from resgen.recipes import get_speech_recipe
 from resgen.tokenizers.codec import CodecTokenizer, CodecTokenizerConfig, codec_settings
-from resgen.training.speech_recipe import SpeechRecipe
-from resgen.training.speech_runs import mel_of, train_sound_tokenizer, train_speech_generator, train_vocoder
+from resgen.training.speech_recipe import SpeechRecipe, mel_of
+from resgen.training.speech_runs import train_sound_tokenizer, train_speech_generator, train_vocoder
 from speech_parts import ALPHABET, make_text_model, voice
 
 UNIT, HOP = 80, 40
