@@ -228,7 +228,7 @@ class SpeechEditor:
         if replaced:
             begin_s, end_s = min(begin_s, replaced[0].begin_s), max(end_s, replaced[-1].end_s)
         begin = max(0, math.floor((round(begin_s * rate) - heard.offset) / unit))
-        end = min(len(heard.codes), math.ceil((round(end_s * rate) - heard.offset) / unit))
+        end = max(begin + 1, min(len(heard.codes), math.ceil((round(end_s * rate) - heard.offset) / unit)))
         left, new, right = _new_text(heard.text.encode(), chosen, text.encode())
         whole = (left + new + right).decode()
         tokens = encode_text(whole)[None].to(self.device)
@@ -236,7 +236,7 @@ class SpeechEditor:
         hidden = self.text_model(tokens, real)
         new_tokens = slice(len(left) + 1, len(left) + 1 + len(new))
         exact = self.text_model.log_durations(hidden, real)[0, new_tokens].double().exp().cpu() / (heard.rate * speed)
-        before, after = heard.durations[: len(left) + 1].clone(), heard.durations[-len(right) - 1 :].clone()
+        before, after = heard.durations[: len(left) + 1], heard.durations[-len(right) - 1 :].clone()
         first, last = begin * self.stride, end * self.stride
         ends, begins = int(before.sum()), int(heard.durations.sum() - after.sum())
         # Of what stays in the text, these frames lie in the stretch and are spoken again ...
@@ -257,15 +257,9 @@ class SpeechEditor:
             )
         durations = fitted_durations(exact, count * self.stride - again)
         # ... and these, silence between words, lie outside and are given.
-        paused, pauses = max(0, first - ends), max(0, begins - last)
-        if new.startswith(b" "):
-            durations[0] += paused
-        else:
-            before[-1] += paused
-        if new.endswith(b" "):
-            durations[-1] += pauses
-        else:
-            after[0] += pauses
+        durations[0] += max(0, first - ends)  # a space: a stretch that begins in silence begins with one
+        last_silence = durations[-1:] if new.endswith(b" ") else after[:1]
+        last_silence += max(0, begins - last)
         durations = torch.cat([before, durations, after])
         features = expand(hidden.float(), durations[None].to(self.device), int(durations.sum()))[0]
         return SpeechEditPlan(

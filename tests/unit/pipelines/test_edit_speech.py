@@ -235,6 +235,53 @@ def test_words_are_put_in_where_none_is_replaced(pipe: SpeechPipeline, place: st
     assert plan.features.isfinite().all() and len(plan.features) == STRIDE * len(result.codes)
 
 
+@pytest.mark.parametrize(
+    ("said", "durations", "begin_s", "text"),
+    [
+        ("ab ca bac", [8, 8, 8, 8, 8, 8, 80, 8, 8, 8, 0], 0.55, "ab ca c bac"),
+        ("ab ca bac.", [8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 80, 0], 0.75, "ab ca bac. c"),
+    ],
+    ids=["between", "after a full stop"],
+)
+def test_words_are_put_into_long_silence(
+    pipe: SpeechPipeline,
+    monkeypatch: pytest.MonkeyPatch,
+    said: str,
+    durations: list[int],
+    begin_s: float,
+    text: str,
+) -> None:
+    """What is left of the silence on either side keeps its own frames."""
+    known = torch.tensor(durations)
+
+    def match(self: TextModel, hidden: Tensor, valid: Tensor, target: Tensor, frames: Tensor) -> Tensor:
+        rest = torch.zeros_like(known)
+        rest[-1] = int(frames) - int(known.sum())
+        return (known + rest)[None]
+
+    monkeypatch.setattr(TextModel, "match", match)
+    recording = voice(1.3)
+    (result,) = pipe.edit(recording, input_text=said, text="c", begin_s=begin_s, end_s=begin_s + 0.1)
+    plan = result.plan
+    assert plan.text == text and not plan.replaced
+    first, last = plan.begin * STRIDE, plan.end * STRIDE
+    pause = durations.index(80)
+    begins, ends = sum(durations[:pause]), sum(durations[: pause + 1])
+    assert begins < first < last < ends, "the stretch lies within the silence"
+    tokens, real = pipe._tokens(plan.text)
+    with torch.inference_mode():
+        hidden = pipe.text_model(tokens, real)[0]
+    letters = torch.cdist(plan.features, hidden).argmin(1)
+    assert len(letters) == STRIDE * len(result.codes) and (letters.diff() >= 0).all()
+    space = len(said.encode()[: pause - 1].rstrip()) + 1
+    if said.endswith("."):
+        assert (letters[begins:first] == len(said)).all(), "the full stop goes on"
+    else:
+        assert (letters[begins:first] == space).all(), "the space before the new word"
+        following = plan.num_new * STRIDE + first
+        assert (letters[following : following + ends - last] == space + 2).all(), "the space after it"
+
+
 def test_the_last_word_of_a_recording_of_no_whole_positions(pipe: SpeechPipeline) -> None:
     recording = voice(1.21)  # 24.2 positions
     to_the_end = {"end_s": len(recording) / RATE}
@@ -244,6 +291,17 @@ def test_the_last_word_of_a_recording_of_no_whole_positions(pipe: SpeechPipeline
     assert len(result.audio) == result.plan.cut[0] + result.plan.num_new * UNIT, "nothing of the new speech is cut off"
     (result,) = edited(pipe, recording, 0, blend=True)
     assert torch.equal(result.audio[-4000:], recording[-4000:]), "nothing is added at the end"
+
+
+def test_a_stretch_shorter_than_a_sample_is_a_position(pipe: SpeechPipeline, recording: torch.Tensor) -> None:
+    _, heard = pipe._heard_recording(recording, TEXT)
+    at = (heard.offset + 10 * UNIT) / RATE
+    (result,) = pipe.edit(recording, input_text=TEXT, text="c", begin_s=at, end_s=at + 1e-6, blend=True)
+    begin, end = result.plan.cut
+    assert begin <= round(at * RATE) and end >= begin + UNIT
+    assert torch.equal(result.audio[:begin], recording[:begin]) and torch.equal(
+        result.audio[end - len(recording) :], recording[end:]
+    )
 
 
 def test_a_file_at_another_rate(pipe: SpeechPipeline, tmp_path: Path) -> None:
