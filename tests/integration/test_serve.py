@@ -43,12 +43,14 @@ class Server:
                 break
         self.reading = threading.Thread(target=lambda: self.log.extend(self.process.stderr))
         self.reading.start()
+        headers = {"Authorization": "Bearer the-key-of-this-test"}
+        self.client = httpx.Client(base_url=self.address, headers=headers, timeout=120)
 
     def ask(self, **body) -> httpx.Response:
-        headers = {"Authorization": "Bearer the-key-of-this-test"}
-        return httpx.post(f"{self.address}/v1/images", json=body, headers=headers, timeout=120)
+        return self.client.post("/v1/images", json=body)
 
     def close(self) -> None:
+        self.client.close()
         self.process.kill()
         self.process.wait()
         self.reading.join()
@@ -74,9 +76,9 @@ def test_pictures_of_the_command_and_an_orderly_end(server: Server, tmp_path: Pa
     assert {base64.b64decode(picture["png"]) for picture in answer.json()["images"]} == files
     # Eight requests, two batches of four pictures: at the signal some are computed and some wait.
     with ThreadPoolExecutor(8) as clients:
-        asked = [clients.submit(server.ask, class_ids=[seed], seed=seed, num_steps=12) for seed in range(8)]
-        while not waiting(server):
-            time.sleep(0.01)
+        asked = [clients.submit(server.ask, class_ids=[seed], seed=seed, num_steps=64) for seed in range(8)]
+        while in_flight(server) < 8:
+            assert not any(future.done() for future in asked)
         server.process.send_signal(signal.SIGTERM)
         late = refused(server)
         answers = [future.result() for future in asked]
@@ -88,12 +90,12 @@ def test_pictures_of_the_command_and_an_orderly_end(server: Server, tmp_path: Pa
     assert "Traceback" not in "".join(server.log) and any("SIGTERM" in line for line in server.log)
 
 
-def waiting(server: Server) -> bool:
-    """Whether requests wait for their batch."""
-    headers = {"X-API-Key": "the-key-of-this-test"}
-    metrics = httpx.get(f"{server.address}/metrics", headers=headers, timeout=60).text
-    found = re.search(r"^resgen_queue_length (\S+)$", metrics, re.MULTILINE)
-    return found is not None and float(found[1]) > 0
+def in_flight(server: Server) -> float:
+    """Requests without an answer."""
+    metrics = server.client.get("/metrics").text
+    found = re.search(r"^resgen_requests_in_flight (\S+)$", metrics, re.MULTILINE)
+    assert found is not None
+    return float(found[1])
 
 
 def refused(server: Server) -> int | None:

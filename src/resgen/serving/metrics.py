@@ -15,12 +15,13 @@ class Metrics:
     """Counters of one server, in a registry of its own.
 
     Args:
-        queue_length: requests that wait, asked whenever the metrics are read.
+        queue_length: requests that wait for their batch, asked whenever the metrics are read.
+        in_flight: requests for work that have come and have no answer yet, likewise.
     """
 
     content_type = CONTENT_TYPE_LATEST
 
-    def __init__(self, queue_length: Callable[[], int]) -> None:
+    def __init__(self, queue_length: Callable[[], int], in_flight: Callable[[], int]) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._requests = Counter("resgen_requests", "Answers.", ("route", "status"), registry=self.registry)
@@ -35,6 +36,8 @@ class Metrics:
         )
         length = Gauge("resgen_queue_length", "Requests that wait for their batch.", registry=self.registry)
         length.set_function(lambda: float(queue_length()))
+        flying = Gauge("resgen_requests_in_flight", "Requests for work without an answer.", registry=self.registry)
+        flying.set_function(lambda: float(in_flight()))
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         """Count an answer; `route` is one of few names, never an address as a client wrote it."""

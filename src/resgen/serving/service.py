@@ -51,7 +51,7 @@ class Service:
             max_queue=config.max_queue,
             observe=lambda samples, seconds: self.metrics.computed(samples, seconds),
         )
-        self.metrics = Metrics(lambda: len(self.batcher))
+        self.metrics = Metrics(lambda: len(self.batcher), lambda: self.busy)
         self._load = [
             functools.partial(
                 ServedSpeech if is_sound_model(source) else ServedImages,
