@@ -19,6 +19,7 @@ from resgen.data.sound import encode_sound, read_sound
 from resgen.errors import ConfigError
 from resgen.pipelines.image import ImagePipeline
 from resgen.pipelines.speech import SpeechPipeline
+from resgen.serving.app import create_app
 from resgen.serving.config import ServerConfig
 from resgen.serving.service import Service, served_names
 from serving_parts import PIXELS, png, pngs, talk
@@ -299,16 +300,38 @@ def test_a_full_queue_and_an_answer_that_takes_too_long(clothes: dict[str, str])
     talk(clothes, ask, max_queue=2, timeout_s=2.0, max_wait_ms=0.0)
 
 
-def test_work_of_a_client_that_left_is_not_done(clothes: dict[str, str]) -> None:
-    async def ask(service: Service, client: httpx.AsyncClient) -> int:
-        leaving = asyncio.create_task(client.post("/v1/images", json={"seed": 1}))
+@pytest.mark.parametrize("path", ["/v1/images", "/v1/images/stream"])
+def test_work_of_a_client_that_left_is_not_done(path: str, clothes: dict[str, str]) -> None:
+    """As uvicorn tells it: a message after the body."""
+    body = b'{"seed": 1}'
+
+    async def ask(service: Service, _: httpx.AsyncClient) -> tuple[int, str]:
+        gone, sent = asyncio.Event(), []
+        messages = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+        async def receive() -> dict[str, Any]:
+            for message in messages:
+                return message
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b""}
+        scope |= {"headers": headers, "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1"}
+        asked = asyncio.create_task(create_app(service)({**scope, "scheme": "http"}, receive, send))
         while not len(service.batcher):
             await asyncio.sleep(0.001)
-        leaving.cancel()
-        await asyncio.gather(leaving, return_exceptions=True)
-        return len(service.batcher)
+        gone.set()
+        await asyncio.wait_for(asked, 5)
+        return len(service.batcher), service.metrics.text().decode()
 
-    assert talk(clothes, ask, max_wait_ms=5000.0) == 0
+    waiting, metrics = talk(clothes, ask, max_wait_ms=20_000.0)
+    assert waiting == 0 and "resgen_batch_size_count 0.0" in metrics
+    if path == "/v1/images":
+        assert 'resgen_requests_total{route="/v1/images",status="499"} 1.0' in metrics
 
 
 def test_one_line_a_request_without_what_it_says(sources: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
