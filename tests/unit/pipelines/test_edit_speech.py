@@ -295,10 +295,10 @@ def test_the_last_word_of_a_recording_of_no_whole_positions(pipe: SpeechPipeline
 
 def test_a_stretch_shorter_than_a_sample_is_a_position(pipe: SpeechPipeline, recording: torch.Tensor) -> None:
     _, heard = pipe._heard_recording(recording, TEXT)
-    at = (heard.offset + 10 * UNIT) / RATE
+    at = (heard.offset + 8 * UNIT) / RATE  # where a position begins, within the first space
     (result,) = pipe.edit(recording, input_text=TEXT, text="c", begin_s=at, end_s=at + 1e-6, blend=True)
     begin, end = result.plan.cut
-    assert begin <= round(at * RATE) and end >= begin + UNIT
+    assert not result.plan.replaced and (begin, end) == (round(at * RATE), round(at * RATE) + UNIT)
     assert torch.equal(result.audio[:begin], recording[:begin]) and torch.equal(
         result.audio[end - len(recording) :], recording[end:]
     )
