@@ -52,6 +52,8 @@ class SamplingOptions:
     """Share of the steps before guidance sets in; steps without it take half the time."""
     guidance_end: Annotated[float | None, option("SHARE")] = None
     """Share of the steps after which guidance is off again."""
+    reuse_steps: Annotated[int | None, option("N")] = None
+    """Steps for which keys and values of finished positions are used again; 0 computes everything in every step."""
     top_p: Annotated[float | None, option("P")] = None
     """Mass of the mixture components to draw from, in (0, 1]."""
     temperature: Annotated[float | None, option("T")] = None
@@ -72,6 +74,7 @@ class SamplingOptions:
             "guidance_scale": self.guidance_scale,
             "guidance_start": self.guidance_start,
             "guidance_end": self.guidance_end,
+            "reuse_steps": self.reuse_steps,
             "top_p": self.top_p,
             "top_k": self.top_k,
             "temperature": self.temperature,

@@ -19,8 +19,8 @@ def nucleus_choice(logits: Float[Tensor, "N K"], uniform: Float[Tensor, " N"], t
     last; it always holds the most likely item. The choice is a function of `uniform` alone.
 
     Almost no row needs sorting: an item drawn from the whole distribution is kept if it belongs to the nucleus, which
-    one pass over the row tells. The few rows where it does not are sorted and drawn again, with what their uniform number
-    still holds: its place within the refused item is uniform, too.
+    one pass over the row tells. The few rows where it does not are sorted and drawn again, with what their uniform
+    number still holds: its place within the refused item is uniform, too.
 
     Args:
         logits: unnormalised log probabilities; -inf excludes an item.
