@@ -49,7 +49,13 @@ def draw(
         return transform(x, *rest, **options)
 
     given = {name: settings.pop(name) for name in ("codes", "visible") if name in settings}
-    base = {"num_steps": 8, "mask_schedule": "linear", "unmasking": "random", "guidance_scale": 2.0}
+    base = {
+        "num_steps": 8,
+        "mask_schedule": "linear",
+        "unmasking": "random",
+        "guidance_first": 1.0,
+        "guidance_scale": 2.0,
+    }
     config = SamplingConfig(**{**base, **settings}, reuse_steps=reuse_steps)
     lengths = None if sequence is None else sequence.lengths
     noise = draw_noise(0, range(2), config.num_steps, model.spec, tokens=tokens, lengths=lengths)
