@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from resgen.models.base import CodeModel
 from resgen.models.conditions import ClassCondition
+from resgen.nn.attention import PositionCache
 from resgen.nn.positions import positions_of
 from resgen.nn.transformer import SharedModulation, Transformer
 from resgen.ops.guidance import guide
@@ -55,20 +57,96 @@ class BidirectionalModel(CodeModel):
         return self.transform(x, self.modulation(condition), None if sequence is None else sequence.attended)
 
     def transform(
-        self, x: Float[Tensor, "B L O"], modulation: Float[Tensor, "B 8 O"], valid: Bool[Tensor, "B L"] | None = None
-    ) -> Float[Tensor, "B L O"]:
-        """The transformer alone, for callers that keep the modulation over many steps."""
-        angles = None if self.is_grid else self.positions[: x.shape[1]]
+        self,
+        x: Float[Tensor, "B A O"],
+        modulation: Float[Tensor, "B 8 O"],
+        valid: Bool[Tensor, "B L"] | None = None,
+        index: Int[Tensor, "B A"] | None = None,
+        caches: Sequence[PositionCache] | None = None,
+    ) -> Float[Tensor, "B A O"]:
+        """The transformer alone, for callers that keep the modulation over many steps.
+
+        Args:
+            x: network inputs of all positions, or of those in `index`.
+            modulation: of each sample.
+            valid: positions that may be attended to.
+            index: which positions `x` holds, with `caches` for the others.
+            caches: see `Reuse`.
+        """
+        if self.is_grid:
+            angles = None
+        else:
+            angles = self.positions[: x.shape[1]] if index is None else self.positions[index][:, None]
         attn_mask = None if valid is None else valid[:, None, None, :]
-        return self.transformer(x, modulation, angles, attn_mask)
+        return self.transformer(x, modulation, angles, attn_mask, caches=caches)
+
+
+class Reuse:
+    """The transformer of a model, run at the positions that still need it: keys and values of finished positions serve
+    again (the paper leaves this open).
+
+    A position with all its levels visible has no output any more; others only look at its keys and values. Those are
+    kept for `steps` evaluations, in which the other positions alone are computed; then all are computed again. In the
+    first layer that changes nothing, in the others it is an approximation: keys and values depend on what has become
+    visible elsewhere since. A batch is refreshed as a whole, and also where guidance sets in.
+
+    Args:
+        model: whose transformer is run.
+        steps: evaluations that keys and values serve after the one that computed them, at least 1.
+    """
+
+    def __init__(self, model: BidirectionalModel, steps: int) -> None:
+        self.model, self.steps = model, steps
+        self.caches = [PositionCache() for _ in model.transformer.blocks]
+        self.age = 0
+        self.kept: Tensor | None = None
+
+    def __call__(
+        self,
+        x: Float[Tensor, "C L O"],
+        modulation: Float[Tensor, "C 8 O"],
+        valid: Bool[Tensor, "C L"] | None,
+        visible: Int[Tensor, "B L"],
+    ) -> Float[Tensor, "C L O"]:
+        """Hidden states, 0 at the positions that are not computed.
+
+        Args:
+            x: network inputs of one branch of guidance, or of both (C = B or 2 B).
+            modulation: of every row of `x`.
+            valid: positions that may be attended to.
+            visible: levels of each position.
+        """
+        kept = self.kept
+        self.kept = (visible == self.model.spec.depth).repeat(len(x) // len(visible), 1)
+        index = None
+        if kept is not None and self.age < self.steps and len(x) <= len(kept):
+            index = left_over(kept[: len(x)])
+        self.age = 0 if index is None else self.age + 1
+        for cache in self.caches:
+            cache.index = index
+        if index is None:
+            return self.model.transform(x, modulation, valid, None, self.caches)
+        rows = index[..., None].expand(-1, -1, x.shape[-1])
+        hidden = self.model.transform(x.gather(1, rows), modulation, valid, index, self.caches)
+        return torch.zeros_like(x).scatter_(1, rows, hidden)
+
+
+def left_over(kept: Bool[Tensor, "C L"]) -> Int[Tensor, "C A"]:
+    """The positions of each sample that are not kept. Where a sample has fewer than the most, its first one is repeated
+    (the same result is then written twice)."""
+    count = (~kept).sum(1, keepdim=True)
+    order = kept.int().argsort(dim=1, stable=True)[:, : max(1, int(count.max()))]
+    return torch.where(torch.arange(order.shape[1], device=kept.device) < count, order, order[:, :1])
 
 
 class GuidedEvaluation:
-    """Evaluations of a `BidirectionalModel` for a sampler: what does not change is computed once, and both branches of
-    guidance run as one batch."""
+    """Evaluations of a `BidirectionalModel` for a sampler: what does not change is computed once, both branches of
+    guidance run as one batch, and keys and values of finished positions may serve for `reuse_steps` evaluations more
+    (`Reuse`)."""
 
-    def __init__(self, model: BidirectionalModel, sequence: SequenceCondition | None) -> None:
+    def __init__(self, model: BidirectionalModel, sequence: SequenceCondition | None, reuse_steps: int = 0) -> None:
         self.model = model
+        self.reuse = Reuse(model, reuse_steps) if reuse_steps else None
         self.features, self.valid = model.branches(sequence)
 
     def __call__(
@@ -79,7 +157,7 @@ class GuidedEvaluation:
         unconditional: Float[Tensor, "1 8 O"],
         guidance_scale: float,
     ) -> Float[Tensor, "B L O"]:
-        """Guided hidden states.
+        """Guided hidden states; with reuse they may be 0 at finished positions.
 
         Args:
             codes: of masked levels they are never looked at.
@@ -93,5 +171,9 @@ class GuidedEvaluation:
             x, modulation = torch.cat([x, x]), torch.cat([conditional, unconditional.expand_as(conditional)])
         if self.features is not None:
             x = x + self.features[: len(x)]
-        hidden = self.model.transform(x, modulation, None if self.valid is None else self.valid[: len(x)])
+        valid = None if self.valid is None else self.valid[: len(x)]
+        if self.reuse is None:
+            hidden = self.model.transform(x, modulation, valid)
+        else:
+            hidden = self.reuse(x, modulation, valid, visible)
         return guide(hidden[:batch], hidden[batch:], guidance_scale) if guidance_scale else hidden

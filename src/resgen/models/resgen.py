@@ -143,20 +143,24 @@ class ResGen(BidirectionalModel):
         vectors = self.summary(torch.cat([mean, deviation], dim=1).to(self.summary.weight.dtype))
         return vectors * shown.any(1, keepdim=True)
 
-    def predictor(self, class_ids: Int[Tensor, " B"], sequence: SequenceCondition | None = None) -> ResGenPredictor:
-        """This model under a condition, as the callable that samplers take."""
-        return ResGenPredictor(self, class_ids, sequence)
+    def predictor(
+        self, class_ids: Int[Tensor, " B"], sequence: SequenceCondition | None = None, *, reuse_steps: int = 0
+    ) -> ResGenPredictor:
+        """This model under a condition, as the callable that samplers take; `reuse_steps` as in `SamplingConfig`."""
+        return ResGenPredictor(self, class_ids, sequence, reuse_steps)
 
 
 class ResGenPredictor:
     """`types.Predictor` of a `ResGen`; the condition is embedded once, both guidance branches run as one batch."""
 
-    def __init__(self, model: ResGen, class_ids: Int[Tensor, " B"], sequence: SequenceCondition | None) -> None:
+    def __init__(
+        self, model: ResGen, class_ids: Int[Tensor, " B"], sequence: SequenceCondition | None, reuse_steps: int = 0
+    ) -> None:
         self.model = model
         self.class_ids, self.sequence = class_ids, sequence
         null_ids = torch.full_like(class_ids[:1], model.condition.null_id)
         self.unconditional = model.modulation(model.condition(null_ids))
-        self.evaluate = GuidedEvaluation(model, sequence)
+        self.evaluate = GuidedEvaluation(model, sequence, reuse_steps)
         self.conditional: Float[Tensor, "B 8 O"] | None = None
 
     def __call__(

@@ -45,7 +45,7 @@ def positions_of(shape: tuple[int, ...], width: int, num_heads: int) -> Tensor:
     return rotary_angles(math.prod(shape), width // num_heads)
 
 
-def rotate(x: Float[Tensor, "B heads L E"], angles: Float[Tensor, "L h"]) -> Float[Tensor, "B heads L E"]:
+def rotate(x: Float[Tensor, "B heads L E"], angles: Float[Tensor, "... L h"]) -> Float[Tensor, "B heads L E"]:
     """Rotate channel pairs (i, i + E/2) of queries or keys by the angles of their position."""
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     first, second = x.chunk(2, dim=-1)

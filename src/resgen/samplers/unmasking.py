@@ -39,6 +39,8 @@ class SamplingConfig:
         guidance_scale: guidance weight of the last step, linear in between; 0 switches guidance off altogether.
         guidance_start: share of the steps that are taken before guidance sets in.
         guidance_end: share of the steps after which it is off again.
+        reuse_steps: steps for which keys and values of finished positions are used again before they are computed anew;
+            0 computes all positions in every step.
     """
 
     tag: ClassVar[str] = "unmasking"
@@ -52,10 +54,13 @@ class SamplingConfig:
     guidance_scale: float = 2.4
     guidance_start: float = 0.0
     guidance_end: float = 1.0
+    reuse_steps: int = 0
 
     def __post_init__(self) -> None:
         if self.num_steps < 1:
             raise ConfigError(f"num_steps={self.num_steps} must be at least 1")
+        if self.reuse_steps < 0:
+            raise ConfigError(f"reuse_steps={self.reuse_steps} must be at least 0")
         if self.mask_schedule not in SCHEDULES:
             raise ConfigError(unknown("mask schedule", self.mask_schedule, SCHEDULES))
         if self.unmasking not in UNMASKING:
