@@ -110,6 +110,21 @@ def make_task(model: str) -> GeneratorTask:
     )
 
 
+def check_order(task: GeneratorTask) -> None:
+    """Fail if the model as a whole is moved to the device before it is divided."""
+    moved, shard, to = [], task.shard, task.to
+
+    def noted(device: torch.device) -> None:
+        moved.append(device)
+        to(device)
+
+    def checked(divide: Any) -> None:
+        assert not moved, "the device holds the whole model"
+        shard(divide)
+
+    task.to, task.shard = noted, checked  # type: ignore[method-assign]
+
+
 def train(out: str, *settings: str) -> int:
     values = {key: yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in settings)}
     task = make_task(values.pop("model", "mixture"))
@@ -125,6 +140,8 @@ def train(out: str, *settings: str) -> int:
             after_step(step, *args)
 
         task.after_step = die  # type: ignore[method-assign]
+    if config.shard:
+        check_order(task)
     try:
         Trainer(task, config, out, resume=resume, reduce=reduce).run()
     except ResGenError as error:

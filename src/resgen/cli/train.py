@@ -38,7 +38,7 @@ class Training(ABC):
     recipe: str
     """spoken_digits, spoken_digits_small, sentences, sentences_small, melvae or rvqvae."""
     data: Annotated[str | None, option("PATH")] = None
-    """Recordings with texts: parquet, or a folder with metadata.csv; without it the recipe's own."""
+    """Recordings with texts: parquet, tar shards, or a folder with metadata.csv; without it the recipe's own."""
     config: ConfigFile = None
     overrides: Overrides = ()
     max_minutes: Annotated[float | None, option("N")] = None
@@ -100,8 +100,8 @@ class TrainTokenizer(Training):
     """Pictures: digits, fashion_mnist, cifar10, imagenette64, imagenet256; speech: spoken_digits, spoken_digits_small,
     sentences, sentences_small, melvae, rvqvae."""
     data: Annotated[str | None, option("PATH")] = None
-    """Pictures: folder of class folders, parquet, or 'digits'. Recordings: parquet, or a folder with metadata.csv.
-    Without it the recipe's own."""
+    """Pictures: folder of class folders, parquet, tar shards, or 'digits'. Recordings: parquet, tar shards, or a folder
+    with metadata.csv. Without it the recipe's own."""
 
     def train(self) -> Mapping[str, Any]:
         if is_speech(self.recipe):

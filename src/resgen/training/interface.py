@@ -38,8 +38,9 @@ class TrainerConfig:
         precision: `bf16` or `fp32` arithmetic in the losses; `auto` takes bf16 where the hardware has it.
         compile: let the task compile its modules.
         shard: divide weights, gradients, averages and the optimizer's state over all processes (FSDP2), for trainings
-            that do not fit on one device; without it every process holds them. At the start and for validation and
-            samples every process still holds the weights once as a whole.
+            that do not fit on one device; without it every process holds them. At the start every process
+            holds the weights in the processor's memory, and moves and divides them block by block; for validation and
+            samples its device holds them once as a whole.
         recompute: forget the activations within transformer blocks and compute them again in the backward pass: a third
             more operations for much less memory.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.

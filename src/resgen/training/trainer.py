@@ -134,7 +134,8 @@ class Trainer:
         found = load_newest(self.out_dir / "checkpoints", messages.append) if self._resume else None
         at = {"precision": self.precision, "versions": versions(), "checkpoint": found[0].step if found else None}
         check_agreement(self._full_config() | at, self.reduce)
-        task.to(self.device)
+        if not config.shard:  # else from the processor's memory, block by block: see below
+            task.to(self.device)
         if found is not None:
             state, tensors, path = found
             messages.append(f"resuming '{self.out_dir}' after step {state.step}")
@@ -158,6 +159,7 @@ class Trainer:
             cast(Any, task).recompute()
         if config.shard:
             cast(Any, task).shard(make_shard(self.device))
+            task.to(self.device)
         groups = task.optimizer_groups()
         self._main_group = next(iter(groups))
         self._optimizers = Optimizers(
