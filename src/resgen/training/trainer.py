@@ -356,8 +356,7 @@ class Trainer:
 
     def _write_log(self) -> None:
         self._pending.average(self.reduce)
-        values = self._pending.values()
-        self._check_finite(values, self._step)
+        self._check_finite(self._pending.values(), self._step)
         means = self._last_means = self._pending.means()
         self._pending.clear()
         elapsed = self._elapsed()
@@ -430,8 +429,7 @@ class Trainer:
     def _save(self) -> None:
         """Write a checkpoint of this step, once; nothing is saved after a loss that is not finite."""
         self._pending.average(self.reduce)
-        values = self._pending.values()
-        self._check_finite(values, self._step)
+        self._check_finite(values := self._pending.values(), self._step)
         if self._saved_step == self._step or not (self._main or self._skeleton is not None):
             return
         config, best = self._full_config(), self._best or (None, None)
