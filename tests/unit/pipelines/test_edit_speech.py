@@ -388,6 +388,45 @@ def test_a_kind_that_draws_in_order_edits_the_end_only(tmp_path: Path, recording
     assert torch.equal(result.codes[: result.plan.begin], result.plan.codes[: result.plan.begin])
 
 
+def test_a_stretch_grows_to_hold_its_words(pipe: SpeechPipeline, recording: torch.Tensor) -> None:
+    word = pipe.words(recording, TEXT)[1]
+    for share in ((0.4, 0.6), (0.45, 1.2), (-0.2, 0.55)):
+        begin_s, end_s = (word.begin_s + part * (word.end_s - word.begin_s) for part in share)
+        plan = edited(pipe, recording, begin_s=begin_s, end_s=end_s)[0].plan
+        assert plan.replaced == [word]
+        assert plan.cut_s[0] <= min(begin_s, word.begin_s) and plan.cut_s[1] >= max(end_s, word.end_s)
+        assert plan.cut_s[1] - plan.cut_s[0] < max(end_s, word.end_s) - min(begin_s, word.begin_s) + 2 * UNIT / RATE
+
+
+def test_no_word_ends_after_the_recording(pipe: SpeechPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    def match(self: TextModel, hidden: Tensor, valid: Tensor, target: Tensor, frames: Tensor) -> Tensor:
+        durations = torch.ones(1, hidden.shape[1], dtype=torch.int64)
+        durations[0, -2] += int(frames) - hidden.shape[1]
+        return durations
+
+    monkeypatch.setattr(TextModel, "match", match)
+    recording = voice(1.21)  # 24.2 positions: the last one reaches beyond the end
+    assert pipe.words(recording, TEXT)[-1].end_s == 1.21
+    assert edited(pipe, recording, 2)[0].plan.replaced, "its times can be given back"
+
+
+def test_all_that_is_given_is_the_example(
+    pipe: SpeechPipeline, recording: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, seen = speaking.sample, []
+
+    def noting(*args, **options):
+        seen.append(options)
+        return honest(*args, **options)
+
+    monkeypatch.setattr(speaking, "sample", noting)
+    plan = edited(pipe, recording)[0].plan
+    prompt = seen[0]["sequence"].prompt[0]
+    expected = torch.ones_like(prompt)
+    expected[plan.begin : plan.begin + plan.num_new] = False
+    assert torch.equal(prompt, expected) and torch.equal(seen[0]["given"][1][0] == DEPTH, expected)
+
+
 def test_a_sampler_that_alters_given_codes_is_found_out(
     pipe: SpeechPipeline, recording: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
