@@ -141,6 +141,7 @@ class _ChunkedBound(torch.autograd.Function):
                     totals[i] = at_least_float32(grad) if total is None else total.add_(grad)
                 if hidden_grad is not None:
                     hidden_grad[rows] = grads[-1]
+            del grads, bound, chunk_loss  # before the next chunk makes its own
         remaining = (torch.zeros_like(p) if t is None else t for p, t in zip(trained, totals, strict=True))
         ctx.grads = (hidden_grad, *(next(remaining) if leaf.requires_grad else None for leaf in leaves))
         ctx.mark_non_differentiable(sums[1], sums[2])
