@@ -32,6 +32,12 @@ class BoundHead(Protocol):
         """Rows to compute at once."""
         ...
 
+    @property
+    def rounded(self) -> frozenset[str]:
+        """Parameters that autocast rounds wherever they are used; others may stand in operations that it leaves
+        alone."""
+        ...
+
     def __call__(self, hidden: Float[Tensor, "N O"], target: Float[Tensor, "N H"], smoothing: float) -> MixtureBound:
         """Bound on the negative log-likelihood per row."""
         ...
@@ -110,10 +116,16 @@ class _ChunkedBound(torch.autograd.Function):
         *params: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         module = cast(nn.Module, head)
-        # The same leaves serve every chunk, so that autocast casts the weights once.
-        leaves = [param.detach().requires_grad_(param.requires_grad) for param in params]
+        # The same leaves serve every chunk. What autocast would round is rounded before and once: the gradient of a chunk
+        # is then as small as that, and only the sum over the chunks is in float32.
+        kind = hidden.device.type
+        rounded = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        leaves = [
+            param.detach().to(rounded if name in head.rounded else None).requires_grad_(param.requires_grad)
+            for name, param in zip(names, params, strict=True)
+        ]
         trained = [leaf for leaf in leaves if leaf.requires_grad]
-        totals = [torch.zeros_like(at_least_float32(leaf.detach())) for leaf in trained]
+        totals: list[Tensor | None] = [None] * len(trained)
         hidden_grad = torch.zeros_like(at_least_float32(hidden)) if hidden.requires_grad else None
         sums = _zero_sums(hidden)
         for rows in _chunks(len(hidden), size):
@@ -125,11 +137,12 @@ class _ChunkedBound(torch.autograd.Function):
             grads = torch.autograd.grad(chunk_loss, wanted)
             with torch.no_grad():
                 sums = _add(sums, bound, weight[rows])
-                for total, grad in zip(totals, grads, strict=False):
-                    total += grad
+                for i, (total, grad) in enumerate(zip(totals, grads, strict=False)):
+                    totals[i] = at_least_float32(grad) if total is None else total.add_(grad)
                 if hidden_grad is not None:
                     hidden_grad[rows] = grads[-1]
-        remaining = iter(totals)
+            del grads, bound, chunk_loss  # before the next chunk makes its own
+        remaining = (torch.zeros_like(p) if t is None else t for p, t in zip(trained, totals, strict=True))
         ctx.grads = (hidden_grad, *(next(remaining) if leaf.requires_grad else None for leaf in leaves))
         ctx.mark_non_differentiable(sums[1], sums[2])
         return sums

@@ -25,7 +25,7 @@ from resgen.ops.sampling import nucleus_choice
 
 MAX_LOG_SCALE = 10.0
 CHUNK_ELEMENTS = 1 << 22
-MIN_CHUNK_ROWS = 512
+MIN_CHUNK_ROWS = 1024
 GATHER_BYTES = 32 << 20
 GROUPED_TYPES = (torch.float32, torch.bfloat16)
 INIT_SAMPLES = 16_384
@@ -119,7 +119,7 @@ class MixtureHead(nn.Module):
         """|z - mu_v|^2 to the means of every component, for a standardized target z."""
         projected = self.means(hidden).unflatten(-1, (self.num_components, -1))
         if self.basis is None or self.offset is None:
-            return squared_distance(z, projected)
+            return squared_distance(z, projected, overwrite=projected.grad_fn is not None)
         return low_rank_squared_distance(z, projected, self.basis, self.offset)
 
     def bound(
@@ -140,6 +140,11 @@ class MixtureHead(nn.Module):
     def rows_per_chunk(self) -> int:
         """Rows to compute at once: `CHUNK_ELEMENTS` projected numbers, but enough to outweigh one weight gradient."""
         return max(MIN_CHUNK_ROWS, CHUNK_ELEMENTS // (self.num_components * (self.rank or self.code_dim)))
+
+    @property
+    def rounded(self) -> frozenset[str]:
+        """See `losses.mixture.BoundHead`: the projection to the means; all else is float32 throughout."""
+        return frozenset({"means.weight", "means.bias"})
 
     @torch.no_grad()
     def log_prob(

@@ -105,23 +105,26 @@ def mixture_bound(
 
 class _SquaredDistance(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, z: Tensor, means: Tensor) -> Tensor:
+    def forward(ctx: Any, z: Tensor, means: Tensor, overwrite: bool) -> Tensor:
         ctx.save_for_backward(z, means)
+        ctx.overwrite = overwrite
         parts = [torch.linalg.vector_norm(_difference(z, means, rows), dim=-1).square_() for rows in _blocks(means)]
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         z, means = ctx.saved_tensors
         grad_z = torch.empty_like(z) if ctx.needs_input_grad[0] else None
-        grad_means = torch.empty_like(means) if ctx.needs_input_grad[1] else None
+        grad_means = None
+        if ctx.needs_input_grad[1]:
+            grad_means = means if ctx.overwrite else torch.empty_like(means)
         for rows in _blocks(means):
             slope = _difference(z, means, rows).mul_(2.0 * grads[0][rows, :, None])
             if grad_z is not None:
                 grad_z[rows] = -slope.sum(dim=1)
             if grad_means is not None:
                 grad_means[rows] = slope
-        return grad_z, grad_means
+        return grad_z, grad_means, None
 
 
 def _blocks(means: Tensor) -> list[slice]:
@@ -138,13 +141,21 @@ def _difference(z: Tensor, means: Tensor, rows: slice) -> Tensor:
     return means[rows].to(z.dtype).sub_(z)
 
 
-def squared_distance(z: Float[Tensor, "N H"], means: Float[Tensor, "N K H"]) -> Float[Tensor, "N K"]:
+def squared_distance(
+    z: Float[Tensor, "N H"], means: Float[Tensor, "N K H"], *, overwrite: bool = False
+) -> Float[Tensor, "N K"]:
     """|z - mu_v|^2 in float32 (float64 for float64 input).
 
     Autograd would keep the float32 differences [N, K, H]; this keeps the inputs only, whose means may be bfloat16, and
     takes the differences again in the backward pass, both in blocks of rows.
+
+    Args:
+        z: standardized targets.
+        means: of every row's components.
+        overwrite: the backward pass may put the gradient where the means are: for a caller that alone knows them. A
+            second backward pass is then refused.
     """
-    return _SquaredDistance.apply(z, means)
+    return _SquaredDistance.apply(z, means, overwrite)
 
 
 def low_rank_squared_distance(
