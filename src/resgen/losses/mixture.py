@@ -116,8 +116,8 @@ class _ChunkedBound(torch.autograd.Function):
         *params: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         module = cast(nn.Module, head)
-        # The same leaves serve every chunk. What autocast would round is rounded before and once: the gradient of a chunk
-        # is then as small as that, and only the sum over the chunks is in float32.
+        # The same leaves serve every chunk. What autocast would round is rounded before and once: the gradient of a
+        # chunk is then as small as that, and only the sum over the chunks is in float32.
         kind = hidden.device.type
         rounded = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         leaves = [

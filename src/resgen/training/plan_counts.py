@@ -275,9 +275,9 @@ def _head_work(head: MixtureHead | TokenHead, rows: int, code_dim: int, batch: B
     of all levels, 4 D V, and those of the masked ones again.
 
     Mixture: its gradients are taken within the forward pass, in chunks of R rows. Kept are the gradients of the rows,
-    4 O, and of the head's weights, 4 P. The workspace is a chunk's means, which their gradients overwrite, and a copy of
-    them in the product for the weights, 2 s R K h, with a rank its float32 terms, 4 x 4 R K h, and a second set of the
-    weights' gradients.
+    4 O, and of the head's weights, 4 P. The workspace is a chunk's means, which their gradients overwrite, and a copy
+    of them in the product for the weights, 2 s R K h, with a rank its float32 terms, 4 x 4 R K h, and a second set of
+    the weights' gradients.
     """
     size = batch.size
     if isinstance(head, TokenHead):
