@@ -140,11 +140,7 @@ class Trainer:
             state, tensors, path = found
             messages.append(f"resuming '{self.out_dir}' after step {state.step}")
             messages += check_resumable(
-                state,
-                path,
-                config=self._full_config(),
-                precision=self.precision,
-                world_size=self.reduce.world_size,
+                state, path, config=self._full_config(), precision=self.precision, world_size=self.reduce.world_size
             )
             load_state(task.module, tensors.get("model", {}), str(path / "model.safetensors"))
         else:
