@@ -136,10 +136,10 @@ def test_both_sides_are_heeded(pipe: SpeechPipeline, recording: torch.Tensor) ->
     """The new codes depend on what is given before the stretch and on what is given after it."""
     (result,) = edited(pipe, recording)
     plan = result.plan
-    run = speaking.SpeechRun(pipe.generator, pipe.sampling, 0, 1, None)
-    (base,) = run.generate([plan.job(0)])
+    run = speaking.SpeechRun(pipe.generator, pipe.sampling, 1, None)
+    (base,) = run.generate([plan.job(0, 0)])
     for part in ("codes", "after"):
-        other = plan.job(0)
+        other = plan.job(0, 0)
         other = other._replace(**{part: (getattr(other, part) + 1) % 10})
         with torch.inference_mode():
             assert not torch.equal(run.generate([other])[0], base), part
