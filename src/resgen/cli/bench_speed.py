@@ -66,7 +66,7 @@ class BenchSpeed:
         from resgen.evaluation.speed import bench_speed
         from resgen.evaluation.speed_cases import MEASURED
 
-        with _progress() as advance:
+        with progress() as advance:
             found = bench_speed(
                 shape=self.shape,
                 kinds=words(self.kinds) or MEASURED,
@@ -153,7 +153,7 @@ def _crossover_line(cross: Mapping[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[Callable[[float, float, str], None]]:
+def progress() -> Iterator[Callable[[float, float, str], None]]:
     """A bar with the time left on standard error, if that is a terminal, once the work takes over two seconds."""
     from rich.console import Console
     from rich.progress import (

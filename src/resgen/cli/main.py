@@ -10,7 +10,7 @@ from typing import Any
 import tyro
 
 import resgen
-from resgen.cli.bench import BenchDepth, BenchQuantizer, BenchSampler
+from resgen.cli.bench import BenchAll, BenchDepth, BenchQuantizer, BenchSampler
 from resgen.cli.bench_speed import BenchSpeed
 from resgen.cli.common import message, os_error_line, table
 from resgen.cli.compare import Compare, Sweep
@@ -30,6 +30,7 @@ from resgen.cli.serve import Serve
 from resgen.cli.speak import GenerateSpeech
 from resgen.cli.train import TrainGenerator, TrainText, TrainTokenizer, TrainVocoder
 from resgen.errors import ConfigError, ResGenError, unknown
+from resgen.ops.memory import keep_freed_memory
 
 EXIT_OK, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 0, 2, 130, 141
 
@@ -57,6 +58,7 @@ COMMANDS: dict[str, type[Any]] = {
     "bench depth": BenchDepth,
     "bench sampler": BenchSampler,
     "bench speed": BenchSpeed,
+    "bench all": BenchAll,
     "completion": Completion,
 }
 
@@ -159,6 +161,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments == ["--version"]:
         return guard(lambda: print(f"resgen {resgen.__version__}"))
+    keep_freed_memory()
     code = guard(lambda: parse(arguments).run())
     leave_group()
     return code

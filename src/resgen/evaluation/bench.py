@@ -61,11 +61,11 @@ def bench_quantizer(
     for encode in encoders.values():
         encode(vectors[:WARM_UP_ROWS])
     codes = {name: encode(vectors) for name, encode in encoders.items()}
-    times = _interleaved({name: partial(encode, vectors) for name, encode in encoders.items()}, repetitions)
+    times = interleaved({name: partial(encode, vectors) for name, encode in encoders.items()}, repetitions)
     memory = {name: extra_peak_bytes(_encoding, which=name, seed=seed, **sizes) for name in encoders}
     return {
-        "speedup": _paired_ratio(times["peer"], times["ours"]),
-        "seconds": _medians(times),
+        "speedup": paired_ratio(times["peer"], times["ours"]),
+        "seconds": medians(times),
         "spread": _spread(times),
         "extra_memory_bytes": memory,
         "memory_ratio": memory["ours"] / max(1, memory["peer"]),
@@ -152,13 +152,13 @@ def bench_depth(
         network = random_model(model, spec, chosen_device, chosen_dtype, seed)
         runs[str(depth)] = _sampling_run(network, sampling, batch_size, seed)
         passes[str(depth)] = count_passes(network, runs[str(depth)]) // batch_size
-    times = _interleaved(runs, repetitions, chosen_device)
+    times = interleaved(runs, repetitions, chosen_device)
     last, before = str(depths[-1]), str(depths[-2])
     return {
         "passes": passes,
-        "seconds": _medians(times),
+        "seconds": medians(times),
         "spread": _spread(times),
-        f"ratio_{last}_over_{before}": _paired_ratio(times[last], times[before]),
+        f"ratio_{last}_over_{before}": paired_ratio(times[last], times[before]),
         "settings": {
             "num_steps": num_steps,
             "batch_size": batch_size,
@@ -213,9 +213,9 @@ def bench_sampler(
             "network": _bare_passes(network, inputs, batch_size),
         }
         runs["network"]()
-        times = _interleaved(runs, repetitions, chosen_device)
-        overhead[str(batch_size)] = _paired_ratio(times["sampling"], times["network"])
-        seconds[str(batch_size)], spread[str(batch_size)] = _medians(times), _spread(times)
+        times = interleaved(runs, repetitions, chosen_device)
+        overhead[str(batch_size)] = paired_ratio(times["sampling"], times["network"])
+        seconds[str(batch_size)], spread[str(batch_size)] = medians(times), _spread(times)
     return {
         "overhead": overhead,
         "seconds": seconds,
@@ -267,13 +267,13 @@ def bench_mixture(
     versions = ("chunked", "plain")
     seconds, memory = {}, {}
     for count in rows:
-        works = {version: _mixture_work(version=version, rows=count, **sizes) for version in versions}
+        works = {version: mixture_work(version=version, rows=count, **sizes) for version in versions}
         for warm_up, _ in works.values():
             warm_up()
-        times = _interleaved({version: work for version, (_, work) in works.items()}, repetitions)
+        times = interleaved({version: work for version, (_, work) in works.items()}, repetitions)
         del works
-        seconds[str(count)] = _medians(times)
-        memory[str(count)] = {v: extra_peak_bytes(_mixture_work, version=v, rows=count, **sizes) for v in versions}
+        seconds[str(count)] = medians(times)
+        memory[str(count)] = {v: extra_peak_bytes(mixture_work, version=v, rows=count, **sizes) for v in versions}
     least, most = str(rows[0]), str(rows[-1])
     return {
         "seconds": seconds,
@@ -386,7 +386,7 @@ def _encoding(which: str, seed: int, **sizes: int) -> tuple[Callable[[], object]
     return lambda: encode(vectors[:WARM_UP_ROWS]), lambda: encode(vectors)
 
 
-def _mixture_work(
+def mixture_work(
     version: str, rows: int, num_components: int, code_dim: int, width: int, dtype: str, seed: int
 ) -> tuple[Callable[[], object], Callable[[], object]]:
     stream = generator("bench", seed)
@@ -414,7 +414,7 @@ def _mixture_work(
     return warm_up, lambda: run(rows)
 
 
-def _interleaved(
+def interleaved(
     runs: Mapping[str, Callable[[], object]], repetitions: int, device: torch.device | None = None
 ) -> dict[str, list[float]]:
     """Seconds of every run, all of them once per repetition, in an order that turns round each time."""
@@ -436,7 +436,7 @@ def _synchronize(device: torch.device | None) -> None:
         torch.cuda.synchronize(device)
 
 
-def _medians(times: Mapping[str, list[float]]) -> dict[str, float]:
+def medians(times: Mapping[str, list[float]]) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in times.items()}
 
 
@@ -445,7 +445,7 @@ def _spread(times: Mapping[str, list[float]]) -> dict[str, list[float]]:
     return {name: [min(values), max(values)] for name, values in times.items()}
 
 
-def _paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> float:
+def paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> float:
     return statistics.median(n / d for n, d in zip(numerator, denominator, strict=True))
 
 

@@ -55,16 +55,21 @@ class BareProducts:
             call()
 
 
-def record_products(network: nn.Module, run: Callable[[], object], pool: Pool | None = None) -> BareProducts:
+def record_products(
+    network: nn.Module, run: Callable[[], object], pool: Pool | None = None, *, gradients: bool = False
+) -> BareProducts:
     """The products with parameters of `network` while `run` runs.
 
     Args:
         network: whose parameters count.
         run: called once.
         pool: activations by shape, to be shared between recordings.
+        gradients: `run` is the forward pass of a training step: count each product and the two of the gradients of its
+            operands, all in the type of its result, on copies of the weights in that type.
     """
     found = BareProducts()
-    with _Recorder(network, found, {} if pool is None else pool):
+    recorder = _TrainingRecorder if gradients else _Recorder
+    with recorder(network, found, {} if pool is None else pool):
         run()
     return found
 
@@ -85,11 +90,16 @@ class _Recorder(TorchFunctionMode):
         if first is not None and any(self._is_weight(value) for value in args) and result.numel():
             if function.__name__ == FUSED:
                 function, args = functional.linear, args[:3]
-            values = [self._stand_in(value) for value in args]
-            named = {name: self._stand_in(value) for name, value in kwargs.items()}
-            self.found.calls.append(partial(function, *values, **named))
+            self._note(function, args, kwargs, result)
             self.found.multiply_adds += result.numel() * args[first].shape[-1]
         return result
+
+    def _note(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor
+    ) -> None:
+        values = [self._stand_in(value) for value in args]
+        named = {name: self._stand_in(value) for name, value in kwargs.items()}
+        self.found.calls.append(partial(function, *values, **named))
 
     def _is_weight(self, value: object) -> bool:
         """A parameter's matrix or a view of one; biases are none."""
@@ -108,3 +118,26 @@ class _Recorder(TorchFunctionMode):
             noise = torch.empty(value.shape, dtype=value.dtype, device=value.device)
             self.pool[key] = noise.normal_(generator=stream)
         return self.pool[key]
+
+
+class _TrainingRecorder(_Recorder):
+    """Every product three times: forward, and for the gradient of either operand."""
+
+    def _note(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor
+    ) -> None:
+        linear = function is functional.linear
+        left, right = (self._copy(value, result.dtype) for value in args[:2])
+        slope = self._copy(result, result.dtype)
+        if linear:
+            left, slope, right = left.flatten(0, -2), slope.flatten(0, -2), right.T
+        forward = partial(functional.linear, left, right.T) if linear else partial(torch.matmul, left, right)
+        to_left = partial(torch.matmul, slope, right.mT)
+        # The weight of a linear layer is stored the other way round, and so is its gradient.
+        to_right = partial(torch.matmul, slope.mT, left) if linear else partial(torch.matmul, left.mT, slope)
+        self.found.calls += [forward, to_left, to_right]
+        self.found.multiply_adds += 2 * result.numel() * left.shape[-1]
+
+    def _copy(self, value: Tensor, dtype: torch.dtype) -> Tensor:
+        value = value.detach()
+        return value.to(dtype, copy=True) if self._is_parameter(value) else self._stand_in(value.to(dtype))

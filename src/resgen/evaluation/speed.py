@@ -307,7 +307,7 @@ def _measure_memory(measured: list[_Measured], device: torch.device, memory_gb: 
         if device.type == "cuda":
             entry.extra_bytes = _cuda_peak_bytes(entry, device)
         else:
-            entry.extra_bytes = extra_peak_bytes(_memory_work, **dataclasses.asdict(entry.case))
+            entry.extra_bytes = extra_peak_bytes(memory_work, **dataclasses.asdict(entry.case))
     advance(len(measured), len(measured), title)
 
 
@@ -323,7 +323,7 @@ class _EnoughError(Exception):
     pass
 
 
-def _memory_work(**arguments: Any) -> tuple[Callable[[], object], Callable[[], object]]:
+def memory_work(**arguments: Any) -> tuple[Callable[[], object], Callable[[], object]]:
     """For `extra_peak_bytes`: a network of the same kind at the tiny shape, and the case itself."""
     case = Case(**arguments)
     small = dataclasses.replace(case, shape="tiny", batch_size=1, num_steps=max(2, case.depth))

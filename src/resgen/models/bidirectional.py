@@ -18,6 +18,8 @@ from resgen.ops.guidance import guide
 from resgen.types import CodeSpec, SequenceCondition
 
 INIT_STD = 0.02
+WORTHWHILE = 0.875
+"""Share of the positions up to which computing only those pays."""
 
 
 class BidirectionalModel(CodeModel):
@@ -88,7 +90,8 @@ class Reuse:
     A position with all its levels visible has no output any more; others only look at its keys and values. Those are
     kept for `steps` evaluations, in which the other positions alone are computed; then all are computed again. In the
     first layer that changes nothing, in the others it is an approximation: keys and values depend on what has become
-    visible elsewhere since. A batch is refreshed as a whole, and also where guidance sets in.
+    visible elsewhere since. A batch is refreshed as a whole, also where guidance sets in and as long as hardly anything
+    would be saved.
 
     Args:
         model: whose transformer is run.
@@ -121,6 +124,8 @@ class Reuse:
         index = None
         if kept is not None and self.age < self.steps and len(x) <= len(kept):
             index = left_over(kept[: len(x)])
+            if index.shape[1] > WORTHWHILE * x.shape[1]:  # gathering would cost more than it saves
+                index = None
         self.age = 0 if index is None else self.age + 1
         for cache in self.caches:
             cache.index = index

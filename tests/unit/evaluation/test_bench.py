@@ -112,8 +112,8 @@ def test_random_model_is_reproducible_and_not_degenerate() -> None:
 def test_memory_is_that_of_the_work() -> None:
     sizes = {"num_components": 64, "code_dim": 32, "width": 16, "dtype": "float32", "seed": 0}
     means = 8192 * 64 * 32 * 4  # 64 MiB, all means of all rows
-    plain = extra_peak_bytes(bench._mixture_work, version="plain", rows=8192, **sizes)
-    chunked = extra_peak_bytes(bench._mixture_work, version="chunked", rows=8192, **sizes)
+    plain = extra_peak_bytes(bench.mixture_work, version="plain", rows=8192, **sizes)
+    chunked = extra_peak_bytes(bench.mixture_work, version="chunked", rows=8192, **sizes)
     assert means <= plain < 8 * means
     assert chunked < 0.75 * plain
 
@@ -126,14 +126,14 @@ def test_mixture_refuses() -> None:
 @pytest.mark.parametrize("version", ["chunked", "plain"])
 def test_mixture_versions_compute_the_same(version: str) -> None:
     sizes = {"num_components": 8, "code_dim": 4, "width": 16, "dtype": "float32", "seed": 0}
-    _, reference = bench._mixture_work(version="plain", rows=100, **sizes)
-    _, work = bench._mixture_work(version=version, rows=100, **sizes)
+    _, reference = bench.mixture_work(version="plain", rows=100, **sizes)
+    _, work = bench.mixture_work(version=version, rows=100, **sizes)
     assert work() == pytest.approx(reference(), rel=1e-5)
 
 
 def test_interleaved_takes_turns() -> None:
     order: list[str] = []
-    times = bench._interleaved({name: (lambda n=name: order.append(n)) for name in "abc"}, 2)
+    times = bench.interleaved({name: (lambda n=name: order.append(n)) for name in "abc"}, 2)
     assert "".join(order) == "abccba"
     assert {name: len(values) for name, values in times.items()} == {"a": 2, "b": 2, "c": 2}
-    assert bench._paired_ratio([1.0, 4.0, 9.0], [1.0, 2.0, 1.0]) == 2
+    assert bench.paired_ratio([1.0, 4.0, 9.0], [1.0, 2.0, 1.0]) == 2

@@ -248,7 +248,7 @@ def test_memory_is_that_of_the_sampling() -> None:
     few = speed._peak_run(case("resgen", batch_size=2))
     few()  # stops after two evaluations, without an error
     arguments = dataclasses.asdict(case("rq_transformer", shape="tiny", batch_size=128, depth=1))
-    extra = speed.extra_peak_bytes(speed._memory_work, **arguments)
+    extra = speed.extra_peak_bytes(speed.memory_work, **arguments)
     width, positions, layers = 144, 16, 3
     cache = 2 * 2 * 128 * positions * layers * width * 4  # keys and values of both branches
     assert cache <= extra < 4 * cache
