@@ -75,7 +75,7 @@ class BenchAll:
     """Networks and codes: paper (xl, 8 x 8 positions, 1024 codes), base, small or tiny."""
     batch_size: Annotated[int, option("N")] = 64
     """Samples at a time."""
-    steps: Annotated[int, option("N")] = 8
+    steps: Annotated[int, option("N")] = 4
     """Network evaluations of a sampling run, without guidance."""
     training_batch: Annotated[int, option("N")] = 32
     """Samples of a training step."""

@@ -32,7 +32,8 @@ from resgen.models.heads import MixtureHead
 from resgen.models.resgen import ResGen, ResGenConfig
 from resgen.ops.precision import choose_device, choose_dtype
 from resgen.ops.random import generator
-from resgen.quantizers.probabilistic import ProbabilisticQuantizer, QuantizerConfig
+from resgen.quantizers.base import QuantizerConfig
+from resgen.quantizers.probabilistic import ProbabilisticQuantizer
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.training.generator_task import GeneratorLossConfig, GeneratorTask
 from resgen.training.image_product import ClassExamples
@@ -59,7 +60,7 @@ def bench_all(
     *,
     shape: str = "base",
     batch_size: int = 64,
-    num_steps: int = 8,
+    num_steps: int = 4,
     depths: tuple[int, int] = (8, 16),
     training_batch: int = 32,
     mixture_rows: int = 4096,
@@ -149,6 +150,7 @@ def _sampling(case: Case, deeper: int, repetitions: int) -> list[dict[str, Any]]
         with _network_inputs(network) as inputs:
             runs[f"{number} products"] = record_products(network, runs[f"{number} sampling"], pool)
         runs[f"{number} passes"] = lambda n=network, i=inputs: _passes(n, i)  # type: ignore[misc]
+        runs[f"{number} passes"]()
     times = interleaved(runs, repetitions)
     rows = []
     for number, one in enumerate(cases):
