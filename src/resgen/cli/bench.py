@@ -77,12 +77,14 @@ class BenchAll:
     """Samples at a time."""
     steps: Annotated[int, option("N")] = 4
     """Network evaluations of a sampling run, without guidance."""
-    training_batch: Annotated[int, option("N")] = 32
+    training_batch: Annotated[int, option("N")] = 64
     """Samples of a training step."""
     mixture_rows: Annotated[int, option("N")] = 4096
     """Positions of the mixture loss."""
     repetitions: Annotated[int, option("N")] = 3
     """Timed runs of everything, after a first one that is not counted."""
+    compiled: bool = False
+    """Measure training with compiled blocks, too; takes a C compiler."""
     memory: bool = True
     """Measure peak memory, too; every figure takes a process of its own."""
     dtype: Annotated[str, option("NAME")] = "auto"
@@ -105,6 +107,7 @@ class BenchAll:
                 training_batch=self.training_batch,
                 mixture_rows=self.mixture_rows,
                 repetitions=self.repetitions,
+                compiled=self.compiled,
                 memory=self.memory,
                 dtype=self.dtype,
                 report_progress=advance,

@@ -23,6 +23,7 @@ class BenchSpeed:
 
         resgen bench speed --shape paper --depths 16 --out speed.json
         resgen bench speed --shape paper --kinds resgen rq_transformer --batch-sizes 1,4,16,64 --no-memory
+        resgen bench speed --shape paper --kinds resgen rq_transformer --guidance-start 0.5 --no-memory
         resgen bench speed --shape small --depths 1,4,8,16 --kinds resgen,rq_transformer,ar_resgen --iterations 2
 
     Lists may be separated by blanks or commas. Everything runs in turns in one process; seconds are medians, ratios
@@ -43,6 +44,10 @@ class BenchSpeed:
     """Evaluations of the kinds that take a number of them, instead of the shape's (63 at paper, 16 at tiny)."""
     guidance: bool = True
     """Run both branches in every evaluation, as with guidance."""
+    guidance_start: Annotated[float, option("SHARE")] = 0.0
+    """Share of the steps before guidance sets in, of the kinds that unmask."""
+    reuse_steps: Annotated[int, option("N")] = 0
+    """Evaluations for which keys and values of finished positions are kept, of the kinds that unmask."""
     dtype: Annotated[str, option("NAME")] = "auto"
     """float32, bfloat16 or auto: what the machine is fast in."""
     repetitions: Annotated[int, option("N")] = 3
@@ -75,6 +80,8 @@ class BenchSpeed:
                 iterations=iterations,
                 num_steps=self.steps,
                 guidance=self.guidance,
+                guidance_start=self.guidance_start,
+                reuse_steps=self.reuse_steps,
                 repetitions=self.repetitions,
                 memory=self.memory,
                 memory_gb=self.memory_gb,

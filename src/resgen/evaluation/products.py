@@ -90,16 +90,21 @@ class _Recorder(TorchFunctionMode):
         if first is not None and any(self._is_weight(value) for value in args) and result.numel():
             if function.__name__ == FUSED:
                 function, args = functional.linear, args[:3]
-            self._note(function, args, kwargs, result)
-            self.found.multiply_adds += result.numel() * args[first].shape[-1]
+            self._note(function, args, kwargs, result, result.numel() * args[first].shape[-1])
         return result
 
     def _note(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        result: Tensor,
+        multiply_adds: int,
     ) -> None:
         values = [self._stand_in(value) for value in args]
         named = {name: self._stand_in(value) for name, value in kwargs.items()}
         self.found.calls.append(partial(function, *values, **named))
+        self.found.multiply_adds += multiply_adds
 
     def _is_weight(self, value: object) -> bool:
         """A parameter's matrix or a view of one; biases are none."""
@@ -124,8 +129,15 @@ class _TrainingRecorder(_Recorder):
     """Every product three times: forward, and for the gradient of either operand."""
 
     def _note(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        result: Tensor,
+        multiply_adds: int,
     ) -> None:
+        if function is torch.mm:  # a gradient that a loss takes in its forward pass, counted with its product
+            return
         linear = function is functional.linear
         left, right = (self._copy(value, result.dtype) for value in args[:2])
         slope = self._copy(result, result.dtype)
@@ -136,7 +148,7 @@ class _TrainingRecorder(_Recorder):
         # The weight of a linear layer is stored the other way round, and so is its gradient.
         to_right = partial(torch.matmul, slope.mT, left) if linear else partial(torch.matmul, left.mT, slope)
         self.found.calls += [forward, to_left, to_right]
-        self.found.multiply_adds += 2 * result.numel() * left.shape[-1]
+        self.found.multiply_adds += 3 * multiply_adds
 
     def _copy(self, value: Tensor, dtype: torch.dtype) -> Tensor:
         value = value.detach()

@@ -70,6 +70,8 @@ def bench_speed(
     iterations: Sequence[int] = (1, 2, 4, 8),
     num_steps: int | None = None,
     guidance: bool = True,
+    guidance_start: float = 0.0,
+    reuse_steps: int = 0,
     repetitions: int = 3,
     memory: bool = True,
     memory_gb: float = 8.0,
@@ -88,6 +90,8 @@ def bench_speed(
         iterations: of `ar_resgen`, each a variant; those above a depth are left out there.
         num_steps: of `resgen`, `direct` and `maskgit`; the shape's if left out.
         guidance: both branches in every evaluation, or only the conditional one.
+        guidance_start: share of the steps before guidance sets in, of the kinds that have this setting.
+        reuse_steps: evaluations for which keys and values of finished positions are kept, likewise.
         repetitions: timed runs of every case, after a first one that is not counted.
         memory: measure peak memory, too; on the CPU every figure takes a process of its own.
         memory_gb: what the largest batch is to fit into, in 10^9 bytes.
@@ -108,6 +112,7 @@ def bench_speed(
     cases, chosen_device = _cases(
         shape, kinds, depths, batch_sizes, iterations, num_steps, guidance, dtype, device, repetitions, memory_gb, seed
     )
+    cases = [dataclasses.replace(case, guidance_start=guidance_start, reuse_steps=reuse_steps) for case in cases]
     measured = _first_runs(cases, chosen_device, report_progress)
     _timed_runs(measured, repetitions, chosen_device, report_progress)
     if memory:

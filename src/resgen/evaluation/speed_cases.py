@@ -70,9 +70,11 @@ class Case:
         depth: D.
         batch_size: B.
         num_steps: of the kinds that take one.
-        guidance: both branches in every evaluation.
+        guidance: both branches in every evaluation (from `guidance_start` on).
         dtype: `float32` or `bfloat16`.
         seed: of weights and noise.
+        guidance_start: share of the steps before guidance sets in, of the kinds that have this setting.
+        reuse_steps: see `SamplingConfig`, of the kinds that have this setting.
     """
 
     shape: str
@@ -84,6 +86,8 @@ class Case:
     guidance: bool
     dtype: str
     seed: int
+    guidance_start: float = 0.0
+    reuse_steps: int = 0
 
     @property
     def label(self) -> str:
@@ -110,7 +114,10 @@ class Case:
         settings: dict[str, Any] = {"guidance_first": scale, "guidance_scale": scale}
         if self.kind != "rq_transformer":
             settings |= {"num_steps": self.iterations or self.num_steps, "mask_schedule": "linear"}
-        return kinds.sampling_with(KINDS[self.kind].sampling(), settings)
+        default = KINDS[self.kind].sampling()
+        known = {entry.name for entry in dataclasses.fields(default)}
+        settings |= {name: getattr(self, name) for name in ("guidance_start", "reuse_steps") if name in known}
+        return kinds.sampling_with(default, settings)
 
     def sample(self, network: CodeModel, callback: Callable[..., None] | None = None) -> object:
         """Draw a batch."""

@@ -43,6 +43,7 @@ from resgen.types import CodeSpec
 
 CPU = torch.device("cpu")
 ENCODED = 4096
+WARM_UP_STEPS = 2
 MEMORY_KINDS = ("mixture", "direct", "rq_transformer")
 TARGETS = {
     "sampling over its products": 1.35,
@@ -62,9 +63,10 @@ def bench_all(
     batch_size: int = 64,
     num_steps: int = 4,
     depths: tuple[int, int] = (8, 16),
-    training_batch: int = 32,
+    training_batch: int = 64,
     mixture_rows: int = 4096,
     repetitions: int = 3,
+    compiled: bool = False,
     memory: bool = True,
     memory_gb: float = 8.0,
     dtype: str = "auto",
@@ -81,6 +83,7 @@ def bench_all(
         training_batch: samples of a training step.
         mixture_rows: positions of the mixture loss.
         repetitions: timed runs of everything, after a first one that is not counted.
+        compiled: measure training with compiled blocks, too, which takes a C compiler.
         memory: measure peak memory, too; every figure takes a process of its own.
         memory_gb: what the largest batch is to fit into, in 10^9 bytes.
         dtype: `float32`, `bfloat16` or `auto`.
@@ -115,6 +118,8 @@ def bench_all(
         ("mixture loss", lambda: _mixture(case, mixture_rows, repetitions)),
         ("training", lambda: _training(case, training_batch, repetitions)),
     ]
+    if compiled:
+        parts.append(("compiled training", lambda: _training(case, training_batch, repetitions, compiled=True)))
     rows: list[dict[str, Any]] = []
     for done, (title, part) in enumerate(parts):
         report_progress(done, len(parts) + memory, title)
@@ -253,7 +258,7 @@ class _TimedTask(GeneratorTask):
 
     def timed(self, repetitions: int) -> _TimedTask:
         """With times for as many steps."""
-        self.repetitions, self.begin = repetitions, 0.0
+        self.repetitions, self.begin, self.warm_up = repetitions, 0.0, WARM_UP_STEPS
         self.products = BareProducts()
         self.times: dict[str, list[float]] = {"step": [], "products": [], "reading": []}
         return self
@@ -262,10 +267,15 @@ class _TimedTask(GeneratorTask):
         """The task's own losses."""
         if not self.products.calls:
             found: list[Any] = []
-            self.products = record_products(
-                self.model, lambda: found.extend(super(_TimedTask, self).losses(*arguments)), gradients=True
-            )
+            with torch.compiler.set_stance("force_eager"):
+                self.products = record_products(
+                    self.model, lambda: found.extend(super(_TimedTask, self).losses(*arguments)), gradients=True
+                )
             yield from found
+            return
+        if self.warm_up:
+            self.warm_up -= 1
+            yield from super().losses(*arguments)
             return
         if self.begin:
             self.times["step"].append(time.perf_counter() - self.begin)
@@ -279,7 +289,7 @@ class _TimedTask(GeneratorTask):
         yield from super().losses(*arguments)
 
 
-def _training(case: Case, batch_size: int, repetitions: int) -> list[dict[str, Any]]:
+def _training(case: Case, batch_size: int, repetitions: int, *, compiled: bool = False) -> list[dict[str, Any]]:
     """Whole steps of the trainer on a cache of codes: reading, loss, gradients, clipping, AdamW, averages."""
     spec = case.spec
     config = dataclasses.replace(
@@ -307,10 +317,11 @@ def _training(case: Case, batch_size: int, repetitions: int) -> list[dict[str, A
             sample_every=0,
             checkpoint_every=0,
             loggers=(),
+            compile=compiled,
         )
         with suppress(_EnoughError):
             Trainer(task, settings, Path(folder) / "run").run()
-    times, setting = task.times, f"resgen, batch {batch_size}"
+    times, setting = task.times, f"resgen, batch {batch_size}{', compiled' if compiled else ''}"
     products = times["products"][: len(times["step"])]
     return [
         _row("training step over its products", setting, times["step"], products),

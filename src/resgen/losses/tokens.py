@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from resgen.ops.blocks import rows_per_block
 from resgen.ops.mixture import at_least_float32
 
 
@@ -42,20 +43,103 @@ def token_loss(
 
 
 def masked_level_loss(
-    logits: Float[Tensor, "N D V"], codes: Int[Tensor, "N D"], visible: Int[Tensor, " N"], decay: float = 1.0
+    hidden: Float[Tensor, "N O"],
+    codes: Int[Tensor, "N D"],
+    visible: Int[Tensor, " N"],
+    weight: Float[Tensor, "D V O"],
+    bias: Float[Tensor, "D V"],
+    *,
+    above: Float[Tensor, "N D H"] | None = None,
+    steering: Float[Tensor, "D H V"] | None = None,
+    decay: float = 1.0,
 ) -> LevelLoss:
-    """Cross-entropy over the masked levels (`level >= visible`) of each row; visible levels are not computed.
+    """Cross-entropy over the masked levels (`level >= visible`) of each row, with the logits of `TokenHead.forward`.
+
+    The logits, N x D x V numbers, are the largest tensor of the model. They are therefore made a level and a block of
+    rows at a time, only where masked, and their gradients are taken on the spot; the backward pass only scales.
 
     Args:
-        logits: unnormalised log probabilities.
+        hidden: input of the head.
         codes: targets.
         visible: first masked level of each row.
+        weight: of every level's linear map; it may run in bfloat16 under autocast.
+        bias: of every level's linear map.
+        above: with `steering`, what every level sees of the ones above it; no gradient flows to it.
+        steering: of `TokenHead`.
         decay: weight of a masked level relative to the one above it, in (0, 1]. Below 1 the levels that are revealed
             next count most; the deepest ones are nearly noise given the few that are known.
     """
     beyond = torch.arange(codes.shape[1], device=codes.device) - visible[:, None]
     masked = beyond >= 0
-    chosen = functional.cross_entropy(at_least_float32(logits[masked]), codes[masked], reduction="none")
-    weight = decay ** beyond[masked].to(chosen.dtype)
-    per_level = chosen.detach().new_zeros(codes.shape).masked_scatter(masked, chosen.detach()).sum(0)
-    return LevelLoss((chosen * weight).sum(), weight.sum(), per_level, masked.sum(0))
+    total, per_level = _LevelSums.apply(hidden, codes, visible, above, decay, weight, bias, steering)
+    scale = decay ** beyond[masked].to(total.dtype)
+    return LevelLoss(total, scale.sum(), per_level, masked.sum(0))
+
+
+class _LevelSums(torch.autograd.Function):
+    """The weighted sum and the plain sums by level; gradients of the first are computed in the forward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        codes: Tensor,
+        visible: Tensor,
+        above: Tensor | None,
+        decay: float,
+        weight: Tensor,
+        bias: Tensor,
+        steering: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        kind = hidden.device.type
+        low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+        wide = at_least_float32(hidden[:0]).dtype
+        # Rows sorted by their first masked level: at level d those that count are the first ones.
+        order = visible.argsort(stable=True)
+        active = torch.bincount(visible, minlength=len(weight) + 1).cumsum(0).tolist()
+        first, rows_in = visible[order], hidden[order].to(low)
+        wanted = ctx.needs_input_grad
+        hidden_grad = hidden.new_zeros(hidden.shape, dtype=wide) if wanted[0] else None
+        weight_grad = torch.zeros_like(weight, dtype=wide) if wanted[5] else None
+        bias_grad = torch.zeros_like(bias, dtype=wide) if wanted[6] else None
+        steering_grad = torch.zeros_like(steering, dtype=wide) if steering is not None and wanted[7] else None
+        total, per_level = hidden.new_zeros((), dtype=wide), hidden.new_zeros(len(weight), dtype=wide)
+        size = rows_per_block(weight.shape[1], hidden.device)
+        for level, (matrix, offset) in enumerate(zip(weight, bias, strict=True)):
+            for begin in range(0, active[level], size):
+                rows = slice(begin, min(begin + size, active[level]))
+                x, true = rows_in[rows], codes[order[rows], level, None]
+                logits = at_least_float32(functional.linear(x, matrix, offset))
+                if steering is not None:
+                    assert above is not None
+                    sums = above[order[rows], level].to(low)
+                    logits += sums @ steering[level]
+                log_prob = logits.log_softmax(-1)
+                nll = -log_prob.gather(1, true).squeeze(1)
+                scale = decay ** (level - first[rows]).to(wide)
+                total += (nll * scale).sum()
+                per_level[level] += nll.sum()
+                if not any(wanted):
+                    continue
+                slope = log_prob.exp_().scatter_add_(1, true, log_prob.new_full(true.shape, -1.0))
+                slope *= scale[:, None]
+                if bias_grad is not None:
+                    bias_grad[level] += slope.sum(0)
+                slope = slope.to(low)
+                if hidden_grad is not None:
+                    hidden_grad[rows] += torch.mm(slope, matrix.to(low))
+                if weight_grad is not None:
+                    weight_grad[level] += torch.mm(slope.T, x)
+                if steering_grad is not None:
+                    steering_grad[level] += torch.mm(sums.T, slope)
+        if hidden_grad is not None:
+            hidden_grad = torch.empty_like(hidden_grad).index_copy_(0, order, hidden_grad)
+        ctx.save_for_backward(hidden_grad, weight_grad, bias_grad, steering_grad)
+        ctx.mark_non_differentiable(per_level)
+        return total, per_level
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        # Autograd casts each gradient to the type of its input.
+        hidden, *weights = (None if grad is None else grad * slope for grad in ctx.saved_tensors)
+        return hidden, None, None, None, None, *weights

@@ -404,8 +404,18 @@ def head_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of rows with at least one level masked, per masked token: Eq. 1 or, for logits, Eq. 2."""
     if isinstance(model.head, TokenHead):
-        above = residual_above(codes, model.codebooks, visible)
-        loss = masked_level_loss(model.head(hidden, above), codes, visible, level_decay)
+        head = model.head
+        above = None if head.steering is None else residual_above(codes, model.codebooks, visible)
+        loss = masked_level_loss(
+            hidden,
+            codes,
+            visible,
+            head.logits.weight.unflatten(0, (head.depth, -1)),
+            head.logits.bias.unflatten(0, (head.depth, -1)),
+            above=above,
+            steering=head.steering,
+            decay=level_decay,
+        )
         return loss.total / loss.weight, {"nll": loss.per_level.sum() / loss.counts.sum()}
     total = (model.spec.depth - visible).sum()
     weight = (1 / total).expand(len(hidden)).float()  # the batch sum over the number of masked tokens

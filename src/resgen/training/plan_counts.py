@@ -25,6 +25,7 @@ from resgen.models.text import TextModel
 from resgen.models.token_head import TokenHead
 from resgen.models.valle import Valle
 from resgen.nn.transformer import Transformer
+from resgen.ops.blocks import rows_per_block
 from resgen.ops.masking import mask_schedule
 
 FLOAT = 4
@@ -271,29 +272,27 @@ def _logits_work(tokens: int, rows: int, width: int, codebook_size: int, size: i
 def _head_work(head: MixtureHead | TokenHead, rows: int, code_dim: int, batch: Batch) -> Work:
     """The heads of ResGen and AR-ResGen with their loss, for rows all of which have something masked.
 
-    Logits of codes: the input, O s, and per masked token the logarithm of the softmax, 4 V; the workspace is the logits
-    of all levels, 4 D V, and those of the masked ones again.
+    Either takes its gradients within the forward pass, a block of R rows at a time. Kept are the gradients of the rows,
+    4 O, and of the head's weights, 4 P; the workspace has a second set of those.
 
-    Mixture: its gradients are taken within the forward pass, in chunks of R rows. Kept are the gradients of the rows,
-    4 O, and of the head's weights, 4 P. The workspace is a chunk's means, which their gradients overwrite, and a copy
-    of them in the product for the weights, 2 s R K h, with a rank its float32 terms, 4 x 4 R K h, and a second set of
-    the weights' gradients.
+    Logits of codes: the masked ones alone are multiplied, and the workspace is one level's for a block, their
+    logarithms and their gradients, 3 x 4 R V, and what the levels see of those above, 2 x 4 D h.
+
+    Mixture: the workspace is a block's means, which their gradients overwrite, and a copy of them in the product for
+    the weights, 2 s R K h, with a rank its float32 terms, 4 x 4 R K h.
     """
     size = batch.size
-    if isinstance(head, TokenHead):
-        width, numbers = head.logits.in_features, head.logits.out_features
-        work = Work(
-            activations={
-                "head": rows * (size * width + FLOAT * batch.masked_share * numbers),
-                "loss workspace": FLOAT * rows * numbers * (1.0 + batch.masked_share),
-            },
-            multiply_adds=rows * width * numbers,
-        )
-        if head.steering is not None:
-            steered = {"head": size * rows * head.depth * code_dim}
-            work += Work(activations=steered, multiply_adds=rows * code_dim * numbers)
-        return work
     weights = sum(parameter.numel() for parameter in head.parameters())
+    if isinstance(head, TokenHead):
+        block = FLOAT * 3 * min(rows, rows_per_block(head.codebook_size, head.logits.weight.device))
+        seen = 0 if head.steering is None else code_dim
+        return Work(
+            activations={
+                "head": FLOAT * (rows * head.logits.in_features + weights),
+                "loss workspace": block * head.codebook_size + FLOAT * (weights + 2 * rows * head.depth * seen),
+            },
+            multiply_adds=rows * batch.masked_share * (head.logits.in_features + seen) * head.logits.out_features,
+        )
     projected = head.num_components * (head.rank or head.code_dim)
     chunk = min(rows, head.rows_per_chunk) * projected * (2 * size + (0 if head.rank is None else 4 * FLOAT))
     per_row = head.width * (head.affine.out_features + projected)

@@ -74,11 +74,19 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
         return {"rows": [], "memory": [], "settings": {"shape": given["shape"]}}
 
     monkeypatch.setattr(floors, "bench_all", fake)
-    options = "--shape tiny --batch-size 5 --steps 6 --training-batch 7 --mixture-rows 8 --repetitions 9 --no-memory"
-    words = [*options.split(), "--dtype", "float32", "--out", str(tmp_path / "a" / "b.json")]
+    options = "--shape tiny --batch-size 5 --steps 6 --training-batch 7 --mixture-rows 8 --repetitions 9"
+    words = [
+        *options.split(),
+        "--compiled",
+        "--no-memory",
+        "--dtype",
+        "float32",
+        "--out",
+        str(tmp_path / "a" / "b.json"),
+    ]
     tyro.cli(BenchAll, args=words, config=(tyro.conf.FlagCreatePairsOff,)).run()
     wanted = {"shape": "tiny", "batch_size": 5, "num_steps": 6, "training_batch": 7, "mixture_rows": 8}
-    wanted |= {"repetitions": 9, "memory": False, "dtype": "float32"}
+    wanted |= {"repetitions": 9, "memory": False, "dtype": "float32", "compiled": True}
     assert {name: seen[name] for name in wanted} == wanted
     assert json.loads((tmp_path / "a" / "b.json").read_text())["settings"] == {"shape": "tiny"}
     assert (tmp_path / "a" / "b.md").read_text() == capsys.readouterr().out
