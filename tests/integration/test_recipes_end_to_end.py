@@ -29,7 +29,16 @@ SHORT = {
 }
 NARROW = {"generator.width": 32, "generator.mlp_width": 64, "generator.condition_width": 32}
 IMAGES = ("digits", "fashion_mnist", "cifar10", "imagenette64", "imagenet256")
-SPEECH = ("spoken_digits", "spoken_digits_small", "sentences", "sentences_small", "melvae", "rvqvae")
+SPEECH = (
+    "spoken_digits",
+    "spoken_digits_small",
+    "spoken_digits_waveform",
+    "sentences",
+    "sentences_small",
+    "melvae",
+    "rvqvae",
+)
+WAVEFORMS = ("spoken_digits_waveform", "rvqvae")
 
 
 def short(*stages: str) -> dict[str, object]:
@@ -93,7 +102,7 @@ def test_speech(name: str, tmp_path: Path) -> None:
         "text.num_heads": 4,
         "generator.num_heads": 4,
     }
-    if name == "rvqvae":
+    if name in WAVEFORMS:
         narrow["tokenizer.widths"] = [8, 8, 16]
     else:
         narrow["tokenizer.width"] = 16
@@ -108,7 +117,7 @@ def test_speech(name: str, tmp_path: Path) -> None:
     data = str(recordings(tmp_path / "data", 16_000))
     train_sound_tokenizer(recipe, data=data, out=tmp_path / "tokenizer")
     parts: dict[str, Path | None] = {"tokenizer": tmp_path / "tokenizer" / "model", "vocoder": None}
-    if name != "rvqvae":
+    if name not in WAVEFORMS:
         train_vocoder(recipe, data=data, tokenizer=parts["tokenizer"], out=tmp_path / "vocoder")
         parts["vocoder"] = tmp_path / "vocoder" / "model"
     train_text(recipe, data=data, out=tmp_path / "text")

@@ -43,7 +43,7 @@ class Plan:
 
     recipe: str
     """Pictures: digits, fashion_mnist, cifar10, imagenette64, imagenet256; speech: spoken_digits, spoken_digits_small,
-    sentences, sentences_small, melvae, rvqvae."""
+    spoken_digits_waveform, sentences, sentences_small, melvae, rvqvae."""
     devices: Annotated[int, option("N")]
     """Devices that share every step, one process on each."""
     device_memory: Annotated[float, option("GB")]

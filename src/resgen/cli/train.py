@@ -36,7 +36,7 @@ class Training(ABC):
     """What every training takes."""
 
     recipe: str
-    """spoken_digits, spoken_digits_small, sentences, sentences_small, melvae or rvqvae."""
+    """spoken_digits, spoken_digits_small, spoken_digits_waveform, sentences, sentences_small, melvae or rvqvae."""
     data: Annotated[str | None, option("PATH")] = None
     """Recordings with texts: parquet, tar shards, or a folder with metadata.csv; without it the recipe's own."""
     config: ConfigFile = None
@@ -98,7 +98,7 @@ class TrainTokenizer(Training):
 
     recipe: str
     """Pictures: digits, fashion_mnist, cifar10, imagenette64, imagenet256; speech: spoken_digits, spoken_digits_small,
-    sentences, sentences_small, melvae, rvqvae."""
+    spoken_digits_waveform, sentences, sentences_small, melvae, rvqvae."""
     data: Annotated[str | None, option("PATH")] = None
     """Pictures: folder of class folders, parquet, tar shards, or 'digits'. Recordings: parquet, tar shards, or a folder
     with metadata.csv. Without it the recipe's own."""
@@ -167,7 +167,7 @@ class TrainGenerator(Training):
 
     recipe: str
     """Pictures: digits, fashion_mnist, cifar10, imagenette64, imagenet256; speech: spoken_digits, spoken_digits_small,
-    sentences, sentences_small, melvae, rvqvae."""
+    spoken_digits_waveform, sentences, sentences_small, melvae, rvqvae."""
     data: Annotated[str | None, option("PATH")] = None
     """Pictures or recordings, or a folder written by `resgen encode`; without it the recipe's own data."""
     tokenizer: Annotated[str, option("DIR")]

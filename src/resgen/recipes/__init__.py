@@ -4,14 +4,30 @@ from __future__ import annotations
 
 from resgen.errors import ConfigError, unknown
 from resgen.recipes.images import cifar10, digits, fashion_mnist, imagenet256, imagenette64
-from resgen.recipes.speech import melvae, rvqvae, sentences, sentences_small, spoken_digits, spoken_digits_small
+from resgen.recipes.speech import (
+    melvae,
+    rvqvae,
+    sentences,
+    sentences_small,
+    spoken_digits,
+    spoken_digits_small,
+    spoken_digits_waveform,
+)
 from resgen.training.recipe import Recipe
 from resgen.training.speech_recipe import SpeechRecipe
 
 _IMAGES = {recipe.__name__: recipe for recipe in (digits, fashion_mnist, cifar10, imagenette64, imagenet256)}
 _SPEECH = {
     recipe.__name__: recipe
-    for recipe in (spoken_digits, spoken_digits_small, sentences, sentences_small, melvae, rvqvae)
+    for recipe in (
+        spoken_digits,
+        spoken_digits_small,
+        spoken_digits_waveform,
+        sentences,
+        sentences_small,
+        melvae,
+        rvqvae,
+    )
 }
 
 

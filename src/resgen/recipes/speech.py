@@ -85,6 +85,18 @@ def spoken_digits_small() -> SpeechRecipe:
     )
 
 
+def spoken_digits_waveform() -> SpeechRecipe:
+    """`spoken_digits` on codes of waveforms, without mels and vocoder: 10 positions of 32 levels of 256 per second."""
+    digits = spoken_digits()
+    return replace(
+        digits,
+        name="spoken_digits_waveform",
+        tokenizer=WAVEFORM_PRESETS["small"],
+        tokenizer_loss=SoundTokenizerLossConfig(adversarial_start=4000, crop_seconds=0.8),
+        tokenizer_training=replace(digits.tokenizer_training, num_steps=20_000, batch_size=16, learning_rate=5e-4),
+    )
+
+
 def sentences() -> SpeechRecipe:
     """English sentences at 16 kHz, in the shapes of `spoken_digits` and a wider generator."""
     digits = spoken_digits()

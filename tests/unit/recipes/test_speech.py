@@ -18,7 +18,15 @@ from resgen.tokenizers.mel import MelTokenizer, MelTokenizerConfig
 from resgen.tokenizers.waveform import WaveformTokenizer
 from resgen.training.speech_recipe import SpeechDataConfig, SpeechRecipe, mel_of, with_speech_kind
 
-NAMES = ("spoken_digits", "spoken_digits_small", "sentences", "sentences_small", "melvae", "rvqvae")
+NAMES = (
+    "spoken_digits",
+    "spoken_digits_small",
+    "spoken_digits_waveform",
+    "sentences",
+    "sentences_small",
+    "melvae",
+    "rvqvae",
+)
 
 
 def size(recipe: SpeechRecipe) -> int:
