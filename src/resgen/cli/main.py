@@ -156,13 +156,19 @@ def is_lost_process(error: BaseException) -> bool:
     return any(word in str(error).lower() for word in words)
 
 
+def run(command: Any) -> None:
+    """Run a command; all but the server, which is there for long and mostly idle, keep the memory that they free."""
+    if not isinstance(command, Serve):
+        keep_freed_memory()
+    command.run()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code is 0, 2 for errors, 130 after an interruption."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments == ["--version"]:
         return guard(lambda: print(f"resgen {resgen.__version__}"))
-    keep_freed_memory()
-    code = guard(lambda: parse(arguments).run())
+    code = guard(lambda: run(parse(arguments)))
     leave_group()
     return code
 

@@ -12,8 +12,8 @@ def keep_freed_memory() -> bool:
     """Let this process keep the memory that it frees for its next need; False where the C library has no such setting.
 
     glibc hands large blocks back to the system when they are freed. A step of training or sampling asks for the same
-    tensors again, and the system clears every page anew: a fifth of a training step on a CPU. The process stays as
-    large as it was at its largest moment.
+    tensors again, and the system clears every page anew (docs/results/performance.md has what that costs). The process
+    stays as large as it was at its largest moment.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
