@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from resgen.cli.common import Json, check_out_file, option, plain, report
+from resgen.cli.common import Json, check_out_file, option, phase_bars, plain, report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +96,9 @@ class BenchAll:
     def run(self) -> None:
         if self.out is not None:
             check_out_file(self.out, (".json",))
-        from resgen.cli.bench_speed import progress
         from resgen.experiments.floors import bench_all, report_markdown
 
-        with progress() as advance:
+        with phase_bars() as advance:
             found = bench_all(
                 shape=self.shape,
                 batch_size=self.batch_size,

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from resgen.cli.common import Json, check_out_file, flatten, option, plain, report, table
+from resgen.cli.common import Json, check_out_file, flatten, option, phase_bars, plain, report, table
 from resgen.errors import ConfigError
-
-QUIET_SECONDS = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +67,7 @@ class BenchSpeed:
         from resgen.evaluation.speed import bench_speed
         from resgen.evaluation.speed_cases import MEASURED
 
-        with progress() as advance:
+        with phase_bars() as advance:
             found = bench_speed(
                 shape=self.shape,
                 kinds=words(self.kinds) or MEASURED,
@@ -157,44 +153,3 @@ def _crossover_line(cross: Mapping[str, Any]) -> str:
     up_to = cross["slower_up_to_batch"]
     below = "" if up_to is None else f" (up to {up_to} resgen does)"
     return f"{what} makes more images a second than resgen from batch {cross['faster_from_batch']}{below}"
-
-
-@contextlib.contextmanager
-def progress() -> Iterator[Callable[[float, float, str], None]]:
-    """A bar with the time left on standard error, if that is a terminal, once the work takes over two seconds."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    tasks: dict[str, Any] = {}
-    progress = Progress(*columns, console=console, disable=not console.is_terminal, speed_estimate_period=3600.0)
-
-    def advance(done: int | float, total: int | float, title: str) -> None:
-        if title not in tasks:
-            tasks[title] = progress.add_task(title, total=total)
-        progress.update(tasks[title], completed=done, total=total)
-
-    later = threading.Timer(QUIET_SECONDS, progress.start)
-    later.daemon = True
-    later.start()
-    try:
-        yield advance
-    finally:
-        later.cancel()
-        later.join()
-        progress.stop()

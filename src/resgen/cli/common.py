@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from resgen.training.speech_recipe import SpeechRecipe
 
 T = TypeVar("T")
+QUIET_SECONDS = 2.0
+"""How long a command may take before it shows a bar."""
 SOUND_SUFFIXES = (".wav", ".flac", ".ogg")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
@@ -263,3 +266,45 @@ def progress_bar(title: str) -> Iterator[Callable[..., None]]:
             progress.update(task, completed=record.step + 1, total=record.num_steps)
 
         yield step_done
+
+
+@contextlib.contextmanager
+def phase_bars() -> Iterator[Callable[[float, float, str], None]]:
+    """Bars with the time left on standard error, if that is a terminal, once the work takes over two seconds; yields a
+    callback of (done, total, title of the phase)."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    tasks: dict[str, Any] = {}
+    progress = Progress(*columns, console=console, disable=not console.is_terminal, speed_estimate_period=3600.0)
+
+    def advance(done: int | float, total: int | float, title: str) -> None:
+        if title not in tasks:
+            tasks[title] = progress.add_task(title, total=total)
+        progress.update(tasks[title], completed=done, total=total)
+
+    later = threading.Timer(QUIET_SECONDS, progress.start)
+    later.daemon = True
+    later.start()
+    try:
+        yield advance
+    finally:
+        later.cancel()
+        later.join()
+        progress.stop()

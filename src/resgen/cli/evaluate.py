@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from resgen.cli.common import Json, check_out_dir, check_out_file, option, positive, report
+from resgen.cli.common import Json, check_out_dir, check_out_file, option, phase_bars, positive, report
 from resgen.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ class Evaluate:
         self._check()
         if self.task is not None:
             return self._speech()
-        with _progress() as advance:
+        with phase_bars() as advance:
             found = self._generation(advance) if self.model is not None else self._reconstruction(advance)
         from resgen.config import config_to_dict
         from resgen.evaluation.report import report_markdown, write_report
@@ -128,7 +127,7 @@ class Evaluate:
         from resgen.cli.evaluate_speech import run_speech
 
         given = {"num_steps": self.steps, "guidance_scale": self.guidance_scale}
-        with _progress() as advance:
+        with phase_bars() as advance:
             run_speech(
                 model=str(self.model),
                 data=self.data,
@@ -288,36 +287,3 @@ def _same(asked: EvaluationProtocol | None, protocol: EvaluationProtocol) -> Non
 
 def _command() -> str:
     return shlex.join(["resgen", *sys.argv[1:]])
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[int, int, str], None]]:
-    """A bar with the time left on standard error, if that is a terminal: one line for each phase."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    tasks: dict[str, Any] = {}
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-
-        def advance(done: int, total: int, title: str) -> None:
-            if title not in tasks:
-                tasks[title] = progress.add_task(title, total=total)
-            progress.update(tasks[title], completed=done, total=total)
-
-        yield advance
