@@ -19,7 +19,7 @@ from resgen.training.recipe import Recipe, with_kind
 
 
 def test_names() -> None:
-    assert recipe_names() == ["digits", "fashion_mnist", "cifar10", "imagenette64", "imagenet256"]
+    assert recipe_names() == ["digits", "fashion_mnist", "cifar10", "cifar10_8x8", "imagenette64", "imagenet256"]
     with pytest.raises(ConfigError, match="did you mean 'cifar10'"):
         get_recipe("cifar-10")
 
@@ -48,6 +48,7 @@ def test_every_recipe_builds(name: str) -> None:
         ("digits", 8, 1, 16, 4),
         ("fashion_mnist", 28, 1, 16, 8),
         ("cifar10", 32, 3, 16, 16),
+        ("cifar10_8x8", 32, 3, 64, 8),
         ("imagenette64", 64, 3, 64, 16),
         ("imagenet256", 256, 3, 64, 16),
     ],
