@@ -156,11 +156,11 @@ def is_lost_process(error: BaseException) -> bool:
     return any(word in str(error).lower() for word in words)
 
 
-def run(command: Any) -> None:
+def run(command: Any) -> Any:
     """Run a command; all but the server, which is there for long and mostly idle, keep the memory that they free."""
     if not isinstance(command, Serve):
         keep_freed_memory()
-    command.run()
+    return command.run()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
