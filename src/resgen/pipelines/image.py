@@ -16,6 +16,7 @@ from resgen.checkpoints.artefacts import Pipeline, load_pipeline, save_pipeline
 from resgen.checkpoints.hub import push_saved
 from resgen.errors import ConfigError, unknown
 from resgen.kinds import AnySampling, kind_of, sample, sampling_with, without_guidance
+from resgen.models.bidirectional import BidirectionalModel
 from resgen.ops.images import to_uint8
 from resgen.ops.precision import cast_parameters, choose_device, choose_dtype
 from resgen.pipelines.edit import EditOutput, EditPlan, MaskLike, PictureLike, check_order, plan_edit
@@ -89,6 +90,23 @@ class ImagePipeline:
             MissingExtraError: huggingface_hub is not installed (extra `hub`).
         """
         return push_saved(self.save_pretrained, repository, private=private)
+
+    def compile(self) -> None:
+        """Compile the transformer, on a GPU into CUDA graphs: a minute for each size of batch, then faster.
+
+        In float32 codes are those of the pipeline that is not compiled; in bfloat16 the compiler rounds elsewhere, and
+        they may differ. Takes a C++ compiler.
+
+        Raises:
+            ConfigError: a kind whose evaluations grow with the positions before them.
+        """
+        if not isinstance(self.generator, BidirectionalModel):
+            kind = kind_of(self.generator.config).name
+            raise ConfigError(
+                f"{kind} cannot be compiled: its cache grows with every position; resgen, direct, maskgit can"
+            )
+        mode = "reduce-overhead" if self.device.type == "cuda" else None
+        self.generator.transformer.compile(dynamic=False, mode=mode)
 
     @property
     def num_classes(self) -> int:

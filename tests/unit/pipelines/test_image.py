@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from resgen import kinds
 from resgen.errors import CheckpointError, ConfigError
+from resgen.models import rq_transformer
 from resgen.ops.images import to_uint8
 from resgen.pipelines.image import ImagePipeline
 
@@ -185,3 +190,39 @@ def test_what_cannot_be_loaded(model: Path, tmp_path: Path) -> None:
         ImagePipeline.from_pretrained(model, device="gpu")
     with pytest.raises(ConfigError, match="dtype"):
         ImagePipeline.from_pretrained(model, dtype="float16")
+
+
+COMPILED = """
+import sys, torch
+from resgen.pipelines.image import ImagePipeline
+pipe = ImagePipeline.from_pretrained(sys.argv[1], device="cpu", dtype="float32")
+settings = {"num": 2, "seed": 3, "guidance_scale": 2.0}
+plain = pipe(["bag", 0, 2], **settings)
+pipe.compile()
+compiling = []
+pipe.generator.transformer.blocks[0].register_forward_pre_hook(
+    lambda *_: compiling.append(torch.compiler.is_compiling())
+)
+result = pipe(["bag", 0, 2], **settings)
+assert torch.equal(result.codes, plain.codes)
+assert [image.tobytes() for image in result.images] == [image.tobytes() for image in plain.images]
+assert compiling and all(compiling), "the transformer ran outside the compiler"
+pipe.save_pretrained(sys.argv[2])
+again = ImagePipeline.from_pretrained(sys.argv[2], device="cpu", dtype="float32")
+assert torch.equal(again(["bag", 0, 2], **settings).codes, plain.codes)
+"""
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+def test_compiled_pipelines_draw_the_same_codes(model: Path, tmp_path: Path) -> None:
+    """In a process of its own: the suite's checks of types cannot be compiled."""
+    run = [sys.executable, "-c", COMPILED, str(model), str(tmp_path / "saved")]
+    done = subprocess.run(run, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_kinds_with_a_cache_are_not_compiled(pipe: ImagePipeline) -> None:
+    with torch.device("meta"):
+        pipe.generator = kinds.build(rq_transformer.PRESETS["tiny"], pipe.generator.spec)
+    with pytest.raises(ConfigError, match="rq_transformer cannot be compiled"):
+        pipe.compile()
