@@ -169,6 +169,7 @@ def cifar10_8x8() -> Recipe:
         generator_training=replace(
             coarse.generator_training, batch_size=64, learning_rate=1e-3, warmup_steps=100, num_steps=12_000
         ),
+        sampling=replace(coarse.sampling, choice_temperature=4.0, guidance_scale=5.0),
     )
 
 
