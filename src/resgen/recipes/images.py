@@ -169,7 +169,9 @@ def cifar10_8x8() -> Recipe:
         generator_training=replace(
             coarse.generator_training, batch_size=64, learning_rate=1e-3, warmup_steps=100, num_steps=12_000
         ),
-        sampling=replace(coarse.sampling, choice_temperature=4.0, guidance_scale=5.0),
+        sampling=SamplingConfig(
+            num_steps=24, mask_schedule="power", top_p=0.95, choice_temperature=4.0, guidance_scale=5.0
+        ),
     )
 
 
