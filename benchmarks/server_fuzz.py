@@ -34,6 +34,7 @@ def main() -> int:
         reading.start()
         fuzz = [sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()", "run"]
         fuzz += [f"{address}/openapi.json", "--checks", CHECKS, "--max-examples", str(options.max_examples)]
+        fuzz += ["--request-timeout", "60"]  # seconds; a busy machine is no error of the server
         fuzz += ["--phases", "examples,coverage,fuzzing", "--seed", str(options.seed), "--generation-database", "none"]
         code = subprocess.run(fuzz).returncode
         server.terminate()
