@@ -9,8 +9,10 @@ from typing import Annotated
 
 from resgen.cli.common import option, positive
 from resgen.errors import ConfigError, MissingExtraError
+from resgen.serving.config import ServerConfig
 
 KEY_VARIABLE = "RESGEN_API_KEY"
+MEGABYTE = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,23 +37,23 @@ class Serve:
     """float32, bfloat16, or auto: bfloat16 where the hardware has instructions for it."""
     threads: Annotated[int | None, option("N")] = None
     """Threads of the model; all cores if left out."""
-    max_batch: int = 32
+    max_batch: int = ServerConfig.max_batch
     """Most samples in one sampling call."""
-    max_wait_ms: float = 10.0
+    max_wait_ms: float = ServerConfig.max_wait_ms
     """How long a request may wait for others to share its batch."""
-    max_queue: int = 128
+    max_queue: int = ServerConfig.max_queue
     """Most requests that wait; more are turned away."""
-    timeout_s: float = 60.0
+    timeout_s: float = ServerConfig.timeout_s
     """Most seconds from a request to its answer."""
-    max_steps: int = 128
+    max_steps: int = ServerConfig.max_steps
     """Most network evaluations that a request may ask for."""
-    max_samples: int = 32
+    max_samples: int = ServerConfig.max_samples
     """Most pictures of one request."""
-    max_text: int = 500
+    max_text: int = ServerConfig.max_text
     """Most characters of a text."""
-    max_upload_mb: float = 8.0
+    max_upload_mb: float = ServerConfig.max_upload_bytes / MEGABYTE
     """Most megabytes (of 1,048,576 bytes) of a request with files."""
-    max_sound_s: float = 30.0
+    max_sound_s: float = ServerConfig.max_sound_s
     """Most seconds of an uploaded sound."""
     api_key_file: Annotated[Path | None, option("FILE")] = None
     """A file with the key that clients must show; or set RESGEN_API_KEY. Without a key everybody is let in."""
@@ -63,7 +65,6 @@ class Serve:
             positive("--threads", self.threads)
         key = self.api_key()
         try:
-            from resgen.serving.config import ServerConfig
             from resgen.serving.server import serve
         except ModuleNotFoundError as error:
             package = str(error.name).partition(".")[0]
@@ -78,7 +79,7 @@ class Serve:
             max_steps=self.max_steps,
             max_samples=self.max_samples,
             max_text=self.max_text,
-            max_upload_bytes=int(self.max_upload_mb * (1 << 20)),
+            max_upload_bytes=int(self.max_upload_mb * MEGABYTE),
             max_sound_s=self.max_sound_s,
             api_key=key,
         )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +75,11 @@ def record_products(
 
 
 class _Recorder(TorchFunctionMode):
+    """Every product once."""
+
+    operands: ClassVar[Mapping[str, int]] = FIRST_OPERAND
+    times: ClassVar[int] = 1
+
     def __init__(self, network: nn.Module, found: BareProducts, pool: Pool) -> None:
         super().__init__()
         self.weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
@@ -86,25 +91,20 @@ class _Recorder(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         result = function(*args, **kwargs)
-        first = FIRST_OPERAND.get(getattr(function, "__name__", ""))
+        first = self.operands.get(getattr(function, "__name__", ""))
         if first is not None and any(self._is_weight(value) for value in args) and result.numel():
             if function.__name__ == FUSED:
                 function, args = functional.linear, args[:3]
-            self._note(function, args, kwargs, result, result.numel() * args[first].shape[-1])
+            self._note(function, args, kwargs, result)
+            self.found.multiply_adds += self.times * result.numel() * args[first].shape[-1]
         return result
 
     def _note(
-        self,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        result: Tensor,
-        multiply_adds: int,
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor
     ) -> None:
         values = [self._stand_in(value) for value in args]
         named = {name: self._stand_in(value) for name, value in kwargs.items()}
         self.found.calls.append(partial(function, *values, **named))
-        self.found.multiply_adds += multiply_adds
 
     def _is_weight(self, value: object) -> bool:
         """A parameter's matrix or a view of one; biases are none."""
@@ -126,18 +126,18 @@ class _Recorder(TorchFunctionMode):
 
 
 class _TrainingRecorder(_Recorder):
-    """Every product three times: forward, and for the gradient of either operand."""
+    """Every product three times: forward, and for the gradient of either operand.
+
+    `mm` is left out: losses that take their gradients in the forward pass take them by it, and they are counted with
+    the product that they belong to.
+    """
+
+    operands = {name: first for name, first in FIRST_OPERAND.items() if name != "mm"}
+    times = 3
 
     def _note(
-        self,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        result: Tensor,
-        multiply_adds: int,
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor
     ) -> None:
-        if function is torch.mm:  # a gradient that a loss takes in its forward pass, counted with its product
-            return
         linear = function is functional.linear
         left, right = (self._copy(value, result.dtype) for value in args[:2])
         slope = self._copy(result, result.dtype)
@@ -148,7 +148,6 @@ class _TrainingRecorder(_Recorder):
         # The weight of a linear layer is stored the other way round, and so is its gradient.
         to_right = partial(torch.matmul, slope.mT, left) if linear else partial(torch.matmul, left.mT, slope)
         self.found.calls += [forward, to_left, to_right]
-        self.found.multiply_adds += 3 * multiply_adds
 
     def _copy(self, value: Tensor, dtype: torch.dtype) -> Tensor:
         value = value.detach()

@@ -324,8 +324,8 @@ def _cuda_peak_bytes(entry: _Measured, device: torch.device) -> int:
     return torch.cuda.max_memory_allocated(device) - before
 
 
-class _EnoughError(Exception):
-    pass
+class EnoughError(Exception):
+    """Ends a run that has shown what it was started for."""
 
 
 def memory_work(**arguments: Any) -> tuple[Callable[[], object], Callable[[], object]]:
@@ -346,12 +346,12 @@ def _peak_run(case: Case) -> Callable[[], object]:
         nonlocal seen
         seen += 1
         if seen == MEMORY_EVALUATIONS and case.kind not in SECOND_NETWORK:
-            raise _EnoughError
+            raise EnoughError
 
     def run() -> None:
         try:
             case.sample(network, stop)
-        except _EnoughError:
+        except EnoughError:
             return
 
     return run

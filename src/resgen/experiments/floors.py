@@ -25,18 +25,18 @@ from resgen.errors import ConfigError
 from resgen.evaluation.bench import interleaved, machine_of, mixture_work
 from resgen.evaluation.memory import extra_peak_bytes
 from resgen.evaluation.products import BareProducts, Pool, record_products
-from resgen.evaluation.speed import GIGABYTE, largest_batch, memory_work
+from resgen.evaluation.speed import GIGABYTE, Advance, EnoughError, largest_batch, memory_work
 from resgen.evaluation.speed_cases import SHAPES, Case, preset, random_network
 from resgen.kinds import build
 from resgen.models.heads import MixtureHead
-from resgen.models.resgen import ResGen, ResGenConfig
+from resgen.models.resgen import ResGenConfig
 from resgen.ops.precision import choose_device, choose_dtype
 from resgen.ops.random import generator
-from resgen.quantizers.base import QuantizerConfig
-from resgen.quantizers.probabilistic import ProbabilisticQuantizer
+from resgen.quantizers import QuantizerConfig
 from resgen.samplers.unmasking import SamplingConfig
+from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from resgen.training.generator_task import GeneratorLossConfig, GeneratorTask
-from resgen.training.image_product import ClassExamples
+from resgen.training.image_product import ClassExamples, ImageProduct
 from resgen.training.interface import TrainerConfig
 from resgen.training.trainer import Trainer
 from resgen.types import CodeSpec
@@ -54,7 +54,6 @@ TARGETS = {
     "reading codes over a training step": 0.02,
 }
 """The most that each ratio should be."""
-Advance = Callable[[float, float, str], None]
 
 
 def bench_all(
@@ -137,6 +136,7 @@ def bench_all(
             "mixture_rows": mixture_rows,
             "depths": list(depths),
             "repetitions": repetitions,
+            "compiled": compiled,
             "memory_gb": memory_gb if memory else None,
             "seed": seed,
             **machine_of(CPU, choose_dtype(chosen, CPU)),
@@ -227,20 +227,6 @@ def _mixture_sizes(case: Case) -> dict[str, Any]:
     }
 
 
-class _EnoughError(Exception):
-    pass
-
-
-class _NoProduct:
-    def to(self, device: torch.device) -> None:
-        return
-
-    def sample(self, *_: object) -> None:
-        raise NotImplementedError
-
-    export = sample
-
-
 class _Examples(ClassExamples):
     """Examples that note how long it takes to read them."""
 
@@ -256,59 +242,71 @@ class _Examples(ClassExamples):
 class _TimedTask(GeneratorTask):
     """A task whose steps are timed from loss to loss, each followed by its bare products, and which then gives up."""
 
-    def timed(self, repetitions: int) -> _TimedTask:
-        """With times for as many steps."""
-        self.repetitions, self.begin, self.warm_up = repetitions, 0.0, WARM_UP_STEPS
+    def __init__(self, *arguments: Any, repetitions: int, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.repetitions, self.warm_up, self.begin = repetitions, WARM_UP_STEPS, 0.0
         self.products = BareProducts()
         self.times: dict[str, list[float]] = {"step": [], "products": [], "reading": []}
-        return self
 
     def losses(self, *arguments: Any) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
         """The task's own losses."""
         if not self.products.calls:
-            found: list[Any] = []
-            with torch.compiler.set_stance("force_eager"):
-                self.products = record_products(
-                    self.model, lambda: found.extend(super(_TimedTask, self).losses(*arguments)), gradients=True
-                )
-            yield from found
-            return
-        if self.warm_up:
+            yield from self._recorded(*arguments)
+        elif self.warm_up:
             self.warm_up -= 1
             yield from super().losses(*arguments)
-            return
+        else:
+            self._note_times()
+            self.begin = time.perf_counter()
+            yield from super().losses(*arguments)
+
+    def _recorded(self, *arguments: Any) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
+        """The losses of the first step, whose products are noted; a compiler would not let them be seen."""
+        found: list[Any] = []
+        with torch.compiler.set_stance("force_eager"):
+            run = super().losses
+            self.products = record_products(self.model, lambda: found.extend(run(*arguments)), gradients=True)
+        yield from found
+
+    def _note_times(self) -> None:
+        """Of the step before, if it was timed, and of the products that go with the one to come."""
         if self.begin:
             self.times["step"].append(time.perf_counter() - self.begin)
             self.times["reading"].append(self.train.seconds)  # type: ignore[attr-defined]
+        if len(self.times["step"]) == self.repetitions:
+            raise EnoughError
         begin = time.perf_counter()
         self.products()
         self.times["products"].append(time.perf_counter() - begin)
-        if len(self.times["step"]) == self.repetitions:
-            raise _EnoughError
-        self.begin = time.perf_counter()
-        yield from super().losses(*arguments)
 
 
 def _training(case: Case, batch_size: int, repetitions: int, *, compiled: bool = False) -> list[dict[str, Any]]:
     """Whole steps of the trainer on a cache of codes: reading, loss, gradients, clipping, AdamW, averages."""
-    spec = case.spec
-    config = dataclasses.replace(
-        preset("resgen", SHAPES[case.shape].preset), num_classes=SHAPES[case.shape].num_classes
+    spec, shape = case.spec, SHAPES[case.shape]
+    config = dataclasses.replace(preset("resgen", shape.preset), num_classes=shape.num_classes)
+    tokenizer = ImageTokenizer(
+        ImageTokenizerConfig(
+            image_size=2 * spec.shape[0],
+            channels=1,
+            patch_size=2,
+            width=8,
+            multipliers=(1,),
+            code_dim=spec.code_dim,
+            quantizer=QuantizerConfig(depth=spec.depth, codebook_size=spec.codebook_size),
+        )
     )
     with tempfile.TemporaryDirectory() as folder:
         examples = _Examples(_random_codes(Path(folder) / "codes", spec, case.seed), config.num_classes)
-        quantizer_config = QuantizerConfig(depth=spec.depth, codebook_size=spec.codebook_size)
-        model = build(config, spec)
-        assert isinstance(model, ResGen)
         task = _TimedTask(
-            model,
+            build(config, spec),
             GeneratorLossConfig(),
             examples,
             examples,
-            quantizer=ProbabilisticQuantizer(quantizer_config, spec.code_dim),
-            product=_NoProduct(),
+            quantizer=tokenizer.quantizer,
+            product=ImageProduct(tokenizer, examples.cache.class_names),
             sampling=SamplingConfig(),
-        ).timed(repetitions)
+            repetitions=repetitions,
+        )
         settings = TrainerConfig(
             batch_size=batch_size,
             precision="bf16" if case.dtype == "bfloat16" else "fp32",
@@ -319,12 +317,11 @@ def _training(case: Case, batch_size: int, repetitions: int, *, compiled: bool =
             loggers=(),
             compile=compiled,
         )
-        with suppress(_EnoughError):
+        with suppress(EnoughError):
             Trainer(task, settings, Path(folder) / "run").run()
     times, setting = task.times, f"resgen, batch {batch_size}{', compiled' if compiled else ''}"
-    products = times["products"][: len(times["step"])]
     return [
-        _row("training step over its products", setting, times["step"], products),
+        _row("training step over its products", setting, times["step"], times["products"]),
         _row("reading codes over a training step", setting, times["reading"], times["step"]),
     ]
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from resgen.ops.blocks import rows_per_block
+from resgen.ops.blocks import masked_blocks
 from resgen.ops.mixture import at_least_float32
 
 
@@ -94,44 +94,38 @@ class _LevelSums(torch.autograd.Function):
         kind = hidden.device.type
         low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
         wide = at_least_float32(hidden[:0]).dtype
-        # Rows sorted by their first masked level: at level d those that count are the first ones.
-        order = visible.argsort(stable=True)
-        active = torch.bincount(visible, minlength=len(weight) + 1).cumsum(0).tolist()
-        first, rows_in = visible[order], hidden[order].to(low)
+        order, blocks = masked_blocks(visible, len(weight), weight.shape[1])
+        first, inputs, targets = visible[order], hidden[order].to(low), codes[order]
+        seen = None if above is None else above[order].to(low)
         wanted = ctx.needs_input_grad
         hidden_grad = hidden.new_zeros(hidden.shape, dtype=wide) if wanted[0] else None
         weight_grad = torch.zeros_like(weight, dtype=wide) if wanted[5] else None
         bias_grad = torch.zeros_like(bias, dtype=wide) if wanted[6] else None
         steering_grad = torch.zeros_like(steering, dtype=wide) if steering is not None and wanted[7] else None
         total, per_level = hidden.new_zeros((), dtype=wide), hidden.new_zeros(len(weight), dtype=wide)
-        size = rows_per_block(weight.shape[1], hidden.device)
-        for level, (matrix, offset) in enumerate(zip(weight, bias, strict=True)):
-            for begin in range(0, active[level], size):
-                rows = slice(begin, min(begin + size, active[level]))
-                x, true = rows_in[rows], codes[order[rows], level, None]
-                logits = at_least_float32(functional.linear(x, matrix, offset))
-                if steering is not None:
-                    assert above is not None
-                    sums = above[order[rows], level].to(low)
-                    logits += sums @ steering[level]
-                log_prob = logits.log_softmax(-1)
-                nll = -log_prob.gather(1, true).squeeze(1)
-                scale = decay ** (level - first[rows]).to(wide)
-                total += (nll * scale).sum()
-                per_level[level] += nll.sum()
-                if not any(wanted):
-                    continue
-                slope = log_prob.exp_().scatter_add_(1, true, log_prob.new_full(true.shape, -1.0))
-                slope *= scale[:, None]
-                if bias_grad is not None:
-                    bias_grad[level] += slope.sum(0)
-                slope = slope.to(low)
-                if hidden_grad is not None:
-                    hidden_grad[rows] += torch.mm(slope, matrix.to(low))
-                if weight_grad is not None:
-                    weight_grad[level] += torch.mm(slope.T, x)
-                if steering_grad is not None:
-                    steering_grad[level] += torch.mm(sums.T, slope)
+        for level, rows in blocks:
+            x, true = inputs[rows], targets[rows, level, None]
+            logits = at_least_float32(functional.linear(x, weight[level], bias[level]))
+            if steering is not None and seen is not None:
+                logits += seen[rows, level] @ steering[level]
+            log_prob = logits.log_softmax(-1)
+            nll = -log_prob.gather(1, true).squeeze(1)
+            scale = decay ** (level - first[rows]).to(wide)
+            total += (nll * scale).sum()
+            per_level[level] += nll.sum()
+            if not any(wanted):
+                continue
+            slope = log_prob.exp_().scatter_add_(1, true, log_prob.new_full(true.shape, -1.0))
+            slope *= scale[:, None]
+            if bias_grad is not None:
+                bias_grad[level] += slope.sum(0)
+            slope = slope.to(low)
+            if hidden_grad is not None:
+                hidden_grad[rows] += torch.mm(slope, weight[level].to(low))
+            if weight_grad is not None:
+                weight_grad[level] += torch.mm(slope.T, x)
+            if steering_grad is not None and seen is not None:
+                steering_grad[level] += torch.mm(seen[rows, level].T, slope)
         if hidden_grad is not None:
             hidden_grad = torch.empty_like(hidden_grad).index_copy_(0, order, hidden_grad)
         ctx.save_for_backward(hidden_grad, weight_grad, bias_grad, steering_grad)

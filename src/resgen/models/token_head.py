@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from resgen.errors import ConfigError
-from resgen.ops.blocks import rows_per_block
+from resgen.ops.blocks import masked_blocks
 from resgen.ops.linear import linear
 from resgen.ops.mixture import at_least_float32
 from resgen.ops.sampling import nucleus_choice
@@ -61,6 +61,12 @@ class TokenHead(nn.Module):
         else:
             self.steering = nn.Parameter(torch.zeros(depth, code_dim, codebook_size))
 
+    @property
+    def levels(self) -> tuple[Float[Tensor, "D V O"], Float[Tensor, "D V"]]:
+        """Weight and bias of every level's linear map."""
+        sizes = (self.depth, self.codebook_size)
+        return self.logits.weight.unflatten(0, sizes), self.logits.bias.unflatten(0, sizes)
+
     def forward(self, hidden: Float[Tensor, "N O"], above: Float[Tensor, "N D H"]) -> Float[Tensor, "N D V"]:
         """Logits of every level, for training.
 
@@ -106,28 +112,22 @@ class TokenHead(nn.Module):
         """
         if not temperature > 0:
             raise ConfigError(f"temperature={temperature} must be greater than 0")
-        # Rows sorted by their first level: at level d the active ones are a prefix.
-        order = visible.argsort(stable=True)
-        active = torch.bincount(visible, minlength=self.depth + 1).cumsum(0).tolist()
+        order, blocks = masked_blocks(visible, self.depth, self.codebook_size)
         hidden, uniform = hidden[order].to(self.logits.weight.dtype), uniform[order]
-        weights = self.logits.weight.unflatten(0, (self.depth, -1))
-        biases = self.logits.bias.unflatten(0, (self.depth, -1))
+        weights, biases = self.levels
         codes = torch.zeros(len(hidden), self.depth, dtype=torch.int64, device=hidden.device)
         log_probs = torch.zeros(len(hidden), self.depth, device=hidden.device)
         above = codebooks.new_zeros(len(hidden), codebooks.shape[-1])
-        size = rows_per_block(self.codebook_size, hidden.device)
-        for level in range(self.depth):
-            for begin in range(0, active[level], size):
-                rows = slice(begin, min(begin + size, active[level]))
-                logits = linear(hidden[rows], weights[level], biases[level]).float()
-                if self.steering is not None:
-                    steering = self.steering[level]
-                    logits = logits + (above[rows].to(steering.dtype) @ steering).float()
-                log_prob = logits.log_softmax(-1)
-                drawn = nucleus_choice(log_prob / temperature, uniform[rows, level], top_p)
-                codes[rows, level] = drawn
-                log_probs[rows, level] = log_prob.gather(1, drawn[:, None]).squeeze(1)
-                above[rows] += codebooks[level][drawn]
+        for level, rows in blocks:
+            logits = linear(hidden[rows], weights[level], biases[level]).float()
+            if self.steering is not None:
+                steering = self.steering[level]
+                logits = logits + (above[rows].to(steering.dtype) @ steering).float()
+            log_prob = logits.log_softmax(-1)
+            drawn = nucleus_choice(log_prob / temperature, uniform[rows, level], top_p)
+            codes[rows, level] = drawn
+            log_probs[rows, level] = log_prob.gather(1, drawn[:, None]).squeeze(1)
+            above[rows] += codebooks[level][drawn]
         return (
             torch.empty_like(codes).index_copy_(0, order, codes),
             torch.empty_like(log_probs).index_copy_(0, order, log_probs),

@@ -407,14 +407,7 @@ def head_loss(
         head = model.head
         above = None if head.steering is None else residual_above(codes, model.codebooks, visible)
         loss = masked_level_loss(
-            hidden,
-            codes,
-            visible,
-            head.logits.weight.unflatten(0, (head.depth, -1)),
-            head.logits.bias.unflatten(0, (head.depth, -1)),
-            above=above,
-            steering=head.steering,
-            decay=level_decay,
+            hidden, codes, visible, *head.levels, above=above, steering=head.steering, decay=level_decay
         )
         return loss.total / loss.weight, {"nll": loss.per_level.sum() / loss.counts.sum()}
     total = (model.spec.depth - visible).sum()

@@ -171,3 +171,12 @@ def test_left_over() -> None:
 def test_a_negative_number_is_refused() -> None:
     with pytest.raises(ConfigError, match="reuse_steps=-1 must be at least 0"):
         SamplingConfig(reuse_steps=-1)
+
+
+def test_all_are_computed_where_hardly_anything_would_be_saved() -> None:
+    codes = torch.randint(8, (2, 12, 2), generator=torch.Generator().manual_seed(1))
+    visible = torch.zeros(2, 12, dtype=torch.int64)
+    for finished, computed in ((1, 12), (2, 10)):
+        visible[:, :finished] = 2
+        _, rows = draw(model_of(1), 5, codes=codes, visible=visible)
+        assert rows[:2] == [12, computed]
