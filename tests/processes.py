@@ -7,9 +7,11 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -41,6 +43,17 @@ def run_processes(count: int, worker: Path, *arguments: object) -> list[tuple[in
         for process in processes:
             process.kill()
             process.wait()
+
+
+@contextmanager
+def encoding_as_a_worker(runs: ModuleType) -> Iterator[None]:
+    """Threads and batches of the workers that encode, in this process."""
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "ENCODE_BATCH", 3)
+        torch.set_num_threads(1)
+        yield
+        torch.set_num_threads(threads)
 
 
 class ThreadReduce:

@@ -9,7 +9,8 @@ Every row is one utterance: audio {bytes (FLAC, 16 kHz, mono), path}, text (lowe
 of a synthesizer is one fixed setting; eight of them are heard in `test_unseen_synth` only, and no text of that split is
 in a synthesizer's `train`. `--varied-voices` and `--varied-real` add many more voices with two utterances each, for a
 model that shall follow any prompt: settings drawn at random, and the sound played faster or slower, which moves pitch
-and formants. Needs espeak-ng and flite (Debian: apt-get install espeak-ng flite). The same seed gives the same corpus.
+and formants; with `--altered` also formants alone, and another microphone, band and noise (altered_voices.py).
+Needs espeak-ng and flite (Debian: apt-get install espeak-ng flite). The same seed gives the same corpus.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ import pyarrow.parquet
 import soundfile
 import torch
 import tyro
+from altered_voices import Alteration, alter, draw_alteration
 from torch import Tensor
 
 from resgen.data.sound import normalise_loudness, read_sound, resample, trim_silence
@@ -66,6 +68,7 @@ class Voice(NamedTuple):
     options: tuple[str, ...]
     held_out: bool
     played: float = 1.0
+    alteration: Alteration | None = None
 
     def command(self, text: str, file: Path) -> list[str]:
         if self.source == "flite":
@@ -110,6 +113,8 @@ class Digits:
     """Sequences of each synthesizer voice in `train`."""
     varied_voices: int = 0
     """Further sequences in `train`, two of each of half as many further synthesizer voices."""
+    altered: bool = False
+    """Alter the varied voices' formants, microphones, bands and noise too."""
     test_per_voice: int = 10
     """Sequences of each held-out voice in `test_unseen_synth`."""
     hours: float | None = None
@@ -135,7 +140,7 @@ class Digits:
                 for _ in range(self.test_per_voice if held_out else self.per_voice):
                     jobs.append(_digit_job(voice, rng, held_out=held_out))
             if not held_out:
-                for voice, rng in _varied(voices, self.varied_voices, self.seed):
+                for voice, rng in _varied(voices, self.varied_voices, self.seed, altered=self.altered):
                     jobs.append(_digit_job(voice, rng, held_out=False))
             splits[split] = splits.get(split, []) + _speak(jobs, split)
         return splits
@@ -161,7 +166,10 @@ class Digits:
             samples, name = torch.cat(parts), f"fsdd_{speaker}"
             if varied:
                 name = f"{name}#{index // 2}"
-                samples = _play(samples, _played(random.Random(derive_seed("played", self.seed, name))))
+                voice = random.Random(derive_seed("played", self.seed, name))
+                samples = _play(samples, _played(voice))
+                if self.altered:
+                    samples = alter(samples, RATE_HZ, draw_alteration(voice), rng)
             rows.append(_row(samples, " ".join(words), name, "fsdd"))
         print(f"{split}: {count} sequences of {speaker}", flush=True)
         return rows
@@ -182,11 +190,15 @@ class Sentences:
     in three of a sentence gives way to one of these, so that many spellings are heard."""
     speechocean: Path | None = None
     """Folder with train, test_seen_speaker and test_unseen_speaker.parquet of speechocean762."""
+    varied_recordings: int = 0
+    """Further recordings in `train`: those of speechocean762 again, played faster or slower, two at each speed."""
     seed: int = 0
     per_voice: int = 112
     """Sentences of each synthesizer voice in `train`."""
     varied_voices: int = 0
     """Further sentences in `train`, two of each of half as many further synthesizer voices."""
+    altered: bool = False
+    """Alter the varied voices' formants, microphones, bands and noise too."""
     test_per_voice: int = 10
     """Sentences of each held-out voice in `test_unseen_synth`."""
     hours: float | None = None
@@ -198,7 +210,10 @@ class Sentences:
         if self.speechocean is not None:
             for split in ("train", "test_seen", "test_unseen"):
                 file = "train" if split == "train" else f"{split}_speaker"
-                splits[split] = _copy_recordings(self.speechocean / f"{file}.parquet", "speechocean762")
+                path = self.speechocean / f"{file}.parquet"
+                splits[split] = _copy_recordings(path, "speechocean762")
+                if split == "train":
+                    splits[split] += _vary_recordings(path, self.varied_recordings, self.seed, altered=self.altered)
                 print(f"{split}: {len(splits[split])} recordings", flush=True)
         texts = self._sentences()
         for split, held_out in (("train", False), ("test_unseen_synth", True)):
@@ -215,7 +230,8 @@ class Sentences:
             speakers = [voice for voice in voices if voice.held_out == held_out]
             turns = [voice for _ in range(self.test_per_voice if held_out else self.per_voice) for voice in speakers]
             if not held_out:
-                turns += [voice for voice, _ in _varied(voices, self.varied_voices, self.seed)]
+                varied = _varied(voices, self.varied_voices, self.seed, altered=self.altered)
+                turns += [voice for voice, _ in varied]
             jobs = [Job(v, chosen[i % len(chosen)], chosen[i % len(chosen)]) for i, v in enumerate(turns)]
             splits[split] = splits.get(split, []) + _speak(jobs, split)
         return splits
@@ -249,7 +265,7 @@ def _digit_job(voice: Voice, rng: random.Random, *, held_out: bool) -> Job:
     return Job(voice, " ".join(words), ", ".join(words))
 
 
-def _varied(voices: Sequence[Voice], count: int, seed: int) -> Iterable[tuple[Voice, random.Random]]:
+def _varied(voices: Sequence[Voice], count: int, seed: int, *, altered: bool) -> Iterable[tuple[Voice, random.Random]]:
     """Voices that are like no other, each twice, in turn from each training voice; and a stream for each utterance."""
     basis = [voice for voice in voices if not voice.held_out]
     for index in range(count):
@@ -262,7 +278,9 @@ def _varied(voices: Sequence[Voice], count: int, seed: int) -> Iterable[tuple[Vo
             options = ("-v", accented, "-p", str(rng.randint(15, 85)), "-s", str(rng.randint(130, 185)))
         name = f"{voice.speaker_id}#{number}"
         stream = random.Random(derive_seed("varied utterance", seed, index))
-        yield Voice(name, voice.source, options, False, _played(rng)), stream
+        played = _played(rng)
+        alteration = draw_alteration(rng) if altered else None
+        yield Voice(name, voice.source, options, False, played, alteration), stream
 
 
 def _played(rng: random.Random) -> float:
@@ -317,6 +335,9 @@ def _speak(jobs: Sequence[Job], title: str) -> list[Row]:
             samples = read_sound(file, RATE_HZ, where=f"{job.voice.speaker_id} '{job.text}'")
             file.unlink()
             samples = _play(trim_silence(samples, RATE_HZ), job.voice.played)
+            if job.voice.alteration is not None:
+                noise = random.Random(derive_seed("noise", job.voice.speaker_id, index))
+                samples = alter(samples, RATE_HZ, job.voice.alteration, noise)
             return _row(samples, job.text, job.voice.speaker_id, job.voice.source)
 
         rows = []
@@ -363,12 +384,32 @@ def _recordings(file: Path) -> dict[str, dict[str, list[Tensor]]]:
 
 
 def _copy_recordings(file: Path, source: str) -> list[Row]:
-    rows = []
+    return [_row(samples, text, name, source) for samples, text, name in _sentences_of(file)]
+
+
+def _vary_recordings(file: Path, count: int, seed: int, *, altered: bool) -> list[Row]:
+    """`count` recordings again, in turn of each speaker, every two as another voice."""
+    speakers: dict[str, list[tuple[Tensor, str]]] = defaultdict(list)
+    for samples, text, name in _sentences_of(file) if count else ():
+        speakers[name].append((samples, text))
+    names, rows = sorted(speakers), []
+    for index in range(count):
+        number = index // 2
+        speaker = names[number % len(names)]
+        name = f"{speaker}#{number}"
+        voice, rng = (random.Random(derive_seed(part, seed, name, i)) for part, i in (("played", 0), ("varied", index)))
+        samples, text = rng.choice(speakers[speaker])
+        samples = _play(samples, _played(voice))
+        if altered:
+            samples = alter(samples, RATE_HZ, draw_alteration(voice), rng)
+        rows.append(_row(samples, text, name, "speechocean762"))
+    return rows
+
+
+def _sentences_of(file: Path) -> Iterable[tuple[Tensor, str, str]]:
     for row in _read_rows(file):
         samples = read_sound(row["audio"]["bytes"], RATE_HZ, where=f"'{file}' {row['audio']['path']}")
-        text = " ".join(row["text"].lower().split())
-        rows.append(_row(trim_silence(samples, RATE_HZ), text, row["speaker_id"], source))
-    return rows
+        yield trim_silence(samples, RATE_HZ), " ".join(row["text"].lower().split()), row["speaker_id"]
 
 
 def _limit(rows: list[Row], hours: float, seed: int) -> list[Row]:

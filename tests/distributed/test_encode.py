@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from processes import run_processes
+from processes import encoding_as_a_worker, run_processes
 from resgen.checkpoints.artefacts import save_tokenizer
 from resgen.cli.main import main
 from resgen.ops.random import seeded
@@ -27,13 +27,8 @@ SHARDS = 8  # of 10, 10, 10 and 8 pictures, as they are and mirrored
 
 @pytest.fixture(scope="module", autouse=True)
 def as_a_worker() -> Iterator[None]:
-    """Threads and batches of the workers, in this process."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "ENCODE_BATCH", 3)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
+    with encoding_as_a_worker(runs):
         yield
-        torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from processes import run_processes
+from processes import encoding_as_a_worker, run_processes
 from resgen.checkpoints.artefacts import save_tokenizer
 from resgen.checkpoints.speech import save_text_model
 from resgen.cli.main import main
@@ -26,13 +26,8 @@ SHARDS = 4  # of 5, 5, 5 and 4 recordings, one of the third too long
 
 @pytest.fixture(scope="module", autouse=True)
 def as_a_worker() -> Iterator[None]:
-    """Threads and batches of the workers, in this process."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(speech_runs, "ENCODE_BATCH", 3)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
+    with encoding_as_a_worker(speech_runs):
         yield
-        torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,75 @@
+"""The loss of codes with its gradients, a level and a block of rows at a time, against plain autograd over all logits.
+
+python benchmarks/token_loss.py --repetitions 10
+"""
+
+from __future__ import annotations
+
+import time
+from statistics import median
+
+import torch
+import tyro
+from torch import Tensor
+from torch.nn import functional
+
+from resgen.losses.tokens import masked_level_loss
+from resgen.models.token_head import TokenHead
+from resgen.ops.memory import keep_freed_memory
+from resgen.ops.residual import residual_above
+
+WIDTH, DEPTH, CODES, CODE_DIM, DECAY = 768, 8, 1024, 64, 0.9
+
+
+def main(rows: int = 2045, repetitions: int = 10) -> None:
+    """Print the median seconds of both and of the three products that either needs.
+
+    Args:
+        rows: positions.
+        repetitions: of each, in turn.
+    """
+    keep_freed_memory()
+    generator = torch.Generator().manual_seed(0)
+    head, codebooks = TokenHead(WIDTH, DEPTH, CODES, CODE_DIM), torch.randn(DEPTH, CODES, CODE_DIM, generator=generator)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.normal_(std=0.02, generator=generator)
+    codes = torch.randint(CODES, (rows, DEPTH), generator=generator)
+    visible = torch.randint(3, (rows,), generator=generator)
+    features = torch.randn(rows, WIDTH, generator=generator)
+
+    def plain(hidden: Tensor) -> Tensor:
+        logits = head(hidden, residual_above(codes, codebooks, visible))
+        beyond = torch.arange(DEPTH) - visible[:, None]
+        masked = beyond >= 0
+        nll = functional.cross_entropy(logits[masked], codes[masked], reduction="none")
+        return (nll * DECAY ** beyond[masked]).sum()
+
+    def blocks(hidden: Tensor) -> Tensor:
+        above = residual_above(codes, codebooks, visible)
+        return masked_level_loss(
+            hidden, codes, visible, *head.levels, above=above, steering=head.steering, decay=DECAY
+        ).total
+
+    weight, x = head.logits.weight.detach().bfloat16(), features.bfloat16()
+    slope = torch.randn(rows, DEPTH * CODES, generator=generator).bfloat16()
+    seconds: dict[str, list[float]] = {"plain": [], "blocks": [], "products": []}
+    for repetition in range(-2, repetitions):
+        for name in seconds:
+            head.zero_grad()
+            hidden = features.clone().requires_grad_()
+            begin = time.perf_counter()
+            if name == "products":
+                for left, right in ((x, weight.T), (slope, weight), (slope.T, x)):
+                    torch.mm(left, right)
+            else:
+                with torch.autocast("cpu", torch.bfloat16):
+                    loss = (plain if name == "plain" else blocks)(hidden)
+                loss.backward()
+            if repetition >= 0:
+                seconds[name].append(time.perf_counter() - begin)
+    print(", ".join(f"{name} {median(values):.3f} s" for name, values in seconds.items()))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
