@@ -20,6 +20,7 @@ from resgen import ImagePipeline
 from resgen.ops.sampling import nucleus_choice
 from resgen.pipelines.edit import tile_grid
 from resgen.samplers.unmasking import SamplingConfig, draw_noise, sample_codes
+from resgen.types import LevelWalk
 
 
 class Frequencies:
@@ -34,8 +35,13 @@ class Frequencies:
         self.visible = visible.flatten()
         return self
 
-    def propose(self, rows: Tensor, uniform: Tensor, *, top_p: float, temperature: float) -> tuple[Tensor, Tensor]:
-        """Codes and log-probabilities [N, D] at the flattened positions `rows`; 0 at visible levels."""
+    def propose(
+        self, rows: Tensor, uniform: Tensor, *, top_p: float, temperature: float, walk: LevelWalk | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Codes and log-probabilities [N, D] at the flattened positions `rows`; 0 at visible levels.
+
+        `walk` knows which levels this step can reveal; drawing all of them, as here, gives the same samples.
+        """
         logits = self.log_probs[rows % len(self.log_probs)]
         codes = nucleus_choice(logits.flatten(0, 1) / temperature, uniform.flatten(), top_p).view(uniform.shape)
         log_prob = logits.gather(-1, codes[..., None]).squeeze(-1)

@@ -16,7 +16,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -181,11 +181,32 @@ class LatentDistribution(Protocol):
 
 
 @runtime_checkable
+class LevelWalk(Protocol):
+    """The masked levels of some rows that are worth drawing, coarse to fine; see `ops.frontier`."""
+
+    def blocks(self, values: Float[Tensor, "N D"], elements: int) -> Iterator[tuple[int, Int[Tensor, " M"]]]:
+        """Pairs of a level and rows to draw it for.
+
+        Args:
+            values: what the caller finds at every level (log-probabilities, or squared errors), filled in by the caller
+                before it asks for the next pair; from them the walk knows which rows need not go on.
+            elements: numbers that a row and level take, which sets how many rows come at one time.
+        """
+        ...
+
+
+@runtime_checkable
 class TokenDistribution(Protocol):
     """A distribution over the masked codes themselves, independent over levels (Eq. 2)."""
 
     def propose(
-        self, rows: Int[Tensor, " N"], uniform: Float[Tensor, "N D"], *, top_p: float, temperature: float
+        self,
+        rows: Int[Tensor, " N"],
+        uniform: Float[Tensor, "N D"],
+        *,
+        top_p: float,
+        temperature: float,
+        walk: LevelWalk | None = None,
     ) -> tuple[Int[Tensor, "N D"], Float[Tensor, "N D"]]:
         """Draw codes at the flattened positions `rows` (index into B*L), and their log-probabilities.
 
@@ -194,9 +215,11 @@ class TokenDistribution(Protocol):
             uniform: one number in [0, 1) per row and level.
             top_p: mass of the nucleus of codes, in (0, 1].
             temperature: divides the logits, above 0.
+            walk: which of the masked levels to draw; all of them by default.
 
         Returns:
-            Codes and log-probabilities; 0 at visible levels.
+            Codes and log-probabilities; 0 at visible levels, and code 0 of log-probability -inf where nothing was
+            drawn.
         """
         ...
 

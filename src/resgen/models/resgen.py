@@ -16,7 +16,7 @@ from resgen.models.bidirectional import BidirectionalModel, GuidedEvaluation
 from resgen.models.heads import MixtureHead
 from resgen.models.token_head import TokenHead
 from resgen.ops.residual import residual_decode
-from resgen.types import CodeSpec, SequenceCondition
+from resgen.types import CodeSpec, LevelWalk, SequenceCondition
 
 HEADS = ("mixture", "residual", "tokens")
 
@@ -213,9 +213,16 @@ class TokenPrediction:
         self.codebooks = codebooks
 
     def propose(
-        self, rows: Int[Tensor, " M"], uniform: Float[Tensor, "M D"], *, top_p: float, temperature: float
+        self,
+        rows: Int[Tensor, " M"],
+        uniform: Float[Tensor, "M D"],
+        *,
+        top_p: float,
+        temperature: float,
+        walk: LevelWalk | None = None,
     ) -> tuple[Int[Tensor, "M D"], Float[Tensor, "M D"]]:
         """Draw the masked codes at `rows`, and their log-probabilities; see `types.TokenDistribution`."""
+        hidden, visible = self.hidden[rows], self.visible[rows]
         return self.head.propose(
-            self.hidden[rows], self.visible[rows], uniform, self.codebooks, top_p=top_p, temperature=temperature
+            hidden, visible, uniform, self.codebooks, top_p=top_p, temperature=temperature, walk=walk
         )

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from resgen.errors import ConfigError
-from resgen.ops.blocks import masked_blocks
+from resgen.ops.frontier import LevelsUntil
 from resgen.ops.linear import linear
 from resgen.ops.mixture import at_least_float32
 from resgen.ops.sampling import nucleus_choice
+from resgen.types import LevelWalk
 
 INIT_STD = 0.02
 
@@ -90,10 +91,11 @@ class TokenHead(nn.Module):
         *,
         top_p: float = 1.0,
         temperature: float = 1.0,
+        walk: LevelWalk | None = None,
     ) -> tuple[Int[Tensor, "N D"], Float[Tensor, "N D"]]:
         """Draw the masked levels of every row, coarse to fine.
 
-        Only masked levels are projected, level by level, a block of rows at a time.
+        Only the levels that are drawn are projected, level by level, a block of rows at a time.
 
         Args:
             hidden: input of the head.
@@ -102,23 +104,25 @@ class TokenHead(nn.Module):
             codebooks: embeddings of the codes, for the sums of the levels above.
             top_p: mass of the nucleus of codes, in (0, 1].
             temperature: divides the logits before the draw, > 0.
+            walk: which of the masked levels to draw; all of them by default.
 
         Returns:
             Codes and their log-probabilities (float32) under the head's own distribution, that is before temperature
-            and nucleus: a confidence whose unit no sampling setting changes. Both are 0 at visible levels.
+            and nucleus: a confidence whose unit no sampling setting changes. Both are 0 at visible levels; what is
+            masked and not drawn has code 0 and log-probability -inf.
 
         Raises:
             ConfigError: if `top_p` or `temperature` is out of range.
         """
         if not temperature > 0:
             raise ConfigError(f"temperature={temperature} must be greater than 0")
-        order, blocks = masked_blocks(visible, self.depth, self.codebook_size)
-        hidden, uniform = hidden[order].to(self.logits.weight.dtype), uniform[order]
-        weights, biases = self.levels
-        codes = torch.zeros(len(hidden), self.depth, dtype=torch.int64, device=hidden.device)
-        log_probs = torch.zeros(len(hidden), self.depth, device=hidden.device)
+        walk = walk or LevelsUntil(visible, torch.full_like(visible, self.depth))
+        masked = torch.arange(self.depth, device=visible.device) >= visible[:, None]
+        codes = torch.zeros_like(masked, dtype=torch.int64)
+        log_probs = torch.zeros_like(masked, dtype=torch.float32).masked_fill_(masked, -torch.inf)
         above = codebooks.new_zeros(len(hidden), codebooks.shape[-1])
-        for level, rows in blocks:
+        hidden, (weights, biases) = hidden.to(self.logits.weight.dtype), self.levels
+        for level, rows in walk.blocks(log_probs, self.codebook_size):
             logits = linear(hidden[rows], weights[level], biases[level]).float()
             if self.steering is not None:
                 steering = self.steering[level]
@@ -128,10 +132,7 @@ class TokenHead(nn.Module):
             codes[rows, level] = drawn
             log_probs[rows, level] = log_prob.gather(1, drawn[:, None]).squeeze(1)
             above[rows] += codebooks[level][drawn]
-        return (
-            torch.empty_like(codes).index_copy_(0, order, codes),
-            torch.empty_like(log_probs).index_copy_(0, order, log_probs),
-        )
+        return codes, log_probs
 
 
 class LevelHead(nn.Module):

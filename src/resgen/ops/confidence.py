@@ -26,7 +26,11 @@ def cumulative_confidence(
     """
     if errors.dtype != torch.float64:
         errors = errors.float()
-    variance = level_std.to(errors.dtype).square().clamp(min=torch.finfo(errors.dtype).tiny)
     masked = torch.arange(errors.shape[-1], device=errors.device) >= visible[:, None]
-    scores = torch.where(masked, -errors / (2.0 * variance), 0.0).cumsum(dim=-1)
+    scores = torch.where(masked, errors * confidence_unit(level_std.to(errors.dtype)), 0.0).cumsum(dim=-1)
     return torch.where(masked, scores, -torch.inf)
+
+
+def confidence_unit(level_std: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
+    """What a squared error of each level is multiplied by: -1 / (2 sigma_d^2)."""
+    return -0.5 / level_std.square().clamp(min=torch.finfo(level_std.dtype).tiny)

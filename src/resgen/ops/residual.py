@@ -2,17 +2,21 @@
 
 `x_j = argmin_v |h_{j-1} - e(v;j)|^2`, `h_j = h_{j-1} - e(x_j;j)`, and the decoded vector is `z = sum_j e(x_j;j)`.
 Codebooks are one float32 tensor `[D, V, H]`. Everything here runs in float32 whatever the surrounding precision: a
-code is an
-argmin over small differences of distances, which bfloat16 does not resolve.
+code is an argmin over small differences of distances, which bfloat16 does not resolve.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from resgen.ops.blocks import rows_per_block
+from resgen.ops.frontier import LevelsUntil
+from resgen.types import LevelWalk
 
 
 class ResidualCodes(NamedTuple):
@@ -32,53 +36,52 @@ def residual_encode(
     codebooks: Float[Tensor, "D V H"],
     start: Int[Tensor, " N"] | None = None,
     *,
-    chunk_size: int = 1024,
+    walk: LevelWalk | None = None,
+    norms: Float[Tensor, "D V"] | None = None,
 ) -> ResidualCodes:
     """Quantize each row into the levels `start[n]..D-1`, coarse to fine (Sec. 2; step 2 of Algorithm 2).
 
     With `start` a row is the residual that the levels from `start` on have to express: the sum of the *masked* levels'
-    embeddings, which is what ResGen predicts. Ties take the lower code.
+    embeddings, which is what ResGen predicts. Ties take the lower code. The distances to a codebook exist for a block
+    of rows at one time.
 
     Args:
         latents: rows to quantize, any floating type.
         codebooks: one codebook per level.
         start: first level of each row in 0..D (D: nothing to do); None means 0 for all.
-        chunk_size: rows whose distances to a codebook exist at one time (`chunk_size x V` floats).
+        walk: which of these levels to quantize into, as far as the squared errors decide it; all of them by default.
+            What is left out has code 0 and an infinite error.
+        norms: `codebook_norms`, if they are known.
     """
-    depth, _, _ = codebooks.shape
-    rows = latents.shape[0]
+    (depth, size, _), rows = codebooks.shape, latents.shape[0]
     codes = torch.zeros(rows, depth, dtype=torch.int64, device=latents.device)
     errors = torch.zeros(rows, depth, dtype=torch.float32, device=latents.device)
-    # Rows sorted by their first level: at level d the active ones are a prefix, so no level is computed for a row
-    # without it.
-    order = None if start is None else torch.argsort(start, stable=True)
-    active = [rows] * depth if start is None else _rows_per_level(start, depth)
+    blocks: Iterable[tuple[int, slice | Tensor]]
+    if start is None:
+        begins = range(0, rows, block := rows_per_block(size, latents.device))
+        blocks = ((level, slice(begin, begin + block)) for begin in begins for level in range(depth))
+    else:
+        errors.masked_fill_(torch.arange(depth, device=start.device) >= start[:, None], torch.inf)
+        walk = walk or LevelsUntil(start, torch.full_like(start, depth))
+        blocks = walk.blocks(errors, size)
     with torch.autocast(device_type=latents.device.type, enabled=False):
         books = codebooks.float()
-        norms = books.square().sum(-1)
-        residual = (latents if order is None else latents[order]).detach().to(torch.float32, copy=True)
-        for begin in range(0, rows, chunk_size):
-            for level in range(depth):
-                end = min(begin + chunk_size, active[level])
-                if end <= begin:
-                    continue
-                part = residual[begin:end]
-                distance = torch.addmm(norms[level], part, books[level].T, alpha=-2)
-                index = distance.min(1).indices  # on CPUs min is faster than argmin
-                part -= books[level][index]
-                codes[begin:end, level] = index
-                errors[begin:end, level] = part.square().sum(-1)
-    if order is None:
-        return ResidualCodes(codes, errors)
-    return ResidualCodes(
-        torch.empty_like(codes).index_copy_(0, order, codes), torch.empty_like(errors).index_copy_(0, order, errors)
-    )
+        norms = codebook_norms(books) if norms is None else norms
+        residual = latents.detach().to(torch.float32, copy=True)
+        for level, part in blocks:
+            left = residual[part]
+            distance = torch.addmm(norms[level], left, books[level].T, alpha=-2)
+            index = distance.min(1).indices  # on CPUs min is faster than argmin
+            left = left - books[level][index]
+            residual[part] = left
+            codes[part, level] = index
+            errors[part, level] = left.square().sum(-1)
+    return ResidualCodes(codes, errors)
 
 
-def _rows_per_level(start: Int[Tensor, " N"], depth: int) -> list[int]:
-    """How many rows have `start <= level`, for every level; the one transfer to the host that `residual_encode`
-    makes."""
-    return torch.bincount(start, minlength=depth + 1)[:depth].cumsum(0).tolist()
+def codebook_norms(codebooks: Float[Tensor, "D V H"]) -> Float[Tensor, "D V"]:
+    """Squared norms of all codes, float32."""
+    return codebooks.float().square().sum(-1)
 
 
 def residual_decode(

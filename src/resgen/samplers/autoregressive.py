@@ -14,10 +14,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from resgen.errors import ConfigError, unknown
+from resgen.ops.frontier import LevelsUntil
 from resgen.ops.guidance import guidance_weights
 from resgen.ops.masking import SCHEDULES
 from resgen.ops.random import sample_streams
-from resgen.ops.residual import residual_encode
+from resgen.ops.residual import codebook_norms, residual_encode
 from resgen.ops.sampling import nucleus_choice, top_k_filter
 from resgen.samplers.unmasking import Samples, StepCallback, StepRecord, reveal_plan
 from resgen.types import CodeSpec, LatentDistribution, TokenDistribution
@@ -265,7 +266,7 @@ def sample_latent_autoregressive(
     depth, device = codebooks.shape[0], codebooks.device
     levels = torch.arange(depth, device=device)
     run = _Progress(codes, visible, (*noise.component.shape[:2], depth), device, config)
-    noise = LatentNoise(*(part.to(device) for part in noise))
+    noise, norms = LatentNoise(*(part.to(device) for part in noise)), codebook_norms(codebooks)
     decoder.begin(config.guidance_scale > 0)
     for position in run.positions():
         decoder.next_position(run.unread())
@@ -276,10 +277,11 @@ def sample_latent_autoregressive(
                 continue
             distribution = decoder.predict(here, known, run.weight)
             uniform = noise.component[rows, position, step]
-            proposal = torch.zeros_like(here)
+            proposal, now_known = torch.zeros_like(here), known + counts.to(device)
+            walk = LevelsUntil(known[rows], now_known[rows])
             if isinstance(distribution, TokenDistribution):
                 proposal[rows], _ = distribution.propose(
-                    rows, uniform, top_p=config.top_p, temperature=config.temperature
+                    rows, uniform, top_p=config.top_p, temperature=config.temperature, walk=walk
                 )
             else:
                 latents = distribution.sample(
@@ -289,8 +291,7 @@ def sample_latent_autoregressive(
                     top_p=config.top_p,
                     temperature=config.temperature,
                 )
-                proposal[rows] = residual_encode(latents, codebooks, known[rows]).codes
-            now_known = known + counts.to(device)
+                proposal[rows] = residual_encode(latents, codebooks, known[rows], walk=walk, norms=norms).codes
             revealed = (levels >= known[:, None]) & (levels < now_known[:, None])
             here, known = torch.where(revealed, proposal, here), now_known
         run.codes[:, position], run.visible[:, position] = here, known

@@ -14,11 +14,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from resgen.errors import ConfigError, unknown
-from resgen.ops.confidence import cumulative_confidence
+from resgen.ops.confidence import confidence_unit, cumulative_confidence
+from resgen.ops.frontier import Frontier, LevelsUntil
 from resgen.ops.guidance import check_interval, guidance_weights
 from resgen.ops.masking import SCHEDULES, num_masked, reveal
 from resgen.ops.random import fill_normal, fill_uniform, sample_streams
-from resgen.ops.residual import residual_encode
+from resgen.ops.residual import codebook_norms, residual_encode
 from resgen.types import CodeSpec, Predictor, TokenDistribution
 
 UNMASKING = ("confidence", "random")
@@ -183,6 +184,7 @@ def sample_codes(
         num_steps, config.guidance_first, config.guidance_scale, (config.guidance_start, config.guidance_end)
     )
     plan = reveal_plan(config.mask_schedule, num_steps, (depth - visible).sum(1).cpu())
+    norms, unit = codebook_norms(codebooks), confidence_unit(level_std)
     records: list[StepRecord] = []
     for step, num_reveal in enumerate(plan):
         if not num_reveal.any():  # reveals nothing, costs nothing
@@ -191,10 +193,20 @@ def sample_codes(
         weight = weights[step] if config.guidance_scale else 0.0
         distribution = predict(codes, visible, weight)
         rows = (visible.flatten() < depth).nonzero().squeeze(1)
-        start = visible.flatten()[rows]
+        start, scores = visible.flatten()[rows], noise.choice[:, step]
+        tokens, now_visible = isinstance(distribution, TokenDistribution), visible
+        # What cannot be revealed in this step is not drawn.
+        if config.unmasking == "random":
+            now_visible = reveal(scores, visible, num_reveal.to(device))
+            walk = LevelsUntil(start, now_visible.flatten()[rows])
+        else:
+            scores = -config.choice_temperature * torch.log(-torch.log(scores))  # Gumbel noise
+            walk = Frontier(visible, rows, scores, num_reveal, None if tokens else unit)
         uniform = noise.component[:, step].flatten(0, 1)[rows]
         if isinstance(distribution, TokenDistribution):
-            drawn, log_prob = distribution.propose(rows, uniform, top_p=config.top_p, temperature=config.temperature)
+            drawn, log_prob = distribution.propose(
+                rows, uniform, top_p=config.top_p, temperature=config.temperature, walk=walk
+            )
             confidence = log_prob.cumsum(dim=-1)  # visible levels count 0
         else:
             latents = distribution.sample(
@@ -204,15 +216,12 @@ def sample_codes(
                 top_p=config.top_p,
                 temperature=config.temperature,
             )
-            drawn, errors = residual_encode(latents, codebooks, start)
+            drawn, errors = residual_encode(latents, codebooks, start, walk=walk, norms=norms)
             confidence = cumulative_confidence(errors, start, level_std)
-        scores = noise.choice[:, step]
         if config.unmasking == "confidence":
             everywhere = torch.zeros(batch * positions, depth, device=device)
             everywhere[rows] = confidence.to(everywhere.dtype)
-            gumbel = -torch.log(-torch.log(scores))
-            scores = everywhere.view_as(scores) + config.choice_temperature * gumbel
-        now_visible = reveal(scores, visible, num_reveal.to(device))
+            now_visible = reveal(everywhere.view_as(scores) + scores, visible, num_reveal.to(device))
         proposed = torch.zeros_like(codes).view(-1, depth).index_copy_(0, rows, drawn).view_as(codes)
         revealed = (levels >= visible[..., None]) & (levels < now_visible[..., None])
         codes, visible = torch.where(revealed, proposed, codes), now_visible

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from resgen.ops import blocks
 from resgen.ops.residual import (
     code_histogram,
     residual_decode,
@@ -85,7 +86,9 @@ def test_chunks_change_nothing(rows: int, depth: int, size: int, dim: int, seed:
     latents, codebooks, start = _integers(rows, depth, size, dim, seed)
     for first in (None, start):
         whole = residual_encode(latents, codebooks, first)
-        parts = residual_encode(latents, codebooks, first, chunk_size=chunk)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(blocks, "CPU_BLOCK", chunk * size)
+            parts = residual_encode(latents, codebooks, first)
         assert torch.equal(whole.codes, parts.codes)
         assert torch.equal(whole.errors, parts.errors)
 
@@ -94,7 +97,7 @@ def test_chunks_change_nothing(rows: int, depth: int, size: int, dim: int, seed:
 @problems
 def test_start_per_row_equals_each_row_alone(rows: int, depth: int, size: int, dim: int, seed: int) -> None:
     latents, codebooks, start = _integers(rows, depth, size, dim, seed)
-    together = residual_encode(latents, codebooks, start, chunk_size=4)
+    together = residual_encode(latents, codebooks, start)
     for row, first in enumerate(start.tolist()):
         alone = residual_encode(latents[row : row + 1], codebooks[first:]) if first < depth else None
         for got, wanted in zip(together, alone or (torch.zeros(1, 0), torch.zeros(1, 0)), strict=True):
