@@ -133,7 +133,7 @@ def candidates(commands: Mapping[str, type[Any]], values: Mapping[str, Iterable[
 
     Args:
         commands: by name, of one word or two.
-        values: known values by option, of any command that has it.
+        values: known values by option, of any command that has it, or by a command and an option, which goes first.
 
     Returns:
         Under "" and a group's name the next words of commands; under a command its options; under a command and an
@@ -145,7 +145,10 @@ def candidates(commands: Mapping[str, type[Any]], values: Mapping[str, Iterable[
         first, _, second = name.partition(" ")
         if second:
             words[first] = (*words.get(first, ()), second)
-        options = {option: (*choices, *values.get(option, ())) for option, choices in options_of(command).items()}
+        options = {
+            option: (*choices, *values.get(f"{name} {option}", values.get(option, ())))
+            for option, choices in options_of(command).items()
+        }
         words[name] = ("--help", *(option for option in options if option))
         words |= {f"{name} {option}": chosen for option, chosen in options.items() if chosen}
     return words
@@ -176,7 +179,7 @@ def _literals(kind: Any) -> list[str]:
 
 
 def known_values() -> dict[str, tuple[str, ...]]:
-    """The names that options of any command take, by option."""
+    """The names that options take, by option, or by command and option where it takes some of them only."""
     from resgen.cli.common import bundled_models
     from resgen.kinds import KINDS
     from resgen.ops.masking import SCHEDULES
@@ -184,7 +187,13 @@ def known_values() -> dict[str, tuple[str, ...]]:
     from resgen.recipes import recipe_names, speech_recipe_names
 
     kinds, models = tuple(KINDS), bundled_models()
-    pipelines = tuple(model["name"] for model in models if model["kind"].endswith("pipeline"))
+    pictures, speech = (
+        tuple(model["name"] for model in models if model["kind"] == kind) for kind in ("pipeline", "speech-pipeline")
+    )
+    pipelines = pictures + speech
+    of_pictures = dict.fromkeys(("generate image --model", "edit image --model", "sweep --model"), pictures)
+    of_speech = dict.fromkeys(("generate speech --model", "edit speech --model"), speech)
+    speech_recipes = dict.fromkeys(("train vocoder --recipe", "train text --recipe"), tuple(speech_recipe_names()))
     return {
         "--recipe": (*recipe_names(), *speech_recipe_names()),
         "--kind": kinds,
@@ -195,4 +204,7 @@ def known_values() -> dict[str, tuple[str, ...]]:
         "--model": pipelines,
         "--tokenizer": pipelines,
         "--extractor": tuple(model["name"] for model in models if model["kind"] == "classifier"),
+        **of_pictures,
+        **of_speech,
+        **speech_recipes,
     }

@@ -80,8 +80,17 @@ def test_shells_complete(shell, words, tmp_path):
 def test_every_recipe_and_bundled_model_is_known(words):
     assert {"digits", "rvqvae"} <= set(words["train tokenizer --recipe"])
     assert "fashion-mnist-small" in words["generate image --model"]
+    assert words["generate speech --model"] == words["edit speech --model"] == ("spoken-digits-small",)
+    assert not {"spoken-digits-small"} & set(words["generate image --model"] + words["edit image --model"])
+    assert {"fashion-mnist-small", "spoken-digits-small"} <= set(words["evaluate --model"])
+    assert "digits" not in words["train text --recipe"] and "digits" in words["train generator --recipe"]
     assert words["completion "] == ("bash", "zsh", "fish")
     assert "train generator --data" not in words
+
+
+def test_values_of_a_command_are_for_options_that_it_has(words):
+    keys = [key for key in known_values() if not key.startswith("--")]
+    assert keys and all(words[key] == known_values()[key] for key in keys)
 
 
 def test_the_command_prints_the_script(capsys):
