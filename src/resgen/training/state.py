@@ -48,6 +48,7 @@ VOLATILE = (
     "log_every",
     "validate_every",
     "sample_every",
+    "evaluate_every",
     "checkpoint_every",
     "keep_last",
     "device",

@@ -132,7 +132,7 @@ def test_resume_refuses_another_configuration_and_names_the_key(toy, tmp_path, c
     with pytest.raises(CheckpointError, match="num_samples=50 but this run has num_samples=49"):
         run(toy, tmp_path, task=task, num_steps=8, resume=True)
     capsys.readouterr()
-    run(toy, tmp_path, num_steps=9, log_every=2, validate_every=3, checkpoint_every=4, resume=True)
+    run(toy, tmp_path, num_steps=9, log_every=2, validate_every=3, evaluate_every=5, checkpoint_every=4, resume=True)
     message = capsys.readouterr().err
     assert "training.num_steps: 8 -> 9" in message and "losses may differ" in message
 
