@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol, cast
+from typing import Generic, Protocol, TypeVar, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -36,6 +36,7 @@ VALIDATION_ROWS = 1024
 VALIDATION_PROGRESS = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
 Batch = tuple[Int[Tensor, "B L D"], Int[Tensor, " B"], SequenceCondition | None]
 Batches = Iterable[Batch]
+M = TypeVar("M", ResGen, ARResGen)
 
 
 class Objective(Protocol):
@@ -86,20 +87,23 @@ def make_objective(
     return makers[kind_of(model.config).name]()
 
 
-class UnmaskingObjective:
-    """ResGen and direct tokens: all masked levels of all positions at once, masked by the forward process (Sec. 3)."""
+class _HeadObjective(Generic[M]):
+    """What the models with a head for all masked levels share."""
 
-    def __init__(
-        self, model: ResGen, mask_schedule: str, smoothing: float, level_decay: float, data_start: bool
-    ) -> None:
-        self.model, self.mask_schedule = model, mask_schedule
-        self.smoothing, self.level_decay, self.data_start = smoothing, level_decay, data_start
+    def __init__(self, model: M, mask_schedule: str, smoothing: float, level_decay: float, data_start: bool) -> None:
+        self.model: M = model
+        self.mask_schedule, self.data_start = mask_schedule, data_start
+        self.smoothing, self.level_decay = smoothing, level_decay
 
     @torch.no_grad()
     def start(self, codes: Int[Tensor, "B L D"], generator: torch.Generator) -> None:
         """Start from data, see `start_head`."""
         if self.data_start:
             start_head(self.model, codes, generator)
+
+
+class UnmaskingObjective(_HeadObjective[ResGen]):
+    """ResGen and direct tokens: all masked levels of all positions at once, masked by the forward process (Sec. 3)."""
 
     def loss(
         self,
@@ -269,21 +273,9 @@ class AutoregressiveObjective:
         return torch.stack(sums), weight.sum()
 
 
-class LatentAutoregressiveObjective:
+class LatentAutoregressiveObjective(_HeadObjective[ARResGen]):
     """AR-ResGen: the masked levels of every position given all positions before it; how many are masked is drawn for
     each position from the schedule."""
-
-    def __init__(
-        self, model: ARResGen, mask_schedule: str, smoothing: float, level_decay: float, data_start: bool
-    ) -> None:
-        self.model, self.mask_schedule = model, mask_schedule
-        self.smoothing, self.level_decay, self.data_start = smoothing, level_decay, data_start
-
-    @torch.no_grad()
-    def start(self, codes: Int[Tensor, "B L D"], generator: torch.Generator) -> None:
-        """Start from data, see `start_head`."""
-        if self.data_start:
-            start_head(self.model, codes, generator)
 
     def loss(
         self,
