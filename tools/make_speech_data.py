@@ -166,7 +166,7 @@ class Digits:
                 parts.append(rng.choice(recordings[word]))
             samples, name = torch.cat(parts), f"fsdd_{speaker}"
             if varied:
-                name = f"{name}#{index // 2}"
+                name = _varied_name(name, index // 2, self.seed)
                 voice = random.Random(derive_seed("played", self.seed, name))
                 samples = _play(samples, _played(voice))
                 if self.altered:
@@ -277,11 +277,16 @@ def _varied(voices: Sequence[Voice], count: int, seed: int, *, altered: bool) ->
         if voice.source == "espeak-ng":
             accented = f"{rng.choice(ACCENTS)}+{voice.speaker_id.rpartition('+')[2]}"
             options = ("-v", accented, "-p", str(rng.randint(15, 85)), "-s", str(rng.randint(130, 185)))
-        name = f"{voice.speaker_id}#{number}"
+        name = _varied_name(voice.speaker_id, number, seed)
         stream = random.Random(derive_seed("varied utterance", seed, index))
         played = _played(rng)
         alteration = draw_alteration(rng) if altered else None
         yield Voice(name, voice.source, options, False, played, alteration), stream
+
+
+def _varied_name(speaker: str, number: int, seed: int) -> str:
+    """A name that no corpus of another seed gives to another voice, so that corpora can be learned from together."""
+    return f"{speaker}#{number}" + (f"@{seed}" if seed else "")
 
 
 def _played(rng: random.Random) -> float:
@@ -397,7 +402,7 @@ def _vary_recordings(file: Path, count: int, seed: int, *, altered: bool) -> lis
     for index in range(count):
         number = index // 2
         speaker = names[number % len(names)]
-        name = f"{speaker}#{number}"
+        name = _varied_name(speaker, number, seed)
         voice, rng = (random.Random(derive_seed(part, seed, name, i)) for part, i in (("played", 0), ("varied", index)))
         samples, text = rng.choice(speakers[speaker])
         samples = _play(samples, _played(voice))

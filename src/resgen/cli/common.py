@@ -209,21 +209,16 @@ def check_out_dir(path: Path, *, name: str = "--out") -> None:
 
 
 def _check_writable(path: Path, folder: Path, name: str) -> None:
-    """Try for real (permission bits say little for root or on read-only disks), and leave no trace."""
-    missing = [p for p in (folder, *folder.parents) if not p.exists()]
-    made: list[Path] = []
+    """Try for real (permission bits say little for root or on read-only disks), and leave no trace.
+
+    What is missing is made in a folder of its own, beside its place: other commands may be making the same.
+    """
+    there = next(p for p in (folder, *folder.parents) if p.exists())
     try:
-        for new in reversed(missing):
-            new.mkdir()
-            made.append(new)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        with tempfile.TemporaryDirectory(dir=there, prefix=".resgen-") as trial:
+            (Path(trial) / folder.relative_to(there)).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{name} '{path}' cannot be written: {error.strerror}; choose another place") from error
-    finally:
-        for new in reversed(made):
-            with contextlib.suppress(OSError):
-                new.rmdir()
 
 
 def is_first_process() -> bool:

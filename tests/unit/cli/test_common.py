@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -63,6 +64,12 @@ def test_wrong_file_is_a_configuration_error(text, recipes, tmp_path):
 def test_out_file_in_a_new_folder_is_accepted_and_leaves_no_trace(tmp_path):
     check_out_file(tmp_path / "a" / "b" / "c.PNG")
     check_out_dir(tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_commands_may_check_the_same_new_folder_at_once(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(check_out_dir, [tmp_path / "a" / "b"] * 400))
     assert list(tmp_path.iterdir()) == []
 
 
