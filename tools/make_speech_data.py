@@ -168,9 +168,7 @@ class Digits:
             if varied:
                 name = _varied_name(name, index // 2, self.seed)
                 voice = random.Random(derive_seed("played", self.seed, name))
-                samples = _play(samples, _played(voice))
-                if self.altered:
-                    samples = alter(samples, RATE_HZ, draw_alteration(voice), rng)
+                samples = _as_voice(samples, _played(voice), draw_alteration(voice) if self.altered else None, rng)
             rows.append(_row(samples, " ".join(words), name, "fsdd"))
         print(f"{split}: {count} sequences of {speaker}", flush=True)
         return rows
@@ -293,9 +291,10 @@ def _played(rng: random.Random) -> float:
     return math.exp(rng.uniform(*map(math.log, PLAYED)))
 
 
-def _play(samples: Tensor, factor: float) -> Tensor:
-    """The sound at `factor` times the speed it was recorded at; pitch and formants rise by that much."""
-    return resample(samples, RATE_HZ, round(RATE_HZ / factor))
+def _as_voice(samples: Tensor, played: float, alteration: Alteration | None, rng: random.Random) -> Tensor:
+    """The sound at `played` times the speed it was recorded at (pitch and formants rise by that much), then altered."""
+    samples = resample(samples, RATE_HZ, round(RATE_HZ / played))
+    return samples if alteration is None else alter(samples, RATE_HZ, alteration, rng)
 
 
 def _is_test_text(text: str) -> bool:
@@ -340,10 +339,8 @@ def _speak(jobs: Sequence[Job], title: str) -> list[Row]:
                 raise DataError(f"{job.voice.speaker_id} failed at '{job.text}': {done.stderr.decode()[:200]}")
             samples = read_sound(file, RATE_HZ, where=f"{job.voice.speaker_id} '{job.text}'")
             file.unlink()
-            samples = _play(trim_silence(samples, RATE_HZ), job.voice.played)
-            if job.voice.alteration is not None:
-                noise = random.Random(derive_seed("noise", job.voice.speaker_id, index))
-                samples = alter(samples, RATE_HZ, job.voice.alteration, noise)
+            noise = random.Random(derive_seed("noise", job.voice.speaker_id, index))
+            samples = _as_voice(trim_silence(samples, RATE_HZ), job.voice.played, job.voice.alteration, noise)
             return _row(samples, job.text, job.voice.speaker_id, job.voice.source)
 
         rows = []
@@ -405,9 +402,7 @@ def _vary_recordings(file: Path, count: int, seed: int, *, altered: bool) -> lis
         name = _varied_name(speaker, number, seed)
         voice, rng = (random.Random(derive_seed(part, seed, name, i)) for part, i in (("played", 0), ("varied", index)))
         samples, text = rng.choice(speakers[speaker])
-        samples = _play(samples, _played(voice))
-        if altered:
-            samples = alter(samples, RATE_HZ, draw_alteration(voice), rng)
+        samples = _as_voice(samples, _played(voice), draw_alteration(voice) if altered else None, rng)
         rows.append(_row(samples, text, name, "speechocean762"))
     return rows
 

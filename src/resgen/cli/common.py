@@ -213,7 +213,7 @@ def _check_writable(path: Path, folder: Path, name: str) -> None:
 
     What is missing is made in a folder of its own, beside its place: other commands may be making the same.
     """
-    there = next(p for p in (folder, *folder.parents) if p.exists())
+    there = next((p for p in (folder, *folder.parents) if p.exists()), folder)
     try:
         with tempfile.TemporaryDirectory(dir=there, prefix=".resgen-") as trial:
             (Path(trial) / folder.relative_to(there)).mkdir(parents=True, exist_ok=True)

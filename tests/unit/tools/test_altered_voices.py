@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import random
-import sys
-from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
-
-sys.path.append(str(Path(__file__).parents[3] / "tools"))
-
 from altered_voices import FORMANTS, MICROPHONE_HZ, NARROW_HZ, Alteration, alter, draw_alteration
+from torch import Tensor
 
 RATE = 16_000
 FLAT = (0.0,) * len(MICROPHONE_HZ)
