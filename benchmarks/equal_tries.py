@@ -1,24 +1,26 @@
 """Sampling settings by the same search for every variant, then the distance of all its trainings with the best.
 
 python benchmarks/equal_tries.py --runs runs/variants --trainings residual direct --seeds 4 --data PATH \\
-    --guidance 2 3 4 6 --choice-temperature 1 4 8
+    --out tries.json --fixed num_steps=16
 
-`--runs` is the folder that benchmarks/variants.py wrote. The settings are searched on the first training alone.
+`--runs` is the folder that benchmarks/variants.py wrote. The settings are searched on the first training alone, as
+`resgen compare` does: as many tries for each kind.
 """
 
 from __future__ import annotations
 
-import itertools
 import sys
 from pathlib import Path
 from typing import Any
 
 import tyro
 
-from resgen.checkpoints.format import write_json_atomic
+from resgen.checkpoints.format import read_json, write_json_atomic
+from resgen.config import config_to_dict, parse_overrides
 from resgen.errors import ResGenError
-from resgen.experiments.judge import Judge
-from resgen.kinds import sampling_with
+from resgen.experiments.judge import Judge, Score
+from resgen.experiments.sweep import find_settings
+from resgen.kinds import AnySampling, kind_of, without_guidance
 from resgen.pipelines.image import ImagePipeline
 
 SEARCH_SEED, FINAL_SEED = 1000, 2000
@@ -30,24 +32,20 @@ def main(
     data: str,
     out: Path,
     seeds: int = 4,
-    guidance: tuple[float, ...] = (2, 3, 4, 6),
-    choice_temperature: tuple[float, ...] = (1, 4, 8),
-    num_steps: int = 16,
+    fixed: tuple[str, ...] = (),
     search_samples: int = 500,
     num_samples: int = 1000,
     extractor: str | None = None,
 ) -> None:
-    """Search, then measure; guided distances.
+    """Search, then measure, guided and unguided.
 
     Args:
         runs: folder of trainings named NAME-SEED.
-        trainings: their names.
+        trainings: their names; those that `out` has are not measured again.
         data: pictures.
-        out: JSON to write.
+        out: JSON to write, or to go on with.
         seeds: trainings of each name.
-        guidance: weights of the last step to try.
-        choice_temperature: to try with each.
-        num_steps: network evaluations.
+        fixed: settings that are not searched, such as num_steps=16.
         search_samples: pictures of each try.
         num_samples: pictures of each training, with other noise than the tries'.
         extractor: whose features are compared; the bundled classifier of the same classes if left out.
@@ -57,25 +55,36 @@ def main(
         data, image_size=config.image_size, channels=config.channels, extractor=extractor, cache_dir=runs / "cache"
     )
 
-    def distance(name: str, seed: int, settings: dict[str, Any], samples: int, noise: int) -> float:
+    def score(name: str, seed: int, sampling: AnySampling, samples: int, noise: int) -> Score:
         pipe = ImagePipeline.from_pretrained(runs / f"{name}-{seed}" / "model")
-        sampling = sampling_with(pipe.sampling, {"num_steps": num_steps, **settings})
-        return judge.score_pipeline(pipe, sampling, num_samples=samples, seed=noise).distance
+        return judge.score_pipeline(pipe, sampling, num_samples=samples, seed=noise)
 
-    found: dict[str, Any] = {}
-    for name in trainings:
-        tries = [
-            {"guidance_scale": weight, "choice_temperature": choice}
-            for weight, choice in itertools.product(guidance, choice_temperature)
-        ]
-        tried = [
-            settings | {"distance": distance(name, 0, settings, search_samples, SEARCH_SEED)} for settings in tries
-        ]
-        best = min(range(len(tries)), key=lambda index: tried[index]["distance"])
-        final = [distance(name, seed, tries[best], num_samples, FINAL_SEED) for seed in range(seeds)]
-        found[name] = {"tried": tried, "best": tries[best], "distances": final}
-        print(f"{name}: {tries[best]}  {' '.join(f'{value:.2f}' for value in final)}", flush=True)
+    found: dict[str, Any] = read_json(out)["trainings"] if out.exists() else {}
+    for name in (name for name in trainings if name not in found):
+        pipe = ImagePipeline.from_pretrained(runs / f"{name}-0" / "model")
+        best, tried = find_settings(
+            lambda sampling, name=name: score(name, 0, sampling, search_samples, SEARCH_SEED),  # type: ignore[misc]
+            kind_of(pipe.generator.config).name,
+            pipe.sampling,
+            depth=pipe.generator.spec.depth,
+            fixed=parse_overrides(fixed),
+        )
+        guided, unguided = (
+            [score(name, seed, sampling, num_samples, FINAL_SEED).distance for seed in range(seeds)]
+            for sampling in (best, without_guidance(best))
+        )
+        found[name] = {
+            "tried": [{**row.settings, "distance": row.score.distance} for row in tried],
+            "best": config_to_dict(best),
+            "guided": guided,
+            "unguided": unguided,
+        }
+        print(f"{name}: guided {_list(guided)}; unguided {_list(unguided)}; {config_to_dict(best)}", flush=True)
         write_json_atomic(out, {"metric": judge.metric, "num_samples": num_samples, "trainings": found})
+
+
+def _list(values: list[float]) -> str:
+    return " ".join(f"{value:.2f}" for value in values)
 
 
 if __name__ == "__main__":

@@ -24,25 +24,25 @@ ALIASES = {"steps": "num_steps", "schedule": "mask_schedule"}
 # Searched one after the other, in this order, by `find_settings`; every kind gets as many tries.
 SEARCHED: dict[str, dict[str, Sequence[Any]]] = {
     "resgen": {
-        "guidance_scale": (1.0, 2.0, 3.0, 4.0),
-        "choice_temperature": (0.5, 1.0, 2.0, 4.0),
+        "guidance_scale": (1.0, 2.0, 4.0, 6.0),
+        "choice_temperature": (1.0, 2.0, 4.0, 8.0),
         "top_p": (0.9, 0.95, 1.0),
         "temperature": (0.8, 0.9, 1.0),
     },
     "mixture": {
-        "guidance_scale": (1.0, 2.0, 3.0, 4.0),
+        "guidance_scale": (1.0, 2.0, 4.0, 6.0),
         "choice_temperature": (10.0, 20.0, 40.0, 100.0),
         "top_p": (0.9, 0.95, 1.0),
         "temperature": (0.4, 0.7, 1.0),
     },
     "direct": {
-        "guidance_scale": (1.0, 2.0, 3.0, 4.0),
-        "choice_temperature": (0.5, 1.0, 2.0, 4.0),
+        "guidance_scale": (1.0, 2.0, 4.0, 6.0),
+        "choice_temperature": (1.0, 2.0, 4.0, 8.0),
         "top_p": (0.9, 0.95, 1.0),
         "temperature": (0.8, 0.9, 1.0),
     },
     "maskgit": {
-        "guidance_scale": (1.0, 2.0, 3.0, 4.0),
+        "guidance_scale": (1.0, 2.0, 4.0, 6.0),
         "choice_temperature": (1.0, 4.5, 10.0, 20.0),
         "top_p": (0.9, 0.95, 1.0),
         "temperature": (0.8, 0.9, 1.0),
