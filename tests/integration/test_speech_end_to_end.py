@@ -17,6 +17,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from resgen.checkpoints.card import write_card
+from resgen.checkpoints.format import load_folder
 from resgen.cli.main import main
 from resgen.data.sound import read_sound, write_sound
 from speech_parts import RATE, UNIT, save_parts, voice
@@ -136,6 +138,13 @@ def test_run_folders(work: Path, parts: dict[str, Path], model: Path) -> None:
         assert files == ["meta.json", "speech-00000.safetensors"]
     suffixes = {path.suffix for path in work.rglob("*") if path.is_file()}
     assert not suffixes & {".pt", ".pth", ".bin", ".pkl", ".ckpt", ".tmp"}
+
+
+def test_the_record_of_every_part_goes_with_the_model(tmp_path: Path, model: Path) -> None:
+    folder = load_folder(model)
+    assert {stage: folder.record(stage)["steps"] for stage in folder.extra["history"]} == STEPS
+    card = write_card(folder, tmp_path, name="voice").read_text()
+    assert all(f"| {stage} | {steps} |" in card for stage, steps in STEPS.items())
 
 
 def test_durations_sum_to_the_frames_and_the_alphabet_is_the_corpus_s(work: Path, model: Path) -> None:

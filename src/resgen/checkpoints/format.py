@@ -88,6 +88,12 @@ class Folder:
     extra: dict[str, Any] = field(default_factory=dict)
     resgen_version: str = ""
 
+    def record(self, stage: str) -> dict[str, Any]:
+        """What the training of a stage ("tokenizer", "generator", ...) noted in the history; empty without a note."""
+        history = self.extra.get("history")
+        record = history.get(stage) if isinstance(history, dict) else None
+        return dict(record) if isinstance(record, dict) else {}
+
     def component(self, name: str) -> SavedComponent:
         """The component called `name`.
 

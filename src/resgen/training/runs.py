@@ -132,7 +132,6 @@ def train_generator(
         check_belongs(loaded, cache.spec, cache.tokenizer_fingerprint, str(cache.path))
     num_classes = len(train.class_names) if len(train.class_names) > 1 else 0
     model_config = replace(recipe.generator, num_classes=num_classes)
-    tokenizer_history = folder.extra.get("history", {})
     with seeded(recipe.generator_training.seed, "generator"):
         model = build(model_config, loaded.spec)
         if init is not None:
@@ -146,7 +145,7 @@ def train_generator(
         product=ImageProduct(loaded, train.class_names),
         sampling=recipe.sampling,
         evaluate=evaluator(loaded) if evaluator is not None and initialise().rank == 0 else None,
-        history={"tokenizer": tokenizer_history.get("tokenizer", {}) if isinstance(tokenizer_history, dict) else {}},
+        history={"tokenizer": folder.record("tokenizer")},
     )
     return run_stage(
         task,

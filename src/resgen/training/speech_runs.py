@@ -207,9 +207,14 @@ def train_speech_generator(
         init: start from the weights of this pipeline's generator, of the same tokenizer and shape (fine-tuning).
     """
     check_start(recipe, out, max_minutes=max_minutes, resume=resume)
-    loaded, _ = load_sound_tokenizer(tokenizer)
+    loaded, tokenizer_folder = load_sound_tokenizer(tokenizer)
     text_model, alphabet, text_folder = load_text_model(text)
-    codec = SoundCodec(loaded, None if vocoder is None else load_vocoder(vocoder)[0])
+    history = {"tokenizer": tokenizer_folder.record("tokenizer"), "text": text_folder.record("text")}
+    codec = SoundCodec(loaded)
+    if vocoder is not None:
+        loaded_vocoder, vocoder_folder = load_vocoder(vocoder)
+        codec = SoundCodec(loaded, loaded_vocoder)
+        history["vocoder"] = vocoder_folder.record("vocoder")
     mel = mel_of(recipe, loaded.config)
     stride = loaded.samples_per_position // mel.hop_size
     if text_model.config.num_bands != mel.num_bands:
@@ -252,7 +257,7 @@ def train_speech_generator(
         quantizer=loaded.quantizer,
         product=SpeechProduct(codec, text_model, alphabet, examples[1], mel, voice),
         sampling=recipe.sampling,
-        history={"text": text_folder.extra.get("history", {})},
+        history=history,
     )
     config = {
         "generator": model_config,
