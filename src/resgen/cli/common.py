@@ -232,8 +232,8 @@ def slug(name: str) -> str:
 
 
 def count_passes(steps: Iterable[Any]) -> int:
-    """Network evaluations of a sampling run: two for a step with guidance, else one."""
-    return sum(2 if step.guidance_scale else 1 for step in steps)
+    """Network passes of a sampling run: two or three for a step with guidance, else one."""
+    return sum(step.passes for step in steps)
 
 
 def to_pixels(images: Sequence[Any]) -> Any:

@@ -19,7 +19,7 @@ from resgen.cli.common import (
     report,
     table,
 )
-from resgen.cli.sampling import Drawing, SamplingOptions
+from resgen.cli.sampling import Drawing, SpeechSampling
 from resgen.cli.speak import speech_trace, warn_of_missing_vocoder
 from resgen.errors import ConfigError
 
@@ -59,7 +59,7 @@ class EditSpeech(Drawing):
     """Take the samples outside the stretch from the recording itself, instead of decoding them."""
     num_samples: Annotated[int, option("N")] = 1
     """How many results; 1 if left out."""
-    sampling: Annotated[SamplingOptions, OmitArgPrefixes] = SamplingOptions()
+    sampling: Annotated[SpeechSampling, OmitArgPrefixes] = SpeechSampling()
     seed: int = 0
     """Result k is drawn from the stream (seed, k), in batches of any size."""
     out: Annotated[Path | None, option("FILE_OR_DIR")] = None

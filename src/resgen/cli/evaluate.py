@@ -59,6 +59,8 @@ class Evaluate:
     """Network evaluations of the sampler, instead of the model's setting."""
     guidance_scale: Annotated[float | None, option("W")] = None
     """Guidance, instead of the model's setting."""
+    prompt_guidance: Annotated[float | None, option("SHARE")] = None
+    """Speech: share of the guidance that strengthens the prompt's voice alone, instead of the model's setting."""
     task: Annotated[str | None, option("NAME")] = None
     """Speech: cross-sentence (a prompt of another sentence) or continuation (the beginning of the recording)."""
     transcriber: Annotated[str | None, option("NAME_OR_DIR")] = None
@@ -109,7 +111,7 @@ class Evaluate:
         of_pictures = ("protocol", "extractor", "extractor_sha256", "class_balance", "dtype", "cache", "tokenizer")
         for name in of_pictures if self.task is not None else ():
             self._refuse(name, "is of pictures; leave it out with --task")
-        for name in ("transcriber", "speaker_encoder") if self.task is None else ():
+        for name in ("transcriber", "speaker_encoder", "prompt_guidance") if self.task is None else ():
             self._refuse(name, "is of speech, which needs --task cross-sentence or continuation")
         of_generation = ("class_balance", "steps", "guidance_scale", "seed", "dtype")
         of_protocol = ("split", "num_samples", *of_generation)
@@ -126,7 +128,11 @@ class Evaluate:
     def _speech(self) -> None:
         from resgen.cli.evaluate_speech import run_speech
 
-        given = {"num_steps": self.steps, "guidance_scale": self.guidance_scale}
+        given = {
+            "num_steps": self.steps,
+            "guidance_scale": self.guidance_scale,
+            "prompt_guidance": self.prompt_guidance,
+        }
         with phase_bars() as advance:
             run_speech(
                 model=str(self.model),

@@ -60,6 +60,14 @@ class SamplingOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SpeechSampling(SamplingOptions):
+    """Settings of the sampler of speech."""
+
+    prompt_guidance: Annotated[float | None, option("SHARE")] = None
+    """Share of the guidance that strengthens the prompt's voice alone, 0 to 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PictureSampling(SamplingOptions):
     """Settings of the sampler of pictures."""
 

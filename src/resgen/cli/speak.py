@@ -18,7 +18,7 @@ from resgen.cli.common import (
     option,
     report,
 )
-from resgen.cli.sampling import Drawing, SamplingOptions
+from resgen.cli.sampling import Drawing, SpeechSampling
 from resgen.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class GenerateSpeech(Drawing):
     """cross-sentence: a new sentence in the prompt's voice. continuation: go on from the end of the prompt."""
     speed: Annotated[float, option("R")] = 1.0
     """Above 1 is faster; 1 keeps the pace of the prompt."""
-    sampling: Annotated[SamplingOptions, OmitArgPrefixes] = SamplingOptions()
+    sampling: Annotated[SpeechSampling, OmitArgPrefixes] = SpeechSampling()
     seed: int = 0
     """Sentence k of text i is drawn from the stream (seed, i, k)."""
     out: Annotated[Path, option("FILE_OR_DIR")]

@@ -92,7 +92,7 @@ def judge_speech(
             generated=Sound(result.audio[begin:], result.sample_rate_hz),
             reconstructed=copied(pipe, trial.truth),
             prompt_reconstructed=copied(pipe, trial.prompt),
-            passes=sum(2 if step.guidance_scale else 1 for step in result.steps),
+            passes=sum(step.passes for step in result.steps),
         )
 
     return evaluate_speech(

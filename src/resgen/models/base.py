@@ -85,14 +85,25 @@ class CodeModel(nn.Module):
         return None
 
     def branches(
-        self, sequence: SequenceCondition | None
+        self, sequence: SequenceCondition | None, prompt_guidance: float = 0.0
     ) -> tuple[Float[Tensor, "C L O"] | None, Bool[Tensor, "C L"] | None]:
-        """Feature vectors and attended positions of both branches of guidance, conditional rows first (C = 2B)."""
+        """Feature vectors and attended positions of the branches of guidance, one branch after the other.
+
+        The first is what is asked for. The next is the unconditional one, but with a `prompt_guidance` of 1; the last,
+        with one above 0, is what is asked for without its prompt, or unconditional for samples that have none.
+        """
         if sequence is None:
             return self.feature_vectors(None), None
-        without = replace(sequence, kept=torch.zeros_like(sequence.valid[:, 0]))
-        parts = [vectors for vectors in map(self.feature_vectors, (sequence, without)) if vectors is not None]
-        return torch.cat(parts) if parts else None, torch.cat([sequence.attended, without.attended])
+        prompted = sequence.prompt.any(1)
+        nothing = replace(sequence, kept=torch.zeros_like(prompted))
+        requests, attended = [sequence], [sequence.attended]
+        if prompt_guidance < 1:
+            requests.append(nothing)
+        if prompt_guidance > 0:
+            requests.append(replace(sequence, kept=prompted))
+        attended += [nothing.attended] * (len(requests) - 1)
+        parts = [vectors for vectors in map(self.feature_vectors, requests) if vectors is not None]
+        return torch.cat(parts) if parts else None, torch.cat(attended)
 
     @torch.no_grad()
     def set_codebooks(

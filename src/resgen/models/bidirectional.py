@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from resgen.errors import ConfigError
 from resgen.models.base import CodeModel
 from resgen.models.conditions import ClassCondition
 from resgen.nn.attention import PositionCache
@@ -114,7 +115,7 @@ class Reuse:
         """Hidden states, 0 at the positions that are not computed.
 
         Args:
-            x: network inputs of one branch of guidance, or of both (C = B or 2 B).
+            x: network inputs of one branch of guidance, or of all (C is B or a multiple).
             modulation: of every row of `x`.
             valid: positions that may be attended to.
             visible: levels of each position.
@@ -145,21 +146,36 @@ def left_over(kept: Bool[Tensor, "C L"]) -> Int[Tensor, "C A"]:
 
 
 class GuidedEvaluation:
-    """Evaluations of a `BidirectionalModel` for a sampler: what does not change is computed once, both branches of
+    """Evaluations of a `BidirectionalModel` for a sampler: what does not change is computed once, all branches of
     guidance run as one batch, and keys and values of finished positions may serve for `reuse_steps` evaluations more
-    (`Reuse`)."""
+    (`Reuse`).
 
-    def __init__(self, model: BidirectionalModel, sequence: SequenceCondition | None, reuse_steps: int = 0) -> None:
-        self.model = model
+    Args:
+        model: to evaluate.
+        sequence: the condition, for sequences.
+        reuse_steps: see `Reuse`; 0 computes everything in every evaluation.
+        prompt_guidance: share of the guidance that is away from the request without its prompt.
+    """
+
+    def __init__(
+        self,
+        model: BidirectionalModel,
+        sequence: SequenceCondition | None,
+        reuse_steps: int = 0,
+        prompt_guidance: float = 0.0,
+    ) -> None:
+        if prompt_guidance and sequence is None:
+            raise ConfigError(f"prompt_guidance={prompt_guidance} is for sequences with prompts; set it to 0")
+        self.model, self.prompt_guidance = model, prompt_guidance
         self.reuse = Reuse(model, reuse_steps) if reuse_steps else None
-        self.features, self.valid = model.branches(sequence)
+        self.features, self.valid = model.branches(sequence, prompt_guidance)
 
     def __call__(
         self,
         codes: Int[Tensor, "B L D"],
         visible: Int[Tensor, "B L"],
         conditional: Float[Tensor, "B 8 O"],
-        unconditional: Float[Tensor, "1 8 O"],
+        others: Sequence[Float[Tensor, "_ 8 O"]],
         guidance_scale: float,
     ) -> Float[Tensor, "B L O"]:
         """Guided hidden states; with reuse they may be 0 at finished positions.
@@ -168,12 +184,14 @@ class GuidedEvaluation:
             codes: of masked levels they are never looked at.
             visible: levels of each position.
             conditional: modulation of the conditional branch.
-            unconditional: modulation of the other.
+            others: modulations of the branches to move away from, as `CodeModel.branches` orders them; of every sample,
+                or one for all.
             guidance_scale: 0 runs the conditional branch only.
         """
         x, modulation, batch = self.model.embed(codes, visible), conditional, len(codes)
         if guidance_scale:
-            x, modulation = torch.cat([x, x]), torch.cat([conditional, unconditional.expand_as(conditional)])
+            modulation = torch.cat([conditional, *(other.expand_as(conditional) for other in others)])
+            x = x.repeat(1 + len(others), 1, 1)
         if self.features is not None:
             x = x + self.features[: len(x)]
         valid = None if self.valid is None else self.valid[: len(x)]
@@ -181,4 +199,9 @@ class GuidedEvaluation:
             hidden = self.model.transform(x, modulation, valid)
         else:
             hidden = self.reuse(x, modulation, valid, visible)
-        return guide(hidden[:batch], hidden[batch:], guidance_scale) if guidance_scale else hidden
+        if not guidance_scale:
+            return hidden
+        asked, *away = hidden.split(batch)
+        if len(away) == 2:
+            away = [torch.lerp(away[0], away[1], self.prompt_guidance)]
+        return guide(asked, away[0], guidance_scale)

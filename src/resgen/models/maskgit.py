@@ -128,7 +128,7 @@ class MaskGITPredictor:
         if level != self.level:
             self.modulation = model.modulation(self.condition + model.level_embedding.weight[level])
             self.level = level
-        hidden = self.evaluate(codes, visible, self.modulation[:-1], self.modulation[-1:], guidance_scale)
+        hidden = self.evaluate(codes, visible, self.modulation[:-1], [self.modulation[-1:]], guidance_scale)
         return model.head.at_level(hidden, level)
 
 

@@ -144,23 +144,36 @@ class ResGen(BidirectionalModel):
         return vectors * shown.any(1, keepdim=True)
 
     def predictor(
-        self, class_ids: Int[Tensor, " B"], sequence: SequenceCondition | None = None, *, reuse_steps: int = 0
+        self,
+        class_ids: Int[Tensor, " B"],
+        sequence: SequenceCondition | None = None,
+        *,
+        reuse_steps: int = 0,
+        prompt_guidance: float = 0.0,
     ) -> ResGenPredictor:
-        """This model under a condition, as the callable that samplers take; `reuse_steps` as in `SamplingConfig`."""
-        return ResGenPredictor(self, class_ids, sequence, reuse_steps)
+        """This model under a condition, as the callable that samplers take; the settings as in `SamplingConfig`."""
+        return ResGenPredictor(self, class_ids, sequence, reuse_steps, prompt_guidance)
 
 
 class ResGenPredictor:
-    """`types.Predictor` of a `ResGen`; the condition is embedded once, both guidance branches run as one batch."""
+    """`types.Predictor` of a `ResGen`; the condition is embedded once, all guidance branches run as one batch."""
 
     def __init__(
-        self, model: ResGen, class_ids: Int[Tensor, " B"], sequence: SequenceCondition | None, reuse_steps: int = 0
+        self,
+        model: ResGen,
+        class_ids: Int[Tensor, " B"],
+        sequence: SequenceCondition | None,
+        reuse_steps: int = 0,
+        prompt_guidance: float = 0.0,
     ) -> None:
         self.model = model
         self.class_ids, self.sequence = class_ids, sequence
-        null_ids = torch.full_like(class_ids[:1], model.condition.null_id)
-        self.unconditional = model.modulation(model.condition(null_ids))
-        self.evaluate = GuidedEvaluation(model, sequence, reuse_steps)
+        self.evaluate = GuidedEvaluation(model, sequence, reuse_steps, prompt_guidance)
+        null_ids = torch.full_like(class_ids, model.condition.null_id)
+        self.others = [model.modulation(model.condition(null_ids[:1]))] if prompt_guidance < 1 else []
+        if prompt_guidance and sequence is not None:
+            without_prompt = torch.where(sequence.prompt.any(1), class_ids, null_ids)
+            self.others.append(model.modulation(model.condition(without_prompt)))
         self.conditional: Float[Tensor, "B 8 O"] | None = None
 
     def __call__(
@@ -171,7 +184,7 @@ class ResGenPredictor:
         if self.conditional is None:  # the prompt's codes are given, and the same in every evaluation
             condition = model.condition(self.class_ids) + model.summarise(codes, self.sequence)
             self.conditional = model.modulation(condition)
-        hidden = self.evaluate(codes, visible, self.conditional, self.unconditional, guidance_scale).flatten(0, 1)
+        hidden = self.evaluate(codes, visible, self.conditional, self.others, guidance_scale).flatten(0, 1)
         if isinstance(model.head, TokenHead):
             return TokenPrediction(model.head, hidden, visible.flatten(), model.codebooks)
         return MixturePrediction(model.head, hidden)

@@ -343,6 +343,8 @@ class _Progress:
         position, (batch, length, depth) = self.position, self.codes.shape
         total = batch * length * depth - int(self.masked[:, position + 1 :].sum())
         seconds, revealed = time.perf_counter() - self._started, int(self.masked[:, position].sum())
-        self.records.append(StepRecord(position + 1, length, self.weight, revealed, total, seconds))
+        self.records.append(
+            StepRecord(position + 1, length, self.weight, revealed, total, seconds, 2 if self.weight else 1)
+        )
         if callback is not None:
             callback(self.records[-1], self.codes.clone(), self.visible.clone())

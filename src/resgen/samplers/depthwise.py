@@ -214,7 +214,9 @@ def sample_codes(
             visible = visible + revealed
             done = int(num_reveal.sum())
             total += done
-            records.append(StepRecord(step + 1, num_steps, weight, done, total, time.perf_counter() - started))
+            records.append(
+                StepRecord(step + 1, num_steps, weight, done, total, time.perf_counter() - started, 2 if weight else 1)
+            )
             if callback is not None:
                 callback(records[-1], codes, visible)
     return Samples(codes, records)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from resgen.errors import ConfigError
 from resgen.losses.mixture import mixture_loss
 from resgen.models.conditions import ClassCondition
 from resgen.models.resgen import PRESETS, ResGen, ResGenConfig
+from resgen.samplers.unmasking import SamplingConfig
 from resgen.types import CodeSpec, SequenceCondition
 
 GRID = CodeSpec(depth=3, codebook_size=7, code_dim=4, shape=(2, 3))
@@ -214,6 +217,51 @@ def test_guidance_combines_two_passes() -> None:
         expected = conditional + scale * (conditional - unconditional)
         assert torch.allclose(predictor(codes, visible, scale).hidden, expected, atol=1e-4)
     assert not torch.allclose(conditional, unconditional, atol=1e-2)
+
+
+def asked(spec: CodeSpec) -> SequenceCondition:
+    """Five samples with features, the second of them without a prompt."""
+    stream = torch.Generator().manual_seed(2)
+    features = [torch.randn(spec.num_positions, 3, generator=stream) for _ in range(5)]
+    return SequenceCondition.of([spec.num_positions] * 5, [2, 0, 1, 3, 1], features)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_guidance_by_the_prompt_is_away_from_the_same_without_it(share: float) -> None:
+    model = make(SEQUENCE, feature_width=3, prompt_summary=True)
+    codes, visible, class_ids = batch(SEQUENCE)
+    sequence = asked(SEQUENCE)
+    visible = torch.where(sequence.wanted, visible, SEQUENCE.depth)
+    # What is not there, in place of what is not attended to.
+    unseen = replace(sequence, valid=sequence.wanted, prompt=torch.zeros_like(sequence.prompt))
+    without = model(codes, visible, class_ids, unseen)
+    null_ids = torch.full_like(class_ids, model.condition.null_id)
+    nothing = model(codes, visible, null_ids, replace(sequence, kept=torch.zeros(5, dtype=torch.bool)))
+    without[1] = nothing[1]
+    conditional = model(codes, visible, class_ids, sequence)
+    predictor = model.predictor(class_ids, sequence, prompt_guidance=share)
+    expected = conditional + 2 * (conditional - (1 - share) * nothing - share * without)
+    found = predictor(codes, visible, 2.0).hidden.view_as(expected)
+    assert torch.allclose(found[sequence.wanted], expected[sequence.wanted], atol=1e-4)
+    assert not torch.allclose(without[0], nothing[0], atol=1e-2)
+    assert torch.allclose(predictor(codes, visible, 0.0).hidden.view_as(expected), conditional, atol=1e-5)
+
+
+def test_guidance_by_the_prompt_runs_the_branches_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make(SEQUENCE, feature_width=3).requires_grad_(False)
+    codes, visible, class_ids = batch(SEQUENCE)
+    rows: list[int] = []
+    transform = model.transform
+    monkeypatch.setattr(model, "transform", lambda x, *rest: rows.append(len(x)) or transform(x, *rest))
+    for share, branches in ((0.0, 2), (0.5, 3), (1.0, 2)):
+        model.predictor(class_ids, asked(SEQUENCE), prompt_guidance=share)(codes, visible, 1.5)
+        assert rows.pop() == 5 * branches == 5 * SamplingConfig(prompt_guidance=share).passes(1.5)
+    assert SamplingConfig(prompt_guidance=0.5).passes(0.0) == 1
+
+
+def test_guidance_by_a_prompt_is_for_sequences() -> None:
+    with pytest.raises(ConfigError, match="set it to 0"):
+        make().predictor(torch.zeros(1, dtype=torch.int64), prompt_guidance=0.5)
 
 
 def test_a_prediction_draws_from_the_head_at_the_rows_asked_for() -> None:

@@ -149,9 +149,10 @@ def test_two_layers_are_exact_while_nothing_changes() -> None:
         predict.evaluate.reuse = type(predict.evaluate.reuse)(model, 1)
 
 
-def modulations(model: ResGen) -> tuple[torch.Tensor, torch.Tensor]:
+def modulations(model: ResGen) -> tuple[torch.Tensor, list[torch.Tensor]]:
     ids = torch.tensor([0, 2, model.condition.null_id])
-    return tuple(model.modulation(model.condition(ids)).split([2, 1]))  # type: ignore[return-value]
+    conditional, unconditional = model.modulation(model.condition(ids)).split([2, 1])
+    return conditional, [unconditional]
 
 
 def test_the_other_branch_is_computed_when_guidance_sets_in() -> None:

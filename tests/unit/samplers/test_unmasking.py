@@ -353,6 +353,8 @@ def test_without_choice_noise_the_most_confident_position_comes_first() -> None:
         ({"choice_temperature": math.nan}, "choice_temperature=nan"),
         ({"guidance_first": -1.0}, "guidance_first=-1.0"),
         ({"guidance_scale": math.inf}, "guidance_scale=inf"),
+        ({"prompt_guidance": 1.2}, "prompt_guidance=1.2"),
+        ({"prompt_guidance": math.nan}, "prompt_guidance=nan"),
     ],
 )
 def test_settings_out_of_range(changes: dict[str, object], named: str) -> None:
