@@ -90,6 +90,8 @@ class Kind:
 
 
 def _unmask(model: ResGen, request: Request, sampling: SamplingConfig) -> Samples:
+    if request.sequence is not None and not request.sequence.prompt.any():
+        sampling = dataclasses.replace(sampling, prompt_guidance=0.0)  # no prompt, no branch without it
     noise = unmasking.draw_noise(
         request.seed,
         request.indices,

@@ -118,6 +118,19 @@ def test_cross_sentence_follows_the_prompt(pipe: SpeechPipeline, prompt: torch.T
     assert first.shape != second.shape or not torch.equal(first, second), "the prompt is heard"
 
 
+def test_guidance_by_the_prompt(pipe: SpeechPipeline, prompt: torch.Tensor) -> None:
+    given = {"prompt": prompt, "prompt_text": "a cab", "guidance_scale": 2.0, "guidance_first": 2.0}
+    codes, passes = {}, {}
+    for share in (0.0, 0.5, 1.0):
+        result = pipe(LONG, prompt_guidance=share, **given)
+        codes[share], passes[share] = result.codes, {step.passes for step in result.steps}
+    assert passes == {0.0: {2}, 0.5: {3}, 1.0: {2}}
+    assert not torch.equal(codes[0.0], codes[0.5]) and not torch.equal(codes[0.5], codes[1.0])
+    alone, plain = (pipe(LONG, guidance_scale=2.0, prompt_guidance=share) for share in (0.5, 0.0))
+    assert torch.equal(alone.codes, plain.codes), "without a prompt there is nothing to be guided by"
+    assert max(step.passes for step in alone.steps) == 2
+
+
 def test_continuation_begins_with_the_prompt(pipe: SpeechPipeline, prompt: torch.Tensor) -> None:
     shown = pipe.prepare(prompt, "a cab")
     seen = []
