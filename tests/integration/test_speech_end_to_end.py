@@ -231,6 +231,14 @@ def test_a_training_starts_from_a_model(
     assert str(init) in (work / f"{stage}-again" / "config.yaml").read_text()
 
 
+def test_a_decoder_trained_further_reads_the_same_codes(work: Path, corpus: Path, parts: dict[str, Path]) -> None:
+    alone = ["--set", "tokenizer_loss.decoder_only=true", "tokenizer_training.num_steps=2"]
+    train("tokenizer", "--data", corpus, *alone, "--init", parts["tokenizer"], "--out", work / "decoder")
+    found, before = (load_file(path / "tokenizer.safetensors") for path in (work / "decoder/model", parts["tokenizer"]))
+    changed = {name.split(".")[0] for name, value in found.items() if not torch.equal(value, before[name])}
+    assert changed == {"decoder"}
+
+
 def test_training_on_codes_that_are_there(work: Path, parts: dict[str, Path], model: Path) -> None:
     argv = ["--tokenizer", parts["tokenizer"], "--text", parts["text"], "--data", work / "voice" / "codes"]
     train("generator", *argv, "--kind", "valle", "--set", "generator_training.num_steps=1", "--out", work / "valle")
@@ -344,6 +352,9 @@ def test_train_refuses(small: Path, refused: Callable[..., str], tmp_path: Path)
     generator("--recipe", "spoken_digits", "--text", small, "--evaluate-on", "digits", names="for pictures")
     generator("--recipe", "spoken_digit", "--text", small, names="did you mean 'spoken_digits'")
     generator("--recipe", "digits", names="mel-tokenizer cannot be used here")
+    for recipe in ("digits", "spoken_digits"):
+        alone = ["--recipe", recipe, "--set", "tokenizer_loss.decoder_only=true"]
+        refused("train", "tokenizer", *alone, "--out", tmp_path / "run", names="give --init")
     for stage in ("vocoder", "text"):
         refused("train", stage, "--recipe", "digits", "--out", tmp_path / "run", names="for pictures")
 

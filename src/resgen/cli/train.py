@@ -94,6 +94,8 @@ class TrainTokenizer(Training):
         resgen train tokenizer --recipe cifar10 --data photos/ --set data.resize=true --max-minutes 60 --out runs/photos
         resgen train tokenizer --recipe digits --out runs/digits-tokenizer --resume
         resgen train tokenizer --recipe spoken_digits --data speech/digits --out runs/mel
+        resgen train tokenizer --recipe spoken_digits --data speech/more --init runs/mel/model --out runs/better \\
+            --set tokenizer_loss.decoder_only=true
     """
 
     recipe: str

@@ -10,10 +10,21 @@ from torch import nn
 from resgen.checkpoints.artefacts import AnyTokenizer, check_belongs
 from resgen.checkpoints.format import load_folder, load_tensors, resolve_model
 from resgen.checkpoints.tensors import load_state, module_tensors
+from resgen.errors import ConfigError
 from resgen.models.base import CodeModel
 
 CLASSES = "condition.embedding.weight"
 """A generator's vectors of classes; the last one stands for no class."""
+
+
+def check_init(decoder_only: bool, init: str | Path | None) -> None:
+    """Refuse to train a decoder for codes of an encoder that was never trained.
+
+    Raises:
+        ConfigError: `decoder_only` without a model to start from.
+    """
+    if decoder_only and init is None:
+        raise ConfigError("tokenizer_loss.decoder_only=true needs a trained tokenizer to start from; give --init")
 
 
 def start_from(module: nn.Module, name_or_path: str | Path, part: str) -> None:

@@ -26,7 +26,7 @@ from resgen.training.agreement import check_agreement
 from resgen.training.encoding import encode_together
 from resgen.training.generator_task import Evaluate, GeneratorTask
 from resgen.training.image_product import ClassExamples, ImageProduct
-from resgen.training.initial import start_from, start_generator_from
+from resgen.training.initial import check_init, start_from, start_generator_from
 from resgen.training.parallel import first_alone, initialise
 from resgen.training.recipe import Recipe
 from resgen.training.stages import CODE_FOLDERS, check_start, data_path, run_stage
@@ -60,6 +60,7 @@ def train_tokenizer(
         resume: continue the run in `out`.
         init: start from the weights of this model, of the same shape (fine-tuning).
     """
+    check_init(recipe.tokenizer_loss.decoder_only, init)
     check_start(recipe, out, max_minutes=max_minutes, resume=resume)
     with first_alone(initialise()):  # who finds indices of shards there that the first has built
         train, held_out = open_splits(data_path(recipe, data))

@@ -54,6 +54,7 @@ class SoundTokenizerLossConfig:
         adversarial_start: step at which both set in.
         discriminator_width: channels of the discriminator's first layers.
         crop_seconds: length of the training crops, rounded up to whole positions.
+        decoder_only: encoder and codebooks stay as they are, and with them all codes and generators of these codes.
     """
 
     reconstruction_weight: float = 15.0
@@ -63,6 +64,7 @@ class SoundTokenizerLossConfig:
     adversarial_start: int = 0
     discriminator_width: int = 16
     crop_seconds: float = 2.0
+    decoder_only: bool = False
 
     def __post_init__(self) -> None:
         for name in (
@@ -167,6 +169,9 @@ class SoundTokenizerTask:
             )
         self.crop_samples = num_positions * unit
         self.side: Side = _MelSide(tokenizer) if isinstance(tokenizer, MelTokenizer) else _WaveformSide(tokenizer)
+        if config.decoder_only:
+            tokenizer.requires_grad_(False)
+            tokenizer.decoder.requires_grad_(True)
         self.module = nn.ModuleDict({"tokenizer": tokenizer})
         if config.adversarial_weight > 0:
             width = config.discriminator_width
@@ -192,8 +197,8 @@ class SoundTokenizerTask:
         return self.tokenizer.quantizer.codebooks.device
 
     def optimizer_groups(self) -> dict[str, list[nn.Parameter]]:
-        """The tokenizer's parameters, and the discriminator's where there is one."""
-        return {name: list(part.parameters()) for name, part in self.module.items()}
+        """The tokenizer's parameters, or its decoder's, and the discriminator's where there is one."""
+        return {name: [p for p in part.parameters() if p.requires_grad] for name, part in self.module.items()}
 
     def to(self, device: torch.device) -> None:
         """Move all modules."""
@@ -243,7 +248,8 @@ class SoundTokenizerTask:
         """One codebook update from all micro-batches of the step together."""
         joint = joined(self._pending)
         self._pending.clear()
-        self.tokenizer.quantizer.update(joint, generator, reduce)
+        if not self.config.decoder_only:
+            self.tokenizer.quantizer.update(joint, generator, reduce)
 
     @torch.no_grad()
     def validate(self, module: nn.Module, reduce: Reduce = LOCAL) -> dict[str, float]:

@@ -43,7 +43,7 @@ from resgen.tokenizers.waveform import WaveformTokenizer
 from resgen.training.agreement import check_agreement
 from resgen.training.encoding import encode_together
 from resgen.training.generator_task import GeneratorTask
-from resgen.training.initial import start_from, start_generator_from
+from resgen.training.initial import check_init, start_from, start_generator_from
 from resgen.training.parallel import first_alone, initialise
 from resgen.training.sound_task import SoundTokenizerTask
 from resgen.training.speech_product import SpeechExamples, SpeechProduct
@@ -84,6 +84,7 @@ def train_sound_tokenizer(
             f"tokenizer.family={recipe.tokenizer.family}: a codec is not trained here; give its folder to the "
             f"generator's training as the tokenizer"
         )
+    check_init(recipe.tokenizer_loss.decoder_only, init)
     check_start(recipe, out, max_minutes=max_minutes, resume=resume)
     with seeded(recipe.tokenizer_training.seed, "tokenizer"):
         is_mel = isinstance(recipe.tokenizer, MelTokenizerConfig)

@@ -39,6 +39,7 @@ class TokenizerLossConfig:
         adversarial_weight: of the adversarial loss before the adaptive factor; 0 trains without a discriminator.
         adversarial_start: step at which the adversarial loss sets in.
         flip: mirror half of the training pictures.
+        decoder_only: encoder and codebooks stay as they are, and with them all codes and generators of these codes.
     """
 
     commitment_weight: float = 0.25
@@ -47,6 +48,7 @@ class TokenizerLossConfig:
     adversarial_weight: float = 0.75
     adversarial_start: int = 0
     flip: bool = True
+    decoder_only: bool = False
 
     def __post_init__(self) -> None:
         for name in ("commitment_weight", "perceptual_weight", "adversarial_weight", "adversarial_start"):
@@ -71,6 +73,9 @@ class TokenizerTask:
     ) -> None:
         self.config = config
         self.tokenizer = tokenizer
+        if config.decoder_only:
+            tokenizer.requires_grad_(False)
+            tokenizer.decoder.requires_grad_(True)
         self.module = nn.ModuleDict({"tokenizer": tokenizer})
         if config.adversarial_weight > 0:
             discriminator = PatchDiscriminator(tokenizer.config.channels)
@@ -105,8 +110,8 @@ class TokenizerTask:
         """No average: codebooks follow the encoder as it is, not its average."""
 
     def optimizer_groups(self) -> dict[str, list[nn.Parameter]]:
-        """The tokenizer's parameters, and the discriminator's where there is one."""
-        return {name: list(part.parameters()) for name, part in self.module.items()}
+        """The tokenizer's parameters, or its decoder's, and the discriminator's where there is one."""
+        return {name: [p for p in part.parameters() if p.requires_grad] for name, part in self.module.items()}
 
     def to(self, device: torch.device) -> None:
         """Move all modules; convolutions run channels-last."""
@@ -166,7 +171,8 @@ class TokenizerTask:
         """One codebook update from all micro-batches of the step together."""
         joint = joined(self._pending)
         self._pending.clear()
-        self.tokenizer.quantizer.update(joint, generator, reduce)
+        if not self.config.decoder_only:
+            self.tokenizer.quantizer.update(joint, generator, reduce)
 
     @torch.no_grad()
     def validate(self, module: nn.Module, reduce: Reduce = LOCAL) -> dict[str, float]:

@@ -69,7 +69,7 @@ def make_task(kind: str, *, data: SpeechStore | None = None, **loss) -> SoundTok
     return SoundTokenizerTask(make_tokenizer(kind), config, data or store(), store((0.31, 0.1)))
 
 
-def train(task: SoundTokenizerTask, out: Path, **changes) -> list[dict]:
+def train(task: SoundTokenizerTask, out: Path, *, start_from_data: bool = True, **changes) -> list[dict]:
     values = {
         "num_steps": 30,
         "batch_size": 4,
@@ -84,7 +84,7 @@ def train(task: SoundTokenizerTask, out: Path, **changes) -> list[dict]:
         "checkpoint_every": 0,
         "loggers": (),
     }
-    Trainer(task, TrainerConfig(**(values | changes)), out).run()
+    Trainer(task, TrainerConfig(**(values | changes)), out, start_from_data=start_from_data).run()
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if line["kind"] == "train"]
 
@@ -103,6 +103,21 @@ def test_the_tokenizer_learns(kind: str, tmp_path: Path) -> None:
     assert type(loaded) is type(task.tokenizer) and folder.extra["history"]["tokenizer"]["steps"] == 30
     assert torch.equal(loaded.quantizer.codebooks, task.tokenizer.quantizer.codebooks)
     assert not torch.equal(loaded.quantizer.codebooks, make_tokenizer(kind).quantizer.codebooks)
+
+
+@KINDS
+def test_the_decoder_alone(kind: str, tmp_path: Path) -> None:
+    before, task = make_tokenizer(kind), make_task(kind, decoder_only=True)
+    trained = {id(parameter) for parameter in task.optimizer_groups()["tokenizer"]}
+    assert trained == {id(parameter) for parameter in task.tokenizer.decoder.parameters()}
+    lines = train(task, tmp_path / "run", start_from_data=False)
+    assert np.mean([line["loss"] for line in lines[-5:]]) < np.mean([line["loss"] for line in lines[:3]])
+    changed = {
+        name.split(".")[0]
+        for name, value in task.tokenizer.state_dict().items()
+        if not torch.equal(value, before.state_dict()[name])
+    }
+    assert changed == {"decoder"}
 
 
 @KINDS
