@@ -8,14 +8,16 @@ For example:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 import tyro
 from torch import Tensor
 
 from resgen.checkpoints.format import (
     Component,
+    Folder,
     SavedComponent,
     load_folder,
     load_tensors,
@@ -30,6 +32,7 @@ from resgen.kinds import KINDS
 ASSETS = Path(__file__).resolve().parent.parent / "src" / "resgen" / "assets"
 MAX_BYTES = 25_000_000
 VOICE_HZ = 16_000
+CODEBOOKS = "quantizer.codebooks"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +50,16 @@ class Bundle:
     sampling: tuple[str, ...] = ()
     """Sampling settings to change, for example guidance_scale=4; they become the model's own."""
 
+    replace: tuple[str, ...] = ()
+    """Parts of other folders in place of the model's, with their record: vocoder=runs/vocoder/model. A tokenizer must
+    have the codebooks of the one that it replaces."""
     voices: tuple[str, ...] = ()
     """Recordings for the demo of a speech pipeline: NAME=FILE=WHAT IS SAID. The file is stored as NAME.flac."""
 
     def run(self) -> None:
         folder = load_folder(resolve_model(self.model))
+        for name, other in (part.split("=", 1) for part in self.replace):
+            folder = _with_part(folder, name, load_folder(resolve_model(other)))
         size = sum(part.path.stat().st_size for part in folder.components.values())
         if size > MAX_BYTES:
             raise SystemExit(f"{self.model} has {size} bytes; at most {MAX_BYTES} are bundled")
@@ -73,6 +81,16 @@ class Bundle:
         for name, file, _ in named:
             write_sound(read_sound(file, VOICE_HZ), VOICE_HZ, ASSETS / self.name / f"{name}.flac")
         print(f"{ASSETS.name}/{self.name}: {size / 1e6:.1f} MB")
+
+
+def _with_part(folder: Folder, name: str, other: Folder) -> Folder:
+    old, new = folder.component(name), other.component(name)
+    if name == "tokenizer":
+        books = [load_tensors(part)[CODEBOOKS] for part in (old, new)]
+        if not torch.equal(*books):
+            raise SystemExit(f"{other.path} has other codebooks than the tokenizer of {folder.path}")
+    history = {**folder.extra.get("history", {}), name: other.record(name)}
+    return replace(folder, components={**folder.components, name: new}, extra={**folder.extra, "history": history})
 
 
 def _published(part: SavedComponent) -> dict[str, Tensor]:

@@ -1,0 +1,50 @@
+"""What goes into a bundled model, and that parts which do not belong together are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import bundle_model
+import pytest
+from bundle_model import Bundle
+
+from resgen.checkpoints.artefacts import save_tokenizer
+from resgen.checkpoints.format import load_folder
+from resgen.checkpoints.speech import load_speech_pipeline, save_vocoder
+from speech_parts import make_tokenizer, make_vocoder, save_parts
+
+
+@pytest.fixture
+def assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(bundle_model, "ASSETS", tmp_path / "assets")
+    (tmp_path / "assets").mkdir()
+    (tmp_path / "card.md").write_text("# a card\n")
+    return tmp_path / "assets"
+
+
+def bundle(folder: Path, model: Path, *replace: str) -> None:
+    Bundle(model=model, name="voice", description="A voice.", card=folder / "card.md", replace=replace).run()
+
+
+def test_another_vocoder_comes_with_its_record(assets: Path, tmp_path: Path) -> None:
+    model = save_parts(tmp_path / "model")
+    save_vocoder(tmp_path / "vocoder", make_vocoder(seed=5), history={"steps": 7})
+    bundle(tmp_path, model, f"vocoder={tmp_path / 'vocoder'}")
+    folder = load_folder(assets / "voice")
+    assert folder.record("vocoder") == {"steps": 7} and folder.extra["description"] == "A voice."
+    hashes = [load_folder(path).component("vocoder").sha256 for path in (assets / "voice", tmp_path / "vocoder", model)]
+    assert hashes[0] == hashes[1] != hashes[2]
+    assert load_speech_pipeline(assets / "voice").vocoder is not None
+    assert (assets / "voice" / "README.md").read_text() == "# a card\n"
+
+
+def test_a_tokenizer_with_other_codebooks_is_refused(assets: Path, tmp_path: Path) -> None:
+    model = save_parts(tmp_path / "model")
+    save_tokenizer(tmp_path / "same", make_tokenizer(), history={"steps": 2})
+    other = make_tokenizer()
+    other.quantizer.codebooks += 1
+    save_tokenizer(tmp_path / "other", other)
+    bundle(tmp_path, model, f"tokenizer={tmp_path / 'same'}")
+    assert load_folder(assets / "voice").record("tokenizer") == {"steps": 2}
+    with pytest.raises(SystemExit, match="other codebooks"):
+        bundle(tmp_path, model, f"tokenizer={tmp_path / 'other'}")
