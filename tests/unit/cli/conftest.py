@@ -20,6 +20,7 @@ class Record(NamedTuple):
     num_steps: int
     guidance_scale: float
     revealed: int
+    passes: int
 
 
 class FakePipeline:
@@ -41,7 +42,7 @@ class FakePipeline:
     def __call__(self, *, class_ids=None, num=1, callback=None, **settings):
         self.calls.append({"class_ids": class_ids, "num": num, **settings})
         count = len(class_ids) if class_ids else num
-        steps = [Record(0, 3, 0.0, 5), Record(2, 3, 1.5, 5)]
+        steps = [Record(0, 3, 0.0, 5, 1), Record(2, 3, 1.5, 5, 2)]
         for record in steps:
             callback(record, None, None)
         images = [Image.new("L", (4, 4), 10 * k) for k in range(count)]

@@ -52,7 +52,13 @@ def test_generate_passes_classes_and_only_the_given_settings(pipeline, tmp_path,
     ]
     assert document["files"] == [str(out)] and document["passes"] == 3 and document["depth"] == 8
     assert document["class_names"][-1] == "T-shirt/top"
-    assert document["steps"][1] == {"step": 2, "num_steps": 3, "guidance_scale": 1.5, "revealed": 5}
+    assert document["steps"][1] == {
+        "step": 2,
+        "num_steps": 3,
+        "guidance_scale": 1.5,
+        "revealed": 5,
+        "passes": 2,
+    }
     width, height = Image.open(out).size
     assert height > width, "three rows of two pictures"
 

@@ -145,8 +145,8 @@ def test_small_helpers():
         positive("--num", 0)
 
 
-def test_passes_count_two_for_guided_steps_only():
-    assert count_passes([SimpleNamespace(guidance_scale=g) for g in (0.0, 1.0, 2.0)]) == 5
+def test_passes_of_all_steps():
+    assert count_passes([SimpleNamespace(passes=count) for count in (1, 2, 3)]) == 6
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3)])
