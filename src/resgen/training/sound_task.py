@@ -246,10 +246,9 @@ class SoundTokenizerTask:
 
     def after_step(self, step: int, generator: torch.Generator, reduce: Reduce = LOCAL) -> None:
         """One codebook update from all micro-batches of the step together."""
-        joint = joined(self._pending)
-        self._pending.clear()
         if not self.config.decoder_only:
-            self.tokenizer.quantizer.update(joint, generator, reduce)
+            self.tokenizer.quantizer.update(joined(self._pending), generator, reduce)
+        self._pending.clear()
 
     @torch.no_grad()
     def validate(self, module: nn.Module, reduce: Reduce = LOCAL) -> dict[str, float]:
