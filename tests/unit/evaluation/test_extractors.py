@@ -11,10 +11,11 @@ from types import ModuleType
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from resgen.checkpoints.tensors import sha256_file
 from resgen.errors import CheckpointError, ConfigError, DataError, MissingExtraError
-from resgen.evaluation import extractors
+from resgen.evaluation import extractors, metrics
 from resgen.evaluation.classifier import Classifier, ClassifierConfig, save_classifier
 from resgen.evaluation.extractors import bundled_classifiers, callable_extractor, default_extractor, load_extractor
 from resgen.evaluation.protocol import INCEPTION_SHA256
@@ -212,3 +213,58 @@ def test_inception() -> None:
     assert found.features.shape == (4, 2048) and (found.features >= 0).all()
     assert found.logits is not None and found.logits.shape == (4, 1008)
     assert extractor.metric_name == "FID" and extractor.sha256.startswith(INCEPTION_SHA256)
+
+
+class _Pictures(Dataset[Tensor]):
+    """What torch-fidelity takes for a set of pictures: a tensor is none."""
+
+    def __init__(self, pictures: Tensor) -> None:
+        self.pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.pictures[index]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch_fidelity") is None, reason="torch-fidelity is not installed")
+def test_metrics_are_those_of_torch_fidelity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The standard network, with random weights, on the same pictures: FID, KID, Inception score, precision, recall."""
+    import torch_fidelity
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    def randomize(network: nn.Module, _: dict[str, Tensor]) -> None:
+        stream = torch.Generator().manual_seed(0)
+        for name, value in network.state_dict().items():
+            if value.ndim > 1:
+                value.normal_(0, math.sqrt(2 / value[0].numel()), generator=stream)
+            elif "running" not in name:
+                value.copy_(torch.full_like(value, float("weight" in name)))
+
+    monkeypatch.setattr(FeatureExtractorInceptionV3, "load_state_dict", randomize)
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: {})
+    monkeypatch.setattr(extractors, "sha256_file", lambda path: INCEPTION_SHA256 + "0" * 56)
+    file = tmp_path / "weights.pth"
+    file.write_bytes(b"the standard weights")
+    stream = torch.Generator().manual_seed(1)
+    noise = torch.randint(0, 256, (2, 24, 3, 32, 32), generator=stream, dtype=torch.uint8)
+    first, second = (noise * torch.linspace(0.3, 1, 24)[:, None, None, None]).to(torch.uint8)
+    second = second // 8 * 7
+    extractor = load_extractor(file)
+    ours, theirs = extractor(first), extractor(second)
+    assert ours.logits is not None
+    expected = torch_fidelity.calculate_metrics(
+        input1=_Pictures(first), input2=_Pictures(second), fid=True, kid=True, isc=True, prc=True, isc_splits=1,
+        kid_subsets=1, kid_subset_size=24, feature_extractor="inception-v3-compat", cuda=False, cache=False,
+        feature_extractor_weights_path=str(file), batch_size=8, save_cpu_ram=True, verbose=False,
+    )  # fmt: skip
+    assert expected["frechet_inception_distance"] > 0 and 0 < expected["precision"] < 1
+    found = metrics.frechet_distance(ours.features, theirs.features)
+    assert found == pytest.approx(expected["frechet_inception_distance"], rel=1e-3)
+    kernel = metrics.kernel_distance(ours.features, theirs.features, num_subsets=1, subset_size=24, stream=stream)
+    assert kernel.mean == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-3)
+    score = metrics.inception_score(ours.logits, splits=1, stream=stream)
+    assert score.mean - 1 == pytest.approx(expected["inception_score_mean"] - 1, rel=1e-2)
+    manifold = metrics.precision_recall(ours.features, theirs.features)
+    assert manifold == pytest.approx((expected["precision"], expected["recall"]))
