@@ -17,6 +17,8 @@ def test_varied_voices_of_other_seeds_have_other_names_and_each_has_two_utteranc
     names = [[voice.speaker_id for voice, _ in _varied(voices, 100, seed, altered=True)] for seed in (0, 1, 2)]
     assert all(len(set(of_seed)) == 50 and of_seed[::2] == of_seed[1::2] for of_seed in names)
     assert len(set(sum(names, []))) == 150
+    plain = {voice.speaker_id for voice, _ in _varied(voices, 100, 0, altered=False)}
+    assert plain.isdisjoint(names[0]), "an altered voice is another one"
 
 
 def test_sentences_are_different_lower_case_and_repeatable() -> None:
