@@ -64,8 +64,8 @@ class Evaluate:
     task: Annotated[str | None, option("NAME")] = None
     """Speech: cross-sentence (a prompt of another sentence) or continuation (the beginning of the recording)."""
     transcriber: Annotated[str | None, option("NAME_OR_DIR")] = None
-    """Speech: what understands it: a bundled recogniser, pocketsphinx, pocketsphinx-digits, or a local folder of
-    Whisper, HuBERT or Wav2Vec2."""
+    """Speech: what understands it: a bundled recogniser (of digits), moonshine or pocketsphinx (of English),
+    pocketsphinx-digits, or a local folder of Whisper, HuBERT or Wav2Vec2."""
     speaker_encoder: Annotated[str | None, option("NAME_OR_DIR")] = None
     """Speech: what compares voices: a bundled encoder, resemblyzer, or a local folder of WavLM."""
     seed: Annotated[tuple[int, ...], option("N ...")] = ()

@@ -1,7 +1,8 @@
-"""Speech recognisers behind one contract: PocketSphinx, models of `transformers` from local folders, our own."""
+"""Speech recognisers behind one contract: PocketSphinx, Moonshine, local folders of `transformers`, our own."""
 
 from __future__ import annotations
 
+import hashlib
 from importlib import metadata
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -11,13 +12,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from resgen.checkpoints.format import CONFIG_NAME, read_json, resgen_version
-from resgen.errors import ConfigError, DataError, MissingExtraError, unknown
+from resgen.checkpoints.tensors import sha256_file
+from resgen.errors import CheckpointError, ConfigError, DataError, MissingExtraError, unknown
 from resgen.evaluation.recognizer import DIGITS, KIND, load_recognizer
 from resgen.evaluation.speech_folders import BUILT_IN, find_judge, open_transformers
 
 POCKETSPHINX = "pocketsphinx"
 GRAMMARS = {"digits": DIGITS}
-NAMES = (POCKETSPHINX, *(f"{POCKETSPHINX}-{grammar}" for grammar in GRAMMARS))
+MOONSHINE = "moonshine"
+NAMES = (POCKETSPHINX, *(f"{POCKETSPHINX}-{grammar}" for grammar in GRAMMARS), MOONSHINE)
 
 
 @runtime_checkable
@@ -88,6 +91,44 @@ class PocketsphinxTranscriber:
         return found.hypstr if found else ""
 
 
+class MoonshineTranscriber:
+    """The smallest English Moonshine, 27 million parameters, whose weights come inside its package.
+
+    A sound is heard as a whole, up to 15 s at one time: the package would search it for speech first, and what it cuts
+    out is heard worse. Made for sentences; in strings of digits it likes to hear telephone numbers.
+
+    Raises:
+        CheckpointError: a version of the package that comes without the weights.
+        MissingExtraError: moonshine-voice is not installed.
+    """
+
+    def __init__(self) -> None:
+        try:
+            from moonshine_voice import moonshine_api, transcriber, utils
+        except ImportError as error:
+            raise MissingExtraError("moonshine-voice", "moonshine") from error
+        self.version = f"moonshine-voice {metadata.version('moonshine-voice')}"
+        folder = Path(utils.get_assets_path()) / "tiny-en"
+        files = sorted(folder.glob("*.ort"))
+        if not files:
+            raise CheckpointError(f"{self.version} comes without its weights; pip install 'resgen[moonshine]'")
+        self.name = f"{MOONSHINE}-{folder.name}"
+        self.sha256 = hashlib.sha256("\n".join(map(sha256_file, files)).encode()).hexdigest()
+        self.sample_rate_hz = 16000
+        whole = {"vad_threshold": "0.0"}
+        self._transcriber = transcriber.Transcriber(str(folder), moonshine_api.ModelArch.TINY, options=whole)
+
+    def __call__(self, samples: Float[Tensor, " S"]) -> str:
+        """See `Transcriber`.
+
+        Raises:
+            DataError: no samples.
+        """
+        _check_sound(samples)
+        heard = self._transcriber.transcribe_without_streaming(samples.float().cpu().tolist(), self.sample_rate_hz)
+        return " ".join(line.text.strip() for line in heard.lines).strip()
+
+
 class TransformersTranscriber:
     """A Whisper model, or one with a CTC head (Wav2Vec2, HuBERT, WavLM, ...), from a local folder of `transformers`.
 
@@ -149,12 +190,14 @@ class RecognizerTranscriber:
 
 
 def open_transcriber(name_or_folder: str | Path) -> Transcriber:
-    """A transcriber: `pocketsphinx`, `pocketsphinx-digits`, a bundled recogniser, a folder of ours or of transformers.
+    """A transcriber: one of `NAMES`, a bundled recogniser, a folder of ours or of transformers.
 
     Raises:
         CheckpointError: nothing of that name, or a folder that holds something else.
         MissingExtraError: a package is missing.
     """
+    if str(name_or_folder) == MOONSHINE:
+        return MoonshineTranscriber()
     if str(name_or_folder) in NAMES:
         return PocketsphinxTranscriber(str(name_or_folder).partition("-")[2] or None)
     folder, ours = find_judge(name_or_folder, KIND, NAMES)

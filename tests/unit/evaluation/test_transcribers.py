@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import math
 import sys
+from importlib import metadata
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from resgen.data.sound import resample
 from resgen.errors import CheckpointError, ConfigError, DataError, MissingExtraError
 from resgen.evaluation.recognizer import KIND, Recognizer, RecognizerConfig, save_recognizer
 from resgen.evaluation.speakers import SpeakerNetwork, SpeakerNetworkConfig, save_speaker_network
+from resgen.evaluation.speech_metrics import normalise_transcript
 from resgen.evaluation.transcribers import (
+    MoonshineTranscriber,
     PocketsphinxTranscriber,
     RecognizerTranscriber,
     Transcriber,
@@ -79,6 +84,38 @@ def test_our_folder(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "ours" / "config.json").read_text())
     assert found.sha256 == config["components"][KIND]["sha256"]
     assert found(_babble(0)) == "two"
+
+
+def test_moonshine_hears_sentences() -> None:
+    moonshine_voice = pytest.importorskip("moonshine_voice")
+    found = open_transcriber("moonshine")
+    assert isinstance(found, MoonshineTranscriber) and isinstance(found, Transcriber)
+    assert (
+        found.name == "moonshine-tiny-en"
+        and found.version.startswith("moonshine-voice 0.0.")
+        and len(found.sha256) == 64
+    )
+    samples, rate_hz = moonshine_voice.load_wav_file(moonshine_voice.get_assets_path() / "two_cities.wav")
+    sound = resample(torch.tensor(samples[: 6 * rate_hz]), rate_hz, found.sample_rate_hz)
+    heard = found(sound)
+    assert normalise_transcript(heard).startswith("it was the best of times it was the worst of times"), heard
+    assert normalise_transcript(found(torch.zeros(16000))) in ("", "you"), "what it hears in silence"
+    assert found(sound) == heard, "nothing is kept of what was heard before"
+    with pytest.raises(DataError, match="0 samples"):
+        found(torch.zeros(0))
+
+
+def test_moonshine_without_its_package_or_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "moonshine_voice", None)
+    with pytest.raises(MissingExtraError, match="resgen\\[moonshine\\]"):
+        open_transcriber("moonshine")
+    package = ModuleType("moonshine_voice")
+    package.transcriber = package.moonshine_api = None  # type: ignore[attr-defined]
+    package.utils = SimpleNamespace(get_assets_path=lambda: tmp_path)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "moonshine_voice", package)
+    monkeypatch.setattr(metadata, "version", lambda name: "0.1.5")
+    with pytest.raises(CheckpointError, match=r"moonshine-voice 0\.1\.5 comes without its weights"):
+        open_transcriber("moonshine")
 
 
 def test_what_is_no_transcriber_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,104 @@
+"""How long does each kind take to make pictures of the same distance? Distances of several trainings at several numbers
+of sampling steps, and seconds per picture, all in one process.
+
+python benchmarks/speed_at_quality.py --runs runs/variants --tries tries.json --seeds 3 --data PATH --out speed.json \\
+    --steps 2 4 8 16
+
+`--runs` is the folder that benchmarks/variants.py wrote, `--tries` what equal_tries.py found for its trainings. A kind
+that has no number of steps is measured once.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+import tyro
+
+from resgen.checkpoints.format import read_json, write_json_atomic
+from resgen.config import config_from_dict
+from resgen.errors import ResGenError
+from resgen.evaluation.bench import interleaved, medians
+from resgen.experiments.judge import Judge
+from resgen.kinds import AnySampling, kind_of
+from resgen.pipelines.image import ImagePipeline
+
+SEED = 2000
+
+
+def main(
+    runs: Path,
+    tries: Path,
+    data: str,
+    out: Path,
+    steps: tuple[int, ...] = (2, 4, 8, 16),
+    seeds: int = 3,
+    num_samples: int = 1000,
+    batches: tuple[int, ...] = (1, 64),
+    repetitions: int = 5,
+    extractor: str | None = None,
+) -> None:
+    """Measure, then print a table.
+
+    Args:
+        runs: folder of trainings named NAME-SEED.
+        tries: JSON of the settings found for each name.
+        data: pictures.
+        out: JSON to write; distances that it has are not measured again.
+        steps: sampling steps, in place of those in `tries`.
+        seeds: trainings of each name.
+        num_samples: pictures of each training.
+        batches: pictures made at one time, for the timing.
+        repetitions: of the timing; they take turns, and the median counts. 0 for no timing.
+        extractor: whose features are compared; the bundled classifier of the same classes if left out.
+    """
+    best = {name: row["best"] for name, row in read_json(tries)["trainings"].items()}
+    pipes = {name: ImagePipeline.from_pretrained(runs / f"{name}-0" / "model") for name in best}
+    cases: dict[str, tuple[str, AnySampling]] = {}
+    for name, settings in best.items():
+        config = kind_of(pipes[name].generator.config).sampling
+        for count in steps if "num_steps" in settings else (None,):
+            asked = settings if count is None else {**settings, "num_steps": count}
+            label = name if count is None else f"{name}, {count} steps"
+            cases[label] = (name, config_from_dict(config, asked, where="sampling."))
+    shape = next(iter(pipes.values())).tokenizer.config
+    judge = Judge(data, image_size=shape.image_size, channels=shape.channels, extractor=extractor)
+    found: dict[str, Any] = read_json(out)["cases"] if out.exists() else {}
+    for label, (name, sampling) in cases.items():
+        if label not in found:
+            distances = []
+            for seed in range(seeds):
+                pipe = ImagePipeline.from_pretrained(runs / f"{name}-{seed}" / "model")
+                distances.append(judge.score_pipeline(pipe, sampling, num_samples=num_samples, seed=SEED).distance)
+            found[label] = {"distances": distances}
+            print(f"{label}: {' '.join(f'{value:.2f}' for value in distances)}", flush=True)
+            write_json_atomic(out, {"metric": judge.metric, "num_samples": num_samples, "cases": found})
+    for batch in batches if repetitions else ():
+        work = {label: partial(_generate, pipes[name], sampling, batch) for label, (name, sampling) in cases.items()}
+        interleaved(work, 1)  # warms up
+        for label, seconds in medians(interleaved(work, repetitions)).items():
+            found[label][f"seconds_{batch}"] = seconds / batch
+    document = {"metric": judge.metric, "num_samples": num_samples, "threads": torch.get_num_threads(), "cases": found}
+    write_json_atomic(out, document)
+    print(f"| | {judge.metric} | " + " | ".join(f"s per picture, {batch} at a time" for batch in batches) + " |")
+    print("|---" * (2 + len(batches)) + "|")
+    for label in cases:
+        row = found[label]
+        times = [f"{row[f'seconds_{batch}']:.4f}" if f"seconds_{batch}" in row else "" for batch in batches]
+        print(f"| {label} | {mean(row['distances']):.2f} | {' | '.join(times)} |")
+
+
+def _generate(pipe: ImagePipeline, sampling: AnySampling, batch: int) -> None:
+    class_ids = [index % max(pipe.num_classes, 1) for index in range(batch)]
+    pipe.generate_pixels(class_ids, first_index=0, seed=0, batch_size=batch, sampling=sampling)
+
+
+if __name__ == "__main__":
+    try:
+        tyro.cli(main)
+    except ResGenError as error:
+        sys.exit(f"error: {error}")
