@@ -68,6 +68,10 @@ class Compare:
     """For how many seeds every kind is trained once more, for as many steps as the slowest kind took."""
     extractor: Annotated[str | None, option("NAME_OR_FILE")] = None
     """Whose features are compared; the bundled classifier of the same classes if left out."""
+    transcriber: Annotated[str, option("NAME_OR_DIR")] = "digit-recognizer"
+    """Speech: what understands it, as for `evaluate`."""
+    speaker_encoder: Annotated[str, option("NAME_OR_DIR")] = "speaker-encoder"
+    """Speech: what compares voices, as for `evaluate`."""
     jobs: Annotated[int, option("N")] = 1
     """Trainings at one time, each on its share of the processor's cores."""
     config: ConfigFile = None
@@ -130,6 +134,8 @@ class Compare:
             max_minutes=self.max_minutes_per_model,
             num_trials=self.num_samples,
             search_trials=self.search_samples,
+            transcriber=self.transcriber,
+            speaker_encoder=self.speaker_encoder,
         )
         try:
             files = compare_speech(recipe, settings, self.out, resume=self.resume, say=message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -16,6 +17,7 @@ from resgen.checkpoints.tensors import sha256_file
 from resgen.errors import CheckpointError, ConfigError, DataError, MissingExtraError, unknown
 from resgen.evaluation.recognizer import DIGITS, KIND, load_recognizer
 from resgen.evaluation.speech_folders import BUILT_IN, find_judge, open_transformers
+from resgen.evaluation.speech_metrics import normalise_transcript
 
 POCKETSPHINX = "pocketsphinx"
 GRAMMARS = {"digits": DIGITS}
@@ -32,12 +34,14 @@ class Transcriber(Protocol):
         version: of the software.
         sha256: of the weights, or `built-in`.
         sample_rate_hz: that the sounds must have.
+        vocabulary: the only words that it can hear; empty for any.
     """
 
     name: str
     version: str
     sha256: str
     sample_rate_hz: int
+    vocabulary: tuple[str, ...]
 
     def __call__(self, samples: Float[Tensor, " S"]) -> str:
         """What is said in a sound in -1..1; empty where nothing is understood."""
@@ -67,6 +71,7 @@ class PocketsphinxTranscriber:
         self.version = f"pocketsphinx {metadata.version('pocketsphinx')}"
         self.sha256 = BUILT_IN
         self.sample_rate_hz = 16000
+        self.vocabulary = () if grammar is None else GRAMMARS[grammar]
         if grammar is None:
             self._decoder = Decoder(samprate=self.sample_rate_hz, loglevel="FATAL")
         else:
@@ -114,7 +119,7 @@ class MoonshineTranscriber:
             raise CheckpointError(f"{self.version} comes without its weights; pip install 'resgen[moonshine]'")
         self.name = f"{MOONSHINE}-{folder.name}"
         self.sha256 = hashlib.sha256("\n".join(map(sha256_file, files)).encode()).hexdigest()
-        self.sample_rate_hz = 16000
+        self.sample_rate_hz, self.vocabulary = 16000, ()
         whole = {"vad_threshold": "0.0"}
         self._transcriber = transcriber.Transcriber(str(folder), moonshine_api.ModelArch.TINY, options=whole)
 
@@ -143,7 +148,7 @@ class TransformersTranscriber:
         model_class = "AutoModelForSpeechSeq2Seq" if self._generates else "AutoModelForCTC"
         loaded = open_transformers(folder, model_class, "AutoProcessor")
         self.name, self.version, self.sha256 = loaded.name, loaded.version, loaded.sha256
-        self.sample_rate_hz = loaded.sample_rate_hz
+        self.sample_rate_hz, self.vocabulary = loaded.sample_rate_hz, ()
         self._model, self._processor = loaded.model, loaded.processor
 
     @torch.inference_mode()
@@ -183,6 +188,7 @@ class RecognizerTranscriber:
         self.version = f"resgen {resgen_version()}"
         self.sha256 = saved.component(KIND).sha256
         self.sample_rate_hz = self.recognizer.config.mel.sample_rate_hz
+        self.vocabulary = self.recognizer.config.symbols if self.recognizer.config.unit == "words" else ()
 
     def __call__(self, samples: Float[Tensor, " S"]) -> str:
         """See `Recognizer.transcribe`."""
@@ -202,6 +208,21 @@ def open_transcriber(name_or_folder: str | Path) -> Transcriber:
         return PocketsphinxTranscriber(str(name_or_folder).partition("-")[2] or None)
     folder, ours = find_judge(name_or_folder, KIND, NAMES)
     return RecognizerTranscriber(folder) if ours else TransformersTranscriber(folder)
+
+
+def check_vocabulary(transcriber: Transcriber, texts: Iterable[str]) -> None:
+    """Whether a transcriber can hear all words of the texts.
+
+    Raises:
+        ConfigError: with the first word that it cannot.
+    """
+    for text in texts if transcriber.vocabulary else ():
+        for word in normalise_transcript(text).split():
+            if word not in transcriber.vocabulary:
+                raise ConfigError(
+                    f"'{transcriber.name}' hears {len(transcriber.vocabulary)} words only, and {word!r} is none of "
+                    f"them; name another recogniser: --transcriber {MOONSHINE}, {POCKETSPHINX} or a folder"
+                )
 
 
 def _check_sound(samples: Tensor) -> None:

@@ -16,11 +16,11 @@ from typing import Any, cast
 from resgen.checkpoints.format import read_json, write_json_atomic, write_text_atomic
 from resgen.checkpoints.speech import load_sound_tokenizer, load_text_model
 from resgen.config import config_to_dict
-from resgen.data.speech import available_splits
+from resgen.data.speech import available_splits, open_speech
 from resgen.errors import ConfigError, DataError, unknown
 from resgen.evaluation.speakers import open_speaker_encoder
 from resgen.evaluation.speech_evaluate import speech_document
-from resgen.evaluation.transcribers import open_transcriber
+from resgen.evaluation.transcribers import check_vocabulary, open_transcriber
 from resgen.experiments.speech_judge import judge_speech
 from resgen.pipelines.speech import SpeechPipeline
 from resgen.training.speech_recipe import SpeechRecipe, with_speech_kind
@@ -102,6 +102,9 @@ def compare_speech(
     for name in splits:
         if name not in available_splits(settings.data):
             raise ConfigError(unknown("split", name, available_splits(settings.data)))
+    transcriber, _ = open_transcriber(settings.transcriber), open_speaker_encoder(settings.speaker_encoder)
+    for name in splits:
+        check_vocabulary(transcriber, open_speech(settings.data, name).texts)
     tokenizer, _ = load_sound_tokenizer(settings.tokenizer)
     text_model, _, _ = load_text_model(settings.text)
     encode_speech(tokenizer, text_model, settings.data, out / "codes", recipe=recipe)

@@ -24,7 +24,7 @@ from resgen.evaluation.speech_evaluate import (
     about_judge,
     evaluate_speech,
 )
-from resgen.evaluation.transcribers import Transcriber
+from resgen.evaluation.transcribers import Transcriber, check_vocabulary
 from resgen.kinds import sampling_with
 from resgen.pipelines.speech import SpeechPipeline
 
@@ -56,9 +56,11 @@ def judge_speech(
     or to a third.
 
     Raises:
+        ConfigError: the transcriber does not know the words that are said.
         DataError: nothing to evaluate: no second utterance of any speaker, say.
     """
     source = open_speech(data, split)
+    check_vocabulary(transcriber, source.texts)
     trials = (cross_sentence if task == "cross-sentence" else continuation)(pipe, source)
     chosen = trials if num_trials is None else _spread(trials, num_trials)
     candidates = candidate_sounds(data, pipe)

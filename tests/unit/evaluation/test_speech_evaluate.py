@@ -35,7 +35,7 @@ def sound(word: int, voice: int) -> Sound:
 
 
 class Ear:
-    name, version, sha256, sample_rate_hz = "ear", "1", "built-in", RATE
+    name, version, sha256, sample_rate_hz, vocabulary = "ear", "1", "built-in", RATE, WORDS
 
     def __call__(self, samples: Tensor) -> str:
         return WORDS[round(float(samples[0]) * 10)]

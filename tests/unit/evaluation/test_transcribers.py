@@ -25,6 +25,7 @@ from resgen.evaluation.transcribers import (
     RecognizerTranscriber,
     Transcriber,
     TransformersTranscriber,
+    check_vocabulary,
     open_transcriber,
 )
 from resgen.ops.random import seeded
@@ -116,6 +117,13 @@ def test_moonshine_without_its_package_or_weights(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(metadata, "version", lambda name: "0.1.5")
     with pytest.raises(CheckpointError, match=r"moonshine-voice 0\.1\.5 comes without its weights"):
         open_transcriber("moonshine")
+
+
+def test_words_beyond_the_vocabulary_are_refused(pocketsphinx: PocketsphinxTranscriber) -> None:
+    check_vocabulary(pocketsphinx, ["One, two", "7 zero"])
+    with pytest.raises(ConfigError, match=r"'pocketsphinx-digits' hears 10 words only, and 'eleven'.*--transcr"):
+        check_vocabulary(pocketsphinx, ["one", "two 11"])
+    check_vocabulary(PocketsphinxTranscriber(), ["eleven"])
 
 
 def test_what_is_no_transcriber_is_refused(tmp_path: Path) -> None:
