@@ -71,7 +71,7 @@ class PocketsphinxTranscriber:
         self.version = f"pocketsphinx {metadata.version('pocketsphinx')}"
         self.sha256 = BUILT_IN
         self.sample_rate_hz = 16000
-        self.vocabulary = () if grammar is None else GRAMMARS[grammar]
+        self.vocabulary: tuple[str, ...] = () if grammar is None else GRAMMARS[grammar]
         if grammar is None:
             self._decoder = Decoder(samprate=self.sample_rate_hz, loglevel="FATAL")
         else:
@@ -119,7 +119,8 @@ class MoonshineTranscriber:
             raise CheckpointError(f"{self.version} comes without its weights; pip install 'resgen[moonshine]'")
         self.name = f"{MOONSHINE}-{folder.name}"
         self.sha256 = hashlib.sha256("\n".join(map(sha256_file, files)).encode()).hexdigest()
-        self.sample_rate_hz, self.vocabulary = 16000, ()
+        self.sample_rate_hz = 16000
+        self.vocabulary: tuple[str, ...] = ()
         whole = {"vad_threshold": "0.0"}
         self._transcriber = transcriber.Transcriber(str(folder), moonshine_api.ModelArch.TINY, options=whole)
 
@@ -148,7 +149,8 @@ class TransformersTranscriber:
         model_class = "AutoModelForSpeechSeq2Seq" if self._generates else "AutoModelForCTC"
         loaded = open_transformers(folder, model_class, "AutoProcessor")
         self.name, self.version, self.sha256 = loaded.name, loaded.version, loaded.sha256
-        self.sample_rate_hz, self.vocabulary = loaded.sample_rate_hz, ()
+        self.sample_rate_hz = loaded.sample_rate_hz
+        self.vocabulary: tuple[str, ...] = ()
         self._model, self._processor = loaded.model, loaded.processor
 
     @torch.inference_mode()
@@ -188,7 +190,7 @@ class RecognizerTranscriber:
         self.version = f"resgen {resgen_version()}"
         self.sha256 = saved.component(KIND).sha256
         self.sample_rate_hz = self.recognizer.config.mel.sample_rate_hz
-        self.vocabulary = self.recognizer.config.symbols if self.recognizer.config.unit == "words" else ()
+        self.vocabulary: tuple[str, ...] = self.recognizer.config.symbols if self.recognizer.config.unit == "words" else ()
 
     def __call__(self, samples: Float[Tensor, " S"]) -> str:
         """See `Recognizer.transcribe`."""
