@@ -189,8 +189,9 @@ class RecognizerTranscriber:
         self.name = saved.path.resolve().name
         self.version = f"resgen {resgen_version()}"
         self.sha256 = saved.component(KIND).sha256
-        self.sample_rate_hz = self.recognizer.config.mel.sample_rate_hz
-        self.vocabulary: tuple[str, ...] = self.recognizer.config.symbols if self.recognizer.config.unit == "words" else ()
+        config = self.recognizer.config
+        self.sample_rate_hz = config.mel.sample_rate_hz
+        self.vocabulary: tuple[str, ...] = config.symbols if config.unit == "words" else ()
 
     def __call__(self, samples: Float[Tensor, " S"]) -> str:
         """See `Recognizer.transcribe`."""
