@@ -21,7 +21,7 @@ import tyro
 
 from resgen.checkpoints.format import read_json, write_json_atomic
 from resgen.config import config_from_dict
-from resgen.errors import ResGenError
+from resgen.errors import ConfigError, ResGenError, unknown
 from resgen.evaluation.bench import interleaved, medians
 from resgen.experiments.judge import Judge
 from resgen.kinds import AnySampling, kind_of
@@ -35,6 +35,7 @@ def main(
     tries: Path,
     data: str,
     out: Path,
+    trainings: tuple[str, ...] = (),
     steps: tuple[int, ...] = (2, 4, 8, 16),
     seeds: int = 3,
     num_samples: int = 1000,
@@ -49,6 +50,7 @@ def main(
         tries: JSON of the settings found for each name.
         data: pictures.
         out: JSON to write; distances that it has are not measured again.
+        trainings: their names; all of `tries` if left out.
         steps: sampling steps, in place of those in `tries`.
         seeds: trainings of each name.
         num_samples: pictures of each training.
@@ -56,7 +58,11 @@ def main(
         repetitions: of the timing; they take turns, and the median counts. 0 for no timing.
         extractor: whose features are compared; the bundled classifier of the same classes if left out.
     """
-    best = {name: row["best"] for name, row in read_json(tries)["trainings"].items()}
+    known = read_json(tries)["trainings"]
+    for name in trainings:
+        if name not in known:
+            raise ConfigError(unknown("training", name, known))
+    best = {name: known[name]["best"] for name in trainings or known}
     pipes = {name: ImagePipeline.from_pretrained(runs / f"{name}-0" / "model") for name in best}
     cases: dict[str, tuple[str, AnySampling]] = {}
     for name, settings in best.items():
