@@ -24,7 +24,8 @@ from resgen.data.speech import open_speech
 from resgen.errors import ConfigError, ResGenError
 from resgen.evaluation.recognizer import DIGITS
 from resgen.evaluation.speakers import embed_all, open_speaker_encoder
-from resgen.evaluation.speech_metrics import Rate, centroids, error_rates, mean_interval, nearest_speaker, similarity
+from resgen.evaluation.speech_evaluate import candidate_voices
+from resgen.evaluation.speech_metrics import error_rates, mean_interval, nearest_speaker, similarity
 from resgen.evaluation.transcribers import open_transcriber
 from resgen.experiments.speech_judge import candidate_sounds, copied, cross_sentence
 from resgen.kinds import sampling_with
@@ -76,11 +77,10 @@ def main(
     trials, candidates = cross_sentence(pipe, source), {}
     for folder in (data, *others):
         candidates |= {f"{folder}:{name}": sounds for name, sounds in candidate_sounds(folder, pipe).items()}
-    names, owned = sorted(candidates), [(name, one.samples) for name in sorted(candidates) for one in candidates[name]]
-    owners = torch.tensor([names.index(name) for name, _ in owned])
-    voices = centroids(embed_all(encoder, [samples for _, samples in owned]), owners, len(names))
+    names = sorted(candidates)
     texts, sounds = [], []
     with phase_bars() as advance:
+        voices = candidate_voices(candidates, names, encoder, advance)
         for number, trial in enumerate(trials):
             count = int(torch.randint(length[0], length[1] + 1, (), generator=stream))
             words = torch.randint(len(vocabulary), (count,), generator=stream).tolist()
@@ -102,23 +102,15 @@ def main(
         voice[name] = {"sim_o": alike, "nearest": mean_interval(nearest_speaker(embedded, speakers, voices).float())}
     print("| speech | WER | SIM-o | nearest speaker is the prompt's |\n| --- | --- | --- | --- |")
     for name, rates in voice.items():
-        wer = _percent(errors.words) if name == "generated" else ""
-        print(f"| {name} | {wer} | {rates['sim_o'].value:.3f} | {_percent(rates['nearest'])} |")
+        wer = errors.words.percent() if name == "generated" else ""
+        print(f"| {name} | {wer} | {rates['sim_o'].value:.3f} | {rates['nearest'].percent()} |")
     print(f"\n{len(trials)} utterances after {len(set(speakers.tolist()))} speakers, {len(names)} candidates")
     if json is not None:
         about = {"model": model, "data": source.name, "split": split, "transcriber": hear.name, "seed": seed}
         about |= {"sampling": config_to_dict(sampling_with(pipe.sampling, settings)), "candidates": len(names)}
         said = [{"speaker": t.speaker, "text": x, "heard": y} for t, x, y in zip(trials, texts, heard, strict=True)]
-        rates = {name: {key: _plain(rate) for key, rate in row.items()} for name, row in voice.items()}
-        write_json_atomic(json, {**about, "wer": _plain(errors.words), "voice": rates, "utterances": said})
-
-
-def _plain(rate: Rate) -> dict[str, float]:
-    return {"value": rate.value, "low": rate.interval.low, "high": rate.interval.high}
-
-
-def _percent(rate: Rate) -> str:
-    return f"{rate.value:.1%} ({rate.interval.low:.1%} to {rate.interval.high:.1%})"
+        rates = {name: {key: rate.document() for key, rate in row.items()} for name, row in voice.items()}
+        write_json_atomic(json, {**about, "wer": errors.words.document(), "voice": rates, "utterances": said})
 
 
 if __name__ == "__main__":

@@ -73,11 +73,12 @@ def main(
     found = {name: error_rates(texts, said) for name, said in heard.items()}
     print("| speech | WER | CER |\n| --- | --- | --- |")
     for name, rates in found.items():
-        interval = f"({rates.words.interval.low:.1%} to {rates.words.interval.high:.1%})"
-        print(f"| {name} | {rates.words.value:.1%} {interval} | {rates.characters.value:.1%} |")
+        print(f"| {name} | {rates.words.percent()} | {rates.characters.percent()} |")
     if json is not None:
         about = {"model": model, "data": source.name, "split": split, "transcriber": hear.name, "num": len(chosen)}
-        scores = {name: {"wer": rates.words.value, "cer": rates.characters.value} for name, rates in found.items()}
+        scores = {
+            name: {"wer": rates.words.document(), "cer": rates.characters.document()} for name, rates in found.items()
+        }
         write_json_atomic(json, {**about, "scores": scores, "texts": texts, "heard": heard})
 
 

@@ -169,7 +169,7 @@ class Digits:
                 name = _varied_name(name, index // 2, self.seed)
                 voice = random.Random(derive_seed("played", self.seed, name))
                 samples = _as_voice(samples, _played(voice), draw_alteration(voice) if self.altered else None, rng)
-                name = _heard_name(name, self.altered)
+                name = _speaker_id(name, self.altered)
             rows.append(_row(samples, " ".join(words), name, "fsdd"))
         print(f"{split}: {count} sequences of {speaker}", flush=True)
         return rows
@@ -280,7 +280,7 @@ def _varied(voices: Sequence[Voice], count: int, seed: int, *, altered: bool) ->
         stream = random.Random(derive_seed("varied utterance", seed, index))
         played = _played(rng)
         alteration = draw_alteration(rng) if altered else None
-        yield Voice(_heard_name(name, altered), voice.source, options, False, played, alteration), stream
+        yield Voice(_speaker_id(name, altered), voice.source, options, False, played, alteration), stream
 
 
 def _varied_name(speaker: str, number: int, seed: int) -> str:
@@ -288,7 +288,7 @@ def _varied_name(speaker: str, number: int, seed: int) -> str:
     return f"{speaker}#{number}" + (f"@{seed}" if seed else "")
 
 
-def _heard_name(name: str, altered: bool) -> str:
+def _speaker_id(name: str, altered: bool) -> str:
     """Altered, a voice is another one; digits and sentences of one name are of one voice."""
     return f"{name}~" if altered else name
 
@@ -409,7 +409,7 @@ def _vary_recordings(file: Path, count: int, seed: int, *, altered: bool) -> lis
         voice, rng = (random.Random(derive_seed(part, seed, name, i)) for part, i in (("played", 0), ("varied", index)))
         samples, text = rng.choice(speakers[speaker])
         samples = _as_voice(samples, _played(voice), draw_alteration(voice) if altered else None, rng)
-        rows.append(_row(samples, text, _heard_name(name, altered), "speechocean762"))
+        rows.append(_row(samples, text, _speaker_id(name, altered), "speechocean762"))
     return rows
 
 

@@ -96,6 +96,45 @@ def test_a_comparison_goes_on_where_it_stopped(recordings: Path, tmp_path: Path)
         compare_speech(recipe, replace(settings, num_trials=3), out, resume=True, say=said.append)
 
 
+def test_other_words_than_the_recogniser_knows_are_refused(
+    recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is generated, trained or written."""
+    data, out = tmp_path / "data", tmp_path / "out"
+    for split in ("train", "test", "test_unseen"):
+        shutil.copytree(recordings, data / split)
+    lines = (recordings / "metadata.csv").read_text()
+    (data / "test_unseen" / "metadata.csv").write_text(lines.replace(f"|{TEXTS[-1]}|", "|one hello|"))
+    model = ["--tokenizer", MODEL, "--text", MODEL, "--vocoder", MODEL]
+    for argv in (
+        [
+            "evaluate",
+            "--model",
+            MODEL,
+            "--task",
+            "continuation",
+            "--split",
+            "test_unseen",
+            "--out",
+            str(out / "a.json"),
+        ],
+        ["compare", "--recipe", "spoken_digits_small", *model, "--kinds", "resgen", "--out", str(out)],
+    ):
+        assert main([*argv, "--data", str(data)]) == 2
+        error = capsys.readouterr().err
+        assert "'digit-recognizer' hears 10 words only, and 'hello'" in error and error.count("\n") == 1
+        assert not any(tmp_path.glob("out/**/*.json"))
+
+
+@pytest.mark.parametrize("option", ["--text", "--vocoder", "--transcriber", "--speaker-encoder"])
+def test_a_comparison_of_pictures_takes_no_option_of_speech(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["compare", "--recipe", "digits", "--tokenizer", "none", "--data", "digits", option, "x"]
+    assert main([*argv, "--out", str(tmp_path / "out")]) == 2
+    assert f"{option} is for speech, recipe 'digits' for pictures" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [

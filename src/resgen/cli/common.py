@@ -250,24 +250,10 @@ def to_pixels(images: Sequence[Any]) -> Any:
 def progress_bar(title: str) -> Iterator[Callable[..., None]]:
     """A bar of steps with the time left on standard error, if that is a terminal; yields the callback of a sampler."""
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import MofNCompleteColumn, Progress
 
     console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
+    columns = _columns(MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(title, total=None)
 
@@ -277,29 +263,23 @@ def progress_bar(title: str) -> Iterator[Callable[..., None]]:
         yield step_done
 
 
+def _columns(count: Any) -> tuple[Any, ...]:
+    """Title, bar, how much is done, and the time taken and left."""
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    title, left = TextColumn("{task.description}"), TextColumn("left")
+    return title, BarColumn(), count, TimeElapsedColumn(), left, TimeRemainingColumn()
+
+
 @contextlib.contextmanager
 def phase_bars() -> Iterator[Callable[[float, float, str], None]]:
     """Bars with the time left on standard error, if that is a terminal, once the work takes over two seconds; yields a
     callback of (done, total, title of the phase)."""
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import Progress, TaskProgressColumn
 
     console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
+    columns = _columns(TaskProgressColumn())
     tasks: dict[str, Any] = {}
     progress = Progress(*columns, console=console, disable=not console.is_terminal, speed_estimate_period=3600.0)
 

@@ -24,6 +24,7 @@ from resgen.cli.common import (
     positive,
     report,
 )
+from resgen.cli.evaluate_speech import DIGIT_RECOGNIZER, SPEAKER_ENCODER
 from resgen.cli.train import EXIT_INTERRUPTED
 from resgen.errors import ConfigError
 
@@ -68,9 +69,9 @@ class Compare:
     """For how many seeds every kind is trained once more, for as many steps as the slowest kind took."""
     extractor: Annotated[str | None, option("NAME_OR_FILE")] = None
     """Whose features are compared; the bundled classifier of the same classes if left out."""
-    transcriber: Annotated[str, option("NAME_OR_DIR")] = "digit-recognizer"
+    transcriber: Annotated[str | None, option("NAME_OR_DIR")] = None
     """Speech: what understands it, as for `evaluate`."""
-    speaker_encoder: Annotated[str, option("NAME_OR_DIR")] = "speaker-encoder"
+    speaker_encoder: Annotated[str | None, option("NAME_OR_DIR")] = None
     """Speech: what compares voices, as for `evaluate`."""
     jobs: Annotated[int, option("N")] = 1
     """Trainings at one time, each on its share of the processor's cores."""
@@ -87,6 +88,11 @@ class Compare:
         positive("--seeds", self.seeds)
         if is_speech(self.recipe):
             return self.run_speech()
+        for name in ("text", "vocoder", "transcriber", "speaker_encoder"):
+            if getattr(self, name) is not None:
+                raise ConfigError(
+                    f"--{name.replace('_', '-')} is for speech, recipe '{self.recipe}' for pictures; leave it out"
+                )
         recipe = load_recipe(self.recipe, self.config, self.overrides)
         from resgen.experiments.compare import Comparison, Study, compare
         from resgen.experiments.report import write_comparison
@@ -134,8 +140,8 @@ class Compare:
             max_minutes=self.max_minutes_per_model,
             num_trials=self.num_samples,
             search_trials=self.search_samples,
-            transcriber=self.transcriber,
-            speaker_encoder=self.speaker_encoder,
+            transcriber=self.transcriber or DIGIT_RECOGNIZER,
+            speaker_encoder=self.speaker_encoder or SPEAKER_ENCODER,
         )
         try:
             files = compare_speech(recipe, settings, self.out, resume=self.resume, say=message)

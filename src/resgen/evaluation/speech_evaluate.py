@@ -192,7 +192,7 @@ def evaluate_speech(
         spoken.append(speak(trial, seed, number))
         advance(done + 1, len(runs), "speaking")
     seconds = time.perf_counter() - begin
-    voices = _candidate_voices(candidates, names, encoder, advance)
+    voices = candidate_voices(candidates, names, encoder, advance)
     speakers = torch.tensor([names.index(trial.speaker) for trial, _, _ in runs])
     texts = [trial.text for trial, _, _ in runs]
     prompts = torch.stack([_embed(encoder, trial.prompt) for trial, _, _ in runs])
@@ -256,9 +256,9 @@ def speech_markdown(report: SpeechReport) -> str:
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in report.scores:
-        rates = [_percent(row.wer), _percent(row.cer), f"{row.exact:.1%}"]
+        rates = [row.wer.percent(), row.cer.percent(), f"{row.exact:.1%}"]
         alike = [f"{rate.value:.3f}" for rate in (row.sim_o, row.sim_r)]
-        lines.append("| " + " | ".join([row.name, *rates, *alike, _percent(row.nearest)]) + " |")
+        lines.append("| " + " | ".join([row.name, *rates, *alike, row.nearest.percent()]) + " |")
     lines += [
         "",
         f"Brackets: 95 % intervals by bootstrap over the utterances. {protocol.num_trials} utterances for each of the "
@@ -293,7 +293,7 @@ def speech_document(report: SpeechReport) -> dict[str, Any]:
     for row, scores in zip(document["scores"], report.scores, strict=True):
         for name, value in vars(scores).items():
             if isinstance(value, Rate):
-                row[name] = {"value": value.value, "low": value.interval.low, "high": value.interval.high}
+                row[name] = value.document()
     return document
 
 
@@ -303,12 +303,13 @@ def write_speech_report(report: SpeechReport, path: Path) -> None:
     write_text_atomic(path.with_suffix(".md"), speech_markdown(report))
 
 
-def _candidate_voices(
+def candidate_voices(
     candidates: Mapping[str, Sequence[Sound]],
     names: Sequence[str],
     encoder: SpeakerEncoder,
     advance: Callable[[int, int, str], None],
 ) -> Float[Tensor, "P E"]:
+    """The mean voice of each candidate, in the order of `names`."""
     embeddings, owners = [], []
     total = sum(len(candidates[name]) for name in names)
     for number, name in enumerate(names):
@@ -328,7 +329,3 @@ def _at(sound: Sound, sample_rate_hz: int) -> Float[Tensor, " S"]:
     if sound.sample_rate_hz == sample_rate_hz:
         return sound.samples
     return resample(sound.samples, sound.sample_rate_hz, sample_rate_hz)
-
-
-def _percent(rate: Rate) -> str:
-    return f"{rate.value:.1%} ({rate.interval.low:.1%} to {rate.interval.high:.1%})"

@@ -130,7 +130,6 @@ def open_transformers(folder: str | Path, model_class: str, processor_class: str
     files = sorted(path.glob("*.safetensors"))
     if not files:
         raise CheckpointError(f"'{path}' holds no *.safetensors file; save the model with safe serialization")
-    hashes = [sha256_file(file) for file in files]
     try:
         model, info = getattr(transformers, model_class).from_pretrained(
             path, local_files_only=True, use_safetensors=True, trust_remote_code=False, output_loading_info=True
@@ -149,8 +148,14 @@ def open_transformers(folder: str | Path, model_class: str, processor_class: str
     return TransformersFolder(
         name=path.resolve().name,
         version=f"transformers {transformers.__version__}",
-        sha256=hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest(),
+        sha256=sha256_of_all(files),
         sample_rate_hz=int(getattr(processor, "feature_extractor", processor).sampling_rate),
         model=model.eval().requires_grad_(False),
         processor=processor,
     )
+
+
+def sha256_of_all(files: Sequence[Path]) -> str:
+    """The hash of a file; of several, that of their hashes in the order given."""
+    hashes = [sha256_file(file) for file in files]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("\n".join(hashes).encode()).hexdigest()

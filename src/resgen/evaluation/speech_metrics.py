@@ -39,6 +39,14 @@ class Rate(NamedTuple):
     value: float
     interval: Interval
 
+    def percent(self) -> str:
+        """For people."""
+        return f"{self.value:.1%} ({self.interval.low:.1%} to {self.interval.high:.1%})"
+
+    def document(self) -> dict[str, float]:
+        """As JSON values."""
+        return {"value": self.value, "low": self.interval.low, "high": self.interval.high}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorRates:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
@@ -13,10 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from resgen.checkpoints.format import CONFIG_NAME, read_json, resgen_version
-from resgen.checkpoints.tensors import sha256_file
 from resgen.errors import CheckpointError, ConfigError, DataError, MissingExtraError, unknown
 from resgen.evaluation.recognizer import DIGITS, KIND, load_recognizer
-from resgen.evaluation.speech_folders import BUILT_IN, find_judge, open_transformers
+from resgen.evaluation.speech_folders import BUILT_IN, find_judge, open_transformers, sha256_of_all
 from resgen.evaluation.speech_metrics import normalise_transcript
 
 POCKETSPHINX = "pocketsphinx"
@@ -99,8 +97,8 @@ class PocketsphinxTranscriber:
 class MoonshineTranscriber:
     """The smallest English Moonshine, 27 million parameters, whose weights come inside its package.
 
-    A sound is heard as a whole, up to 15 s at one time: the package would search it for speech first, and what it cuts
-    out is heard worse. Made for sentences; in strings of digits it likes to hear telephone numbers.
+    A sound is heard as a whole: the package would search it for speech first, and what it cuts out is heard worse. Made
+    for sentences; in strings of digits it likes to hear telephone numbers.
 
     Raises:
         CheckpointError: a version of the package that comes without the weights.
@@ -118,7 +116,7 @@ class MoonshineTranscriber:
         if not files:
             raise CheckpointError(f"{self.version} comes without its weights; pip install 'resgen[moonshine]'")
         self.name = f"{MOONSHINE}-{folder.name}"
-        self.sha256 = hashlib.sha256("\n".join(map(sha256_file, files)).encode()).hexdigest()
+        self.sha256 = sha256_of_all(files)
         self.sample_rate_hz = 16000
         self.vocabulary: tuple[str, ...] = ()
         whole = {"vad_threshold": "0.0"}

@@ -18,9 +18,9 @@ from resgen.checkpoints.speech import load_sound_tokenizer, load_text_model
 from resgen.config import config_to_dict
 from resgen.data.speech import available_splits, open_speech
 from resgen.errors import ConfigError, DataError, unknown
-from resgen.evaluation.speakers import open_speaker_encoder
+from resgen.evaluation.speakers import SpeakerEncoder, open_speaker_encoder
 from resgen.evaluation.speech_evaluate import speech_document
-from resgen.evaluation.transcribers import check_vocabulary, open_transcriber
+from resgen.evaluation.transcribers import Transcriber, check_vocabulary, open_transcriber
 from resgen.experiments.speech_judge import judge_speech
 from resgen.pipelines.speech import SpeechPipeline
 from resgen.training.speech_recipe import SpeechRecipe, with_speech_kind
@@ -91,9 +91,9 @@ def compare_speech(
         The files of the report.
 
     Raises:
-        ConfigError: `out` holds another comparison, or one and `resume` is not set.
+        ConfigError: `out` holds another comparison, or one and `resume` is not set; a split that is not there; words
+            that the recogniser does not know. Nothing is written then.
     """
-    _claim(recipe, settings, out, resume)
     splits = settings.splits or tuple(
         name for name in available_splits(settings.data) if name.startswith("test_unseen")
     )
@@ -102,11 +102,12 @@ def compare_speech(
     for name in splits:
         if name not in available_splits(settings.data):
             raise ConfigError(unknown("split", name, available_splits(settings.data)))
-    transcriber, _ = open_transcriber(settings.transcriber), open_speaker_encoder(settings.speaker_encoder)
-    for name in splits:
-        check_vocabulary(transcriber, open_speech(settings.data, name).texts)
+    judges = open_transcriber(settings.transcriber), open_speaker_encoder(settings.speaker_encoder)
+    for name in {*splits, _search_split(settings.data)}:
+        check_vocabulary(judges[0], open_speech(settings.data, name).texts)
     tokenizer, _ = load_sound_tokenizer(settings.tokenizer)
     text_model, _, _ = load_text_model(settings.text)
+    _claim(recipe, settings, out, resume)
     encode_speech(tokenizer, text_model, settings.data, out / "codes", recipe=recipe)
     for kind in settings.kinds:
         for seed in settings.seeds:
@@ -114,7 +115,7 @@ def compare_speech(
     rows: list[dict[str, Any]] = []
     for kind in settings.kinds:
         for seed in settings.seeds:
-            rows += _evaluate(settings, kind, seed, splits, out, say, advance)
+            rows += _evaluate(settings, judges, kind, seed, splits, out, say, advance)
     return _report(recipe, settings, rows, out)
 
 
@@ -153,6 +154,7 @@ def _train(
 
 def _evaluate(
     settings: SpeechComparison,
+    judges: tuple[Transcriber, SpeakerEncoder],
     kind: str,
     seed: int,
     splits: Sequence[str],
@@ -161,7 +163,7 @@ def _evaluate(
     advance: Callable[[int, int, str], None],
 ) -> list[dict[str, Any]]:
     pipe: SpeechPipeline | None = None
-    transcriber, encoder = open_transcriber(settings.transcriber), open_speaker_encoder(settings.speaker_encoder)
+    transcriber, encoder = judges
 
     def measure(name: str, split: str, trials: int, given: dict[str, Any]) -> dict[str, Any]:
         nonlocal pipe
@@ -188,8 +190,7 @@ def _evaluate(
         write_json_atomic(path, speech_document(found))
         return read_json(path)
 
-    splits_there = available_splits(settings.data)
-    search = next(name for name in HELD_OUT_SPLITS if name in splits_there)
+    search = _search_split(settings.data)
     tries = {
         scale: measure(f"search-{scale:g}", search, settings.search_trials, {"guidance_scale": scale})
         for scale in settings.guidance_scales
@@ -217,6 +218,12 @@ def _evaluate(
             }
         )
     return rows
+
+
+def _search_split(data: str) -> str:
+    """Whose recordings the guidance is chosen with."""
+    there = available_splits(data)
+    return next(name for name in HELD_OUT_SPLITS if name in there)
 
 
 def _of(found: dict[str, Any], name: str) -> dict[str, Any]:
