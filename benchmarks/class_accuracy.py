@@ -2,7 +2,7 @@
 
     python benchmarks/class_accuracy.py --model DIR --data PATH --classifier DIR --steps 4 8 16 --json J --grid G.png
 
-The judge is a classifier trained on the same data (`train_classifier.py`). Its own errors are reported beside its
+The judge is a classifier trained on the same data (`tools/train_classifier.py`). Its own errors are reported beside its
 judgement, on the test pictures and on the tokenizer's reconstructions of them. The tables go to standard output.
 """
 

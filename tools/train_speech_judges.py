@@ -17,36 +17,48 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import tyro
-from torch import Tensor
+from jaxtyping import Float, Int
+from judge_training import Report, change_speed, decay_matrices, fit, hear_changed, length_batches
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from resgen.data.speech import open_speech
 from resgen.data.speech_store import SpeechStore
-from resgen.errors import ConfigError, MissingExtraError, ResGenError
+from resgen.errors import ConfigError, DataError, MissingExtraError, ResGenError
 from resgen.evaluation.recognizer import (
     CHARACTERS,
     DIGITS,
+    Recognizer,
     RecognizerConfig,
     load_recognizer,
     save_recognizer,
-    train_recognizer,
 )
+from resgen.evaluation.recognizer import KIND as RECOGNIZER
+from resgen.evaluation.speakers import KIND as SPEAKERS
 from resgen.evaluation.speakers import (
+    SpeakerNetwork,
     SpeakerNetworkConfig,
     load_speaker_network,
     save_speaker_network,
-    train_speaker_network,
 )
 from resgen.evaluation.speech_metrics import NORMALISER, error_rates, verify
 from resgen.evaluation.transcribers import PocketsphinxTranscriber, RecognizerTranscriber, Transcriber
+from resgen.ops.precision import has_bfloat16
+from resgen.ops.random import generator, seeded
 
 REPORT_EVERY_S = 10.0
+MAX_GRADIENT = 5.0
+MARGIN = 0.2
+SPEEDS = (1.0, 0.88, 1.14)
+"""A speaker heard at another speed counts as another speaker: three times as many to learn from."""
+"""A speaker heard at another speed counts as another speaker: three times as many to learn from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +198,193 @@ def read_all(paths: tuple[Path, ...], sample_rate_hz: int) -> Recordings:
         speakers=[speaker for store in stores for speaker in store.speakers],
         fingerprints={named(path): part.fingerprint for path, part in parts.items()},
     )
+
+
+def train_recognizer(
+    recordings: Sequence[Tensor],
+    texts: Sequence[str],
+    config: RecognizerConfig,
+    *,
+    num_steps: int | None = None,
+    max_minutes: float | None = None,
+    batch_seconds: float = 80.0,
+    learning_rate: float = 2e-3,
+    weight_decay: float = 0.02,
+    seed: int = 0,
+    device: torch.device | None = None,
+    report: Report | None = None,
+) -> Recognizer:
+    """Train a recogniser from scratch on recordings that are changed anew every time they are heard.
+
+    With `num_steps` alone the result is reproducible.
+
+    Args:
+        recordings: each `[S]`, -1..1, at the rate of `config.mel`.
+        texts: what is said in each.
+        config: shape and vocabulary.
+        num_steps: batches to train on.
+        max_minutes: time to spend; with both, the one that is over first ends the training.
+        batch_seconds: sound per batch before its speed is changed, padding included.
+        learning_rate: peak; see `fit`.
+        weight_decay: of matrices.
+        seed: of weights, order and changes.
+        device: where to compute; the CPU by default.
+        report: called after every step with (step, share of the training that is over, loss).
+
+    Returns:
+        The recogniser in evaluation mode.
+
+    Raises:
+        ConfigError: neither `num_steps` nor `max_minutes`, or a value out of range.
+        DataError: no recordings, not one text for each, or a text with unknown symbols.
+    """
+    if not recordings or len(recordings) != len(texts):
+        raise DataError(f"{len(recordings)} recordings and {len(texts)} texts given; each recording needs its text")
+    if not batch_seconds > 0:
+        raise ConfigError(f"batch_seconds={batch_seconds} must be positive")
+    targets = [config.encode(text) for text in texts]
+    place = device or torch.device("cpu")
+    with seeded(RECOGNIZER, seed, "weights"):
+        model = Recognizer(config).to(place)
+    stream = generator(RECOGNIZER, seed, "batches")
+    lengths = torch.tensor([len(x) for x in recordings])
+    batches = length_batches(lengths, int(batch_seconds * config.mel.sample_rate_hz), stream)
+
+    def next_loss(share: float) -> Tensor:
+        rows = next(batches)
+        features, valid = hear_changed([recordings[i] for i in rows], config.mel, stream, place, centred=config.centred)
+        with torch.autocast(place.type, torch.bfloat16, enabled=has_bfloat16(place)):
+            logits, kept = model(features, valid)
+        return F.ctc_loss(
+            logits.log_softmax(-1).transpose(0, 1),
+            torch.cat([targets[i] for i in rows]).to(place),
+            kept.sum(1),
+            torch.tensor([len(targets[i]) for i in rows], device=place),
+            zero_infinity=True,
+        )
+
+    fit(
+        model,
+        adamw(model, weight_decay),
+        next_loss,
+        num_steps=num_steps,
+        max_minutes=max_minutes,
+        learning_rate=learning_rate,
+        max_gradient=MAX_GRADIENT,
+        report=report,
+    )
+    return model
+
+
+def train_speaker_network(
+    recordings: Sequence[Tensor],
+    speakers: Int[Tensor, " N"],
+    config: SpeakerNetworkConfig,
+    *,
+    num_steps: int | None = None,
+    max_minutes: float | None = None,
+    batch_size: int = 64,
+    crop_seconds: tuple[float, float] = (0.8, 2.0),
+    learning_rate: float = 3e-3,
+    weight_decay: float = 0.02,
+    seed: int = 0,
+    device: torch.device | None = None,
+    report: Report | None = None,
+) -> SpeakerNetwork:
+    """Train from scratch on crops of recordings; all speakers are heard equally often.
+
+    The margin grows from 0 to its value over the first half.
+
+    With `num_steps` alone the result is reproducible.
+
+    Args:
+        recordings: each `[S]`, -1..1, at the rate of `config.mel`.
+        speakers: who speaks, 0..P-1, each at least once.
+        config: shape of the network.
+        num_steps: batches to train on.
+        max_minutes: time to spend; with both, the one that is over first ends the training.
+        batch_size: crops per step.
+        crop_seconds: shortest and longest crop; all of a batch have one length.
+        learning_rate: peak; see `fit`.
+        weight_decay: of matrices.
+        seed: of weights, order and changes.
+        device: where to compute; the CPU by default.
+        report: called after every step with (step, share of the training that is over, loss).
+
+    Returns:
+        The network in evaluation mode.
+
+    Raises:
+        ConfigError: neither `num_steps` nor `max_minutes`, or a value out of range.
+        DataError: no recordings, not one speaker for each, fewer than two speakers, or a gap in their numbers.
+    """
+    if not recordings or len(recordings) != len(speakers):
+        raise DataError(f"{len(recordings)} recordings and {len(speakers)} speakers given; each needs its speaker")
+    low, high = crop_seconds
+    if not 0 < low <= high or batch_size < 2:
+        raise ConfigError(
+            f"crop_seconds={crop_seconds} must be positive and rising, batch_size={batch_size} at least 2"
+        )
+    rows_of = [torch.nonzero(speakers == p)[:, 0] for p in range(int(speakers.max()) + 1)]
+    if len(rows_of) < 2 or not all(len(rows) for rows in rows_of):
+        raise DataError("speakers must be numbered 0..P-1 without gaps, and be two at least")
+    place = device or torch.device("cpu")
+    with seeded(SPEAKERS, seed, "weights"):
+        model = SpeakerNetwork(config)
+        classes = nn.Parameter(torch.randn(len(rows_of) * len(SPEEDS), config.embedding_size))
+    trained = nn.ModuleDict({"model": model, "classes": nn.ParameterList([classes])}).to(place)
+    stream = generator(SPEAKERS, seed, "batches")
+
+    def draw(size: int) -> int:
+        return int(torch.randint(size, (), generator=stream))
+
+    def next_loss(share: float) -> Tensor:
+        seconds = low + (high - low) * float(torch.rand((), generator=stream))
+        size = int(seconds * config.mel.sample_rate_hz)
+        crops, wanted = [], []
+        for _ in range(batch_size):
+            speaker, speed = draw(len(rows_of)), draw(len(SPEEDS))
+            whole = recordings[int(rows_of[speaker][draw(len(rows_of[speaker]))])]
+            needed = int(size * SPEEDS[speed])
+            begin = draw(max(1, len(whole) - needed + 1))
+            crops.append(change_speed(whole[begin : begin + needed], SPEEDS[speed]))
+            wanted.append(speed * len(rows_of) + speaker)
+        features, valid = hear_changed(crops, config.mel, stream, place, speed=False)
+        with torch.autocast(place.type, torch.bfloat16, enabled=has_bfloat16(place)):
+            embeddings = model(features, valid)
+        margin = MARGIN * min(1.0, 2 * share)  # from the start it keeps the classes from being found at all
+        return angular_margin_loss(embeddings, classes, torch.tensor(wanted, device=place), margin=margin)
+
+    fit(
+        trained,
+        adamw(trained, weight_decay),
+        next_loss,
+        num_steps=num_steps,
+        max_minutes=max_minutes,
+        learning_rate=learning_rate,
+        max_gradient=MAX_GRADIENT,
+        report=report,
+    )
+    return model
+
+
+def angular_margin_loss(
+    embeddings: Float[Tensor, "B E"],
+    classes: Float[Tensor, "P E"],
+    speakers: Int[Tensor, " B"],
+    *,
+    margin: float = MARGIN,
+    scale: float = 30.0,
+) -> Float[Tensor, ""]:
+    """AAM-softmax (ArcFace, arXiv:1801.07698): the angle to the right class has to be smaller by `margin` radians."""
+    cosine = (embeddings @ F.normalize(classes, dim=1).T).clamp(-1 + 1e-6, 1 - 1e-6)
+    right = torch.cos(cosine.gather(1, speakers[:, None]).acos() + margin)
+    return F.cross_entropy(scale * cosine.scatter(1, speakers[:, None], right), speakers)
+
+
+def adamw(module: nn.Module, weight_decay: float) -> torch.optim.Optimizer:
+    """The optimizer of both trainings; the rate is that of `fit`."""
+    return torch.optim.AdamW(decay_matrices(module, weight_decay), lr=0.0, betas=(0.9, 0.98))
 
 
 def score_recognizer(folder: Path, tests: dict[Path, Recordings]) -> dict[str, Any]:

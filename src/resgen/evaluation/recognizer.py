@@ -6,7 +6,7 @@ made for closed vocabularies, such as digits, and for speakers that it never hea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,11 @@ from torch.nn import functional as F
 
 from resgen.checkpoints.format import Folder
 from resgen.errors import ConfigError, DataError, unknown
-from resgen.evaluation.hearing import MEL, fit, hear, hear_changed, length_batches
+from resgen.evaluation.hearing import MEL, hear
 from resgen.evaluation.speech_folders import load_judge, save_judge
 from resgen.evaluation.speech_metrics import normalise_transcript
 from resgen.nn.conv1d import ConvNeXtBlock1d
 from resgen.ops.mel import MelConfig
-from resgen.ops.precision import has_bfloat16
-from resgen.ops.random import generator, seeded
 
 KIND = "recognizer"
 UNITS = ("words", "characters")
@@ -145,81 +143,6 @@ class Recognizer(nn.Module):
             samples[None].to(device), torch.tensor([len(samples)]), self.config.mel, centred=self.config.centred
         )
         return self.config.decode(self(features, valid)[0][0].argmax(-1).cpu())
-
-
-def train_recognizer(
-    recordings: Sequence[Tensor],
-    texts: Sequence[str],
-    config: RecognizerConfig,
-    *,
-    num_steps: int | None = None,
-    max_minutes: float | None = None,
-    batch_seconds: float = 80.0,
-    learning_rate: float = 2e-3,
-    weight_decay: float = 0.02,
-    seed: int = 0,
-    device: torch.device | None = None,
-    report: Callable[[int, float, float], None] | None = None,
-) -> Recognizer:
-    """Train a recogniser from scratch on recordings that are changed anew every time they are heard.
-
-    With `num_steps` alone the result is reproducible.
-
-    Args:
-        recordings: each `[S]`, -1..1, at the rate of `config.mel`.
-        texts: what is said in each.
-        config: shape and vocabulary.
-        num_steps: batches to train on.
-        max_minutes: time to spend; with both, the one that is over first ends the training.
-        batch_seconds: sound per batch before its speed is changed, padding included.
-        learning_rate: peak; see `fit`.
-        weight_decay: of matrices.
-        seed: of weights, order and changes.
-        device: where to compute; the CPU by default.
-        report: called after every step with (step, share of the training that is over, loss).
-
-    Returns:
-        The recogniser in evaluation mode.
-
-    Raises:
-        ConfigError: neither `num_steps` nor `max_minutes`, or a value out of range.
-        DataError: no recordings, not one text for each, or a text with unknown symbols.
-    """
-    if not recordings or len(recordings) != len(texts):
-        raise DataError(f"{len(recordings)} recordings and {len(texts)} texts given; each recording needs its text")
-    if not batch_seconds > 0:
-        raise ConfigError(f"batch_seconds={batch_seconds} must be positive")
-    targets = [config.encode(text) for text in texts]
-    place = device or torch.device("cpu")
-    with seeded(KIND, seed, "weights"):
-        model = Recognizer(config).to(place)
-    stream = generator(KIND, seed, "batches")
-    lengths = torch.tensor([len(x) for x in recordings])
-    batches = length_batches(lengths, int(batch_seconds * config.mel.sample_rate_hz), stream)
-
-    def next_loss(share: float) -> Tensor:
-        rows = next(batches)
-        features, valid = hear_changed([recordings[i] for i in rows], config.mel, stream, place, centred=config.centred)
-        with torch.autocast(place.type, torch.bfloat16, enabled=has_bfloat16(place)):
-            logits, kept = model(features, valid)
-        return F.ctc_loss(
-            logits.log_softmax(-1).transpose(0, 1),
-            torch.cat([targets[i] for i in rows]).to(place),
-            kept.sum(1),
-            torch.tensor([len(targets[i]) for i in rows], device=place),
-            zero_infinity=True,
-        )
-
-    fit(
-        model,
-        next_loss,
-        num_steps=num_steps,
-        max_minutes=max_minutes,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        report=report,
-    )
-    return model
 
 
 def save_recognizer(path: str | Path, model: Recognizer, *, history: Mapping[str, Any] | None = None) -> None:

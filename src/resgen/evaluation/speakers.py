@@ -6,32 +6,27 @@ A small network of our own, trained to tell speakers apart, models of the `trans
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resgen.checkpoints.format import Folder, resgen_version
 from resgen.errors import ConfigError, DataError, MissingExtraError
-from resgen.evaluation.hearing import MEL, change_speed, fit, hear, hear_changed
+from resgen.evaluation.hearing import MEL, hear
 from resgen.evaluation.speech_folders import BUILT_IN, find_judge, load_judge, open_transformers, save_judge
 from resgen.nn.conv1d import ConvNeXtBlock1d, Downsample1d, zero_invalid
 from resgen.ops.mel import MelConfig
-from resgen.ops.precision import has_bfloat16
-from resgen.ops.random import generator, seeded
 
 KIND = "speaker-encoder"
 RESEMBLYZER = "resemblyzer"
 STRIDE = 4
-MARGIN = 0.2
-SPEEDS = (1.0, 0.88, 1.14)
-"""A speaker heard at another speed counts as another speaker: three times as many to learn from."""
 
 
 @runtime_checkable
@@ -232,111 +227,6 @@ def embed_all(encoder: SpeakerEncoder, sounds: Sequence[Tensor]) -> Float[Tensor
     if not bool(embeddings.isfinite().all()):
         raise DataError(f"encoder '{encoder.name}' gave embeddings that are not finite; check the sounds")
     return embeddings
-
-
-def angular_margin_loss(
-    embeddings: Float[Tensor, "B E"],
-    classes: Float[Tensor, "P E"],
-    speakers: Int[Tensor, " B"],
-    *,
-    margin: float = MARGIN,
-    scale: float = 30.0,
-) -> Float[Tensor, ""]:
-    """AAM-softmax (ArcFace, arXiv:1801.07698): the angle to the right class has to be smaller by `margin` radians."""
-    cosine = (embeddings @ F.normalize(classes, dim=1).T).clamp(-1 + 1e-6, 1 - 1e-6)
-    right = torch.cos(cosine.gather(1, speakers[:, None]).acos() + margin)
-    return F.cross_entropy(scale * cosine.scatter(1, speakers[:, None], right), speakers)
-
-
-def train_speaker_network(
-    recordings: Sequence[Tensor],
-    speakers: Int[Tensor, " N"],
-    config: SpeakerNetworkConfig,
-    *,
-    num_steps: int | None = None,
-    max_minutes: float | None = None,
-    batch_size: int = 64,
-    crop_seconds: tuple[float, float] = (0.8, 2.0),
-    learning_rate: float = 3e-3,
-    weight_decay: float = 0.02,
-    seed: int = 0,
-    device: torch.device | None = None,
-    report: Callable[[int, float, float], None] | None = None,
-) -> SpeakerNetwork:
-    """Train from scratch on crops of recordings; all speakers are heard equally often.
-
-    The margin grows from 0 to its value over the first half.
-
-    With `num_steps` alone the result is reproducible.
-
-    Args:
-        recordings: each `[S]`, -1..1, at the rate of `config.mel`.
-        speakers: who speaks, 0..P-1, each at least once.
-        config: shape of the network.
-        num_steps: batches to train on.
-        max_minutes: time to spend; with both, the one that is over first ends the training.
-        batch_size: crops per step.
-        crop_seconds: shortest and longest crop; all of a batch have one length.
-        learning_rate: peak; see `fit`.
-        weight_decay: of matrices.
-        seed: of weights, order and changes.
-        device: where to compute; the CPU by default.
-        report: called after every step with (step, share of the training that is over, loss).
-
-    Returns:
-        The network in evaluation mode.
-
-    Raises:
-        ConfigError: neither `num_steps` nor `max_minutes`, or a value out of range.
-        DataError: no recordings, not one speaker for each, fewer than two speakers, or a gap in their numbers.
-    """
-    if not recordings or len(recordings) != len(speakers):
-        raise DataError(f"{len(recordings)} recordings and {len(speakers)} speakers given; each needs its speaker")
-    low, high = crop_seconds
-    if not 0 < low <= high or batch_size < 2:
-        raise ConfigError(
-            f"crop_seconds={crop_seconds} must be positive and rising, batch_size={batch_size} at least 2"
-        )
-    rows_of = [torch.nonzero(speakers == p)[:, 0] for p in range(int(speakers.max()) + 1)]
-    if len(rows_of) < 2 or not all(len(rows) for rows in rows_of):
-        raise DataError("speakers must be numbered 0..P-1 without gaps, and be two at least")
-    place = device or torch.device("cpu")
-    with seeded(KIND, seed, "weights"):
-        model = SpeakerNetwork(config)
-        classes = nn.Parameter(torch.randn(len(rows_of) * len(SPEEDS), config.embedding_size))
-    trained = nn.ModuleDict({"model": model, "classes": nn.ParameterList([classes])}).to(place)
-    stream = generator(KIND, seed, "batches")
-
-    def draw(size: int) -> int:
-        return int(torch.randint(size, (), generator=stream))
-
-    def next_loss(share: float) -> Tensor:
-        seconds = low + (high - low) * float(torch.rand((), generator=stream))
-        size = int(seconds * config.mel.sample_rate_hz)
-        crops, wanted = [], []
-        for _ in range(batch_size):
-            speaker, speed = draw(len(rows_of)), draw(len(SPEEDS))
-            whole = recordings[int(rows_of[speaker][draw(len(rows_of[speaker]))])]
-            needed = int(size * SPEEDS[speed])
-            begin = draw(max(1, len(whole) - needed + 1))
-            crops.append(change_speed(whole[begin : begin + needed], SPEEDS[speed]))
-            wanted.append(speed * len(rows_of) + speaker)
-        features, valid = hear_changed(crops, config.mel, stream, place, speed=False)
-        with torch.autocast(place.type, torch.bfloat16, enabled=has_bfloat16(place)):
-            embeddings = model(features, valid)
-        margin = MARGIN * min(1.0, 2 * share)  # from the start it keeps the classes from being found at all
-        return angular_margin_loss(embeddings, classes, torch.tensor(wanted, device=place), margin=margin)
-
-    fit(
-        trained,
-        next_loss,
-        num_steps=num_steps,
-        max_minutes=max_minutes,
-        learning_rate=learning_rate,
-        weight_decay=weight_decay,
-        report=report,
-    )
-    return model
 
 
 def save_speaker_network(path: str | Path, model: SpeakerNetwork, *, history: Mapping[str, Any] | None = None) -> None:

@@ -12,6 +12,7 @@ from types import ModuleType
 
 import pytest
 import torch
+import train_classifier
 from PIL import Image
 
 from resgen.checkpoints.artefacts import save_pipeline
@@ -43,7 +44,7 @@ def _script(name: str) -> ModuleType:
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("judge") / "classifier"
-    _script("train_classifier").main(
+    train_classifier.main(
         data="digits", image_size=8, channels=1, out=out, num_steps=60, width=8, batch_size=64, crop_padding=1
     )
     return out
