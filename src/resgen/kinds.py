@@ -100,9 +100,7 @@ def _unmask(model: ResGen, request: Request, sampling: SamplingConfig) -> Sample
         tokens=model.config.head != "mixture",
         lengths=request.lengths,
     )
-    predict = model.predictor(
-        *request.condition, reuse_steps=sampling.reuse_steps, prompt_guidance=sampling.prompt_guidance
-    )
+    predict = model.predictor(*request.condition, prompt_guidance=sampling.prompt_guidance)
     return unmasking.sample_codes(predict, model.codebooks, model.level_std, noise, sampling, **request.rest)
 
 

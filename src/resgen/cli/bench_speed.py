@@ -42,8 +42,6 @@ class BenchSpeed:
     """Run both branches in every evaluation, as with guidance."""
     guidance_start: Annotated[float, option("SHARE")] = 0.0
     """Share of the steps before guidance sets in, of the kinds that unmask."""
-    reuse_steps: Annotated[int, option("N")] = 0
-    """Evaluations for which keys and values of finished positions are kept, of the kinds that unmask."""
     dtype: Annotated[str, option("NAME")] = "auto"
     """float32, bfloat16 or auto: what the machine is fast in."""
     repetitions: Annotated[int, option("N")] = 3
@@ -77,7 +75,6 @@ class BenchSpeed:
                 num_steps=self.steps,
                 guidance=self.guidance,
                 guidance_start=self.guidance_start,
-                reuse_steps=self.reuse_steps,
                 repetitions=self.repetitions,
                 memory=self.memory,
                 memory_gb=self.memory_gb,

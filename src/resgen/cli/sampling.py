@@ -75,8 +75,6 @@ class PictureSampling(SamplingOptions):
     """Share of the steps before guidance sets in; steps without it take half the time."""
     guidance_end: Annotated[float | None, option("SHARE")] = None
     """Share of the steps after which guidance is off again."""
-    reuse_steps: Annotated[int | None, option("N")] = None
-    """Steps for which keys and values of finished positions are used again; 0 computes everything in every step."""
     top_k: Annotated[int | None, option("K")] = None
     """Most likely codes to draw from (kind rq_transformer only)."""
     schedule: Annotated[str | None, option("NAME")] = None

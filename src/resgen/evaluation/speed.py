@@ -71,7 +71,6 @@ def bench_speed(
     num_steps: int | None = None,
     guidance: bool = True,
     guidance_start: float = 0.0,
-    reuse_steps: int = 0,
     repetitions: int = 3,
     memory: bool = True,
     memory_gb: float = 8.0,
@@ -91,7 +90,6 @@ def bench_speed(
         num_steps: of `resgen`, `direct` and `maskgit`; the shape's if left out.
         guidance: both branches in every evaluation, or only the conditional one.
         guidance_start: share of the steps before guidance sets in, of the kinds that have this setting.
-        reuse_steps: evaluations for which keys and values of finished positions are kept, likewise.
         repetitions: timed runs of every case, after a first one that is not counted.
         memory: measure peak memory, too; on the CPU every figure takes a process of its own.
         memory_gb: what the largest batch is to fit into, in 10^9 bytes.
@@ -112,7 +110,7 @@ def bench_speed(
     cases, chosen_device = _cases(
         shape, kinds, depths, batch_sizes, iterations, num_steps, guidance, dtype, device, repetitions, memory_gb, seed
     )
-    cases = [dataclasses.replace(case, guidance_start=guidance_start, reuse_steps=reuse_steps) for case in cases]
+    cases = [dataclasses.replace(case, guidance_start=guidance_start) for case in cases]
     measured = _first_runs(cases, chosen_device, report_progress)
     _timed_runs(measured, repetitions, chosen_device, report_progress)
     if memory:

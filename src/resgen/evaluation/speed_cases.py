@@ -74,7 +74,6 @@ class Case:
         dtype: `float32` or `bfloat16`.
         seed: of weights and noise.
         guidance_start: share of the steps before guidance sets in, of the kinds that have this setting.
-        reuse_steps: see `SamplingConfig`, of the kinds that have this setting.
     """
 
     shape: str
@@ -87,7 +86,6 @@ class Case:
     dtype: str
     seed: int
     guidance_start: float = 0.0
-    reuse_steps: int = 0
 
     @property
     def label(self) -> str:
@@ -116,7 +114,8 @@ class Case:
             settings |= {"num_steps": self.iterations or self.num_steps, "mask_schedule": "linear"}
         default = KINDS[self.kind].sampling()
         known = {entry.name for entry in dataclasses.fields(default)}
-        settings |= {name: getattr(self, name) for name in ("guidance_start", "reuse_steps") if name in known}
+        if "guidance_start" in known:
+            settings["guidance_start"] = self.guidance_start
         return kinds.sampling_with(default, settings)
 
     def sample(self, network: CodeModel, callback: Callable[..., None] | None = None) -> object:

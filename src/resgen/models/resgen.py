@@ -148,11 +148,10 @@ class ResGen(BidirectionalModel):
         class_ids: Int[Tensor, " B"],
         sequence: SequenceCondition | None = None,
         *,
-        reuse_steps: int = 0,
         prompt_guidance: float = 0.0,
     ) -> ResGenPredictor:
-        """This model under a condition, as the callable that samplers take; the settings as in `SamplingConfig`."""
-        return ResGenPredictor(self, class_ids, sequence, reuse_steps, prompt_guidance)
+        """This model under a condition, as the callable that samplers take; the setting as in `SamplingConfig`."""
+        return ResGenPredictor(self, class_ids, sequence, prompt_guidance)
 
 
 class ResGenPredictor:
@@ -163,12 +162,11 @@ class ResGenPredictor:
         model: ResGen,
         class_ids: Int[Tensor, " B"],
         sequence: SequenceCondition | None,
-        reuse_steps: int = 0,
         prompt_guidance: float = 0.0,
     ) -> None:
         self.model = model
         self.class_ids, self.sequence = class_ids, sequence
-        self.evaluate = GuidedEvaluation(model, sequence, reuse_steps, prompt_guidance)
+        self.evaluate = GuidedEvaluation(model, sequence, prompt_guidance)
         null_ids = torch.full_like(class_ids, model.condition.null_id)
         self.others = [model.modulation(model.condition(null_ids[:1]))] if prompt_guidance < 1 else []
         if prompt_guidance and sequence is not None:

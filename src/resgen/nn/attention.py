@@ -54,32 +54,6 @@ class KeyValueCache:
         return self._keys[:, :, :end], self._values[:, :, :end]
 
 
-class PositionCache:
-    """Keys and values of all positions of a layer without causal order, of which some are computed anew in each call.
-
-    Attributes:
-        index: positions that the next call computes, `[B, A]`; None for all of them.
-    """
-
-    def __init__(self) -> None:
-        self.index: Tensor | None = None
-        self._kept: tuple[Tensor, ...] = ()
-
-    def append(
-        self, keys: Float[Tensor, "B heads S E"], values: Float[Tensor, "B heads S E"]
-    ) -> tuple[Float[Tensor, "B heads M E"], Float[Tensor, "B heads M E"]]:
-        """Write the positions of `index`; returns those of all M positions.
-
-        There may be fewer samples than in the last call that computed all; they are the first ones of that call.
-        """
-        if self.index is None:
-            self._kept = (keys.contiguous(), values.contiguous())
-            return keys, values
-        at = self.index[:, None, :, None].expand_as(keys)
-        k, v = (kept[: len(keys)].scatter_(2, at, new) for kept, new in zip(self._kept, (keys, values), strict=True))
-        return k, v
-
-
 class Attention(nn.Module):
     """Multi-head self-attention over positions, with rotary embeddings where angles are given."""
 
@@ -92,24 +66,22 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B L O"],
-        angles: Float[Tensor, "... S h"] | None = None,
+        angles: Float[Tensor, "S h"] | None = None,
         attn_mask: Bool[Tensor, "B 1 1 M"] | None = None,
         *,
         causal: bool = False,
         segment: int | None = None,
-        cache: KeyValueCache | PositionCache | None = None,
+        cache: KeyValueCache | None = None,
     ) -> Float[Tensor, "B L O"]:
         """Attention over all positions, or over those that the options leave.
 
         Args:
-            x: all positions; with a cache only those that follow the positions in it, or that it is to compute.
-            angles: rotary angles of the positions of `x` (of one segment, if there are segments),
-                `[B, 1, S, h]` where they differ between samples.
+            x: all positions; with a cache only those that follow the positions in it.
+            angles: rotary angles of the positions of `x` (of one segment, if there are segments).
             attn_mask: True where a position may be attended to.
             causal: a position attends to itself and to earlier ones only.
             segment: length of consecutive pieces of `x`, each a sequence of its own; all of `x` by default.
-            cache: keys and values of other positions; those of `x` are added. A `KeyValueCache` is for causal
-                attention, a `PositionCache` for the other.
+            cache: keys and values of earlier positions, for causal attention; those of `x` are added.
         """
         shape = x.shape
         if segment is not None:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resgen.nn.attention import Attention, KeyValueCache, PositionCache
+from resgen.nn.attention import Attention, KeyValueCache
 from resgen.ops.linear import feed_forward
 
 
@@ -49,12 +49,12 @@ class Block(nn.Module):
         self,
         x: Float[Tensor, "B L O"],
         modulation: Float[Tensor, "B 8 O"],
-        angles: Float[Tensor, "... S h"] | None = None,
+        angles: Float[Tensor, "S h"] | None = None,
         attn_mask: Bool[Tensor, "B 1 1 M"] | None = None,
         *,
         causal: bool = False,
         segment: int | None = None,
-        cache: KeyValueCache | PositionCache | None = None,
+        cache: KeyValueCache | None = None,
     ) -> Float[Tensor, "B L O"]:
         shift1, scale1, gate1, shift2, scale2, gate2 = (modulation[:, :6] + self.bias).unbind(1)
         h = modulate(x, shift1, scale1)
@@ -80,12 +80,12 @@ class Transformer(nn.Module):
         self,
         x: Float[Tensor, "B L O"],
         modulation: Float[Tensor, "B 8 O"],
-        angles: Float[Tensor, "... S h"] | None = None,
+        angles: Float[Tensor, "S h"] | None = None,
         attn_mask: Bool[Tensor, "B 1 1 M"] | None = None,
         *,
         causal: bool = False,
         segment: int | None = None,
-        caches: Sequence[KeyValueCache] | Sequence[PositionCache] | None = None,
+        caches: Sequence[KeyValueCache] | None = None,
     ) -> Float[Tensor, "B L O"]:
         """All blocks; see `Attention` for the options. `caches` holds one cache per block."""
         for i, block in enumerate(self.blocks):

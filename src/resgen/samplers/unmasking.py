@@ -43,8 +43,6 @@ class SamplingConfig:
         prompt_guidance: share of the guidance, in [0, 1], that is away from the same request without its prompt, and
             not from no request at all: it strengthens what the prompt alone tells, such as a voice (a deviation from
             the paper). Between 0 and 1 a guided step computes three branches in place of two. Sequences only.
-        reuse_steps: steps for which keys and values of finished positions are used again before they are computed anew;
-            0 computes all positions in every step.
     """
 
     tag: ClassVar[str] = "unmasking"
@@ -59,13 +57,10 @@ class SamplingConfig:
     guidance_start: float = 0.0
     guidance_end: float = 1.0
     prompt_guidance: float = 0.0
-    reuse_steps: int = 0
 
     def __post_init__(self) -> None:
         if self.num_steps < 1:
             raise ConfigError(f"num_steps={self.num_steps} must be at least 1")
-        if self.reuse_steps < 0:
-            raise ConfigError(f"reuse_steps={self.reuse_steps} must be at least 0")
         if self.mask_schedule not in SCHEDULES:
             raise ConfigError(unknown("mask schedule", self.mask_schedule, SCHEDULES))
         if self.unmasking not in UNMASKING:
