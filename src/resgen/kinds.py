@@ -172,8 +172,8 @@ KINDS: dict[str, Kind] = {
             sample=_unmask,
         ),
         Kind(
-            name="mixture",
-            title="ResGen, mixture head",
+            name="residual",
+            title="residual head (ours)",
             model=ResGen,
             config=ResGenConfig,
             sampling=SamplingConfig,
@@ -223,7 +223,8 @@ KINDS: dict[str, Kind] = {
 }
 
 
-BY_HEAD = {"residual": "resgen", "mixture": "mixture", "tokens": "direct"}
+BY_HEAD = {"mixture": "resgen", "residual": "residual", "tokens": "direct"}
+"""The kinds with the network of ResGen, by their head: the paper's, ours, and direct tokens."""
 
 
 def get_kind(name: str) -> Kind:

@@ -119,7 +119,7 @@ def test_samples_that_are_not_kept_see_neither_features_nor_prompt(kind: str) ->
     reference = loss_of(kind, codes, without)
     other = dataclasses.replace(without, features=without.features + 1)
     assert loss_of(kind, codes, other) == pytest.approx(reference, abs=1e-6)
-    if get_kind(kind).name in ("resgen", "mixture", "direct", "maskgit"):  # causal kinds always see what came before
+    if get_kind(kind).name in ("resgen", "residual", "direct", "maskgit"):  # causal kinds always see what came before
         shown = torch.where(sequence.prompt[..., None], (codes + 1) % 9, codes)
         assert loss_of(kind, shown, without) == pytest.approx(reference, abs=1e-6)
 

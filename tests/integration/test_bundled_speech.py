@@ -74,19 +74,19 @@ def test_a_comparison_goes_on_where_it_stopped(recordings: Path, tmp_path: Path)
         text=MODEL,
         vocoder=MODEL,
         data=str(data),
-        kinds=("resgen",),
+        kinds=("residual",),
         splits=("test",),
         num_trials=2,
         search_trials=1,
         guidance_scales=(0.5, 1.0),
     )
     recipe, said = get_speech_recipe("spoken_digits_small"), []
-    shutil.copytree(resolve_model(MODEL), out / "runs" / "resgen-0" / "model")
+    shutil.copytree(resolve_model(MODEL), out / "runs" / "residual-0" / "model")
     files = compare_speech(recipe, settings, out, resume=False, say=said.append)
     assert [file.name for file in files] == ["report.md", "report.csv", "report.json"]
     row = json.loads(files[2].read_text())["rows"][0]
-    assert row["kind"] == "resgen" and row["guidance_scale"] in (0.5, 1.0) and row["passes"] >= 12
-    assert "| resgen |" in files[0].read_text() and files[1].read_text().startswith("kind,seed,split")
+    assert row["kind"] == "residual" and row["guidance_scale"] in (0.5, 1.0) and row["passes"] >= 12
+    assert "| residual |" in files[0].read_text() and files[1].read_text().startswith("kind,seed,split")
     assert len(said) == 3, "two tries and one evaluation"
     said.clear()
     assert compare_speech(recipe, settings, out, resume=True, say=said.append) == files and not said
@@ -118,7 +118,7 @@ def test_other_words_than_the_recogniser_knows_are_refused(
             "--out",
             str(out / "a.json"),
         ],
-        ["compare", "--recipe", "spoken_digits_small", *model, "--kinds", "resgen", "--out", str(out)],
+        ["compare", "--recipe", "spoken_digits_small", *model, "--kinds", "residual", "--out", str(out)],
     ):
         assert main([*argv, "--data", str(data)]) == 2
         error = capsys.readouterr().err

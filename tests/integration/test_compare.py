@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(folder: Path, out: str, *more: str) -> list[str]:
     words = (
-        f"compare --recipe digits --tokenizer {folder / 'tok' / 'model'} --data digits --kinds resgen rq_transformer "
+        f"compare --recipe digits --tokenizer {folder / 'tok' / 'model'} --data digits --kinds residual rq_transformer "
         f"--seeds 1 --max-minutes-per-model 1 --num-samples 100 --search-samples 100 --depths 2 "
         f"--extractor {folder / 'cls'} --out {folder / out} --json"
     )
@@ -54,7 +54,7 @@ def test_a_comparison_is_done_once_and_reported(
     assert main(command(folder, "cmp")) == 0
     out = folder / "cmp"
     document = json.loads((out / "report.json").read_text())
-    assert {row["kind"] for row in document["rows"]} == {"resgen", "rq_transformer"}
+    assert {row["kind"] for row in document["rows"]} == {"residual", "rq_transformer"}
     assert {row["setting"] for row in document["rows"]} == {"guided", "unguided"}
     assert {row["depth"] for row in document["rows"]} == {2, 4}
     assert document["metric"].startswith("FD-") and len(document["verdicts"]) == 2
@@ -67,11 +67,11 @@ def test_a_comparison_is_done_once_and_reported(
     # Nothing finished is computed again: the same files, untouched.
     capsys.readouterr()
     before = {path: path.stat().st_mtime_ns for path in (out / "parts").iterdir()}
-    (out / "parts" / "evaluate-resgen-time-0.json").unlink()
+    (out / "parts" / "evaluate-residual-time-0.json").unlink()
     assert main(command(folder, "cmp", "--resume")) == 0
     after = {path: path.stat().st_mtime_ns for path in (out / "parts").iterdir()}
     assert set(after) == set(before)
-    assert [path.stem for path in after if after[path] != before[path]] == ["evaluate-resgen-time-0"]
+    assert [path.stem for path in after if after[path] != before[path]] == ["evaluate-residual-time-0"]
     assert json.loads((out / "report.json").read_text())["rows"] == document["rows"]
 
     capsys.readouterr()

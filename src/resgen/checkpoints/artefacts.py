@@ -161,6 +161,10 @@ def generator_of(folder: Folder, tokenizer: AnyTokenizer) -> tuple[CodeModel, An
         raise CheckpointError(f"'{folder.path}': {unknown('generator type', saved.type, KINDS)}")
     kind = KINDS[saved.type]
     config = config_from_dict(kind.config, _mapping(saved, "model"), where="generator.model.")
+    if kind_of(config) is not kind:
+        raise CheckpointError(
+            f"'{folder.path}': the generator is of type '{kind.name}', its configuration of '{kind_of(config).name}'"
+        )
     spec = config_from_dict(CodeSpec, _mapping(saved, "spec"), where="generator.spec.")
     generator = restored(build(config, spec), saved)
     check_belongs(tokenizer, generator.spec, saved.config.get("codebooks_sha256"), str(folder.path))

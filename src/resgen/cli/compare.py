@@ -37,9 +37,9 @@ class Compare:
     is in report.md, with report.csv, report.json and pictures. For example:
 
         resgen compare --recipe fashion_mnist --tokenizer fashion-mnist-small --data data/fashion_mnist \\
-            --kinds resgen direct maskgit rq_transformer --seeds 3 --max-minutes-per-model 10 --out runs/comparison
+            --kinds resgen residual maskgit rq_transformer --seeds 3 --max-minutes-per-model 10 --out runs/kinds
         resgen compare --recipe spoken_digits --tokenizer runs/mel/model --text runs/text/model \\
-            --vocoder runs/vocoder/model --data speech/digits --kinds resgen clam_tts valle --out runs/voices
+            --vocoder runs/vocoder/model --data speech/digits --kinds residual clam_tts valle --out runs/voices
     """
 
     recipe: str
@@ -53,8 +53,8 @@ class Compare:
     vocoder: Annotated[str | None, option("DIR")] = None
     """Speech: folder of the vocoder that all share."""
     kinds: Annotated[tuple[str, ...], option("NAME ...")] = ()
-    """resgen, mixture, direct, maskgit, rq_transformer, ar_resgen, valle; all of them if left out. Speech: also
-    clam_tts; resgen, clam_tts and valle if left out."""
+    """resgen, residual, direct, maskgit, rq_transformer, ar_resgen, valle; all of them if left out. Speech: also
+    clam_tts; residual, clam_tts and valle if left out."""
     seeds: Annotated[int, option("N")] = 3
     """Trainings of each kind, with seeds 0 to N - 1."""
     max_minutes_per_model: Annotated[float, option("M")] = 10.0
@@ -64,7 +64,7 @@ class Compare:
     search_samples: Annotated[int, option("N")] = 1000
     """Pictures of each try of the search for sampling settings, and of the curves."""
     depths: Annotated[tuple[int, ...], option("N ...")] = ()
-    """Also train ResGen on the first N levels, for each of these."""
+    """Also train the recipe's own kind on the first N levels, for each of these."""
     equal_steps_seeds: Annotated[int, option("N")] = 1
     """For how many seeds every kind is trained once more, for as many steps as the slowest kind took."""
     extractor: Annotated[str | None, option("NAME_OR_FILE")] = None

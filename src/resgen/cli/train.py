@@ -175,7 +175,7 @@ class TrainGenerator(Training):
     tokenizer: Annotated[str, option("DIR")]
     """Folder of the trained tokenizer, or a bundled model's name."""
     kind: Annotated[str | None, option("NAME")] = None
-    """resgen, mixture, direct, maskgit, rq_transformer, ar_resgen, valle or (speech) clam_tts: another generator with
+    """resgen, residual, direct, maskgit, rq_transformer, ar_resgen, valle or (speech) clam_tts: another generator with
     as many parameters."""
     text: Annotated[str | None, option("DIR")] = None
     """Speech: folder of the trained text model."""

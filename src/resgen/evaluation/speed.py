@@ -220,7 +220,7 @@ def _cases(
     chosen_dtype = str(choose_dtype(dtype, chosen_device)).removeprefix("torch.")
     steps = SHAPES[shape].num_steps if num_steps is None else num_steps
     most = math.prod(SHAPES[shape].grid) * min(depths)
-    if set(names) & {"resgen", "mixture", "direct", "maskgit"} and not 1 <= steps <= most:
+    if set(names) & {"resgen", "residual", "direct", "maskgit"} and not 1 <= steps <= most:
         raise ConfigError(f"steps={steps} must lie in 1..{most}: there are no more codes at depth {min(depths)}")
     if "maskgit" in names and steps < max(depths):
         raise ConfigError(f"steps={steps} must be at least {max(depths)} for maskgit: one for every level or more")

@@ -24,7 +24,7 @@ from resgen.errors import ConfigError
 from resgen.evaluation.report import load_report
 from resgen.experiments.actions import do, kind_of_run, open_judge, start_worker, timing
 from resgen.experiments.depth import truncate_tokenizer
-from resgen.kinds import KINDS, get_kind
+from resgen.kinds import KINDS, get_kind, kind_of
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.training.recipe import Recipe
 from resgen.training.runs import encode_data
@@ -46,7 +46,7 @@ class Comparison:
         max_minutes: budget of each training.
         num_samples: pictures of each evaluation.
         search_samples: pictures of each try of the search for settings, and of the curves.
-        depths: numbers of levels at which ResGen is trained besides all of them, for as many steps.
+        depths: numbers of levels at which the recipe's own kind is trained besides all of them, for as many steps.
         equal_steps_seeds: for how many of the seeds every kind is also trained for as many steps as the slowest one.
         extractor: of the evaluator; the bundled classifier of the same classes by default.
         jobs: trainings and evaluations at one time, each with its share of the processor's cores.
@@ -74,8 +74,6 @@ class Comparison:
         for name in ("num_samples", "search_samples"):
             if getattr(self, name) < 100:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 100")
-        if self.depths and "resgen" not in self.kinds:
-            raise ConfigError(f"depths={self.depths} are of ResGen; kinds={self.kinds} must hold 'resgen'")
         if self.jobs < 1:
             raise ConfigError(f"jobs={self.jobs} must be at least 1")
         if not 0 <= self.equal_steps_seeds <= len(self.seeds):
@@ -103,12 +101,18 @@ class Study:
     """The folder of a comparison and what is finished in it.
 
     Raises:
-        ConfigError: the folder holds another comparison, or one and `resume` is False.
+        ConfigError: the folder holds another comparison, or one and `resume` is False; or there are depths, but the
+            recipe's kind is not compared.
     """
 
     def __init__(self, out: str | Path, recipe: Recipe, comparison: Comparison, *, resume: bool) -> None:
         self.out = Path(out)
-        self.recipe, self.comparison = recipe, comparison
+        self.recipe, self.comparison, self.own_kind = recipe, comparison, kind_of(recipe.generator)
+        if comparison.depths and self.own_kind.name not in comparison.kinds:
+            raise ConfigError(
+                f"depths={comparison.depths} are trained with the recipe's kind; kinds={comparison.kinds} must hold "
+                f"'{self.own_kind.name}'"
+            )
         settings = {
             "recipe": config_to_dict(recipe, tagged=False),  # as it has always been compared
             "comparison": {key: value for key, value in config_to_dict(comparison).items() if key != "jobs"},
@@ -186,7 +190,7 @@ def compare(study: Study, say: Callable[[str], None]) -> None:
     # Parameters are matched at the shape of these codes, whatever the recipe would train.
     recipe = replace(study.recipe, tokenizer=tokenizer.config)
     common = {"out": str(out), "data": comparison.data, "recipe": recipe}
-    full, first = tokenizer.spec.depth, comparison.seeds[0]
+    full, first, own = tokenizer.spec.depth, comparison.seeds[0], study.own_kind.name
     for depth in comparison.depths:
         if not 1 <= depth < full:
             raise ConfigError(
@@ -251,16 +255,16 @@ def compare(study: Study, say: Callable[[str], None]) -> None:
     for depth in comparison.depths:
         parts.append(
             Part(
-                name=f"train-resgen-depth{depth}-{first}",
+                name=f"train-{own}-depth{depth}-{first}",
                 action="train",
                 arguments={
                     **common,
-                    "kind": "resgen",
+                    "kind": own,
                     "seed": first,
-                    "run": f"resgen-depth{depth}-{first}",
+                    "run": f"{own}-depth{depth}-{first}",
                     "depth": depth,
                     "max_minutes": None,
-                    "num_steps": study.result(f"train-resgen-time-{first}")["steps"],
+                    "num_steps": study.result(f"train-{own}-time-{first}")["steps"],
                 },
                 minutes=comparison.max_minutes,
             )

@@ -44,7 +44,7 @@ from resgen.types import CodeSpec
 CPU = torch.device("cpu")
 ENCODED = 4096
 WARM_UP_STEPS = 2
-MEMORY_KINDS = ("mixture", "direct", "rq_transformer")
+MEMORY_KINDS = ("resgen", "direct", "rq_transformer")
 TARGETS = {
     "sampling over its products": 1.35,
     "sampling over its network passes": 1.05,
@@ -103,7 +103,7 @@ def bench_all(
     chosen = str(choose_dtype(dtype, choose_device("cpu"))).removeprefix("torch.")
     case = Case(
         shape=shape,
-        kind="mixture",
+        kind="resgen",
         iterations=None,
         depth=depths[0],
         batch_size=batch_size,
@@ -146,7 +146,7 @@ def bench_all(
 
 def _sampling(case: Case, deeper: int, repetitions: int) -> list[dict[str, Any]]:
     """The mixture head and the residual head at the case's depth, and the mixture head at another."""
-    cases = [case, dataclasses.replace(case, kind="resgen"), dataclasses.replace(case, depth=deeper)]
+    cases = [case, dataclasses.replace(case, kind="residual"), dataclasses.replace(case, depth=deeper)]
     pool: Pool = {}
     runs: dict[str, Callable[[], object]] = {}
     for number, one in enumerate(cases):
@@ -283,7 +283,7 @@ class _TimedTask(GeneratorTask):
 def _training(case: Case, batch_size: int, repetitions: int, *, compiled: bool = False) -> list[dict[str, Any]]:
     """Whole steps of the trainer on a cache of codes: reading, loss, gradients, clipping, AdamW, averages."""
     spec, shape = case.spec, SHAPES[case.shape]
-    config = dataclasses.replace(preset("resgen", shape.preset), num_classes=shape.num_classes)
+    config = dataclasses.replace(preset("residual", shape.preset), num_classes=shape.num_classes)
     tokenizer = ImageTokenizer(
         ImageTokenizerConfig(
             image_size=2 * spec.shape[0],

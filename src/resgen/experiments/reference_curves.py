@@ -62,9 +62,15 @@ class Run:
         return str(self.config.get("kind", "resgen"))
 
     @property
+    def head(self) -> str | None:
+        """What the generator predicts, where its kind has a choice."""
+        head = self._get("generator", "head")
+        return head if isinstance(head, str) else None
+
+    @property
     def is_density(self) -> bool:
-        """Whether likelihoods are densities, which have no natural zero, and not probabilities of tokens."""
-        return self.stage == "generator" and self.kind in ("resgen", "ar_resgen")
+        """Whether likelihoods are densities, which have no natural zero, and not probabilities of codes."""
+        return self.head == "mixture"
 
     @property
     def recipe(self) -> str:
@@ -151,6 +157,7 @@ class ReferenceCurves:
         name: of the reference.
         stage: `tokenizer` or `generator`.
         kind: of generator, or of a tokenizer's quantizer.
+        head: of a generator, where its kind has a choice.
         recipe: name of the recipe.
         batch_size: samples per step.
         learning_rate: peak value.
@@ -163,6 +170,7 @@ class ReferenceCurves:
     name: str
     stage: str
     kind: str
+    head: str | None = None
     recipe: str
     batch_size: int
     learning_rate: float
@@ -181,6 +189,7 @@ class ReferenceCurves:
         pairs = (
             ("recipe", run.recipe, self.recipe),
             ("kind", run.kind, self.kind),
+            ("head", run.head, self.head),
             ("stage", run.stage, self.stage),
             ("batch_size", run.training("batch_size", self.batch_size), self.batch_size),
             ("learning_rate", run.training("learning_rate", self.learning_rate), self.learning_rate),
@@ -261,6 +270,7 @@ def reference_from_runs(runs: Sequence[Run], name: str, *, max_points: int = 60)
         name=name,
         stage=first.stage,
         kind=first.kind,
+        head=first.head,
         recipe=first.recipe,
         batch_size=int(first.training("batch_size", 1)),
         learning_rate=first.training("learning_rate", 0.0),
@@ -305,7 +315,7 @@ def load_reference(path: str | Path) -> ReferenceCurves:
 
 
 def find_reference(run: Run, folder: str | Path = REFERENCE_FOLDER) -> ReferenceCurves | None:
-    """The shipped reference nearest to a run: of the same stage, kind and recipe, else of the same stage and kind.
+    """The shipped reference nearest to a run: of the same stage, kind, head and recipe, else of another recipe.
 
     Among several, the one that differs in the fewest settings; `ReferenceCurves.differences` says in which.
 
@@ -313,7 +323,7 @@ def find_reference(run: Run, folder: str | Path = REFERENCE_FOLDER) -> Reference
         DataError: a file of the folder is damaged.
     """
     found = [load_reference(path) for path in sorted(Path(folder).glob("*.json"))]
-    found = [r for r in found if (r.stage, r.kind) == (run.stage, run.kind)]
+    found = [r for r in found if (r.stage, r.kind, r.head) == (run.stage, run.kind, run.head)]
     return min(found, key=lambda r: (r.recipe != run.recipe, len(r.differences(run))), default=None)
 
 

@@ -20,6 +20,8 @@ from resgen.kinds import KINDS
 # Two-sided 97.5 % quantiles of Student's t by degrees of freedom, for means over few seeds.
 T_975 = (math.inf, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 SETTINGS = ("guided", "unguided")
+JUDGED = ("resgen", "residual")
+"""Kinds that the verdicts are about."""
 
 
 def t_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -106,32 +108,27 @@ def summary(study: Study, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]
 
 
 def verdicts(lines: Sequence[dict[str, Any]]) -> list[str]:
-    """ResGen against each other kind at equal time, in words: better, worse, or not told apart."""
+    """ResGen and the residual head against every other kind at equal time, in words: better, worse, not told apart."""
     by_kind = {line["kind"]: line for line in lines if line["budget"] == "time"}
-    ours = by_kind.get("resgen")
-    if ours is None:
-        return []
     words = []
-    for kind, line in by_kind.items():
-        if kind == "resgen":
-            continue
-        for setting in SETTINGS:
-            if f"{setting}_interval" not in ours or f"{setting}_interval" not in line:
-                continue
-            low, high = ours[f"{setting}_interval"]
-            other_low, other_high = line[f"{setting}_interval"]
-            if ours["seeds"] < 2 or line["seeds"] < 2:
-                verdict = "one seed only: " + ("lower" if ours[setting] < line[setting] else "higher")
-            elif high < other_low:
-                verdict = "ResGen is better: the intervals do not overlap"
-            elif other_high < low:
-                verdict = f"{KINDS[kind].title} is better: the intervals do not overlap"
-            else:
-                verdict = "not told apart: the intervals overlap"
-            words.append(
-                f"{setting}, against {KINDS[kind].title}: {ours[setting]:.2f} against {line[setting]:.2f}; {verdict}."
-            )
+    for ours in (by_kind.pop(kind) for kind in JUDGED if kind in by_kind):
+        for line in by_kind.values():
+            words += [_verdict(setting, ours, line) for setting in SETTINGS if setting in ours and setting in line]
     return words
+
+
+def _verdict(setting: str, ours: dict[str, Any], other: dict[str, Any]) -> str:
+    (low, high), (other_low, other_high) = ours[f"{setting}_interval"], other[f"{setting}_interval"]
+    title, other_title = KINDS[ours["kind"]].title, KINDS[other["kind"]].title
+    if ours["seeds"] < 2 or other["seeds"] < 2:
+        verdict = "one seed only: " + ("lower" if ours[setting] < other[setting] else "higher")
+    elif high < other_low:
+        verdict = f"{title} is better: the intervals do not overlap"
+    elif other_high < low:
+        verdict = f"{other_title} is better: the intervals do not overlap"
+    else:
+        verdict = "not told apart: the intervals overlap"
+    return f"{setting}, {title} against {other_title}: {ours[setting]:.2f} against {other[setting]:.2f}; {verdict}."
 
 
 def write_comparison(study: Study, command: str = "") -> list[Path]:
@@ -214,7 +211,7 @@ def _markdown(study: Study, document: dict[str, Any], sample: EvaluationReport, 
     text += ["", "## What came out", "", *(f"- {verdict}" for verdict in document["verdicts"]), ""]
     depth_rows = [row for row in document["rows"] if row["budget"].startswith("depth")]
     if depth_rows:
-        text += ["## Depth", "", "ResGen, equal steps, on the first levels of the same tokenizer:", ""]
+        text += ["## Depth", "", f"{study.own_kind.title}, equal steps, on the first levels of the same tokenizer:", ""]
         text += ["| levels | guided | unguided |", "|---|---|---|"]
         for depth, found in sorted(_by_depth(document["rows"], study).items()):
             text.append(f"| {depth} | {found.get('guided', math.nan):.2f} | {found.get('unguided', math.nan):.2f} |")
@@ -250,7 +247,7 @@ def _by_depth(rows: Sequence[dict[str, Any]], study: Study) -> dict[int, dict[st
     found: dict[int, dict[str, float]] = {}
     first = study.comparison.seeds[0]
     for row in rows:
-        full = row["kind"] == "resgen" and row["budget"] == "time" and row["seed"] == first
+        full = row["kind"] == study.own_kind.name and row["budget"] == "time" and row["seed"] == first
         if full or row["budget"].startswith("depth"):
             found.setdefault(row["depth"], {})[row["setting"]] = row["distance"]
     return found
@@ -301,7 +298,7 @@ def _draw_depth(path: Path, rows: Sequence[dict[str, Any]], study: Study, metric
             if points:
                 axis.plot(*zip(*points, strict=True), marker="o", label=setting)
         axis.set_xlabel("levels")
-        axis.set_ylabel(f"{metric} of ResGen, equal steps")
+        axis.set_ylabel(f"{metric} of {study.own_kind.title}, equal steps")
         axis.grid(alpha=0.3)
         axis.legend()
 

@@ -26,7 +26,7 @@ from resgen.pipelines.speech import SpeechPipeline
 from resgen.training.speech_recipe import SpeechRecipe, with_speech_kind
 from resgen.training.speech_runs import HELD_OUT_SPLITS, encode_speech, train_speech_generator
 
-KINDS = ("resgen", "clam_tts", "valle")
+KINDS = ("residual", "clam_tts", "valle")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,15 +25,15 @@ ALIASES = {"steps": "num_steps", "schedule": "mask_schedule"}
 SEARCHED: dict[str, dict[str, Sequence[Any]]] = {
     "resgen": {
         "guidance_scale": (1.0, 2.0, 4.0, 6.0),
-        "choice_temperature": (1.0, 2.0, 4.0, 8.0),
-        "top_p": (0.9, 0.95, 1.0),
-        "temperature": (0.8, 0.9, 1.0),
-    },
-    "mixture": {
-        "guidance_scale": (1.0, 2.0, 4.0, 6.0),
         "choice_temperature": (10.0, 20.0, 40.0, 100.0),
         "top_p": (0.9, 0.95, 1.0),
         "temperature": (0.4, 0.7, 1.0),
+    },
+    "residual": {
+        "guidance_scale": (1.0, 2.0, 4.0, 6.0),
+        "choice_temperature": (1.0, 2.0, 4.0, 8.0),
+        "top_p": (0.9, 0.95, 1.0),
+        "temperature": (0.8, 0.9, 1.0),
     },
     "direct": {
         "guidance_scale": (1.0, 2.0, 4.0, 6.0),

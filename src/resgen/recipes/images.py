@@ -230,7 +230,7 @@ def imagenet256() -> Recipe:
             sample_every=5000,
             checkpoint_every=5000,
         ),
-        generator=replace(PRESETS["xl"], num_classes=1000),
+        generator=replace(PRESETS["xl"], num_classes=1000, head="mixture"),
         generator_loss=GeneratorLossConfig(mask_schedule="circle"),
         generator_training=TrainerConfig(
             num_steps=7_000_000,

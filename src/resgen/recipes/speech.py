@@ -138,7 +138,9 @@ def melvae() -> SpeechRecipe:
         vocoder_training=_long(1_000_000, 2e-4),
         text=TEXT_PRESETS["paper"],
         text_training=_long(200_000, 1e-4),
-        generator=replace(PRESETS["xl"], width=1024, num_layers=24, mlp_width=4096, condition_width=4096, mean_rank=64),
+        generator=replace(
+            PRESETS["xl"], width=1024, num_layers=24, mlp_width=4096, condition_width=4096, mean_rank=64, head="mixture"
+        ),
         generator_training=_long(1_000_000, 1e-4),
         sampling=SamplingConfig(num_steps=25, guidance_scale=1.0),
     )
@@ -156,7 +158,7 @@ def rvqvae() -> SpeechRecipe:
         name="rvqvae",
         tokenizer=waveform,
         vocoder=replace(VOCODER_PRESETS["paper"], mel=mel),
-        generator=replace(PRESETS["xl"], mean_rank=64),
+        generator=replace(PRESETS["xl"], mean_rank=64, head="mixture"),
     )
 
 

@@ -75,7 +75,7 @@ def make_objective(
 
     makers: dict[str, Callable[[], Objective]] = {
         "resgen": unmasking,
-        "mixture": unmasking,
+        "residual": unmasking,
         "direct": unmasking,
         "maskgit": lambda: DepthwiseObjective(cast(MaskGIT, model), mask_schedule, data_start),
         "rq_transformer": lambda: AutoregressiveObjective(cast(RQTransformer, model), data_start),
@@ -103,7 +103,7 @@ class _HeadObjective(Generic[M]):
 
 
 class UnmaskingObjective(_HeadObjective[ResGen]):
-    """ResGen and direct tokens: all masked levels of all positions at once, masked by the forward process (Sec. 3)."""
+    """ResGen with any head: all masked levels of all positions at once, masked by the forward process (Sec. 3)."""
 
     def loss(
         self,

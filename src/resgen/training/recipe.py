@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from resgen.errors import ConfigError
-from resgen.kinds import AnySampling, ModelConfig, get_kind, kind_of, matched_config
+from resgen.kinds import BY_HEAD, AnySampling, ModelConfig, get_kind, kind_of, matched_config
 from resgen.models.resgen import ResGenConfig
 from resgen.samplers.depthwise import DepthwiseConfig
 from resgen.samplers.unmasking import SamplingConfig
@@ -50,7 +50,7 @@ def with_kind(recipe: Recipe, kind: str) -> Recipe:
     """The recipe for another kind of generator: as many parameters, the same training, the kind's own sampling.
 
     Raises:
-        ConfigError: there is no such kind, or the recipe's generator is not a ResGen.
+        ConfigError: there is no such kind, or the recipe's generator has another network than ResGen's.
     """
     generator, loss, sampling = of_kind(
         recipe.generator, recipe.generator_loss, recipe.sampling, recipe.tokenizer.spec, kind
@@ -73,13 +73,16 @@ def of_kind(
     if get_kind(kind).name == kind_of(generator).name:
         return generator, loss, sampling
     if not isinstance(generator, ResGenConfig) or not isinstance(sampling, SamplingConfig):
-        raise ConfigError(f"the recipe is already of kind '{kind_of(generator).name}'; give --kind to one of ResGen")
+        raise ConfigError(
+            f"the recipe is already of kind '{kind_of(generator).name}'; --kind goes with recipes of "
+            f"{', '.join(BY_HEAD.values())}"
+        )
     chosen: AnySampling = get_kind(kind).sampling(guidance_scale=sampling.guidance_scale)
     if isinstance(chosen, DepthwiseConfig):  # four steps per level, as in the paper (63 at depth 16)
         chosen = replace(chosen, num_steps=4 * spec.depth)
-    if kind == "mixture":  # its confidences are sums of squares, its temperature scales Gaussian noise
+    if kind == "resgen":  # its confidences are sums of squares, its temperature scales Gaussian noise
         chosen = replace(sampling, temperature=0.6, choice_temperature=40.0)
-    elif kind in ("direct", "resgen"):  # confidences are log-probabilities, the temperature divides logits
+    elif kind in ("direct", "residual"):  # confidences are log-probabilities, the temperature divides logits
         chosen = replace(sampling, temperature=1.0, choice_temperature=1.0)
-    decay = loss.level_decay if kind == "resgen" else 1.0  # Eq. 2 weighs all tokens alike
+    decay = loss.level_decay if kind == "residual" else 1.0  # Eq. 2 weighs all tokens alike
     return matched_config(generator, spec, kind), replace(loss, level_decay=decay), chosen

@@ -73,7 +73,7 @@ def with_speech_kind(recipe: SpeechRecipe, kind: str) -> SpeechRecipe:
     `clam_tts` is AR-ResGen as CLaM-TTS (arXiv:2404.02781) has it: one prediction of the mixture head per position.
 
     Raises:
-        ConfigError: there is no such kind, or the recipe's generator is not a ResGen.
+        ConfigError: there is no such kind, or the recipe's generator has another network than ResGen's.
     """
     generator, loss, sampling = recipe.generator, recipe.generator_loss, recipe.sampling
     if kind == "clam_tts" and isinstance(generator, ResGenConfig):

@@ -228,6 +228,7 @@ def put(*keys: str, value: object) -> Callable[[dict], None]:
     ("change", "named"),
     [
         (put("components", "generator", "type", value="gan"), "gan"),
+        (put("components", "generator", "type", value="residual"), "of type 'residual', its configuration of 'resgen'"),
         (put("components", "tokenizer", "type", value="speech"), "speech"),
         (put("components", "generator", "config", "model", value=3), "model"),
         (put("components", "generator", "config", "spec", value=None), "spec"),

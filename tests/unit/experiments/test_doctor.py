@@ -14,6 +14,7 @@ from resgen.errors import ConfigError, DataError
 from resgen.experiments.doctor import Finding, diagnose, verdict
 from resgen.experiments.reference_curves import (
     Curve,
+    Run,
     find_reference,
     load_reference,
     read_run,
@@ -32,7 +33,7 @@ def fall(step: int, start: float, end: float) -> float:
     return end + (start - end) * math.exp(-step / 400)
 
 
-def generator_lines(shift: float = 0.0, kind: str = "direct") -> list[dict[str, Any]]:
+def generator_lines(shift: float = 0.0) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     for step in STEPS:
         rate = 1e-3 * min(1.0, (2000 - step) / 400)
@@ -63,14 +64,22 @@ def tokenizer_lines() -> list[dict[str, Any]]:
     return lines
 
 
-def write_run(path: Path, lines: list[dict[str, Any]], *, stage: str = "generator", kind: str = "direct", **training):
+def write_run(
+    path: Path,
+    lines: list[dict[str, Any]],
+    *,
+    stage: str = "generator",
+    kind: str = "direct",
+    head: str | None = "tokens",
+    **training: Any,
+) -> Run:
     path.mkdir(parents=True)
     config: dict[str, Any] = {"stage": stage, "recipe": "digits", "data": {"sha256": "ab" * 32}}
     config["training"] = TRAINING | training
     if stage == "tokenizer":
         config["tokenizer"] = {"quantizer": {"kind": "probabilistic", "codebook_size": 64}}
     else:
-        config["kind"] = kind
+        config |= {"kind": kind, "generator": {"width": 64} | ({"head": head} if head else {})}
         (path / "codes" / "train").mkdir(parents=True)
         (path / "codes" / "train" / "meta.json").write_text(json.dumps({"spec": {"codebook_size": 256}}))
     (path / "config.yaml").write_text(yaml.safe_dump(config))
@@ -153,11 +162,24 @@ def test_likelihood_at_log_v_is_normal_at_the_start(tmp_path):
     assert [f.level for f in findings if f.what == "val_loss" and "log 256" in f.normal] == ["ok"]
 
 
-def test_densities_have_no_log_v_and_may_be_negative(tmp_path):
-    run = write_run(tmp_path / "run", generator_lines(shift=-9.0, kind="resgen"), kind="resgen")
+@pytest.mark.parametrize("kind", ["resgen", "ar_resgen"])
+@pytest.mark.parametrize("shift", [-9.0, 3.0])
+def test_densities_have_no_log_v_and_may_be_negative(tmp_path, kind, shift):
+    run = write_run(tmp_path / "run", generator_lines(shift=shift), kind=kind, head="mixture")
     findings = diagnose(run)
-    assert {f.level for f in findings} == {"ok"}
+    assert run.is_density and {f.level for f in findings} == {"ok"}
     assert not any("log 256" in f.normal for f in findings)
+
+
+@pytest.mark.parametrize(
+    ("kind", "head"),
+    [("residual", "residual"), ("ar_resgen", "residual"), ("direct", "tokens"), ("maskgit", None)],
+)
+def test_likelihoods_of_codes_are_measured_by_the_uniform_guess(tmp_path, kind, head):
+    for shift, level in ((0.0, "ok"), (3.0, "problem")):
+        run = write_run(tmp_path / level, generator_lines(shift=shift), kind=kind, head=head)
+        findings = [f for f in diagnose(run) if f.what == "val_loss" and "log 256" in f.normal]
+        assert not run.is_density and [f.level for f in findings] == [level]
 
 
 def test_maskgit_should_use_what_is_known(tmp_path):
@@ -166,7 +188,7 @@ def test_maskgit_should_use_what_is_known(tmp_path):
             line | {"nll_progress/0.05": 4.6, "nll_progress/0.95": late} if "val_loss" in line else line
             for line in generator_lines()
         ]
-        findings = diagnose(write_run(tmp_path / level, lines, kind="maskgit"))
+        findings = diagnose(write_run(tmp_path / level, lines, kind="maskgit", head=None))
         assert level_of(findings, "nll_progress") == level
 
 
@@ -275,7 +297,7 @@ def test_the_nearest_reference_is_found(tmp_path, reference):
     folder.mkdir()
     run = write_run(tmp_path / "run", generator_lines())
     assert find_reference(run, folder) is None
-    for name, changes in (("a", {"recipe": "cifar10"}), ("b", {"kind": "maskgit"})):
+    for name, changes in (("a", {"recipe": "cifar10"}), ("b", {"kind": "maskgit"}), ("e", {"head": "mixture"})):
         save_reference(replace(reference, name=name, **changes), folder / f"{name}.json")
     found = find_reference(run, folder)
     assert found is not None and found.name == "a"

@@ -51,7 +51,7 @@ def test_everything_has_its_floor(found: dict[str, Any]) -> None:
 
 def test_memory(found: dict[str, Any]) -> None:
     kinds, mixture = found["memory"][:-1], found["memory"][-1]
-    assert [row["what"] for row in kinds] == ["sampling, mixture", "sampling, direct", "sampling, rq_transformer"]
+    assert [row["what"] for row in kinds] == ["sampling, resgen", "sampling, direct", "sampling, rq_transformer"]
     for row in kinds:
         assert row["bytes_per_image"] == 1000 and row["peak_bytes"] == row["weight_bytes"] + 3000
         assert row["largest_batch"] == (8 * 10**9 - row["weight_bytes"]) // 1000
@@ -60,7 +60,7 @@ def test_memory(found: dict[str, Any]) -> None:
 
 def test_report(found: dict[str, Any]) -> None:
     text = report_markdown(found)
-    assert text.count("| sampling over its products | mixture, depth 8, batch 2 |") == 1
+    assert text.count("| sampling over its products | resgen, depth 8, batch 2 |") == 1
     assert "| 1.35 |" in text and "largest batch in 8 GB" in text and "shape tiny" in text
     assert "1 kB per position more" in text
     assert "largest batch" not in report_markdown({**found, "memory": []})
@@ -115,7 +115,7 @@ def test_products_of_a_training_step() -> None:
 def test_network_passes_see_what_sampling_saw() -> None:
     case = Case(
         shape="tiny",
-        kind="mixture",
+        kind="resgen",
         iterations=None,
         depth=2,
         batch_size=2,

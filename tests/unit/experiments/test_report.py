@@ -39,10 +39,22 @@ def line(kind: str, value: float, half: float, seeds: int = 3) -> dict:
 )
 def test_verdicts_say_what_the_intervals_allow(ours: dict, other: dict, words: str) -> None:
     (found,) = verdicts([ours, other])
-    assert words in found and found.startswith("guided, against direct tokens: ")
+    assert words in found and found.startswith("guided, ResGen against direct tokens: ")
 
 
-def test_without_resgen_there_is_no_verdict() -> None:
+def test_the_residual_head_is_judged_as_well() -> None:
+    lines = [line("direct", 3, 0.1), line("residual", 1, 0.1), line("resgen", 2, 0.1)]
+    assert verdicts(lines) == [
+        "guided, ResGen against direct tokens: 2.00 against 3.00; ResGen is better: the intervals do not overlap.",
+        "guided, ResGen against residual head (ours): 2.00 against 1.00; residual head (ours) is better: the intervals "
+        "do not overlap.",
+        "guided, residual head (ours) against direct tokens: 1.00 against 3.00; residual head (ours) is better: the "
+        "intervals do not overlap.",
+    ]
+    assert len(verdicts(lines[:2])) == 1
+
+
+def test_without_either_there_is_no_verdict() -> None:
     assert verdicts([line("direct", 1, 0.1), line("maskgit", 2, 0.1)]) == []
     steps = {**line("direct", 1, 0.1), "budget": "steps"}
     assert verdicts([line("resgen", 1, 0.1), steps]) == []

@@ -59,7 +59,7 @@ def test_bad_grids_are_refused(words: list[str], named: str) -> None:
 def test_the_search_finds_the_bottom_of_a_bowl() -> None:
     judge = Bowl(guidance_scale=4.0, choice_temperature=2.0, top_p=0.95, temperature=0.9)
     start = SamplingConfig(guidance_scale=1.0, choice_temperature=0.5, top_p=1.0, temperature=1.0)
-    found, tries = find_settings(judge, "resgen", start, depth=8)
+    found, tries = find_settings(judge, "residual", start, depth=8)
     assert (found.guidance_scale, found.choice_temperature, found.top_p, found.temperature) == (4.0, 2.0, 0.95, 0.9)
     assert len(judge.asked) == len(set(judge.asked)) == len(tries), "nothing is measured twice"
     assert found.num_steps == start.num_steps

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -11,8 +11,8 @@ import torch
 from resgen.config import config_from_dict, config_to_dict, replace_nested
 from resgen.errors import ConfigError
 from resgen.kinds import KINDS, kind_of
-from resgen.models.resgen import ResGen
-from resgen.recipes import get_recipe, recipe_names
+from resgen.models.resgen import PRESETS, ResGen, ResGenConfig
+from resgen.recipes import get_recipe, get_speech_recipe, images, recipe_names, speech, speech_recipe_names
 from resgen.recipes.describe import count_parameters, describe_recipe
 from resgen.tokenizers.image import ImageTokenizer
 from resgen.training.recipe import Recipe, with_kind
@@ -40,6 +40,24 @@ def test_every_recipe_builds(name: str) -> None:
     assert document["parameters"]["generator"]["total"] == sum(p.numel() for p in generator.parameters())
     assert document["parameters"]["tokenizer"] == count_parameters(tokenizer)
     assert config_from_dict(Recipe, config_to_dict(recipe)) == recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Headless(ResGenConfig):
+    """A configuration that takes neither head of a recipe by default."""
+
+    head: str = "tokens"
+
+
+@pytest.mark.parametrize("name", [*recipe_names(), *speech_recipe_names()])
+def test_every_recipe_states_its_head(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a configuration or a preset takes by default decides nothing."""
+    for module in (images, speech):
+        monkeypatch.setattr(module, "ResGenConfig", Headless)
+    for size, config in PRESETS.items():
+        monkeypatch.setitem(PRESETS, size, replace(config, head="tokens"))
+    recipe = get_recipe(name) if name in recipe_names() else get_speech_recipe(name)
+    assert kind_of(recipe.generator).name in ("resgen", "residual")
 
 
 @pytest.mark.parametrize(

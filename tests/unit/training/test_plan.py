@@ -28,7 +28,7 @@ from resgen.types import CodeSpec, SequenceCondition
 
 SIDE, DEPTH = 4, 4
 LENGTH = SIDE * SIDE
-KINDS = ("resgen", "direct", "maskgit", "rq_transformer", "ar_resgen", "valle")
+KINDS = ("resgen", "residual", "direct", "maskgit", "rq_transformer", "ar_resgen", "valle")
 
 
 def kept_bytes(run: Callable[[], object], weights: nn.Module) -> int:
@@ -53,7 +53,7 @@ def pictures(name: str) -> list[Stage]:
     return stages_of(get_recipe(name))
 
 
-def small(kind: str = "resgen", width: int = 64, sequences: bool = False, **changes: Any) -> CodeModel:
+def small(kind: str = "residual", width: int = 64, sequences: bool = False, **changes: Any) -> CodeModel:
     spec = CodeSpec(depth=DEPTH, codebook_size=64, code_dim=16, shape=(LENGTH,) if sequences else (SIDE, SIDE))
     config: ModelConfig = ResGenConfig(
         width=width, num_layers=3, num_heads=4, mlp_width=4 * width, condition_width=width, num_components=32
