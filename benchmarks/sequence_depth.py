@@ -16,9 +16,9 @@ import torch
 import tyro
 
 from resgen.checkpoints.format import write_json_atomic
+from resgen.devices import cast_parameters
 from resgen.kinds import build, sample
 from resgen.models.resgen import ResGen, ResGenConfig
-from resgen.ops.precision import cast_parameters
 from resgen.recipes import get_speech_recipe
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.types import CodeSpec, SequenceCondition

@@ -13,9 +13,9 @@ import tyro
 from torch import Tensor
 from torch.nn import functional
 
+from resgen.allocator import keep_freed_memory
 from resgen.losses.tokens import masked_level_loss
 from resgen.models.token_head import TokenHead
-from resgen.ops.memory import keep_freed_memory
 from resgen.ops.residual import residual_above
 
 WIDTH, DEPTH, CODES, CODE_DIM, DECAY = 768, 8, 1024, 64, 0.9

@@ -17,8 +17,8 @@ from unittest import mock
 import tyro
 from torch.profiler import ProfilerActivity, profile
 
+from resgen.allocator import keep_freed_memory
 from resgen.config import replace_nested
-from resgen.ops.memory import keep_freed_memory
 from resgen.recipes import get_recipe
 from resgen.training.runs import train_tokenizer
 from resgen.training.tokenizer_task import TokenizerTask

@@ -30,7 +30,7 @@ def main(head: Literal["residual", "mixture"] = "residual", batch_size: int = 32
         repetitions: pairs of timings.
     """
     try:
-        from resgen.ops.memory import keep_freed_memory
+        from resgen.allocator import keep_freed_memory
     except ImportError:  # a version before it
         pass
     else:

@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resgen.data.images import load_array, open_images
+from resgen.devices import has_bfloat16
 from resgen.errors import ConfigError, DataError, ResGenError
 from resgen.evaluation.classifier import Classifier, ClassifierConfig, accuracy, save_classifier
 from resgen.ops.images import from_uint8
-from resgen.ops.precision import has_bfloat16
 from resgen.ops.random import generator
 
 

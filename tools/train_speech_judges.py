@@ -31,6 +31,7 @@ from torch.nn import functional as F
 
 from resgen.data.speech import open_speech
 from resgen.data.speech_store import SpeechStore
+from resgen.devices import has_bfloat16
 from resgen.errors import ConfigError, DataError, MissingExtraError, ResGenError
 from resgen.evaluation.recognizer import (
     CHARACTERS,
@@ -50,7 +51,6 @@ from resgen.evaluation.speakers import (
 )
 from resgen.evaluation.speech_metrics import NORMALISER, error_rates, verify
 from resgen.evaluation.transcribers import PocketsphinxTranscriber, RecognizerTranscriber, Transcriber
-from resgen.ops.precision import has_bfloat16
 from resgen.ops.random import generator, seeded
 
 REPORT_EVERY_S = 10.0

@@ -204,10 +204,10 @@ class Evaluate:
         import torch
 
         from resgen.checkpoints.artefacts import load_tokenizer
+        from resgen.devices import choose_device
         from resgen.evaluation.checks import reconstruction_protocol
         from resgen.evaluation.evaluate import evaluate_reconstruction, folder_sha256
         from resgen.ops.images import from_uint8, to_uint8
-        from resgen.ops.precision import choose_device
 
         assert self.tokenizer is not None
         asked = self._asked("reconstruction")

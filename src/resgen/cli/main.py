@@ -10,6 +10,7 @@ from typing import Any
 import tyro
 
 import resgen
+from resgen.allocator import keep_freed_memory
 from resgen.cli.bench import BenchAll, BenchDepth, BenchQuantizer, BenchSampler
 from resgen.cli.bench_speed import BenchSpeed
 from resgen.cli.common import message, os_error_line, table
@@ -30,7 +31,6 @@ from resgen.cli.serve import Serve
 from resgen.cli.speak import GenerateSpeech
 from resgen.cli.train import TrainGenerator, TrainText, TrainTokenizer, TrainVocoder
 from resgen.errors import ConfigError, ResGenError, unknown
-from resgen.ops.memory import keep_freed_memory
 
 EXIT_OK, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 0, 2, 130, 141
 

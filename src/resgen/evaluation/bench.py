@@ -19,12 +19,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from resgen.devices import cast_parameters, choose_device, choose_dtype
 from resgen.errors import ConfigError, MissingExtraError
 from resgen.evaluation.memory import extra_peak_bytes
 from resgen.losses.mixture import mixture_loss
 from resgen.models.heads import MixtureHead
 from resgen.models.resgen import PRESETS, ResGen, ResGenConfig
-from resgen.ops.precision import cast_parameters, choose_device, choose_dtype
 from resgen.ops.random import generator
 from resgen.ops.residual import residual_encode
 from resgen.samplers.unmasking import SamplingConfig, draw_noise, sample_codes

@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from resgen.checkpoints.format import Component, Folder, load_folder, load_tensors, save_folder
 from resgen.checkpoints.tensors import load_state, module_tensors
 from resgen.config import config_from_dict, config_to_dict
+from resgen.devices import has_bfloat16
 from resgen.errors import CheckpointError, ConfigError, DataError
 from resgen.ops.images import from_uint8
-from resgen.ops.precision import has_bfloat16
 
 KIND = "classifier"
 BATCH = 256

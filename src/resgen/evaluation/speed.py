@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from resgen.devices import choose_device, choose_dtype
 from resgen.errors import ConfigError, unknown
 from resgen.evaluation.bench import machine_of
 from resgen.evaluation.memory import extra_peak_bytes
@@ -27,7 +28,6 @@ from resgen.evaluation.products import BareProducts, Pool, record_products
 from resgen.evaluation.speed_cases import GUIDANCE_SCALE, MEASURED, SHAPES, Case, random_network
 from resgen.kinds import KINDS, get_kind
 from resgen.models.base import CodeModel
-from resgen.ops.precision import choose_device, choose_dtype
 
 MEMORY_EVALUATIONS = 2
 MEMORY_FACTOR = 8

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from resgen.data.codes import open_codes, write_codes
+from resgen.devices import choose_device, choose_dtype
 from resgen.errors import ConfigError
 from resgen.evaluation.bench import interleaved, machine_of, mixture_work
 from resgen.evaluation.memory import extra_peak_bytes
@@ -30,7 +31,6 @@ from resgen.evaluation.speed_cases import SHAPES, Case, preset, random_network
 from resgen.kinds import build
 from resgen.models.heads import MixtureHead
 from resgen.models.resgen import ResGenConfig
-from resgen.ops.precision import choose_device, choose_dtype
 from resgen.ops.random import generator
 from resgen.quantizers import QuantizerConfig
 from resgen.samplers.unmasking import SamplingConfig

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from resgen.checkpoints.artefacts import Pipeline, load_pipeline, save_pipeline
 from resgen.checkpoints.hub import push_saved
+from resgen.devices import cast_parameters, choose_device, choose_dtype
 from resgen.errors import ConfigError, unknown
 from resgen.kinds import AnySampling, kind_of, sample, sampling_with, without_guidance
 from resgen.models.bidirectional import BidirectionalModel
 from resgen.ops.images import to_uint8
-from resgen.ops.precision import cast_parameters, choose_device, choose_dtype
 from resgen.pipelines.edit import EditOutput, EditPlan, MaskLike, PictureLike, check_order, plan_edit
 from resgen.samplers.unmasking import StepCallback, StepRecord
 

@@ -15,11 +15,11 @@ from resgen.checkpoints.hub import push_saved
 from resgen.checkpoints.speech import SpeechParts, load_speech_pipeline, save_speech_pipeline
 from resgen.data.sound import check_prompt, normalise_loudness, read_sound, trim_silence
 from resgen.data.text import PROSODY, check_text, cut_at_word, encode_text, normalise_text, split_sentences
+from resgen.devices import cast_parameters, choose_device, choose_dtype
 from resgen.errors import ConfigError, DataError, unknown
 from resgen.kinds import AnySampling, kind_of, sampling_with
 from resgen.ops.alignment import expand
 from resgen.ops.mel import MelConfig, log_mel
-from resgen.ops.precision import cast_parameters, choose_device, choose_dtype
 from resgen.pipelines.edit_speech import Heard, SpeechEdit, SpeechEditor, SpokenWord, check_following, check_stretch
 from resgen.pipelines.speaking import SpeechRun, pace
 from resgen.pipelines.utterances import Job, Prompt, SpeechOutput, Utterance

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from resgen.ops.precision import has_bfloat16
+from resgen.devices import has_bfloat16
 from resgen.types import LOCAL, Reduce
 
 PRECISIONS = ("auto", "bf16", "fp32")

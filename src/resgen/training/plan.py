@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from resgen.devices import choose_device
 from resgen.errors import ConfigError, unknown
 from resgen.kinds import build
 from resgen.losses.adversarial import PatchDiscriminator
 from resgen.losses.sound_adversarial import MelDiscriminator, WaveformDiscriminator
 from resgen.models.text import TextModel
 from resgen.nn.transformer import Block
-from resgen.ops.precision import choose_device
 from resgen.ops.random import generator
 from resgen.tokenizers.image import ImageTokenizer
 from resgen.tokenizers.mel import MelTokenizer, MelTokenizerConfig

@@ -15,11 +15,11 @@ from resgen.data.code_shards import SHARD_SAMPLES, CodePlan, Shard
 from resgen.data.codes import CodeCache, CodeEncoding, open_codes
 from resgen.data.images import ImageSource, available_splits, open_images
 from resgen.data.store import MAX_BYTES_IN_MEMORY, PictureStore
+from resgen.devices import choose_device
 from resgen.errors import DataError
 from resgen.kinds import build, kind_of
 from resgen.losses.perceptual import PerceptualLoss, VGGPerceptualLoss
 from resgen.ops.images import from_uint8
-from resgen.ops.precision import choose_device
 from resgen.ops.random import seeded
 from resgen.tokenizers.image import ImageTokenizer
 from resgen.training.agreement import check_agreement

@@ -29,11 +29,11 @@ from resgen.data.speech_codes import (
 )
 from resgen.data.speech_store import SpeechStore
 from resgen.data.text import encode_text, normalise_text, pad_texts
+from resgen.devices import choose_device
 from resgen.errors import ConfigError, DataError
 from resgen.kinds import build, kind_of
 from resgen.models.text import TextModel
 from resgen.ops.mel import MelConfig, log_mel
-from resgen.ops.precision import choose_device
 from resgen.ops.random import seeded
 from resgen.tokenizers.codec import CodecTokenizerConfig
 from resgen.tokenizers.mel import MelTokenizer, MelTokenizerConfig

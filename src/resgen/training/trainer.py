@@ -23,8 +23,8 @@ from resgen.checkpoints.format import write_json_atomic, write_text_atomic
 from resgen.checkpoints.tensors import canonical_name, load_state, module_tensors
 from resgen.config import config_to_dict
 from resgen.data.loader import CounterSampler
+from resgen.devices import choose_device
 from resgen.errors import ConfigError
-from resgen.ops.precision import choose_device
 from resgen.ops.random import generator
 from resgen.training.agreement import check_agreement
 from resgen.training.ema import Ema, in_evaluation_mode

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from resgen.devices import cast_parameters
 from resgen.errors import ConfigError, DataError
-from resgen.ops.precision import cast_parameters
 from resgen.quantizers import QuantizerConfig
 from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 

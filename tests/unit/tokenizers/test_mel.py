@@ -8,9 +8,9 @@ import math
 import pytest
 import torch
 
+from resgen.devices import cast_parameters
 from resgen.errors import ConfigError, DataError
 from resgen.ops.mel import MelConfig
-from resgen.ops.precision import cast_parameters
 from resgen.quantizers import QuantizerConfig
 from resgen.tokenizers.mel import PRESETS, MelTokenizer, MelTokenizerConfig
 from resgen.types import CodeSpec

@@ -13,8 +13,8 @@ import torch
 import yaml
 
 from resgen.checkpoints import load_folder, load_tensors
+from resgen.devices import choose_device
 from resgen.errors import CheckpointError, ConfigError, ResGenError, TrainingError
-from resgen.ops.precision import choose_device
 from resgen.training import Interrupted, Trainer, TrainerConfig
 from resgen.training import state as training_state
 from resgen.training.parallel import choose_precision

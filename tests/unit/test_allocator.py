@@ -10,7 +10,7 @@ import pytest
 
 COUNT = """
 import resource, sys
-from resgen.ops.memory import keep_freed_memory
+from resgen.allocator import keep_freed_memory
 if sys.argv[1] == "keep" and not keep_freed_memory():
     sys.exit("no such setting")
 def work():

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from resgen import devices
+from resgen.devices import cast_parameters, choose_device, choose_dtype, has_bfloat16
 from resgen.errors import ConfigError
-from resgen.ops import precision
-from resgen.ops.precision import cast_parameters, choose_device, choose_dtype, has_bfloat16
 
 CPU = torch.device("cpu")
 
@@ -55,7 +55,7 @@ def test_dtype_by_name() -> None:
 
 @pytest.mark.parametrize(("there", "wanted"), [(True, torch.bfloat16), (False, torch.float32)])
 def test_auto_dtype_follows_the_hardware(monkeypatch: pytest.MonkeyPatch, there: bool, wanted: torch.dtype) -> None:
-    monkeypatch.setattr(precision, "has_bfloat16", lambda device: there)
+    monkeypatch.setattr(devices, "has_bfloat16", lambda device: there)
     assert choose_dtype("auto", CPU) == wanted
 
 

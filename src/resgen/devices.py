@@ -1,4 +1,4 @@
-"""Choosing a device and a floating type."""
+"""Which device and floating type to compute with."""
 
 from __future__ import annotations
 
