@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from train_classifier import train_classifier
 
+from resgen.checkpoints.classifiers import save_classifier
 from resgen.cli.main import main
 from resgen.data.images import load_array, open_images
-from resgen.evaluation.classifier import save_classifier
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")

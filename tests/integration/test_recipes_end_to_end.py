@@ -11,6 +11,7 @@ from PIL import Image
 
 from resgen.config import replace_nested
 from resgen.data.sound import write_sound
+from resgen.errors import ConfigError
 from resgen.pipelines.image import ImagePipeline
 from resgen.pipelines.speech import SpeechPipeline
 from resgen.recipes import get_recipe, get_speech_recipe
@@ -90,6 +91,17 @@ def test_pictures(name: str, tmp_path: Path) -> None:
     result = pipe(class_ids=[1], num_steps=2, seed=0)
     assert result.images[0].size == (config.image_size, config.image_size)
     assert result.codes.shape[1:] == (recipe.tokenizer.spec.num_positions, config.quantizer.depth)
+
+
+def test_a_classifier_s_features_as_perceptual_loss(tmp_path: Path) -> None:
+    settings = {"tokenizer.width": 8, "tokenizer_loss.perceptual_weight": 2.0} | short("tokenizer")
+    judged = {"tokenizer_loss.perceptual_file": "cifar10-classifier"}
+    data = str(pictures(tmp_path / "data", 32, 3))
+    metrics = train_tokenizer(replace_nested(get_recipe("cifar10"), settings | judged), data=data, out=tmp_path / "a")
+    assert metrics["perceptual"] > 0
+    grey = replace_nested(get_recipe("digits"), settings | judged)
+    with pytest.raises(ConfigError, match="'cifar10-classifier' takes pictures of 3 channels, not 1"):
+        train_tokenizer(grey, data="digits", out=tmp_path / "b")
 
 
 @pytest.mark.parametrize("name", SPEECH)

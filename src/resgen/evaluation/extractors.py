@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from resgen.checkpoints.classifiers import KIND, load_classifier
 from resgen.checkpoints.format import list_bundled, load_folder, resolve_model
 from resgen.checkpoints.tensors import sha256_file
 from resgen.errors import CheckpointError, ConfigError, DataError, MissingExtraError, unknown
-from resgen.evaluation.classifier import KIND, load_classifier
 from resgen.evaluation.metrics import check_finite
 from resgen.evaluation.protocol import INCEPTION, INCEPTION_SHA256, distance_name
 from resgen.ops.images import from_uint8

@@ -1,8 +1,7 @@
-"""Optional perceptual loss: LPIPS's VGG-16 distance, from weights in a local safetensors file.
+"""Optional perceptual losses: LPIPS's distance of the features of VGG-16, or of a classifier of the same pictures.
 
-The project ships no VGG weights; without a file the loss is off and the trainer says so. Any callable of two batches
-of pictures
-in [-1, 1] that returns a scalar can stand in for it.
+The project ships no VGG weights; without a network the loss is off and the trainer says so. Any callable of two batches
+of pictures in [-1, 1] that returns a scalar can stand in for it.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resgen.errors import CheckpointError
+from resgen.nn.classifier import Classifier
 
 PerceptualLoss = Callable[[Tensor, Tensor], Tensor]
 
@@ -80,10 +80,31 @@ class VGGPerceptualLoss(nn.Module):
             if number:
                 x, y = F.max_pool2d(x, 2), F.max_pool2d(y, 2)
             x, y = stage(x), stage(y)
-            difference = (F.normalize(x.float(), dim=1) - F.normalize(y.float(), dim=1)).square()
-            total = total + (difference * getattr(self, f"lin{number}")).sum(1).mean()
+            total = total + (_difference(x, y) * getattr(self, f"lin{number}")).sum(1).mean()
         return total
 
     def _normalise(self, pictures: Tensor) -> Tensor:
         rgb = pictures.expand(-1, 3, -1, -1) if pictures.shape[1] == 1 else pictures
         return ((rgb + 1) / 2 - self.mean) / self.std
+
+
+class ClassifierPerceptualLoss(nn.Module):
+    """Mean squared distance of a classifier's unit-normalised feature maps, summed over its stages.
+
+    Args:
+        classifier: trained on such pictures; it is not trained further.
+    """
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = classifier.eval().requires_grad_(False)
+
+    def forward(self, images: Float[Tensor, "B C S S"], targets: Float[Tensor, "B C S S"]) -> Float[Tensor, ""]:
+        """Mean distance of two batches of pictures in [-1, 1]."""
+        pairs = zip(self.classifier.maps(images), self.classifier.maps(targets), strict=True)
+        return torch.stack([_difference(x, y).mean() for x, y in pairs]).sum()
+
+
+def _difference(x: Float[Tensor, "B C Y X"], y: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B C Y X"]:
+    """Squares of the differences of features that are normalised at each position."""
+    return (F.normalize(x.float(), dim=1) - F.normalize(y.float(), dim=1)).square()

@@ -11,14 +11,16 @@ import torch
 from rich.console import Console
 
 from resgen.checkpoints.artefacts import check_belongs, fingerprint, load_tokenizer
+from resgen.checkpoints.classifiers import load_classifier
+from resgen.checkpoints.format import resolve_model
 from resgen.data.code_shards import SHARD_SAMPLES, CodePlan, Shard
 from resgen.data.codes import CodeCache, CodeEncoding, open_codes
 from resgen.data.images import ImageSource, available_splits, open_images
 from resgen.data.store import MAX_BYTES_IN_MEMORY, PictureStore
 from resgen.devices import choose_device
-from resgen.errors import DataError
+from resgen.errors import ConfigError, DataError
 from resgen.kinds import build, kind_of
-from resgen.losses.perceptual import PerceptualLoss, VGGPerceptualLoss
+from resgen.losses.perceptual import ClassifierPerceptualLoss, PerceptualLoss, VGGPerceptualLoss
 from resgen.ops.images import from_uint8
 from resgen.ops.random import seeded
 from resgen.tokenizers.image import ImageTokenizer
@@ -75,7 +77,7 @@ def train_tokenizer(
             _store(tokenizer, train, recipe.data.resize),
             _store(tokenizer, shown, recipe.data.resize).batch(torch.arange(len(shown))),
             class_names=train.class_names,
-            perceptual=_perceptual(recipe.tokenizer_loss),
+            perceptual=_perceptual(recipe.tokenizer_loss, recipe.tokenizer.channels),
         )
     return run_stage(
         task,
@@ -304,12 +306,21 @@ def _encode_shards(
                 yield len(rows)
 
 
-def _perceptual(config: TokenizerLossConfig) -> PerceptualLoss | None:
-    if config.perceptual_file:
+def _perceptual(config: TokenizerLossConfig, channels: int) -> PerceptualLoss | None:
+    if config.perceptual_file and Path(config.perceptual_file).is_file():
         return VGGPerceptualLoss(config.perceptual_file)
+    if config.perceptual_file:
+        classifier, _ = load_classifier(resolve_model(config.perceptual_file))
+        if classifier.config.channels != channels:
+            raise ConfigError(
+                f"classifier '{config.perceptual_file}' takes pictures of {classifier.config.channels} channels, not "
+                f"{channels}; set tokenizer_loss.perceptual_file to one made for these pictures"
+            )
+        return ClassifierPerceptualLoss(classifier)
     if config.perceptual_weight > 0:
         message = (
-            "perceptual loss: off (no weights; set tokenizer_loss.perceptual_file to a safetensors file with VGG-16)"
+            "perceptual loss: off (no weights; set tokenizer_loss.perceptual_file to a safetensors file with VGG-16 "
+            "or the folder of a classifier)"
         )
         Console(stderr=True).print(message)
     return None

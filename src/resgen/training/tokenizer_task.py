@@ -35,7 +35,8 @@ class TokenizerLossConfig:
     Attributes:
         commitment_weight: of the commitment loss.
         perceptual_weight: of the perceptual loss, which needs `perceptual_file`.
-        perceptual_file: safetensors with VGG-16 weights; null switches the perceptual loss off.
+        perceptual_file: safetensors with VGG-16 weights, or the folder of a classifier of such pictures; null switches
+            the perceptual loss off.
         adversarial_weight: of the adversarial loss before the adaptive factor; 0 trains without a discriminator.
         adversarial_start: step at which the adversarial loss sets in.
         flip: mirror half of the training pictures.
@@ -116,6 +117,8 @@ class TokenizerTask:
     def to(self, device: torch.device) -> None:
         """Move all modules; convolutions run channels-last."""
         self.module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if isinstance(self.perceptual, nn.Module):
+            self.perceptual.to(device)
 
     def compile(self) -> None:
         """Compile encoder and decoder, but for the output layer, at which the adaptive weight differentiates."""

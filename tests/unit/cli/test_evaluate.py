@@ -12,11 +12,12 @@ import tyro
 from PIL import Image
 
 from resgen.checkpoints.artefacts import save_pipeline, save_tokenizer
+from resgen.checkpoints.classifiers import save_classifier
 from resgen.cli.evaluate import Evaluate
 from resgen.errors import CheckpointError, ConfigError, DataError, ResGenError
-from resgen.evaluation.classifier import Classifier, ClassifierConfig, save_classifier
 from resgen.evaluation.report import compare_reports, load_report
 from resgen.models.resgen import ResGen, ResGenConfig
+from resgen.nn.classifier import Classifier, ClassifierConfig
 from resgen.pipelines.image import ImagePipeline
 from resgen.quantizers import QuantizerConfig
 from resgen.samplers.unmasking import SamplingConfig

@@ -8,15 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from resgen.checkpoints.classifiers import load_classifier, save_classifier
 from resgen.errors import CheckpointError, ConfigError, DataError
-from resgen.evaluation.classifier import (
-    Classifier,
-    ClassifierConfig,
-    classify,
-    features,
-    load_classifier,
-    save_classifier,
-)
+from resgen.evaluation.classifier import classify, features
+from resgen.nn.classifier import Classifier, ClassifierConfig
 
 
 def _bars(count: int, seed: int, channels: int = 1) -> tuple[Tensor, Tensor]:

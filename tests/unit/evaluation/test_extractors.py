@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from resgen.checkpoints.classifiers import save_classifier
 from resgen.checkpoints.tensors import sha256_file
 from resgen.errors import CheckpointError, ConfigError, DataError, MissingExtraError
 from resgen.evaluation import extractors, metrics
-from resgen.evaluation.classifier import Classifier, ClassifierConfig, save_classifier
 from resgen.evaluation.extractors import bundled_classifiers, callable_extractor, default_extractor, load_extractor
 from resgen.evaluation.protocol import INCEPTION_SHA256
+from resgen.nn.classifier import Classifier, ClassifierConfig
 from resgen.ops.images import from_uint8
 
 PICTURES = torch.randint(0, 256, (7, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)

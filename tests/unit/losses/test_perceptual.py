@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from resgen.errors import CheckpointError
-from resgen.losses.perceptual import VGGPerceptualLoss
+from resgen.losses.perceptual import ClassifierPerceptualLoss, VGGPerceptualLoss
+from resgen.nn.classifier import Classifier, ClassifierConfig
 
 CHANNELS = ((3, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256), (256, 256), (256, 512)) + (
     (512, 512),
@@ -46,6 +47,26 @@ def test_distance(loss: VGGPerceptualLoss) -> None:
     assert float(loss(pictures, pictures)) == 0
     near, far = (float(loss(pictures + scale * noise, pictures)) for scale in (0.05, 0.5))
     assert 0 < near < far
+
+
+def test_distance_to_a_classifier() -> None:
+    classifier = Classifier(ClassifierConfig(image_size=16, channels=3, num_classes=2, width=4))
+    classifier.reset_parameters(torch.Generator().manual_seed(0))
+    loss = ClassifierPerceptualLoss(classifier.train())
+    pictures = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    noise = torch.randn(pictures.shape, generator=torch.Generator().manual_seed(2))
+    near, far = (loss((pictures + scale * noise).requires_grad_(), pictures) for scale in (0.05, 0.5))
+    assert float(loss(pictures, pictures)) == 0 < float(near) < float(far)
+    assert float(loss(pictures[:1], noise[:1])) == pytest.approx(
+        float(sum(_mean_square(x, y) for x, y in zip(*map(classifier.maps, (pictures[:1], noise[:1])), strict=True)))
+    )
+    far.backward()
+    assert all(p.grad is None for p in classifier.parameters())
+
+
+def _mean_square(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    x, y = (maps / maps.square().sum(1, keepdim=True).sqrt().clamp(min=1e-12) for maps in (x, y))
+    return (x - y).square().mean()
 
 
 def test_gradient_reaches_the_pictures_only(loss: VGGPerceptualLoss) -> None:
