@@ -21,14 +21,14 @@ from torch import Tensor
 from resgen.checkpoints import write_json_atomic
 from resgen.checkpoints.classifiers import load_classifier
 from resgen.data import load_array, open_images, picture_grid, save_picture
-from resgen.data.pictures import picture_array
+from resgen.data.pictures.decode import picture_array
 from resgen.errors import ConfigError, ResGenError
-from resgen.evaluation.classifier import accuracy, classify, features
-from resgen.evaluation.metrics import frechet_distance
-from resgen.evaluation.samples import nearest_neighbours, wilson_interval
+from resgen.evaluation.image.classifier import accuracy, classify, features
+from resgen.evaluation.image.metrics import frechet_distance
+from resgen.evaluation.image.samples import nearest_neighbours, wilson_interval
 from resgen.nn.classifier import Classifier
 from resgen.ops.images import from_uint8, to_uint8
-from resgen.pipelines.image import ImagePipeline
+from resgen.pipelines.image.pipeline import ImagePipeline
 
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95)
 NEIGHBOURS_SHOWN = 3

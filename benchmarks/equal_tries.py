@@ -21,7 +21,7 @@ from resgen.errors import ResGenError
 from resgen.experiments.judge import Judge, Score
 from resgen.experiments.sweep import find_settings
 from resgen.kinds import AnySampling, kind_of, without_guidance
-from resgen.pipelines.image import ImagePipeline
+from resgen.pipelines.image.pipeline import ImagePipeline
 
 SEARCH_SEED, FINAL_SEED = 1000, 2000
 

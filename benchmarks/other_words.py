@@ -20,17 +20,17 @@ import tyro
 from resgen.checkpoints import write_json_atomic
 from resgen.cli.common import phase_bars
 from resgen.config import config_to_dict
-from resgen.data.speech import open_speech
+from resgen.data.sound.sources import open_speech
 from resgen.errors import ConfigError, ResGenError
-from resgen.evaluation.recognizer import DIGITS
-from resgen.evaluation.speakers import embed_all, open_speaker_encoder
-from resgen.evaluation.speech_evaluate import candidate_voices
-from resgen.evaluation.speech_metrics import error_rates, mean_interval, nearest_speaker, similarity
-from resgen.evaluation.transcribers import open_transcriber
+from resgen.evaluation.speech.evaluate import candidate_voices
+from resgen.evaluation.speech.metrics import error_rates, mean_interval, nearest_speaker, similarity
+from resgen.evaluation.speech.recognizer import DIGITS
+from resgen.evaluation.speech.speakers import embed_all, open_speaker_encoder
+from resgen.evaluation.speech.transcribers import open_transcriber
 from resgen.experiments.speech_judge import candidate_sounds, copied, cross_sentence
 from resgen.kinds import sampling_with
 from resgen.ops.random import generator
-from resgen.pipelines.speech import SpeechPipeline
+from resgen.pipelines.speech.pipeline import SpeechPipeline
 
 
 def main(

@@ -22,18 +22,18 @@ from torch import Tensor
 
 from resgen.checkpoints import write_json_atomic
 from resgen.data import save_picture
-from resgen.data.spectrogram import HIGHEST, spectrogram_sheet
-from resgen.data.speech import open_speech
+from resgen.data.sound.sources import open_speech
+from resgen.data.sound.spectrogram import HIGHEST, spectrogram_sheet
 from resgen.errors import ConfigError, DataError, ResGenError
-from resgen.evaluation.recognizer import DIGITS
-from resgen.evaluation.samples import wilson_interval
-from resgen.evaluation.speech_metrics import normalise_transcript
-from resgen.evaluation.transcribers import Transcriber, open_transcriber
+from resgen.evaluation.image.samples import wilson_interval
+from resgen.evaluation.speech.metrics import normalise_transcript
+from resgen.evaluation.speech.recognizer import DIGITS
+from resgen.evaluation.speech.transcribers import Transcriber, open_transcriber
 from resgen.ops.mel import log_mel
 from resgen.ops.random import generator
-from resgen.pipelines.edit_speech import SpeechEdit, SpeechEditPlan
-from resgen.pipelines.reconstruct_sound import spectrogram_of
-from resgen.pipelines.speech import SpeechPipeline
+from resgen.pipelines.speech.edit import SpeechEdit, SpeechEditPlan
+from resgen.pipelines.speech.pipeline import SpeechPipeline
+from resgen.pipelines.speech.reconstruct import spectrogram_of
 
 COLUMNS = ("recording", "copy", "edited", "blended")
 

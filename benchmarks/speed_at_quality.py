@@ -25,7 +25,7 @@ from resgen.errors import ConfigError, ResGenError, unknown
 from resgen.evaluation.bench import interleaved, medians
 from resgen.experiments.judge import Judge
 from resgen.kinds import AnySampling, kind_of
-from resgen.pipelines.image import ImagePipeline
+from resgen.pipelines.image.pipeline import ImagePipeline
 
 SEED = 2000
 

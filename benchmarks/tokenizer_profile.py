@@ -20,8 +20,8 @@ from torch.profiler import ProfilerActivity, profile
 from resgen.allocator import keep_freed_memory
 from resgen.config import replace_nested
 from resgen.recipes import get_recipe
-from resgen.training.runs import train_tokenizer
-from resgen.training.tokenizer_task import TokenizerTask
+from resgen.training.image.runs import train_tokenizer
+from resgen.training.image.tokenizer_task import TokenizerTask
 
 WARM_UP, TIMED, PROFILED = 6, 12, 6
 PRODUCTS = ("convolution", "aten::mm", "addmm", "bmm", "mkldnn")

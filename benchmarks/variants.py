@@ -25,8 +25,8 @@ from resgen.config import config_from_dict, config_to_dict, load_yaml, parse_ove
 from resgen.errors import ConfigError, ResGenError, unknown
 from resgen.experiments.judge import Judge
 from resgen.kinds import sampling_with, without_guidance
-from resgen.pipelines.image import ImagePipeline
-from resgen.training.runs import encode_data, train_generator
+from resgen.pipelines.image.pipeline import ImagePipeline
+from resgen.training.image.runs import encode_data, train_generator
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,16 +19,16 @@ from torch import Tensor
 
 from resgen.checkpoints import write_json_atomic
 from resgen.cli.common import phase_bars
-from resgen.data.speech import open_speech
+from resgen.data.sound.sources import open_speech
 from resgen.data.text import encode_text, normalise_text
 from resgen.errors import ConfigError, ResGenError
-from resgen.evaluation.speech_evaluate import Sound
-from resgen.evaluation.speech_metrics import error_rates
-from resgen.evaluation.transcribers import check_vocabulary, open_transcriber
+from resgen.evaluation.speech.evaluate import Sound
+from resgen.evaluation.speech.metrics import error_rates
+from resgen.evaluation.speech.transcribers import check_vocabulary, open_transcriber
 from resgen.experiments.speech_judge import copied, prepared
 from resgen.ops.alignment import expand
 from resgen.ops.mel import log_mel
-from resgen.pipelines.speech import SpeechPipeline
+from resgen.pipelines.speech.pipeline import SpeechPipeline
 
 ROWS = ("recordings", "tokenizer", "text alone, aligned durations", "text alone, predicted durations")
 

@@ -18,13 +18,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resgen.data import open_images
-from resgen.data.store import PictureStore
+from resgen.data.pictures.store import PictureStore
 from resgen.ops.random import seeded
 from resgen.quantizers import Quantization, Quantizer, QuantizerConfig
 from resgen.quantizers.base import track_variances
 from resgen.recipes import get_recipe
 from resgen.tokenizers.image import ImageTokenizer
-from resgen.training.tokenizer_task import TokenizerTask
+from resgen.training.image.tokenizer_task import TokenizerTask
 from resgen.training.trainer import Trainer
 from resgen.types import LOCAL, Reduce
 

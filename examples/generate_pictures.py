@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from resgen import ImagePipeline
-from resgen.pipelines.edit import tile_grid
+from resgen.pipelines.image.edit import tile_grid
 
 
 def main() -> None:

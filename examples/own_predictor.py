@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from resgen import ImagePipeline
 from resgen.ops.sampling import nucleus_choice
-from resgen.pipelines.edit import tile_grid
+from resgen.pipelines.image.edit import tile_grid
 from resgen.samplers.unmasking import SamplingConfig, draw_noise, sample_codes
 from resgen.types import LevelWalk
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from resgen import SpeechPipeline
 from resgen.cli.demo import bundled_voices
-from resgen.data.sound import write_sound
+from resgen.data.sound.decode import write_sound
 
 
 def main() -> None:

@@ -15,9 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from resgen import ImagePipeline
-from resgen.pipelines.edit import tile_grid
+from resgen.pipelines.image.edit import tile_grid
 from resgen.recipes import get_recipe
-from resgen.training.runs import train_generator, train_tokenizer
+from resgen.training.image.runs import train_generator, train_tokenizer
 
 
 def main() -> None:

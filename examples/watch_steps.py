@@ -13,8 +13,8 @@ from pathlib import Path
 from torch import Tensor
 
 from resgen import ImagePipeline
-from resgen.pipelines.edit import tile_grid
-from resgen.pipelines.trace import SampleTrace
+from resgen.pipelines.image.edit import tile_grid
+from resgen.pipelines.image.trace import SampleTrace
 from resgen.samplers.unmasking import StepRecord
 
 

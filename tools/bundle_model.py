@@ -26,7 +26,7 @@ from resgen.checkpoints.format import (
     write_text_atomic,
 )
 from resgen.config import config_from_dict, config_to_dict, parse_overrides, replace_nested
-from resgen.data.sound import read_sound, write_sound
+from resgen.data.sound.decode import read_sound, write_sound
 from resgen.kinds import KINDS
 
 ASSETS = Path(__file__).resolve().parent.parent / "src" / "resgen" / "assets"

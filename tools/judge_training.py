@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resgen.errors import ConfigError
-from resgen.evaluation.hearing import framed_log_mel, normalise
+from resgen.evaluation.speech.hearing import framed_log_mel, normalise
 from resgen.ops.mel import MelConfig, mel_filters
 
 WARMUP = 0.2

@@ -42,7 +42,7 @@ from altered_voices import Alteration, alter, draw_alteration
 from sentence_grammar import make_texts
 from torch import Tensor
 
-from resgen.data.sound import normalise_loudness, read_sound, resample, trim_silence
+from resgen.data.sound.decode import normalise_loudness, read_sound, resample, trim_silence
 from resgen.errors import DataError, ResGenError
 from resgen.ops.random import derive_seed
 

@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resgen.checkpoints.classifiers import save_classifier
-from resgen.data.images import load_array, open_images
+from resgen.data.pictures.sources import load_array, open_images
 from resgen.devices import has_bfloat16
 from resgen.errors import ConfigError, DataError, ResGenError
-from resgen.evaluation.classifier import accuracy
+from resgen.evaluation.image.classifier import accuracy
 from resgen.nn.classifier import Classifier, ClassifierConfig
 from resgen.ops.images import from_uint8
 from resgen.ops.random import generator

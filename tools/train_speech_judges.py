@@ -29,11 +29,12 @@ from judge_training import Report, change_speed, decay_matrices, fit, hear_chang
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resgen.data.speech import open_speech
-from resgen.data.speech_store import SpeechStore
+from resgen.data.sound.sources import open_speech
+from resgen.data.sound.store import SpeechStore
 from resgen.devices import has_bfloat16
 from resgen.errors import ConfigError, DataError, MissingExtraError, ResGenError
-from resgen.evaluation.recognizer import (
+from resgen.evaluation.speech.metrics import NORMALISER, error_rates, verify
+from resgen.evaluation.speech.recognizer import (
     CHARACTERS,
     DIGITS,
     Recognizer,
@@ -41,16 +42,15 @@ from resgen.evaluation.recognizer import (
     load_recognizer,
     save_recognizer,
 )
-from resgen.evaluation.recognizer import KIND as RECOGNIZER
-from resgen.evaluation.speakers import KIND as SPEAKERS
-from resgen.evaluation.speakers import (
+from resgen.evaluation.speech.recognizer import KIND as RECOGNIZER
+from resgen.evaluation.speech.speakers import KIND as SPEAKERS
+from resgen.evaluation.speech.speakers import (
     SpeakerNetwork,
     SpeakerNetworkConfig,
     load_speaker_network,
     save_speaker_network,
 )
-from resgen.evaluation.speech_metrics import NORMALISER, error_rates, verify
-from resgen.evaluation.transcribers import PocketsphinxTranscriber, RecognizerTranscriber, Transcriber
+from resgen.evaluation.speech.transcribers import PocketsphinxTranscriber, RecognizerTranscriber, Transcriber
 from resgen.ops.random import generator, seeded
 
 REPORT_EVERY_S = 10.0

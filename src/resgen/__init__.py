@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from resgen.models.resgen import ResGen
-    from resgen.pipelines.image import ImagePipeline
-    from resgen.pipelines.speech import SpeechPipeline
+    from resgen.pipelines.image.pipeline import ImagePipeline
+    from resgen.pipelines.speech.pipeline import SpeechPipeline
     from resgen.tokenizers.image import ImageTokenizer
     from resgen.types import CodeSpec
 
@@ -30,10 +30,10 @@ except PackageNotFoundError:  # run from a source tree that is not installed
 
 _HOMES = {
     "CodeSpec": "resgen.types",
-    "ImagePipeline": "resgen.pipelines.image",
+    "ImagePipeline": "resgen.pipelines.image.pipeline",
     "ImageTokenizer": "resgen.tokenizers.image",
     "ResGen": "resgen.models.resgen",
-    "SpeechPipeline": "resgen.pipelines.speech",
+    "SpeechPipeline": "resgen.pipelines.speech.pipeline",
 }
 
 

@@ -18,7 +18,7 @@ from resgen.cli.main import main
 from resgen.ops.random import seeded
 from resgen.quantizers import QuantizerConfig
 from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
-from resgen.training import runs
+from resgen.training.image import runs
 
 WORKER = Path(__file__).with_name("encode_worker.py")
 NUM_TRAIN, NUM_HELD_OUT = 38, 2

@@ -14,9 +14,9 @@ from processes import encoding_as_a_worker, run_processes
 from resgen.checkpoints.artefacts import save_tokenizer
 from resgen.checkpoints.speech import save_text_model
 from resgen.cli.main import main
-from resgen.data.sound import write_sound
-from resgen.data.speech_codes import open_speech_codes
-from resgen.training import speech_runs
+from resgen.data.codes.speech import open_speech_codes
+from resgen.data.sound.decode import write_sound
+from resgen.training.speech import runs as speech_runs
 from speech_parts import RATE, make_text_model, make_tokenizer
 
 WORKER = Path(__file__).with_name("encode_worker.py")

@@ -15,14 +15,14 @@ import torch
 
 from resgen.cli.main import guard
 from resgen.config import parse_overrides, replace_nested
-from resgen.data.store import PictureStore
+from resgen.data.pictures.store import PictureStore
 from resgen.quantizers import QuantizerConfig
 from resgen.tokenizers.image import ImageTokenizerConfig
 from resgen.training import runs
+from resgen.training.image.recipe import Recipe
+from resgen.training.image.tokenizer_task import TokenizerLossConfig, TokenizerTask
 from resgen.training.interface import TrainerConfig
 from resgen.training.parallel import finalise
-from resgen.training.recipe import Recipe
-from resgen.training.tokenizer_task import TokenizerLossConfig, TokenizerTask
 
 RECIPE = Recipe(
     name="tiny",

@@ -11,11 +11,11 @@ import pytest
 
 from resgen.checkpoints.format import resolve_model
 from resgen.cli.main import main
-from resgen.data.sound import read_sound, write_sound
+from resgen.data.sound.decode import read_sound, write_sound
 from resgen.errors import ConfigError
-from resgen.evaluation.transcribers import open_transcriber
+from resgen.evaluation.speech.transcribers import open_transcriber
 from resgen.experiments.speech_compare import SpeechComparison, compare_speech
-from resgen.pipelines.speech import SpeechPipeline
+from resgen.pipelines.speech.pipeline import SpeechPipeline
 from resgen.recipes import get_speech_recipe
 
 MODEL = "spoken-digits-small"

@@ -15,7 +15,7 @@ from PIL import Image
 
 from resgen.cli.main import main
 
-pytest.importorskip("resgen.pipelines.image")
+pytest.importorskip("resgen.pipelines.image.pipeline")
 pytest.importorskip("resgen.recipes")
 
 

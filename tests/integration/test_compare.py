@@ -10,7 +10,7 @@ from train_classifier import train_classifier
 
 from resgen.checkpoints.classifiers import save_classifier
 from resgen.cli.main import main
-from resgen.data.images import load_array, open_images
+from resgen.data.pictures.sources import load_array, open_images
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")

@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 
 from resgen.config import replace_nested
-from resgen.data.sound import write_sound
+from resgen.data.sound.decode import write_sound
 from resgen.errors import ConfigError
-from resgen.pipelines.image import ImagePipeline
-from resgen.pipelines.speech import SpeechPipeline
+from resgen.pipelines.image.pipeline import ImagePipeline
+from resgen.pipelines.speech.pipeline import SpeechPipeline
 from resgen.recipes import get_recipe, get_speech_recipe
-from resgen.training.runs import train_generator, train_tokenizer
-from resgen.training.speech_runs import train_sound_tokenizer, train_speech_generator, train_text, train_vocoder
+from resgen.training.image.runs import train_generator, train_tokenizer
+from resgen.training.speech.runs import train_sound_tokenizer, train_speech_generator, train_text, train_vocoder
 
 SHORT = {
     "num_steps": 3,

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from resgen.checkpoints.card import write_card
 from resgen.checkpoints.format import load_folder
 from resgen.cli.main import main
-from resgen.data.sound import read_sound, write_sound
+from resgen.data.sound.decode import read_sound, write_sound
 from speech_parts import RATE, UNIT, save_parts, voice
 
 MELS = "sample_rate_hz=8000 fft_size=256 window_size=200 hop_size=50 num_bands=20 max_hz=4000".split()
@@ -148,7 +148,7 @@ def test_the_record_of_every_part_goes_with_the_model(tmp_path: Path, model: Pat
 
 
 def test_durations_sum_to_the_frames_and_the_alphabet_is_the_corpus_s(work: Path, model: Path) -> None:
-    from resgen.data.speech_codes import open_speech_codes
+    from resgen.data.codes.speech import open_speech_codes
 
     codes = open_speech_codes(work / "voice" / "codes" / "train")
     assert len(codes) == 16 and codes.speaker_names == ("high", "low")
@@ -171,7 +171,7 @@ def test_a_sentence_in_the_prompt_s_voice(speak: Callable[..., dict], prompt: Pa
 
 
 def test_continuation(speak: Callable[..., dict], prompt: Path, model: Path, tmp_path: Path) -> None:
-    from resgen.pipelines.speech import SpeechPipeline
+    from resgen.pipelines.speech.pipeline import SpeechPipeline
 
     argv = ["--task", "continuation", "--prompt", prompt, "--prompt-text", "a b c a", "--out", tmp_path / "a.wav"]
     speak("--text", "b c", *argv)

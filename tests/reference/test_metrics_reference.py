@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from resgen.evaluation.metrics import (
+from resgen.evaluation.image.metrics import (
     FeatureStatistics,
     frechet_distance,
     inception_score,

@@ -22,8 +22,8 @@ from resgen.kinds import KINDS, build, matched_config, sample
 from resgen.models.base import CodeModel
 from resgen.models.resgen import ResGenConfig
 from resgen.ops.random import derive_seed
-from resgen.pipelines.image import ImagePipeline
-from resgen.pipelines.speech import SpeechPipeline
+from resgen.pipelines.image.pipeline import ImagePipeline
+from resgen.pipelines.speech.pipeline import SpeechPipeline
 from resgen.types import CodeSpec
 
 RECORD = Path(__file__).with_name("recorded_codes.json")

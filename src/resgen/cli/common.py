@@ -23,8 +23,8 @@ from resgen.config import load_yaml, parse_overrides, replace_nested
 from resgen.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
-    from resgen.training.recipe import Recipe
-    from resgen.training.speech_recipe import SpeechRecipe
+    from resgen.training.image.recipe import Recipe
+    from resgen.training.speech.recipe import SpeechRecipe
 
 T = TypeVar("T")
 QUIET_SECONDS = 2.0
@@ -125,7 +125,7 @@ def load_recipe(name: str, config: Path | None, overrides: Iterable[Iterable[str
 
     recipe = get_recipe(name)
     if kind is not None:
-        from resgen.training.recipe import with_kind
+        from resgen.training.image.recipe import with_kind
 
         recipe = with_kind(recipe, kind)
     return _overridden(recipe, config, overrides)
@@ -139,7 +139,7 @@ def load_speech_recipe(
 
     recipe = get_speech_recipe(name)
     if kind is not None:
-        from resgen.training.speech_recipe import with_speech_kind
+        from resgen.training.speech.recipe import with_speech_kind
 
         recipe = with_speech_kind(recipe, kind)
     return _overridden(recipe, config, overrides)

@@ -196,7 +196,7 @@ class Sweep:
             write_sweep,
         )
         from resgen.kinds import sampling_with
-        from resgen.pipelines.image import ImagePipeline
+        from resgen.pipelines.image.pipeline import ImagePipeline
 
         if self.store and self.model in list_bundled():
             raise ConfigError(

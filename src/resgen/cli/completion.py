@@ -183,7 +183,7 @@ def known_values() -> dict[str, tuple[str, ...]]:
     from resgen.cli.common import bundled_models
     from resgen.kinds import KINDS
     from resgen.ops.masking import SCHEDULES
-    from resgen.pipelines.speech import TASKS
+    from resgen.pipelines.speech.pipeline import TASKS
     from resgen.recipes import recipe_names, speech_recipe_names
 
     kinds, models = tuple(KINDS), bundled_models()

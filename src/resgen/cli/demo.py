@@ -77,8 +77,8 @@ class Demo:
 
     def show_pictures(self, name: str, path: Path) -> tuple[dict[str, Any], str]:
         """The grid of a bundled pipeline of pictures; what there is to report, as data and as text."""
-        from resgen.data.grid import picture_grid, save_picture
-        from resgen.pipelines.image import ImagePipeline
+        from resgen.data.pictures.grid import picture_grid, save_picture
+        from resgen.pipelines.image.pipeline import ImagePipeline
 
         message(f"generating {PER_CLASS} pictures of every class with '{name}'")
         pipe = ImagePipeline.from_pretrained(name)
@@ -107,11 +107,11 @@ class Demo:
 
     def speak(self, name: str) -> tuple[dict[str, Any], str]:
         """Two texts in two voices: those of recordings that come with the model, else the model's own choice."""
-        from resgen.data.grid import save_picture
-        from resgen.data.sound import write_sound
-        from resgen.data.spectrogram import spectrogram_sheet
+        from resgen.data.pictures.grid import save_picture
+        from resgen.data.sound.decode import write_sound
+        from resgen.data.sound.spectrogram import spectrogram_sheet
         from resgen.ops.mel import log_mel
-        from resgen.pipelines.speech import SpeechPipeline
+        from resgen.pipelines.speech.pipeline import SpeechPipeline
 
         pipe = SpeechPipeline.from_pretrained(name)
         texts, voices = demo_texts(pipe.parts.folder), bundled_voices(pipe.parts.folder)

@@ -15,7 +15,7 @@ from resgen.cli.sampling import Drawing, PictureSampling
 from resgen.errors import ConfigError
 
 if TYPE_CHECKING:
-    from resgen.pipelines.edit import EditOutput
+    from resgen.pipelines.image.edit import EditOutput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class EditImage(Drawing):
         check_out_dir(self.out) if to_folder else check_out_file(self.out)
         self.check_trace()
         settings = self.sampling.settings()
-        from resgen.pipelines.image import ImagePipeline
+        from resgen.pipelines.image.pipeline import ImagePipeline
 
         what = self.what()
         pipe = ImagePipeline.from_pretrained(self.model, device=self.device)
@@ -104,7 +104,7 @@ class EditImage(Drawing):
         Raises:
             ConfigError: --keep is no box, or --mask neither a box nor a file.
         """
-        from resgen.pipelines.edit import Box
+        from resgen.pipelines.image.edit import Box
 
         keep = None if self.keep is None else Box.parse(self.keep)
         if self.keep is not None and keep is None:
@@ -118,7 +118,7 @@ class EditImage(Drawing):
 
     def write(self, result: EditOutput, name: str, *, to_folder: bool) -> list[Path]:
         """The sheet, or one file per result (class, number, seed) and the sheet last."""
-        from resgen.data.grid import save_picture
+        from resgen.data.pictures.grid import save_picture
 
         if not to_folder:
             return [save_picture(result.sheet(), self.out)]

@@ -24,7 +24,7 @@ from resgen.cli.speak import speech_trace, warn_of_missing_vocoder
 from resgen.errors import ConfigError
 
 if TYPE_CHECKING:
-    from resgen.pipelines.speech import SpeechPipeline
+    from resgen.pipelines.speech.pipeline import SpeechPipeline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,14 +68,14 @@ class EditSpeech(Drawing):
     def run(self) -> None:
         self.check()
         settings = self.sampling.settings()
-        from resgen.pipelines.speech import SpeechPipeline
+        from resgen.pipelines.speech.pipeline import SpeechPipeline
 
         pipe = SpeechPipeline.from_pretrained(self.model, device=self.device)
         if self.words:
             self.list_words(pipe)
             return
         assert self.text is not None and self.begin_s is not None and self.end_s is not None and self.out is not None
-        from resgen.data.sound import write_sound
+        from resgen.data.sound.decode import write_sound
 
         warn_of_missing_vocoder(pipe)
         begin = time.perf_counter()

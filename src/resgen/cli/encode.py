@@ -21,8 +21,8 @@ from resgen.cli.reconstruct import of_sound
 from resgen.errors import ConfigError
 
 if TYPE_CHECKING:
-    from resgen.data.codes import CodeCache
-    from resgen.data.speech_codes import SpeechCodes
+    from resgen.data.codes.pictures import CodeCache
+    from resgen.data.codes.speech import SpeechCodes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ class Encode:
             return self.run_speech(self.tokenizer, self.data)
         if named:
             raise ConfigError(f"{' and '.join(named)} must be left out: tokenizer '{self.tokenizer}' is of pictures")
-        from resgen.training.runs import encode_data
+        from resgen.training.image.runs import encode_data
 
         caches = encode_data(
             self.tokenizer,
@@ -101,11 +101,11 @@ class Encode:
         named = [*named, *(name for name, value in others.items() if value)]
         if named:
             raise ConfigError(f"{' and '.join(named)} must be left out: --verify only reads the codes in --out")
-        from resgen.training.speech_runs import check_encoded_speech, is_encoded_speech
+        from resgen.training.speech.runs import check_encoded_speech, is_encoded_speech
 
         if is_encoded_speech(self.out):
             return self.report_speech(*check_encoded_speech(self.out, tokenizer=self.tokenizer, data=self.data))
-        from resgen.training.runs import check_encoded
+        from resgen.training.image.runs import check_encoded
 
         self.report_caches(*check_encoded(self.out, tokenizer=self.tokenizer, data=self.data))
 
@@ -133,7 +133,7 @@ class Encode:
             )
         recipe = load_speech_recipe(self.recipe, self.config, self.overrides)
         from resgen.checkpoints.speech import load_sound_tokenizer, load_text_model
-        from resgen.training.speech_runs import encode_speech
+        from resgen.training.speech.runs import encode_speech
 
         tokenizer, _ = load_sound_tokenizer(sound_tokenizer)
         text_model, _, _ = load_text_model(self.text)

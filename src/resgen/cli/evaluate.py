@@ -13,10 +13,10 @@ from resgen.cli.common import Json, check_out_dir, check_out_file, option, phase
 from resgen.errors import ConfigError
 
 if TYPE_CHECKING:
-    from resgen.evaluation.evaluate import EvaluationReport
-    from resgen.evaluation.extractors import Extractor
+    from resgen.evaluation.image.evaluate import EvaluationReport
+    from resgen.evaluation.image.extractors import Extractor
+    from resgen.evaluation.image.reference import Reference
     from resgen.evaluation.protocol import EvaluationProtocol
-    from resgen.evaluation.reference import Reference
 
 NUM_SAMPLES = 10_000
 
@@ -160,9 +160,9 @@ class Evaluate:
         from resgen.checkpoints.format import load_folder, resolve_model
         from resgen.config import config_to_dict
         from resgen.evaluation.checks import generation_protocol
-        from resgen.evaluation.evaluate import evaluate_generation, folder_sha256
+        from resgen.evaluation.image.evaluate import evaluate_generation, folder_sha256
         from resgen.experiments.judge import samples_of
-        from resgen.pipelines.image import ImagePipeline
+        from resgen.pipelines.image.pipeline import ImagePipeline
 
         assert self.model is not None
         asked = self._asked("generation")
@@ -206,7 +206,7 @@ class Evaluate:
         from resgen.checkpoints.artefacts import load_tokenizer
         from resgen.devices import choose_device
         from resgen.evaluation.checks import reconstruction_protocol
-        from resgen.evaluation.evaluate import evaluate_reconstruction, folder_sha256
+        from resgen.evaluation.image.evaluate import evaluate_reconstruction, folder_sha256
         from resgen.ops.images import from_uint8, to_uint8
 
         assert self.tokenizer is not None
@@ -257,14 +257,14 @@ class Evaluate:
         return asked
 
     def _reference(self, asked: EvaluationProtocol | None, usual: str, size: int, channels: int) -> Reference:
-        from resgen.evaluation.reference import choose_split, open_reference
+        from resgen.evaluation.image.reference import choose_split, open_reference
 
         split = asked.reference_split if asked else self.split or choose_split(self.data, usual)
         resize = asked.resize != "none" if asked else self.resize
         return open_reference(self.data, split=split, image_size=size, channels=channels, resize=resize)
 
     def _extractor(self, asked: EvaluationProtocol | None, reference: Reference, device: str) -> Extractor:
-        from resgen.evaluation.extractors import default_extractor, load_extractor
+        from resgen.evaluation.image.extractors import default_extractor, load_extractor
 
         name = self.extractor or (asked.extractor if asked else None)
         shape = reference.image_size, reference.channels

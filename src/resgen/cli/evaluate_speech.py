@@ -30,12 +30,12 @@ def run_speech(
     advance: Callable[[int, int, str], None],
 ) -> None:
     """Evaluate a speech pipeline and write the report; the options are those of `resgen evaluate`."""
-    from resgen.data.speech import available_splits
-    from resgen.evaluation.speakers import open_speaker_encoder
-    from resgen.evaluation.speech_evaluate import speech_document, speech_markdown, write_speech_report
-    from resgen.evaluation.transcribers import open_transcriber
+    from resgen.data.sound.sources import available_splits
+    from resgen.evaluation.speech.evaluate import speech_document, speech_markdown, write_speech_report
+    from resgen.evaluation.speech.speakers import open_speaker_encoder
+    from resgen.evaluation.speech.transcribers import open_transcriber
     from resgen.experiments.speech_judge import judge_speech
-    from resgen.pipelines.speech import TASKS, SpeechPipeline
+    from resgen.pipelines.speech.pipeline import TASKS, SpeechPipeline
 
     if task not in TASKS:
         raise ConfigError(unknown("task", task, TASKS))

@@ -24,8 +24,8 @@ from resgen.cli.common import (
 from resgen.cli.sampling import Drawing, PictureSampling
 
 if TYPE_CHECKING:
-    from resgen.pipelines.image import ImagePipeline
-    from resgen.pipelines.trace import SampleTrace
+    from resgen.pipelines.image.pipeline import ImagePipeline
+    from resgen.pipelines.image.trace import SampleTrace
 
 Classes = Annotated[tuple[tuple[str, ...], ...], UseAppendAction, option("NAME_OR_ID ...", name="class")]
 
@@ -58,7 +58,7 @@ class GenerateImage(Drawing):
         check_out_dir(self.out) if to_folder else check_out_file(self.out)
         self.check_trace()
         settings = self.sampling.settings()
-        from resgen.pipelines.image import ImagePipeline
+        from resgen.pipelines.image.pipeline import ImagePipeline
 
         pipe = ImagePipeline.from_pretrained(self.model, device=self.device)
         if self.compile:
@@ -87,7 +87,7 @@ class GenerateImage(Drawing):
 
     def write_file(self, images: list[Any]) -> list[Path]:
         """One picture, or a grid of several: a row per class if each has its own `num` pictures."""
-        from resgen.data.grid import picture_grid, save_picture
+        from resgen.data.pictures.grid import picture_grid, save_picture
 
         columns = self.num if 1 < self.num < len(images) else math.ceil(math.sqrt(len(images)))
         scale = max(1, 64 // images[0].width)  # small pictures are magnified in a grid
@@ -97,7 +97,7 @@ class GenerateImage(Drawing):
 
     def write_folder(self, images: list[Any], names: list[str]) -> list[Path]:
         """One file per picture: class, number of the picture, seed."""
-        from resgen.data.grid import save_picture
+        from resgen.data.pictures.grid import save_picture
 
         files = [self.out / f"{slug(name)}_{k:04d}_{self.seed}.png" for k, name in enumerate(names)]
         for image, file in zip(images, files, strict=True):
@@ -113,7 +113,7 @@ class GenerateImage(Drawing):
 
 def picture_trace(pipe: ImagePipeline) -> SampleTrace:
     """A trace of pictures."""
-    from resgen.pipelines.trace import SampleTrace
+    from resgen.pipelines.image.trace import SampleTrace
 
     return SampleTrace(pipe)
 

@@ -59,7 +59,7 @@ class Reconstruct:
         if given:
             raise ConfigError(f"--vocoder and --num are for speech; tokenizer '{self.tokenizer}' is of pictures")
         check_out_file(self.out)
-        from resgen.pipelines.reconstruct import reconstruct
+        from resgen.pipelines.image.reconstruct import reconstruct
 
         result = reconstruct(self.tokenizer, self.input, self.out, resize=self.resize)
         document = {
@@ -75,7 +75,7 @@ class Reconstruct:
     def run_sound(self) -> None:
         """The same for a tokenizer of sound."""
         from resgen.checkpoints.format import write_json_atomic, write_text_atomic
-        from resgen.pipelines.reconstruct_sound import MAX_UTTERANCES, open_codec, read_utterances, reconstruct_sound
+        from resgen.pipelines.speech.reconstruct import MAX_UTTERANCES, open_codec, read_utterances, reconstruct_sound
 
         num = NUM if self.num is None else self.num
         if not 1 <= num <= MAX_UTTERANCES:
@@ -137,7 +137,7 @@ class Stoi:
         self.notes: set[str] = set()
 
     def __call__(self, original: Tensor, reconstruction: Tensor, sample_rate_hz: int) -> float | None:
-        from resgen.evaluation.speech_metrics import stoi
+        from resgen.evaluation.speech.metrics import stoi
 
         try:
             return stoi(original, reconstruction, sample_rate_hz)

@@ -14,7 +14,7 @@ from tyro.conf import arg
 from resgen.cli.common import Json, check_out_dir, check_out_file, option, positive, progress_bar
 
 if TYPE_CHECKING:
-    from resgen.pipelines.trace import StepTrace
+    from resgen.pipelines.image.trace import StepTrace
 
 _NAMES = {"steps": "num_steps", "schedule": "mask_schedule"}
 """Options that are not called as the pipeline's settings."""

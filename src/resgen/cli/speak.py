@@ -22,8 +22,8 @@ from resgen.cli.sampling import Drawing, SpeechSampling
 from resgen.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from resgen.pipelines.speech import SpeechPipeline
-    from resgen.pipelines.trace_speech import SpeechTrace
+    from resgen.pipelines.speech.pipeline import SpeechPipeline
+    from resgen.pipelines.speech.trace import SpeechTrace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +65,8 @@ class GenerateSpeech(Drawing):
         self.check_trace()
         settings = self.sampling.settings()
         texts = [self.text] if self.text is not None else read_lines(self.texts)
-        from resgen.data.sound import write_sound
-        from resgen.pipelines.speech import SpeechPipeline
+        from resgen.data.sound.decode import write_sound
+        from resgen.pipelines.speech.pipeline import SpeechPipeline
 
         pipe = SpeechPipeline.from_pretrained(self.model, device=self.device)
         warn_of_missing_vocoder(pipe)
@@ -111,7 +111,7 @@ def warn_of_missing_vocoder(pipe: SpeechPipeline) -> None:
 
 def speech_trace(pipe: SpeechPipeline) -> SpeechTrace:
     """A trace of speech."""
-    from resgen.pipelines.trace_speech import SpeechTrace
+    from resgen.pipelines.speech.trace import SpeechTrace
 
     return SpeechTrace(pipe)
 

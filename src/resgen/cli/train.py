@@ -108,11 +108,11 @@ class TrainTokenizer(Training):
     def train(self) -> Mapping[str, Any]:
         if is_speech(self.recipe):
             speech = load_speech_recipe(self.recipe, self.config, self.overrides)
-            from resgen.training.speech_runs import train_sound_tokenizer
+            from resgen.training.speech.runs import train_sound_tokenizer
 
             return train_sound_tokenizer(speech, **self.common)
         recipe = load_recipe(self.recipe, self.config, self.overrides)
-        from resgen.training.runs import train_tokenizer
+        from resgen.training.image.runs import train_tokenizer
 
         return train_tokenizer(recipe, **self.common)
 
@@ -131,7 +131,7 @@ class TrainVocoder(Training):
 
     def train(self) -> Mapping[str, Any]:
         recipe = load_speech_recipe(self.recipe, self.config, self.overrides)
-        from resgen.training.speech_runs import train_vocoder
+        from resgen.training.speech.runs import train_vocoder
 
         return train_vocoder(recipe, tokenizer=self.tokenizer, **self.common)
 
@@ -147,7 +147,7 @@ class TrainText(Training):
 
     def train(self) -> Mapping[str, Any]:
         recipe = load_speech_recipe(self.recipe, self.config, self.overrides)
-        from resgen.training.speech_runs import train_text
+        from resgen.training.speech.runs import train_text
 
         return train_text(recipe, **self.common)
 
@@ -190,11 +190,11 @@ class TrainGenerator(Training):
         if self.text is not None or self.vocoder is not None:
             raise ConfigError(f"--text and --vocoder are for speech; recipe '{self.recipe}' is for pictures")
         recipe = load_recipe(self.recipe, self.config, self.overrides, self.kind)
-        from resgen.training.runs import train_generator
+        from resgen.training.image.runs import train_generator
 
         evaluator = None
         if recipe.generator_training.evaluate_every:
-            from resgen.training.runs import is_encoded
+            from resgen.training.image.runs import is_encoded
 
             path = self.evaluate_on or self.data or recipe.data.path
             if path is None or is_encoded(path):
@@ -209,7 +209,7 @@ class TrainGenerator(Training):
         recipe = load_speech_recipe(self.recipe, self.config, self.overrides, self.kind)
         if self.evaluate_on is not None or recipe.generator_training.evaluate_every:
             raise ConfigError("evaluate_every and --evaluate-on are for pictures; use resgen evaluate for speech")
-        from resgen.training.speech_runs import train_speech_generator
+        from resgen.training.speech.runs import train_speech_generator
 
         return train_speech_generator(
             recipe, tokenizer=self.tokenizer, text=self.text, vocoder=self.vocoder, **self.common

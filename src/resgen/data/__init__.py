@@ -1,9 +1,9 @@
 """Data in and out: pictures, cached codes, the order of batches, sample sheets."""
 
-from resgen.data.codes import CodeCache, open_codes, write_codes
-from resgen.data.grid import picture_grid, save_picture
-from resgen.data.images import ImageSource, available_splits, load_array, open_images, read_image
+from resgen.data.codes.pictures import CodeCache, open_codes, write_codes
 from resgen.data.loader import CounterSampler
+from resgen.data.pictures.grid import picture_grid, save_picture
+from resgen.data.pictures.sources import ImageSource, available_splits, load_array, open_images, read_image
 
 __all__ = [
     "CodeCache",

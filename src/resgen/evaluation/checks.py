@@ -11,9 +11,9 @@ from torch import Tensor
 
 from resgen.checkpoints.format import resgen_version
 from resgen.errors import ConfigError, DataError
-from resgen.evaluation.extractors import Extractor
+from resgen.evaluation.image.extractors import Extractor
+from resgen.evaluation.image.reference import Reference, ReferenceFeatures, ReportProgress
 from resgen.evaluation.protocol import FEW_SAMPLES, MANIFOLD_SIZE, EvaluationProtocol
-from resgen.evaluation.reference import Reference, ReferenceFeatures, ReportProgress
 from resgen.evaluation.report import Floor
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from resgen.checkpoints.format import read_json, write_json_atomic, write_text_atomic
 from resgen.config import config_from_dict, config_to_dict
 from resgen.errors import CheckpointError, ConfigError
-from resgen.evaluation.metrics import MeanStd
+from resgen.evaluation.image.metrics import MeanStd
 from resgen.evaluation.protocol import EvaluationProtocol, check_comparable
 
 FORMAT, FORMAT_VERSION = "resgen-evaluation", 1

@@ -26,8 +26,8 @@ from resgen.experiments.actions import do, kind_of_run, open_judge, start_worker
 from resgen.experiments.depth import truncate_tokenizer
 from resgen.kinds import KINDS, get_kind, kind_of
 from resgen.samplers.unmasking import SamplingConfig
-from resgen.training.recipe import Recipe
-from resgen.training.runs import encode_data
+from resgen.training.image.recipe import Recipe
+from resgen.training.image.runs import encode_data
 
 SETTINGS_NAME = "comparison.json"
 STEP_COUNTS = (2, 4, 8, 16, 32)

@@ -20,7 +20,7 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.nn import functional
 
-from resgen.data.codes import open_codes, write_codes
+from resgen.data.codes.pictures import open_codes, write_codes
 from resgen.devices import choose_device, choose_dtype
 from resgen.errors import ConfigError
 from resgen.evaluation.bench import interleaved, machine_of, mixture_work
@@ -36,7 +36,7 @@ from resgen.quantizers import QuantizerConfig
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from resgen.training.generator_task import GeneratorLossConfig, GeneratorTask
-from resgen.training.image_product import ClassExamples, ImageProduct
+from resgen.training.image.product import ClassExamples, ImageProduct
 from resgen.training.interface import TrainerConfig
 from resgen.training.trainer import Trainer
 from resgen.types import CodeSpec

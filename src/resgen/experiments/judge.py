@@ -15,16 +15,16 @@ from torch import Tensor
 from resgen.checkpoints.format import load_folder, resolve_model
 from resgen.config import config_to_dict
 from resgen.evaluation.checks import generation_protocol
-from resgen.evaluation.evaluate import Generate, evaluate_generation, folder_sha256
-from resgen.evaluation.extractors import Extractor, default_extractor, load_extractor
-from resgen.evaluation.metrics import frechet_distance
+from resgen.evaluation.image.evaluate import Generate, evaluate_generation, folder_sha256
+from resgen.evaluation.image.extractors import Extractor, default_extractor, load_extractor
+from resgen.evaluation.image.metrics import frechet_distance
+from resgen.evaluation.image.reference import Reference, choose_split, open_reference, reference_features
 from resgen.evaluation.protocol import MANIFOLD_SIZE, distance_name
-from resgen.evaluation.reference import Reference, choose_split, open_reference, reference_features
 from resgen.evaluation.report import EvaluationReport
 from resgen.kinds import AnySampling, sample, without_guidance
 from resgen.models.base import CodeModel
 from resgen.ops.images import to_uint8
-from resgen.pipelines.image import ImagePipeline
+from resgen.pipelines.image.pipeline import ImagePipeline
 from resgen.tokenizers.image import ImageTokenizer
 
 

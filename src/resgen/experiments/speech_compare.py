@@ -16,15 +16,15 @@ from typing import Any, cast
 from resgen.checkpoints.format import read_json, write_json_atomic, write_text_atomic
 from resgen.checkpoints.speech import load_sound_tokenizer, load_text_model
 from resgen.config import config_to_dict
-from resgen.data.speech import available_splits, open_speech
+from resgen.data.sound.sources import available_splits, open_speech
 from resgen.errors import ConfigError, DataError, unknown
-from resgen.evaluation.speakers import SpeakerEncoder, open_speaker_encoder
-from resgen.evaluation.speech_evaluate import speech_document
-from resgen.evaluation.transcribers import Transcriber, check_vocabulary, open_transcriber
+from resgen.evaluation.speech.evaluate import speech_document
+from resgen.evaluation.speech.speakers import SpeakerEncoder, open_speaker_encoder
+from resgen.evaluation.speech.transcribers import Transcriber, check_vocabulary, open_transcriber
 from resgen.experiments.speech_judge import judge_speech
-from resgen.pipelines.speech import SpeechPipeline
-from resgen.training.speech_recipe import SpeechRecipe, with_speech_kind
-from resgen.training.speech_runs import HELD_OUT_SPLITS, encode_speech, train_speech_generator
+from resgen.pipelines.speech.pipeline import SpeechPipeline
+from resgen.training.speech.recipe import SpeechRecipe, with_speech_kind
+from resgen.training.speech.runs import HELD_OUT_SPLITS, encode_speech, train_speech_generator
 
 KINDS = ("residual", "clam_tts", "valle")
 

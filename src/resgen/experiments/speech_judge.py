@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from resgen.config import config_to_dict
-from resgen.data.speech import SpeechSource, available_splits, open_speech
+from resgen.data.sound.sources import SpeechSource, available_splits, open_speech
 from resgen.data.text import normalise_text
 from resgen.errors import DataError
-from resgen.evaluation.evaluate import folder_sha256
-from resgen.evaluation.speakers import SpeakerEncoder
-from resgen.evaluation.speech_evaluate import (
+from resgen.evaluation.image.evaluate import folder_sha256
+from resgen.evaluation.speech.evaluate import (
     Sound,
     SpeechProtocol,
     SpeechReport,
@@ -24,9 +23,10 @@ from resgen.evaluation.speech_evaluate import (
     about_judge,
     evaluate_speech,
 )
-from resgen.evaluation.transcribers import Transcriber, check_vocabulary
+from resgen.evaluation.speech.speakers import SpeakerEncoder
+from resgen.evaluation.speech.transcribers import Transcriber, check_vocabulary
 from resgen.kinds import sampling_with
-from resgen.pipelines.speech import SpeechPipeline
+from resgen.pipelines.speech.pipeline import SpeechPipeline
 
 PER_CANDIDATE = 8
 MIN_PROMPT_S = 1.0

@@ -17,7 +17,7 @@ from resgen.errors import ConfigError, unknown
 from resgen.experiments.figures import save_figure
 from resgen.experiments.judge import Judge, Score
 from resgen.kinds import AnySampling, sampling_with
-from resgen.pipelines.image import ImagePipeline
+from resgen.pipelines.image.pipeline import ImagePipeline
 
 ALIASES = {"steps": "num_steps", "schedule": "mask_schedule"}
 

@@ -13,8 +13,8 @@ from resgen.recipes.speech import (
     spoken_digits_small,
     spoken_digits_waveform,
 )
-from resgen.training.recipe import Recipe
-from resgen.training.speech_recipe import SpeechRecipe
+from resgen.training.image.recipe import Recipe
+from resgen.training.speech.recipe import SpeechRecipe
 
 _IMAGES = {
     recipe.__name__: recipe for recipe in (digits, fashion_mnist, cifar10, cifar10_8x8, imagenette64, imagenet256)

@@ -16,8 +16,8 @@ from resgen.tokenizers.image import ImageTokenizer
 from resgen.tokenizers.mel import MelTokenizer, MelTokenizerConfig
 from resgen.tokenizers.vocoder import Vocoder
 from resgen.tokenizers.waveform import WaveformTokenizer
-from resgen.training.recipe import Recipe
-from resgen.training.speech_recipe import SpeechRecipe, mel_of
+from resgen.training.image.recipe import Recipe
+from resgen.training.speech.recipe import SpeechRecipe, mel_of
 
 
 def describe_recipe(recipe: Recipe | SpeechRecipe) -> dict[str, Any]:

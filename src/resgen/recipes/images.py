@@ -9,8 +9,8 @@ from resgen.quantizers import QuantizerConfig
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.tokenizers.image import ImageTokenizerConfig
 from resgen.training.generator_task import GeneratorLossConfig
-from resgen.training.recipe import DataConfig, Recipe
-from resgen.training.tokenizer_task import TokenizerLossConfig
+from resgen.training.image.recipe import DataConfig, Recipe
+from resgen.training.image.tokenizer_task import TokenizerLossConfig
 from resgen.training.trainer import TrainerConfig
 
 _RESIDUAL = GeneratorLossConfig(level_decay=0.7)

@@ -12,10 +12,10 @@ from resgen.tokenizers.mel import MelTokenizerConfig
 from resgen.tokenizers.vocoder import PRESETS as VOCODER_PRESETS
 from resgen.tokenizers.waveform import PRESETS as WAVEFORM_PRESETS
 from resgen.training.generator_task import GeneratorLossConfig
-from resgen.training.sound_task import SoundTokenizerLossConfig
-from resgen.training.speech_recipe import SpeechRecipe
+from resgen.training.speech.recipe import SpeechRecipe
+from resgen.training.speech.tokenizer_task import SoundTokenizerLossConfig
+from resgen.training.speech.vocoder_task import VocoderLossConfig
 from resgen.training.trainer import TrainerConfig
-from resgen.training.vocoder_task import VocoderLossConfig
 
 
 def spoken_digits() -> SpeechRecipe:

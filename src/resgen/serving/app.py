@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 
 import resgen
 from resgen.errors import ConfigError, DataError, ResGenError
-from resgen.pipelines.edit import Box
+from resgen.pipelines.image.edit import Box
 from resgen.serving import schemas
 from resgen.serving.batching import ClosedError, QueueFullError, Ticket
 from resgen.serving.files import INDEX, page_files

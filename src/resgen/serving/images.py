@@ -14,13 +14,13 @@ from PIL import Image
 from torch import Tensor
 
 from resgen.checkpoints.artefacts import load_pipeline
-from resgen.data.pictures import pixels
+from resgen.data.pictures.decode import pixels
 from resgen.errors import ConfigError, ResGenError
 from resgen.kinds import AnySampling, sample
 from resgen.ops.images import psnr_db
-from resgen.pipelines.edit import EditPlan, MaskLike
-from resgen.pipelines.image import ImagePipeline
-from resgen.pipelines.reconstruct import decode_levels
+from resgen.pipelines.image.edit import EditPlan, MaskLike
+from resgen.pipelines.image.pipeline import ImagePipeline
+from resgen.pipelines.image.reconstruct import decode_levels
 from resgen.samplers.unmasking import StepRecord
 from resgen.serving.batching import Ticket, check_wanted
 from resgen.serving.config import ServerConfig

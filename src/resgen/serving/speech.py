@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import torch
 
 from resgen.checkpoints.speech import load_speech_pipeline
-from resgen.data.sound import encode_sound, read_sound
-from resgen.data.spectrogram import spectrogram_picture
+from resgen.data.sound.decode import encode_sound, read_sound
+from resgen.data.sound.spectrogram import spectrogram_picture
 from resgen.errors import DataError, ResGenError
 from resgen.kinds import AnySampling, sampling_with
 from resgen.ops.mel import log_mel
-from resgen.pipelines.speech import SpeechPipeline
-from resgen.pipelines.utterances import SpeechOutput, Utterance
+from resgen.pipelines.speech.pipeline import SpeechPipeline
+from resgen.pipelines.speech.utterances import SpeechOutput, Utterance
 from resgen.serving.batching import Ticket, check_wanted
 from resgen.serving.config import ServerConfig
 from resgen.serving.images import as_text, png_bytes

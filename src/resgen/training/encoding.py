@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from resgen.data.shard_files import Encoding, Plan, Shard
+from resgen.data.codes.shard_files import Encoding, Plan, Shard
 from resgen.training.parallel import first_alone
 from resgen.types import Reduce
 

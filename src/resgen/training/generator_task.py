@@ -92,7 +92,7 @@ class Product(Protocol):
 
 
 class GeneratorTask:
-    """What the trainer needs to train a generator of any kind on codes; see `training.trainer.Task`.
+    """What the trainer needs to train a generator of any kind on codes; see `training.interface.Task`.
 
     Args:
         model: the generator; its codebooks are taken from `quantizer`.

@@ -27,6 +27,7 @@ from resgen.tokenizers.image import ImageTokenizer
 from resgen.tokenizers.mel import MelTokenizer, MelTokenizerConfig
 from resgen.tokenizers.vocoder import Vocoder
 from resgen.tokenizers.waveform import WaveformTokenizer
+from resgen.training.image.recipe import Recipe
 from resgen.training.interface import TrainerConfig
 from resgen.training.parallel import autocast, choose_precision
 from resgen.training.plan_counts import (
@@ -40,8 +41,7 @@ from resgen.training.plan_counts import (
     text_work,
     traced_work,
 )
-from resgen.training.recipe import Recipe
-from resgen.training.speech_recipe import SpeechRecipe, mel_of
+from resgen.training.speech.recipe import SpeechRecipe, mel_of
 
 GB = 1e9
 MEASURED_OPERATIONS = {"cpu": 2e10, "accelerator": 4e12}

@@ -9,10 +9,10 @@ from typing import Any
 from resgen.config import config_to_dict
 from resgen.errors import DataError
 from resgen.training.agreement import check_agreement
+from resgen.training.image.recipe import Recipe
 from resgen.training.interface import Task, TrainerConfig
 from resgen.training.parallel import initialise
-from resgen.training.recipe import Recipe
-from resgen.training.speech_recipe import SpeechRecipe
+from resgen.training.speech.recipe import SpeechRecipe
 from resgen.training.state import check_run_folder
 from resgen.training.trainer import Trainer
 

@@ -15,7 +15,7 @@ from resgen.checkpoints import hub
 from resgen.checkpoints.card import write_card
 from resgen.checkpoints.format import load_folder, resolve_model
 from resgen.errors import CheckpointError, MissingExtraError
-from resgen.pipelines.image import ImagePipeline
+from resgen.pipelines.image.pipeline import ImagePipeline
 
 BUNDLED = "fashion-mnist-small"
 

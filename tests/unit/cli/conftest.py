@@ -51,7 +51,7 @@ class FakePipeline:
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """`fake("resgen.training.runs", encode_data=...)` puts a module of these names in place."""
+    """`fake("resgen.training.image.runs", encode_data=...)` puts a module of these names in place."""
 
     def install(name: str, **members: Any) -> None:
         module = ModuleType(name)
@@ -71,7 +71,7 @@ def pipeline(fake: Callable[..., None]) -> FakePipeline:
         pipe.calls.append({"model": name, "device": device})
         return pipe
 
-    fake("resgen.pipelines.image", ImagePipeline=SimpleNamespace(from_pretrained=from_pretrained))
+    fake("resgen.pipelines.image.pipeline", ImagePipeline=SimpleNamespace(from_pretrained=from_pretrained))
     return pipe
 
 

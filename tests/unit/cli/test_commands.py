@@ -145,7 +145,7 @@ def trainings(fake):
         raise Interrupted("checkpoint at step 7, continue with --resume")
 
     fake("resgen.training", Interrupted=Interrupted)
-    fake("resgen.training.runs", train_tokenizer=train_tokenizer, train_generator=train_generator)
+    fake("resgen.training.image.runs", train_tokenizer=train_tokenizer, train_generator=train_generator)
     names = {"recipe_names": lambda: ["digits"], "speech_recipe_names": lambda: []}
     fake("resgen.recipes", get_recipe=lambda name: FakeRecipe(name=name), **names)
     return calls
@@ -161,7 +161,7 @@ def test_train_tokenizer(trainings, tmp_path, capsys):
 
 
 def test_of_several_processes_only_the_first_reports(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr("resgen.training.runs.train_tokenizer", lambda recipe, **given: {"loss": 1.5})
+    monkeypatch.setattr("resgen.training.image.runs.train_tokenizer", lambda recipe, **given: {"loss": 1.5})
     argv = ["train", "tokenizer", "--recipe", "digits", "--out", str(tmp_path)]
     for rank, said in (("0", True), ("1", False)):
         monkeypatch.setenv("RANK", rank)
@@ -214,7 +214,7 @@ def test_encode_reports_the_caches(fake, tmp_path, capsys, monkeypatch):
         calls.append(options)
         return FakeCache(7), FakeCache(2)
 
-    fake("resgen.training.runs", encode_data=encode_data)
+    fake("resgen.training.image.runs", encode_data=encode_data)
     fake("resgen.training.parallel", finalise=lambda: None)
     argv = ["encode", "--tokenizer", "t", "--data", "digits", "--flip", "--device", "cpu", "--out", str(tmp_path / "c")]
     document = run_json(argv, capsys)
@@ -234,7 +234,7 @@ def test_encode_verifies(fake, tmp_path, capsys):
         calls.append((out, given))
         return FakeCache(7), FakeCache(2)
 
-    fake("resgen.training.runs", check_encoded=check_encoded)
+    fake("resgen.training.image.runs", check_encoded=check_encoded)
     argv = ["encode", "--verify", "--out", str(tmp_path)]
     assert run_json(argv, capsys)["num_samples"] == {"train": 7, "held_out": 2}
     assert main([*argv, "--tokenizer", "t", "--data", "d"]) == 0
@@ -255,7 +255,7 @@ def test_encode_verifies(fake, tmp_path, capsys):
     ],
 )
 def test_encode_refuses_before_it_begins(options, line, fake, tmp_path, capsys):
-    fake("resgen.training.runs")
+    fake("resgen.training.image.runs")
     assert main(["encode", "--out", str(tmp_path / "c"), *options]) == 2
     assert line in capsys.readouterr().err and not list(tmp_path.iterdir())
 
@@ -263,7 +263,9 @@ def test_encode_refuses_before_it_begins(options, line, fake, tmp_path, capsys):
 def test_reconstruct_reports_psnr_coarse_to_fine(fake, tmp_path, capsys):
     result = SimpleNamespace(psnr_db=[10.0, 20.25], num_pictures=3, seconds=1.0)
     calls = []
-    fake("resgen.pipelines.reconstruct", reconstruct=lambda *args, resize: calls.append((*args, resize)) or result)
+    fake(
+        "resgen.pipelines.image.reconstruct", reconstruct=lambda *args, resize: calls.append((*args, resize)) or result
+    )
     out = tmp_path / "levels.png"
     argv = ["reconstruct", "--tokenizer", "t", "--input", "in.png", "--out", str(out)]
     assert run_json(argv, capsys)["psnr_db"] == [10.0, 20.25]

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from resgen.cli.main import main
-from resgen.data.sound import read_sound, write_sound
+from resgen.data.sound.decode import read_sound, write_sound
 from speech_parts import RATE, UNIT, save_parts, voice
 
 SAID = ["--input", "a.wav", "--input-text", "ab ca bac"]

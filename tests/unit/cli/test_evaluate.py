@@ -18,7 +18,7 @@ from resgen.errors import CheckpointError, ConfigError, DataError, ResGenError
 from resgen.evaluation.report import compare_reports, load_report
 from resgen.models.resgen import ResGen, ResGenConfig
 from resgen.nn.classifier import Classifier, ClassifierConfig
-from resgen.pipelines.image import ImagePipeline
+from resgen.pipelines.image.pipeline import ImagePipeline
 from resgen.quantizers import QuantizerConfig
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
@@ -116,7 +116,7 @@ def test_model(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 def test_the_samples_are_the_pipeline_s(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sample k of a seed is picture k of the pipeline, whatever the chunks and batches."""
-    from resgen.evaluation import evaluate
+    from resgen.evaluation.image import evaluate
 
     made: dict[bool, list[torch.Tensor]] = {True: [], False: []}
     original = evaluate._generated

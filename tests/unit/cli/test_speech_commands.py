@@ -18,14 +18,14 @@ from resgen.checkpoints.speech import VoiceConfig, save_speech_pipeline, save_te
 from resgen.cli import demo
 from resgen.cli.demo import bundled_voices, demo_texts
 from resgen.cli.main import main
-from resgen.data.sound import read_sound, write_sound
-from resgen.data.speech_codes import open_speech_codes
+from resgen.data.codes.speech import open_speech_codes
+from resgen.data.sound.decode import read_sound, write_sound
 from resgen.errors import CheckpointError
 from resgen.models.resgen import ResGen, ResGenConfig
 from resgen.models.text import TextModel, TextModelConfig
 from resgen.ops.mel import MelConfig
 from resgen.ops.random import seeded
-from resgen.pipelines.speech import SpeechPipeline
+from resgen.pipelines.speech.pipeline import SpeechPipeline
 from resgen.quantizers import QuantizerConfig
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig

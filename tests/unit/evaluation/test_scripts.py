@@ -19,9 +19,9 @@ from resgen.checkpoints.artefacts import save_pipeline
 from resgen.checkpoints.classifiers import load_classifier, save_classifier
 from resgen.cli.common import load_recipe
 from resgen.config import config_from_dict, config_to_dict, load_yaml, replace_nested
-from resgen.data.images import load_array, open_images
+from resgen.data.pictures.sources import load_array, open_images
 from resgen.errors import ConfigError
-from resgen.evaluation.classifier import features
+from resgen.evaluation.image.classifier import features
 from resgen.models.resgen import ResGen, ResGenConfig
 from resgen.nn.classifier import Classifier, ClassifierConfig
 from resgen.quantizers import QuantizerConfig

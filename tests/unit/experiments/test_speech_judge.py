@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from resgen.data.speech import SpeechSource
+from resgen.data.sound.sources import SpeechSource
 from resgen.errors import DataError
 from resgen.experiments.speech_judge import continuation, cross_sentence, prepared
-from resgen.pipelines.speech import SpeechPipeline
+from resgen.pipelines.speech.pipeline import SpeechPipeline
 from speech_parts import RATE, save_parts, voice
 
 LENGTHS = (1.2, 1.1, 0.5, 1.3, 1.4)

@@ -15,7 +15,7 @@ from resgen.models.resgen import PRESETS, ResGen, ResGenConfig
 from resgen.recipes import get_recipe, get_speech_recipe, images, recipe_names, speech, speech_recipe_names
 from resgen.recipes.describe import count_parameters, describe_recipe
 from resgen.tokenizers.image import ImageTokenizer
-from resgen.training.recipe import Recipe, with_kind
+from resgen.training.image.recipe import Recipe, with_kind
 
 
 def test_names() -> None:

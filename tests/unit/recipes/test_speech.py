@@ -16,7 +16,7 @@ from resgen.recipes import get_recipe, get_speech_recipe, recipe_names, speech_r
 from resgen.samplers.autoregressive import LatentAutoregressiveConfig
 from resgen.tokenizers.mel import MelTokenizer, MelTokenizerConfig
 from resgen.tokenizers.waveform import WaveformTokenizer
-from resgen.training.speech_recipe import SpeechDataConfig, SpeechRecipe, mel_of, with_speech_kind
+from resgen.training.speech.recipe import SpeechDataConfig, SpeechRecipe, mel_of, with_speech_kind
 
 NAMES = (
     "spoken_digits",

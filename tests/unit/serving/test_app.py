@@ -15,10 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
-from resgen.data.sound import encode_sound, read_sound
+from resgen.data.sound.decode import encode_sound, read_sound
 from resgen.errors import ConfigError
-from resgen.pipelines.image import ImagePipeline
-from resgen.pipelines.speech import SpeechPipeline
+from resgen.pipelines.image.pipeline import ImagePipeline
+from resgen.pipelines.speech.pipeline import SpeechPipeline
 from resgen.serving.app import create_app
 from resgen.serving.config import ServerConfig
 from resgen.serving.service import Service, served_names

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from resgen.data.sound import encode_sound
+from resgen.data.sound.decode import encode_sound
 from resgen.serving.service import Service
 from serving_parts import files_under, png, talk
 from speech_parts import RATE, voice

@@ -18,7 +18,7 @@ from codec_parts import FAMILIES, LEVELS, RATE, SIZE, UNITS, WIDTH, make_codec, 
 from resgen.checkpoints.artefacts import fingerprint, save_tokenizer
 from resgen.checkpoints.speech import load_sound_tokenizer, open_codec
 from resgen.config import config_from_dict, config_to_dict
-from resgen.data.speech_codes import EncodedUtterance, open_speech_codes, write_speech_codes
+from resgen.data.codes.speech import EncodedUtterance, open_speech_codes, write_speech_codes
 from resgen.data.text import encode_text
 from resgen.errors import CheckpointError, ConfigError, DataError
 from resgen.tokenizers.codec import CodecTokenizer, CodecTokenizerConfig, codec_settings

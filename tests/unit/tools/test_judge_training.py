@@ -22,7 +22,7 @@ from judge_training import (
 from torch import Tensor, nn
 
 from resgen.errors import ConfigError
-from resgen.evaluation.hearing import MEL
+from resgen.evaluation.speech.hearing import MEL
 from resgen.ops.mel import mel_filters
 
 

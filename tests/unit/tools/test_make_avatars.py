@@ -16,7 +16,7 @@ import pytest
 from make_avatars import AXES, BACKGROUNDS, PACKAGES, STYLES, Artist, MakeAvatars, draw_options, draw_split
 from PIL import Image
 
-from resgen.data.images import open_images
+from resgen.data.pictures.sources import open_images
 from resgen.errors import DataError
 
 PACKAGES_VARIABLE = "RESGEN_AVATAR_PACKAGES"

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from train_classifier import augment, train_classifier
 
 from resgen.errors import ConfigError, DataError
-from resgen.evaluation.classifier import accuracy, classify
+from resgen.evaluation.image.classifier import accuracy, classify
 
 
 def _bars(count: int, seed: int, channels: int = 1) -> tuple[Tensor, Tensor]:

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from train_speech_judges import angular_margin_loss, train_recognizer, train_speaker_network
 
 from resgen.errors import ConfigError, DataError
-from resgen.evaluation.recognizer import RecognizerConfig
-from resgen.evaluation.speakers import SpeakerNetworkConfig
-from resgen.evaluation.speech_metrics import verify
+from resgen.evaluation.speech.metrics import verify
+from resgen.evaluation.speech.recognizer import RecognizerConfig
+from resgen.evaluation.speech.speakers import SpeakerNetworkConfig
 from resgen.ops.mel import MelConfig
 
 _MEL = MelConfig(sample_rate_hz=8000, fft_size=256, window_size=200, hop_size=80, num_bands=20, max_hz=4000.0)

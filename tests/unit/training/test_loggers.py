@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from resgen.config import parse_overrides, replace_nested
-from resgen.data.sound import write_sound
+from resgen.data.sound.decode import write_sound
 from resgen.errors import ConfigError, MissingExtraError
 from resgen.training import Trainer, TrainerConfig
 from resgen.training.log import Log

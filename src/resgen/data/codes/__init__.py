@@ -1,0 +1,1 @@
+"""Caches of codes, in shards, of pictures and of speech."""

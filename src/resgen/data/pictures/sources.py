@@ -1,0 +1,334 @@
+"""Pictures with labels: built-in digits, folders, parquet files, tar shards; opened lazily, decoded into one array."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from resgen.data.parquet import ParquetPictures, ParquetRows, encoded_bytes, join_names, read_parquet
+from resgen.data.pictures.decode import Pictures, ReadPictures, check_shape, decode_picture, pixels, read_image
+from resgen.data.progress import show_progress
+from resgen.data.tar.index import fingerprint, index_shards, join_classes, labels_of, reader
+from resgen.data.tar.paths import class_names, shard_splits
+from resgen.errors import DataError, MissingExtraError, unknown
+
+__all__ = ["ImageSource", "available_splits", "load_array", "open_images", "read_image"]
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+BUILT_IN = ("digits",)
+MAX_ENCODED_BYTES = 4 << 30
+"""Of pictures in parquet files that are kept in memory as they are stored; of more, stretch by stretch is read."""
+FLAT_CLASS = "picture"
+_SPLIT_FOLDERS = ("train", "test", "val", "valid", "validation")
+_SHARD = re.compile(r"[-_.]?\d+(-of-\d+)?(-[0-9a-f]{6,})?$")
+_DECODE_ROWS = 64
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageSource:
+    """A read-only view of labelled pictures, decoded when asked for.
+
+    Attributes:
+        name: short name for messages and model cards.
+        class_names: one per label; `("picture",)` where there are no labels.
+        labels: int64 [N], each below `len(class_names)`.
+        pictures: the pictures as they are stored.
+        where: what to call picture `i` in an error.
+        digest: computes `fingerprint`.
+        blocks: int64 [K], ends of the stretches that are read as one and are too large to be kept all at once; None
+            where every picture is read by itself. See `CounterSampler`.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    labels: np.ndarray
+    pictures: Pictures
+    where: Callable[[int], str]
+    digest: Callable[[], str]
+    blocks: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        """Picture `index` at its own size, uint8 [rows, columns, 1 or 3], and its label."""
+        index = range(len(self))[index]
+        array = np.asarray(decode_picture(self.pictures[index], self.where(index)))
+        return (array[..., None] if array.ndim == 2 else array), int(self.labels[index])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over the names and contents; reads every byte on first use, of tar shards when first opened."""
+        return self.digest()
+
+    def subset(self, rows: np.ndarray) -> ImageSource:
+        """The pictures of the given rows, int64 and rising; with the fingerprint of all."""
+        return ImageSource(
+            name=self.name,
+            class_names=self.class_names,
+            labels=self.labels[rows],
+            pictures=ReadPictures(len(rows), lambda index: self.pictures[int(rows[index])]),
+            where=lambda index: self.where(int(rows[index])),
+            digest=lambda: self.fingerprint,
+            blocks=None if self.blocks is None else np.searchsorted(rows, self.blocks),
+        )
+
+
+def open_images(path_or_name: str | Path, *, split: str = "train") -> ImageSource:
+    """Open a labelled set of pictures.
+
+    * `digits`: scikit-learn's 1,797 grey 8x8 digits; every tenth (index 9, 19, ...) is `test`, the others `train`.
+    * a parquet file, or a folder of them (or of `data/*.parquet`) named by split: `train.parquet`,
+      `test-00000-of-00002.parquet`.
+    * tar shards: see `data.tar.paths.shard_splits`. They are indexed once.
+    * a folder of class folders (sorted names are the labels), or a folder of pictures (label 0, class `picture`);
+      also such folders inside `train/`, `test/`, ...
+
+    A path without splits has the single split `train`, which is all of it; a single file may also be asked for by the
+    split in its name.
+
+    Raises:
+        DataError: nothing there, no such split, empty, or of a form that cannot be read.
+        MissingExtraError: scikit-learn or pyarrow is needed and not installed.
+    """
+    splits = available_splits(path_or_name)
+    path = Path(path_or_name)
+    if path.is_file() and split == _split_of(path):
+        split = "train"
+    if split not in splits:
+        raise DataError(f"'{path_or_name}': {unknown('split', split, splits)}")
+    if str(path_or_name) in BUILT_IN:
+        return _open_digits(split)
+    try:
+        if shards := _shards(path_or_name):
+            return _open_shards(path_or_name, shards, split)
+        if path.is_file():
+            return _open_parquet([path], path.name)
+        files = _parquet_files(path)
+        if files:
+            return _open_parquet([file for file in files if _split_of(file) == split], f"{path.name}/{split}")
+        return _open_folder(path, split)
+    except OSError as error:
+        raise DataError(f"'{path}' cannot be read: {error.strerror or error}") from error
+
+
+def available_splits(path_or_name: str | Path) -> tuple[str, ...]:
+    """The splits that `open_images` accepts; `("train",)` for a path that is not divided.
+
+    Raises:
+        DataError: neither a built-in name nor an existing parquet file or folder.
+    """
+    if str(path_or_name) in BUILT_IN:
+        return ("train", "test")
+    path = Path(path_or_name)
+    try:
+        if shards := _shards(path_or_name):
+            return tuple(shards)
+        if path.is_file():
+            if path.suffix.lower() != ".parquet":
+                raise DataError(f"file '{path}' is not a .parquet or .tar file; for pictures give their folder")
+            return ("train",)
+        if not path.is_dir():
+            allowed = [*BUILT_IN, "an existing folder", "a .parquet or .tar file"]
+            raise DataError(unknown("data", path_or_name, allowed))
+        files = _parquet_files(path)
+        if files:
+            return tuple(sorted({_split_of(file) for file in files}, key=lambda name: (name != "train", name)))
+        return tuple(folder.name for folder in _split_folders(path)) or ("train",)
+    except OSError as error:
+        raise DataError(f"'{path}' cannot be read: {error.strerror or error}") from error
+
+
+def load_array(
+    source: ImageSource, *, size: int, channels: int, resize: bool = False
+) -> tuple[UInt8[Tensor, "N C S S"], Int64[Tensor, " N"]]:
+    """Decode every picture into one array, in a few threads; a progress bar on stderr appears after two seconds.
+
+    Args:
+        source: the pictures.
+        size: S, side in pixels.
+        channels: C, 1 (grey) or 3 (RGB); pictures are converted.
+        resize: cut out the centred square and resize it (Lanczos); without it a picture of another size is an error.
+
+    Returns:
+        Pictures in 0..255 and labels.
+
+    Raises:
+        DataError: naming the first picture that is damaged or of another size.
+    """
+    check_shape(size, channels)
+    count = len(source)
+    try:
+        images = torch.empty(count, channels, size, size, dtype=torch.uint8)
+    except RuntimeError as error:
+        needed = count * channels * size * size / 2**30
+        raise DataError(f"'{source.name}': {count} pictures need {needed:.1f} GiB of memory") from error
+    rows = images.numpy()
+
+    def decode(start: int) -> int:
+        stop = min(start + _DECODE_ROWS, count)
+        for index in range(start, stop):
+            rows[index] = pixels(source.pictures[index], source.where(index), size, channels, resize)
+        return stop - start
+
+    pool = ThreadPoolExecutor(max_workers=max(2, min(4, os.cpu_count() or 1)))
+    try:
+        futures = [pool.submit(decode, start) for start in range(0, count, _DECODE_ROWS)]
+        for _ in show_progress(((future.result(), None) for future in futures), count, f"decoding {source.name}"):
+            pass
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return images, torch.from_numpy(source.labels.copy())
+
+
+def _open_digits(split: str) -> ImageSource:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise MissingExtraError("scikit-learn", "data") from error
+    bunch = load_digits()
+    test = np.arange(len(bunch.target)) % 10 == 9
+    chosen = test if split == "test" else ~test
+    images = np.rint(bunch.images[chosen] * (255 / 16)).astype(np.uint8)  # 17 grey levels, 0..16
+    return ImageSource(
+        name=f"digits/{split}",
+        class_names=tuple("0123456789"),
+        labels=bunch.target[chosen].astype(np.int64),
+        pictures=list(images),
+        where=lambda index: f"digits/{split} picture {index}",
+        digest=lambda: hashlib.sha256(f"digits/{split}\0".encode() + images.tobytes()).hexdigest(),
+    )
+
+
+def _parquet_files(folder: Path) -> list[Path]:
+    for place in (folder, folder / "data"):
+        files = sorted(f for f in place.glob("*.parquet") if f.is_file() and not f.name.startswith("."))
+        if files:
+            return files
+    return []
+
+
+def _split_of(file: Path) -> str:
+    return _SHARD.sub("", file.stem) or "train"
+
+
+def _open_parquet(files: Sequence[Path], name: str) -> ImageSource:
+    large = encoded_bytes(files) > MAX_ENCODED_BYTES
+    parts: list[ParquetPictures] = [read_parquet(file, pictures=not large) for file in files]
+    ends = list(accumulate(len(part.labels) for part in parts))
+    if not ends[-1]:
+        raise DataError(f"'{name}' holds no rows")
+
+    def where(index: int) -> str:
+        part = bisect_right(ends, index)
+        return f"'{files[part]}' row {index - (ends[part - 1] if part else 0)}"
+
+    rows = ParquetRows(files, max_bytes=MAX_ENCODED_BYTES) if large else None
+    return ImageSource(
+        name=name,
+        class_names=join_names(parts, name),
+        labels=np.concatenate([part.labels for part in parts]),
+        pictures=rows or [picture for part in parts for picture in part.pictures],
+        where=where,
+        digest=lambda: _files_digest((file.name, file) for file in files),
+        blocks=None if rows is None else rows.blocks,
+    )
+
+
+def _shards(path_or_name: str | Path) -> dict[str, list[Path]]:
+    """Tar shards by split, where there are some and no parquet files, which have always come first."""
+    path = Path(path_or_name)
+    return {} if path.is_dir() and _parquet_files(path) else shard_splits(path_or_name)
+
+
+def _open_shards(path_or_name: str | Path, shards: dict[str, list[Path]], split: str) -> ImageSource:
+    """One split; all are indexed, for their classes are common."""
+    indices = {name: index_shards(files, SUFFIXES) for name, files in shards.items()}
+    every = [index for found in indices.values() for index in found]
+    files, chosen = shards[split], indices[split]
+    called = Path(path_or_name).name
+    classes = join_classes(every, class_names(path_or_name, files), called)
+    ends = list(accumulate(map(len, chosen)))
+    if not ends[-1]:
+        raise DataError(f"'{path_or_name}' split '{split}' holds no samples")
+    read = reader(chosen, 0)
+
+    def where(index: int) -> str:
+        part = bisect_right(ends, index)
+        row = index - (ends[part - 1] if part else 0)
+        return f"shard '{files[part]}' sample {row} (at byte {chosen[part].rows[row, 0]})"
+
+    return ImageSource(
+        name=called if len(shards) == 1 else f"{called}/{split}",
+        class_names=(FLAT_CLASS,) if classes is None else classes.names,
+        labels=np.concatenate([labels_of(index, classes) for index in chosen]),
+        pictures=ReadPictures(ends[-1], lambda index: memoryview(read(index))),
+        where=where,
+        digest=lambda: fingerprint(chosen),
+    )
+
+
+def _split_folders(path: Path) -> list[Path]:
+    """The folders `train`, `test`, ... if `path` holds no others."""
+    folders = _subfolders(path)
+    named = [folder for name in _SPLIT_FOLDERS for folder in folders if folder.name == name]
+    return named if len(named) == len(folders) else []
+
+
+def _subfolders(path: Path) -> list[Path]:
+    return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _picture_files(folder: Path, pattern: str) -> list[Path]:
+    found = (p for p in folder.glob(pattern) if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    return sorted(p for p in found if p.is_file())
+
+
+def _open_folder(path: Path, split: str) -> ImageSource:
+    splits = _split_folders(path)
+    root = path / split if splits else path
+    flat = _picture_files(root, "*")
+    classes = sorted({c.name for place in splits or [path] for c in _subfolders(place) if _picture_files(c, "**/*")})
+    if flat and classes:
+        raise DataError(f"'{root}' holds both pictures ('{flat[0].name}') and class folders ('{classes[0]}')")
+    files, labels = flat, [0] * len(flat)
+    if not flat:
+        by_class = [_picture_files(root / name, "**/*") if (root / name).is_dir() else [] for name in classes]
+        files = [file for found in by_class for file in found]
+        labels = [label for label, found in enumerate(by_class) for _ in found]
+    if not files:
+        raise DataError(f"folder '{root}' holds no pictures ({' '.join(SUFFIXES)}), no parquet files and no tar shards")
+    return ImageSource(
+        name=f"{path.name}/{split}" if splits else path.name,
+        class_names=(FLAT_CLASS,) if flat else tuple(classes),
+        labels=np.asarray(labels, np.int64),
+        pictures=files,
+        where=lambda index: f"picture '{files[index]}'",
+        digest=lambda: _files_digest((file.relative_to(root).as_posix(), file) for file in files),
+    )
+
+
+def _files_digest(files: Iterable[tuple[str, Path]]) -> str:
+    total = hashlib.sha256()
+    for name, path in files:
+        try:
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+                length = file.tell()
+        except OSError as error:
+            raise DataError(f"'{path}' cannot be read: {error.strerror}") from error
+        total.update(f"{name}\0{length}\0{content}\n".encode())
+    return total.hexdigest()

@@ -1,0 +1,77 @@
+"""Training pictures by index: decoded once where they fit into memory, on demand otherwise."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from resgen.data.pictures.decode import pixels
+from resgen.data.pictures.sources import ImageSource, load_array
+
+MAX_BYTES_IN_MEMORY = 4 << 30
+
+
+class PictureStore:
+    """Pictures of one size and mode.
+
+    Args:
+        source: where they come from.
+        size: S, side in pixels.
+        channels: C, 1 or 3.
+        resize: cut out and resize pictures of another size, instead of refusing them.
+        max_bytes: decoded pictures beyond this many bytes stay compressed and are decoded batch by batch.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        *,
+        size: int,
+        channels: int,
+        resize: bool = False,
+        max_bytes: int = MAX_BYTES_IN_MEMORY,
+    ) -> None:
+        self.source, self.size, self.channels, self.resize = source, size, channels, resize
+        self.labels = torch.from_numpy(np.asarray(source.labels).copy())
+        self._array: Tensor | None = None
+        self._ahead: dict[int, Future[np.ndarray]] = {}
+        self._pool = ThreadPoolExecutor(max_workers=os.cpu_count() or 1)  # which starts no thread before it has work
+        if len(source) * channels * size * size <= max_bytes:
+            self._array, _ = load_array(source, size=size, channels=channels, resize=resize)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether all pictures are decoded."""
+        return self._array is not None
+
+    def batch(self, indices: Int[Tensor, " B"]) -> UInt8[Tensor, "B C S S"]:
+        """The pictures at `indices`, in that order.
+
+        Raises:
+            DataError: a picture is damaged or of another size.
+        """
+        if self._array is not None:
+            return self._array[indices]
+        wanted = indices.tolist()
+        self.prefetch(indices)
+        parts = {index: self._ahead.pop(index) for index in set(wanted)}
+        return torch.from_numpy(np.stack([parts[index].result() for index in wanted]))
+
+    def prefetch(self, indices: Int[Tensor, " B"]) -> None:
+        """Begin to decode what one of the next calls of `batch` will ask for."""
+        if self._array is None:
+            for index in indices.tolist():
+                if index not in self._ahead:
+                    self._ahead[index] = self._pool.submit(self._decode, index)
+
+    def _decode(self, index: int) -> np.ndarray:
+        source = self.source
+        return pixels(source.pictures[index], source.where(index), self.size, self.channels, self.resize)

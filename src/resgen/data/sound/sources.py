@@ -1,0 +1,422 @@
+"""Recordings with their texts and speakers: parquet files, tar shards or folders with a table, opened lazily."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PureWindowsPath
+from typing import Any, NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor
+
+from resgen.data.sound.decode import read_sound
+from resgen.data.tar.index import (
+    MAX_NOTE_BYTES,
+    ShardIndex,
+    decode_note,
+    fingerprint,
+    index_shards,
+    parse_note,
+    reader,
+)
+from resgen.data.tar.paths import shard_splits
+from resgen.errors import DataError, MissingExtraError, unknown
+
+TABLE = "metadata.csv"
+SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+"""Of recordings in tar shards."""
+FIELDS = ("file", "text", "speaker")
+COLUMNS = ("audio", "text", "speaker_id")
+PROMPT_COLUMNS = ("prompt", "prompt_text")
+_SHARD = re.compile(r"[-_.]?\d+(-of-\d+)?(-[0-9a-f]{6,})?$")
+_BATCH_ROWS = 1024
+_DIGEST_RATE_HZ = 16_000
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SpeechSource:
+    """A read-only view of recordings, decoded when asked for.
+
+    Attributes:
+        name: short name for messages and model cards.
+        split: which part of the data this is.
+        texts: what is said, one per utterance.
+        speakers: who says it, one per utterance.
+        ids: a distinct name of every utterance.
+        read: (index, sample_rate_hz) to samples, float32 [S] in [-1, 1], as they were recorded.
+        prompt_texts: what is said in the prompts, where every utterance comes with one: another recording of its
+            speaker, to be imitated.
+        read_prompt: the same as `read` for the prompts.
+        digest: computes `fingerprint`; without it the samples are decoded for that.
+    """
+
+    name: str
+    split: str
+    texts: tuple[str, ...]
+    speakers: tuple[str, ...]
+    ids: tuple[str, ...]
+    read: Callable[[int, int], Float[Tensor, " S"]]
+    digest: Callable[[], str] | None = None
+    prompt_texts: tuple[str, ...] | None = None
+    read_prompt: Callable[[int, int], Float[Tensor, " S"]] | None = None
+
+    def __post_init__(self) -> None:
+        if not len(self.texts) == len(self.speakers) == len(self.ids):
+            counts = f"{len(self.texts)} texts, {len(self.speakers)} speakers, {len(self.ids)} ids"
+            raise DataError(f"'{self.name}' has {counts}; allowed: one of each per utterance")
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def part(self, begin: int, end: int) -> SpeechSource:
+        """The utterances from `begin` to `end - 1`; with the fingerprint of all."""
+        rows, read_prompt = slice(begin, end), self.read_prompt
+        return SpeechSource(
+            name=self.name,
+            split=self.split,
+            texts=self.texts[rows],
+            speakers=self.speakers[rows],
+            ids=self.ids[rows],
+            read=lambda index, sample_rate_hz: self.read(begin + index, sample_rate_hz),
+            digest=lambda: self.fingerprint,
+            prompt_texts=None if self.prompt_texts is None else self.prompt_texts[rows],
+            read_prompt=None if read_prompt is None else lambda index, rate: read_prompt(begin + index, rate),
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over texts, speakers, ids and recordings; reads every byte on first use."""
+        if self.digest is not None:
+            return self.digest()
+        total = hashlib.sha256()
+        for index, fields in enumerate(zip(self.ids, self.texts, self.speakers, strict=True)):
+            samples = self.read(index, _DIGEST_RATE_HZ).contiguous().numpy().tobytes()
+            total.update(_framed(*(field.encode() for field in fields), samples))
+        return total.hexdigest()
+
+
+def open_speech(path: str | Path, split: str | None = None) -> SpeechSource:
+    """Open recordings with texts.
+
+    * a parquet file, or a folder of them (or of `data/*.parquet`) named by split (`train.parquet`,
+      `test-00000-of-00002.parquet`), with the columns `audio` ({bytes, path} or bytes), `text` and `speaker_id`; with
+      `prompt` (as `audio`) and `prompt_text` as well, every utterance comes with a prompt.
+    * a folder with `metadata.csv`, or folders of that form named by split. Each line is `file|text|speaker`, the file
+      relative to the table's folder; there are no quotes, a first line of just these words is skipped.
+    * tar shards, see `data.tar.paths.shard_splits`, with `KEY.wav` (or another of `SUFFIXES`) and its text in
+      `KEY.txt` or `text` of `KEY.json`, its speaker in `speaker_id` or `speaker` of `KEY.json`. Without that all are of
+      the one speaker `speaker`.
+
+    Args:
+        path: the file or folder.
+        split: one of `available_splits(path)`; left out, it is the only one, or `train`.
+
+    Raises:
+        DataError: nothing there, no such split, no rows, or of a form that cannot be read.
+        MissingExtraError: pyarrow is needed and not installed.
+    """
+    splits = available_splits(path)
+    path = Path(path)
+    if split is None:
+        split = splits[0] if len(splits) == 1 else "train"
+    if split not in splits:
+        raise DataError(f"'{path}': {unknown('split', split, splits)}")
+    try:
+        if shards := _shards(path):
+            return _open_shards(shards[split], path.name, split)
+        if path.is_file():
+            return _open_parquet([path], path.name, split)
+        if (path / TABLE).is_file():
+            return _open_table(path, path.name, split)
+        files = [file for file in _parquet_files(path) if _split_of(file) == split]
+        return _open_parquet(files, path.name, split) if files else _open_table(path / split, path.name, split)
+    except OSError as error:
+        raise DataError(f"'{path}' cannot be read: {error.strerror or error}") from error
+
+
+def available_splits(path: str | Path) -> list[str]:
+    """The splits that `open_speech` accepts, `train` first; of a folder with one table it is `train` alone.
+
+    Raises:
+        DataError: no parquet file, and no folder that holds such files or `metadata.csv`.
+    """
+    path = Path(path)
+    try:
+        if shards := _shards(path):
+            return list(shards)
+        if path.is_file():
+            if path.suffix.lower() != ".parquet":
+                raise DataError(f"file '{path}' is not a .parquet or .tar file; for a {TABLE} give its folder")
+            return [_split_of(path)]
+        if not path.is_dir():
+            raise DataError(f"speech data '{path}' is not there; give a .parquet file or a folder")
+        if (path / TABLE).is_file():
+            return ["train"]
+        names = {_split_of(file) for file in _parquet_files(path)}
+        names = names or {table.parent.name for table in path.glob(f"*/{TABLE}") if table.parent.name[0] != "."}
+    except OSError as error:
+        raise DataError(f"'{path}' cannot be read: {error.strerror or error}") from error
+    if not names:
+        raise DataError(f"folder '{path}' holds no parquet files, no tar shards, no {TABLE} and no folders with one")
+    return sorted(names, key=lambda name: (name != "train", name))
+
+
+def _parquet_files(folder: Path) -> list[Path]:
+    for place in (folder, folder / "data"):
+        files = sorted(f for f in place.glob("*.parquet") if f.is_file() and not f.name.startswith("."))
+        if files:
+            return files
+    return []
+
+
+def _split_of(file: Path) -> str:
+    return _SHARD.sub("", file.stem) or "train"
+
+
+class _Rows(NamedTuple):
+    """One parquet file; the sounds are still encoded and share Arrow's memory."""
+
+    sounds: list[memoryview]
+    paths: list[str | None]
+    texts: list[str]
+    speakers: list[str]
+    prompts: list[memoryview]
+    prompt_texts: list[str]
+
+
+def _open_parquet(files: Sequence[Path], name: str, split: str) -> SpeechSource:
+    rows = _Rows([], [], [], [], [], [])
+    ends = []
+    for file in files:
+        _read_parquet(file, rows)
+        ends.append(len(rows.sounds))
+    if not rows.sounds:
+        raise DataError(f"'{name}' split '{split}' holds no rows")
+    if rows.prompts and len(rows.prompts) != len(rows.sounds):
+        raise DataError(f"'{name}' split '{split}' has prompts in some of its files only")
+    named = [path for path in rows.paths if path]
+    distinct = len(set(named)) == len(rows.paths)
+    ids = tuple(named) if distinct else tuple(f"{split}-{i:06d}" for i in range(len(rows.paths)))
+    texts, speakers = tuple(rows.texts), tuple(rows.speakers)
+
+    def where(index: int) -> str:
+        part = bisect_right(ends, index)
+        return f"'{files[part]}' row {index - (ends[part - 1] if part else 0)}"
+
+    def read(index: int, sample_rate_hz: int) -> Float[Tensor, " S"]:
+        index = range(len(rows.sounds))[index]
+        return read_sound(rows.sounds[index], sample_rate_hz, where=where(index))
+
+    def read_prompt(index: int, sample_rate_hz: int) -> Float[Tensor, " S"]:
+        index = range(len(rows.prompts))[index]
+        return read_sound(rows.prompts[index], sample_rate_hz, where=f"the prompt of {where(index)}")
+
+    def content(index: int) -> bytes:
+        """Hash of the sound and, where there are prompts, of the prompt, before the prompt's text."""
+        if not rows.prompts:
+            return hashlib.sha256(rows.sounds[index]).digest()
+        sounds = (rows.sounds[index], rows.prompts[index])
+        return b"".join(hashlib.sha256(sound).digest() for sound in sounds) + rows.prompt_texts[index].encode()
+
+    return SpeechSource(
+        name=name,
+        split=split,
+        texts=texts,
+        speakers=speakers,
+        ids=ids,
+        read=read,
+        digest=lambda: _digest(ids, texts, speakers, map(content, range(len(ids)))),
+        prompt_texts=tuple(rows.prompt_texts) if rows.prompts else None,
+        read_prompt=read_prompt if rows.prompts else None,
+    )
+
+
+def _read_parquet(path: Path, rows: _Rows) -> None:
+    """Add the rows of a file."""
+    try:
+        import pyarrow
+        import pyarrow.compute
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingExtraError("pyarrow", "data") from error
+    first = len(rows.sounds)
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            shown = all(name in schema.names for name in PROMPT_COLUMNS)
+            columns = COLUMNS + PROMPT_COLUMNS if shown else COLUMNS
+            _check_columns(path, schema, columns)
+            for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns)):
+                start = len(rows.sounds) - first
+                for name, sounds in (("audio", rows.sounds), ("prompt", rows.prompts))[: 1 + shown]:
+                    sounds.extend(_sounds(path, batch.column(name), name, start))
+                column = batch.column("audio")
+                named = pyarrow.types.is_struct(column.type) and column.type.get_field_index("path") >= 0
+                paths = pyarrow.compute.struct_field(column, "path").to_pylist() if named else [None] * len(batch)
+                rows.paths.extend(path if isinstance(path, str) else None for path in paths)
+                texts = (("text", rows.texts), ("speaker_id", rows.speakers), ("prompt_text", rows.prompt_texts))
+                for name, values in texts[: 2 + shown]:
+                    for row, value in enumerate(batch.column(name).to_pylist(), start):
+                        if not (value or "").strip():
+                            raise DataError(f"'{path}' row {row} has nothing in column '{name}'")
+                        values.append(value)
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise DataError(f"parquet file '{path}' cannot be read: {reason}") from error
+
+
+def _sounds(path: Path, column: Any, name: str, start: int) -> Iterator[memoryview]:
+    from pyarrow import compute, types
+
+    sounds = compute.struct_field(column, "bytes") if types.is_struct(column.type) else column
+    if sounds.null_count:
+        row = start + sounds.is_null().to_pylist().index(True)
+        raise DataError(f"'{path}' row {row} holds no sound in column '{name}'; the bytes must be in the file")
+    return (memoryview(value.as_buffer()) for value in sounds)
+
+
+def _check_columns(path: Path, schema: Any, columns: Sequence[str]) -> None:
+    from pyarrow import types
+
+    missing = [name for name in columns if name not in schema.names]
+    if missing:
+        there = ", ".join(schema.names) or "none"
+        raise DataError(f"'{path}' has no column {' and no column '.join(missing)}; it has: {there}")
+    for name in columns:
+        kind = schema.field(name).type
+        if name in ("audio", "prompt"):
+            nested = types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+            content = kind.field("bytes").type if nested else kind
+            if not (types.is_binary(content) or types.is_large_binary(content)):
+                raise DataError(f"'{path}' column '{name}' must hold bytes or {{bytes, path}}, not {kind}")
+        elif not (types.is_string(kind) or types.is_large_string(kind)):
+            raise DataError(f"'{path}' column '{name}' must hold text, not {kind}")
+
+
+def _shards(path: Path) -> dict[str, list[Path]]:
+    """Tar shards by split, where there are some and nothing that has always come first."""
+    first = path.is_dir() and ((path / TABLE).is_file() or bool(_parquet_files(path)))
+    return {} if first else shard_splits(path)
+
+
+def _open_shards(files: Sequence[Path], name: str, split: str) -> SpeechSource:
+    indices = index_shards(files, SUFFIXES)
+    media = reader(indices, 0)
+    texts, speakers, ids, places = [], [], [], []
+    for index in indices:
+        for row, (text, speaker) in enumerate(_notes(index)):
+            texts.append(text)
+            speakers.append(speaker)
+            ids.append(f"{index.path.stem}-{row:06d}")
+            places.append(f"shard '{index.path}' sample {row}")
+    if not texts:
+        raise DataError(f"'{name}' split '{split}' holds no samples")
+
+    def read(index: int, sample_rate_hz: int) -> Float[Tensor, " S"]:
+        index = range(len(texts))[index]
+        return read_sound(media(index), sample_rate_hz, where=places[index])
+
+    return SpeechSource(
+        name=name,
+        split=split,
+        texts=tuple(texts),
+        speakers=tuple(speakers),
+        ids=tuple(ids),
+        read=read,
+        digest=lambda: fingerprint(indices),
+    )
+
+
+def _notes(index: ShardIndex) -> Iterator[tuple[str, str]]:
+    """Text and speaker of every sample of a shard."""
+    read_text, read_json = reader([index], 2), reader([index], 4)
+    for row, sizes in enumerate(index.rows[:, [3, 5]].tolist()):
+        called = f"shard '{index.path}' sample {row}"
+        if max(sizes) > MAX_NOTE_BYTES:
+            raise DataError(f"{called} has a .txt or .json of {max(sizes)} bytes; at most {MAX_NOTE_BYTES} are read")
+        text = decode_note(read_text(row), f"{called} .txt") if sizes[0] else ""
+        about = parse_note(decode_note(read_json(row), called), f"{called} .json") if sizes[1] else {}
+        text = text or about.get("text", "")
+        speaker = about.get("speaker_id", about.get("speaker", "speaker"))
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(f"{called} has no text; give KEY.txt, or 'text' in KEY.json")
+        if not isinstance(speaker, str | int) or not str(speaker).strip():
+            raise DataError(f"{called} has speaker {speaker!r}; allowed: text or a number")
+        yield text.strip(), str(speaker).strip()
+
+
+def _open_table(folder: Path, name: str, split: str) -> SpeechSource:
+    table = folder / TABLE
+    try:
+        lines = table.read_text(encoding="utf-8-sig").split("\n")  # not at other separators, which texts may hold
+    except UnicodeDecodeError as error:
+        raise DataError(f"'{table}' is not UTF-8 text; byte {error.start} cannot be read") from error
+    files: list[Path] = []
+    rows: dict[str, tuple[str, str]] = {}
+    for number, line in enumerate(lines, 1):
+        fields = [field.strip() for field in line.split("|")]
+        if not line.strip() or (number == 1 and tuple(field.lower() for field in fields) == FIELDS):
+            continue
+        file, text, speaker = _check_line(folder, fields, f"'{table}' line {number}")
+        if file in rows:
+            raise DataError(f"'{table}' line {number} names '{file}' a second time")
+        files.append(folder / file)
+        rows[file] = text, speaker
+    if not rows:
+        raise DataError(f"'{table}' holds no lines '{'|'.join(FIELDS)}'")
+    ids = tuple(rows)
+    texts, speakers = (tuple(values) for values in zip(*rows.values(), strict=True))
+
+    def read(index: int, sample_rate_hz: int) -> Float[Tensor, " S"]:
+        return read_sound(files[index], sample_rate_hz)
+
+    return SpeechSource(
+        name=name,
+        split=split,
+        texts=texts,
+        speakers=speakers,
+        ids=ids,
+        read=read,
+        digest=lambda: _digest(ids, texts, speakers, map(_file_digest, files)),
+    )
+
+
+def _check_line(folder: Path, fields: Sequence[str], where: str) -> Sequence[str]:
+    """The three fields, if the line is whole and its file lies below `folder`: tables come with downloaded data."""
+    if len(fields) != len(FIELDS):
+        raise DataError(f"{where} has {len(fields)} fields; allowed: {len(FIELDS)}, {'|'.join(FIELDS)}")
+    for name, value in zip(FIELDS, fields, strict=True):
+        if not value:
+            raise DataError(f"{where} has no {name}")
+    file = fields[0]
+    outside = PureWindowsPath(file).anchor or ".." in re.split(r"[\\/]", file)
+    if outside or not file.isprintable():
+        raise DataError(f"{where} names {file!r}; allowed: a file below the folder of the table")
+    if not (folder / file).is_file():
+        raise DataError(f"{where} names '{file}', but there is no such file")
+    return fields
+
+
+def _digest(ids: Sequence[str], texts: Sequence[str], speakers: Sequence[str], contents: Iterable[bytes]) -> str:
+    total = hashlib.sha256()
+    for name, text, speaker, content in zip(ids, texts, speakers, contents, strict=True):
+        total.update(_framed(name.encode(), text.encode(), speaker.encode(), content))
+    return total.hexdigest()
+
+
+def _framed(*parts: bytes) -> bytes:
+    """The parts, each after its length, so that different parts never give the same bytes."""
+    return b"".join(len(part).to_bytes(8, "little") + part for part in parts)
+
+
+def _file_digest(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise DataError(f"'{path}' cannot be read: {error.strerror}") from error

@@ -1,0 +1,449 @@
+"""Evaluation of generators and tokenizers under a protocol, chunk by chunk, so that an interrupted one goes on.
+
+What is evaluated comes as a function, so that nothing here knows of pipelines or trainers. Features of finished chunks
+are kept under a hash of all that they depend on: the model's weights, the sampler's settings, the seed, the extractor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+from typing import Protocol as Contract
+
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from resgen.checkpoints.format import Folder
+from resgen.errors import ConfigError, DataError
+from resgen.evaluation.cache import cache_key, read_cache, write_cache
+from resgen.evaluation.checks import advance_of, check_pictures, check_protocol, floor_of, machine, warnings_of
+from resgen.evaluation.image.extractors import Extractor
+from resgen.evaluation.image.metrics import (
+    FeatureStatistics,
+    bootstrap_interval,
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    neighbour_radii,
+    precision_recall,
+    ssim,
+)
+from resgen.evaluation.image.reference import (
+    CHUNK,
+    Reference,
+    ReferenceFeatures,
+    ReportProgress,
+    fixed_order,
+    reference_features,
+)
+from resgen.evaluation.image.samples import wilson_interval
+from resgen.evaluation.protocol import EvaluationProtocol
+from resgen.evaluation.report import (
+    EvaluationReport,
+    GenerationResult,
+    ReconstructionResult,
+    compare_reports,
+    load_report,
+    report_markdown,
+    write_report,
+)
+from resgen.ops.images import psnr_db
+from resgen.ops.random import generator
+from resgen.ops.residual import code_histogram, usage_and_perplexity
+
+__all__ = [
+    "EvaluationReport",
+    "Generate",
+    "Reconstruct",
+    "class_ids_of",
+    "compare_reports",
+    "evaluate_generation",
+    "evaluate_reconstruction",
+    "folder_sha256",
+    "load_report",
+    "report_markdown",
+    "write_report",
+]
+
+FEATURES_VERSION = 1
+
+
+class Generate(Contract):
+    """Samples by index: sample k of a seed is the same picture in chunks of any size."""
+
+    def __call__(self, indices: range, class_ids: list[int], guided: bool, seed: int) -> UInt8[Tensor, "B C S S"]:
+        """The samples `indices`, one of each of `class_ids` (0 for a model without classes)."""
+        ...
+
+
+Reconstruct = Callable[[Tensor], tuple[Tensor, Tensor | None]]
+"""uint8 `[B, C, S, S]` to the same after decoding and codes `[B, L, D]` (None where there are none)."""
+
+
+class _Samples(NamedTuple):
+    features: Tensor
+    logits: Tensor | None
+    seconds: float
+
+
+def class_ids_of(protocol: EvaluationProtocol, reference: Reference) -> list[int]:
+    """The class of every sample.
+
+    With `equal` sample k shows class k modulo the number of classes, with `data` the classes are as frequent as in the
+    reference (largest remainders) in a fixed random order, with `none` it is 0.
+    """
+    count, num_classes = protocol.num_samples, len(reference.class_names)
+    if protocol.class_balance == "none":
+        return [0] * count
+    if protocol.class_balance == "equal":
+        return [index % num_classes for index in range(count)]
+    shares = torch.bincount(reference.labels, minlength=num_classes).double() / len(reference) * count
+    counts = shares.floor().long()
+    rest = (shares - counts).argsort(descending=True, stable=True)[: count - int(counts.sum())]
+    counts[rest] += 1
+    ordered = torch.arange(num_classes).repeat_interleave(counts)
+    return ordered[torch.randperm(count, generator=generator("evaluation", "classes", count))].tolist()
+
+
+def evaluate_generation(
+    generate: Generate,
+    protocol: EvaluationProtocol,
+    extractor: Extractor,
+    reference: Reference,
+    *,
+    model: str,
+    model_sha256: str,
+    cache_dir: str | Path | None = None,
+    chunk_size: int = CHUNK,
+    report_progress: ReportProgress | None = None,
+    command: str = "",
+    environment: Mapping[str, Any] | None = None,
+) -> EvaluationReport:
+    """Compare generated pictures with real ones, with guidance (where the settings have it) and always without.
+
+    Args:
+        generate: makes the samples; called for chunks that are not in the cache.
+        protocol: what is to be done.
+        extractor: the protocol's.
+        reference: the protocol's.
+        model: name for the report.
+        model_sha256: of the weights; empty for a model that is changing, and then no samples are kept.
+        cache_dir: for features; None keeps nothing.
+        chunk_size: samples generated and kept at one time.
+        report_progress: called with (done, total, what) of every phase.
+        command: for the report.
+        environment: further entries for the report.
+
+    Raises:
+        ConfigError: extractor, reference or purpose are not the protocol's.
+        DataError: samples of another shape, or features that are not finite.
+        CheckpointError: the cache cannot be written.
+    """
+    check_protocol(protocol, extractor, reference, "generation")
+    cache = Path(cache_dir) if cache_dir is not None else None
+    real = reference_features(
+        reference,
+        extractor,
+        manifold_size=protocol.manifold_size,
+        cache_dir=cache,
+        report_progress=report_progress,
+    )
+    radii = neighbour_radii(real.rows, protocol.pr_k)
+    class_ids = class_ids_of(protocol, reference)
+    judged = protocol.class_balance != "none" and extractor.class_names == reference.class_names
+    results = []
+    for guided in (True, False) if protocol.guided else (False,):
+        setting = "guided" if guided else "unguided"
+        for seed in protocol.seeds:
+            title = f"{setting}, seed {seed}"
+            samples = _generated(
+                generate,
+                protocol,
+                extractor,
+                class_ids,
+                guided,
+                seed,
+                folder=_samples_folder(cache, protocol, extractor, model_sha256, guided, seed),
+                chunk_size=chunk_size,
+                advance=advance_of(report_progress, title),
+            )
+            if report_progress is not None:
+                report_progress(0, 1, f"{title}: measures")
+            found = _measures(samples, real, radii, protocol, torch.tensor(class_ids) if judged else None)
+            results.append(GenerationResult(setting=setting, seed=seed, seconds=samples.seconds, **found))
+            if report_progress is not None:
+                report_progress(1, 1, f"{title}: measures")
+    return EvaluationReport(
+        protocol=protocol,
+        model=model,
+        model_sha256=model_sha256,
+        floor=floor_of(real, reference),
+        generation=tuple(results),
+        warnings=warnings_of(protocol, real, extractor),
+        environment={**machine(), **(environment or {})},
+        command=command,
+    )
+
+
+def evaluate_reconstruction(
+    reconstruct: Reconstruct,
+    protocol: EvaluationProtocol,
+    extractor: Extractor,
+    reference: Reference,
+    *,
+    codebook_size: int,
+    model: str,
+    model_sha256: str,
+    cache_dir: str | Path | None = None,
+    chunk_size: int = CHUNK,
+    report_progress: ReportProgress | None = None,
+    command: str = "",
+    environment: Mapping[str, Any] | None = None,
+) -> EvaluationReport:
+    """Compare pictures of the reference with what a tokenizer makes of them; arguments as `evaluate_generation`.
+
+    If the protocol asks for fewer samples than the reference holds, a fixed random choice of it is reconstructed.
+
+    Args:
+        reconstruct: encodes and decodes a batch.
+        protocol: what is to be done.
+        extractor: the protocol's.
+        reference: the protocol's.
+        codebook_size: V, for the usage of the codes.
+        model: name for the report.
+        model_sha256: of the weights; empty for a tokenizer that is changing.
+        cache_dir: for features.
+        chunk_size: pictures at one time.
+        report_progress: called with (done, total, what).
+        command: for the report.
+        environment: further entries for the report.
+
+    Raises:
+        ConfigError: extractor, reference or purpose are not the protocol's, or more samples than pictures.
+    """
+    check_protocol(protocol, extractor, reference, "reconstruction")
+    if protocol.num_samples > len(reference):
+        raise ConfigError(
+            f"num_samples={protocol.num_samples} must be at most {len(reference)}, the pictures of '{reference.name}'"
+        )
+    cache = Path(cache_dir) if cache_dir is not None else None
+    real = reference_features(
+        reference, extractor, manifold_size=protocol.manifold_size, cache_dir=cache, report_progress=report_progress
+    )
+    chosen = fixed_order(len(reference))[: protocol.num_samples].sort().values
+    key = cache_key(
+        kind="reconstruction",
+        model=model_sha256,
+        reference=[reference.sha256, reference.resize, reference.image_size, reference.channels],
+        extractor=[extractor.name, extractor.sha256],
+        codebook_size=codebook_size,
+        version=FEATURES_VERSION,
+    )
+    folder = cache / f"reconstructions-{key}" if cache is not None and model_sha256 and extractor.sha256 else None
+    advance = advance_of(report_progress, "reconstructions")
+    parts = []
+    for begin in range(0, len(chosen), chunk_size):
+        advance(begin, len(chosen))
+        indices = chosen[begin : begin + chunk_size]
+        path = folder / f"chunk-{begin:08d}.safetensors" if folder is not None else None
+        part = read_cache(path)
+        if part is None or not torch.equal(part["indices"], indices):
+            part = _reconstructed(reconstruct, extractor, reference, indices, codebook_size)
+            if path is not None:
+                write_cache(path, part)
+        parts.append(part)
+    advance(len(chosen), len(chosen))
+    return EvaluationReport(
+        protocol=protocol,
+        model=model,
+        model_sha256=model_sha256,
+        floor=floor_of(real, reference),
+        reconstruction=_reconstruction_result(parts, real, reference, extractor, protocol),
+        warnings=warnings_of(protocol, real, extractor),
+        environment={**machine(), **(environment or {})},
+        command=command,
+    )
+
+
+def folder_sha256(folder: Folder, *names: str) -> str:
+    """One hash for the components `names` of an artefact (all by default): their configurations and weights."""
+    chosen = [folder.component(name) for name in names] or list(folder.components.values())
+    parts = {part.name: [part.type, part.sha256, part.config] for part in chosen}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _generated(
+    generate: Generate,
+    protocol: EvaluationProtocol,
+    extractor: Extractor,
+    class_ids: list[int],
+    guided: bool,
+    seed: int,
+    *,
+    folder: Path | None,
+    chunk_size: int,
+    advance: Callable[[int, int], None],
+) -> _Samples:
+    parts = []
+    for begin in range(0, protocol.num_samples, chunk_size):
+        advance(begin, protocol.num_samples)
+        indices = range(begin, min(begin + chunk_size, protocol.num_samples))
+        wanted = class_ids[indices.start : indices.stop]
+        path = folder / f"chunk-{begin:08d}.safetensors" if folder is not None else None
+        part = read_cache(path)
+        if part is None or part["class_ids"].tolist() != wanted:
+            start = time.perf_counter()
+            pictures = generate(indices, wanted, guided, seed)
+            seconds = time.perf_counter() - start
+            check_pictures(pictures, len(wanted), protocol)
+            found = extractor(pictures)
+            part = {
+                "features": found.features,
+                "class_ids": torch.tensor(wanted),
+                "seconds": torch.tensor(seconds, dtype=torch.float64),
+                **({} if found.logits is None else {"logits": found.logits}),
+            }
+            if path is not None:
+                write_cache(path, part)
+        parts.append(part)
+    advance(protocol.num_samples, protocol.num_samples)
+    logits = torch.cat([p["logits"] for p in parts]) if "logits" in parts[0] else None
+    return _Samples(torch.cat([p["features"] for p in parts]), logits, sum(float(p["seconds"]) for p in parts))
+
+
+def _measures(
+    samples: _Samples,
+    real: ReferenceFeatures,
+    radii: Tensor,
+    protocol: EvaluationProtocol,
+    class_ids: Int[Tensor, " N"] | None,
+) -> dict[str, Any]:
+    """The numbers of one setting and seed, by the names of `GenerationResult`. All draws come from fixed streams."""
+    rows = samples.features
+    kid = kernel_distance(
+        rows,
+        real.rows,
+        num_subsets=protocol.kid_subsets,
+        subset_size=protocol.kid_subset_size,
+        stream=generator("evaluation", "kernel distance"),
+    )
+    manifold = precision_recall(rows[: protocol.manifold_size], real.rows, k=protocol.pr_k, reference_radii=radii)
+    score = None
+    if samples.logits is not None:
+        stream = generator("evaluation", "inception score")
+        score = inception_score(samples.logits, splits=protocol.is_splits, stream=stream)
+    right = None
+    if class_ids is not None and samples.logits is not None:
+        right = int((samples.logits.argmax(1) == class_ids).sum())
+    return {
+        **_distance(rows, real.statistics, protocol),
+        "kernel_distance": kid.mean,
+        "kernel_distance_std": kid.std,
+        "inception_score": score.mean if score else None,
+        "inception_score_std": score.std if score else None,
+        "precision": manifold.precision,
+        "recall": manifold.recall,
+        "recognised": right / len(rows) if right is not None else None,
+        "recognised_interval": wilson_interval(right, len(rows)) if right is not None else None,
+    }
+
+
+def _distance(rows: Tensor, reference: FeatureStatistics, protocol: EvaluationProtocol) -> dict[str, Any]:
+    interval = bootstrap_interval(
+        rows,
+        lambda part: frechet_distance(part, reference),
+        num_resamples=protocol.bootstrap,
+        stream=generator("evaluation", "bootstrap"),
+    )
+    value = frechet_distance(rows, reference)
+    return {"distance": value, "distance_interval": (max(0.0, interval.low), interval.high)}
+
+
+def _reconstructed(
+    reconstruct: Reconstruct, extractor: Extractor, reference: Reference, indices: Tensor, codebook_size: int
+) -> dict[str, Tensor]:
+    pictures = reference.batch(indices)
+    start = time.perf_counter()
+    outputs, codes = reconstruct(pictures)
+    seconds = time.perf_counter() - start
+    if outputs.shape != pictures.shape or outputs.dtype != torch.uint8:
+        raise DataError(
+            f"reconstructions are {outputs.dtype} of shape {tuple(outputs.shape)}, but the pictures are "
+            f"{pictures.dtype} of shape {tuple(pictures.shape)}"
+        )
+    outputs = outputs.cpu()
+    found = extractor(outputs)
+    part = {
+        "indices": indices,
+        "features": found.features,
+        "psnr_db": psnr_db(outputs, pictures),
+        "ssim": ssim(outputs, pictures),
+        "seconds": torch.tensor(seconds, dtype=torch.float64),
+    }
+    if found.logits is not None:
+        part["logits"] = found.logits
+    if codes is not None:
+        part["histogram"] = code_histogram(codes.cpu(), codebook_size)
+    return part
+
+
+def _reconstruction_result(
+    parts: list[dict[str, Tensor]],
+    real: ReferenceFeatures,
+    reference: Reference,
+    extractor: Extractor,
+    protocol: EvaluationProtocol,
+) -> ReconstructionResult:
+    def joined(name: str) -> Tensor:
+        return torch.cat([part[name] for part in parts])
+
+    recognised = None
+    if real.num_recognised is not None and "logits" in parts[0]:
+        right = joined("logits").argmax(1) == reference.labels[joined("indices")]
+        recognised = float(right.double().mean())
+    usage: tuple[float, ...] = ()
+    perplexity: tuple[float, ...] = ()
+    if "histogram" in parts[0]:
+        levels = usage_and_perplexity(torch.stack([part["histogram"] for part in parts]).sum(0))
+        usage, perplexity = (tuple(values.tolist()) for values in levels)
+    psnr, similarity = joined("psnr_db"), joined("ssim")
+    return ReconstructionResult(
+        **_distance(joined("features"), real.statistics, protocol),
+        psnr_db=float(psnr.mean()),
+        psnr_db_std=float(psnr.std()),
+        ssim=float(similarity.mean()),
+        ssim_std=float(similarity.std()),
+        recognised=recognised,
+        usage=usage,
+        perplexity=perplexity,
+        seconds=sum(float(part["seconds"]) for part in parts),
+    )
+
+
+def _samples_folder(
+    cache: Path | None,
+    protocol: EvaluationProtocol,
+    extractor: Extractor,
+    model_sha256: str,
+    guided: bool,
+    seed: int,
+) -> Path | None:
+    if cache is None or not model_sha256 or not extractor.sha256:
+        return None
+    off = {} if guided else {key: 0.0 for key in protocol.sampling if key.startswith("guidance")}
+    key = cache_key(
+        kind="samples",
+        model=model_sha256,
+        sampling={**protocol.sampling, **off},
+        seed=seed,
+        class_balance=protocol.class_balance,
+        extractor=[extractor.name, extractor.sha256],
+        shape=[protocol.channels, protocol.image_size],
+        version=FEATURES_VERSION,
+    )
+    return cache / f"samples-{key}"

@@ -1,0 +1,219 @@
+"""The real pictures of an evaluation, and what an extractor makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from resgen.data.pictures.sources import FLAT_CLASS, available_splits, open_images
+from resgen.data.pictures.store import PictureStore
+from resgen.errors import DataError
+from resgen.evaluation.cache import cache_key, read_cache, write_cache
+from resgen.evaluation.image.extractors import Extractor
+from resgen.evaluation.image.metrics import FeatureStatistics, frechet_distance
+from resgen.evaluation.protocol import METRICS_VERSION
+from resgen.ops.random import generator
+
+CHUNK = 500
+SAVE_EVERY = 10
+WHOLE = "all"
+
+ReportProgress = Callable[[int, int, str], None]
+"""Called with (done, total, what is being done)."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reference:
+    """Real pictures by index.
+
+    Attributes:
+        name: what the protocol calls them.
+        split: the part of the data set.
+        sha256: of names and contents.
+        class_names: of the labels; `("picture",)` where there are none.
+        labels: one per picture.
+        image_size: S, side in pixels.
+        channels: C, 1 or 3.
+        resize: `lanczos` if pictures of another size were cut out and resized, else `none`.
+        batch: uint8 `[B, C, S, S]` at the given indices.
+    """
+
+    name: str
+    split: str
+    sha256: str
+    class_names: tuple[str, ...]
+    labels: Int[Tensor, " N"]
+    image_size: int
+    channels: int
+    resize: str
+    batch: Callable[[Tensor], Tensor]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether the pictures have classes."""
+        return self.class_names not in ((), (FLAT_CLASS,))
+
+    def check_classes(self, class_names: Sequence[str], num_classes: int) -> None:
+        """Refuse labels that are not those of a model with classes.
+
+        Raises:
+            DataError: no labels, or others.
+        """
+        if num_classes and not self.is_labelled:
+            raise DataError(
+                f"'{self.name}' has no labels, but the model generates {num_classes} classes; give folders of classes "
+                "or a parquet file with a label column"
+            )
+        names = list(class_names) or [f"class {i}" for i in range(num_classes)]
+        same = list(self.class_names) == names if class_names else len(self.class_names) == num_classes
+        if num_classes and not same:
+            raise DataError(
+                f"the classes of '{self.name}' are {', '.join(self.class_names)}; the model has {', '.join(names)}; "
+                "give the data that the model was trained on"
+            )
+
+
+class ReferenceFeatures(NamedTuple):
+    """What the measures need of the reference.
+
+    Attributes:
+        statistics: of all pictures.
+        rows: features of a fixed random choice of them, at most `manifold_size`.
+        halves_distance: Fréchet distance between two random halves: what no model can be expected to beat by much.
+        num_recognised: pictures recognised as their label; None without a classifier of these classes.
+    """
+
+    statistics: FeatureStatistics
+    rows: Float[Tensor, "K F"]
+    halves_distance: float
+    num_recognised: int | None
+
+
+def open_reference(path: str | Path, *, split: str, image_size: int, channels: int, resize: bool = False) -> Reference:
+    """The pictures of one split of a data set, see `resgen.data.open_images`; `all` is all of a single file.
+
+    Raises:
+        DataError: nothing there, fewer than two pictures, or of another size without `resize`.
+    """
+    source = open_images(path, split="train" if split == WHOLE and Path(path).is_file() else split)
+    if len(source) < 2:
+        raise DataError(f"'{source.name}' holds {len(source)} picture; at least 2 are needed to compare with")
+    store = PictureStore(source, size=image_size, channels=channels, resize=resize)
+    return Reference(
+        name=source.name,
+        split=split,
+        sha256=source.fingerprint,
+        class_names=source.class_names,
+        labels=store.labels,
+        image_size=image_size,
+        channels=channels,
+        resize="lanczos" if resize else "none",
+        batch=store.batch,
+    )
+
+
+def choose_split(path: str | Path, wanted: str) -> str:
+    """The split `wanted` if the data has it, else its first; `all` for a single file.
+
+    Raises:
+        DataError: nothing there.
+    """
+    splits = available_splits(path)
+    if Path(path).is_file():
+        return WHOLE
+    return wanted if wanted in splits else splits[0]
+
+
+def fixed_order(count: int) -> Int[Tensor, " N"]:
+    """A random order of the reference that depends on its length only."""
+    return torch.randperm(count, generator=generator("evaluation", "reference", count))
+
+
+def reference_features(
+    reference: Reference,
+    extractor: Extractor,
+    *,
+    manifold_size: int,
+    cache_dir: Path | None = None,
+    report_progress: ReportProgress | None = None,
+) -> ReferenceFeatures:
+    """Statistics and features of the reference, from `cache_dir` where they are known.
+
+    What is done is written every few chunks; an interrupted run goes on there, with the same result.
+
+    Raises:
+        DataError: damaged pictures, or features that are not finite.
+        CheckpointError: the cache cannot be written.
+    """
+    path = _cache_path(reference, extractor, manifold_size, cache_dir)
+    count, order = len(reference), fixed_order(len(reference))
+    first_half = torch.zeros(count, dtype=torch.bool).index_fill_(0, order[: count // 2], True)
+    kept = torch.zeros(count, dtype=torch.bool).index_fill_(0, order[:manifold_size], True)
+    knows_labels = reference.is_labelled and extractor.class_names == reference.class_names
+    halves: list[FeatureStatistics] = []
+    rows: list[Tensor] = []
+    done, recognised = 0, 0
+    saved = read_cache(path)
+    if saved is not None:
+        done, recognised = int(saved["done"]), int(saved["recognised"])
+        halves = [
+            FeatureStatistics.from_tensors(int(saved[f"count{i}"]), saved[f"mean{i}"], saved[f"scatter{i}"])
+            for i in range(2)
+        ]
+        rows = [saved["rows"]]
+    while done < count:
+        if report_progress is not None:
+            report_progress(done, count, "reference")
+        indices = torch.arange(done, min(done + CHUNK, count))
+        found = extractor(reference.batch(indices))
+        halves = halves or [FeatureStatistics(found.features.shape[1]) for _ in range(2)]
+        chosen = first_half[indices]
+        halves[0].update(found.features[chosen])
+        halves[1].update(found.features[~chosen])
+        rows.append(found.features[kept[indices]])
+        if knows_labels and found.logits is not None:
+            recognised += int((found.logits.argmax(1) == reference.labels[indices]).sum())
+        done += len(indices)
+        if path is not None and (done == count or done // CHUNK % SAVE_EVERY == 0):
+            rows = [torch.cat(rows)]
+            write_cache(path, _state(done, recognised, halves, rows[0]))
+    if report_progress is not None:
+        report_progress(count, count, "reference")
+    statistics = FeatureStatistics(halves[0].num_features)
+    for half in halves:
+        statistics.merge(half)
+    distance = frechet_distance(*halves) if min(half.count for half in halves) > 1 else 0.0
+    return ReferenceFeatures(statistics, torch.cat(rows), distance, recognised if knows_labels else None)
+
+
+def _cache_path(reference: Reference, extractor: Extractor, size: int, cache_dir: Path | None) -> Path | None:
+    if cache_dir is None or not extractor.sha256:
+        return None
+    key = cache_key(
+        reference=reference.sha256,
+        count=len(reference),
+        image_size=reference.image_size,
+        channels=reference.channels,
+        resize=reference.resize,
+        extractor=[extractor.name, extractor.sha256],
+        classes=[list(extractor.class_names), list(reference.class_names)],
+        manifold_size=size,
+        version=METRICS_VERSION,
+    )
+    return cache_dir / f"reference-{key}.safetensors"
+
+
+def _state(done: int, recognised: int, halves: list[FeatureStatistics], rows: Tensor) -> dict[str, Tensor]:
+    tensors = {"done": torch.tensor(done), "recognised": torch.tensor(recognised), "rows": rows}
+    for i, half in enumerate(halves):
+        tensors |= {f"count{i}": torch.tensor(half.count), f"mean{i}": half.mean, f"scatter{i}": half.scatter}
+    return tensors

@@ -1,0 +1,331 @@
+"""Generated speech under a protocol: what is understood, whose voice it is, how long it took (Sec. 5.1)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from resgen.checkpoints.format import write_json_atomic, write_text_atomic
+from resgen.config import config_to_dict
+from resgen.data.sound.decode import resample
+from resgen.errors import DataError
+from resgen.evaluation.speech.metrics import (
+    NORMALISER,
+    Rate,
+    centroids,
+    error_rates,
+    mean_interval,
+    nearest_speaker,
+    similarity,
+)
+from resgen.evaluation.speech.speakers import SpeakerEncoder
+from resgen.evaluation.speech.transcribers import Transcriber
+
+
+class Sound(NamedTuple):
+    """Samples in [-1, 1] and their rate."""
+
+    samples: Float[Tensor, " S"]
+    sample_rate_hz: int
+
+
+class Trial(NamedTuple):
+    """One text to be spoken in the voice of a prompt.
+
+    Attributes:
+        text: what is to be said, without the prompt's text.
+        prompt: a recording of the speaker; in continuation the beginning of `truth`.
+        prompt_text: what is said in it.
+        truth: a recording of the text by the speaker, in continuation without the prompt.
+        speaker: who it is.
+    """
+
+    text: str
+    prompt: Sound
+    prompt_text: str
+    truth: Sound
+    speaker: str
+
+
+class Spoken(NamedTuple):
+    """What became of a trial; all without the prompt.
+
+    Attributes:
+        generated: the model's speech.
+        reconstructed: the true recording after it went through the tokenizer.
+        prompt_reconstructed: the prompt after it went through the tokenizer.
+        passes: network evaluations.
+    """
+
+    generated: Sound
+    reconstructed: Sound
+    prompt_reconstructed: Sound
+    passes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechProtocol:
+    """Everything that the numbers depend on.
+
+    Attributes:
+        task: `cross-sentence` or `continuation`.
+        data: name of the recordings.
+        split: which of them.
+        data_sha256: of their content.
+        num_trials: utterances spoken, per seed.
+        seeds: of the generator.
+        sampling: settings.
+        transcriber: name, version and hash of what understood the speech.
+        speaker_encoder: name, version and hash of what compared the voices.
+        candidates: speakers that the prompt's speaker was told from.
+        normaliser: of texts and transcripts.
+        model_sha256: of the model.
+    """
+
+    task: str
+    data: str
+    split: str
+    data_sha256: str
+    num_trials: int
+    seeds: tuple[int, ...]
+    sampling: dict[str, Any]
+    transcriber: dict[str, str]
+    speaker_encoder: dict[str, str]
+    candidates: tuple[str, ...]
+    model_sha256: str
+    normaliser: str = NORMALISER
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechScores:
+    """Measures of one kind of speech; rates and similarities with 95 % intervals over the utterances.
+
+    Attributes:
+        name: `generated`, `recordings` or `tokenizer` (the recordings after encoding and decoding).
+        wer: word error rate.
+        cer: character error rate.
+        exact: share of utterances without an error.
+        sim_o: similarity to the prompt as it was recorded.
+        sim_r: similarity to the prompt after it went through the tokenizer.
+        nearest: share of utterances whose nearest candidate is the prompt's speaker.
+    """
+
+    name: str
+    wer: Rate
+    cer: Rate
+    exact: float
+    sim_o: Rate
+    sim_r: Rate
+    nearest: Rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechReport:
+    """Scores of generated speech, beside those of the recordings and of the tokenizer's copies.
+
+    Attributes:
+        protocol: what was measured, and with what.
+        model: name or folder.
+        scores: the three kinds.
+        by_speaker: word error rate of each speaker's generated utterances.
+        real_time_factor: seconds of computing per second of generated speech, all included.
+        passes: network evaluations per utterance.
+        command: that made the report.
+        transcripts: (speaker, text, what was understood) of the generated utterances.
+    """
+
+    protocol: SpeechProtocol
+    model: str
+    scores: list[SpeechScores]
+    by_speaker: dict[str, float]
+    real_time_factor: float
+    passes: float
+    command: str
+    transcripts: list[tuple[str, str, str]]
+
+
+def evaluate_speech(
+    trials: Sequence[Trial],
+    speak: Callable[[Trial, int, int], Spoken],
+    candidates: Mapping[str, Sequence[Sound]],
+    *,
+    transcriber: Transcriber,
+    encoder: SpeakerEncoder,
+    protocol: SpeechProtocol,
+    model: str,
+    command: str,
+    advance: Callable[[int, int, str], None] = lambda done, total, title: None,
+) -> SpeechReport:
+    """Speak all trials and score them.
+
+    Args:
+        trials: what to say in whose voice.
+        speak: `(trial, seed, number)` to speech.
+        candidates: recordings of the speakers to choose from, by name; the trials' speakers among them.
+        transcriber: understands the speech.
+        encoder: compares voices.
+        protocol: of this evaluation.
+        model: name or folder.
+        command: that asked for it.
+        advance: told of the progress.
+
+    Raises:
+        DataError: no trials, or a speaker who is no candidate.
+    """
+    if not trials:
+        raise DataError("there is nothing to say: no trials")
+    names = sorted(candidates)
+    for trial in trials:
+        if trial.speaker not in candidates:
+            raise DataError(f"speaker '{trial.speaker}' is not among the candidates")
+    runs = [(trial, seed, number) for seed in protocol.seeds for number, trial in enumerate(trials)]
+    spoken: list[Spoken] = []
+    begin = time.perf_counter()
+    for done, (trial, seed, number) in enumerate(runs):
+        spoken.append(speak(trial, seed, number))
+        advance(done + 1, len(runs), "speaking")
+    seconds = time.perf_counter() - begin
+    voices = candidate_voices(candidates, names, encoder, advance)
+    speakers = torch.tensor([names.index(trial.speaker) for trial, _, _ in runs])
+    texts = [trial.text for trial, _, _ in runs]
+    prompts = torch.stack([_embed(encoder, trial.prompt) for trial, _, _ in runs])
+    copies = torch.stack([_embed(encoder, one.prompt_reconstructed) for one in spoken])
+    scores, heard = [], []
+    for name, sounds in (
+        ("generated", [one.generated for one in spoken]),
+        ("recordings", [trial.truth for trial, _, _ in runs]),
+        ("tokenizer", [one.reconstructed for one in spoken]),
+    ):
+        transcripts, embeddings = [], []
+        for done, sound in enumerate(sounds):
+            transcripts.append(transcriber(_at(sound, transcriber.sample_rate_hz)))
+            embeddings.append(_embed(encoder, sound))
+            advance(done + 1, len(sounds), f"listening to {name}")
+        stacked = torch.stack(embeddings)
+        errors = error_rates(texts, transcripts)
+        scores.append(
+            SpeechScores(
+                name=name,
+                wer=errors.words,
+                cer=errors.characters,
+                exact=errors.exact,
+                sim_o=mean_interval(similarity(stacked, prompts)),
+                sim_r=mean_interval(similarity(stacked, copies)),
+                nearest=mean_interval(nearest_speaker(stacked, speakers, voices).float()),
+            )
+        )
+        if name == "generated":
+            heard = transcripts
+    told = [trial.speaker for trial, _, _ in runs]
+    by_speaker = {}
+    for who in sorted(set(told)):
+        rows = [row for row, name in enumerate(told) if name == who]
+        by_speaker[who] = error_rates([texts[row] for row in rows], [heard[row] for row in rows]).words.value
+    duration = sum(len(one.generated.samples) / one.generated.sample_rate_hz for one in spoken)
+    return SpeechReport(
+        protocol=protocol,
+        model=model,
+        scores=scores,
+        by_speaker=by_speaker,
+        real_time_factor=seconds / duration,
+        passes=sum(one.passes for one in spoken) / len(spoken),
+        command=command,
+        transcripts=list(zip(told, texts, heard, strict=True)),
+    )
+
+
+def about_judge(judge: Transcriber | SpeakerEncoder) -> dict[str, str]:
+    """What a protocol says of a recogniser or speaker encoder."""
+    return {"name": judge.name, "version": judge.version, "sha256": judge.sha256}
+
+
+def speech_markdown(report: SpeechReport) -> str:
+    """A report for people: one table, and the protocol it rests on."""
+    protocol = report.protocol
+    lines = [
+        f"# Speech of {report.model}: {protocol.task}",
+        "",
+        "| speech | WER | CER | without error | SIM-o | SIM-r | nearest speaker is the prompt's |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in report.scores:
+        rates = [row.wer.percent(), row.cer.percent(), f"{row.exact:.1%}"]
+        alike = [f"{rate.value:.3f}" for rate in (row.sim_o, row.sim_r)]
+        lines.append("| " + " | ".join([row.name, *rates, *alike, row.nearest.percent()]) + " |")
+    lines += [
+        "",
+        f"Brackets: 95 % intervals by bootstrap over the utterances. {protocol.num_trials} utterances for each of the "
+        f"seeds {', '.join(map(str, protocol.seeds))}; {report.passes:.0f} network passes per utterance; real-time "
+        f"factor {report.real_time_factor:.2f}, all included.",
+        "",
+        f"The rows 'recordings' and 'tokenizer' are the scores of `{protocol.transcriber['name']}` and "
+        f"`{protocol.speaker_encoder['name']}` on the true recordings, as they are and through the tokenizer: what is "
+        f"lost there is not the generator's doing. {len(protocol.candidates)} candidate speakers.",
+        "",
+        "| speaker | WER of generated speech |",
+        "| --- | --- |",
+        *(f"| {name} | {value:.1%} |" for name, value in report.by_speaker.items()),
+        "",
+        "## Protocol",
+        "",
+        "| what | value |",
+        "| --- | --- |",
+        *(f"| {name} | {value} |" for name, value in config_to_dict(protocol).items() if name != "candidates"),
+        "",
+        "```",
+        report.command,
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def speech_document(report: SpeechReport) -> dict[str, Any]:
+    """A report as JSON values; rates have their interval by name."""
+    document = config_to_dict(report)
+    for row, scores in zip(document["scores"], report.scores, strict=True):
+        for name, value in vars(scores).items():
+            if isinstance(value, Rate):
+                row[name] = value.document()
+    return document
+
+
+def write_speech_report(report: SpeechReport, path: Path) -> None:
+    """Write `path` (JSON) and the same as Markdown beside it."""
+    write_json_atomic(path, speech_document(report))
+    write_text_atomic(path.with_suffix(".md"), speech_markdown(report))
+
+
+def candidate_voices(
+    candidates: Mapping[str, Sequence[Sound]],
+    names: Sequence[str],
+    encoder: SpeakerEncoder,
+    advance: Callable[[int, int, str], None],
+) -> Float[Tensor, "P E"]:
+    """The mean voice of each candidate, in the order of `names`."""
+    embeddings, owners = [], []
+    total = sum(len(candidates[name]) for name in names)
+    for number, name in enumerate(names):
+        for sound in candidates[name]:
+            embeddings.append(_embed(encoder, sound))
+            owners.append(number)
+            advance(len(owners), total, "candidate voices")
+    speakers: Int[Tensor, " N"] = torch.tensor(owners)
+    return centroids(torch.stack(embeddings), speakers, len(names))
+
+
+def _embed(encoder: SpeakerEncoder, sound: Sound) -> Float[Tensor, " E"]:
+    return encoder(_at(sound, encoder.sample_rate_hz))
+
+
+def _at(sound: Sound, sample_rate_hz: int) -> Float[Tensor, " S"]:
+    if sound.sample_rate_hz == sample_rate_hz:
+        return sound.samples
+    return resample(sound.samples, sound.sample_rate_hz, sample_rate_hz)

@@ -1,0 +1,163 @@
+"""A small speech recogniser: the judge of whether generated speech says what was asked for.
+
+A convolutional network over log-mels, trained with connectionist temporal classification (Graves et al., 2006). It is
+made for closed vocabularies, such as digits, and for speakers that it never heard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resgen.checkpoints.format import Folder
+from resgen.errors import ConfigError, DataError, unknown
+from resgen.evaluation.speech.folders import load_judge, save_judge
+from resgen.evaluation.speech.hearing import MEL, hear
+from resgen.evaluation.speech.metrics import normalise_transcript
+from resgen.nn.conv1d import ConvNeXtBlock1d
+from resgen.ops.mel import MelConfig
+
+KIND = "recognizer"
+UNITS = ("words", "characters")
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+CHARACTERS = (" ", *"abcdefghijklmnopqrstuvwxyz")
+STRIDE = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecognizerConfig:
+    """Shape and vocabulary of a recogniser; the default has about 1.7M parameters.
+
+    Attributes:
+        unit: `words` (a closed vocabulary) or `characters`.
+        symbols: what texts are made of: words, or characters with the space among them.
+        mel: of the log-mels that it hears; sounds must have its rate.
+        front: channels of the two strided convolutions over time and frequency.
+        width: channels of the blocks.
+        num_blocks: ConvNeXt blocks over time, at a quarter of the frame rate.
+        kernel_size: of the blocks, in steps of four frames; odd.
+        centred: what is heard has each band's mean over the sound taken away; see `hearing.normalise`.
+    """
+
+    unit: str = "words"
+    symbols: tuple[str, ...] = DIGITS
+    mel: MelConfig = field(default_factory=lambda: MEL)
+    front: int = 32
+    width: int = 192
+    num_blocks: int = 5
+    kernel_size: int = 7
+    centred: bool = False
+
+    def __post_init__(self) -> None:
+        if self.unit not in UNITS:
+            raise ConfigError(unknown("unit", self.unit, UNITS))
+        if not self.symbols or len(set(self.symbols)) != len(self.symbols):
+            raise ConfigError(f"symbols={self.symbols} must be one or more different {self.unit}")
+        for symbol in self.symbols:
+            space = self.unit == "characters" and symbol == " "
+            fits = len(symbol) == 1 if self.unit == "characters" else " " not in symbol
+            if not space and not (symbol and fits and normalise_transcript(symbol) == symbol):
+                raise ConfigError(f"symbol {symbol!r} cannot occur among the {self.unit} of a normalised transcript")
+        for name in ("front", "width", "num_blocks"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+            raise ConfigError(f"kernel_size={self.kernel_size} must be odd and at least 1")
+
+    def encode(self, text: str) -> Int[Tensor, " N"]:
+        """Symbols of a text, from 1; 0 is the blank of CTC.
+
+        Raises:
+            DataError: the normalised text holds something else than the symbols.
+        """
+        text = normalise_transcript(text)
+        numbers = {symbol: i + 1 for i, symbol in enumerate(self.symbols)}
+        parts = text.split() if self.unit == "words" else list(text)
+        for part in parts:
+            if part not in numbers:
+                raise DataError(f"text {text!r}: {part!r} is none of the {len(self.symbols)} {self.unit} known here")
+        return torch.tensor([numbers[part] for part in parts], dtype=torch.int64)
+
+    def decode(self, best: Int[Tensor, " t"]) -> str:
+        """Text of the most likely symbol of every step: repetitions merged, then blanks dropped."""
+        numbers = [n for n in torch.unique_consecutive(best).tolist() if n]
+        joint = " " if self.unit == "words" else ""
+        return " ".join(joint.join(self.symbols[n - 1] for n in numbers).split())
+
+
+class Recognizer(nn.Module):
+    """Two strided convolutions over time and frequency, ConvNeXt blocks over time, one linear layer."""
+
+    def __init__(self, config: RecognizerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.first = nn.Conv2d(1, config.front, 3, stride=2, padding=1)
+        self.second = nn.Conv2d(config.front, config.front, 3, stride=2, padding=1)
+        self.widen = nn.Linear(config.front * -(-config.mel.num_bands // STRIDE), config.width)
+        self.norm = nn.LayerNorm(config.width)
+        self.blocks = nn.ModuleList(
+            ConvNeXtBlock1d(config.width, kernel_size=config.kernel_size) for _ in range(config.num_blocks)
+        )
+        self.out_norm = nn.LayerNorm(config.width)
+        self.out = nn.Linear(config.width, len(config.symbols) + 1)
+
+    def forward(
+        self, features: Float[Tensor, "B F T"], valid: Bool[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B t symbols"], Bool[Tensor, "B t"]]:
+        """Logits of the blank and the symbols at every fourth frame, and which of them are no padding.
+
+        Args:
+            features: of `hear`.
+            valid: True where a frame is no padding; padding changes nothing at the others.
+        """
+        x = (features * valid[:, None])[:, None]  # [B, 1, F, T]
+        for layer in (self.first, self.second):
+            valid = valid[:, ::2]
+            x = F.gelu(layer(x)) * valid[:, None, None]
+        x = self.norm(self.widen(x.flatten(1, 2).transpose(1, 2))).transpose(1, 2)
+        for block in self.blocks:
+            x = block(x, valid)
+        return self.out(self.out_norm(x.transpose(1, 2))).float(), valid
+
+    @torch.inference_mode()
+    def transcribe(self, samples: Float[Tensor, " S"]) -> str:
+        """What is said, by the most likely symbol of every step.
+
+        Args:
+            samples: -1..1, at the rate of `config.mel`.
+
+        Raises:
+            DataError: no samples.
+        """
+        if not len(samples):
+            raise DataError("0 samples given; there is nothing to be recognised")
+        device = self.out.weight.device
+        features, valid = hear(
+            samples[None].to(device), torch.tensor([len(samples)]), self.config.mel, centred=self.config.centred
+        )
+        return self.config.decode(self(features, valid)[0][0].argmax(-1).cpu())
+
+
+def save_recognizer(path: str | Path, model: Recognizer, *, history: Mapping[str, Any] | None = None) -> None:
+    """Write a recogniser's folder; matrices in bfloat16.
+
+    Raises:
+        CheckpointError: the place holds something else or cannot be written.
+    """
+    save_judge(path, KIND, model, model.config, history)
+
+
+def load_recognizer(path: str | Path) -> tuple[Recognizer, Folder]:
+    """The recogniser of a folder, in evaluation mode; its file is compared with its hash.
+
+    Raises:
+        CheckpointError: nothing there, damaged, or not a recogniser.
+    """
+    return load_judge(path, KIND, Recognizer, RecognizerConfig)

@@ -1,0 +1,277 @@
+"""Editing pictures: part of a picture's codes is given, the sampler imagines the rest.
+
+A position's known levels are a prefix (Sec. 3.1), so that one number per position says what is kept: all levels outside
+a mask, none under it, or everywhere the coarsest few.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.nn import functional as F
+
+from resgen.data.pictures.decode import Picture, decode_picture, pixels
+from resgen.data.pictures.grid import picture_grid
+from resgen.errors import ConfigError, DataError
+from resgen.kinds import Kind
+from resgen.ops.images import from_uint8
+from resgen.samplers.autoregressive import AutoregressiveConfig, LatentAutoregressiveConfig
+from resgen.samplers.unmasking import StepRecord
+from resgen.tokenizers.image import ImageTokenizer
+
+SHEET_COLUMNS = 8
+SHEET_CELL = 96
+"""Pixels: smaller pictures are magnified to nearly this side on a sheet."""
+_TINT = (220, 30, 60)
+_WHITE = 128  # from this brightness on a mask means "imagine anew"
+
+PictureLike = Image.Image | str | Path | memoryview
+MaskLike = PictureLike | tuple[int, int, int, int]
+
+
+class Box(NamedTuple):
+    """A rectangle in pixels of the model's picture; `right` and `bottom` lie just outside, as in Pillow."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @classmethod
+    def parse(cls, text: str) -> Box | None:
+        """The box written as `LEFT,TOP,RIGHT,BOTTOM`; None for text that is no list of numbers.
+
+        Raises:
+            ConfigError: a list of numbers, but not of four whole ones.
+        """
+        if not re.fullmatch(r"[\d\s.,+-]+", text) or not re.search(r"\d,|,\s*[-+]?\d", text):
+            return None
+        try:
+            return cls(*map(int, text.split(",")))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"box '{text}' must be four whole numbers, LEFT,TOP,RIGHT,BOTTOM") from error
+
+    def check(self, what: str, size: int) -> None:
+        """Refuse an empty box, and one that leaves a picture of `size` x `size`.
+
+        Raises:
+            ConfigError: naming the box and what is allowed.
+        """
+        if not (0 <= self.left < self.right <= size and 0 <= self.top < self.bottom <= size):
+            raise ConfigError(
+                f"{what} box {','.join(map(str, self))} must be LEFT,TOP,RIGHT,BOTTOM with 0 <= LEFT < RIGHT <= {size} "
+                f"and 0 <= TOP < BOTTOM <= {size}, in pixels of the model's picture"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EditPlan:
+    """What of a picture is given.
+
+    Attributes:
+        image: the picture as the model takes it.
+        mask: white where it is imagined anew, of the same size; None without a mask.
+        codes: `[L, D]`, the picture's.
+        visible: `[L]`, how many levels of each position are given.
+    """
+
+    image: Image.Image
+    mask: Image.Image | None
+    codes: Int[Tensor, "L D"]
+    visible: Int[Tensor, " L"]
+
+    def blend(self, image: Image.Image) -> Image.Image:
+        """`image` under the mask, the picture itself outside, pixel for pixel."""
+        return image if self.mask is None else Image.composite(image, self.image, self.mask)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EditOutput:
+    """Edited pictures.
+
+    Attributes:
+        images: PIL pictures, `L` or `RGB`.
+        codes: `[B, L, D]`, what they were decoded from.
+        steps: one record per network evaluation and batch.
+        class_ids: the class of each picture; 0 for a model without classes.
+        plan: the picture, its codes and what of them was given.
+        given: the picture decoded from what was given alone.
+    """
+
+    images: list[Image.Image]
+    codes: Int[Tensor, "B L D"]
+    steps: list[StepRecord]
+    class_ids: list[int]
+    plan: EditPlan
+    given: Image.Image
+
+    def sheet(self) -> Image.Image:
+        """The picture, its mask in red, what was given, and the results on one sheet, magnified if they are small."""
+        heading = {"input": self.plan.image}
+        if self.plan.mask is not None:
+            plain = self.plan.image.convert("RGB")
+            tinted = Image.blend(plain, Image.new("RGB", plain.size, _TINT), 0.6)
+            heading["mask"] = Image.composite(tinted, plain, self.plan.mask)
+        heading["given"] = self.given
+        per_row = min(SHEET_COLUMNS - len(heading), len(self.images))
+        blank = Image.new("L", self.plan.image.size, "white")
+        tiles: list[Image.Image] = []
+        for begin in range(0, len(self.images), per_row):
+            tiles += [blank] * len(heading) if begin else list(heading.values())
+            tiles += self.images[begin : begin + per_row]
+        labels = [*heading, *["result"] * per_row]
+        return tile_grid(tiles, len(labels), labels=labels)
+
+
+@torch.inference_mode()
+def plan_edit(
+    tokenizer: ImageTokenizer,
+    image: PictureLike,
+    *,
+    mask: MaskLike | None = None,
+    keep: tuple[int, int, int, int] | None = None,
+    keep_levels: int | None = None,
+    resize: bool = False,
+) -> EditPlan:
+    """Encode a picture and say what of it is given: 0 levels (or `keep_levels`) of the positions that the mask touches,
+    all of the others.
+
+    What lies under the mask is encoded too, and the positions beside it know a little of it: their codes come from an
+    encoder that sees further than one cell.
+
+    Args:
+        tokenizer: the model's.
+        image: a picture, its file or the content of one.
+        mask: white where the picture is imagined anew: a picture of any size, its file or the content of
+            one (cut to the centred square and resized to the nearest pixel), or a box.
+        keep: a box outside which everything is imagined anew.
+        keep_levels: how many of the coarsest levels are given where the picture is imagined anew; everywhere without
+            `mask` and `keep`.
+        resize: cut out, resize and convert a picture of another size or mode, instead of refusing it.
+
+    Raises:
+        ConfigError: a box that is empty or out of range, `keep_levels` out of range, both of `mask` and `keep`, or
+            nothing to imagine.
+        DataError: no picture, damaged, or of another size or mode; a mask without a white pixel.
+    """
+    if mask is not None and keep is not None:
+        raise ConfigError("mask and keep were both given; keep is the mask of all that lies outside a box")
+    if mask is None and keep is None and keep_levels is None:
+        raise ConfigError("nothing would be imagined: give mask, keep or keep_levels (--mask, --keep, --keep-levels)")
+    spec, size = tokenizer.spec, tokenizer.config.image_size
+    if keep_levels is not None and not 0 <= keep_levels <= spec.depth:
+        raise ConfigError(f"keep_levels={keep_levels} (--keep-levels) must lie in 0..{spec.depth}, the model's levels")
+    anew = _mask(mask, keep, size)
+    source = torch.from_numpy(pixels(*_stored(image, "the picture"), size, tokenizer.config.channels, resize).copy())
+    device = tokenizer.quantizer.codebooks.device
+    codes = tokenizer.encode(from_uint8(source[None]).to(device))[0].cpu()
+    touched = torch.ones(spec.num_positions, dtype=torch.bool)
+    if anew is not None:
+        touched = touched_positions(anew, (spec.shape[0], spec.shape[1]), tokenizer.config.downsampling)
+        if keep is not None and touched.all():
+            side = tokenizer.config.downsampling
+            raise ConfigError(
+                f"keep box {','.join(map(str, keep))} holds no position: those are cells of {side}x{side} pixels"
+            )
+    return EditPlan(
+        image=_picture(source.permute(1, 2, 0).numpy()),
+        mask=None if anew is None else _picture(anew[..., None].numpy().astype(np.uint8) * 255),
+        codes=codes,
+        visible=torch.where(touched, keep_levels or 0, spec.depth),
+    )
+
+
+def touched_positions(mask: Bool[Tensor, "S S"], shape: tuple[int, int], side: int) -> Bool[Tensor, " L"]:
+    """The positions of a grid of `shape` whose cell of `side` x `side` pixels holds any pixel of the mask."""
+    (rows, columns), size = shape, mask.shape[0]
+    padded = F.pad(mask, (0, columns * side - size, 0, rows * side - size), value=False)
+    return padded.view(rows, side, columns, side).any(3).any(1).flatten()
+
+
+def heeds_what_follows(kind: Kind) -> bool:
+    """Whether a kind of generator looks at codes that are given after those that it draws."""
+    return kind.sampling not in (AutoregressiveConfig, LatentAutoregressiveConfig)
+
+
+def check_order(kind: Kind, visible: Int[Tensor, " L"]) -> None:
+    """Refuse what an autoregressive kind cannot do: it sees only what comes before a position in reading order, so that
+    what is given after it would be kept, but not heeded.
+
+    VALL-E's scheme is free of this from its second level on.
+
+    Raises:
+        ConfigError: more is given at a later position than at an earlier one.
+    """
+    if heeds_what_follows(kind):
+        return
+    heeded = visible.clamp(max=1) if kind.name == "valle" else visible
+    if (heeded.diff() > 0).any():
+        raise ConfigError(
+            f"kind '{kind.name}' draws positions in reading order and would not heed what is given after them: mask "
+            "whole rows down to the lower edge, or keep levels of the whole picture (--keep-levels without a mask)"
+        )
+
+
+def tile_grid(
+    tiles: Sequence[Image.Image],
+    columns: int,
+    *,
+    labels: Sequence[str] | None = None,
+    row_labels: Sequence[str] | None = None,
+) -> Image.Image:
+    """`picture_grid` of PIL pictures of one size in any mode, magnified towards `SHEET_CELL` pixels; always `RGB`."""
+    arrays = np.stack([np.asarray(tile.convert("RGB")) for tile in tiles])
+    stacked = torch.from_numpy(arrays).permute(0, 3, 1, 2)
+    scale = max(1, SHEET_CELL // tiles[0].width)
+    return picture_grid(stacked, columns, scale=scale, labels=labels, row_labels=row_labels)
+
+
+def _mask(mask: MaskLike | None, keep: tuple[int, int, int, int] | None, size: int) -> Bool[Tensor, "S S"] | None:
+    """True where the picture is imagined anew; None without a mask."""
+    if isinstance(mask, tuple) or keep is not None:
+        box = Box(*(keep or mask))  # type: ignore[misc]
+        box.check("mask" if keep is None else "keep", size)
+        inside = torch.zeros(size, size, dtype=torch.bool)
+        inside[box.top : box.bottom, box.left : box.right] = True
+        if keep is None:
+            return inside
+        if inside.all():
+            raise ConfigError(f"keep box {','.join(map(str, box))} is the whole picture: nothing would be imagined")
+        return ~inside
+    if mask is None:
+        return None
+    stored, where = _stored(mask, "the mask")
+    grey = decode_picture(stored, where).convert("L")
+    # As the picture itself: the centred square. Nearest pixels keep a mask of two values one of two values.
+    anew = np.asarray(ImageOps.fit(grey, (size, size), Image.Resampling.NEAREST)) >= _WHITE
+    if not anew.any():
+        raise DataError(f"{where} has no white pixel, so nothing would be imagined; white is imagined anew")
+    return torch.from_numpy(anew)
+
+
+def _stored(image: PictureLike, what: str) -> tuple[Picture, str]:
+    """A picture as `data.pictures.decode` takes it, and what to call it in an error."""
+    if isinstance(image, memoryview):
+        return image, what
+    if not isinstance(image, Image.Image):
+        return Path(image), f"picture '{image}'" if what == "the picture" else f"mask '{image}'"
+    buffer = io.BytesIO()
+    try:
+        image.save(buffer, "PNG")
+    except OSError as error:
+        raise DataError(f"{what} has mode {image.mode}; convert it to L or RGB") from error
+    return buffer.getbuffer(), what
+
+
+def _picture(array: np.ndarray) -> Image.Image:
+    return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)

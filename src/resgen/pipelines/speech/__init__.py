@@ -1,0 +1,1 @@
+"""From texts and voices to speech."""

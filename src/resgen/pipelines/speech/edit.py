@@ -1,0 +1,362 @@
+"""Editing speech: a stretch of a recording is spoken anew with other words, the rest of it is given.
+
+A stretch is named in seconds, words are replaced whole. A word is replaced if at least half of it lies in the stretch,
+or if the stretch lies within it, and the stretch then grows to hold it. Where no word is replaced, the new ones come
+between the two nearest. The stretch is widened to whole positions of the codes. Whatever of a word that stays lies in
+it is spoken again, at the same place.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from resgen.data.sound.decode import loudness_gain, sounding_span
+from resgen.data.text import PROSODY, encode_text
+from resgen.errors import ConfigError, DataError
+from resgen.kinds import Kind
+from resgen.models.text import TextModel
+from resgen.ops.alignment import expand, fitted_durations
+from resgen.ops.mel import MelConfig, log_mel
+from resgen.pipelines.image.edit import heeds_what_follows
+from resgen.pipelines.speech.speaking import pace
+from resgen.pipelines.speech.utterances import Job, SpeechOutput
+from resgen.tokenizers.sound import SoundCodec
+
+FADE_SECONDS = 0.01
+"""Over which recording and new speech are mixed at either end of a stretch; within the stretch."""
+
+
+class SpokenWord(NamedTuple):
+    """A word of a recording, with the seconds at which its letters begin and end."""
+
+    text: str
+    begin_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SpeechEditPlan:
+    """What of a recording is given, and what is spoken in its place.
+
+    Attributes:
+        recording: at the model's rate, as it was recorded.
+        sample_rate_hz: its rate.
+        words: its words.
+        replaced: those that are replaced.
+        text: the whole new text.
+        codes: `[L, D]` of the recording, from its sample `offset` on.
+        offset: what lies before is silence.
+        samples_per_position: of the codes.
+        gain: that the recording was given before it was encoded.
+        begin: first position that is spoken anew.
+        end: the position after the last one.
+        num_new: positions that come in their place.
+        features: expanded hidden states of the new text.
+    """
+
+    recording: Float[Tensor, " S"]
+    sample_rate_hz: int
+    words: list[SpokenWord]
+    replaced: list[SpokenWord]
+    text: str
+    codes: Int[Tensor, "L D"]
+    offset: int
+    samples_per_position: int
+    gain: float
+    begin: int
+    end: int
+    num_new: int
+    features: Float[Tensor, "T E"]
+
+    @property
+    def cut(self) -> tuple[int, int]:
+        """The samples of the recording, from and to, in whose place the new ones come."""
+        begin, end = (self.offset + place * self.samples_per_position for place in (self.begin, self.end))
+        return begin, min(end, len(self.recording))
+
+    @property
+    def cut_s(self) -> tuple[float, float]:
+        """The same in seconds."""
+        begin, end = self.cut
+        return begin / self.sample_rate_hz, end / self.sample_rate_hz
+
+    def job(self, seed: int, stream: int) -> Job:
+        """What the generator is asked for."""
+        return Job(seed, stream, self.codes[: self.begin], self.features, self.codes[self.end :])
+
+    def edited(self, new: Int[Tensor, "N D"]) -> Int[Tensor, "M D"]:
+        """All codes with the new ones in their place."""
+        return torch.cat([self.codes[: self.begin], new, self.codes[self.end :]])
+
+    def audio(self, decoded: Float[Tensor, " R"], *, blend: bool) -> Float[Tensor, " A"]:
+        """The edited recording.
+
+        Args:
+            decoded: samples of all codes.
+            blend: take the samples outside the stretch from the recording.
+        """
+        unit = self.samples_per_position
+        decoded = (decoded / self.gain).clamp(-1, 1)
+        end = self.offset + len(self.codes) * unit
+        missing = max(0, end - len(self.recording))  # the last position reaches beyond the recording
+        recording = torch.nn.functional.pad(self.recording, (0, missing))
+        if blend:
+            begin, after = (self.offset + place * unit for place in (self.begin, self.end))
+            new = decoded[self.begin * unit :][: self.num_new * unit].clone()
+            fade = min(round(FADE_SECONDS * self.sample_rate_hz), len(new) // 2, after - begin)
+            rise = torch.linspace(0, math.pi / 2, fade + 2, dtype=torch.float64)[1:-1].sin().to(new)
+            if begin > 0:
+                new[:fade] = new[:fade] * rise + recording[begin : begin + fade] * rise.flip(0)
+            if after < len(self.recording):
+                new[-fade:] = new[-fade:] * rise.flip(0) + recording[after - fade : after] * rise
+            result = torch.cat([recording[:begin], new.clamp(-1, 1), recording[after:]])
+        else:
+            result = torch.cat([recording[: self.offset], decoded, recording[end:]])
+        # What was padding stays out, unless new speech has come in its place.
+        same_end = self.end < len(self.codes) or self.num_new == self.end - self.begin
+        return result[: len(result) - missing] if same_end else result
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechEdit(SpeechOutput):
+    """An edited recording: `audio` is all of it at the recording's own level, `codes` are those that were given and
+    the new ones between them, `texts` is the whole new text.
+
+    Attributes:
+        plan: what was given and what was replaced.
+    """
+
+    plan: SpeechEditPlan
+
+
+class SpeechEditor:
+    """Finds the words of recordings and plans edits.
+
+    Args:
+        codec: encodes.
+        text_model: aligns and predicts durations.
+        mel: that it aligns.
+        loudness_db: what recordings are brought to before they are encoded; None leaves them.
+    """
+
+    def __init__(self, codec: SoundCodec, text_model: TextModel, mel: MelConfig, loudness_db: float | None) -> None:
+        self.codec, self.text_model, self.mel, self.loudness_db = codec, text_model, mel, loudness_db
+        self.stride = codec.samples_per_position // mel.hop_size
+        self.device = text_model.angles.device
+
+    @torch.inference_mode()
+    def listen(self, samples: Float[Tensor, " S"], text: str, where: str, also: tuple[int, int] | None = None) -> Heard:
+        """Encode a recording without the silence at its ends, and align it with its text.
+
+        Args:
+            samples: at the model's rate, of any level.
+            text: normalised.
+            where: what to call it in an error.
+            also: samples, from and to, that are encoded even if they are silent.
+
+        Raises:
+            DataError: too little speech for the text, or more than the model takes.
+        """
+        unit, rate = self.codec.samples_per_position, self.codec.sample_rate_hz
+        offset, end = sounding_span(samples, rate)
+        gain = 1.0 if self.loudness_db is None else loudness_gain(samples[offset:end], rate, self.loudness_db)
+        if also is not None:
+            offset, end = min(offset, also[0]), max(end, also[1])
+        length, most = -(-(end - offset) // unit), self.codec.spec.num_positions
+        if length > most:
+            raise DataError(
+                f"{where} has {(end - offset) / rate:.1f} s of speech, "
+                f"the model takes at most {most * unit / rate:.1f} s; cut it into pieces"
+            )
+        tokens = encode_text(text)[None].to(self.device)
+        if length * self.stride < tokens.shape[1]:
+            raise DataError(f"{where} has {(end - offset) / rate:.2f} s of speech, too little for its text {text!r}")
+        heard = gain * samples[offset : offset + length * unit].to(self.device)
+        heard = torch.nn.functional.pad(heard, (0, length * unit - len(heard)))
+        codes, _ = self.codec.encode(heard[None], torch.tensor([len(heard)], device=self.device))
+        real, frames = torch.ones_like(tokens, dtype=torch.bool), torch.tensor([length * self.stride]).to(self.device)
+        hidden = self.text_model(tokens, real)
+        mels = self.text_model.normalise(log_mel(heard[None], self.mel), frames)
+        durations = self.text_model.match(hidden, real, mels, frames)[0]
+        rate_of_speech = pace(self.text_model.log_durations(hidden, real)[0, 1:-1], durations[1:-1])
+        return Heard(samples, text, codes[0], offset, gain, durations.cpu(), rate_of_speech)
+
+    def words(self, heard: Heard) -> list[SpokenWord]:
+        """The words of a recording."""
+        content, frames = heard.text.encode(), heard.durations.cumsum(0)
+        samples = (heard.offset + frames.double() * self.mel.hop_size).clamp(max=len(heard.samples))
+        ends = samples / self.codec.sample_rate_hz
+        return [
+            SpokenWord(content[begin:end].decode(), float(ends[begin]), float(ends[end]))
+            for begin, end in _words(content)
+        ]
+
+    @torch.inference_mode()
+    def plan(
+        self,
+        heard: Heard,
+        text: str,
+        begin_s: float,
+        end_s: float,
+        *,
+        speed: float = 1.0,
+        keep_length: bool = False,
+    ) -> SpeechEditPlan:
+        """Say what of a recording is given, and what is spoken in between.
+
+        Args:
+            heard: of `listen`, with the stretch.
+            text: normalised words for the stretch.
+            begin_s: of the stretch.
+            end_s: of the stretch.
+            speed: above 1 is faster than the speaker.
+            keep_length: let the new words take as long as the old ones.
+
+        Raises:
+            DataError: the new words are too many for the length to be kept, or for the model.
+        """
+        unit, rate = self.codec.samples_per_position, self.codec.sample_rate_hz
+        words = self.words(heard)
+        chosen = _chosen(words, begin_s, end_s)
+        replaced = words[chosen]
+        if replaced:
+            begin_s, end_s = min(begin_s, replaced[0].begin_s), max(end_s, replaced[-1].end_s)
+        begin = max(0, math.floor((round(begin_s * rate) - heard.offset) / unit))
+        end = max(begin + 1, min(len(heard.codes), math.ceil((round(end_s * rate) - heard.offset) / unit)))
+        left, new, right = _new_text(heard.text.encode(), chosen, text.encode())
+        whole = (left + new + right).decode()
+        tokens = encode_text(whole)[None].to(self.device)
+        real = torch.ones_like(tokens, dtype=torch.bool)
+        hidden = self.text_model(tokens, real)
+        new_tokens = slice(len(left) + 1, len(left) + 1 + len(new))
+        exact = self.text_model.log_durations(hidden, real)[0, new_tokens].double().exp().cpu() / (heard.rate * speed)
+        before, after = heard.durations[: len(left) + 1], heard.durations[-len(right) - 1 :].clone()
+        first, last = begin * self.stride, end * self.stride
+        ends, begins = int(before.sum()), int(heard.durations.sum() - after.sum())
+        # Of what stays in the text, these frames lie in the stretch and are spoken again ...
+        again = max(0, ends - first) + max(0, last - begins)
+        count = end - begin if keep_length else round((again + float(exact.sum())) / self.stride)
+        least = -(-(again + len(new)) // self.stride)
+        if keep_length and count < least:
+            raise DataError(
+                f"{text!r} does not fit into {count * unit / rate:.2f} s, a frame per letter and whole positions take "
+                f"{least * unit / rate:.2f} s; widen the stretch, or do not keep its length (--keep-length)"
+            )
+        count = max(count, least)
+        length, most = len(heard.codes) - (end - begin) + count, self.codec.spec.num_positions
+        if length > most:
+            raise DataError(
+                f"the edited recording would take {length * unit / rate:.1f} s, the model speaks at most "
+                f"{most * unit / rate:.1f} s at once; use fewer words or a shorter recording"
+            )
+        durations = fitted_durations(exact, count * self.stride - again)
+        # ... and these, silence between words, lie outside and are given.
+        durations[0] += max(0, first - ends)  # a space: a stretch that begins in silence begins with one
+        last_silence = durations[-1:] if new.endswith(b" ") else after[:1]
+        last_silence += max(0, begins - last)
+        durations = torch.cat([before, durations, after])
+        features = expand(hidden.float(), durations[None].to(self.device), int(durations.sum()))[0]
+        return SpeechEditPlan(
+            recording=heard.samples,
+            sample_rate_hz=rate,
+            words=words,
+            replaced=replaced,
+            text=whole,
+            codes=heard.codes,
+            offset=heard.offset,
+            samples_per_position=unit,
+            gain=heard.gain,
+            begin=begin,
+            end=end,
+            num_new=count,
+            features=features,
+        )
+
+
+class Heard(NamedTuple):
+    """A recording with its text and codes.
+
+    Attributes:
+        samples: as they were recorded.
+        text: normalised.
+        codes: from sample `offset` on.
+        offset: what lies before is silence.
+        gain: that was applied before encoding.
+        durations: frames of each token.
+        rate: how much faster than average it is spoken.
+    """
+
+    samples: Float[Tensor, " S"]
+    text: str
+    codes: Int[Tensor, "L D"]
+    offset: int
+    gain: float
+    durations: Int[Tensor, " N"]
+    rate: float
+
+
+def check_stretch(begin_s: float, end_s: float, duration_s: float) -> None:
+    """Refuse a stretch that is empty or reaches beyond a recording; hundredths of a second may have been rounded up.
+
+    Raises:
+        ConfigError: naming the stretch and what is allowed.
+    """
+    if not 0 <= begin_s < min(end_s, duration_s) or not end_s < duration_s + 0.01:
+        raise ConfigError(
+            f"the stretch from {begin_s:g} to {end_s:g} s must have 0 <= from < to <= {duration_s:.2f} s, "
+            "the recording's length"
+        )
+
+
+def check_following(kind: Kind, plan: SpeechEditPlan) -> None:
+    """Refuse a kind that would not heed what is given after the stretch.
+
+    Raises:
+        ConfigError: it draws positions in order, and the stretch does not reach to the end.
+    """
+    if plan.end < len(plan.codes) and not heeds_what_follows(kind):
+        raise ConfigError(
+            f"kind '{kind.name}' draws positions in order and would not heed what follows the stretch: "
+            "let it reach to the end of the recording"
+        )
+
+
+def _words(content: bytes) -> list[tuple[int, int]]:
+    """First byte, and the one after the last letter, of every word of a normalised text; punctuation is left out."""
+    found, place = [], 0
+    for word in content.split(b" "):
+        found.append((place, place + (len(word.rstrip(PROSODY.encode())) or len(word))))
+        place += len(word) + 1
+    return found
+
+
+def _chosen(words: list[SpokenWord], begin_s: float, end_s: float) -> slice:
+    """The words to be replaced; an empty slice where the new ones come between two."""
+    inside = [
+        number
+        for number, (_, begin, end) in enumerate(words)
+        if 2 * (min(end, end_s) - max(begin, begin_s)) >= end - begin or (begin <= begin_s and end_s <= end)
+    ]
+    if inside:
+        return slice(inside[0], inside[-1] + 1)
+    place = sum(begin + end < begin_s + end_s for _, begin, end in words)
+    return slice(place, place)
+
+
+def _new_text(content: bytes, chosen: slice, new: bytes) -> tuple[bytes, bytes, bytes]:
+    """What stays before, what is new, what stays after."""
+    words = _words(content)
+    if chosen.start < chosen.stop:
+        left, right = content[: words[chosen.start][0]], content[words[chosen.stop - 1][1] :]
+        marks = PROSODY.encode()
+        return left, new.rstrip(marks) if right[:1] in (bytes([mark]) for mark in marks) else new, right
+    if chosen.start == len(words):
+        return content, b" " + new, b""
+    begin = words[chosen.start][0]
+    return content[: max(0, begin - 1)], (b" " if begin else b"") + new + b" ", content[begin:]

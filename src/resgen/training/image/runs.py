@@ -1,0 +1,333 @@
+"""The two training stages and the encoding between them, from a recipe and paths to folders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from resgen.checkpoints.artefacts import check_belongs, fingerprint, load_tokenizer
+from resgen.checkpoints.classifiers import load_classifier
+from resgen.checkpoints.format import resolve_model
+from resgen.data.codes.pictures import CodeCache, CodeEncoding, open_codes
+from resgen.data.codes.shards import SHARD_SAMPLES, CodePlan, Shard
+from resgen.data.pictures.sources import ImageSource, available_splits, open_images
+from resgen.data.pictures.store import MAX_BYTES_IN_MEMORY, PictureStore
+from resgen.devices import choose_device
+from resgen.errors import ConfigError, DataError
+from resgen.kinds import build, kind_of
+from resgen.losses.perceptual import ClassifierPerceptualLoss, PerceptualLoss, VGGPerceptualLoss
+from resgen.ops.images import from_uint8
+from resgen.ops.random import seeded
+from resgen.tokenizers.image import ImageTokenizer
+from resgen.training.agreement import check_agreement
+from resgen.training.encoding import encode_together
+from resgen.training.generator_task import Evaluate, GeneratorTask
+from resgen.training.image.product import ClassExamples, ImageProduct
+from resgen.training.image.recipe import Recipe
+from resgen.training.image.tokenizer_task import TokenizerLossConfig, TokenizerTask
+from resgen.training.initial import check_init, start_from, start_generator_from
+from resgen.training.parallel import first_alone, initialise
+from resgen.training.stages import CODE_FOLDERS, check_start, data_path, run_stage
+from resgen.types import Reduce
+
+HELD_OUT_SPLITS = ("test", "val", "valid", "validation")
+HELD_OUT_EVERY = 20
+MAX_HELD_OUT = 5000
+MAX_VALIDATED = 1000
+"""Held-out pictures on which a tokenizer is validated."""
+ENCODE_BATCH = 256
+
+
+def train_tokenizer(
+    recipe: Recipe,
+    *,
+    data: str | None,
+    out: str | Path,
+    max_minutes: float | None = None,
+    resume: bool = False,
+    init: str | Path | None = None,
+) -> dict[str, float]:
+    """Stage 1: train a tokenizer and write `out/model`; returns the final metrics.
+
+    Args:
+        recipe: all settings.
+        data: pictures; the recipe's own path by default.
+        out: run folder.
+        max_minutes: budget of wall time.
+        resume: continue the run in `out`.
+        init: start from the weights of this model, of the same shape (fine-tuning).
+    """
+    check_init(recipe.tokenizer_loss.decoder_only, init)
+    check_start(recipe, out, max_minutes=max_minutes, resume=resume)
+    with first_alone(initialise()):  # who finds indices of shards there that the first has built
+        train, held_out = open_splits(data_path(recipe, data))
+    shown = held_out.subset(np.arange(min(len(held_out), MAX_VALIDATED)))
+    with seeded(recipe.tokenizer_training.seed, "tokenizer"):
+        tokenizer = ImageTokenizer(recipe.tokenizer)
+        if init is not None:
+            start_from(tokenizer, init, "tokenizer")
+        task = TokenizerTask(
+            tokenizer,
+            recipe.tokenizer_loss,
+            _store(tokenizer, train, recipe.data.resize),
+            _store(tokenizer, shown, recipe.data.resize).batch(torch.arange(len(shown))),
+            class_names=train.class_names,
+            perceptual=_perceptual(recipe.tokenizer_loss, recipe.tokenizer.channels),
+        )
+    return run_stage(
+        task,
+        recipe,
+        "tokenizer",
+        recipe.tokenizer_training,
+        out,
+        max_minutes=max_minutes,
+        resume=resume,
+        init=init,
+        about={"name": train.name, "sha256": train.fingerprint, "resize": recipe.data.resize},
+        configs={"tokenizer": recipe.tokenizer, "tokenizer_loss": recipe.tokenizer_loss},
+    )
+
+
+def train_generator(
+    recipe: Recipe,
+    *,
+    data: str | None,
+    tokenizer: str | Path,
+    out: str | Path,
+    max_minutes: float | None = None,
+    resume: bool = False,
+    init: str | Path | None = None,
+    evaluator: Callable[[ImageTokenizer], Evaluate] | None = None,
+) -> dict[str, float]:
+    """Stage 2: train a generator on codes and write the pipeline `out/model`; returns the final metrics.
+
+    Args:
+        recipe: all settings; the shape of the codes is the tokenizer's.
+        data: pictures, encoded into `out/codes` first, or a folder that `encode_data` wrote.
+        tokenizer: folder of a tokenizer (or bundled model).
+        out: run folder.
+        max_minutes: budget of wall time.
+        resume: continue the run in `out`.
+        init: start from the weights of this pipeline's generator, of the same tokenizer and shape (fine-tuning); where
+            the classes differ in number, theirs start anew.
+        evaluator: makes, for the tokenizer, what is called every `evaluate_every` steps.
+    """
+    check_start(recipe, out, max_minutes=max_minutes, resume=resume)
+    loaded, folder = load_tokenizer(tokenizer)
+    path = data_path(recipe, data)
+    if is_encoded(path):
+        train, held_out = (open_codes(Path(path) / name) for name in CODE_FOLDERS)
+    else:
+        train, held_out = encode_data(
+            loaded,
+            path,
+            Path(out) / "codes",
+            flip=recipe.data.flip,
+            resize=recipe.data.resize,
+            device=recipe.generator_training.device,
+        )
+    for cache in (train, held_out):
+        check_belongs(loaded, cache.spec, cache.tokenizer_fingerprint, str(cache.path))
+    num_classes = len(train.class_names) if len(train.class_names) > 1 else 0
+    model_config = replace(recipe.generator, num_classes=num_classes)
+    with seeded(recipe.generator_training.seed, "generator"):
+        model = build(model_config, loaded.spec)
+        if init is not None:
+            start_generator_from(model, init, loaded)
+    task = GeneratorTask(
+        model,
+        recipe.generator_loss,
+        ClassExamples(train, num_classes),
+        ClassExamples(held_out, num_classes),
+        quantizer=loaded.quantizer,
+        product=ImageProduct(loaded, train.class_names),
+        sampling=recipe.sampling,
+        evaluate=evaluator(loaded) if evaluator is not None and initialise().rank == 0 else None,
+        history={"tokenizer": folder.record("tokenizer")},
+    )
+    return run_stage(
+        task,
+        recipe,
+        "generator",
+        recipe.generator_training,
+        out,
+        max_minutes=max_minutes,
+        resume=resume,
+        init=init,
+        about={
+            "sha256": train.data_fingerprint,
+            "versions": train.versions,
+            "tokenizer": train.tokenizer_fingerprint,
+        },
+        configs={"generator": model_config, "generator_loss": recipe.generator_loss, "sampling": recipe.sampling},
+        kind=kind_of(model_config).name,
+    )
+
+
+def encode_data(
+    tokenizer: ImageTokenizer | str | Path,
+    data: str | Path,
+    out: str | Path,
+    *,
+    flip: bool = False,
+    resize: bool = False,
+    device: str = "auto",
+    shard_samples: int | None = None,
+) -> tuple[CodeCache, CodeCache]:
+    """Encode pictures into `out/train` and `out/held_out`; shards already made from the same things are kept.
+
+    The processes of `torchrun` share the shards; each calls this. On the same kind of machine, with as many threads per
+    process, the files are the same however many processes there are and however often the work was interrupted.
+
+    Args:
+        tokenizer: a tokenizer, or the folder of one (or a bundled model).
+        data: pictures, as `open_images` takes them.
+        out: folder for the two caches.
+        flip: store every training picture mirrored as well.
+        resize: cut out and resize pictures of another size.
+        device: `auto`, `cpu` or `cuda`.
+        shard_samples: the most samples of a file; `SHARD_SAMPLES` by default. What is there keeps its division.
+    """
+    reduce = initialise()  # chooses the GPU of this process
+    if not isinstance(tokenizer, ImageTokenizer):
+        tokenizer, _ = load_tokenizer(tokenizer)
+    tokenizer.to(choose_device(device))
+    size = SHARD_SAMPLES if shard_samples is None else shard_samples
+    check_agreement({"tokenizer": fingerprint(tokenizer), "flip": flip, "resize": resize, "shards": size}, reduce)
+    with first_alone(reduce):
+        sources = open_splits(data)
+    caches = []
+    for source, name in zip(sources, CODE_FOLDERS, strict=True):
+        versions = 2 if flip and name == "train" else 1
+        caches.append(_encode_source(tokenizer, source, Path(out) / name, versions, resize, size, reduce))
+    return caches[0], caches[1]
+
+
+def check_encoded(
+    out: str | Path, *, tokenizer: str | Path | None = None, data: str | Path | None = None
+) -> tuple[CodeCache, CodeCache]:
+    """Read all that `encode_data` wrote and compare it with its hashes; nothing is changed.
+
+    Args:
+        out: folder of the two caches.
+        tokenizer: if given, what must have made them.
+        data: if given, what must have been encoded.
+
+    Raises:
+        DataError: something is missing, damaged or made from something else.
+    """
+    train, held_out = (open_codes(Path(out) / name, verify=True) for name in CODE_FOLDERS)
+    if tokenizer is not None:
+        loaded, _ = load_tokenizer(tokenizer)
+        for cache in (train, held_out):
+            check_belongs(loaded, cache.spec, cache.tokenizer_fingerprint, str(cache.path))
+    if data is not None:
+        for cache, source in zip((train, held_out), open_splits(data), strict=True):
+            cache.require(data_fingerprint=source.fingerprint)
+    return train, held_out
+
+
+def is_encoded(path: str | Path) -> bool:
+    """Whether `encode_data` wrote this folder."""
+    return all((Path(path) / name / "meta.json").is_file() for name in CODE_FOLDERS)
+
+
+def open_splits(data: str | Path) -> tuple[ImageSource, ImageSource]:
+    """Training and held-out pictures: the data's own splits, or every 20th picture held out (5,000 at most)."""
+    splits = available_splits(data)
+    source = open_images(data, split="train" if "train" in splits else splits[0])
+    for name in HELD_OUT_SPLITS:
+        if name in splits:
+            return source, open_images(data, split=name)
+    if len(source) < 2:
+        raise DataError(f"'{data}' holds {len(source)} picture; training needs at least 2, one of them to validate on")
+    every = max(min(HELD_OUT_EVERY, len(source)), -(-len(source) // MAX_HELD_OUT))
+    held_out = np.arange(len(source)) % every == every - 1
+    return source.subset(np.flatnonzero(~held_out)), source.subset(np.flatnonzero(held_out))
+
+
+def _encode_source(
+    tokenizer: ImageTokenizer,
+    source: ImageSource,
+    out: Path,
+    versions: int,
+    resize: bool,
+    shard_samples: int,
+    reduce: Reduce,
+) -> CodeCache:
+    def plan() -> CodePlan:
+        return CodePlan(
+            spec=tokenizer.spec,
+            num_samples=len(source),
+            versions=versions,
+            class_names=tuple(source.class_names),
+            tokenizer_fingerprint=fingerprint(tokenizer),
+            data_fingerprint=source.fingerprint,
+            shard_samples=shard_samples,
+        )
+
+    encode_together(
+        CodeEncoding,
+        out,
+        plan,
+        lambda encoding, shards: _encode_shards(tokenizer, source, encoding, shards, resize),
+        lambda encoding: encoding.finish(source.labels),
+        name=source.name,
+        batches=lambda shard: -(-shard.num_samples // ENCODE_BATCH),
+        reduce=reduce,
+    )
+    return open_codes(out)
+
+
+@torch.inference_mode()
+def _encode_shards(
+    tokenizer: ImageTokenizer, source: ImageSource, encoding: CodeEncoding, shards: list[Shard], resize: bool
+) -> Iterator[int]:
+    """Make shards, in float32 arithmetic: version 0 as it is, version 1 mirrored. Yields the size of every batch."""
+    if not shards:
+        return
+    device = tokenizer.quantizer.codebooks.device
+    # Who makes a part only does not decode all pictures first.
+    memory = MAX_BYTES_IN_MEMORY if len(shards) == len(encoding.plan.shards) else 0
+    store = _store(tokenizer, source, resize, memory)
+    for shard in shards:
+        version, first = divmod(shard.begin, encoding.plan.num_samples)
+        with encoding.write(shard) as append:
+            parts = torch.arange(first, first + shard.num_samples).split(ENCODE_BATCH)
+            for rows, following in zip(parts, [*parts[1:], parts[-1][:0]], strict=True):
+                store.prefetch(torch.cat([rows, following]))
+                images = from_uint8(store.batch(rows).to(device))
+                append(tokenizer.encode(images.flip(-1) if version else images))
+                yield len(rows)
+
+
+def _perceptual(config: TokenizerLossConfig, channels: int) -> PerceptualLoss | None:
+    if config.perceptual_file and Path(config.perceptual_file).is_file():
+        return VGGPerceptualLoss(config.perceptual_file)
+    if config.perceptual_file:
+        classifier, _ = load_classifier(resolve_model(config.perceptual_file))
+        if classifier.config.channels != channels:
+            raise ConfigError(
+                f"classifier '{config.perceptual_file}' takes pictures of {classifier.config.channels} channels, not "
+                f"{channels}; set tokenizer_loss.perceptual_file to one made for these pictures"
+            )
+        return ClassifierPerceptualLoss(classifier)
+    if config.perceptual_weight > 0:
+        message = (
+            "perceptual loss: off (no weights; set tokenizer_loss.perceptual_file to a safetensors file with VGG-16 "
+            "or the folder of a classifier)"
+        )
+        Console(stderr=True).print(message)
+    return None
+
+
+def _store(
+    tokenizer: ImageTokenizer, source: ImageSource, resize: bool, max_bytes: int = MAX_BYTES_IN_MEMORY
+) -> PictureStore:
+    config = tokenizer.config
+    return PictureStore(source, size=config.image_size, channels=config.channels, resize=resize, max_bytes=max_bytes)

@@ -1,0 +1,225 @@
+"""Stage 1: an image tokenizer learns to reconstruct pictures (App. A.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor, nn
+
+from resgen.checkpoints.artefacts import save_tokenizer
+from resgen.data.pictures.grid import picture_grid, save_picture
+from resgen.data.pictures.store import PictureStore
+from resgen.errors import ConfigError
+from resgen.losses.adversarial import PatchDiscriminator, adaptive_weight, discriminator_hinge, generator_hinge
+from resgen.losses.perceptual import PerceptualLoss
+from resgen.ops.images import from_uint8, psnr_db, to_uint8
+from resgen.ops.residual import code_histogram, usage_and_perplexity
+from resgen.quantizers import Quantization
+from resgen.quantizers.base import joined
+from resgen.tokenizers.image import ImageTokenizer
+from resgen.types import LOCAL, Reduce
+
+VALIDATION_BATCH = 256
+Losses = Iterator[tuple[str, Tensor, dict[str, Tensor]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerLossConfig:
+    """Weights of the tokenizer's losses; the defaults are RQ-VAE's (App. A.1).
+
+    Attributes:
+        commitment_weight: of the commitment loss.
+        perceptual_weight: of the perceptual loss, which needs `perceptual_file`.
+        perceptual_file: safetensors with VGG-16 weights, or the folder of a classifier of such pictures; null switches
+            the perceptual loss off.
+        adversarial_weight: of the adversarial loss before the adaptive factor; 0 trains without a discriminator.
+        adversarial_start: step at which the adversarial loss sets in.
+        flip: mirror half of the training pictures.
+        decoder_only: encoder and codebooks stay as they are, and with them all codes and generators of these codes.
+    """
+
+    commitment_weight: float = 0.25
+    perceptual_weight: float = 1.0
+    perceptual_file: str | None = None
+    adversarial_weight: float = 0.75
+    adversarial_start: int = 0
+    flip: bool = True
+    decoder_only: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("commitment_weight", "perceptual_weight", "adversarial_weight", "adversarial_start"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name}={getattr(self, name)} must not be negative")
+
+
+class TokenizerTask:
+    """What the trainer needs to train an `ImageTokenizer`; see `training.interface.Task`."""
+
+    name = "tokenizer"
+
+    def __init__(
+        self,
+        tokenizer: ImageTokenizer,
+        config: TokenizerLossConfig,
+        train: PictureStore,
+        held_out: UInt8[Tensor, "N C S S"],
+        *,
+        class_names: tuple[str, ...] = (),
+        perceptual: PerceptualLoss | None = None,
+    ) -> None:
+        self.config = config
+        self.tokenizer = tokenizer
+        if config.decoder_only:
+            tokenizer.requires_grad_(False)
+            tokenizer.decoder.requires_grad_(True)
+        self.module = nn.ModuleDict({"tokenizer": tokenizer})
+        if config.adversarial_weight > 0:
+            discriminator = PatchDiscriminator(tokenizer.config.channels)
+            if tokenizer.config.image_size < discriminator.min_size:
+                raise ConfigError(
+                    f"image_size={tokenizer.config.image_size} is too small for the discriminator, which needs "
+                    f"{discriminator.min_size}; set tokenizer_loss.adversarial_weight=0"
+                )
+            self.module["discriminator"] = discriminator
+        self.train, self.held_out = train, held_out
+        self.class_names = class_names
+        self.perceptual = perceptual
+        self._pending: list[Quantization] = []
+
+    @property
+    def num_samples(self) -> int:
+        """Size of the training set."""
+        return len(self.train)
+
+    @property
+    def blocks(self) -> Int[Tensor, " K"] | None:
+        """Stretches of pictures that are read as one, where there are such."""
+        blocks = self.train.source.blocks
+        return None if blocks is None or self.train.in_memory else torch.from_numpy(blocks)
+
+    def prefetch(self, indices: Int[Tensor, " B"]) -> None:
+        """Decode the pictures of the next micro-batch while this one is computed."""
+        self.train.prefetch(indices)
+
+    @property
+    def ema_module(self) -> None:
+        """No average: codebooks follow the encoder as it is, not its average."""
+
+    def optimizer_groups(self) -> dict[str, list[nn.Parameter]]:
+        """The tokenizer's parameters, or its decoder's, and the discriminator's where there is one."""
+        return {name: [p for p in part.parameters() if p.requires_grad] for name, part in self.module.items()}
+
+    def to(self, device: torch.device) -> None:
+        """Move all modules; convolutions run channels-last."""
+        self.module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if isinstance(self.perceptual, nn.Module):
+            self.perceptual.to(device)
+
+    def compile(self) -> None:
+        """Compile encoder and decoder, but for the output layer, at which the adaptive weight differentiates."""
+        self.tokenizer.encoder.layers.compile()
+        self.tokenizer.decoder.layers.compile()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the modules are."""
+        return self.tokenizer.quantizer.codebooks.device
+
+    @torch.no_grad()
+    def before_start(self, generator: torch.Generator, reduce: Reduce = LOCAL) -> None:
+        """Start the codebooks from encoder outputs, where the quantizer does so."""
+        index = torch.randint(
+            len(self.train), (min(len(self.train), 512),), generator=generator, device=generator.device
+        ).cpu()
+        index = index.tensor_split(reduce.world_size)[reduce.rank]
+        latents = self.tokenizer.latents(self._pictures(index)).flatten(0, 1)
+        self.tokenizer.quantizer.initialize(latents, generator, reduce)
+
+    def losses(self, indices: Int[Tensor, " B"], step: int, micro: int, generator: torch.Generator) -> Losses:
+        """Reconstruction, commitment, perceptual and adversarial loss; then the discriminator's own."""
+        config = self.config
+        images = self._pictures(indices)
+        if config.flip:
+            mirrored = torch.rand(len(images), generator=generator, device=generator.device) < 0.5
+            images = torch.where(mirrored.to(images.device)[:, None, None, None], images.flip(-1), images)
+        images = images.contiguous(memory_format=torch.channels_last)
+        output, quantization = self.tokenizer(images)
+        self._pending.append(quantization)
+        reconstruction = (output - images).square().mean()
+        metrics = {"mse": reconstruction.detach(), "commitment": quantization.commitment.detach()}
+        if self.perceptual is not None and config.perceptual_weight > 0:
+            distance = self.perceptual(output, images)
+            metrics["perceptual"] = distance.detach()
+            reconstruction = reconstruction + config.perceptual_weight * distance
+        loss = reconstruction + config.commitment_weight * quantization.commitment
+        adversarial = config.adversarial_weight > 0 and step >= config.adversarial_start
+        if adversarial:
+            discriminator = self.module["discriminator"]
+            wanted = generator_hinge(discriminator(output))
+            weight = adaptive_weight(reconstruction, wanted, self.tokenizer.decoder.out.weight)
+            loss = loss + config.adversarial_weight * weight * wanted
+            metrics |= {"adversarial": wanted.detach(), "adaptive_weight": weight}
+        yield "tokenizer", loss, metrics
+        if adversarial:
+            # Real and fake apart from the graph of the tokenizer.
+            loss = discriminator_hinge(discriminator(images), discriminator(output.detach()))
+            yield "discriminator", loss, {"discriminator": loss.detach()}
+
+    def after_step(self, step: int, generator: torch.Generator, reduce: Reduce = LOCAL) -> None:
+        """One codebook update from all micro-batches of the step together."""
+        if not self.config.decoder_only:
+            self.tokenizer.quantizer.update(joined(self._pending), generator, reduce)
+        self._pending.clear()
+
+    @torch.no_grad()
+    def validate(self, module: nn.Module, reduce: Reduce = LOCAL) -> dict[str, float]:
+        """PSNR by number of decoded levels, usage, perplexity and residual variance per level on held-out pictures."""
+        tokenizer = self.tokenizer
+        depth = tokenizer.spec.depth
+        psnr = torch.zeros(depth, dtype=torch.float64)
+        histogram = torch.zeros(depth, tokenizer.spec.codebook_size, dtype=torch.int64)
+        error = torch.zeros((), dtype=torch.float64)
+        for part in self.held_out.split(VALIDATION_BATCH)[reduce.rank :: reduce.world_size]:
+            images = from_uint8(part.to(self.device))
+            codes = tokenizer.encode(images)
+            histogram += code_histogram(codes, tokenizer.spec.codebook_size).cpu()
+            for level in range(depth):
+                output = tokenizer.decode(codes, level + 1)
+                psnr[level] += psnr_db(to_uint8(output), part.to(self.device)).sum().cpu()
+            error += float((output - images).square().mean()) * len(part)
+        count = len(self.held_out)
+        psnr, error = reduce.sum(psnr), reduce.sum(error)
+        usage, perplexity = usage_and_perplexity(reduce.sum(histogram))
+        metrics = {"val_loss": float(error) / count}
+        for level in range(depth):
+            metrics[f"psnr_db/{level + 1}"] = float(psnr[level]) / count
+            metrics[f"usage/{level + 1}"] = float(usage[level])
+            metrics[f"perplexity/{level + 1}"] = float(perplexity[level])
+            metrics[f"variance/{level + 1}"] = float(tokenizer.quantizer.variances[level])
+        return metrics
+
+    @torch.no_grad()
+    def sample(self, path: Path) -> None:
+        """Eight held-out pictures (rows), decoded from 1, 2, 4, ... levels, the original last."""
+        pictures = self.held_out[:8]
+        codes = self.tokenizer.encode(from_uint8(pictures.to(self.device)))
+        depth = self.tokenizer.spec.depth
+        counts = sorted({2**k for k in range(depth.bit_length()) if 2**k <= depth} | {depth})
+        columns = [to_uint8(self.tokenizer.decode(codes, count)).cpu() for count in counts] + [pictures]
+        grid = torch.stack(columns, dim=1).flatten(0, 1)
+        labels = [str(count) for count in counts] + ["real"]
+        save_picture(
+            picture_grid(grid, columns=len(columns), scale=max(1, 64 // pictures.shape[-1]), labels=labels), path
+        )
+
+    def export(self, folder: Path, history: Mapping[str, Any]) -> None:
+        """Write the tokenizer folder."""
+        save_tokenizer(folder, self.tokenizer, class_names=self.class_names, history=history)
+
+    def _pictures(self, indices: Int[Tensor, " B"]) -> Tensor:
+        return from_uint8(self.train.batch(indices).to(self.device))

@@ -1,0 +1,229 @@
+"""Encoded speech as examples with prompts, and generated speech as files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from resgen.checkpoints.speech import VoiceConfig, save_speech_pipeline
+from resgen.data.codes.speech import EncodedUtterance, SpeechCodes
+from resgen.data.pictures.grid import save_picture
+from resgen.data.sound.decode import write_sound
+from resgen.data.sound.spectrogram import spectrogram_sheet
+from resgen.data.text import pad_texts
+from resgen.errors import ConfigError
+from resgen.kinds import AnySampling, sample
+from resgen.models.base import CodeModel
+from resgen.models.text import TextModel
+from resgen.ops.alignment import expand
+from resgen.ops.mel import MelConfig, log_mel
+from resgen.ops.random import generator as make_generator
+from resgen.tokenizers.sound import SoundCodec
+from resgen.training.generator_task import Batch
+from resgen.types import SequenceCondition
+
+SHOWN = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptConfig:
+    """The visible beginnings of training sequences (Sec. 5.1, a Default of the method).
+
+    Attributes:
+        max_seconds: the longest prompt.
+        max_share: the longest prompt within an utterance, as a share of it.
+        other_share: share of samples whose prompt is another utterance of the same speaker, as in the cross-sentence
+            task; the others' is their own beginning, as in continuation.
+    """
+
+    max_seconds: float = 3.0
+    max_share: float = 1 / 3
+    other_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.max_seconds > 0:
+            raise ConfigError(f"max_seconds={self.max_seconds} must be above 0")
+        for name in ("max_share", "other_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must lie in [0, 1]")
+
+
+class Piece(NamedTuple):
+    """An utterance with the features of its frames."""
+
+    codes: Int[Tensor, "L D"]
+    features: Float[Tensor, "T E"]
+
+
+class SpeechExamples:
+    """Encoded speech as `generator_task.Examples`: sequences that begin with a prompt.
+
+    Args:
+        cache: encoded utterances.
+        text_model: gives the features: hidden states of the text, expanded by the durations; it is not trained.
+        prompts: which beginnings are shown.
+        positions_per_second: of the codes.
+        stride: mel frames per position.
+    """
+
+    def __init__(
+        self,
+        cache: SpeechCodes,
+        text_model: TextModel,
+        prompts: PromptConfig,
+        *,
+        positions_per_second: float,
+        stride: int,
+    ) -> None:
+        self.cache, self.text_model, self.prompts, self.stride = cache, text_model, prompts, stride
+        self.max_prompt = max(1, int(prompts.max_seconds * positions_per_second))
+        order = cache.speakers.argsort(stable=True)
+        counts = torch.bincount(cache.speakers, minlength=len(cache.speaker_names))
+        self._of_speaker = order.split(counts.tolist())
+
+    def __len__(self) -> int:
+        return len(self.cache)
+
+    @property
+    def lengths(self) -> Int[Tensor, " U"]:
+        """Positions of each utterance, without a prompt of another."""
+        return self.cache.lengths
+
+    def codes(self, indices: Int[Tensor, " B"]) -> Int[Tensor, "1 M D"]:
+        """All positions of the utterances in one row."""
+        return torch.cat([self.cache.utterance(index).codes for index in indices.tolist()])[None]
+
+    def batch(self, indices: Int[Tensor, " B"], generator: torch.Generator) -> Batch:
+        """Codes and conditions; prompts are drawn from `generator`."""
+        chosen = [self._draw(index, generator) for index in indices.tolist()]
+        wanted = indices.tolist() + [other for other, _ in chosen if other is not None]
+        pieces = dict(zip(wanted, self._pieces(wanted), strict=True))
+        codes, features, prompts = [], [], []
+        for index, (other, length) in zip(indices.tolist(), chosen, strict=True):
+            own = pieces[index]
+            if other is not None:
+                shown = pieces[other]
+                codes.append(torch.cat([shown.codes[:length], own.codes]))
+                features.append(torch.cat([shown.features[: length * self.stride], own.features]))
+            else:
+                codes.append(own.codes)
+                features.append(own.features)
+            prompts.append(length)
+        sequence = SequenceCondition.of([len(one) for one in codes], prompts, features)
+        return pad_sequence(codes, batch_first=True), torch.zeros_like(indices), sequence
+
+    def _draw(self, index: int, generator: torch.Generator) -> tuple[int | None, int]:
+        """Another utterance to begin with, or None, and the length of the prompt in positions."""
+        first, second, third = torch.rand(3, generator=generator).tolist()
+        length, most = int(self.cache.lengths[index]), self.cache.spec.num_positions
+        same = self._of_speaker[int(self.cache.speakers[index])]
+        if first < self.prompts.other_share and len(same) > 1:
+            place = int(second * (len(same) - 1))
+            other = int(same[place])
+            other = int(same[-1]) if other == index else other
+            shown = min(int(self.cache.lengths[other]), self.max_prompt, most - length)
+            if shown > 0:
+                return other, shown
+        longest = min(self.max_prompt, int(length * self.prompts.max_share))
+        return None, int(third * (longest + 1))
+
+    @torch.no_grad()
+    def _pieces(self, indices: list[int]) -> list[Piece]:
+        parts = [self.cache.utterance(index) for index in indices]
+        return [Piece(part.codes, features) for part, features in zip(parts, self.features(parts), strict=True)]
+
+    @torch.no_grad()
+    def features(self, parts: list[EncodedUtterance]) -> list[Float[Tensor, "T E"]]:
+        """Expanded hidden states of the texts of utterances, on the CPU."""
+        tokens, valid = pad_texts([part.tokens for part in parts])
+        device = self.text_model.angles.device
+        hidden = self.text_model(tokens.to(device), valid.to(device)).float().cpu()
+        durations = pad_sequence([part.durations for part in parts], batch_first=True)
+        frames = [self.stride * len(part.codes) for part in parts]
+        expanded = expand(hidden, durations, max(frames))
+        return [row[:count] for row, count in zip(expanded, frames, strict=True)]
+
+
+class SpeechProduct:
+    """`generator_task.Product` of speech.
+
+    Args:
+        codec: decodes samples; exported with the generator.
+        text_model: exported as well.
+        alphabet: characters that it knows.
+        examples: held-out speech, whose texts and prompts samples are given.
+        mel: of the pictures.
+        voice: exported as well.
+    """
+
+    def __init__(
+        self,
+        codec: SoundCodec,
+        text_model: TextModel,
+        alphabet: str,
+        examples: SpeechExamples,
+        mel: MelConfig,
+        voice: VoiceConfig,
+    ) -> None:
+        self.codec, self.text_model, self.alphabet = codec, text_model, alphabet
+        self.examples, self.mel, self.voice = examples, mel, voice
+
+    def to(self, device: torch.device) -> None:
+        """Move all that turns texts into features and codes into sound."""
+        self.text_model.to(device)
+        self.codec.tokenizer.to(device)
+        if self.codec.vocoder is not None:
+            self.codec.vocoder.to(device)
+
+    @torch.no_grad()
+    def sample(self, path: Path, model: CodeModel, sampling: AnySampling) -> None:
+        """Held-out texts in the voices of their prompts: spectrograms of the original, what the tokenizer makes of it
+        and what the model says, and the model's as WAV files."""
+        count = min(SHOWN, len(self.examples))
+        indices = torch.linspace(0, len(self.examples) - 1, count).long()
+        codes, class_ids, sequence = self.examples.batch(indices, make_generator("sample prompts"))
+        assert sequence is not None
+        device = model.codebooks.device
+        sequence, codes = sequence.to(device), codes.to(device)
+        visible = torch.where(sequence.prompt, model.spec.depth, 0)
+        given = (codes, visible)
+        found = sample(
+            model,
+            class_ids.to(device),
+            seed=0,
+            indices=range(count),
+            sampling=sampling,
+            given=given,
+            sequence=sequence,
+        ).codes
+        sounds = [self.codec.decode(part, sequence.valid) for part in (codes, found)]
+        rows = []
+        for row, length in enumerate(sequence.lengths):
+            end = length * self.codec.samples_per_position
+            rows.append([log_mel(sound[row : row + 1, :end], self.mel)[0].cpu() for sound in sounds])
+            name = f"{path.stem}_{row + 1}.wav"
+            write_sound(sounds[1][row, :end].cpu(), self.codec.sample_rate_hz, path.with_name(name))
+        labels = [self.examples.cache.texts[index][:40] for index in indices.tolist()]
+        save_picture(spectrogram_sheet(rows, labels=["tokenizer", "model"], row_labels=labels), path)
+
+    def export(self, folder: Path, model: CodeModel, sampling: AnySampling, history: Mapping[str, Any]) -> None:
+        """Write the speech pipeline's folder."""
+        vocoder = self.codec.vocoder
+        save_speech_pipeline(
+            folder,
+            tokenizer=self.codec.tokenizer,
+            vocoder=vocoder,  # type: ignore[arg-type]
+            text_model=self.text_model,
+            alphabet=self.alphabet,
+            generator=model,
+            sampling=sampling,
+            voice=self.voice,
+            history=history,
+        )

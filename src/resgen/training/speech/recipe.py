@@ -1,0 +1,110 @@
+"""A speech recipe: the configurations of all stages and of sampling, as one object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from resgen.errors import ConfigError
+from resgen.kinds import AnySampling, ModelConfig
+from resgen.models.resgen import ResGenConfig
+from resgen.models.text import TextModelConfig
+from resgen.ops.mel import MelConfig
+from resgen.samplers.autoregressive import LatentAutoregressiveConfig
+from resgen.samplers.unmasking import SamplingConfig
+from resgen.tokenizers.codec import CodecTokenizerConfig
+from resgen.tokenizers.mel import MelTokenizerConfig
+from resgen.tokenizers.vocoder import VocoderConfig
+from resgen.tokenizers.waveform import WaveformTokenizerConfig
+from resgen.training.generator_task import GeneratorLossConfig
+from resgen.training.image.recipe import of_kind
+from resgen.training.speech.product import PromptConfig
+from resgen.training.speech.text_task import TextLossConfig
+from resgen.training.speech.tokenizer_task import SoundTokenizerLossConfig
+from resgen.training.speech.vocoder_task import VocoderLossConfig
+from resgen.training.trainer import TrainerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechDataConfig:
+    """Where recordings come from and how they are prepared.
+
+    Attributes:
+        path: data used when none is given on the command line; null where the user must give some.
+        trim: cut silence off both ends.
+        loudness_db: loudness that every recording is brought to, in LUFS; null leaves it.
+        max_seconds: longer recordings are refused.
+    """
+
+    path: str | None = None
+    trim: bool = True
+    loudness_db: float | None = -23.0
+    max_seconds: float = 20.0
+
+    def __post_init__(self) -> None:
+        if not self.max_seconds > 0:
+            raise ConfigError(f"max_seconds={self.max_seconds} must be above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechRecipe:
+    """Everything that `resgen train` needs for speech; each field may be overridden by `--config` and `--set`."""
+
+    name: str
+    data: SpeechDataConfig = field(default_factory=SpeechDataConfig)
+    tokenizer: MelTokenizerConfig | WaveformTokenizerConfig = field(default_factory=MelTokenizerConfig)
+    tokenizer_loss: SoundTokenizerLossConfig = field(default_factory=SoundTokenizerLossConfig)
+    tokenizer_training: TrainerConfig = field(default_factory=TrainerConfig)
+    vocoder: VocoderConfig = field(default_factory=VocoderConfig)
+    vocoder_loss: VocoderLossConfig = field(default_factory=VocoderLossConfig)
+    vocoder_training: TrainerConfig = field(default_factory=TrainerConfig)
+    text: TextModelConfig = field(default_factory=TextModelConfig)
+    text_loss: TextLossConfig = field(default_factory=TextLossConfig)
+    text_training: TrainerConfig = field(default_factory=TrainerConfig)
+    generator: ModelConfig = field(default_factory=ResGenConfig)
+    generator_loss: GeneratorLossConfig = field(default_factory=GeneratorLossConfig)
+    generator_training: TrainerConfig = field(default_factory=TrainerConfig)
+    prompts: PromptConfig = field(default_factory=PromptConfig)
+    sampling: AnySampling = field(default_factory=SamplingConfig)
+
+
+def with_speech_kind(recipe: SpeechRecipe, kind: str) -> SpeechRecipe:
+    """The recipe for another kind of generator: as many parameters, the same training, the kind's own sampling.
+
+    `clam_tts` is AR-ResGen as CLaM-TTS (arXiv:2404.02781) has it: one prediction of the mixture head per position.
+
+    Raises:
+        ConfigError: there is no such kind, or the recipe's generator has another network than ResGen's.
+    """
+    generator, loss, sampling = recipe.generator, recipe.generator_loss, recipe.sampling
+    if kind == "clam_tts" and isinstance(generator, ResGenConfig):
+        generator = replace(generator, head="mixture")
+    spec = recipe.tokenizer.spec
+    name = "ar_resgen" if kind == "clam_tts" else kind
+    generator, loss, sampling = of_kind(generator, loss, sampling, spec, name)
+    if isinstance(sampling, LatentAutoregressiveConfig):
+        sampling = replace(sampling, num_steps=1 if kind == "clam_tts" else 2)
+    return replace(recipe, generator=generator, generator_loss=loss, sampling=sampling)
+
+
+def mel_of(
+    recipe: SpeechRecipe, tokenizer: MelTokenizerConfig | WaveformTokenizerConfig | CodecTokenizerConfig | None = None
+) -> MelConfig:
+    """The mels of the alignment: the tokenizer's own or, for one of waveforms, the vocoder's.
+
+    Args:
+        recipe: all settings.
+        tokenizer: in place of the recipe's own.
+
+    Raises:
+        ConfigError: positions that are not whole numbers of frames.
+    """
+    config = recipe.tokenizer if tokenizer is None else tokenizer
+    if isinstance(config, MelTokenizerConfig):
+        return config.mel
+    mel, unit = recipe.vocoder.mel, config.samples_per_position
+    if mel.sample_rate_hz != config.sample_rate_hz or unit % mel.hop_size:
+        raise ConfigError(
+            f"vocoder.mel has {mel.sample_rate_hz} Hz and hops of {mel.hop_size}; the tokenizer has "
+            f"{config.sample_rate_hz} Hz and positions of {unit} samples, a multiple of which is needed"
+        )
+    return mel

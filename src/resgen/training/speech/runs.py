@@ -1,0 +1,488 @@
+"""The stages of a speech model, from a recipe and paths to folders: tokenizer, vocoder, text model, generator."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from resgen.checkpoints.artefacts import check_belongs, fingerprint
+from resgen.checkpoints.speech import VoiceConfig, load_sound_tokenizer, load_text_model, load_vocoder
+from resgen.checkpoints.tensors import module_tensors, sha256_tensor
+from resgen.config import config_to_dict
+from resgen.data.codes.shard_files import Shard
+from resgen.data.codes.speech import (
+    FILE_NAME,
+    EncodedUtterance,
+    SpeechCodes,
+    SpeechEncoding,
+    SpeechPlan,
+    open_speech_codes,
+    usual_shard,
+)
+from resgen.data.sound.sources import SpeechSource, available_splits, open_speech
+from resgen.data.sound.store import SpeechStore
+from resgen.data.text import encode_text, normalise_text, pad_texts
+from resgen.devices import choose_device
+from resgen.errors import ConfigError, DataError
+from resgen.kinds import build, kind_of
+from resgen.models.text import TextModel
+from resgen.ops.mel import MelConfig, log_mel
+from resgen.ops.random import seeded
+from resgen.tokenizers.codec import CodecTokenizerConfig
+from resgen.tokenizers.mel import MelTokenizer, MelTokenizerConfig
+from resgen.tokenizers.sound import SoundCodec, SoundTokenizer
+from resgen.tokenizers.vocoder import Vocoder
+from resgen.tokenizers.waveform import WaveformTokenizer
+from resgen.training.agreement import check_agreement
+from resgen.training.encoding import encode_together
+from resgen.training.generator_task import GeneratorTask
+from resgen.training.initial import check_init, start_from, start_generator_from
+from resgen.training.parallel import first_alone, initialise
+from resgen.training.speech.product import SpeechExamples, SpeechProduct
+from resgen.training.speech.recipe import SpeechRecipe, mel_of
+from resgen.training.speech.text_task import TextTask
+from resgen.training.speech.tokenizer_task import SoundTokenizerTask
+from resgen.training.speech.vocoder_task import VocoderTask
+from resgen.training.stages import CODE_FOLDERS, check_start, data_path, run_stage
+from resgen.types import Reduce
+
+HELD_OUT_SPLITS = ("test_seen_speaker", "test_seen", "test", "val", "valid", "validation")
+ENCODE_BATCH = 16
+
+
+def train_sound_tokenizer(
+    recipe: SpeechRecipe,
+    *,
+    data: str | None,
+    out: str | Path,
+    max_minutes: float | None = None,
+    resume: bool = False,
+    init: str | Path | None = None,
+) -> dict[str, float]:
+    """Stage 1: train a sound tokenizer and write `out/model`; returns the final metrics.
+
+    Args:
+        recipe: all settings.
+        data: recordings, as `open_speech` takes them; the recipe's own path by default.
+        out: run folder.
+        max_minutes: budget of wall time.
+        resume: continue the run in `out`.
+        init: start from the weights of this model, of the same shape (fine-tuning).
+
+    Raises:
+        ConfigError: the recipe's tokenizer is a codec.
+    """
+    if isinstance(recipe.tokenizer, CodecTokenizerConfig):
+        raise ConfigError(
+            f"tokenizer.family={recipe.tokenizer.family}: a codec is not trained here; give its folder to the "
+            f"generator's training as the tokenizer"
+        )
+    check_init(recipe.tokenizer_loss.decoder_only, init)
+    check_start(recipe, out, max_minutes=max_minutes, resume=resume)
+    with seeded(recipe.tokenizer_training.seed, "tokenizer"):
+        is_mel = isinstance(recipe.tokenizer, MelTokenizerConfig)
+        tokenizer = MelTokenizer(recipe.tokenizer) if is_mel else WaveformTokenizer(recipe.tokenizer)  # type: ignore[arg-type]
+        if init is not None:
+            start_from(tokenizer, init, "tokenizer")
+        train, held_out, about = _stores(recipe, data, tokenizer.sample_rate_hz)
+        task = SoundTokenizerTask(tokenizer, recipe.tokenizer_loss, train, held_out)
+    config = {"tokenizer": recipe.tokenizer, "tokenizer_loss": recipe.tokenizer_loss}
+    return run_stage(
+        task,
+        recipe,
+        "tokenizer",
+        recipe.tokenizer_training,
+        out,
+        max_minutes=max_minutes,
+        resume=resume,
+        init=init,
+        about=about,
+        configs=config,
+    )
+
+
+def train_vocoder(
+    recipe: SpeechRecipe,
+    *,
+    data: str | None,
+    out: str | Path,
+    tokenizer: str | Path | None = None,
+    max_minutes: float | None = None,
+    resume: bool = False,
+    init: str | Path | None = None,
+) -> dict[str, float]:
+    """Train a vocoder and write `out/model`; arguments as for `train_sound_tokenizer`.
+
+    Args:
+        tokenizer: folder of a mel tokenizer, whose reconstructions it also learns to turn into sound.
+    """
+    check_start(recipe, out, max_minutes=max_minutes, resume=resume)
+    loaded = None if tokenizer is None else load_sound_tokenizer(tokenizer)[0]
+    if loaded is not None and not isinstance(loaded, MelTokenizer):
+        raise ConfigError(f"'{tokenizer}' is a tokenizer of waveforms, which needs no vocoder")
+    train, held_out, about = _stores(recipe, data, recipe.vocoder.mel.sample_rate_hz)
+    with seeded(recipe.vocoder_training.seed, "vocoder"):
+        vocoder = Vocoder(recipe.vocoder)
+        if init is not None:
+            start_from(vocoder, init, "vocoder")
+        task = VocoderTask(vocoder, recipe.vocoder_loss, train, held_out, tokenizer=loaded)
+    config = {"vocoder": recipe.vocoder, "vocoder_loss": recipe.vocoder_loss}
+    return run_stage(
+        task,
+        recipe,
+        "vocoder",
+        recipe.vocoder_training,
+        out,
+        max_minutes=max_minutes,
+        resume=resume,
+        init=init,
+        about=about,
+        configs=config,
+    )
+
+
+def train_text(
+    recipe: SpeechRecipe,
+    *,
+    data: str | None,
+    out: str | Path,
+    max_minutes: float | None = None,
+    resume: bool = False,
+    init: str | Path | None = None,
+) -> dict[str, float]:
+    """Train a text model (alignment and durations) and write `out/model`; arguments as for `train_sound_tokenizer`."""
+    check_start(recipe, out, max_minutes=max_minutes, resume=resume)
+    mel = mel_of(recipe)
+    train, held_out, about = _stores(recipe, data, mel.sample_rate_hz)
+    with seeded(recipe.text_training.seed, "text"):
+        model, known = TextModel(recipe.text), ""
+        if init is not None:
+            start_from(model, init, "text")
+            known = load_text_model(init)[1]
+        task = TextTask(model, recipe.text_loss, train, held_out, mel=mel, alphabet=known)
+    config = {"text": recipe.text, "text_loss": recipe.text_loss}
+    return run_stage(
+        task,
+        recipe,
+        "text",
+        recipe.text_training,
+        out,
+        max_minutes=max_minutes,
+        resume=resume,
+        init=init,
+        about=about,
+        configs=config,
+    )
+
+
+def train_speech_generator(
+    recipe: SpeechRecipe,
+    *,
+    data: str | None,
+    tokenizer: str | Path,
+    text: str | Path,
+    vocoder: str | Path | None,
+    out: str | Path,
+    max_minutes: float | None = None,
+    resume: bool = False,
+    init: str | Path | None = None,
+) -> dict[str, float]:
+    """Stage 2: train a generator on codes and write the speech pipeline `out/model`; returns the final metrics.
+
+    Args:
+        recipe: all settings; the shape of the codes is the tokenizer's.
+        data: recordings, encoded into `out/codes` first, or a folder that `encode_speech` wrote.
+        tokenizer: folder of a sound tokenizer, or a folder of `transformers` with a codec.
+        text: folder of a text model.
+        vocoder: folder of a vocoder, for a mel tokenizer; without one samples are made by Griffin-Lim.
+        out: run folder.
+        max_minutes: budget of wall time.
+        resume: continue the run in `out`.
+        init: start from the weights of this pipeline's generator, of the same tokenizer and shape (fine-tuning).
+    """
+    check_start(recipe, out, max_minutes=max_minutes, resume=resume)
+    loaded, tokenizer_folder = load_sound_tokenizer(tokenizer)
+    text_model, alphabet, text_folder = load_text_model(text)
+    history = {"tokenizer": tokenizer_folder.record("tokenizer"), "text": text_folder.record("text")}
+    codec = SoundCodec(loaded)
+    if vocoder is not None:
+        loaded_vocoder, vocoder_folder = load_vocoder(vocoder)
+        codec = SoundCodec(loaded, loaded_vocoder)
+        history["vocoder"] = vocoder_folder.record("vocoder")
+    mel = mel_of(recipe, loaded.config)
+    stride = loaded.samples_per_position // mel.hop_size
+    if text_model.config.num_bands != mel.num_bands:
+        raise ConfigError(f"'{text}' takes mels of {text_model.config.num_bands} bands, not of {mel.num_bands}")
+    path = data_path(recipe, data)
+    if is_encoded_speech(path):
+        caches = [open_speech_codes(Path(path) / name) for name in CODE_FOLDERS]
+    else:
+        device = recipe.generator_training.device
+        caches = list(encode_speech(loaded, text_model, path, Path(out) / "codes", recipe=recipe, device=device))
+    for cache in caches:
+        check_belongs(loaded, cache.spec, cache.made_from.get("tokenizer"), str(path))
+        if cache.made_from.get("text") != _text_fingerprint(text_model):
+            raise DataError(f"'{path}' was aligned by another text model than '{text}'; encode again")
+    examples = [
+        SpeechExamples(
+            cache,
+            text_model,
+            recipe.prompts,
+            positions_per_second=loaded.sample_rate_hz / loaded.samples_per_position,
+            stride=stride,
+        )
+        for cache in caches
+    ]
+    model_config = replace(recipe.generator, feature_width=text_model.config.width, feature_stride=stride)
+    with seeded(recipe.generator_training.seed, "generator"):
+        model = build(model_config, loaded.spec)
+        if init is not None:
+            start_generator_from(model, init, loaded)
+    voice = VoiceConfig(
+        loudness_db=recipe.data.loudness_db,
+        max_prompt_seconds=recipe.prompts.max_seconds,
+        mel=None if isinstance(loaded, MelTokenizer) else mel,
+    )
+    task = GeneratorTask(
+        model,
+        recipe.generator_loss,
+        examples[0],
+        examples[1],
+        quantizer=loaded.quantizer,
+        product=SpeechProduct(codec, text_model, alphabet, examples[1], mel, voice),
+        sampling=recipe.sampling,
+        history=history,
+    )
+    config = {
+        "generator": model_config,
+        "generator_loss": recipe.generator_loss,
+        "prompts": recipe.prompts,
+        "sampling": recipe.sampling,
+    }
+    return run_stage(
+        task,
+        recipe,
+        "generator",
+        recipe.generator_training,
+        out,
+        max_minutes=max_minutes,
+        resume=resume,
+        init=init,
+        about=caches[0].made_from,
+        configs=config,
+        kind=kind_of(model_config).name,
+    )
+
+
+def encode_speech(
+    tokenizer: SoundTokenizer,
+    text_model: TextModel,
+    data: str | Path,
+    out: str | Path,
+    *,
+    recipe: SpeechRecipe,
+    device: str = "auto",
+    shard_samples: int | None = None,
+) -> tuple[SpeechCodes, SpeechCodes]:
+    """Encode recordings and align their texts into `out/train` and `out/held_out`; shards already made from the same
+    things are kept.
+
+    The processes of `torchrun` share the shards; each calls this. On the same kind of machine, with as many threads per
+    process, the files are the same however many processes there are and however often the work was interrupted.
+
+    Args:
+        tokenizer: makes the codes.
+        text_model: finds the durations.
+        data: recordings, as `open_speech` takes them.
+        out: folder for the two caches.
+        recipe: how recordings are prepared, and the mels of the alignment.
+        device: `auto`, `cpu` or `cuda`.
+        shard_samples: the most recordings of a file; by default `usual_shard`. What is there keeps its division.
+    """
+    reduce = initialise()  # chooses the GPU of this process
+    chosen = choose_device(device)
+    tokenizer.to(chosen)
+    text_model.to(chosen)
+    mel = mel_of(recipe, tokenizer.config)
+    made_by = {"tokenizer": fingerprint(tokenizer), "text": _text_fingerprint(text_model)}
+    check_agreement({**made_by, "data": preparation(recipe), "shards": shard_samples}, reduce)
+    codec = SoundCodec(tokenizer)
+    with first_alone(reduce):
+        sources = open_speech_splits(data)
+    caches = []
+    for source, name in zip(sources, CODE_FOLDERS, strict=True):
+        folder = Path(out) / name
+
+        def plan(source: SpeechSource = source) -> SpeechPlan:
+            return SpeechPlan(
+                spec=tokenizer.spec,
+                num_samples=len(source),
+                made_from=_made_from(tokenizer, text_model, source, recipe, mel),
+                shard_samples=shard_samples or usual_shard(len(source)),
+            )
+
+        def make(encoding: SpeechEncoding, shards: list[Shard], source: SpeechSource = source) -> Iterator[int]:
+            return _encode_shards(codec, text_model, source, encoding, shards, recipe, mel)
+
+        if not _is_old_and_same(folder, plan, reduce):
+            encode_together(
+                SpeechEncoding,
+                folder,
+                plan,
+                make,
+                SpeechEncoding.finish,
+                name=f"{source.name} {source.split}",
+                batches=lambda shard: 1 + -(-shard.num_samples // ENCODE_BATCH),
+                reduce=reduce,
+            )
+        caches.append(open_speech_codes(folder))
+    return caches[0], caches[1]
+
+
+def check_encoded_speech(
+    out: str | Path, *, tokenizer: str | Path | None = None, data: str | Path | None = None
+) -> tuple[SpeechCodes, SpeechCodes]:
+    """Read all that `encode_speech` wrote and compare it with its hashes; nothing is changed.
+
+    Args:
+        out: folder of the two caches.
+        tokenizer: if given, what must have made them.
+        data: if given, what must have been encoded.
+
+    Raises:
+        DataError: something is missing, damaged or made from something else.
+    """
+    train, held_out = (open_speech_codes(Path(out) / name, verify=True) for name in CODE_FOLDERS)
+    if tokenizer is not None:
+        loaded, _ = load_sound_tokenizer(tokenizer)
+        for cache in (train, held_out):
+            check_belongs(loaded, cache.spec, cache.made_from.get("tokenizer"), str(cache.path))
+    if data is not None:
+        for cache, source in zip((train, held_out), open_speech_splits(data), strict=True):
+            if cache.made_from.get("data") != source.fingerprint:
+                raise DataError(
+                    f"speech codes '{cache.path}' have data_fingerprint {cache.made_from.get('data')}, but "
+                    f"{source.fingerprint} is wanted; encode again"
+                )
+    return train, held_out
+
+
+def is_encoded_speech(path: str | Path) -> bool:
+    """Whether `encode_speech` wrote this folder."""
+    folders = [Path(path) / name for name in CODE_FOLDERS]
+    return all((folder / FILE_NAME).is_file() for folder in folders) or all(map(SpeechEncoding.is_there, folders))
+
+
+def open_speech_splits(data: str | Path) -> tuple[SpeechSource, SpeechSource]:
+    """Training and held-out recordings.
+
+    Raises:
+        DataError: the data has no split for either.
+    """
+    splits = available_splits(data)
+    held_out = next((name for name in HELD_OUT_SPLITS if name in splits), None)
+    if "train" not in splits or held_out is None:
+        raise DataError(
+            f"'{data}' has the splits {', '.join(splits)}; "
+            f"training needs 'train' and one of {', '.join(HELD_OUT_SPLITS)}"
+        )
+    return open_speech(data, "train"), open_speech(data, held_out)
+
+
+def _made_from(
+    tokenizer: SoundTokenizer, text_model: TextModel, source: SpeechSource, recipe: SpeechRecipe, mel: MelConfig
+) -> dict[str, str]:
+    return {
+        "tokenizer": fingerprint(tokenizer),
+        "text": _text_fingerprint(text_model),
+        "data": source.fingerprint,
+        "preparation": json.dumps({"data": preparation(recipe), "mel": config_to_dict(mel)}),
+    }
+
+
+def _is_old_and_same(folder: Path, plan: Callable[[], SpeechPlan], reduce: Reduce) -> bool:
+    """Whether a cache of one file, as older versions wrote them, is there and made from the same things."""
+    same = torch.zeros((), dtype=torch.int64)
+    if reduce.rank == 0 and (folder / FILE_NAME).is_file():
+        with contextlib.suppress(DataError):  # damaged: encode
+            cache, wanted = open_speech_codes(folder), plan()
+            same += int((cache.spec, cache.made_from) == (wanted.spec, wanted.made_from))
+    return bool(reduce.sum(same))
+
+
+def _encode_shards(
+    codec: SoundCodec,
+    text_model: TextModel,
+    source: SpeechSource,
+    encoding: SpeechEncoding,
+    shards: list[Shard],
+    recipe: SpeechRecipe,
+    mel: MelConfig,
+) -> Iterator[int]:
+    """Make shards; yields how many recordings every batch had, and how many of a shard are too long."""
+    for shard in shards:
+        part = source.part(shard.begin, shard.begin + shard.num_samples)
+        store = _store(part, recipe, codec.sample_rate_hz, may_be_empty=True)
+        texts = [normalise_text(text) for text in store.texts]
+        found: dict[int, EncodedUtterance] = {}
+        order = store.lengths.argsort(stable=True)  # little padding
+        for rows in order.split(ENCODE_BATCH) if len(order) else ():
+            found |= _encode(codec, text_model, store, texts, mel, rows)
+            yield len(rows)
+        encoding.write(shard, [found[row] for row in range(len(store))], texts, store.speakers)
+        yield store.num_left_out
+
+
+@torch.inference_mode()
+def _encode(
+    codec: SoundCodec, text_model: TextModel, store: SpeechStore, texts: list[str], mel: MelConfig, rows: Tensor
+) -> dict[int, EncodedUtterance]:
+    """Rows of a store, in float32 arithmetic."""
+    device = codec.tokenizer.quantizer.codebooks.device
+    samples, lengths = (part.to(device) for part in store.batch(rows, multiple=codec.samples_per_position))
+    codes, valid = codec.encode(samples, lengths)
+    tokens, real = pad_texts([encode_text(texts[row]) for row in rows.tolist()])
+    counts = valid.sum(1)
+    frames = counts * (codec.samples_per_position // mel.hop_size)
+    durations = text_model.align(tokens.to(device), real.to(device), log_mel(samples, mel), frames)
+    found = {}
+    for place, row in enumerate(rows.tolist()):
+        positions, symbols = int(counts[place]), int(real[place].sum())
+        found[row] = EncodedUtterance(
+            codes[place, :positions].cpu(), tokens[place, :symbols], durations[place, :symbols].cpu()
+        )
+    return found
+
+
+def preparation(recipe: SpeechRecipe) -> dict[str, Any]:
+    """What is done to recordings, wherever they lie."""
+    return config_to_dict(recipe.data) | {"path": None}
+
+
+def _text_fingerprint(model: TextModel) -> str:
+    return sha256_tensor(torch.cat([tensor.flatten().float().cpu() for tensor in module_tensors(model).values()]))
+
+
+def _stores(recipe: SpeechRecipe, data: str | None, rate: int) -> tuple[SpeechStore, SpeechStore, dict[str, Any]]:
+    train, held_out = open_speech_splits(data_path(recipe, data))
+    about = {"name": train.name, "sha256": train.fingerprint, "preparation": preparation(recipe)}
+    return _store(train, recipe, rate), _store(held_out, recipe, rate), about
+
+
+def _store(source: SpeechSource, recipe: SpeechRecipe, rate: int, *, may_be_empty: bool = False) -> SpeechStore:
+    data = recipe.data
+    return SpeechStore(
+        source,
+        rate,
+        trim=data.trim,
+        loudness_db=data.loudness_db,
+        max_seconds=data.max_seconds,
+        may_be_empty=may_be_empty,
+    )

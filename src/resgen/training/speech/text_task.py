@@ -1,0 +1,337 @@
+"""The text model learns which frames each byte becomes, and how long they take (Sec. 5.1, App. A.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor, nn
+
+from resgen.checkpoints.speech import save_text_model
+from resgen.data.pictures.grid import save_picture
+from resgen.data.sound.spectrogram import spectrogram_picture
+from resgen.data.sound.store import SpeechStore
+from resgen.data.text import BOUNDARY, FIRST_BYTE, alphabet_of, encode_text, is_pause, normalise_text, pad_texts
+from resgen.errors import ConfigError, DataError
+from resgen.models.text import TextModel
+from resgen.nn.transformer import Block
+from resgen.ops.alignment import alignment_prior, expand
+from resgen.ops.mel import MelConfig, log_mel
+from resgen.types import LOCAL, Reduce
+
+VALIDATION_BATCH = 32
+PARTS = ("mel", "duration", "length")
+"""Of the loss."""
+PICTURES = 2
+PIXELS = 3
+_ROW, _LEFT, _GAP = 11, 20, 6
+_FOUND, _PREDICTED, _BOTH = (200, 60, 40), (90, 140, 230), (110, 40, 120)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextLossConfig:
+    """How the text model is trained.
+
+    Attributes:
+        duration_weight: of the squared error of log durations.
+        length_weight: of the squared error of an utterance's log length (a deviation): durations whose logarithm is
+            right on average are too short on average.
+        prior_steps: steps over which the two priors fade from the alignment; 0 never uses them. They matter while the
+            model knows nothing: what it then learns to expect of a token, it will find.
+        prior_weight: of an even flow of speech, `alignment_prior`, relative to scores that are sums over all bands.
+        prior_strength: of `alignment_prior`; larger is nearer to the diagonal.
+        pause_weight: of the prior that pauses are quieter than sounds; without it they often become part of the next
+            letter.
+        validation_samples: held-out utterances that each validation looks at.
+    """
+
+    duration_weight: float = 0.1
+    length_weight: float = 1.0
+    prior_steps: int = 200
+    prior_weight: float = 1.0
+    prior_strength: float = 1.0
+    pause_weight: float = 10.0
+    validation_samples: int = 512
+
+    def __post_init__(self) -> None:
+        for name in ("duration_weight", "length_weight", "prior_steps", "prior_weight", "pause_weight"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name}={getattr(self, name)} must not be negative")
+        if not self.prior_strength > 0:
+            raise ConfigError(f"prior_strength={self.prior_strength} must be above 0")
+        if self.validation_samples < 1:
+            raise ConfigError(f"validation_samples={self.validation_samples} must be at least 1")
+
+
+class Utterances(NamedTuple):
+    """A batch of whole utterances.
+
+    Attributes:
+        tokens: of `encode_text`.
+        valid: tokens that are not padding.
+        mels: natural-log mels.
+        frames: frames of each utterance that are not padding.
+    """
+
+    tokens: Int[Tensor, "B N"]
+    valid: Bool[Tensor, "B N"]
+    mels: Float[Tensor, "B F T"]
+    frames: Int[Tensor, " B"]
+
+
+class Recordings:
+    """Recordings with their texts as tokens, as batches of mels.
+
+    Args:
+        store: decoded recordings with texts.
+        mel: frames and bands.
+        max_tokens: the longest text.
+
+    Raises:
+        DataError: no recordings, or a text with more tokens than `max_tokens` or than its recording has frames.
+    """
+
+    def __init__(self, store: SpeechStore, mel: MelConfig, max_tokens: int) -> None:
+        if not len(store):
+            raise DataError("there are no recordings; the text model needs at least one")
+        self.store, self.mel = store, mel
+        self.texts = [normalise_text(text) for text in store.texts]
+        self.tokens = [encode_text(text) for text in self.texts]
+        for index, (tokens, length) in enumerate(zip(self.tokens, store.lengths.tolist(), strict=True)):
+            most = min(max_tokens, -(-length // mel.hop_size))
+            if len(tokens) > most:
+                raise DataError(
+                    f"utterance {index} has {len(tokens)} text tokens, at most {most} fit "
+                    f"(max_tokens={max_tokens}, one per frame); leave it out: {self.texts[index][:60]!r}"
+                )
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def batch(self, indices: Int[Tensor, " B"], device: torch.device) -> Utterances:
+        """Whole utterances, padded at the end."""
+        samples, lengths = self.store.batch(indices, multiple=self.mel.hop_size)
+        tokens, valid = pad_texts([self.tokens[index] for index in indices.tolist()])
+        frames = -(-lengths // self.mel.hop_size)
+        with torch.autocast(device.type, enabled=False):
+            mels = log_mel(samples.to(device), self.mel)
+        return Utterances(tokens.to(device), valid.to(device), mels, frames.to(device))
+
+
+class TextTask:
+    """What the trainer needs to train a `TextModel`; see `training.interface.Task`.
+
+    Args:
+        model: what is trained.
+        config: losses.
+        train: recordings with texts.
+        held_out: others, to validate on.
+        mel: frames and bands, those of the tokenizer.
+        alphabet: characters that the model knows already.
+        history: how what the model builds on was made.
+    """
+
+    name = "text"
+
+    def __init__(
+        self,
+        model: TextModel,
+        config: TextLossConfig,
+        train: SpeechStore,
+        held_out: SpeechStore,
+        *,
+        mel: MelConfig,
+        alphabet: str = "",
+        history: Mapping[str, Any] | None = None,
+    ) -> None:
+        if mel.num_bands != model.config.num_bands:
+            raise ConfigError(
+                f"num_bands={mel.num_bands} of the mels must be the text model's num_bands={model.config.num_bands}"
+            )
+        self.module: nn.Module = model
+        self.model, self.config = model, config
+        self.train = Recordings(train, mel, model.config.max_tokens)
+        self.held_out = Recordings(held_out, mel, model.config.max_tokens)
+        self._alphabet = alphabet
+        self.history = dict(history or {})
+
+    @property
+    def num_samples(self) -> int:
+        """Training utterances."""
+        return len(self.train)
+
+    @property
+    def ema_module(self) -> nn.Module:
+        """The whole model."""
+        return self.model
+
+    def optimizer_groups(self) -> dict[str, list[nn.Parameter]]:
+        """All parameters in one group."""
+        return {"text": list(self.model.parameters())}
+
+    def to(self, device: torch.device) -> None:
+        """Move the model."""
+        self.model.to(device)
+
+    def compile(self) -> None:
+        """Compile the blocks of the transformer."""
+        for module in self.model.modules():
+            if isinstance(module, Block):
+                module.compile()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.angles.device
+
+    def before_start(self, generator: torch.Generator, reduce: Reduce = LOCAL) -> None:
+        """Nothing: there are no statistics to start from."""
+
+    def losses(
+        self, indices: Int[Tensor, " B"], step: int, micro: int, generator: torch.Generator
+    ) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
+        """Distance of mels and expanded hidden states, and the errors of log durations and log lengths."""
+        batch = self.train.batch(indices, self.device)
+        fade = max(0.0, 1.0 - step / self.config.prior_steps) if self.config.prior_steps else 0.0
+        loss, metrics, _ = self._losses(batch, fade)
+        yield "text", loss, metrics
+
+    def after_step(self, step: int, generator: torch.Generator, reduce: Reduce = LOCAL) -> None:
+        """Nothing: all parameters have gradients."""
+
+    @torch.no_grad()
+    def validate(self, module: nn.Module, reduce: Reduce = LOCAL) -> dict[str, float]:
+        """Losses without the prior, and how far predicted durations are from those of the alignment.
+
+        `duration_error_frames` is the mean absolute error of a token's duration; `length_error_percent` that of an
+        utterance's length, and `length_bias_percent` its mean with sign (predicted less true).
+        """
+        count = min(len(self.held_out), self.config.validation_samples)
+        names = ("val_loss", *PARTS, "length_error_percent", "length_bias_percent")
+        sums = torch.zeros(len(names) + 2, dtype=torch.float64)  # and the errors of durations, and tokens
+        for part in torch.arange(count).split(VALIDATION_BATCH)[reduce.rank :: reduce.world_size]:
+            batch = self.held_out.batch(part, self.device)
+            loss, metrics, found = self._losses(batch, 0.0)
+            predicted = self.model.durations(self.model(batch.tokens, batch.valid), batch.valid)
+            ratio = 100 * (predicted.sum(dim=1) / batch.frames - 1)
+            values = [loss * len(part), *(metrics[name] * len(part) for name in PARTS), ratio.abs().sum(), ratio.sum()]
+            values += [(predicted - found).abs().sum(), batch.valid.sum()]
+            sums += torch.tensor([float(value) for value in values], dtype=torch.float64)
+        *totals, error, tokens = reduce.sum(sums).tolist()
+        metrics_of_all = {name: total / count for name, total in zip(names, totals, strict=True)}
+        return {**metrics_of_all, "duration_error_frames": error / tokens}
+
+    @torch.no_grad()
+    def sample(self, path: Path) -> None:
+        """Held-out utterances: the mel; below it the alignment found and the predicted durations, text downwards."""
+        batch = self.held_out.batch(torch.arange(min(len(self.held_out), PICTURES)), self.device)
+        hidden = self.model(batch.tokens, batch.valid)
+        found = self.model.match(hidden, batch.valid, self.model.normalise(batch.mels, batch.frames), batch.frames)
+        predicted = self.model.durations(hidden, batch.valid)
+        panels = []
+        for index, frames in enumerate(batch.frames.tolist()):
+            real = batch.valid[index]
+            panels.append(
+                alignment_picture(
+                    spectrogram_picture(batch.mels[index, :, :frames].cpu(), scale=PIXELS),
+                    batch.tokens[index][real].cpu(),
+                    found[index][real].cpu(),
+                    predicted[index][real].cpu(),
+                )
+            )
+        save_picture(_stack(panels), path)
+
+    def export(self, folder: Path, history: Mapping[str, Any]) -> None:
+        """Write the text model's folder, with the characters that training has seen."""
+        history = {**self.history, **history}
+        save_text_model(folder, self.model, alphabet=alphabet_of([self._alphabet, *self.train.texts]), history=history)
+
+    def _losses(self, batch: Utterances, fade: float) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Loss, metrics, and the durations of the alignment, with `fade` of the priors."""
+        model = self.model
+        hidden = model(batch.tokens, batch.valid)
+        target = model.normalise(batch.mels, batch.frames)
+        prior = fade * self._prior(batch) if fade > 0 else None
+        durations = model.match(hidden, batch.valid, target, batch.frames, prior)
+        # The linear map before the expansion gives the same as after it, for fewer vectors.
+        means = expand(model.to_mel(hidden).float(), durations, target.shape[2])
+        inside = (torch.arange(target.shape[2], device=target.device) < batch.frames[:, None])[..., None]
+        distance = ((target.transpose(1, 2) - means).square() * inside).sum() / 2
+        mel_loss = distance / (batch.frames.sum() * target.shape[1])
+        logs = model.log_durations(hidden, batch.valid).float()
+        error = logs - durations.clamp(min=1).log()
+        duration_loss = (error.square() * batch.valid).sum() / batch.valid.sum()
+        length_loss = ((logs.exp() * batch.valid).sum(dim=1) / batch.frames).log().square().mean()
+        loss = mel_loss + self.config.duration_weight * duration_loss + self.config.length_weight * length_loss
+        parts = (mel_loss, duration_loss, length_loss)
+        return loss, {name: part.detach() for name, part in zip(PARTS, parts, strict=True)}, durations
+
+    def _prior(self, batch: Utterances) -> Float[Tensor, "B N T"]:
+        """What is known of the alignment before training: speech flows evenly, and pauses are quiet."""
+        config = self.config
+        shape = batch.tokens.shape[1], batch.mels.shape[2]
+        even = alignment_prior(batch.valid.sum(dim=1), batch.frames, *shape, strength=config.prior_strength)
+        inside = torch.arange(shape[1], device=self.device) < batch.frames[:, None]
+        loudness = batch.mels.double().mean(dim=1) / self.model.config.mel_scale
+        loudness = loudness - (loudness * inside).sum(dim=1, keepdim=True) / batch.frames[:, None]
+        sign = torch.where(is_pause(batch.tokens), -1.0, 1.0)
+        return config.prior_weight * even + config.pause_weight * sign[:, :, None] * loudness[:, None]
+
+
+def alignment_picture(
+    mel: Image.Image, tokens: Int[Tensor, " N"], found: Int[Tensor, " N"], predicted: Int[Tensor, " N"]
+) -> Image.Image:
+    """A mel over a chart with one row per token: frames that the alignment gives it, those predicted, and both.
+
+    Args:
+        mel: picture whose width stands for all frames of `found`.
+        tokens: of `encode_text`, without padding.
+        found: frames per token.
+        predicted: frames per token.
+    """
+    scale = mel.width / int(found.sum())
+    width = _LEFT + max(mel.width, round(int(predicted.sum()) * scale))
+    picture = Image.new("RGB", (width, mel.height + _GAP + _ROW * len(tokens)), "white")
+    picture.paste(mel.convert("RGB"), (_LEFT, 0))
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(size=_ROW - 1)
+    spans = [_spans(durations) for durations in (found, predicted)]
+    for row, token in enumerate(tokens.tolist()):
+        top = mel.height + _GAP + row * _ROW
+        draw.text((4, top - 1), _label(token), fill="black", font=font)
+        (begin, end), (early, late) = spans[0][row], spans[1][row]
+        for first, last, colour in (
+            (begin, end, _FOUND),
+            (early, late, _PREDICTED),
+            (max(begin, early), min(end, late), _BOTH),
+        ):
+            if last > first:
+                box = (_LEFT + first * scale, top, _LEFT + last * scale - 1, top + _ROW - 2)
+                draw.rectangle(tuple(map(round, box)), fill=colour)
+    return picture
+
+
+def _spans(durations: Tensor) -> list[tuple[int, int]]:
+    ends = durations.cumsum(0).tolist()
+    return list(zip([0, *ends], ends, strict=False))
+
+
+def _label(token: int) -> str:
+    if token == BOUNDARY:
+        return "|"
+    byte = token - FIRST_BYTE
+    return chr(byte) if 0x20 < byte < 0x7F else "_" if byte == 0x20 else "?"
+
+
+def _stack(panels: Sequence[Image.Image]) -> Image.Image:
+    sheet = Image.new("RGB", (max(p.width for p in panels), sum(p.height + 2 * _GAP for p in panels)), "white")
+    top = 0
+    for panel in panels:
+        sheet.paste(panel, (0, top))
+        top += panel.height + 2 * _GAP
+    return sheet

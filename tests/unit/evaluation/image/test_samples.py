@@ -1,0 +1,46 @@
+"""Measures of pictures against closed forms and brute force."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from resgen.errors import DataError
+from resgen.evaluation.image.samples import nearest_neighbours, wilson_interval
+
+
+def _stream() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def test_wilson_interval_published_values() -> None:
+    assert wilson_interval(8, 10) == pytest.approx((0.4901625, 0.9433178), abs=1e-6)
+    assert wilson_interval(0, 20) == pytest.approx((0.0, 0.1611252), abs=1e-6)
+    assert wilson_interval(20, 20) == pytest.approx((1 - 0.1611252, 1.0), abs=1e-6)
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 0), (3, 2), (-1, 2)])
+def test_wilson_interval_refuses(successes: int, trials: int) -> None:
+    with pytest.raises(DataError, match="successes"):
+        wilson_interval(successes, trials)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 7, 1000])
+def test_nearest_neighbours_brute_force(chunk_size: int) -> None:
+    pictures = torch.randint(0, 256, (6, 3, 4, 4), generator=_stream(), dtype=torch.uint8)
+    reference = torch.randint(0, 256, (40, 3, 4, 4), generator=_stream().manual_seed(1), dtype=torch.uint8)
+    reference[17] = pictures[2]
+    found = nearest_neighbours(pictures, reference, 3, chunk_size=chunk_size)
+    squares = (pictures[:, None].double() - reference.double()).square().flatten(2).mean(2)
+    expected, order = squares.sqrt().sort(dim=1)
+    assert torch.equal(found.indices, order[:, :3])
+    assert torch.allclose(found.distances.double(), expected[:, :3], atol=1e-4)
+    assert found.indices[2, 0] == 17 and found.distances[2, 0] == 0
+
+
+def test_nearest_neighbours_refuses() -> None:
+    pictures = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+    with pytest.raises(DataError, match="2 neighbours"):
+        nearest_neighbours(pictures, pictures[:1], 2)
+    with pytest.raises(DataError, match="shape"):
+        nearest_neighbours(pictures, torch.zeros(5, 1, 3, 3, dtype=torch.uint8), 2)

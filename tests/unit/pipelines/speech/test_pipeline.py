@@ -1,0 +1,343 @@
+"""The speech pipeline: prompts, continuation, batches, seeds, sentences, and everything that it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from resgen.checkpoints.speech import VoiceConfig, load_speech_pipeline
+from resgen.data.sound.decode import write_sound
+from resgen.data.text import cut_at_word, encode_text
+from resgen.errors import CheckpointError, ConfigError, DataError
+from resgen.pipelines.speech.pipeline import PAUSE_SECONDS, SpeechPipeline, Utterance
+from speech_parts import (
+    ALPHABET,
+    DEPTH,
+    MEL,
+    OTHER_MEL,
+    RATE,
+    STRIDE,
+    TEXTS,
+    UNIT,
+    make_vocoder,
+    make_waveform_tokenizer,
+    save_parts,
+    voice,
+)
+
+TWO = "abc. cab."
+LONG = "abc cab abc bac cab"
+"""Long enough that each of four steps has something to reveal."""
+PAUSE = round(PAUSE_SECONDS * RATE)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_parts(tmp_path_factory.mktemp("speech") / "model", voice=VoiceConfig(max_prompt_seconds=1.0))
+
+
+@pytest.fixture(scope="module")
+def pipe(folder: Path) -> SpeechPipeline:
+    return SpeechPipeline.from_pretrained(folder, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def prompt() -> torch.Tensor:
+    return voice(0.95)
+
+
+def test_one_text(pipe: SpeechPipeline) -> None:
+    result = pipe("abc")
+    assert result.sample_rate_hz == pipe.sample_rate_hz == RATE and result.texts == ["abc"]
+    assert result.codes.ndim == 2 and result.codes.shape[1] == DEPTH and len(result.codes) >= 1
+    assert len(result.audio) == len(result.codes) * UNIT and result.audio.dtype == torch.float32
+    assert result.audio.abs().max() <= 1 and result.audio.any()
+    assert result.duration_s == len(result.audio) / RATE
+    assert 0 < len(result.steps) <= 4 and {step.num_steps for step in result.steps} == {4}
+
+
+def test_speed_and_length(pipe: SpeechPipeline) -> None:
+    lengths = [len(pipe("abcabcabc", speed=speed, num_steps=1).codes) for speed in (0.5, 1.0, 2.0)]
+    assert lengths[0] > lengths[1] > lengths[2]
+
+
+def test_batch_size_changes_nothing(pipe: SpeechPipeline, prompt: torch.Tensor) -> None:
+    texts = [*TEXTS, TWO]
+    for given in ({}, {"prompt": prompt, "prompt_text": "a cab"}):
+        single, pair, all_at_once = (pipe.batch(texts, batch_size=size, **given) for size in (1, 2, 16))
+        assert len({len(result.codes) for result in single}) > 1, "the texts are of different lengths"
+        for one, two, many in zip(single, pair, all_at_once, strict=True):
+            assert torch.equal(one.codes, two.codes) and torch.equal(one.codes, many.codes)
+            torch.testing.assert_close(one.audio, many.audio)
+
+
+def test_several_calls_share_a_batch(pipe: SpeechPipeline, prompt: torch.Tensor) -> None:
+    """Each with its own text, seed, voice and speed, as alone."""
+    shown = pipe.prepare(prompt, "a cab")
+    wanted = [
+        Utterance(pipe.sentences("abc"), seed=3),
+        Utterance(pipe.sentences(TWO), shown, seed=4, speed=0.8),
+        Utterance(pipe.sentences(TWO), seed=5),
+        Utterance(pipe.sentences(LONG), shown, continued=True, seed=3),
+    ]
+    mixed = pipe.speak(wanted, num_steps=3)
+    alone = [
+        pipe("abc", seed=3, num_steps=3),
+        pipe(TWO, prompt=prompt, prompt_text="a cab", seed=4, speed=0.8, num_steps=3),
+        pipe(TWO, seed=5, num_steps=3),
+        pipe(LONG, prompt=prompt, prompt_text="a cab", task="continuation", seed=3, num_steps=3),
+    ]
+    for one, other in zip(mixed, alone, strict=True):
+        assert torch.equal(one.codes, other.codes)
+        torch.testing.assert_close(one.audio, other.audio)
+
+
+def test_seeds_and_streams(pipe: SpeechPipeline) -> None:
+    codes = pipe("abc", seed=3).codes
+    assert torch.equal(pipe("abc", seed=3).codes, codes) and not torch.equal(pipe("abc", seed=4).codes, codes)
+    first, second = pipe.batch(["abc", "abc"], seed=3)
+    assert torch.equal(first.codes, codes) and not torch.equal(second.codes, codes)
+    assert not torch.equal(pipe("abc", seed=3, temperature=3.0).codes, codes), "settings arrive"
+
+
+def test_cross_sentence_follows_the_prompt(pipe: SpeechPipeline, prompt: torch.Tensor) -> None:
+    shown = pipe.prepare(prompt, "a cab")
+    seen = []
+    result = pipe(LONG, prompt=prompt, prompt_text="a cab", callback=lambda *args: seen.append(args))
+    count = len(shown.codes)
+    assert count == 19 and shown.samples.shape == (count * UNIT,) and shown.features.shape[0] == count * STRIDE
+    assert len(seen) == len(result.steps) == 4
+    for _, codes, visible in seen:
+        assert torch.equal(codes[0, :count], shown.codes), "codes given are never altered"
+        assert (visible[0, :count] == DEPTH).all()
+    assert torch.equal(seen[-1][1][0, count:], result.codes)
+    assert len(result.audio) == len(result.codes) * UNIT, "the prompt is not part of the audio"
+    first, second = (pipe(LONG, prompt=one, prompt_text="a cab").codes for one in (prompt, voice(0.95, 260.0)))
+    assert first.shape != second.shape or not torch.equal(first, second), "the prompt is heard"
+
+
+def test_guidance_by_the_prompt(pipe: SpeechPipeline, prompt: torch.Tensor) -> None:
+    given = {"prompt": prompt, "prompt_text": "a cab", "guidance_scale": 2.0, "guidance_first": 2.0}
+    codes, passes = {}, {}
+    for share in (0.0, 0.5, 1.0):
+        result = pipe(LONG, prompt_guidance=share, **given)
+        codes[share], passes[share] = result.codes, {step.passes for step in result.steps}
+    assert passes == {0.0: {2}, 0.5: {3}, 1.0: {2}}
+    assert not torch.equal(codes[0.0], codes[0.5]) and not torch.equal(codes[0.5], codes[1.0])
+    alone, plain = (pipe(LONG, guidance_scale=2.0, prompt_guidance=share) for share in (0.5, 0.0))
+    assert torch.equal(alone.codes, plain.codes), "without a prompt there is nothing to be guided by"
+    assert max(step.passes for step in alone.steps) == 2
+
+
+def test_continuation_begins_with_the_prompt(pipe: SpeechPipeline, prompt: torch.Tensor) -> None:
+    shown = pipe.prepare(prompt, "a cab")
+    seen = []
+    result = pipe(
+        "abc. ab", prompt=prompt, prompt_text="a cab", task="continuation", callback=lambda *args: seen.append(args)
+    )
+    count = len(shown.samples)
+    assert torch.equal(result.audio[:count], shown.samples)
+    assert len(result.audio) == count + len(result.codes) * UNIT + PAUSE
+    assert torch.equal(seen[0][1][0, : len(shown.codes)], shown.codes)
+    across = pipe("abc. ab", prompt=prompt, prompt_text="a cab")
+    assert not torch.equal(across.codes, result.codes)
+
+
+def test_a_prompt_of_whole_positions_comes_back_sample_by_sample(tmp_path: Path, prompt: torch.Tensor) -> None:
+    path = save_parts(tmp_path / "model", voice=VoiceConfig(loudness_db=None))
+    pipe = SpeechPipeline.from_pretrained(path, device="cpu")
+    given = prompt[: 18 * UNIT]
+    write_sound(given, RATE, tmp_path / "a.wav")
+    for source in (given, tmp_path / "a.wav"):
+        result = pipe("abc", prompt=source, prompt_text="a cab", task="continuation")
+        rounded = given if source is given else (given * 32768).round() / 32768
+        assert torch.equal(result.audio[: len(given)], rounded)
+
+
+def test_prompts_are_trimmed_and_levelled(pipe: SpeechPipeline, prompt: torch.Tensor) -> None:
+    plain = pipe.prepare(prompt, "a cab")
+    quiet = pipe.prepare(torch.nn.functional.pad(0.1 * prompt, (4000, 6000)), "a cab")
+    assert abs(len(quiet.codes) - len(plain.codes)) <= 2, "silence is cut off"
+    assert quiet.samples.square().mean().sqrt() == pytest.approx(plain.samples.square().mean().sqrt().item(), rel=0.1)
+
+
+def test_long_prompts_are_cut_between_words(pipe: SpeechPipeline) -> None:
+    text = "abc cab bca abc"
+    long = pipe.prepare(voice(2.5), text)
+    assert len(long.samples) <= RATE and len(long.features) == STRIDE * len(long.codes)
+    assert len(long.samples) == UNIT * len(long.codes) and long.codes.numel()
+    assert text.startswith(long.text) and 0 < len(long.text) < len(text) and long.text == long.text.strip()
+    result = pipe("abc", prompt=voice(2.5), prompt_text=text, task="continuation")
+    assert torch.equal(result.audio[: len(long.samples)], long.samples)
+    single = pipe.prepare(voice(2.5), "abcabcabc")
+    assert len(single.samples) == RATE and "abcabcabc".startswith(single.text) and len(single.text) < 9
+
+
+def test_where_prompts_are_cut() -> None:
+    ends = [2, 6, 10, 12, 20, 30, 32, 60, 61]  # a boundary, "ab cd e", a boundary
+    assert cut_at_word("ab cd e", ends, 5, 8) == ("ab cd", 4), "30 frames are 4 positions"
+    assert cut_at_word("ab cd e", ends, 3, 8) == ("ab c", 3), "two letters in less than half of 24 frames"
+    assert cut_at_word("ab cd e", ends, 2, 8) == ("ab", 2)
+    assert cut_at_word("abcd", [1, 9, 17, 25, 90, 91], 10, 8) == ("abc", 10), "a single long word"
+
+
+def test_sentences_in_one_voice(pipe: SpeechPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = []
+    listen = pipe._heard
+    monkeypatch.setattr(pipe, "_heard", lambda codes, text: heard.append(listen(codes, text)) or heard[-1])
+    seen = []
+    result = pipe(TWO, callback=lambda record, codes, visible: seen.append(codes))
+    assert result.texts == ["abc.", "cab."] and len(heard) == 1
+    first = pipe("abc.").codes
+    assert torch.equal(result.codes[: len(first)], first)
+    shown = heard[0].codes
+    assert torch.equal(seen[-1][0, : len(shown)], shown), "the first sentence is the prompt of the second"
+    assert torch.equal(seen[-1][0, len(shown) :], result.codes[len(first) :])
+    assert len(result.audio) == len(result.codes) * UNIT + PAUSE
+    silence = result.audio[len(first) * UNIT :][:PAUSE]
+    assert not silence.any()
+    assert len(heard) == 1, "a single sentence has no other to be heard by"
+
+
+def test_sentences_in_the_prompt_s_voice(pipe: SpeechPipeline, prompt: torch.Tensor) -> None:
+    seen = []
+    shown = pipe.prepare(prompt, "a cab")
+    two = f"{LONG}. {LONG}."
+    pipe(two, prompt=prompt, prompt_text="a cab", batch_size=1, callback=lambda _, codes, __: seen.append(codes))
+    assert len(seen) == 8 and all(torch.equal(codes[0, : len(shown.codes)], shown.codes) for codes in seen)
+
+
+def test_texts_are_normalised_and_cut(pipe: SpeechPipeline) -> None:
+    assert pipe.sentences("ABC!!  Cab; ab".replace("!!", ".")) == ["abc.", "cab, ab"]
+    long = " ".join(["abc"] * 60)
+    parts = pipe.sentences(long + ".")
+    assert len(parts) == 2 and " ".join(parts) == long + "." and max(map(len, parts)) <= 126, "what the model takes"
+    assert pipe.sentences("abc. ... cab.") == ["abc.", "cab."]
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("", "no letters"),
+        (" \n ", "no letters"),
+        ("...", "no letters"),
+        ("abd", r"cannot speak 'd' \(U\+0064\)"),
+        ("ab 日 c", r"U\+65E5"),
+        ("a " * 10_001, "20000 bytes"),
+        ("\ud800", "no letters"),
+        ("ab\ud800", r"U\+D800"),
+    ],
+)
+def test_texts_that_are_refused(pipe: SpeechPipeline, text: str, named: str) -> None:
+    with pytest.raises(DataError, match=named):
+        pipe(text)
+    with pytest.raises(DataError, match=named):
+        pipe.batch(["abc", text])
+
+
+def test_a_sentence_longer_than_the_model(pipe: SpeechPipeline, prompt: torch.Tensor) -> None:
+    with pytest.raises(DataError, match=r"speaks at most 4\.0 s at once"):
+        pipe("abc", speed=0.01)
+    with pytest.raises(DataError, match="with its prompt"):
+        pipe("abc " * 20, prompt=prompt, prompt_text="a cab", speed=0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "named"),
+    [
+        ({"prompt": None}, DataError, "a prompt is missing"),
+        ({"prompt": None, "prompt_text": None, "task": "continuation"}, DataError, "a prompt is missing"),
+        ({"prompt_text": None}, DataError, "without its text"),
+        ({"prompt_text": ""}, DataError, "without its text"),
+        ({"prompt_text": "xyz"}, DataError, "cannot speak 'x'"),
+        ({"prompt_text": "..."}, DataError, "no letters"),
+        ({"prompt_text": "abc " * 40}, DataError, "too little for its text"),
+        ({"prompt": torch.zeros(8000)}, DataError, "silent"),
+        ({"prompt": voice(0.4)}, DataError, "at least 0.5 s"),
+        ({"prompt": (20 * voice(1.0)).clamp(-1, 1)}, DataError, "clipped"),
+        ({"prompt": torch.full((8000,), float("nan"))}, DataError, "not finite"),
+        ({"prompt": "missing.wav"}, DataError, "missing.wav"),
+        ({"task": "continuatoin"}, ConfigError, "did you mean 'continuation'"),
+        ({"speed": 0.0}, ConfigError, "speed=0.0"),
+        ({"speed": float("nan")}, ConfigError, "speed=nan"),
+        ({"batch_size": 0}, ConfigError, "batch_size=0"),
+        ({"seed": -1}, ConfigError, "seed=-1"),
+        ({"num_steps": 0}, ConfigError, "num_steps=0"),
+        ({"num_step": 2}, ConfigError, "did you mean 'num_steps'"),
+    ],
+)
+def test_what_is_refused(pipe: SpeechPipeline, prompt: torch.Tensor, changes: dict, error: type, named: str) -> None:
+    with pytest.raises(error, match=named):
+        pipe("abc", **({"prompt": prompt, "prompt_text": "a cab"} | changes))
+
+
+def test_no_texts(pipe: SpeechPipeline) -> None:
+    with pytest.raises(ConfigError, match="at least one text"):
+        pipe.batch([])
+
+
+def test_corrupt_prompts(pipe: SpeechPipeline, prompt: torch.Tensor, tmp_path: Path) -> None:
+    write_sound(prompt, RATE, tmp_path / "whole.wav")
+    whole = (tmp_path / "whole.wav").read_bytes()
+    for name, content in (("cut.wav", whole[:2000]), ("empty.wav", b""), ("text.wav", b"hello, this is no sound")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=name):
+            pipe("abc", prompt=tmp_path / name, prompt_text="a cab")
+
+
+def test_prompts_of_another_rate(pipe: SpeechPipeline, tmp_path: Path) -> None:
+    write_sound(voice(0.95, rate=22_050), 22_050, tmp_path / "a.wav")
+    assert len(pipe.prepare(tmp_path / "a.wav", "a cab").codes) == pytest.approx(19, abs=1)
+
+
+def test_without_a_vocoder_the_phases_are_found(folder: Path, tmp_path: Path) -> None:
+    path = save_parts(tmp_path / "model", vocoder=None, voice=VoiceConfig(max_prompt_seconds=1.0))
+    pipe, full = (SpeechPipeline.from_pretrained(place, device="cpu", dtype="float32") for place in (path, folder))
+    assert pipe.codec.needs_vocoder and not full.codec.needs_vocoder
+    result, other = pipe("abc"), full("abc")
+    assert torch.equal(result.codes, other.codes)
+    assert result.audio.shape == other.audio.shape and not torch.equal(result.audio, other.audio)
+
+
+def test_another_vocoder(folder: Path) -> None:
+    parts = load_speech_pipeline(folder)
+    vocoder = make_vocoder(seed=5)
+    pipe = SpeechPipeline(parts, device="cpu", vocoder=vocoder)
+    assert pipe.codec.vocoder is vocoder
+    with pytest.raises(ConfigError, match="max_hz=3000"):
+        SpeechPipeline(parts, device="cpu", vocoder=make_vocoder(mel=OTHER_MEL))
+
+
+def test_a_model_of_waveforms(tmp_path: Path, prompt: torch.Tensor) -> None:
+    given = VoiceConfig(mel=MEL, max_prompt_seconds=1.0)
+    path = save_parts(tmp_path / "model", tokenizer=make_waveform_tokenizer(), vocoder=None, voice=given)
+    pipe = SpeechPipeline.from_pretrained(path, device="cpu", dtype="float32")
+    assert pipe.mel == MEL
+    result = pipe("abc", prompt=prompt, prompt_text="a cab", task="continuation")
+    shown = pipe.prepare(prompt, "a cab").samples
+    assert torch.equal(result.audio[: len(shown)], shown)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_save_and_load(folder: Path, tmp_path: Path, dtype: str) -> None:
+    pipe = SpeechPipeline.from_pretrained(folder, device="cpu", dtype=dtype)
+    result = pipe("abc", seed=2)
+    assert result.audio.isfinite().all()
+    pipe.save_pretrained(tmp_path / "copy")
+    for file in folder.iterdir():
+        assert (tmp_path / "copy" / file.name).read_bytes() == file.read_bytes(), file.name
+    other = SpeechPipeline.from_pretrained(tmp_path / "copy", device="cpu", dtype=dtype)
+    assert torch.equal(other("abc", seed=2).codes, result.codes)
+
+
+def test_what_cannot_be_loaded(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="nowhere"):
+        SpeechPipeline.from_pretrained(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="device"):
+        SpeechPipeline.from_pretrained(folder, device="gpu")
+
+
+def test_the_tests_texts_are_in_the_alphabet(pipe: SpeechPipeline) -> None:
+    assert all(set(text) <= set(ALPHABET) for text in TEXTS) and len(encode_text(TEXTS[1])) > 10
