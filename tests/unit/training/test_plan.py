@@ -28,7 +28,7 @@ from resgen.types import CodeSpec, SequenceCondition
 
 SIDE, DEPTH = 4, 4
 LENGTH = SIDE * SIDE
-KINDS = ("resgen", "residual", "direct", "maskgit", "rq_transformer", "ar_resgen", "valle")
+KINDS = ("residual", "direct", "maskgit", "rq_transformer", "ar_resgen", "valle")
 
 
 def kept_bytes(run: Callable[[], object], weights: nn.Module) -> int:
