@@ -1,4 +1,4 @@
-"""Generate pictures with residual vector quantized tokens.
+"""Generate pictures and speech with residual vector quantized tokens.
 
     from resgen import ImagePipeline
 
@@ -14,6 +14,8 @@ import importlib
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
+from resgen.errors import DISTRIBUTION
+
 if TYPE_CHECKING:
     from resgen.models.resgen import ResGen
     from resgen.pipelines.image.pipeline import ImagePipeline
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["CodeSpec", "ImagePipeline", "ImageTokenizer", "ResGen", "SpeechPipeline", "__version__"]
 
 try:
-    __version__ = version("resgen")
+    __version__ = version(DISTRIBUTION)
 except PackageNotFoundError:  # run from a source tree that is not installed
     __version__ = "0+unknown"
 

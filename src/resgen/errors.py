@@ -7,8 +7,13 @@ traceback.
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
+
+DISTRIBUTION = "resgen-rvq"
+"""Name in package indexes; `resgen` belongs to another project there."""
 
 
 class ResGenError(Exception):
@@ -42,10 +47,20 @@ class TrainingError(ResGenError):
 
 
 class MissingExtraError(ResGenError, ImportError):
-    """An optional package is needed; the message names the extra to install."""
+    """An optional package is needed; the message says how to install it: by an extra, if one has it."""
 
-    def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"'{package}' is not installed; install it with: pip install 'resgen[{extra}]'")
+    def __init__(self, package: str, extra: str | None) -> None:
+        command = f"pip install {package}" if extra is None else install_command(extra)
+        super().__init__(f"'{package}' is not installed; install it with: {command}")
+
+
+def install_command(extra: str) -> str:
+    """What installs an extra: from the clone that this package lies in, or as the installed distribution."""
+    clone = Path(__file__).resolve().parents[2]
+    if not (clone / "pyproject.toml").is_file():
+        return f"pip install '{DISTRIBUTION}[{extra}]'"
+    folder = "." if clone == Path.cwd() else str(clone)
+    return f"pip install -e {shlex.quote(f'{folder}[{extra}]')}"
 
 
 def unknown(what: str, value: object, allowed: Iterable[object]) -> str:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import importlib.resources
+import importlib.util
 import re
+import shutil
 import subprocess
 import sys
+import tomllib
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import pytest
 
 import resgen
-from resgen.errors import ConfigError, MissingExtraError, ResGenError
+from resgen.errors import DISTRIBUTION, ConfigError, MissingExtraError, ResGenError, install_command
 from resgen.training import Interrupted
 
 SOURCE = Path(resgen.__file__).parent
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def run_python(code: str) -> str:
@@ -40,6 +45,46 @@ def test_unknown_name_is_an_attribute_error():
 
 def test_version_is_that_of_the_metadata():
     assert re.fullmatch(r"\d+\.\d+\.\d+\w*", resgen.__version__)
+
+
+def test_an_extra_is_installed_from_where_the_package_came_from(monkeypatch, tmp_path):
+    assert PROJECT["name"] == DISTRIBUTION
+    monkeypatch.chdir(ROOT)
+    assert install_command("fid") == "pip install -e '.[fid]'"
+    monkeypatch.chdir(tmp_path)
+    assert install_command("fid") == f"pip install -e '{ROOT}[fid]'"
+    copy = tmp_path / "lib" / "python3.11" / "site-packages" / "resgen" / "errors.py"
+    copy.parent.mkdir(parents=True)
+    shutil.copy(SOURCE / "errors.py", copy)
+    spec = importlib.util.spec_from_file_location("installed_errors", copy)
+    installed = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(installed)
+    assert installed.install_command("fid") == f"pip install '{DISTRIBUTION}[fid]'"
+
+
+def test_extras_that_messages_name_exist():
+    text = "".join(path.read_text() for path in SOURCE.rglob("*.py"))
+    extras = re.findall(r"""MissingExtraError\([^)]*, "([\w-]+)"\)|install_command\(["']([\w-]+)["']\)""", text)
+    names = {first or second for first, second in extras}
+    assert {"fid", "moonshine", "train"} <= names <= PROJECT["optional-dependencies"].keys()
+    assert str(MissingExtraError("resemblyzer", None)).endswith("pip install resemblyzer")
+
+
+def test_nobody_is_sent_to_the_stranger_of_the_same_name():
+    """`resgen` in package indexes is a tool for responsive images."""
+    stranger = re.compile(r"install\b[^\n`#]*?[ '\"](resgen)(?![\w./-])|\b(resgen)\[[a-z]")
+    for wrong in ("pip install resgen", "uv pip install -U 'resgen[fid]'", 'python -m pip install "resgen==1"'):
+        assert stranger.search(wrong)
+    for right in (f"pip install '{DISTRIBUTION}[fid]'", "pip install -e '.[fid]'", "pip install -e /src/resgen"):
+        assert not stranger.search(right)
+    suffixes = {".py", ".md", ".toml", ".txt", ".yaml", ".yml", ".cfg", ".js", ".html", ".json", ""}
+    folders = ("src", "docs", "tools", "examples", "benchmarks", ".ci")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in suffixes]
+    files += [path for path in ROOT.iterdir() if path.suffix in suffixes]
+    for path in files:
+        if path.is_file() and (path.suffix or path.stat().st_size < 10_000):
+            found = stranger.search(path.read_text(errors="replace"))
+            assert not found, f"{path}: {found}"
 
 
 def test_package_is_marked_as_typed():

@@ -20,7 +20,6 @@ import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+import resgen
 from resgen.checkpoints.tensors import read_tensors, sha256_file, write_tensors
 from resgen.errors import CheckpointError, unknown
 
@@ -107,10 +107,7 @@ class Folder:
 
 def resgen_version() -> str:
     """Version of the installed library."""
-    try:
-        return metadata.version("resgen")
-    except metadata.PackageNotFoundError:
-        return "0+unknown"
+    return resgen.__version__
 
 
 def save_folder(

@@ -155,7 +155,7 @@ def default_model(bundled: Sequence[dict[str, Any]]) -> str:
     """
     names: list[str] = [model["name"] for model in bundled if model["kind"] == "pipeline"]
     if not names:
-        raise CheckpointError("no model is bundled with this installation; install resgen from a complete source tree")
+        raise CheckpointError("no model is bundled with this installation; install it again, from a complete clone")
     return next((name for name in names if name.startswith(DEFAULT)), names[0])
 
 

@@ -13,6 +13,7 @@ import yaml
 
 from resgen.cli.doctor import Doctor
 from resgen.cli.main import guard
+from resgen.errors import install_command
 from resgen.experiments.reference_curves import read_run, reference_from_runs, save_reference
 
 
@@ -72,4 +73,4 @@ def test_picture(tmp_path):
 def test_picture_without_matplotlib_names_the_extra(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert doctor(write_run(tmp_path / "a"), "--out", tmp_path / "x.png") == 2
-    assert "resgen[train]" in capsys.readouterr().err
+    assert install_command("train") in capsys.readouterr().err

@@ -187,7 +187,7 @@ class ResemblyzerSpeakerEncoder:
         try:
             from resemblyzer import VoiceEncoder
         except ImportError as error:
-            raise MissingExtraError(RESEMBLYZER, "sim") from error
+            raise MissingExtraError(RESEMBLYZER, None) from error
         self._encoder = VoiceEncoder("cpu", verbose=False)
         self.name, self.version, self.sha256 = RESEMBLYZER, metadata.version("resemblyzer"), BUILT_IN
         self.sample_rate_hz = 16000

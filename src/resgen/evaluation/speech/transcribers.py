@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from resgen.checkpoints.format import CONFIG_NAME, read_json, resgen_version
-from resgen.errors import CheckpointError, ConfigError, DataError, MissingExtraError, unknown
+from resgen.errors import CheckpointError, ConfigError, DataError, MissingExtraError, install_command, unknown
 from resgen.evaluation.speech.folders import BUILT_IN, find_judge, open_transformers, sha256_of_all
 from resgen.evaluation.speech.metrics import normalise_transcript
 from resgen.evaluation.speech.recognizer import DIGITS, KIND, load_recognizer
@@ -114,7 +114,7 @@ class MoonshineTranscriber:
         folder = Path(utils.get_assets_path()) / "tiny-en"
         files = sorted(folder.glob("*.ort"))
         if not files:
-            raise CheckpointError(f"{self.version} comes without its weights; pip install 'resgen[moonshine]'")
+            raise CheckpointError(f"{self.version} comes without its weights; {install_command('moonshine')}")
         self.name = f"{MOONSHINE}-{folder.name}"
         self.sha256 = sha256_of_all(files)
         self.sample_rate_hz = 16000
