@@ -29,7 +29,7 @@ SHORT = {
     "checkpoint_every": 0,
 }
 NARROW = {"generator.width": 32, "generator.mlp_width": 64, "generator.condition_width": 32}
-IMAGES = ("digits", "fashion_mnist", "cifar10", "cifar10_8x8", "imagenette64", "imagenet256")
+IMAGES = ("digits", "fashion_mnist", "cifar10", "cifar10_8x8", "avatars64", "imagenette64", "imagenet256")
 SPEECH = (
     "spoken_digits",
     "spoken_digits_small",

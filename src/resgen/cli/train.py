@@ -99,8 +99,8 @@ class TrainTokenizer(Training):
     """
 
     recipe: str
-    """Pictures: digits, fashion_mnist, cifar10, cifar10_8x8, imagenette64, imagenet256; speech: spoken_digits,
-    spoken_digits_small, spoken_digits_waveform, sentences, sentences_small, melvae, rvqvae."""
+    """Pictures: digits, fashion_mnist, cifar10, cifar10_8x8, avatars64, imagenette64, imagenet256; speech:
+    spoken_digits, spoken_digits_small, spoken_digits_waveform, sentences, sentences_small, melvae, rvqvae."""
     data: Annotated[str | None, option("PATH")] = None
     """Pictures: folder of class folders, parquet, tar shards, or 'digits'. Recordings: parquet, tar shards, or a folder
     with metadata.csv. Without it the recipe's own."""
@@ -168,8 +168,8 @@ class TrainGenerator(Training):
     """
 
     recipe: str
-    """Pictures: digits, fashion_mnist, cifar10, cifar10_8x8, imagenette64, imagenet256; speech: spoken_digits,
-    spoken_digits_small, spoken_digits_waveform, sentences, sentences_small, melvae, rvqvae."""
+    """Pictures: digits, fashion_mnist, cifar10, cifar10_8x8, avatars64, imagenette64, imagenet256; speech:
+    spoken_digits, spoken_digits_small, spoken_digits_waveform, sentences, sentences_small, melvae, rvqvae."""
     data: Annotated[str | None, option("PATH")] = None
     """Pictures or recordings, or a folder written by `resgen encode`; without it the recipe's own data."""
     tokenizer: Annotated[str, option("DIR")]

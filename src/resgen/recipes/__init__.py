@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from resgen.errors import ConfigError, unknown
-from resgen.recipes.images import cifar10, cifar10_8x8, digits, fashion_mnist, imagenet256, imagenette64
+from resgen.recipes.images import avatars64, cifar10, cifar10_8x8, digits, fashion_mnist, imagenet256, imagenette64
 from resgen.recipes.speech import (
     melvae,
     rvqvae,
@@ -17,7 +17,8 @@ from resgen.training.image.recipe import Recipe
 from resgen.training.speech.recipe import SpeechRecipe
 
 _IMAGES = {
-    recipe.__name__: recipe for recipe in (digits, fashion_mnist, cifar10, cifar10_8x8, imagenette64, imagenet256)
+    recipe.__name__: recipe
+    for recipe in (digits, fashion_mnist, cifar10, cifar10_8x8, avatars64, imagenette64, imagenet256)
 }
 _SPEECH = {
     recipe.__name__: recipe

@@ -175,6 +175,54 @@ def cifar10_8x8() -> Recipe:
     )
 
 
+def avatars64() -> Recipe:
+    """Cartoon faces of `tools/make_avatars.py` at 64x64: 8x8 positions, 12 levels of 512, about two hours on one core.
+
+    Set `tokenizer_loss.perceptual_file` to a classifier of such pictures, or the tokenizer learns without a perceptual
+    loss.
+    """
+    return Recipe(
+        name="avatars64",
+        tokenizer=ImageTokenizerConfig(
+            image_size=64,
+            channels=3,
+            patch_size=4,
+            width=96,
+            multipliers=(1, 2),
+            num_res_blocks=1,
+            code_dim=64,
+            quantizer=QuantizerConfig(depth=12, codebook_size=512, momentum=0.99, variance_momentum=0.99),
+        ),
+        tokenizer_loss=TokenizerLossConfig(adversarial_weight=0.4, adversarial_start=1400),
+        tokenizer_training=TrainerConfig(
+            num_steps=3000,
+            batch_size=32,
+            learning_rate=1e-3,
+            betas=(0.9, 0.99),
+            decay_fraction=0.3,
+            ema_decay=0.0,
+            validate_every=1000,
+            sample_every=400,
+            checkpoint_every=200,
+        ),
+        generator=_generator(256, 6, 128),
+        generator_loss=_RESIDUAL,
+        generator_training=TrainerConfig(
+            num_steps=3000,
+            batch_size=64,
+            learning_rate=1e-3,
+            betas=(0.9, 0.98),
+            weight_decay=0.03,
+            decay_fraction=0.5,
+            ema_decay=0.995,
+            checkpoint_every=200,
+        ),
+        sampling=SamplingConfig(
+            num_steps=24, mask_schedule="power", top_p=0.95, choice_temperature=4.0, guidance_scale=3.0
+        ),
+    )
+
+
 def imagenette64() -> Recipe:
     """Ten classes of photographs at 64x64: 8x8 positions, 16 levels of 1024."""
     return Recipe(

@@ -19,7 +19,15 @@ from resgen.training.image.recipe import Recipe, with_kind
 
 
 def test_names() -> None:
-    assert recipe_names() == ["digits", "fashion_mnist", "cifar10", "cifar10_8x8", "imagenette64", "imagenet256"]
+    assert recipe_names() == [
+        "digits",
+        "fashion_mnist",
+        "cifar10",
+        "cifar10_8x8",
+        "avatars64",
+        "imagenette64",
+        "imagenet256",
+    ]
     with pytest.raises(ConfigError, match="did you mean 'cifar10'"):
         get_recipe("cifar-10")
 
@@ -67,6 +75,7 @@ def test_every_recipe_states_its_head(name: str, monkeypatch: pytest.MonkeyPatch
         ("fashion_mnist", 28, 1, 16, 8),
         ("cifar10", 32, 3, 16, 16),
         ("cifar10_8x8", 32, 3, 64, 8),
+        ("avatars64", 64, 3, 64, 12),
         ("imagenette64", 64, 3, 64, 16),
         ("imagenet256", 256, 3, 64, 16),
     ],
