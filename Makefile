@@ -39,9 +39,11 @@ lint: .venv/.dev
 	.venv/bin/lint-imports
 
 bench: .venv/.dev
-	.venv/bin/resgen bench quantizer
-	.venv/bin/resgen bench depth
-	.venv/bin/resgen bench sampler
+	.venv/bin/python benchmarks/quantizer.py
+	.venv/bin/python benchmarks/depth.py
+	.venv/bin/python benchmarks/mixture_memory.py
+	.venv/bin/python benchmarks/training_step.py
+	.venv/bin/python benchmarks/floors.py
 
 docs: .venv/.docs
 	.venv/bin/python tools/build_docs.py

@@ -16,7 +16,8 @@ import torch
 import tyro
 from torch import Tensor
 
-from resgen.errors import ConfigError, ResGenError
+from resgen.cli.main import guard
+from resgen.errors import ConfigError
 from resgen.ops.alignment import monotonic_alignment
 from resgen.ops.random import generator
 
@@ -106,8 +107,4 @@ def _timed(action: Callable[[], Any]) -> tuple[float, Any]:
 
 
 if __name__ == "__main__":
-    try:
-        tyro.cli(main)
-    except ResGenError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(guard(lambda: tyro.cli(main)))

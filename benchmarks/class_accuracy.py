@@ -20,9 +20,10 @@ from torch import Tensor
 
 from resgen.checkpoints import write_json_atomic
 from resgen.checkpoints.classifiers import load_classifier
+from resgen.cli.main import guard
 from resgen.data import load_array, open_images, picture_grid, save_picture
 from resgen.data.pictures.decode import picture_array
-from resgen.errors import ConfigError, ResGenError
+from resgen.errors import ConfigError
 from resgen.evaluation.image.classifier import accuracy, classify, features
 from resgen.evaluation.image.metrics import frechet_distance
 from resgen.evaluation.image.samples import nearest_neighbours, wilson_interval
@@ -251,8 +252,4 @@ def _title(run: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        tyro.cli(main)
-    except ResGenError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(guard(lambda: tyro.cli(main)))

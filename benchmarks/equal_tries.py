@@ -16,8 +16,8 @@ from typing import Any
 import tyro
 
 from resgen.checkpoints.format import read_json, write_json_atomic
+from resgen.cli.main import guard
 from resgen.config import config_to_dict, parse_overrides
-from resgen.errors import ResGenError
 from resgen.experiments.judge import Judge, Score
 from resgen.experiments.sweep import find_settings
 from resgen.kinds import AnySampling, kind_of, without_guidance
@@ -88,7 +88,4 @@ def _list(values: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        tyro.cli(main)
-    except ResGenError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(guard(lambda: tyro.cli(main)))

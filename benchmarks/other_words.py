@@ -19,9 +19,10 @@ import tyro
 
 from resgen.checkpoints import write_json_atomic
 from resgen.cli.common import phase_bars
+from resgen.cli.main import guard
 from resgen.config import config_to_dict
 from resgen.data.sound.sources import open_speech
-from resgen.errors import ConfigError, ResGenError
+from resgen.errors import ConfigError
 from resgen.evaluation.speech.evaluate import candidate_voices
 from resgen.evaluation.speech.metrics import error_rates, mean_interval, nearest_speaker, similarity
 from resgen.evaluation.speech.recognizer import DIGITS
@@ -114,7 +115,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        tyro.cli(main)
-    except ResGenError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(guard(lambda: tyro.cli(main)))

@@ -7,9 +7,8 @@ For example:
 
 from __future__ import annotations
 
-import statistics
-import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,6 +16,7 @@ import tyro
 
 from resgen.checkpoints.format import write_json_atomic
 from resgen.devices import cast_parameters
+from resgen.evaluation.bench.timing import interleaved, medians
 from resgen.kinds import build, sample
 from resgen.models.resgen import ResGen, ResGenConfig
 from resgen.recipes import get_speech_recipe
@@ -47,17 +47,12 @@ class SequenceDepth:
         length = round(self.seconds * 10.77)
         cases = [(head, depth) for head in self.heads for depth in self.depths]
         models = {case: self.model(*case) for case in cases}
-        times: dict[tuple[str, int], list[float]] = {case: [] for case in cases}
-        passes: dict[tuple[str, int], int] = {}
-        for repetition in range(self.repetitions + 1):
-            for case, model in models.items():
-                begin = time.perf_counter()
-                passes[case] = self.generate(model, length)
-                if repetition:  # the first one warms up
-                    times[case].append(time.perf_counter() - begin)
+        runs = {case: partial(self.generate, model, length) for case, model in models.items()}
+        passes = {case: run() for case, run in runs.items()}  # warms up, too
+        seconds = medians(interleaved(runs, self.repetitions))
         rows = [
-            {"head": head, "depth": depth, "passes": passes[head, depth], "seconds": statistics.median(found)}
-            for (head, depth), found in times.items()
+            {"head": head, "depth": depth, "passes": passes[head, depth], "seconds": seconds[head, depth]}
+            for head, depth in cases
         ]
         for row in rows:
             first = next(other for other in rows if other["head"] == row["head"])

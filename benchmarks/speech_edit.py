@@ -21,10 +21,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from resgen.checkpoints import write_json_atomic
+from resgen.cli.main import guard
 from resgen.data import save_picture
 from resgen.data.sound.sources import open_speech
 from resgen.data.sound.spectrogram import HIGHEST, spectrogram_sheet
-from resgen.errors import ConfigError, DataError, ResGenError
+from resgen.errors import ConfigError, DataError
 from resgen.evaluation.image.samples import wilson_interval
 from resgen.evaluation.speech.metrics import normalise_transcript
 from resgen.evaluation.speech.recognizer import DIGITS
@@ -216,7 +217,4 @@ def _share(count: int, total: int) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        tyro.cli(main)
-    except ResGenError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(guard(lambda: tyro.cli(main)))

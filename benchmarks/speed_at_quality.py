@@ -20,9 +20,10 @@ import torch
 import tyro
 
 from resgen.checkpoints.format import read_json, write_json_atomic
+from resgen.cli.main import guard
 from resgen.config import config_from_dict
-from resgen.errors import ConfigError, ResGenError, unknown
-from resgen.evaluation.bench import interleaved, medians
+from resgen.errors import ConfigError, unknown
+from resgen.evaluation.bench.timing import interleaved, medians
 from resgen.experiments.judge import Judge
 from resgen.kinds import AnySampling, kind_of
 from resgen.pipelines.image.pipeline import ImagePipeline
@@ -104,7 +105,4 @@ def _generate(pipe: ImagePipeline, sampling: AnySampling, batch: int) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        tyro.cli(main)
-    except ResGenError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(guard(lambda: tyro.cli(main)))

@@ -5,8 +5,8 @@ python benchmarks/token_loss.py --repetitions 10
 
 from __future__ import annotations
 
-import time
-from statistics import median
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import tyro
@@ -14,10 +14,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from resgen.allocator import keep_freed_memory
+from resgen.evaluation.bench.timing import interleaved, medians
 from resgen.losses.tokens import masked_level_loss
 from resgen.models.token_head import TokenHead
 from resgen.ops.residual import residual_above
 
+WARM_UP = 2
 WIDTH, DEPTH, CODES, CODE_DIM, DECAY = 768, 8, 1024, 64, 0.9
 
 
@@ -53,22 +55,22 @@ def main(rows: int = 2045, repetitions: int = 10) -> None:
 
     weight, x = head.logits.weight.detach().bfloat16(), features.bfloat16()
     slope = torch.randn(rows, DEPTH * CODES, generator=generator).bfloat16()
-    seconds: dict[str, list[float]] = {"plain": [], "blocks": [], "products": []}
-    for repetition in range(-2, repetitions):
-        for name in seconds:
-            head.zero_grad()
-            hidden = features.clone().requires_grad_()
-            begin = time.perf_counter()
-            if name == "products":
-                for left, right in ((x, weight.T), (slope, weight), (slope.T, x)):
-                    torch.mm(left, right)
-            else:
-                with torch.autocast("cpu", torch.bfloat16):
-                    loss = (plain if name == "plain" else blocks)(hidden)
-                loss.backward()
-            if repetition >= 0:
-                seconds[name].append(time.perf_counter() - begin)
-    print(", ".join(f"{name} {median(values):.3f} s" for name, values in seconds.items()))
+
+    def with_gradients(loss: Callable[[Tensor], Tensor]) -> None:
+        head.zero_grad()
+        hidden = features.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            value = loss(hidden)
+        value.backward()
+
+    def products() -> None:
+        for left, right in ((x, weight.T), (slope, weight), (slope.T, x)):
+            torch.mm(left, right)
+
+    runs = {"plain": partial(with_gradients, plain), "blocks": partial(with_gradients, blocks), "products": products}
+    interleaved(runs, WARM_UP)
+    times = interleaved(runs, repetitions)
+    print(", ".join(f"{name} {value:.3f} s" for name, value in medians(times).items()))
 
 
 if __name__ == "__main__":

@@ -2,23 +2,25 @@
 
 OMP_NUM_THREADS=2 python benchmarks/training_step.py --head residual --batch-size 32 --repetitions 7
 
-Runs from any version of the package, to compare versions: PYTHONPATH=OTHER/src python benchmarks/training_step.py.
-The whole trainer beside all products of a step is in `resgen bench all`.
+Another version of the package: PYTHONPATH=OTHER/src python benchmarks/training_step.py. The whole trainer beside all
+products of a step is in `floors.py`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import time
-from statistics import median
 from typing import Literal
 
 import torch
 import tyro
 
+from resgen.allocator import keep_freed_memory
+from resgen.evaluation.bench.timing import interleaved, medians, ratio
 from resgen.models.resgen import PRESETS, ResGen
 from resgen.training.objectives import make_objective
 from resgen.types import CodeSpec
+
+WARM_UP = 2
 
 
 def main(head: Literal["residual", "mixture"] = "residual", batch_size: int = 32, repetitions: int = 7) -> None:
@@ -29,12 +31,7 @@ def main(head: Literal["residual", "mixture"] = "residual", batch_size: int = 32
         batch_size: pictures of 8x8 positions, 8 levels of 1,024.
         repetitions: pairs of timings.
     """
-    try:
-        from resgen.allocator import keep_freed_memory
-    except ImportError:  # a version before it
-        pass
-    else:
-        keep_freed_memory()
+    keep_freed_memory()
     generator = torch.Generator().manual_seed(0)
     spec = CodeSpec(depth=8, codebook_size=1024, code_dim=64, shape=(8, 8))
     config = dataclasses.replace(PRESETS["base"], num_classes=10, head=head)
@@ -68,19 +65,13 @@ def main(head: Literal["residual", "mixture"] = "residual", batch_size: int = 32
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
 
-    seconds: dict[str, list[float]] = {"products": [], "step": []}
-    for repetition in range(-2, repetitions):
-        for name, run in (("products", products), ("step", step)):
-            begin = time.perf_counter()
-            run()
-            if repetition >= 0:
-                seconds[name].append(time.perf_counter() - begin)
-    ratio = median(step / floor for step, floor in zip(seconds["step"], seconds["products"], strict=True))
+    runs = {"products": products, "step": step}
+    interleaved(runs, WARM_UP)
+    times = interleaved(runs, repetitions)
     print(
-        f"{head}, batch {batch_size}: "
-        + ", ".join(f"{name} {median(values):.3f} s" for name, values in seconds.items())
+        f"{head}, batch {batch_size}: " + ", ".join(f"{name} {value:.3f} s" for name, value in medians(times).items())
     )
-    print(f"step over products {ratio:.2f}")
+    print(f"step over products {ratio(times['step'], times['products'])['median']:.2f}")
 
 
 if __name__ == "__main__":

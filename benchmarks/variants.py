@@ -21,8 +21,9 @@ import tyro
 from resgen.checkpoints.artefacts import load_tokenizer
 from resgen.checkpoints.format import read_json, write_json_atomic
 from resgen.cli.common import load_recipe
+from resgen.cli.main import guard
 from resgen.config import config_from_dict, config_to_dict, load_yaml, parse_overrides, replace_nested
-from resgen.errors import ConfigError, ResGenError, unknown
+from resgen.errors import ConfigError, unknown
 from resgen.experiments.judge import Judge
 from resgen.kinds import sampling_with, without_guidance
 from resgen.pipelines.image.pipeline import ImagePipeline
@@ -142,7 +143,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        tyro.cli(main)
-    except ResGenError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(guard(lambda: tyro.cli(main)))

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from resgen.checkpoints import write_json_atomic
 from resgen.cli.common import phase_bars
+from resgen.cli.main import guard
 from resgen.data.sound.sources import open_speech
 from resgen.data.text import encode_text, normalise_text
-from resgen.errors import ConfigError, ResGenError
+from resgen.errors import ConfigError
 from resgen.evaluation.speech.evaluate import Sound
 from resgen.evaluation.speech.metrics import error_rates
 from resgen.evaluation.speech.transcribers import check_vocabulary, open_transcriber
@@ -99,7 +100,4 @@ def text_alone(pipe: SpeechPipeline, samples: Tensor, text: str) -> list[Tensor]
 
 
 if __name__ == "__main__":
-    try:
-        tyro.cli(main)
-    except ResGenError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(guard(lambda: tyro.cli(main)))

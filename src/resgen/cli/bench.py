@@ -1,121 +1,135 @@
-"""`resgen bench quantizer|depth|sampler|all`: the measurements behind the README's numbers."""
+"""`resgen bench`: seconds, network passes and memory of every kind of generator at the same shape."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from resgen.cli.common import Json, check_out_file, option, phase_bars, plain, report
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchQuantizer:
-    """Encode 65,536 vectors with this library and with vector-quantize-pytorch: time, memory, agreement.
-
-    For example:
-
-        resgen bench quantizer --json
-    """
-
-    as_json: Json = False
-
-    def run(self) -> None:
-        from resgen.evaluation.bench import bench_quantizer
-
-        report(bench_quantizer(), as_json=self.as_json)
+from resgen.cli.common import Json, check_out_file, flatten, option, phase_bars, plain, report, table
+from resgen.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchDepth:
-    """Network passes and seconds of sampling at depth 1, 4, 8 and 16, all else equal.
+class Bench:
+    """Seconds per image, passes and memory of all kinds with random weights, as ratios to ResGen and to bare products.
 
     For example:
 
-        resgen bench depth --json
+        resgen bench --shape paper --depths 16 --out speed.json
+        resgen bench --shape paper --kinds resgen rq_transformer --batch-sizes 1,4,16,64 --no-memory
+        resgen bench --shape paper --kinds resgen rq_transformer --guidance-start 0.5 --no-memory
+        resgen bench --shape small --depths 1,4,8,16 --kinds resgen,rq_transformer,ar_resgen --iterations 2
+
+    Lists may be separated by blanks or commas. Everything runs in turns in one process; seconds are medians, ratios
+    are medians of ratios within a repetition. Nothing else should run on the machine.
     """
 
-    as_json: Json = False
-
-    def run(self) -> None:
-        from resgen.evaluation.bench import bench_depth
-
-        report(bench_depth(), as_json=self.as_json)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchSampler:
-    """Seconds of sampling over the seconds of its bare network passes.
-
-    For example:
-
-        resgen bench sampler --json
-    """
-
-    as_json: Json = False
-
-    def run(self) -> None:
-        from resgen.evaluation.bench import bench_sampler
-
-        report(bench_sampler(), as_json=self.as_json)
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchAll:
-    """Sampling, mixture loss and training beside their bare matrix products, and memory: one table with all floors.
-
-    For example:
-
-        resgen bench all --out performance.json
-
-    That takes some minutes on two cores, on which nothing else should run.
-    """
-
-    shape: Annotated[str, option("NAME")] = "base"
+    shape: Annotated[str, option("NAME")] = "paper"
     """Networks and codes: paper (xl, 8 x 8 positions, 1024 codes), base, small or tiny."""
-    batch_size: Annotated[int, option("N")] = 64
-    """Samples at a time."""
-    steps: Annotated[int, option("N")] = 4
-    """Network evaluations of a sampling run, without guidance."""
-    training_batch: Annotated[int, option("N")] = 64
-    """Samples of a training step."""
-    mixture_rows: Annotated[int, option("N")] = 4096
-    """Positions of the mixture loss."""
-    repetitions: Annotated[int, option("N")] = 3
-    """Timed runs of everything, after a first one that is not counted."""
-    compiled: bool = False
-    """Measure training with compiled blocks, too; takes a C compiler."""
-    memory: bool = True
-    """Measure peak memory, too; every figure takes a process of its own."""
+    kinds: Annotated[tuple[str, ...], option("NAME ...")] = ()
+    """Kinds of generator; all of them if left out."""
+    depths: Annotated[tuple[str, ...], option("N ...")] = ("16",)
+    """Numbers of residual levels."""
+    batch_sizes: Annotated[tuple[str, ...], option("N ...")] = ("1",)
+    """Images at a time; kinds with a cache gain most from many."""
+    iterations: Annotated[tuple[str, ...], option("N ...")] = ("1", "2", "4", "8")
+    """Unmasking iterations per position of ar_resgen; those above a depth are left out there."""
+    steps: Annotated[int | None, option("N")] = None
+    """Evaluations of the kinds that take a number of them, instead of the shape's (63 at paper, 16 at tiny)."""
+    guidance: bool = True
+    """Run both branches in every evaluation, as with guidance."""
+    guidance_start: Annotated[float, option("SHARE")] = 0.0
+    """Share of the steps before guidance sets in, of the kinds that unmask."""
     dtype: Annotated[str, option("NAME")] = "auto"
     """float32, bfloat16 or auto: what the machine is fast in."""
+    repetitions: Annotated[int, option("N")] = 3
+    """Timed runs of everything, after a first one that is not counted."""
+    memory: bool = True
+    """Measure peak memory, too; on the CPU every figure takes a process of its own."""
+    memory_gb: Annotated[float, option("GB")] = 8.0
+    """What the largest batch is to fit into, in 10^9 bytes."""
+    device: Annotated[str, option("NAME")] = "auto"
+    """cpu, cuda, cuda:1 or auto: a GPU if there is one."""
     out: Annotated[Path | None, option("FILE.json")] = None
-    """Where to write the full report; the tables go beside it as Markdown."""
+    """Where to write the full report."""
     as_json: Json = False
 
     def run(self) -> None:
         if self.out is not None:
             check_out_file(self.out, (".json",))
-        from resgen.experiments.floors import bench_all, report_markdown
+        from resgen.evaluation.bench.cases import MEASURED
+        from resgen.evaluation.bench.speed import BenchConfig, bench
 
+        config = BenchConfig(
+            shape=self.shape,
+            kinds=words(self.kinds) or MEASURED,
+            depths=integers("--depths", self.depths),
+            batch_sizes=integers("--batch-sizes", self.batch_sizes),
+            iterations=integers("--iterations", self.iterations),
+            num_steps=self.steps,
+            guidance=self.guidance,
+            guidance_start=self.guidance_start,
+            repetitions=self.repetitions,
+            memory=self.memory,
+            memory_gb=self.memory_gb,
+            dtype=self.dtype,
+            device=self.device,
+        )
         with phase_bars() as advance:
-            found = bench_all(
-                shape=self.shape,
-                batch_size=self.batch_size,
-                num_steps=self.steps,
-                training_batch=self.training_batch,
-                mixture_rows=self.mixture_rows,
-                repetitions=self.repetitions,
-                compiled=self.compiled,
-                memory=self.memory,
-                dtype=self.dtype,
-                report_progress=advance,
-            )
-        text = report_markdown(found)
+            document = bench(config, advance)
+        text = bench_text(document)
         if self.out is not None:
-            from resgen.checkpoints.format import write_json_atomic, write_text_atomic
+            from resgen.checkpoints.format import write_json_atomic
 
             self.out.parent.mkdir(parents=True, exist_ok=True)
-            write_json_atomic(self.out, plain(found))
-            write_text_atomic(self.out.with_suffix(".md"), text + "\n")
-        report(found, as_json=self.as_json, text=text)
+            write_json_atomic(self.out, plain(document))
+            text += f"\n\nwritten to {self.out}"
+        report(document, as_json=self.as_json, text=text)
+
+
+def words(values: Sequence[str]) -> tuple[str, ...]:
+    """Words given with blanks or commas between them."""
+    return tuple(flatten(value.replace(",", " ").split() for value in values))
+
+
+def integers(name: str, values: Sequence[str]) -> tuple[int, ...]:
+    """Whole numbers given with blanks or commas between them.
+
+    Raises:
+        ConfigError: something else is among them.
+    """
+    try:
+        return tuple(int(word) for word in words(values))
+    except ValueError as error:
+        raise ConfigError(f"{name} {' '.join(values)} must be whole numbers, as in {name} 1,4,16") from error
+
+
+def bench_text(document: Mapping[str, Any]) -> str:
+    """The report for a reader: a table, what it was measured on, what is counted."""
+    rows, settings = document["rows"], document["settings"]
+    others = [name for name in ("resgen", "rq_transformer") if any(name in row["over"] for row in rows)]
+    with_memory = any("memory" in row for row in rows)
+    heading = ["kind", "depth", "batch", "M param.", "steps", "passes", "s/image", "images/s"]
+    heading += [f"/{name}" for name in others] + ["/products", "/shallowest"]
+    heading += ["MB work", "MB in all", f"batch in {settings['memory_gb']:g} GB"] if with_memory else []
+    lines: list[list[object]] = [list(heading)]
+    for row in rows:
+        line = [row["label"], row["depth"], row["batch_size"], f"{row['parameters'] / 1e6:.1f}", row["steps"]]
+        line.append(" + ".join(f"{count:g}" for count in row["passes"].values()))
+        line += [f"{row['seconds_per_image']:.4g}", f"{row['images_per_second']:.4g}"]
+        ratios = (row["over"].get(name) for name in (*others, "products", "shallowest"))
+        line += ["-" if ratio is None else f"{ratio['median']:.3g}" for ratio in ratios]
+        if with_memory:
+            memory = row["memory"]
+            most = memory["largest_batch"]
+            line += [f"{memory[name] / 1e6:.0f}" for name in ("extra_bytes", "total_bytes")]
+            line.append("?" if most is None else most)
+        lines.append(line)
+    machine = (
+        f"{settings['device']}, {settings['threads']} threads, {settings['dtype']}, guidance "
+        f"{'on' if settings['guidance_scale'] else 'off'}, {settings['repetitions']} repetitions, load "
+        f"{settings['load']}, torch {settings['torch']}"
+    )
+    return "\n\n".join([table(lines), machine, document["counted"]])

@@ -11,8 +11,7 @@ import tyro
 
 import resgen
 from resgen.allocator import keep_freed_memory
-from resgen.cli.bench import BenchAll, BenchDepth, BenchQuantizer, BenchSampler
-from resgen.cli.bench_speed import BenchSpeed
+from resgen.cli.bench import Bench
 from resgen.cli.common import message, os_error_line, table
 from resgen.cli.compare import Compare, Sweep
 from resgen.cli.completion import Completion
@@ -54,11 +53,7 @@ COMMANDS: dict[str, type[Any]] = {
     "plan": Plan,
     "inspect": Inspect,
     "models": Models,
-    "bench quantizer": BenchQuantizer,
-    "bench depth": BenchDepth,
-    "bench sampler": BenchSampler,
-    "bench speed": BenchSpeed,
-    "bench all": BenchAll,
+    "bench": Bench,
     "completion": Completion,
 }
 

@@ -309,9 +309,3 @@ def test_inspect_of_an_unknown_model_is_an_error(fake, capsys):
     fake("resgen.pipelines.describe", describe_artefact=describe_artefact)
     assert main(["inspect", "nope"]) == 2
     assert capsys.readouterr().err == "error: unknown model 'nope'\n"
-
-
-@pytest.mark.parametrize("name", ["quantizer", "depth", "sampler"])
-def test_bench_runs_its_own_measurement(name, fake, capsys):
-    fake("resgen.evaluation.bench", **{f"bench_{n}": lambda n=n: {n: 1.5} for n in ("quantizer", "depth", "sampler")})
-    assert run_json(["bench", name], capsys) == {name: 1.5}

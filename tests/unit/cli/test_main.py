@@ -42,7 +42,7 @@ def test_every_command_has_help_with_an_example(name, capsys):
     assert f"    resgen {name} " in text, "an example"
 
 
-@pytest.mark.parametrize("group", ["train", "generate", "bench"])
+@pytest.mark.parametrize("group", ["train", "generate"])
 def test_group_help_lists_its_commands_only(group, capsys):
     with pytest.raises(SystemExit) as stop:
         main([group, "--help"])

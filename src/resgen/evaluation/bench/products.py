@@ -56,7 +56,7 @@ class BareProducts:
 
 
 def record_products(
-    network: nn.Module, run: Callable[[], object], pool: Pool | None = None, *, gradients: bool = False
+    network: nn.Module, run: Callable[[], object], pool: Pool | None = None, recorder: type[Recorder] | None = None
 ) -> BareProducts:
     """The products with parameters of `network` while `run` runs.
 
@@ -64,26 +64,24 @@ def record_products(
         network: whose parameters count.
         run: called once.
         pool: activations by shape, to be shared between recordings.
-        gradients: `run` is the forward pass of a training step: count each product and the two of the gradients of its
-            operands, all in the type of its result, on copies of the weights in that type.
+        recorder: what is noted of every product; the product itself by default.
     """
-    found = BareProducts()
-    recorder = _TrainingRecorder if gradients else _Recorder
-    with recorder(network, found, {} if pool is None else pool):
+    products = BareProducts()
+    with (recorder or Recorder)(network, products, {} if pool is None else pool):
         run()
-    return found
+    return products
 
 
-class _Recorder(TorchFunctionMode):
-    """Every product once."""
+class Recorder(TorchFunctionMode):
+    """Notes every product once."""
 
     operands: ClassVar[Mapping[str, int]] = FIRST_OPERAND
     times: ClassVar[int] = 1
 
-    def __init__(self, network: nn.Module, found: BareProducts, pool: Pool) -> None:
+    def __init__(self, network: nn.Module, products: BareProducts, pool: Pool) -> None:
         super().__init__()
         self.weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
-        self.found = found
+        self.products = products
         self.pool = pool
 
     def __torch_function__(
@@ -95,27 +93,27 @@ class _Recorder(TorchFunctionMode):
         if first is not None and any(self._is_weight(value) for value in args) and result.numel():
             if function.__name__ == FUSED:
                 function, args = functional.linear, args[:3]
-            self._note(function, args, kwargs, result)
-            self.found.multiply_adds += self.times * result.numel() * args[first].shape[-1]
+            self.note(function, args, kwargs, result)
+            self.products.multiply_adds += self.times * result.numel() * args[first].shape[-1]
         return result
 
-    def _note(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor
-    ) -> None:
-        values = [self._stand_in(value) for value in args]
-        named = {name: self._stand_in(value) for name, value in kwargs.items()}
-        self.found.calls.append(partial(function, *values, **named))
+    def note(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> None:
+        """Remember a call and its result."""
+        values = [self.stand_in(value) for value in args]
+        named = {name: self.stand_in(value) for name, value in kwargs.items()}
+        self.products.calls.append(partial(function, *values, **named))
 
     def _is_weight(self, value: object) -> bool:
         """A parameter's matrix or a view of one; biases are none."""
-        return isinstance(value, Tensor) and value.ndim > 1 and self._is_parameter(value)
+        return isinstance(value, Tensor) and value.ndim > 1 and self.is_parameter(value)
 
-    def _is_parameter(self, value: Tensor) -> bool:
+    def is_parameter(self, value: Tensor) -> bool:
+        """Whether a tensor is a parameter of the network or a view of one."""
         return value.untyped_storage().data_ptr() in self.weights
 
-    def _stand_in(self, value: Any) -> Any:
+    def stand_in(self, value: Any) -> Any:
         """Noise in place of an activation, which is not kept: all of a run together would fill the memory."""
-        if not isinstance(value, Tensor) or not value.is_floating_point() or self._is_parameter(value):
+        if not isinstance(value, Tensor) or not value.is_floating_point() or self.is_parameter(value):
             return value
         key = (tuple(value.shape), value.dtype, value.device)
         if key not in self.pool:
@@ -123,32 +121,3 @@ class _Recorder(TorchFunctionMode):
             noise = torch.empty(value.shape, dtype=value.dtype, device=value.device)
             self.pool[key] = noise.normal_(generator=stream)
         return self.pool[key]
-
-
-class _TrainingRecorder(_Recorder):
-    """Every product three times: forward, and for the gradient of either operand.
-
-    `mm` is left out: losses that take their gradients in the forward pass take them by it, and they are counted with
-    the product that they belong to.
-    """
-
-    operands = {name: first for name, first in FIRST_OPERAND.items() if name != "mm"}
-    times = 3
-
-    def _note(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor
-    ) -> None:
-        linear = function is functional.linear
-        left, right = (self._copy(value, result.dtype) for value in args[:2])
-        slope = self._copy(result, result.dtype)
-        if linear:
-            left, slope, right = left.flatten(0, -2), slope.flatten(0, -2), right.T
-        forward = partial(functional.linear, left, right.T) if linear else partial(torch.matmul, left, right)
-        to_left = partial(torch.matmul, slope, right.mT)
-        # The weight of a linear layer is stored the other way round, and so is its gradient.
-        to_right = partial(torch.matmul, slope.mT, left) if linear else partial(torch.matmul, left.mT, slope)
-        self.found.calls += [forward, to_left, to_right]
-
-    def _copy(self, value: Tensor, dtype: torch.dtype) -> Tensor:
-        value = value.detach()
-        return value.to(dtype, copy=True) if self._is_parameter(value) else self._stand_in(value.to(dtype))

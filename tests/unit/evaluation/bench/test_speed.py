@@ -13,10 +13,12 @@ from torch import nn
 from torch.nn import functional
 
 from resgen.errors import ConfigError
-from resgen.evaluation import speed, speed_cases
-from resgen.evaluation.products import record_products
-from resgen.evaluation.speed import bench_speed, count_passes, largest_batch
-from resgen.evaluation.speed_cases import MEASURED, Case, Shape, random_network
+from resgen.evaluation.bench import cases, speed
+from resgen.evaluation.bench.cases import MEASURED, Case, Shape, random_network
+from resgen.evaluation.bench.memory import extra_peak_bytes, largest_batch
+from resgen.evaluation.bench.products import record_products
+from resgen.evaluation.bench.speed import BenchConfig, bench, count_passes
+from resgen.evaluation.bench.timing import interleaved, ratio
 from resgen.kinds import kind_of
 from resgen.models import ar_resgen, maskgit, resgen, rq_transformer
 from resgen.types import CodeSpec
@@ -30,7 +32,7 @@ CPU = torch.device("cpu")
 def micro() -> Iterator[pytest.MonkeyPatch]:
     """A shape for tests, `micro`, with presets of every kind."""
     monkeypatch = pytest.MonkeyPatch()
-    monkeypatch.setitem(speed_cases.SHAPES, "micro", MICRO)
+    monkeypatch.setitem(cases.SHAPES, "micro", MICRO)
     monkeypatch.setitem(resgen.PRESETS, "micro", resgen.ResGenConfig(**SIZES, num_components=8))
     monkeypatch.setitem(maskgit.PRESETS, "micro", maskgit.MaskGITConfig(**SIZES))
     monkeypatch.setitem(rq_transformer.PRESETS, "micro", rq_transformer.RQTransformerConfig(**SIZES, depth_layers=1))
@@ -50,55 +52,69 @@ def network(chosen: Case) -> Any:
 
 
 @pytest.fixture(scope="module")
-def found(micro: pytest.MonkeyPatch) -> dict[str, Any]:
-    """All kinds at two depths and two batch sizes, with memory as if a sample took 1,000 bytes and the rest 500."""
+def report(micro: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Three kinds at two depths and two batch sizes, with memory as if a sample took 1,000 bytes and the rest 500."""
     with micro.context() as patch:
         patch.setattr(speed, "extra_peak_bytes", lambda _, **arguments: 500 + 1000 * arguments["batch_size"])
-        return bench_speed(
-            shape="micro", depths=(2, 1), batch_sizes=(3, 1), iterations=(1, 2), repetitions=2, dtype="float32"
+        config = BenchConfig(
+            shape="micro",
+            kinds=("resgen", "rq_transformer", "ar_resgen"),
+            depths=(2, 1),
+            batch_sizes=(3, 1),
+            iterations=(1, 2),
+            repetitions=2,
+            dtype="float32",
         )
+        return bench(config)
 
 
-def test_every_kind_has_its_rows(found: dict[str, Any]) -> None:
-    rows = found["rows"]
-    labels = [name for name in MEASURED if name != "ar_resgen"]
-    expected = {(name, depth, batch) for name in labels for depth in (1, 2) for batch in (1, 3)}
+def test_rows(report: dict[str, Any]) -> None:
+    rows = report["rows"]
+    expected = {(name, depth, batch) for name in ("resgen", "rq_transformer") for depth in (1, 2) for batch in (1, 3)}
     expected |= {("ar_resgen x1", depth, batch) for depth in (1, 2) for batch in (1, 3)}
     expected |= {("ar_resgen x2", 2, batch) for batch in (1, 3)}  # two iterations need two levels
     assert {(row["label"], row["depth"], row["batch_size"]) for row in rows} == expected
     assert len(rows) == len(expected)
-    assert found["settings"]["num_steps"] == 6 and found["settings"]["dtype"] == "float32"
+    assert report["settings"]["num_steps"] == 6 and report["settings"]["dtype"] == "float32"
+    for row in rows:
+        assert (row["steps"], row["passes"]) == passes_of(row["kind"], row["depth"], row["iterations"]), row["label"]
 
 
-def test_passes_and_steps(found: dict[str, Any]) -> None:
-    for row in found["rows"]:
-        depth, positions = row["depth"], 6
-        if row["kind"] == "rq_transformer":
-            steps, passes = positions * depth, {"transformer": 2 * positions, "levels": 2 * positions * depth}
-        elif row["kind"] == "ar_resgen":
-            steps = positions * row["iterations"]
-            passes = {"transformer": 2 * positions, "levels": 2 * steps}
-        else:  # independent of depth
-            steps, passes = 6, {"transformer": 12}
-        assert (row["steps"], row["passes"]) == (steps, passes), row["label"]
+def passes_of(kind: str, depth: int, iterations: int | None) -> tuple[int, dict[str, float]]:
+    """Evaluations one after the other, and passes per image, of 6 positions with guidance."""
+    positions = 6
+    if kind == "rq_transformer":
+        return positions * depth, {"transformer": 2 * positions, "levels": 2 * positions * depth}
+    if kind == "ar_resgen":
+        steps = positions * (iterations or 0)
+        return steps, {"transformer": 2 * positions, "levels": 2 * steps}
+    return 6, {"transformer": 12}  # independent of depth
 
 
-def test_seconds_and_ratios_fit_together(found: dict[str, Any]) -> None:
-    for row in found["rows"]:
+@pytest.mark.parametrize("kind", MEASURED)
+def test_passes_of_every_kind(kind: str) -> None:
+    chosen = case(kind, iterations=1 if kind == "ar_resgen" else None, batch_size=2)
+    model = network(chosen)
+    passes, steps = count_passes(model, chosen, partial(chosen.sample, model))
+    assert (steps, passes) == passes_of(kind, 2, 1)
+
+
+def test_seconds_and_ratios_fit_together(report: dict[str, Any]) -> None:
+    for row in report["rows"]:
         low, high = row["spread"]
         assert 0 < low <= row["seconds"] <= high
         assert row["seconds_per_image"] * row["images_per_second"] == pytest.approx(1)
         assert row["over"][row["label"]] == {"median": 1, "min": 1, "max": 1}
         assert {"resgen", "rq_transformer", "products", "shallowest"} <= row["over"].keys()
         assert row["depth"] != 1 or row["over"]["shallowest"]["median"] == 1
-        for ratio in row["over"].values():
-            assert 0 < ratio["min"] <= ratio["median"] <= ratio["max"]
-    one, other = (next(row for row in found["rows"] if row["label"] == n) for n in ("resgen", "rq_transformer"))
+        for share in row["over"].values():
+            assert 0 < share["min"] <= share["median"] <= share["max"]
+    one, other = (next(row for row in report["rows"] if row["label"] == n) for n in ("resgen", "rq_transformer"))
     assert one["over"]["rq_transformer"]["min"] * other["over"]["resgen"]["max"] == pytest.approx(1)
 
 
-def test_memory_and_largest_batch(found: dict[str, Any]) -> None:
-    for row in found["rows"]:
+def test_memory_and_largest_batch(report: dict[str, Any]) -> None:
+    for row in report["rows"]:
         memory = row["memory"]
         assert memory["extra_bytes"] == 500 + 1000 * row["batch_size"]
         assert memory["total_bytes"] == memory["weight_bytes"] + memory["extra_bytes"]
@@ -112,31 +128,6 @@ def test_largest_batch() -> None:
     assert largest_batch([(2, 30), (4, 50)], 100, 1000.0)["largest_batch"] == 89
     assert largest_batch([(2, 30), (4, 50)], 2000, 1000.0)["largest_batch"] == 0
     assert largest_batch([(2, 30), (4, 30)], 100, 1000.0)["largest_batch"] is None
-
-
-def test_crossover(found: dict[str, Any]) -> None:
-    by_name = {(cross["label"], cross["depth"]) for cross in found["crossover"]}
-    assert by_name == {("rq_transformer", 1), ("rq_transformer", 2)} | {
-        ("ar_resgen x1", 1),
-        ("ar_resgen x1", 2),
-        ("ar_resgen x2", 2),
-    }
-
-    model = network(case("resgen"))
-
-    def entry(kind: str, batch: int, seconds: float) -> Any:
-        chosen = case(kind, batch_size=batch)
-        return speed._Measured(case=chosen, network=model, seconds=[seconds])
-
-    times = {1: 3.0, 4: 0.9, 16: 1.1, 64: 0.5, 256: 0.4}
-    measured = [entry("rq_transformer", batch, seconds) for batch, seconds in times.items()]
-    measured += [entry("resgen", batch, 1.0) for batch in times]
-    (cross,) = speed._crossovers(measured)
-    assert (cross["slower_up_to_batch"], cross["faster_from_batch"]) == (16, 64)
-    assert cross["throughput_over_resgen"]["64"] == 2
-    (cross,) = speed._crossovers([e for e in measured if e.case.batch_size in (1, 16)])
-    assert (cross["slower_up_to_batch"], cross["faster_from_batch"]) == (16, None)
-    assert speed._crossovers([e for e in measured if e.case.batch_size == 1]) == []
 
 
 def test_products_are_those_with_parameters() -> None:
@@ -207,7 +198,7 @@ def test_networks_of_one_kind_share_what_has_one_shape() -> None:
 
 
 def test_rows_of_a_filled_matrix_differ() -> None:
-    filled = speed_cases._filled(torch.empty(3, 5), torch.arange(7.0))
+    filled = cases._filled(torch.empty(3, 5), torch.arange(7.0))
     assert filled.flatten().tolist() == [0, 1, 2, 3, 4, 5, 6, 0, 1, 2, 3, 4, 5, 6, 0]
 
 
@@ -229,26 +220,23 @@ def test_one_batch_size_is_extrapolated_from_a_second_one(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(speed, "extra_peak_bytes", fake)
     progress: dict[str, list[tuple[float, float]]] = {}
-    result = bench_speed(
-        shape="micro",
-        kinds=("resgen",),
-        depths=(1,),
-        batch_sizes=(2,),
-        repetitions=1,
-        report_progress=lambda done, total, title: progress.setdefault(title, []).append((done, total)),
+    result = bench(
+        BenchConfig(shape="micro", kinds=("resgen",), depths=(1,), batch_sizes=(2,), repetitions=1),
+        lambda done, total, title: progress.setdefault(title, []).append((done, total)),
     )
     assert batches == [2, 16] and [row["batch_size"] for row in result["rows"]] == [2]
-    assert result["rows"][0]["memory"]["batches"] == [2, 16] and result["crossover"] == []
+    assert result["rows"][0]["memory"]["batches"] == [2, 16]
     assert list(progress) == ["first runs", "timed runs", "memory"]
     for values in progress.values():
         assert values[0][0] == 0 and values[-1][0] == pytest.approx(values[-1][1])
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_the_sampling() -> None:
     few = speed._peak_run(case("resgen", batch_size=2))
     few()  # stops after two evaluations, without an error
     arguments = dataclasses.asdict(case("rq_transformer", shape="tiny", batch_size=128, depth=1))
-    extra = speed.extra_peak_bytes(speed.memory_work, **arguments)
+    extra = extra_peak_bytes(speed.sampling_work, **arguments)
     width, positions, layers = 144, 16, 3
     cache = 2 * 2 * 128 * positions * layers * width * 4  # keys and values of both branches
     assert cache <= extra < 4 * cache
@@ -268,19 +256,27 @@ def test_memory_is_that_of_the_sampling() -> None:
         ({"num_steps": 7, "depths": (1, 4)}, r"steps=7 must lie in 1\.\.6"),
         ({"num_steps": 3, "depths": (4,)}, "at least 4 for maskgit"),
         ({"kinds": ("ar_resgen",), "iterations": (4,), "depths": (2,)}, "at most the depth, 2"),
-        ({"dtype": "float16"}, "unknown dtype"),
-        ({"device": "tpu"}, "unknown device"),
+        ({"dtype": "float16", "depths": (1,)}, "unknown dtype"),
+        ({"device": "tpu", "depths": (1,)}, "unknown device"),
     ],
 )
 def test_refuses(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
-        bench_speed(**{"shape": "micro", **arguments})
+        bench(BenchConfig(**{"shape": "micro", **arguments}))
     assert "\n" not in str(caught.value)
 
 
 def test_presets_exist_for_every_kind_at_every_shape() -> None:
-    for shape in speed_cases.SHAPES.values():
+    for shape in cases.SHAPES.values():
         for kind in MEASURED:
-            assert kind_of(speed_cases.preset(kind, shape.preset)).name == kind
+            assert kind_of(cases.preset(kind, shape.preset)).name == kind
     spec = case("resgen", shape="paper", depth=16).spec
     assert spec == CodeSpec(depth=16, codebook_size=1024, code_dim=64, shape=(8, 8))
+
+
+def test_interleaved_takes_turns() -> None:
+    order: list[str] = []
+    times = interleaved({name: partial(order.append, name) for name in "abc"}, 2)
+    assert "".join(order) == "abccba"
+    assert {name: len(values) for name, values in times.items()} == {"a": 2, "b": 2, "c": 2}
+    assert ratio([1.0, 4.0, 9.0], [1.0, 2.0, 1.0]) == {"median": 2, "min": 1, "max": 9}

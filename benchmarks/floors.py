@@ -1,33 +1,43 @@
 """Sampling, training and the mixture loss beside the least that the same work could take: bare matrix products.
 
+python benchmarks/floors.py [--json] [--shape base] [--out floors.json]
+
 All that is compared runs in one process, in turns; seconds are medians over the repetitions, ratios medians of the
-ratios within a repetition. Weights and codes are random: the work hardly depends on them.
+ratios within a repetition. Weights and codes are random: the work hardly depends on them. On two cores that takes some
+minutes, in which nothing else should run.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import tyro
 from jaxtyping import Int
+from mixture_memory import mixture_work
 from torch import Tensor
 from torch.nn import functional
 
+from resgen.checkpoints.format import write_json_atomic, write_text_atomic
+from resgen.cli.common import check_out_file, message
+from resgen.cli.main import guard
 from resgen.data.codes.pictures import open_codes, write_codes
-from resgen.devices import choose_device, choose_dtype
+from resgen.devices import choose_dtype
 from resgen.errors import ConfigError
-from resgen.evaluation.bench import interleaved, machine_of, mixture_work
-from resgen.evaluation.memory import extra_peak_bytes
-from resgen.evaluation.products import BareProducts, Pool, record_products
-from resgen.evaluation.speed import GIGABYTE, Advance, EnoughError, largest_batch, memory_work
-from resgen.evaluation.speed_cases import SHAPES, Case, preset, random_network
+from resgen.evaluation.bench.cases import SHAPES, Case, preset, random_network
+from resgen.evaluation.bench.memory import extra_peak_bytes, largest_batch
+from resgen.evaluation.bench.products import FIRST_OPERAND, Pool, Recorder, record_products
+from resgen.evaluation.bench.speed import GIGABYTE, EnoughError, sampling_work
+from resgen.evaluation.bench.timing import CPU, interleaved, machine_of, ratio, timed
 from resgen.kinds import build
 from resgen.models.heads import MixtureHead
 from resgen.models.resgen import ResGenConfig
@@ -41,7 +51,6 @@ from resgen.training.interface import TrainerConfig
 from resgen.training.trainer import Trainer
 from resgen.types import CodeSpec
 
-CPU = torch.device("cpu")
 ENCODED = 4096
 WARM_UP_STEPS = 2
 MEMORY_KINDS = ("resgen", "direct", "rq_transformer")
@@ -56,8 +65,7 @@ TARGETS = {
 """The most that each ratio should be."""
 
 
-def bench_all(
-    *,
+def main(
     shape: str = "base",
     batch_size: int = 64,
     num_steps: int = 4,
@@ -70,12 +78,16 @@ def bench_all(
     memory_gb: float = 8.0,
     dtype: str = "auto",
     seed: int = 0,
-    report_progress: Advance = lambda done, total, title: None,
-) -> dict[str, Any]:
-    """Every measurement with its floor, on the CPU.
+    out: Path | None = None,
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> None:
+    """Every measurement with its floor, on the CPU; tables, or one JSON document, to standard output.
+
+    The document has `rows` of times (`what`, `setting`, `seconds`, `floor_seconds`, `ratio` with median, min and max,
+    and `target` where there is one), `memory`, and `settings`.
 
     Args:
-        shape: networks and codes, a key of `SHAPES`.
+        shape: networks and codes: paper, base, small or tiny.
         batch_size: samples at a time.
         num_steps: evaluations of a sampling run; without guidance, with the linear schedule, so that none is empty.
         depths: D of the sampling runs, and the one they are compared with.
@@ -85,22 +97,18 @@ def bench_all(
         compiled: measure training with compiled blocks, too, which takes a C compiler.
         memory: measure peak memory, too; every figure takes a process of its own.
         memory_gb: what the largest batch is to fit into, in 10^9 bytes.
-        dtype: `float32`, `bfloat16` or `auto`.
+        dtype: float32, bfloat16 or auto.
         seed: of weights, codes and noise.
-        report_progress: called with (done, total, title).
-
-    Returns:
-        `rows` of times (`what`, `setting`, `seconds`, `floor_seconds`, `ratio` with median, min and max, and `target`
-        where there is one), `memory`, and `settings`.
-
-    Raises:
-        ConfigError: a number out of range.
+        out: JSON file for the report; its tables go beside it as Markdown.
+        as_json: write JSON.
     """
+    if out is not None:
+        check_out_file(out, (".json",))
     counts = {"batch_size": batch_size, "num_steps": num_steps, "training_batch": training_batch}
     for name, value in {**counts, "mixture_rows": mixture_rows, "repetitions": repetitions}.items():
         if value < 1:
             raise ConfigError(f"{name}={value} must be at least 1")
-    chosen = str(choose_dtype(dtype, choose_device("cpu"))).removeprefix("torch.")
+    kind = choose_dtype(dtype, CPU)
     case = Case(
         shape=shape,
         kind="resgen",
@@ -109,27 +117,27 @@ def bench_all(
         batch_size=batch_size,
         num_steps=num_steps,
         guidance=False,
-        dtype=chosen,
+        dtype=str(kind).removeprefix("torch."),
         seed=seed,
     )
-    parts: list[tuple[str, Callable[[], list[dict[str, Any]]]]] = [
-        ("sampling", lambda: _sampling(case, depths[1], repetitions)),
-        ("mixture loss", lambda: _mixture(case, mixture_rows, repetitions)),
-        ("training", lambda: _training(case, training_batch, repetitions)),
-    ]
+    parts: dict[str, Callable[[], list[dict[str, Any]]]] = {
+        "sampling": lambda: _sampling(case, depths[1], repetitions),
+        "mixture loss": lambda: _mixture(case, mixture_rows, repetitions),
+        "training": lambda: _training(case, training_batch, repetitions),
+    }
     if compiled:
-        parts.append(("compiled training", lambda: _training(case, training_batch, repetitions, compiled=True)))
+        parts["compiled training"] = lambda: _training(case, training_batch, repetitions, compiled=True)
     rows: list[dict[str, Any]] = []
-    for done, (title, part) in enumerate(parts):
-        report_progress(done, len(parts) + memory, title)
+    for title, part in parts.items():
+        message(title)
         rows += part()
-    found: list[dict[str, Any]] = []
+    peaks: list[dict[str, Any]] = []
     if memory:
-        report_progress(len(parts), len(parts) + 1, "memory")
-        found = [*_memory(case, memory_gb), _mixture_memory(case, mixture_rows)]
-    return {
+        message("memory")
+        peaks = [*_memory(case, memory_gb), _mixture_memory(case, mixture_rows)]
+    result = {
         "rows": rows,
-        "memory": found,
+        "memory": peaks,
         "settings": {
             "shape": shape,
             **counts,
@@ -139,9 +147,15 @@ def bench_all(
             "compiled": compiled,
             "memory_gb": memory_gb if memory else None,
             "seed": seed,
-            **machine_of(CPU, choose_dtype(chosen, CPU)),
+            **machine_of(CPU, kind),
         },
     }
+    text = report_markdown(result)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_json_atomic(out, result)
+        write_text_atomic(out.with_suffix(".md"), text + "\n")
+    print(json.dumps(result) if as_json else text)
 
 
 def _sampling(case: Case, deeper: int, repetitions: int) -> list[dict[str, Any]]:
@@ -151,10 +165,10 @@ def _sampling(case: Case, deeper: int, repetitions: int) -> list[dict[str, Any]]
     runs: dict[str, Callable[[], object]] = {}
     for number, one in enumerate(cases):
         network = random_network(one.config, one.spec, CPU, choose_dtype(one.dtype, CPU), one.seed)
-        runs[f"{number} sampling"] = lambda one=one, network=network: one.sample(network)  # type: ignore[misc]
+        runs[f"{number} sampling"] = partial(one.sample, network)
         with _network_inputs(network) as inputs:
             runs[f"{number} products"] = record_products(network, runs[f"{number} sampling"], pool)
-        runs[f"{number} passes"] = lambda n=network, i=inputs: _passes(n, i)  # type: ignore[misc]
+        runs[f"{number} passes"] = partial(_passes, network, inputs)
         runs[f"{number} passes"]()
     times = interleaved(runs, repetitions)
     rows = []
@@ -233,51 +247,58 @@ class _Examples(ClassExamples):
     seconds = 0.0
 
     def batch(self, indices: Int[Tensor, " B"], generator: torch.Generator) -> Any:
-        begin = time.perf_counter()
-        result = super().batch(indices, generator)
-        self.seconds = time.perf_counter() - begin
-        return result
+        result: list[Any] = []
+        self.seconds = timed(lambda: result.append(ClassExamples.batch(self, indices, generator)))
+        return result[0]
 
 
-class _TimedTask(GeneratorTask):
-    """A task whose steps are timed from loss to loss, each followed by its bare products, and which then gives up."""
+class _TimedTrainer(Trainer):
+    """A trainer whose steps are timed, each followed by its bare products, and which then gives up."""
 
-    def __init__(self, *arguments: Any, repetitions: int, **named: Any) -> None:
-        super().__init__(*arguments, **named)
-        self.repetitions, self.warm_up, self.begin = repetitions, WARM_UP_STEPS, 0.0
-        self.products = BareProducts()
-        self.times: dict[str, list[float]] = {"step": [], "products": [], "reading": []}
+    repetitions: int
+    examples: _Examples
 
-    def losses(self, *arguments: Any) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
-        """The task's own losses."""
-        if not self.products.calls:
-            yield from self._recorded(*arguments)
-        elif self.warm_up:
-            self.warm_up -= 1
-            yield from super().losses(*arguments)
-        else:
-            self._note_times()
-            self.begin = time.perf_counter()
-            yield from super().losses(*arguments)
-
-    def _recorded(self, *arguments: Any) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
-        """The losses of the first step, whose products are noted; a compiler would not let them be seen."""
-        found: list[Any] = []
-        with torch.compiler.set_stance("force_eager"):
-            run = super().losses
-            self.products = record_products(self.model, lambda: found.extend(run(*arguments)), gradients=True)
-        yield from found
-
-    def _note_times(self) -> None:
-        """Of the step before, if it was timed, and of the products that go with the one to come."""
-        if self.begin:
-            self.times["step"].append(time.perf_counter() - self.begin)
-            self.times["reading"].append(self.train.seconds)  # type: ignore[attr-defined]
+    def _train_step(self) -> float | None:
+        if not hasattr(self, "times"):
+            self.times: dict[str, list[float]] = {"step": [], "products": [], "reading": []}
+            # A compiler would not let the products be seen.
+            with torch.compiler.set_stance("force_eager"):
+                self.products = record_products(self.task.module, super()._train_step, recorder=_TrainingRecorder)
+            for _ in range(WARM_UP_STEPS):
+                super()._train_step()
         if len(self.times["step"]) == self.repetitions:
             raise EnoughError
-        begin = time.perf_counter()
-        self.products()
-        self.times["products"].append(time.perf_counter() - begin)
+        self.times["step"].append(timed(super()._train_step))
+        self.times["reading"].append(self.examples.seconds)
+        self.times["products"].append(timed(self.products))
+        return None
+
+
+class _TrainingRecorder(Recorder):
+    """Every product three times: forward, and for the gradient of either operand.
+
+    `mm` is left out: losses that take their gradients in the forward pass take them by it, and they are counted with
+    the product that they belong to.
+    """
+
+    operands = {name: first for name, first in FIRST_OPERAND.items() if name != "mm"}
+    times = 3
+
+    def note(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> None:
+        linear = function is functional.linear
+        left, right = (self._copy(value, result.dtype) for value in args[:2])
+        slope = self._copy(result, result.dtype)
+        if linear:
+            left, slope, right = left.flatten(0, -2), slope.flatten(0, -2), right.T
+        forward = partial(functional.linear, left, right.T) if linear else partial(torch.matmul, left, right)
+        to_left = partial(torch.matmul, slope, right.mT)
+        # The weight of a linear layer is stored the other way round, and so is its gradient.
+        to_right = partial(torch.matmul, slope.mT, left) if linear else partial(torch.matmul, left.mT, slope)
+        self.products.calls += [forward, to_left, to_right]
+
+    def _copy(self, value: Tensor, dtype: torch.dtype) -> Tensor:
+        value = value.detach()
+        return value.to(dtype, copy=True) if self.is_parameter(value) else self.stand_in(value.to(dtype))
 
 
 def _training(case: Case, batch_size: int, repetitions: int, *, compiled: bool = False) -> list[dict[str, Any]]:
@@ -297,7 +318,7 @@ def _training(case: Case, batch_size: int, repetitions: int, *, compiled: bool =
     )
     with tempfile.TemporaryDirectory() as folder:
         examples = _Examples(_random_codes(Path(folder) / "codes", spec, case.seed), config.num_classes)
-        task = _TimedTask(
+        task = GeneratorTask(
             build(config, spec),
             GeneratorLossConfig(),
             examples,
@@ -305,7 +326,6 @@ def _training(case: Case, batch_size: int, repetitions: int, *, compiled: bool =
             quantizer=tokenizer.quantizer,
             product=ImageProduct(tokenizer, examples.cache.class_names),
             sampling=SamplingConfig(),
-            repetitions=repetitions,
         )
         settings = TrainerConfig(
             batch_size=batch_size,
@@ -317,9 +337,11 @@ def _training(case: Case, batch_size: int, repetitions: int, *, compiled: bool =
             loggers=(),
             compile=compiled,
         )
+        trainer = _TimedTrainer(task, settings, Path(folder) / "run")
+        trainer.repetitions, trainer.examples = repetitions, examples
         with suppress(EnoughError):
-            Trainer(task, settings, Path(folder) / "run").run()
-    times, setting = task.times, f"resgen, batch {batch_size}{', compiled' if compiled else ''}"
+            trainer.run()
+    times, setting = trainer.times, f"resgen, batch {batch_size}{', compiled' if compiled else ''}"
     return [
         _row("training step over its products", setting, times["step"], times["products"]),
         _row("reading codes over a training step", setting, times["reading"], times["step"]),
@@ -348,7 +370,7 @@ def _memory(case: Case, memory_gb: float) -> list[dict[str, Any]]:
         points = []
         for batch_size in (max(1, case.batch_size // 4), case.batch_size + 1):
             one = dataclasses.replace(case, kind=kind, batch_size=batch_size)
-            points.append((batch_size, extra_peak_bytes(memory_work, **dataclasses.asdict(one))))
+            points.append((batch_size, extra_peak_bytes(sampling_work, **dataclasses.asdict(one))))
         with torch.device("meta"):
             network = build(one.config, one.spec)
         size = choose_dtype(case.dtype, CPU).itemsize
@@ -374,29 +396,28 @@ def _mixture_memory(case: Case, rows: int) -> dict[str, Any]:
 
 
 def _row(what: str, setting: str, seconds: Sequence[float], floor: Sequence[float]) -> dict[str, Any]:
-    ratios = [one / least for one, least in zip(seconds, floor, strict=True)]
     return {
         "what": what,
         "setting": setting,
         "seconds": median(seconds),
         "floor_seconds": median(floor),
-        "ratio": {"median": median(ratios), "min": min(ratios), "max": max(ratios)},
+        "ratio": ratio(seconds, floor),
         "target": TARGETS.get(what),
     }
 
 
-def report_markdown(found: Mapping[str, Any]) -> str:
+def report_markdown(result: Mapping[str, Any]) -> str:
     """The report as Markdown tables."""
     lines = ["| what | setting | seconds | floor | ratio | at most |", "|---|---|---|---|---|---|"]
-    for row in found["rows"]:
-        ratio, target = row["ratio"], row["target"]
-        spread = f"{ratio['median']:.3g} ({ratio['min']:.3g} to {ratio['max']:.3g})"
+    for row in result["rows"]:
+        ratios, target = row["ratio"], row["target"]
+        spread = f"{ratios['median']:.3g} ({ratios['min']:.3g} to {ratios['max']:.3g})"
         most = "" if target is None else f"{target:.3g}"
         times = f"{row['seconds']:.4g} | {row['floor_seconds']:.4g}"
         lines.append(f"| {row['what']} | {row['setting']} | {times} | {spread} | {most} |")
-    sampling = [row for row in found["memory"] if "largest_batch" in row]
+    sampling = [row for row in result["memory"] if "largest_batch" in row]
     if sampling:
-        gigabytes = found["settings"]["memory_gb"]
+        gigabytes = result["settings"]["memory_gb"]
         lines += [
             "",
             f"| memory | MB in all | kB per sample | largest batch in {gigabytes:g} GB |",
@@ -405,10 +426,14 @@ def report_markdown(found: Mapping[str, Any]) -> str:
     for row in sampling:
         most = row["largest_batch"] or "?"
         lines.append(f"| {row['what']} | {row['peak_bytes'] / 1e6:.0f} | {row['bytes_per_image'] / 1e3:.0f} | {most} |")
-    for row in found["memory"]:
+    for row in result["memory"]:
         if "bytes_per_position" in row:
             grows, means = row["bytes_per_position"] / 1e3, row["bytes_of_a_positions_means"] / 1e3
             lines += ["", f"{row['what']}: {row['peak_bytes'] / 1e6:.0f} MB at most, {grows:.3g} kB per position more"]
             lines[-1] += f" (the means of a position are {means:.3g} kB)"
-    settings = ", ".join(f"{name} {value}" for name, value in found["settings"].items())
+    settings = ", ".join(f"{name} {value}" for name, value in result["settings"].items())
     return "\n".join([*lines, "", settings])
+
+
+if __name__ == "__main__":
+    sys.exit(guard(lambda: tyro.cli(main)))

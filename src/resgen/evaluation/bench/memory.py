@@ -1,10 +1,11 @@
-"""Peak memory of one piece of work, measured in a process of its own."""
+"""Peak memory of one piece of work, measured in a process of its own, and what follows for larger ones."""
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,19 @@ def extra_peak_bytes(build: Callable[..., tuple[Work, Work]], **arguments: Any) 
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
         return pool.submit(_measure, build, arguments, torch.get_num_threads()).result()
+
+
+def largest_batch(points: Sequence[tuple[int, int]], weight_bytes: int, memory_bytes: float) -> dict[str, Any]:
+    """The largest batch that fits, by a straight line through two measured (batch size, extra bytes).
+
+    Returns:
+        `bytes_per_image`, `batches` (the two) and `largest_batch`, which is None where memory does not grow.
+    """
+    (small, low), (large, high) = points[0], points[-1]
+    slope = (high - low) / (large - small)
+    fixed = low - slope * small
+    fits = max(0, math.floor((memory_bytes - weight_bytes - fixed) / slope)) if slope > 0 else None
+    return {"bytes_per_image": slope, "batches": [small, large], "largest_batch": fits}
 
 
 def _measure(build: Callable[..., tuple[Work, Work]], arguments: dict[str, Any], num_threads: int) -> int:

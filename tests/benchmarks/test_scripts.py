@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
 import operator
-import sys
 from pathlib import Path
-from types import ModuleType
 
+import class_accuracy
 import pytest
 import torch
 import train_classifier
+import variants
 from PIL import Image
 
 from resgen.checkpoints.artefacts import save_pipeline
@@ -30,17 +29,8 @@ from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 
 pytest.importorskip("sklearn")
 
-BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 DIGITS = tuple("0123456789")
-
-
-def _script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their annotations up there
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +77,7 @@ def test_train_classifier(judge: Path) -> None:
 
 
 def test_class_accuracy(judge: Path, pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _script("class_accuracy").main(
+    class_accuracy.main(
         model=str(pipeline),
         data="digits",
         classifier=judge,
@@ -130,8 +120,7 @@ def test_variants(judge: Path, pipeline: Path, tmp_path: Path, capsys: pytest.Ca
         "settings": (*(f"generator.{value}" for value in settings), "generator_training.num_steps=2"),
         "sampling": ("num_steps=3",),
     }
-    script = _script("variants")
-    script.main(file, **given)
+    variants.main(file, **given)
     table = capsys.readouterr().out
     rows = json.loads((tmp_path / "out" / "variants.json").read_text())["rows"]
     assert [(row["training"], row["sampling"]["num_steps"], row.get("paper")) for row in rows] == [
@@ -144,19 +133,18 @@ def test_variants(judge: Path, pipeline: Path, tmp_path: Path, capsys: pytest.Ca
         config = json.loads((tmp_path / "out" / f"{name}-0" / "model" / "config.json").read_text())
         model = config["components"]["generator"]["config"]["model"]
         assert (model["num_layers"], model["head"]) == (layers, head)
-    script.main(file, **given)
+    variants.main(file, **given)
     assert capsys.readouterr().out == table, "nothing is done twice"
     file.write_text("trainings:\n  a: {}\nmeasurements:\n  - {training: c}\n")
     with pytest.raises(ConfigError, match="unknown training 'c'"):
-        script.main(file, **given)
+        variants.main(file, **given)
 
 
 @pytest.mark.parametrize("file", sorted(BENCHMARKS.glob("*.yaml")), ids=lambda file: file.stem)
 def test_files_of_variants_fit_the_recipe(file: Path) -> None:
-    script = _script("variants")
-    variants = config_from_dict(script.Variants, load_yaml(file))
-    assert variants.trainings
-    for training in variants.trainings.values():
+    document = config_from_dict(variants.Variants, load_yaml(file))
+    assert document.trainings
+    for training in document.trainings.values():
         recipe = load_recipe("fashion_mnist", None, [], training.kind)
         built = config_to_dict(replace_nested(recipe, training.settings))
         for key, value in training.settings.items():
@@ -167,7 +155,7 @@ def test_judged_pairs_pictures_and_classes(judge: Path) -> None:
     model, _ = load_classifier(judge)
     pictures, labels = load_array(open_images("digits", split="test"), size=8, channels=1)
     names, reference = list(DIGITS), features(model, pictures)
-    judged = _script("class_accuracy").judged
+    judged = class_accuracy.judged
     right = judged(model, pictures, labels, names, reference)
     assert right["share"] > 0.85 and right["fd_classifier"] == pytest.approx(0, abs=1e-6)
     swapped = torch.where(labels == 3, 4, torch.where(labels == 4, 3, labels))
@@ -180,21 +168,7 @@ def test_judged_pairs_pictures_and_classes(judge: Path) -> None:
 def test_class_accuracy_refuses_other_classes(judge: Path, pipeline: Path, tmp_path: Path) -> None:
     model = Classifier(ClassifierConfig(image_size=8, channels=1, num_classes=10, width=4))
     save_classifier(tmp_path / "other", model, class_names=tuple("abcdefghij"))
-    script = _script("class_accuracy")
     with pytest.raises(ConfigError, match="classes of the classifier are"):
-        script.main(model=str(pipeline), data="digits", classifier=tmp_path / "other")
+        class_accuracy.main(model=str(pipeline), data="digits", classifier=tmp_path / "other")
     with pytest.raises(ConfigError, match="num_per_class=0"):
-        script.main(model=str(pipeline), data="digits", classifier=judge, num_per_class=0)
-
-
-def test_mixture_memory(capsys: pytest.CaptureFixture[str]) -> None:
-    script = _script("mixture_memory")
-    script.main(rows=(32, 2048), num_components=32, code_dim=16, width=8, repetitions=1, as_json=True)
-    result = json.loads(capsys.readouterr().out)
-    for key in ("seconds", "speedup", "extra_memory_bytes", "memory_ratio"):
-        assert result[key].keys() == {"32", "2048"}
-    assert all(value > 0 for value in result["speedup"].values())
-    memory = result["extra_memory_bytes"]
-    assert memory["2048"]["plain"] > 2048 * 32 * 16 * 2 > memory["32"]["plain"]
-    growth = (memory["2048"]["plain"] - memory["32"]["plain"]) / 2016
-    assert result["bytes_per_row"]["plain"] == pytest.approx(growth)
+        class_accuracy.main(model=str(pipeline), data="digits", classifier=judge, num_per_class=0)
