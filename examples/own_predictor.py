@@ -20,11 +20,11 @@ from resgen import ImagePipeline
 from resgen.ops.sampling import nucleus_choice
 from resgen.pipelines.image.edit import tile_grid
 from resgen.samplers.unmasking import SamplingConfig, draw_noise, sample_codes
-from resgen.types import LevelWalk
+from resgen.types import LevelWalk, NoiseSize, ProposalNoise
 
 
 class Frequencies:
-    """A `Predictor`, and the `TokenDistribution` it answers with: the same for every input."""
+    """A `Predictor`, and the `Distribution` it answers with: the same for every input."""
 
     def __init__(self, codes: Tensor, codebook_size: int) -> None:
         counts = F.one_hot(codes, codebook_size).sum(0) + 0.01
@@ -36,13 +36,13 @@ class Frequencies:
         return self
 
     def propose(
-        self, rows: Tensor, uniform: Tensor, *, top_p: float, temperature: float, walk: LevelWalk | None = None
+        self, rows: Tensor, noise: ProposalNoise, walk: LevelWalk, *, top_p: float, temperature: float
     ) -> tuple[Tensor, Tensor]:
         """Codes and log-probabilities [N, D] at the flattened positions `rows`; 0 at visible levels.
 
         `walk` knows which levels this step can reveal; drawing all of them, as here, gives the same samples.
         """
-        logits = self.log_probs[rows % len(self.log_probs)]
+        logits, uniform = self.log_probs[rows % len(self.log_probs)], noise.uniform
         codes = nucleus_choice(logits.flatten(0, 1) / temperature, uniform.flatten(), top_p).view(uniform.shape)
         log_prob = logits.gather(-1, codes[..., None]).squeeze(-1)
         masked = torch.arange(uniform.shape[1]) >= self.visible[rows, None]
@@ -61,11 +61,11 @@ def main() -> None:
 
     pipe = ImagePipeline.from_pretrained(args.model, device="cpu")
     counted = pipe([args.wanted], num=args.num, num_steps=args.steps, seed=0)
-    model, spec = pipe.generator, pipe.generator.spec
+    spec = pipe.generator.spec
     predict = Frequencies(counted.codes, spec.codebook_size)
     sampling = SamplingConfig(num_steps=args.steps, guidance_scale=0.0, choice_temperature=1.0)
-    noise = draw_noise(0, range(8), sampling.num_steps, spec, tokens=True)
-    samples = sample_codes(predict, model.codebooks, model.level_std, noise, sampling)
+    noise = draw_noise(0, range(8), sampling.num_steps, spec, NoiseSize(uniform=spec.depth, normal=0))
+    samples = sample_codes(predict, noise, sampling)
     tile_grid(counted.images[:8], 8).save(args.out / "counted.png")
     tile_grid(pipe.decode(samples.codes), 8).save(args.out / "frequencies.png")
     print(f"8 samples of {spec.num_tokens} codes in {len(samples.steps)} steps: {args.out / 'frequencies.png'}")

@@ -15,7 +15,7 @@ from torch import Tensor
 from resgen import ImagePipeline
 from resgen.pipelines.image.edit import tile_grid
 from resgen.pipelines.image.trace import SampleTrace
-from resgen.samplers.unmasking import StepRecord
+from resgen.samplers.records import StepRecord
 
 
 def main() -> None:

@@ -22,7 +22,8 @@ from resgen.models.valle import Valle, ValleConfig
 from resgen.samplers import autoregressive, depthwise, unmasking
 from resgen.samplers.autoregressive import AutoregressiveConfig, LatentAutoregressiveConfig
 from resgen.samplers.depthwise import DepthwiseConfig
-from resgen.samplers.unmasking import Samples, SamplingConfig, StepCallback, StepRecord
+from resgen.samplers.records import Samples, StepCallback, StepRecord
+from resgen.samplers.unmasking import SamplingConfig
 from resgen.types import CodeSpec, SequenceCondition
 
 ModelConfig = ResGenConfig | MaskGITConfig | RQTransformerConfig | ARResGenConfig | ValleConfig
@@ -97,17 +98,24 @@ def _unmask(model: ResGen, request: Request, sampling: SamplingConfig) -> Sample
         request.indices,
         sampling.num_steps,
         model.spec,
-        tokens=model.config.head != "mixture",
+        model.head.noise,
         lengths=request.lengths,
+        device=model.codebooks.device,
     )
     predict = model.predictor(*request.condition, prompt_guidance=sampling.prompt_guidance)
-    return unmasking.sample_codes(predict, model.codebooks, model.level_std, noise, sampling, **request.rest)
+    return unmasking.sample_codes(predict, noise, sampling, **request.rest)
 
 
 def _depthwise(model: MaskGIT, request: Request, sampling: DepthwiseConfig) -> Samples:
-    noise = depthwise.draw_noise(request.seed, request.indices, sampling.num_steps, model.spec, lengths=request.lengths)
-    predict, device = model.predictor(*request.condition), model.codebooks.device
-    return depthwise.sample_codes(predict, model.spec, noise, sampling, **request.rest, device=device)
+    noise = depthwise.draw_noise(
+        request.seed,
+        request.indices,
+        sampling.num_steps,
+        model.spec,
+        lengths=request.lengths,
+        device=model.codebooks.device,
+    )
+    return depthwise.sample_codes(model.predictor(*request.condition), model.spec, noise, sampling, **request.rest)
 
 
 def _autoregressive(model: RQTransformer, request: Request, sampling: AutoregressiveConfig) -> Samples:
@@ -121,11 +129,11 @@ def _latent_autoregressive(model: ARResGen, request: Request, sampling: LatentAu
         request.indices,
         sampling.num_steps,
         model.spec,
-        tokens=model.config.head != "mixture",
+        model.head.noise,
         lengths=request.lengths,
     )
     decoder = model.decoder(*request.condition)
-    return autoregressive.sample_latent_autoregressive(decoder, model.codebooks, noise, sampling, **request.rest)
+    return autoregressive.sample_latent_autoregressive(decoder, model.spec, noise, sampling, **request.rest)
 
 
 def _first_then_rest(model: Valle, request: Request, sampling: AutoregressiveConfig) -> Samples:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -155,71 +155,53 @@ class _Local:
 LOCAL: Reduce = _Local()
 
 
-@runtime_checkable
-class LatentDistribution(Protocol):
-    """A distribution over the sum of the masked levels' embeddings at every position of a batch."""
+class NoiseSize(NamedTuple):
+    """How many random numbers a distribution takes for a proposal at one position: U uniform, G standard normal."""
 
-    def sample(
-        self,
-        rows: Int[Tensor, " N"],
-        uniform: Float[Tensor, " N"],
-        normal: Float[Tensor, "N H"],
-        *,
-        top_p: float,
-        temperature: float,
-    ) -> Float[Tensor, "N H"]:
-        """Draw latents at the flattened positions `rows` (index into B*L) from given noise.
-
-        Args:
-            rows: which positions to draw.
-            uniform: one number in [0, 1) per row; chooses the mixture component.
-            normal: standard normal noise per row.
-            top_p: mass of the nucleus of components, in (0, 1].
-            temperature: scale of the Gaussian noise, >= 0.
-        """
-        ...
+    uniform: int
+    normal: int
 
 
-@runtime_checkable
+class ProposalNoise(NamedTuple):
+    """Random numbers of N proposals: uniform in [0, 1) and standard normal."""
+
+    uniform: Float[Tensor, "N U"]
+    normal: Float[Tensor, "N G"]
+
+
 class LevelWalk(Protocol):
-    """The masked levels of some rows that are worth drawing, coarse to fine; see `ops.frontier`."""
+    """The masked levels of N rows that are worth drawing, coarse to fine; see `ops.blocks.walk_levels`."""
 
-    def blocks(self, values: Float[Tensor, "N D"], elements: int) -> Iterator[tuple[int, Int[Tensor, " M"]]]:
+    def __call__(self, scores: Float[Tensor, "N D"], elements: int) -> Iterator[tuple[int, Int[Tensor, " M"]]]:
         """Pairs of a level and rows to draw it for.
 
         Args:
-            values: what the caller finds at every level (log-probabilities, or squared errors), filled in by the caller
-                before it asks for the next pair; from them the walk knows which rows need not go on.
+            scores: of every level; the caller fills in what it finds before it asks for the next pair. From them the
+                walk knows which rows need not go on.
             elements: numbers that a row and level take, which sets how many rows come at one time.
         """
         ...
 
 
 @runtime_checkable
-class TokenDistribution(Protocol):
-    """A distribution over the masked codes themselves, independent over levels (Eq. 2)."""
+class Distribution(Protocol):
+    """What one network evaluation predicts at every position of a batch: the masked codes."""
 
     def propose(
-        self,
-        rows: Int[Tensor, " N"],
-        uniform: Float[Tensor, "N D"],
-        *,
-        top_p: float,
-        temperature: float,
-        walk: LevelWalk | None = None,
+        self, rows: Int[Tensor, " N"], noise: ProposalNoise, walk: LevelWalk, *, top_p: float, temperature: float
     ) -> tuple[Int[Tensor, "N D"], Float[Tensor, "N D"]]:
-        """Draw codes at the flattened positions `rows` (index into B*L), and their log-probabilities.
+        """Draw codes, a function of `noise` alone.
 
         Args:
-            rows: which positions to draw.
-            uniform: one number in [0, 1) per row and level.
-            top_p: mass of the nucleus of codes, in (0, 1].
-            temperature: divides the logits, above 0.
-            walk: which of the masked levels to draw; all of them by default.
+            rows: flat numbers (into B x L) of the positions to draw for.
+            noise: of each row.
+            walk: which of the masked levels to draw.
+            top_p: nucleus, in (0, 1]: of the mixture's components, or of the codes.
+            temperature: of the Gaussian noise, or of the logits.
 
         Returns:
-            Codes and log-probabilities; 0 at visible levels, and code 0 of log-probability -inf where nothing was
-            drawn.
+            Codes, and what each adds to its position's confidence: both 0 at visible levels; code 0 with a score of
+            -inf where nothing was drawn. Scores are never positive.
         """
         ...
 
@@ -228,8 +210,6 @@ class TokenDistribution(Protocol):
 class Predictor(Protocol):
     """What a sampler knows of a model: codes and what is visible in, a distribution of what is masked out."""
 
-    def __call__(
-        self, codes: Int[Tensor, "B L D"], visible: Int[Tensor, "B L"], guidance_scale: float
-    ) -> LatentDistribution | TokenDistribution:
+    def __call__(self, codes: Int[Tensor, "B L D"], visible: Int[Tensor, "B L"], guidance_scale: float) -> Distribution:
         """One network evaluation; `guidance_scale` 0 runs the conditional pass only."""
         ...

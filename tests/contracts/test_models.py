@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from resgen.models.resgen import ResGen, ResGenConfig
+from resgen.ops.blocks import walk_levels
 from resgen.samplers.unmasking import SamplingConfig, draw_noise, sample_codes
-from resgen.types import CodeSpec, Predictor
+from resgen.types import CodeSpec, Predictor, ProposalNoise
 
 SPECS = {
     "grid": CodeSpec(depth=4, codebook_size=9, code_dim=6, shape=(3, 2)),
@@ -57,13 +58,13 @@ def model(request: pytest.FixtureRequest, spec: CodeSpec) -> ResGen:
 
 
 def draw(predictor: Predictor, codes: torch.Tensor, visible: torch.Tensor, rows: torch.Tensor, scale: float = 0.0):
+    """Codes and scores."""
     stream = torch.Generator().manual_seed(4)
-    positions = visible.numel()
-    uniform = torch.rand(positions, generator=stream)[rows]
-    normal = torch.randn(positions, 8, generator=stream)[rows]
-    return predictor(codes, visible, scale).sample(
-        rows, uniform, normal[:, : predictor.model.spec.code_dim], top_p=0.9, temperature=1.0
-    )
+    positions, depth = visible.numel(), codes.shape[2]
+    noise = ProposalNoise(torch.rand(positions, 1, generator=stream), torch.randn(positions, 8, generator=stream))
+    noise = ProposalNoise(noise.uniform[rows], noise.normal[rows, : predictor.model.spec.code_dim])
+    walk = walk_levels(visible.flatten()[rows], torch.full_like(rows, depth))
+    return predictor(codes, visible, scale).propose(rows, noise, walk, top_p=0.9, temperature=1.0)
 
 
 def states(spec: CodeSpec) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -74,23 +75,27 @@ def states(spec: CodeSpec) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.5])
-def test_latents_at_the_rows_asked_for(model: ResGen, spec: CodeSpec, scale: float) -> None:
+def test_proposals_at_the_rows_asked_for(model: ResGen, spec: CodeSpec, scale: float) -> None:
     codes, visible, class_ids = states(spec)
     predictor = model.predictor(class_ids)
     everything = torch.arange(visible.numel())
-    latents = draw(predictor, codes, visible, everything, scale)
-    assert latents.shape == (len(everything), spec.code_dim) and latents.dtype == torch.float32
-    assert latents.isfinite().all()
+    drawn, scores = draw(predictor, codes, visible, everything, scale)
+    assert drawn.shape == scores.shape == (len(everything), spec.depth) and scores.dtype == torch.float32
+    masked = torch.arange(spec.depth) >= visible.flatten()[:, None]
+    assert (drawn[~masked] == 0).all() and (scores[~masked] == 0).all() and (scores[masked] < 0).all()
     rows = everything.flip(0)[::2]
-    assert torch.allclose(draw(predictor, codes, visible, rows, scale), latents[rows], atol=1e-4)
-    assert draw(predictor, codes, visible, everything[:0], scale).shape == (0, spec.code_dim)
+    some, some_scores = draw(predictor, codes, visible, rows, scale)
+    assert torch.equal(some, drawn[rows])
+    torch.testing.assert_close(some_scores, scores[rows], atol=1e-4, rtol=1e-4)
+    assert draw(predictor, codes, visible, everything[:0], scale)[0].shape == (0, spec.depth)
 
 
 def test_masked_codes_are_not_seen(model: ResGen, spec: CodeSpec) -> None:
     codes, visible, class_ids = states(spec)
     predictor, rows = model.predictor(class_ids), torch.arange(visible.numel())
     other = torch.where(torch.arange(spec.depth) < visible[..., None], codes, (codes + 1) % spec.codebook_size)
-    assert torch.equal(draw(predictor, codes, visible, rows), draw(predictor, other, visible, rows))
+    first, second = (draw(predictor, values, visible, rows) for values in (codes, other))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def test_samples_do_not_depend_on_their_batch(model: ResGen, spec: CodeSpec) -> None:
@@ -99,8 +104,8 @@ def test_samples_do_not_depend_on_their_batch(model: ResGen, spec: CodeSpec) -> 
 
     def run(indices: list[int]) -> torch.Tensor:
         predictor = model.predictor(class_ids[indices])
-        noise = draw_noise(7, indices, 4, spec)
-        return sample_codes(predictor, model.codebooks, model.level_std, noise, config).codes
+        noise = draw_noise(7, indices, 4, spec, model.head.noise)
+        return sample_codes(predictor, noise, config).codes
 
     whole = run([0, 1, 2, 3, 4])
     assert whole.min() >= 0 and whole.max() < spec.codebook_size
@@ -114,4 +119,4 @@ def test_a_saved_state_is_the_model(model: ResGen, spec: CodeSpec) -> None:
     other.requires_grad_(False).load_state_dict(model.state_dict())
     rows = torch.arange(visible.numel())
     first, second = (draw(m.predictor(class_ids), codes, visible, rows) for m in (model, other))
-    assert torch.equal(first, second)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))

@@ -147,21 +147,13 @@ def test_a_batch_of_padding_changes_nothing(kind: str) -> None:
 
 
 @every_kind
-def test_encode_from(kind: str) -> None:
+def test_encode_takes_the_nearest_code_of_each_level(kind: str) -> None:
     quantizer = _make(kind)
-    rows, start = _latents(40), torch.arange(40) % (DEPTH + 1)
-    codes, errors = quantizer.encode_from(rows, start)
-    assert torch.equal(quantizer.encode_from(rows, torch.zeros_like(start)).codes, quantizer.encode(rows))
-    for row, first in enumerate(start.tolist()):
-        residual = rows[row]
-        for level in range(DEPTH):
-            if level < first:
-                assert codes[row, level] == 0 and errors[row, level] == 0
-                continue
-            entries = quantizer.codebooks[level]
-            assert codes[row, level] == (residual - entries).square().sum(-1).argmin()
-            residual = residual - entries[codes[row, level]]
-            torch.testing.assert_close(errors[row, level], residual.square().sum())
+    residual = _latents(40)
+    codes = quantizer.encode(residual)
+    for level, entries in enumerate(quantizer.codebooks):
+        assert torch.equal(codes[:, level], (residual[:, None] - entries).square().sum(-1).argmin(1))
+        residual = residual - entries[codes[:, level]]
 
 
 @every_kind
@@ -206,7 +198,6 @@ def test_quantize_never_changes_state_and_update_always_does(kind: str, train: b
     latents = _latents(50)
     result = quantizer.quantize(latents)
     quantizer.encode(latents)
-    quantizer.encode_from(latents, torch.ones(50, dtype=torch.int64))
     quantizer.decode(result.codes)
     assert _same(before, _state(quantizer))
     statistics = quantizer.update(result, _generator())

@@ -18,8 +18,10 @@ import pytest
 import torch
 from scipy import stats
 
-from resgen.samplers.unmasking import SamplingConfig, draw_noise, reveal_plan, sample_codes
-from resgen.types import CodeSpec
+from latent_parts import LatentPrediction
+from resgen.ops.masking import reveal_plan
+from resgen.samplers.unmasking import SamplingConfig, draw_noise, sample_codes
+from resgen.types import CodeSpec, NoiseSize
 
 POSITIONS, DEPTH = 2, 2
 SAMPLES = 20_000
@@ -29,8 +31,8 @@ State = tuple[tuple[int, ...], Codes]  # visible levels, and the codes of these 
 Law = Callable[[tuple[int, ...], int], dict[tuple[int, ...], float]]
 
 
-class Toy:
-    """A `Predictor` and its own `LatentDistribution`, with tables of exact conditionals."""
+class Toy(LatentPrediction):
+    """A `Predictor` and its own `Distribution`, with tables of exact conditionals."""
 
     def __init__(self, size: int, seed: int) -> None:
         rng = np.random.default_rng(seed)
@@ -136,9 +138,9 @@ def enumerate_sampler(toy: Toy, plan: list[int], law: Law, start: State | None =
 
 
 def sampled(toy: Toy, config: SamplingConfig, *, level_std: tuple[float, ...] = (1.0, 1.0), **given: torch.Tensor):
-    noise = draw_noise(1, range(SAMPLES), config.num_steps, toy.spec)
-    codes = sample_codes(toy, toy.codebooks, torch.tensor(level_std), noise, config, **given).codes
-    return codes
+    toy.level_std = torch.tensor(level_std)
+    noise = draw_noise(1, range(SAMPLES), config.num_steps, toy.spec, NoiseSize(uniform=1, normal=1))
+    return sample_codes(toy, noise, config, **given).codes
 
 
 def counts_of(toy: Toy, codes: torch.Tensor) -> np.ndarray:

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from resgen.errors import ConfigError, unknown
 from resgen.models.causal import CausalModel, CausalSteps, check_config
-from resgen.models.resgen import HEADS, MixturePrediction, TokenPrediction, make_head
-from resgen.models.token_head import TokenHead
+from resgen.models.resgen import HEADS, HeadPrediction, make_head
 from resgen.nn.transformer import modulate
+from resgen.ops.residual import Codebooks
 from resgen.types import CodeSpec, SequenceCondition
 
 
@@ -184,6 +184,12 @@ class ARResGenDecoder:
     ) -> None:
         self.model = model
         self.steps = CausalSteps(model, class_ids, cached, sequence)
+        self.codebooks = Codebooks.of(model.codebooks, model.level_std)
+
+    @property
+    def device(self) -> torch.device:
+        """Where codes are expected."""
+        return self.model.codebooks.device
 
     def begin(self, guided: bool) -> None:
         """Start at the first position, with the unconditional branch if `guided`."""
@@ -193,10 +199,8 @@ class ARResGenDecoder:
         """Go on to the position after `codes`, which are the S positions finished since the last call."""
         self.context = self.steps.next_position(codes)
 
-    def predict(
-        self, codes: Int[Tensor, "B D"], visible: Int[Tensor, " B"], guidance_scale: float
-    ) -> MixturePrediction | TokenPrediction:
-        """The sum of the masked levels' embeddings at this position; runs the MLP only."""
+    def predict(self, codes: Int[Tensor, "B D"], visible: Int[Tensor, " B"], guidance_scale: float) -> HeadPrediction:
+        """The masked levels of this position; runs the MLP only."""
         known = self.model.known(codes[:, None], visible[:, None])
         hidden = self.model.refine(
             self.context,
@@ -205,6 +209,4 @@ class ARResGenDecoder:
             self.steps.modulation,
         )
         guided = self.steps.guide(hidden[:, 0], guidance_scale)
-        if isinstance(self.model.head, TokenHead):
-            return TokenPrediction(self.model.head, guided, visible, self.model.codebooks)
-        return MixturePrediction(self.model.head, guided)
+        return HeadPrediction(self.model.head, guided, visible, self.codebooks)

@@ -21,7 +21,9 @@ from resgen.ops.mixture import (
     squared_distance,
     standardize,
 )
+from resgen.ops.residual import Codebooks, residual_encode
 from resgen.ops.sampling import nucleus_choice
+from resgen.types import LevelWalk, NoiseSize, ProposalNoise
 
 MAX_LOG_SCALE = 10.0
 CHUNK_ELEMENTS = 1 << 22
@@ -165,6 +167,30 @@ class MixtureHead(nn.Module):
             distance = self.squared_distance(hidden[rows], standardize(target[rows], log_scale, shift))
             parts.append(log_prob_from_distance(distance, logits, log_scale, self.code_dim))
         return torch.cat(parts)
+
+    @property
+    def noise(self) -> NoiseSize:
+        """What a proposal takes: a uniform number for the component, and the Gaussian within it."""
+        return NoiseSize(1, self.code_dim)
+
+    def propose(
+        self,
+        hidden: Float[Tensor, "N O"],
+        visible: Int[Tensor, " N"],
+        codebooks: Codebooks,
+        noise: ProposalNoise,
+        walk: LevelWalk,
+        *,
+        top_p: float = 1.0,
+        temperature: float = 1.0,
+    ) -> tuple[Int[Tensor, "N D"], Float[Tensor, "N D"]]:
+        """Draw latents and quantize them into the masked levels (Algorithm 2, steps 1 and 2); see `types.Distribution`.
+
+        A score is -|residual after the level|^2 / (2 sigma_d^2), see `confidence_unit`.
+        """
+        latents = self.sample(hidden, noise.uniform[:, 0], noise.normal, top_p=top_p, temperature=temperature)
+        vectors, norms, unit = codebooks
+        return residual_encode(latents, vectors, visible, walk=walk, norms=norms, unit=unit)
 
     @torch.no_grad()
     def sample(

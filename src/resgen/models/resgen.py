@@ -15,8 +15,8 @@ from resgen.models.base import check_features
 from resgen.models.bidirectional import BidirectionalModel, GuidedEvaluation
 from resgen.models.heads import MixtureHead
 from resgen.models.token_head import TokenHead
-from resgen.ops.residual import residual_decode
-from resgen.types import CodeSpec, LevelWalk, SequenceCondition
+from resgen.ops.residual import Codebooks, residual_decode
+from resgen.types import CodeSpec, LevelWalk, ProposalNoise, SequenceCondition
 
 HEADS = ("mixture", "residual", "tokens")
 
@@ -173,67 +173,35 @@ class ResGenPredictor:
             without_prompt = torch.where(sequence.prompt.any(1), class_ids, null_ids)
             self.others.append(model.modulation(model.condition(without_prompt)))
         self.conditional: Float[Tensor, "B 8 O"] | None = None
+        self.codebooks = Codebooks.of(model.codebooks, model.level_std)
 
     def __call__(
         self, codes: Int[Tensor, "B L D"], visible: Int[Tensor, "B L"], guidance_scale: float
-    ) -> MixturePrediction | TokenPrediction:
+    ) -> HeadPrediction:
         """One evaluation; a scale of 0 runs the conditional branch only."""
         model = self.model
         if self.conditional is None:  # the prompt's codes are given, and the same in every evaluation
             condition = model.condition(self.class_ids) + model.summarise(codes, self.sequence)
             self.conditional = model.modulation(condition)
         hidden = self.evaluate(codes, visible, self.conditional, self.others, guidance_scale).flatten(0, 1)
-        if isinstance(model.head, TokenHead):
-            return TokenPrediction(model.head, hidden, visible.flatten(), model.codebooks)
-        return MixturePrediction(model.head, hidden)
+        return HeadPrediction(model.head, hidden, visible.flatten(), self.codebooks)
 
 
-class MixturePrediction:
-    """`types.LatentDistribution` of hidden states under a mixture head."""
-
-    def __init__(self, head: MixtureHead, hidden: Float[Tensor, "N O"]) -> None:
-        self.head = head
-        self.hidden = hidden
-
-    def sample(
-        self,
-        rows: Int[Tensor, " M"],
-        uniform: Float[Tensor, " M"],
-        normal: Float[Tensor, "M H"],
-        *,
-        top_p: float,
-        temperature: float,
-    ) -> Float[Tensor, "M H"]:
-        """Draw the sum of the masked levels' embeddings at `rows`; see `types.LatentDistribution`."""
-        return self.head.sample(self.hidden[rows], uniform, normal, top_p=top_p, temperature=temperature)
-
-
-class TokenPrediction:
-    """`types.TokenDistribution` of hidden states under a head for codes."""
+class HeadPrediction:
+    """`types.Distribution`: hidden states of N positions under a head, and what is visible of them."""
 
     def __init__(
         self,
-        head: TokenHead,
+        head: MixtureHead | TokenHead,
         hidden: Float[Tensor, "N O"],
         visible: Int[Tensor, " N"],
-        codebooks: Float[Tensor, "D V H"],
+        codebooks: Codebooks,
     ) -> None:
-        self.head = head
-        self.hidden = hidden
-        self.visible = visible
-        self.codebooks = codebooks
+        self.head, self.hidden, self.visible, self.codebooks = head, hidden, visible, codebooks
 
     def propose(
-        self,
-        rows: Int[Tensor, " M"],
-        uniform: Float[Tensor, "M D"],
-        *,
-        top_p: float,
-        temperature: float,
-        walk: LevelWalk | None = None,
+        self, rows: Int[Tensor, " M"], noise: ProposalNoise, walk: LevelWalk, *, top_p: float, temperature: float
     ) -> tuple[Int[Tensor, "M D"], Float[Tensor, "M D"]]:
-        """Draw the masked codes at `rows`, and their log-probabilities; see `types.TokenDistribution`."""
+        """Draw the masked codes at `rows`, and their scores."""
         hidden, visible = self.hidden[rows], self.visible[rows]
-        return self.head.propose(
-            hidden, visible, uniform, self.codebooks, top_p=top_p, temperature=temperature, walk=walk
-        )
+        return self.head.propose(hidden, visible, self.codebooks, noise, walk, top_p=top_p, temperature=temperature)

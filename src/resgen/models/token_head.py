@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from resgen.errors import ConfigError
-from resgen.ops.frontier import LevelsUntil
 from resgen.ops.linear import linear
 from resgen.ops.mixture import at_least_float32
+from resgen.ops.residual import Codebooks
 from resgen.ops.sampling import nucleus_choice
-from resgen.types import LevelWalk
+from resgen.types import LevelWalk, NoiseSize, ProposalNoise
 
 INIT_STD = 0.02
 
@@ -63,6 +63,11 @@ class TokenHead(nn.Module):
             self.steering = nn.Parameter(torch.zeros(depth, code_dim, codebook_size))
 
     @property
+    def noise(self) -> NoiseSize:
+        """What a proposal takes: a uniform number per level."""
+        return NoiseSize(self.depth, 0)
+
+    @property
     def levels(self) -> tuple[Float[Tensor, "D V O"], Float[Tensor, "D V"]]:
         """Weight and bias of every level's linear map."""
         sizes = (self.depth, self.codebook_size)
@@ -86,52 +91,48 @@ class TokenHead(nn.Module):
         self,
         hidden: Float[Tensor, "N O"],
         visible: Int[Tensor, " N"],
-        uniform: Float[Tensor, "N D"],
-        codebooks: Float[Tensor, "D V H"],
+        codebooks: Codebooks,
+        noise: ProposalNoise,
+        walk: LevelWalk,
         *,
         top_p: float = 1.0,
         temperature: float = 1.0,
-        walk: LevelWalk | None = None,
     ) -> tuple[Int[Tensor, "N D"], Float[Tensor, "N D"]]:
-        """Draw the masked levels of every row, coarse to fine.
+        """Draw the masked levels of every row, coarse to fine; see `types.Distribution`.
 
-        Only the levels that are drawn are projected, level by level, a block of rows at a time.
+        Only the levels that are drawn are projected, level by level, a block of rows at a time. The scores are
+        log-probabilities (float32) under the head's own distribution, that is before temperature and nucleus: a
+        confidence whose unit no sampling setting changes.
 
         Args:
             hidden: input of the head.
             visible: first level to draw, 0..D per row.
-            uniform: one number in [0, 1) per token, best in float64; chooses the code.
             codebooks: embeddings of the codes, for the sums of the levels above.
+            noise: chooses the codes.
+            walk: which of the masked levels to draw.
             top_p: mass of the nucleus of codes, in (0, 1].
             temperature: divides the logits before the draw, > 0.
-            walk: which of the masked levels to draw; all of them by default.
-
-        Returns:
-            Codes and their log-probabilities (float32) under the head's own distribution, that is before temperature
-            and nucleus: a confidence whose unit no sampling setting changes. Both are 0 at visible levels; what is
-            masked and not drawn has code 0 and log-probability -inf.
 
         Raises:
             ConfigError: if `top_p` or `temperature` is out of range.
         """
         if not temperature > 0:
             raise ConfigError(f"temperature={temperature} must be greater than 0")
-        walk = walk or LevelsUntil(visible, torch.full_like(visible, self.depth))
         masked = torch.arange(self.depth, device=visible.device) >= visible[:, None]
         codes = torch.zeros_like(masked, dtype=torch.int64)
         log_probs = torch.zeros_like(masked, dtype=torch.float32).masked_fill_(masked, -torch.inf)
-        above = codebooks.new_zeros(len(hidden), codebooks.shape[-1])
+        above = codebooks.vectors.new_zeros(len(hidden), codebooks.vectors.shape[-1])
         hidden, (weights, biases) = hidden.to(self.logits.weight.dtype), self.levels
-        for level, rows in walk.blocks(log_probs, self.codebook_size):
+        for level, rows in walk(log_probs, self.codebook_size):
             logits = linear(hidden[rows], weights[level], biases[level]).float()
             if self.steering is not None:
                 steering = self.steering[level]
                 logits = logits + (above[rows].to(steering.dtype) @ steering).float()
             log_prob = logits.log_softmax(-1)
-            drawn = nucleus_choice(log_prob / temperature, uniform[rows, level], top_p)
+            drawn = nucleus_choice(log_prob / temperature, noise.uniform[rows, level], top_p)
             codes[rows, level] = drawn
             log_probs[rows, level] = log_prob.gather(1, drawn[:, None]).squeeze(1)
-            above[rows] += codebooks[level][drawn]
+            above[rows] += codebooks.vectors[level][drawn]
         return codes, log_probs
 
 

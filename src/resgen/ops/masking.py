@@ -70,6 +70,18 @@ def num_masked(name: str, progress: Tensor | float, num_tokens: Tensor | int) ->
     return torch.maximum(count, at_least).clamp(max=num_tokens)
 
 
+def reveal_plan(name: str, num_steps: int, masked: Int[Tensor, " B"]) -> list[Int[Tensor, " B"]]:
+    """How many tokens each sample reveals in each step, for `masked` tokens to begin with: differences of
+    `ceil(gamma(t/T) masked)`, known before the first step, so that no step waits for the device."""
+    left = masked
+    plan = []
+    for step in range(1, num_steps + 1):
+        stay = torch.minimum(num_masked(name, step / num_steps, masked), left)
+        plan.append(left - stay)
+        left = stay
+    return plan
+
+
 def reveal(
     scores: Float[Tensor, "B L D"], visible: Int[Tensor, "B L"], num_reveal: Int[Tensor, " B"]
 ) -> Int[Tensor, "B L"]:

@@ -14,8 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from resgen.ops.blocks import rows_per_block
-from resgen.ops.frontier import LevelsUntil
+from resgen.ops.blocks import rows_per_block, walk_levels
 from resgen.types import LevelWalk
 
 
@@ -24,11 +23,41 @@ class ResidualCodes(NamedTuple):
 
     Attributes:
         codes: `[N, D]`; levels before a row's `start` are 0.
-        errors: `[N, D]`, squared norm of the residual after each level, `|h_j|^2`; 0 before a row's `start`.
+        errors: `[N, D]`, squared norm of the residual after each level, `|h_j|^2`, times the level's `unit`; 0 before a
+            row's `start`.
     """
 
     codes: Int[Tensor, "N D"]
     errors: Float[Tensor, "N D"]
+
+
+class Codebooks(NamedTuple):
+    """What the sampler quantizes with.
+
+    Attributes:
+        vectors: one codebook per level.
+        norms: squared norms of all codes, float32.
+        unit: `confidence_unit` of the levels.
+    """
+
+    vectors: Float[Tensor, "D V H"]
+    norms: Float[Tensor, "D V"]
+    unit: Float[Tensor, " D"]
+
+    @classmethod
+    def of(cls, vectors: Float[Tensor, "D V H"], level_std: Float[Tensor, " D"]) -> Codebooks:
+        """Codebooks with `sigma_d`, the root mean square of the residual after each level."""
+        return cls(vectors, codebook_norms(vectors), confidence_unit(level_std))
+
+
+def confidence_unit(level_std: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
+    """What a squared error of each level is multiplied by to become a score: -1 / (2 sigma_d^2) (App. B.1).
+
+    The confidence of a token is the sum of log N(residual before d; e(x_d; d), sigma_d^2 I) over the masked levels d
+    down to its own. Deviation: the Gaussian's constant is dropped, which leaves -|residual after d|^2 / (2 sigma_d^2),
+    so that confidence never grows with depth and the order stays coarse-first.
+    """
+    return -0.5 / level_std.square().clamp(min=torch.finfo(level_std.dtype).tiny)
 
 
 def residual_encode(
@@ -38,6 +67,7 @@ def residual_encode(
     *,
     walk: LevelWalk | None = None,
     norms: Float[Tensor, "D V"] | None = None,
+    unit: Float[Tensor, " D"] | None = None,
 ) -> ResidualCodes:
     """Quantize each row into the levels `start[n]..D-1`, coarse to fine (Sec. 2; step 2 of Algorithm 2).
 
@@ -49,9 +79,10 @@ def residual_encode(
         latents: rows to quantize, any floating type.
         codebooks: one codebook per level.
         start: first level of each row in 0..D (D: nothing to do); None means 0 for all.
-        walk: which of these levels to quantize into, as far as the squared errors decide it; all of them by default.
-            What is left out has code 0 and an infinite error.
+        walk: which of these levels to quantize into; all of them by default. What is left out has code 0 and an
+            infinite error (with the sign of the unit).
         norms: `codebook_norms`, if they are known.
+        unit: what the squared errors of each level are multiplied by; 1 by default.
     """
     (depth, size, _), rows = codebooks.shape, latents.shape[0]
     codes = torch.zeros(rows, depth, dtype=torch.int64, device=latents.device)
@@ -61,9 +92,10 @@ def residual_encode(
         begins = range(0, rows, block := rows_per_block(size, latents.device))
         blocks = ((level, slice(begin, begin + block)) for begin in begins for level in range(depth))
     else:
-        errors.masked_fill_(torch.arange(depth, device=start.device) >= start[:, None], torch.inf)
-        walk = walk or LevelsUntil(start, torch.full_like(start, depth))
-        blocks = walk.blocks(errors, size)
+        masked = torch.arange(depth, device=start.device) >= start[:, None]
+        errors = torch.where(masked, torch.inf if unit is None else torch.inf * unit, errors)
+        walk = walk or walk_levels(start, torch.full_like(start, depth))
+        blocks = walk(errors, size)
     with torch.autocast(device_type=latents.device.type, enabled=False):
         books = codebooks.float()
         norms = codebook_norms(books) if norms is None else norms
@@ -75,7 +107,8 @@ def residual_encode(
             left = left - books[level][index]
             residual[part] = left
             codes[part, level] = index
-            errors[part, level] = left.square().sum(-1)
+            error = left.square().sum(-1)
+            errors[part, level] = error if unit is None else error * unit[level]
     return ResidualCodes(codes, errors)
 
 

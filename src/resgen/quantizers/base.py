@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from resgen.errors import ConfigError
 from resgen.ops.random import generator as make_generator
-from resgen.ops.residual import ResidualCodes, residual_decode, residual_encode
+from resgen.ops.residual import residual_decode, residual_encode
 from resgen.types import LOCAL, Reduce
 
 
@@ -145,10 +145,6 @@ class Quantizer(nn.Module, ABC):
         """Codes of the latents, coarse to fine."""
         codes = residual_encode(latents.reshape(-1, latents.shape[-1]), self.codebooks).codes
         return codes.reshape(*latents.shape[:-1], self.depth)
-
-    def encode_from(self, latents: Float[Tensor, "N H"], start: Int[Tensor, " N"]) -> ResidualCodes:
-        """Quantize residuals into the levels from `start[n]` on (the sampler's operation, step 2 of Algorithm 2)."""
-        return residual_encode(latents, self.codebooks, start)
 
     def decode(
         self, codes: Int[Tensor, "*batch D"], num_levels: Int[Tensor, "*batch"] | int | None = None

@@ -4,7 +4,6 @@ levels of a position in a few unmasking iterations from a latent distribution (A
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
@@ -14,14 +13,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from resgen.errors import ConfigError, unknown
-from resgen.ops.frontier import LevelsUntil
+from resgen.ops.blocks import walk_levels
 from resgen.ops.guidance import guidance_weights
-from resgen.ops.masking import SCHEDULES
+from resgen.ops.masking import SCHEDULES, reveal_plan
 from resgen.ops.random import sample_streams
-from resgen.ops.residual import codebook_norms, residual_encode
 from resgen.ops.sampling import nucleus_choice, top_k_filter
-from resgen.samplers.unmasking import Samples, StepCallback, StepRecord, reveal_plan
-from resgen.types import CodeSpec, LatentDistribution, TokenDistribution
+from resgen.samplers.records import Recorder, Samples, StepCallback, given_codes
+from resgen.types import CodeSpec, Distribution, NoiseSize, ProposalNoise
 
 
 @runtime_checkable
@@ -48,7 +46,12 @@ class LevelDecoder(Protocol):
 
 @runtime_checkable
 class LatentDecoder(Protocol):
-    """What the sampler knows of a model that predicts the sum of a position's masked levels."""
+    """What the sampler knows of a model that predicts all masked levels of a position."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where codes are expected."""
+        ...
 
     def begin(self, guided: bool) -> None:
         """Start at the first position; `guided` if any later `guidance_scale` will not be 0."""
@@ -58,10 +61,8 @@ class LatentDecoder(Protocol):
         """Go on to the position after `codes`, the S positions finished since the last call (none at first)."""
         ...
 
-    def predict(
-        self, codes: Int[Tensor, "B D"], visible: Int[Tensor, " B"], guidance_scale: float
-    ) -> LatentDistribution | TokenDistribution:
-        """The masked levels of this position, as their sum or as codes; `rows` of the distribution index into B."""
+    def predict(self, codes: Int[Tensor, "B D"], visible: Int[Tensor, " B"], guidance_scale: float) -> Distribution:
+        """The masked levels of this position; `rows` of the distribution index into B."""
         ...
 
 
@@ -137,12 +138,16 @@ class LatentNoise(NamedTuple):
     """All random numbers of a batch (T iterations per position).
 
     Attributes:
-        component: uniform in [0, 1); chooses the mixture component, or with `tokens` the code of every level.
-        latent: standard normal; the Gaussian within the component (without columns with `tokens`).
+        uniform: in [0, 1), for the proposals; float64.
+        normal: standard normal, for the proposals.
     """
 
-    component: Float[Tensor, "B L T *D"]
-    latent: Float[Tensor, "B L T H"]
+    uniform: Float[Tensor, "B L T U"]
+    normal: Float[Tensor, "B L T G"]
+
+    def proposal(self, position: int, step: int, rows: Int[Tensor, " N"]) -> ProposalNoise:
+        """What the proposals of a step at a position take, for the samples `rows`."""
+        return ProposalNoise(self.uniform[rows, position, step], self.normal[rows, position, step])
 
 
 def draw_autoregressive_noise(
@@ -166,23 +171,23 @@ def draw_latent_autoregressive_noise(
     indices: Sequence[int],
     num_steps: int,
     spec: CodeSpec,
+    size: NoiseSize,
     *,
-    tokens: bool = False,
     lengths: Sequence[int] | None = None,
 ) -> LatentNoise:
     """Noise of the samples `indices` of a call: sample k's stream is derived from (seed, k) and nothing else.
 
-    `seed` is that of all samples, or one for each; `tokens` is for a model that gives a `TokenDistribution`; `lengths`
-    are the positions of each sample, for sequences.
+    `seed` is that of all samples, or one for each; `size` is what the model's distribution takes; `lengths` are the
+    positions of each sample, for sequences.
     """
     lengths = [spec.num_positions] * len(indices) if lengths is None else lengths
     shape = (len(indices), max(lengths), num_steps)
-    component = torch.full((*shape, *((spec.depth,) if tokens else ())), 0.5, dtype=torch.float64)
-    latent = torch.zeros(*shape, 0 if tokens else spec.code_dim)
+    uniform = torch.full((*shape, size.uniform), 0.5, dtype=torch.float64)
+    normal = torch.zeros(*shape, size.normal)
     for row, (stream, length) in enumerate(zip(sample_streams(seed, indices), lengths, strict=True)):
-        component[row, :length].uniform_(generator=stream)
-        latent[row, :length].normal_(generator=stream)
-    return LatentNoise(component, latent)
+        uniform[row, :length].uniform_(generator=stream)
+        normal[row, :length].normal_(generator=stream)
+    return LatentNoise(uniform, normal)
 
 
 @torch.inference_mode()
@@ -213,27 +218,28 @@ def sample_autoregressive(
     Raises:
         ConfigError: only one of `codes` and `visible` is given.
     """
-    run = _Progress(codes, visible, tuple(noise.shape), decoder.device, config)
+    batch, length, depth = noise.shape
+    run = _Progress(codes, visible, (batch, length, depth), decoder.device, config, callback)
     noise = noise.to(decoder.device)
     decoder.begin(config.guidance_scale > 0)
     for position in run.positions():
         decoder.next_position(run.unread())
         above: Tensor | None = None
-        for level in range(noise.shape[2]):
+        for level in range(depth):
             logits = decoder.next_level(above, run.weight) / config.temperature
             drawn = nucleus_choice(top_k_filter(logits, config.top_k), noise[:, position, level], config.top_p)
             given = run.visible[:, position] > level
             above = torch.where(given, run.codes[:, position, level], drawn)
             run.codes[:, position, level] = above
-        run.visible[:, position] = noise.shape[2]
-        run.record(callback)
-    return Samples(run.codes, run.records)
+        run.visible[:, position] = depth
+        run.finish()
+    return Samples(run.codes, run.record.steps)
 
 
 @torch.inference_mode()
 def sample_latent_autoregressive(
     decoder: LatentDecoder,
-    codebooks: Float[Tensor, "D V H"],
+    spec: CodeSpec,
     noise: LatentNoise,
     config: LatentAutoregressiveConfig,
     *,
@@ -241,12 +247,12 @@ def sample_latent_autoregressive(
     visible: Int[Tensor, "B L"] | None = None,
     callback: StepCallback | None = None,
 ) -> Samples:
-    """Draw a batch position by position, the levels of each in `config.num_steps` unmasking iterations: the sum of the
-    masked levels is drawn, quantized into them, and the coarsest are kept, as many as the mask schedule says.
+    """Draw a batch position by position, the levels of each in `config.num_steps` unmasking iterations: all masked
+    levels are proposed, and the coarsest are kept, as many as the mask schedule says.
 
     Args:
         decoder: the model under its condition.
-        codebooks: embeddings of the codes, in the unit of the predictions.
+        spec: shape of the codes.
         noise: from `draw_latent_autoregressive_noise`, for the same batch and `config.num_steps`.
         config: settings.
         codes: given codes; only the first `visible` levels of a position are read, and those are never altered.
@@ -261,75 +267,57 @@ def sample_latent_autoregressive(
     Raises:
         ConfigError: only one of `codes` and `visible` is given, or the noise is made for another number of steps.
     """
-    if noise.component.shape[2] != config.num_steps:
-        raise ConfigError(f"noise for {noise.component.shape[2]} steps does not fit num_steps={config.num_steps}")
-    depth, device = codebooks.shape[0], codebooks.device
-    levels = torch.arange(depth, device=device)
-    run = _Progress(codes, visible, (*noise.component.shape[:2], depth), device, config)
-    noise, norms = LatentNoise(*(part.to(device) for part in noise)), codebook_norms(codebooks)
+    batch, length, num_steps = noise.uniform.shape[:3]
+    if num_steps != config.num_steps:
+        raise ConfigError(f"noise for {num_steps} steps does not fit num_steps={config.num_steps}")
+    device, settings = decoder.device, {"top_p": config.top_p, "temperature": config.temperature}
+    run = _Progress(codes, visible, (batch, length, spec.depth), device, config, callback)
+    levels, noise = torch.arange(spec.depth, device=device), LatentNoise(*(part.to(device) for part in noise))
     decoder.begin(config.guidance_scale > 0)
     for position in run.positions():
         decoder.next_position(run.unread())
         here, known = run.codes[:, position], run.visible[:, position]
-        for step, counts in enumerate(reveal_plan(config.mask_schedule, config.num_steps, run.masked[:, position])):
+        for step, counts in enumerate(reveal_plan(config.mask_schedule, num_steps, run.masked[:, position])):
             rows = counts.nonzero().squeeze(1).to(device)
             if not len(rows):  # reveals nothing, costs nothing
                 continue
             distribution = decoder.predict(here, known, run.weight)
-            uniform = noise.component[rows, position, step]
-            proposal, now_known = torch.zeros_like(here), known + counts.to(device)
-            walk = LevelsUntil(known[rows], now_known[rows])
-            if isinstance(distribution, TokenDistribution):
-                proposal[rows], _ = distribution.propose(
-                    rows, uniform, top_p=config.top_p, temperature=config.temperature, walk=walk
-                )
-            else:
-                latents = distribution.sample(
-                    rows,
-                    uniform,
-                    noise.latent[rows, position, step],
-                    top_p=config.top_p,
-                    temperature=config.temperature,
-                )
-                proposal[rows] = residual_encode(latents, codebooks, known[rows], walk=walk, norms=norms).codes
-            revealed = (levels >= known[:, None]) & (levels < now_known[:, None])
-            here, known = torch.where(revealed, proposal, here), now_known
+            next_known = known + counts.to(device)
+            walk = walk_levels(known[rows], next_known[rows])
+            drawn, _ = distribution.propose(rows, noise.proposal(position, step, rows), walk, **settings)
+            proposal = torch.zeros_like(here).index_copy_(0, rows, drawn)
+            revealed = (levels >= known[:, None]) & (levels < next_known[:, None])
+            here, known = torch.where(revealed, proposal, here), next_known
         run.codes[:, position], run.visible[:, position] = here, known
-        run.record(callback)
-    return Samples(run.codes, run.records)
+        run.finish()
+    return Samples(run.codes, run.record.steps)
 
 
 class _Progress:
-    """Codes so far, which positions are left, and the record of those that are done."""
+    """Codes so far, which positions are left, and the record of the others."""
 
     def __init__(
         self,
         codes: Int[Tensor, "B L D"] | None,
         visible: Int[Tensor, "B L"] | None,
-        shape: tuple[int, ...],
+        shape: tuple[int, int, int],
         device: torch.device,
         config: AutoregressiveConfig | LatentAutoregressiveConfig,
+        callback: StepCallback | None,
     ) -> None:
-        if (codes is None) != (visible is None):
-            raise ConfigError("codes and visible must be given together")
-        batch, length, depth = shape
-        if codes is None or visible is None:
-            codes = torch.zeros(batch, length, depth, dtype=torch.int64, device=device)
-            visible = torch.zeros(batch, length, dtype=torch.int64, device=device)
-        self.codes = torch.where(torch.arange(depth, device=device) < visible[..., None], codes, 0)
+        self.codes, visible = given_codes(codes, visible, shape, device)
         self.visible = visible.clone()
-        self.masked = (depth - visible).cpu()
+        self.masked = (shape[2] - visible).cpu()
         first = config.guidance_scale if config.guidance_first is None else config.guidance_first
         on = config.guidance_scale > 0
-        self.weights = guidance_weights(length, first, config.guidance_scale) if on else [0.0] * length
-        self.records: list[StepRecord] = []
+        self.weights = guidance_weights(shape[1], first, config.guidance_scale) if on else [0.0] * shape[1]
+        self.record = Recorder(shape[1], self.codes.numel() - int(self.masked.sum()), callback)
 
     def positions(self) -> Iterator[int]:
         """Those where anything is to be drawn, in order; sets what the loop over them uses."""
         self._read = 0
         for position, needed in enumerate((self.masked > 0).any(0).tolist()):
             if needed:
-                self._started = time.perf_counter()
                 self.position, self.weight = position, self.weights[position]
                 yield position
 
@@ -338,13 +326,7 @@ class _Progress:
         begin, self._read = self._read, self.position
         return self.codes[:, begin : self.position]
 
-    def record(self, callback: StepCallback | None) -> None:
-        """Note that the position is done."""
-        position, (batch, length, depth) = self.position, self.codes.shape
-        total = batch * length * depth - int(self.masked[:, position + 1 :].sum())
-        seconds, revealed = time.perf_counter() - self._started, int(self.masked[:, position].sum())
-        self.records.append(
-            StepRecord(position + 1, length, self.weight, revealed, total, seconds, 2 if self.weight else 1)
-        )
-        if callback is not None:
-            callback(self.records[-1], self.codes.clone(), self.visible.clone())
+    def finish(self) -> None:
+        """Record the position."""
+        revealed, passes = int(self.masked[:, self.position].sum()), 2 if self.weight else 1
+        self.record(self.position, self.weight, revealed, passes, self.codes.clone(), self.visible.clone())

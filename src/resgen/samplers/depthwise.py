@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
@@ -15,10 +14,10 @@ from torch import Tensor
 
 from resgen.errors import ConfigError, unknown
 from resgen.ops.guidance import check_interval, guidance_weights
-from resgen.ops.masking import SCHEDULES, reveal
+from resgen.ops.masking import SCHEDULES, reveal, reveal_plan
 from resgen.ops.random import fill_uniform, sample_streams
 from resgen.ops.sampling import nucleus_choice
-from resgen.samplers.unmasking import Samples, StepCallback, StepRecord, reveal_plan
+from resgen.samplers.records import Recorder, Samples, StepCallback, given_codes
 from resgen.types import CodeSpec
 
 
@@ -81,6 +80,13 @@ class DepthwiseConfig:
                 raise ConfigError(f"{name}={getattr(self, name)} must be a number of at least 0")
         check_interval(self.guidance_start, self.guidance_end)
 
+    @property
+    def guidance(self) -> list[float]:
+        """Guidance weight of every step."""
+        interval = (self.guidance_start, self.guidance_end)
+        first = self.guidance_first if self.guidance_scale else 0.0
+        return guidance_weights(self.num_steps, first, self.guidance_scale, interval)
+
 
 class DepthwiseNoise(NamedTuple):
     """All random numbers of a batch, for every step (T steps over all levels).
@@ -101,11 +107,12 @@ def draw_noise(
     spec: CodeSpec,
     *,
     lengths: Sequence[int] | None = None,
+    device: torch.device | str = "cpu",
 ) -> DepthwiseNoise:
     """Noise of the samples `indices` of a call: sample k's stream is derived from (seed, k) and nothing else.
 
     `seed` is that of all samples, or one for each; `lengths` are the positions of each sample, for sequences; the
-    longest sets L.
+    longest sets L. The numbers are drawn on the CPU, whatever the `device` of the result.
     """
     lengths = [spec.num_positions] * len(indices) if lengths is None else lengths
     shape = (len(indices), num_steps, max(lengths))
@@ -113,7 +120,7 @@ def draw_noise(
     for row, (stream, length) in enumerate(zip(sample_streams(seed, indices), lengths, strict=True)):
         fill_uniform(code[row, :, :length], stream)
         fill_uniform(choice[row, :, :length], stream)
-    return DepthwiseNoise(code, choice.clamp_(min=torch.finfo(torch.float32).tiny))
+    return DepthwiseNoise(code.to(device), choice.clamp_(min=torch.finfo(torch.float32).tiny).to(device))
 
 
 def steps_per_level(num_steps: int, depth: int, level_decay: float = 1.0) -> list[int]:
@@ -147,9 +154,8 @@ def sample_codes(
     codes: Int[Tensor, "B L D"] | None = None,
     visible: Int[Tensor, "B L"] | None = None,
     callback: StepCallback | None = None,
-    device: torch.device | str | None = None,
 ) -> Samples:
-    """Decode all levels of a batch, coarse to fine.
+    """Decode all levels of a batch, coarse to fine, on the device of the noise.
 
     Each step draws a code at every masked position of the level, scores it by its log-probability (the model's own,
     before temperature and nucleus) plus annealed Gumbel noise, and keeps the best; the others are drawn anew in the
@@ -163,63 +169,41 @@ def sample_codes(
         codes: given codes; only the first `visible` levels of a position are read, and those are never altered.
         visible: how many levels of each position are given (none by default).
         callback: called after every evaluation with (record, codes, visible); masked levels of `codes` are 0.
-        device: where `predict` works; by default where `codes` or else the noise is.
 
     Raises:
         ConfigError: fewer steps than levels, only one of `codes` and `visible` is given, or the noise is made for
             another number of steps.
     """
-    if (codes is None) != (visible is None):
-        raise ConfigError("codes and visible must be given together")
     level_steps = steps_per_level(config.num_steps, spec.depth, config.level_decay)
-    if noise.code.shape[1] != config.num_steps:
-        raise ConfigError(f"noise for {noise.code.shape[1]} steps does not fit num_steps={config.num_steps}")
     batch, num_steps, positions = noise.code.shape
-    if device is None:
-        device = noise.code.device if codes is None else codes.device
-    levels = torch.arange(spec.depth, device=device)
-    if codes is None or visible is None:
-        codes = torch.zeros(batch, positions, spec.depth, dtype=torch.int64)
-        visible = torch.zeros(batch, positions, dtype=torch.int64)
-    codes, visible = codes.to(device), visible.to(device)
-    codes = torch.where(levels < visible[..., None], codes, 0)
-    noise = DepthwiseNoise(*(part.to(device) for part in noise))
-    weights = guidance_weights(
-        num_steps, config.guidance_first, config.guidance_scale, (config.guidance_start, config.guidance_end)
-    )
-    plans = level_plans(config.mask_schedule, level_steps, visible.cpu())
-    records: list[StepRecord] = []
-    total, step = int(visible.sum()), -1
-    for level, plan in enumerate(plans):
+    if num_steps != config.num_steps:
+        raise ConfigError(f"noise for {num_steps} steps does not fit num_steps={config.num_steps}")
+    codes, visible = given_codes(codes, visible, (batch, positions, spec.depth), noise.code.device)
+    levels, weights = torch.arange(spec.depth, device=visible.device), config.guidance
+    record = Recorder(num_steps, int(visible.sum()), callback)
+    step = -1
+    for level, plan in enumerate(level_plans(config.mask_schedule, level_steps, visible.cpu())):
         for level_step, num_reveal in enumerate(plan):
             step += 1
             if not num_reveal.any():  # reveals nothing, costs nothing
                 continue
-            started = time.perf_counter()
-            weight = weights[step] if config.guidance_scale else 0.0
-            shown = visible.clamp(max=level + 1)
-            logits = predict(torch.where(levels < shown[..., None], codes, 0), shown, level, weight)
+            seen = visible.clamp(max=level + 1)
+            logits = predict(torch.where(levels < seen[..., None], codes, 0), seen, level, weights[step])
             rows = (visible.flatten() == level).nonzero().squeeze(1)
             log_probs = logits.flatten(0, 1)[rows].float().log_softmax(-1)
             uniform = noise.code[:, step].flatten()[rows]
             drawn = nucleus_choice(log_probs / config.temperature, uniform, config.top_p)
-            confidence = torch.zeros(batch * positions, device=device)
+            confidence = torch.zeros(batch * positions, device=visible.device)
             confidence[rows] = log_probs.gather(1, drawn[:, None]).squeeze(1)
             scale = config.choice_temperature * (1 - (level_step + 1) / len(plan))
             scores = confidence.view(batch, positions) - scale * torch.log(-torch.log(noise.choice[:, step]))
             known = (visible > level).long()
-            revealed = reveal(scores[..., None], known, num_reveal.to(device)) > known
-            proposed = torch.zeros_like(visible).flatten().index_copy_(0, rows, drawn).view_as(visible)
-            codes = torch.where(revealed[..., None] & (levels == level), proposed[..., None], codes)
+            revealed = reveal(scores[..., None], known, num_reveal.to(visible.device)) > known
+            proposal = torch.zeros_like(visible).flatten().index_copy_(0, rows, drawn).view_as(visible)
+            codes = torch.where(revealed[..., None] & (levels == level), proposal[..., None], codes)
             visible = visible + revealed
-            done = int(num_reveal.sum())
-            total += done
-            records.append(
-                StepRecord(step + 1, num_steps, weight, done, total, time.perf_counter() - started, 2 if weight else 1)
-            )
-            if callback is not None:
-                callback(records[-1], codes, visible)
-    return Samples(codes, records)
+            record(step, weights[step], int(num_reveal.sum()), 2 if weights[step] else 1, codes, visible)
+    return Samples(codes, record.steps)
 
 
 def level_plans(

@@ -4,8 +4,7 @@ or depth."""
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -14,15 +13,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from resgen.errors import ConfigError, unknown
-from resgen.ops.confidence import confidence_unit, cumulative_confidence
-from resgen.ops.frontier import Frontier, LevelsUntil
 from resgen.ops.guidance import check_interval, guidance_weights
-from resgen.ops.masking import SCHEDULES, num_masked, reveal
+from resgen.ops.masking import SCHEDULES, reveal_plan
 from resgen.ops.random import fill_normal, fill_uniform, sample_streams
-from resgen.ops.residual import codebook_norms, residual_encode
-from resgen.types import CodeSpec, Predictor, TokenDistribution
+from resgen.samplers.order import ORDERS
+from resgen.samplers.records import Recorder, Samples, StepCallback, given_codes
+from resgen.types import CodeSpec, NoiseSize, Predictor, ProposalNoise
 
-UNMASKING = ("confidence", "random")
+UNMASKING = tuple(ORDERS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +72,13 @@ class SamplingConfig:
         if not 0 <= self.prompt_guidance <= 1:
             raise ConfigError(f"prompt_guidance={self.prompt_guidance} must lie in [0, 1]")
 
+    @property
+    def guidance(self) -> list[float]:
+        """Guidance weight of every step."""
+        interval = (self.guidance_start, self.guidance_end)
+        first = self.guidance_first if self.guidance_scale else 0.0
+        return guidance_weights(self.num_steps, first, self.guidance_scale, interval)
+
     def passes(self, guidance_scale: float) -> int:
         """Branches that an evaluation with this guidance computes."""
         return (3 if 0 < self.prompt_guidance < 1 else 2) if guidance_scale else 1
@@ -83,36 +88,18 @@ class Noise(NamedTuple):
     """All random numbers of a batch, for every step (T steps).
 
     Attributes:
-        component: uniform in [0, 1); chooses the mixture component, or with `tokens` the code of every level.
-        latent: standard normal; the Gaussian within the component (without columns with `tokens`).
+        uniform: in [0, 1), for the proposals; float64.
+        normal: standard normal, for the proposals.
         choice: uniform in (0, 1); random unmasking, or Gumbel noise of confidence unmasking.
     """
 
-    component: Float[Tensor, "B T L *D"]
-    latent: Float[Tensor, "B T L H"]
+    uniform: Float[Tensor, "B T L U"]
+    normal: Float[Tensor, "B T L G"]
     choice: Float[Tensor, "B T L D"]
 
-
-class StepRecord(NamedTuple):
-    """What one network evaluation did, over the whole batch; `passes`: the branches of guidance that it computed."""
-
-    step: int
-    num_steps: int
-    guidance_scale: float
-    revealed: int
-    visible_tokens: int
-    seconds: float
-    passes: int
-
-
-class Samples(NamedTuple):
-    """Finished codes `[B, L, D]` and one record per network evaluation."""
-
-    codes: Int[Tensor, "B L D"]
-    steps: list[StepRecord]
-
-
-StepCallback = Callable[[StepRecord, Tensor, Tensor], None]
+    def proposal(self, step: int, rows: Int[Tensor, " N"]) -> ProposalNoise:
+        """What a step's proposals at the flat positions `rows` take."""
+        return ProposalNoise(*(part[:, step].flatten(0, 1)[rows] for part in (self.uniform, self.normal)))
 
 
 def draw_noise(
@@ -120,9 +107,10 @@ def draw_noise(
     indices: Sequence[int],
     num_steps: int,
     spec: CodeSpec,
+    size: NoiseSize,
     *,
-    tokens: bool = False,
     lengths: Sequence[int] | None = None,
+    device: torch.device | str = "cpu",
 ) -> Noise:
     """Noise of the samples `indices` of a call: sample k's stream is derived from (seed, k) and nothing else.
 
@@ -131,27 +119,27 @@ def draw_noise(
         indices: numbers of the samples.
         num_steps: T.
         spec: shape of the codes.
-        tokens: for a predictor that gives a `TokenDistribution`.
+        size: what the model's distribution takes per position.
         lengths: positions of each sample, for sequences; the longest sets L, and what is beyond a sample's end is 0.5
             or 0. All positions of the `spec` by default.
+        device: of the result; the numbers are drawn on the CPU and do not depend on it.
     """
     lengths = [spec.num_positions] * len(indices) if lengths is None else lengths
     shape = (len(indices), num_steps, max(lengths))
-    component = torch.full((*shape, *((spec.depth,) if tokens else ())), 0.5, dtype=torch.float64)
-    latent = torch.zeros(*shape, 0 if tokens else spec.code_dim)
+    uniform = torch.full((*shape, size.uniform), 0.5, dtype=torch.float64)
+    normal = torch.zeros(*shape, size.normal)
     choice = torch.full((*shape, spec.depth), 0.5)
     for row, (stream, length) in enumerate(zip(sample_streams(seed, indices), lengths, strict=True)):
-        fill_uniform(component[row, :, :length], stream)
-        fill_normal(latent[row, :, :length], stream)
+        fill_uniform(uniform[row, :, :length], stream)
+        fill_normal(normal[row, :, :length], stream)
         fill_uniform(choice[row, :, :length], stream)
-    return Noise(component, latent, choice.clamp_(min=torch.finfo(torch.float32).tiny))
+    choice.clamp_(min=torch.finfo(torch.float32).tiny)
+    return Noise(*(part.to(device) for part in (uniform, normal, choice)))
 
 
 @torch.inference_mode()
 def sample_codes(
     predict: Predictor,
-    codebooks: Float[Tensor, "D V H"],
-    level_std: Float[Tensor, " D"],
     noise: Noise,
     config: SamplingConfig,
     *,
@@ -159,13 +147,12 @@ def sample_codes(
     visible: Int[Tensor, "B L"] | None = None,
     callback: StepCallback | None = None,
 ) -> Samples:
-    """Algorithm 2 for a batch.
+    """Algorithm 2 for a batch, on the device of the noise.
 
     Args:
         predict: one network evaluation.
-        codebooks: embeddings of the codes, in the unit of the predictions.
-        level_std: `sigma_d`, root mean square of the residual after each level, in the same unit.
         noise: from `draw_noise`, for the same batch and `config.num_steps`.
+        config: settings.
         codes: given codes; only the first `visible` levels of a position are read, and those are never altered.
         visible: how many levels of each position are given (none by default). The schedule then covers the remaining
             tokens.
@@ -174,88 +161,25 @@ def sample_codes(
     Raises:
         ConfigError: only one of `codes` and `visible` is given, or the noise is made for another number of steps.
     """
-    if (codes is None) != (visible is None):
-        raise ConfigError("codes and visible must be given together")
-    if noise.component.shape[1] != config.num_steps:
-        raise ConfigError(f"noise for {noise.component.shape[1]} steps does not fit num_steps={config.num_steps}")
-    batch, num_steps, positions = noise.component.shape[:3]
-    depth, device = codebooks.shape[0], codebooks.device
-    levels = torch.arange(depth, device=device)
-    if codes is None or visible is None:
-        codes = torch.zeros(batch, positions, depth, dtype=torch.int64, device=device)
-        visible = torch.zeros(batch, positions, dtype=torch.int64, device=device)
-    codes = torch.where(levels < visible[..., None], codes, 0)
-    noise = Noise(*(part.to(device) for part in noise))
-    weights = guidance_weights(
-        num_steps, config.guidance_first, config.guidance_scale, (config.guidance_start, config.guidance_end)
-    )
-    plan = reveal_plan(config.mask_schedule, num_steps, (depth - visible).sum(1).cpu())
-    norms, unit = codebook_norms(codebooks), confidence_unit(level_std)
-    records: list[StepRecord] = []
-    for step, num_reveal in enumerate(plan):
+    batch, num_steps, positions, depth = noise.choice.shape
+    if num_steps != config.num_steps:
+        raise ConfigError(f"noise for {num_steps} steps does not fit num_steps={config.num_steps}")
+    codes, visible = given_codes(codes, visible, (batch, positions, depth), noise.choice.device)
+    levels, masked = torch.arange(depth, device=visible.device), (depth - visible).sum(1).cpu()
+    settings = {"top_p": config.top_p, "temperature": config.temperature}
+    weights = config.guidance
+    record = Recorder(num_steps, codes.numel() - int(masked.sum()), callback)
+    for step, num_reveal in enumerate(reveal_plan(config.mask_schedule, num_steps, masked)):
         if not num_reveal.any():  # reveals nothing, costs nothing
             continue
-        started = time.perf_counter()
-        weight = weights[step] if config.guidance_scale else 0.0
+        weight = weights[step]
         distribution = predict(codes, visible, weight)
-        rows = (visible.flatten() < depth).nonzero().squeeze(1)
-        start, scores = visible.flatten()[rows], noise.choice[:, step]
-        tokens, now_visible = isinstance(distribution, TokenDistribution), visible
-        # What cannot be revealed in this step is not drawn.
-        if config.unmasking == "random":
-            now_visible = reveal(scores, visible, num_reveal.to(device))
-            walk = LevelsUntil(start, now_visible.flatten()[rows])
-        else:
-            scores = -config.choice_temperature * torch.log(-torch.log(scores))  # Gumbel noise
-            walk = Frontier(visible, rows, scores, num_reveal, None if tokens else unit)
-        uniform = noise.component[:, step].flatten(0, 1)[rows]
-        if isinstance(distribution, TokenDistribution):
-            drawn, log_prob = distribution.propose(
-                rows, uniform, top_p=config.top_p, temperature=config.temperature, walk=walk
-            )
-            confidence = log_prob.cumsum(dim=-1)  # visible levels count 0
-        else:
-            latents = distribution.sample(
-                rows,
-                uniform,
-                noise.latent[:, step].flatten(0, 1)[rows],
-                top_p=config.top_p,
-                temperature=config.temperature,
-            )
-            drawn, errors = residual_encode(latents, codebooks, start, walk=walk, norms=norms)
-            confidence = cumulative_confidence(errors, start, level_std)
-        if config.unmasking == "confidence":
-            everywhere = torch.zeros(batch * positions, depth, device=device)
-            everywhere[rows] = confidence.to(everywhere.dtype)
-            now_visible = reveal(everywhere.view_as(scores) + scores, visible, num_reveal.to(device))
-        proposed = torch.zeros_like(codes).view(-1, depth).index_copy_(0, rows, drawn).view_as(codes)
-        revealed = (levels >= visible[..., None]) & (levels < now_visible[..., None])
-        codes, visible = torch.where(revealed, proposed, codes), now_visible
-        done = sum(int(part.sum()) for part in plan[step + 1 :])
-        total = batch * positions * depth - done
-        records.append(
-            StepRecord(
-                step + 1,
-                num_steps,
-                weight,
-                int(num_reveal.sum()),
-                total,
-                time.perf_counter() - started,
-                config.passes(weight),
-            )
-        )
-        if callback is not None:
-            callback(records[-1], codes, visible)
-    return Samples(codes, records)
-
-
-def reveal_plan(mask_schedule: str, num_steps: int, masked: Int[Tensor, " B"]) -> list[Int[Tensor, " B"]]:
-    """How many tokens each sample reveals in each step, for `masked` tokens to begin with: differences of
-    `ceil(gamma(t/T) masked)`, known before the first step, so that no step waits for the device."""
-    left = masked
-    plan = []
-    for step in range(1, num_steps + 1):
-        stay = torch.minimum(num_masked(mask_schedule, step / num_steps, masked), left)
-        plan.append(left - stay)
-        left = stay
-    return plan
+        rows = (visible < depth).flatten().nonzero().squeeze(1)
+        order = ORDERS[config.unmasking](visible, rows, noise.choice[:, step], num_reveal, config.choice_temperature)
+        drawn, scores = distribution.propose(rows, noise.proposal(step, rows), order.walk, **settings)
+        proposal = torch.zeros_like(codes).flatten(0, 1).index_copy_(0, rows, drawn).view_as(codes)
+        next_visible = order.reveal(scores)
+        revealed = (levels >= visible[..., None]) & (levels < next_visible[..., None])
+        codes, visible = torch.where(revealed, proposal, codes), next_visible
+        record(step, weight, int(num_reveal.sum()), config.passes(weight), codes, visible)
+    return Samples(codes, record.steps)

@@ -21,7 +21,7 @@ from resgen.ops.images import psnr_db
 from resgen.pipelines.image.edit import EditPlan, MaskLike
 from resgen.pipelines.image.pipeline import ImagePipeline
 from resgen.pipelines.image.reconstruct import decode_levels
-from resgen.samplers.unmasking import StepRecord
+from resgen.samplers.records import StepRecord
 from resgen.serving.batching import Ticket, check_wanted
 from resgen.serving.config import ServerConfig
 

@@ -163,7 +163,7 @@ _WANTED: dict[str, dict[str, Any]] = {
 class CodecQuantizer(Quantizer):
     """The codec's codebooks as a generator and its sampler take them: frozen, in the space of the latents.
 
-    `encode_from`, `encode` and `quantize` look for the nearest embedding level by level, which is what sampling needs.
+    `encode` and `quantize` look for the nearest embedding level by level, which is what sampling needs.
     EnCodec does the same. The codec's own rule, which makes the codes of sounds, is `CodecTokenizer.encode`: DAC
     compares angles in few dimensions, and Mimi's acoustic levels do not see what the semantic ones leave over.
     """

@@ -10,7 +10,8 @@ import torch
 from resgen.errors import ConfigError
 from resgen.models import resgen
 from resgen.models.ar_resgen import PRESETS, ARResGen, ARResGenConfig
-from resgen.types import CodeSpec
+from resgen.ops.blocks import walk_levels
+from resgen.types import CodeSpec, ProposalNoise
 
 SPECS = {
     "grid": CodeSpec(depth=4, codebook_size=9, code_dim=6, shape=(3, 2)),
@@ -120,21 +121,25 @@ def test_every_parameter_before_the_head_learns() -> None:
 
 
 @pytest.mark.parametrize("rank", [None, 2])
-def test_latents_at_the_rows_asked_for(rank: int | None) -> None:
+def test_proposals_at_the_rows_asked_for(rank: int | None) -> None:
     model = ar_resgen(SPECS["grid"], mean_rank=rank)
     codes, visible, class_ids = batch(model.spec)
     decoder = model.decoder(class_ids)
     decoder.begin(False)
     decoder.next_position(codes[:, :3])
     distribution = decoder.predict(codes[:, 3], visible[:, 3], 0.0)
-    uniform, normal = torch.rand(4), torch.randn(4, 6)
+    noise = ProposalNoise(torch.rand(4, 1), torch.randn(4, 6))
 
-    def draw(rows: list[int]) -> torch.Tensor:
-        return distribution.sample(torch.tensor(rows), uniform[rows], normal[rows], top_p=0.9, temperature=1.0)
+    def draw(rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        start = visible[rows, 3]
+        walk = walk_levels(start, torch.full_like(start, model.spec.depth))
+        some = ProposalNoise(noise.uniform[rows], noise.normal[rows])
+        return distribution.propose(torch.tensor(rows), some, walk, top_p=0.9, temperature=1.0)
 
-    latents = draw([0, 1, 2, 3])
-    assert latents.shape == (4, 6) and latents.isfinite().all()
-    assert torch.allclose(draw([3, 1]), latents[[3, 1]], atol=1e-4)
+    drawn, scores = draw([0, 1, 2, 3])
+    assert drawn.shape == scores.shape == (4, model.spec.depth) and scores.isfinite().all()
+    some, some_scores = draw([3, 1])
+    assert torch.equal(some, drawn[[3, 1]]) and torch.allclose(some_scores, scores[[3, 1]], rtol=1e-3, atol=1e-4)
 
 
 def test_bfloat16_is_near() -> None:

@@ -11,8 +11,10 @@ from resgen.errors import ConfigError
 from resgen.losses.mixture import mixture_loss
 from resgen.models.conditions import ClassCondition
 from resgen.models.resgen import PRESETS, ResGen, ResGenConfig
+from resgen.ops.blocks import walk_levels
+from resgen.ops.residual import residual_encode
 from resgen.samplers.unmasking import SamplingConfig
-from resgen.types import CodeSpec, SequenceCondition
+from resgen.types import CodeSpec, ProposalNoise, SequenceCondition
 
 GRID = CodeSpec(depth=3, codebook_size=7, code_dim=4, shape=(2, 3))
 SEQUENCE = CodeSpec(depth=3, codebook_size=7, code_dim=4, shape=(6,))
@@ -268,11 +270,15 @@ def test_a_prediction_draws_from_the_head_at_the_rows_asked_for() -> None:
     model = make().requires_grad_(False)
     codes, visible, class_ids = batch(GRID)
     prediction = model.predictor(class_ids)(codes, visible, 0.0)
-    rows, uniform, normal = torch.tensor([3, 29, 0]), torch.rand(3), torch.randn(3, 4)
-    drawn = prediction.sample(rows, uniform, normal, top_p=0.9, temperature=0.5)
+    rows = torch.tensor([3, 29, 0])
+    noise, start = ProposalNoise(torch.rand(3, 1), torch.randn(3, 4)), visible.flatten()[rows]
+    walk, settings = walk_levels(start, torch.full_like(start, GRID.depth)), {"top_p": 0.9, "temperature": 0.5}
+    drawn, scores = prediction.propose(rows, noise, walk, **settings)
     hidden = model(codes, visible, class_ids).flatten(0, 1)[rows]
-    expected = model.head.sample(hidden, uniform, normal, top_p=0.9, temperature=0.5)
-    assert torch.allclose(drawn, expected, atol=1e-5)
+    latents = model.head.sample(hidden, noise.uniform[:, 0], noise.normal, **settings)
+    expected, errors = residual_encode(latents, model.codebooks, start)
+    assert torch.equal(drawn, expected)
+    assert torch.allclose(scores, -errors / (2 * model.level_std.square()), rtol=1e-3, atol=1e-4)
 
 
 # Conditions.

@@ -9,7 +9,9 @@ from resgen.errors import ConfigError
 from resgen.models import token_head
 from resgen.models.token_head import TokenHead
 from resgen.ops import blocks
-from resgen.ops.residual import residual_above
+from resgen.ops.blocks import walk_levels
+from resgen.ops.residual import Codebooks, residual_above
+from resgen.types import ProposalNoise
 
 WIDTH, DEPTH, SIZE, ROWS, DIM = 6, 3, 5, 40, 4
 BOOKS = (
@@ -33,6 +35,15 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     hidden = torch.randn(ROWS, WIDTH, generator=stream)
     uniform = torch.rand(ROWS, DEPTH, dtype=torch.float64, generator=stream)
     return hidden, torch.arange(ROWS) % (DEPTH + 1), uniform
+
+
+def propose(
+    head: TokenHead, hidden: torch.Tensor, visible: torch.Tensor, uniform: torch.Tensor, books=BOOKS, **settings
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """All masked levels."""
+    noise = ProposalNoise(uniform, uniform.new_zeros(len(uniform), 0))
+    walk = walk_levels(visible, torch.full_like(visible, head.depth))
+    return head.propose(hidden, visible, Codebooks.of(books, torch.ones(len(books))), noise, walk, **settings)
 
 
 def logits_of(head: TokenHead, hidden: torch.Tensor, codes: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
@@ -78,7 +89,7 @@ def test_a_residual_head_starts_as_one_of_independent_levels() -> None:
 def test_codes_are_drawn_from_each_levels_logits(head: TokenHead, top_p: float, temperature: float) -> None:
     """Against inversion by hand; log-probabilities are the head's own whatever the settings."""
     hidden, visible, uniform = inputs()
-    codes, log_probs = head.propose(hidden, visible, uniform, BOOKS, top_p=top_p, temperature=temperature)
+    codes, log_probs = propose(head, hidden, visible, uniform, top_p=top_p, temperature=temperature)
     logits = logits_of(head, hidden, codes, visible)
     own = logits.log_softmax(-1)
     probs = (logits.double() / temperature).softmax(-1)
@@ -100,7 +111,7 @@ def test_draws_follow_the_distribution(head: TokenHead) -> None:
     hidden = inputs()[0][:1].expand(20_000, -1)
     uniform = torch.rand(20_000, DEPTH, generator=torch.Generator().manual_seed(2))
     start = torch.zeros(20_000, dtype=torch.int64)
-    codes, _ = head.propose(hidden, start, uniform, BOOKS, temperature=2.0)
+    codes, _ = propose(head, hidden, start, uniform, temperature=2.0)
     every = torch.cartesian_prod(*(torch.arange(SIZE) for _ in range(DEPTH)))
     logits = logits_of(head, hidden[: len(every)], every, start[: len(every)]) / 2
     probs = logits.log_softmax(-1).gather(2, every[..., None]).sum((1, 2)).exp()
@@ -111,13 +122,13 @@ def test_draws_follow_the_distribution(head: TokenHead) -> None:
 
 def test_chunks_and_other_rows_change_nothing(head: TokenHead, monkeypatch: pytest.MonkeyPatch) -> None:
     hidden, visible, uniform = inputs()
-    codes, log_probs = head.propose(hidden, visible, uniform, BOOKS)
+    codes, log_probs = propose(head, hidden, visible, uniform)
     assert codes.unique().numel() == SIZE
     monkeypatch.setattr(blocks, "CPU_BLOCK", 3 * SIZE)
     for rows in (slice(None), slice(7, 8), slice(30, 40)):
-        some = head.propose(hidden[rows], visible[rows], uniform[rows], BOOKS)
+        some = propose(head, hidden[rows], visible[rows], uniform[rows])
         assert torch.equal(some[0], codes[rows]) and torch.allclose(some[1], log_probs[rows], atol=1e-6)
-    none = head.propose(hidden[:0], visible[:0], uniform[:0], BOOKS)
+    none = propose(head, hidden[:0], visible[:0], uniform[:0])
     assert none[0].shape == none[1].shape == (0, DEPTH)
 
 
@@ -131,13 +142,13 @@ def test_memory_is_bounded_at_the_papers_shape(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(blocks, "CPU_BLOCK", 1 << 16)
     head = TokenHead(8, 16, 1024)
     visible = torch.zeros(200, dtype=torch.int64)
-    head.propose(torch.randn(200, 8), visible, torch.rand(200, 16), torch.randn(16, 1024, 3))
+    propose(head, torch.randn(200, 8), visible, torch.rand(200, 16), torch.randn(16, 1024, 3))
     assert max(seen) == 1 << 16 and sum(seen) == 200 * 16 * 1024
 
 
 def test_a_bfloat16_head_gives_float32(head: TokenHead) -> None:
     hidden, visible, uniform = inputs()
-    codes, log_probs = head.bfloat16().propose(hidden.bfloat16(), visible, uniform, BOOKS)
+    codes, log_probs = propose(head.bfloat16(), hidden.bfloat16(), visible, uniform)
     logits = logits_of(head, hidden.bfloat16(), codes, visible)
     assert logits.dtype == log_probs.dtype == torch.float32
     drawn = logits.log_softmax(-1).gather(2, codes[..., None]).squeeze(2)
@@ -148,7 +159,7 @@ def test_a_bfloat16_head_gives_float32(head: TokenHead) -> None:
 def test_bad_settings_are_refused(head: TokenHead, changes: dict[str, float]) -> None:
     (name, value) = next(iter(changes.items()))
     with pytest.raises(ConfigError, match=f"{name}={value}"):
-        head.propose(*inputs(), BOOKS, **changes)
+        propose(head, *inputs(), **changes)
 
 
 def test_bad_sizes_are_refused() -> None:

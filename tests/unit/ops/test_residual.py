@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from resgen.ops import blocks
+from resgen.ops.blocks import walk_levels
 from resgen.ops.residual import (
     code_histogram,
+    confidence_unit,
     residual_decode,
     residual_encode,
     residual_suffix,
@@ -199,3 +201,30 @@ def test_usage_and_perplexity_known_answers() -> None:
     assert usage.tolist() == [1.0, 0.25, 0.5, 1.0, 0.0]
     entropy = 0.5 * math.log(2) + 0.25 * math.log(4) + 0.25 * math.log(8)
     assert perplexity.tolist() == pytest.approx([4.0, 1.0, 2.0, math.exp(entropy), 1.0], rel=1e-12)
+
+
+# Scores of the sampler.
+
+
+def test_scores_are_errors_in_the_unit_of_their_level() -> None:
+    """Of 8 = 7 + 1 + 0 and of 1.5 from level 1 on: |residual|^2 / (2 sigma^2), negative; 0 at visible levels."""
+    codebooks = torch.tensor([[[7.0]], [[1.0]], [[0.5]]])
+    unit = confidence_unit(torch.tensor([2.0, 1.0, 0.5]))
+    assert unit.tolist() == [-0.125, -0.5, -2.0]
+    codes, scores = residual_encode(torch.tensor([[9.0], [3.0]]), codebooks, torch.tensor([0, 1]), unit=unit)
+    assert codes.tolist() == [[0, 0, 0], [0, 0, 0]]
+    assert scores.tolist() == [[-0.5, -0.5, -0.5], [0.0, -2.0, -4.5]]
+
+
+def test_what_is_not_drawn_has_the_least_score() -> None:
+    start, end = torch.tensor([0, 1]), torch.tensor([1, 1])
+    scores = residual_encode(
+        torch.zeros(2, 1), torch.zeros(3, 2, 1), start, walk=walk_levels(start, end), unit=-torch.ones(3)
+    ).errors
+    assert scores.tolist() == [[0.0, -torch.inf, -torch.inf], [0.0, -torch.inf, -torch.inf]]
+
+
+def test_a_deviation_of_zero_is_finite_for_exact_codes() -> None:
+    codebooks = torch.tensor([[[2.0]]])
+    scores = residual_encode(torch.tensor([[2.0]]), codebooks, torch.tensor([0]), unit=confidence_unit(torch.zeros(1)))
+    assert scores.errors.tolist() == [[0.0]]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from resgen.errors import ConfigError
-from resgen.ops.residual import code_histogram, residual_decode, residual_suffix, usage_and_perplexity
+from resgen.ops.residual import code_histogram, residual_decode, residual_encode, residual_suffix, usage_and_perplexity
 from resgen.quantizers import QuantizerConfig, RFSQuantizer
 from resgen.quantizers.rfsq import grid_codes, grid_digits
 
@@ -119,7 +119,7 @@ def test_sampler_and_loss_see_codebooks_only() -> None:
     codes = quantizer.encode(latents)
     visible = torch.arange(300) % 5
     target = residual_suffix(codes, quantizer.codebooks, visible)
-    found, errors = quantizer.encode_from(target, visible)
+    found, errors = residual_encode(target, quantizer.codebooks, visible)
     known = residual_decode(codes, quantizer.codebooks, visible)
     both = known + residual_suffix(found, quantizer.codebooks, visible)
     wanted = quantizer.decode(codes)

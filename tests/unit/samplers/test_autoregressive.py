@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
+from latent_parts import LatentPrediction
 from resgen.errors import ConfigError
 from resgen.models.ar_resgen import ARResGen, ARResGenConfig
 from resgen.models.rq_transformer import RQTransformer, RQTransformerConfig
@@ -25,9 +26,10 @@ from resgen.samplers.autoregressive import (
     sample_autoregressive,
     sample_latent_autoregressive,
 )
-from resgen.types import CodeSpec
+from resgen.types import CodeSpec, NoiseSize
 
 SPEC = CodeSpec(depth=4, codebook_size=9, code_dim=6, shape=(3, 2))
+SIZE = NoiseSize(uniform=1, normal=6)
 
 
 def filled(model):
@@ -83,10 +85,8 @@ def by_latent(indices: list[int], *, spec: CodeSpec = SPEC, cached=True, callbac
     assert isinstance(decoder, LatentDecoder)
     codes, visible = (None, None) if given is None else given
     config = LatentAutoregressiveConfig(**settings)
-    noise = draw_latent_autoregressive_noise(5, indices, config.num_steps, spec)
-    return sample_latent_autoregressive(
-        decoder, model.codebooks, noise, config, codes=codes, visible=visible, callback=callback
-    )
+    noise = draw_latent_autoregressive_noise(5, indices, config.num_steps, spec, model.head.noise)
+    return sample_latent_autoregressive(decoder, spec, noise, config, codes=codes, visible=visible, callback=callback)
 
 
 SAMPLERS = {"by level": by_level, "by latent": by_latent, "at once": partial(by_latent, num_steps=1)}
@@ -211,11 +211,13 @@ def test_settings_narrow_the_choice() -> None:
     assert set(rank.unique().tolist()) == {0, 1}
 
 
-class Scripted:
+class Scripted(LatentPrediction):
     """A `LatentDecoder` without a network: the latent is a function of the noise; notes what it was asked."""
 
+    device = torch.device("cpu")
+
     def __init__(self, codebooks: torch.Tensor) -> None:
-        self.codebooks = codebooks
+        self.codebooks, self.level_std = codebooks, torch.ones(len(codebooks))
         self.read: list[int] = []
         self.uniform: list[torch.Tensor] = []
         self.asked: list[tuple[int, list[int], list[int]]] = []
@@ -239,32 +241,32 @@ class Scripted:
 def test_levels_are_revealed_by_the_schedule() -> None:
     """Circle over 4 levels in 4 iterations: 4, 4, 3 and 0 stay masked, so that the first reveals nothing."""
     books = torch.randn(4, 9, 6, generator=torch.Generator().manual_seed(1))
-    noise = draw_latent_autoregressive_noise(0, [0, 1], 4, SPEC)
+    noise = draw_latent_autoregressive_noise(0, [0, 1], 4, SPEC, SIZE)
     config = LatentAutoregressiveConfig(num_steps=4)
     decoder = Scripted(books)
-    samples = sample_latent_autoregressive(decoder, books, noise, config)
+    samples = sample_latent_autoregressive(decoder, SPEC, noise, config)
     assert decoder.read == [0, 1, 1, 1, 1, 1] and not decoder.guided
-    assert torch.equal(torch.stack(decoder.uniform, 1), noise.component[..., 2:].flatten(1)), "every number once"
+    assert torch.equal(torch.stack(decoder.uniform, 1), noise.uniform[:, :, 2:, 0].flatten(1)), "every number once"
     by_position = {p: [seen for where, _, seen in decoder.asked if where == p] for p in range(6)}
     assert all(seen == [[0, 0], [1, 1]] for seen in by_position.values()), by_position
-    first = (0.7 * noise.latent[:, :, 2]).view(-1, 6)
+    first = (0.7 * noise.normal[:, :, 2]).view(-1, 6)
     level0 = torch.cdist(first, books[0]).argmin(1).view(2, 6)
     assert torch.equal(samples.codes[..., 0], level0), "of the first latent the coarsest level is kept"
-    rest = (0.7 * noise.latent[:, :, 3]).view(-1, 6)
+    rest = (0.7 * noise.normal[:, :, 3]).view(-1, 6)
     level1 = torch.cdist(rest, books[1]).argmin(1).view(2, 6)
     assert torch.equal(samples.codes[..., 1], level1), "the second is quantized from level 1 on"
 
 
 def test_only_samples_with_something_to_reveal_are_drawn() -> None:
     books = torch.randn(4, 9, 6, generator=torch.Generator().manual_seed(1))
-    noise = draw_latent_autoregressive_noise(0, [0, 1], 2, SPEC)
+    noise = draw_latent_autoregressive_noise(0, [0, 1], 2, SPEC, SIZE)
     visible = torch.zeros(2, 6, dtype=torch.long)
     visible[0] = torch.tensor([4, 3, 4, 4, 4, 0])
     visible[1] = torch.tensor([4, 1, 0, 4, 4, 2])
     decoder = Scripted(books)
     config = LatentAutoregressiveConfig(num_steps=2, mask_schedule="linear")
     codes = torch.zeros(2, 6, 4, dtype=torch.long)
-    samples = sample_latent_autoregressive(decoder, books, noise, config, codes=codes, visible=visible)
+    samples = sample_latent_autoregressive(decoder, SPEC, noise, config, codes=codes, visible=visible)
     assert decoder.read == [1, 1, 3]
     assert decoder.asked == [
         (0, [1], [1]),
@@ -281,17 +283,17 @@ def test_the_sum_of_a_position_is_near_its_latent() -> None:
     """One iteration: the codes are the residual codes of what the distribution gave."""
     books = torch.randn(4, 9, 6, generator=torch.Generator().manual_seed(1))
     books = books * torch.tensor([1, 0.5, 0.3, 0.2])[:, None, None]
-    noise = draw_latent_autoregressive_noise(0, [0, 1], 1, SPEC)
-    samples = sample_latent_autoregressive(Scripted(books), books, noise, LatentAutoregressiveConfig(num_steps=1))
-    error = (residual_decode(samples.codes, books) - 0.7 * noise.latent[:, :, 0]).square().mean()
+    noise = draw_latent_autoregressive_noise(0, [0, 1], 1, SPEC, SIZE)
+    samples = sample_latent_autoregressive(Scripted(books), SPEC, noise, LatentAutoregressiveConfig(num_steps=1))
+    error = (residual_decode(samples.codes, books) - 0.7 * noise.normal[:, :, 0]).square().mean()
     assert error < 0.5 * (0.7**2)
 
 
 def test_noise_for_other_steps_is_refused() -> None:
-    noise = LatentNoise(torch.zeros(1, 6, 3), torch.zeros(1, 6, 3, 6))
+    noise = LatentNoise(torch.zeros(1, 6, 3, 1), torch.zeros(1, 6, 3, 6))
     books = torch.zeros(4, 9, 6)
     with pytest.raises(ConfigError, match="noise for 3 steps does not fit num_steps=2"):
-        sample_latent_autoregressive(Scripted(books), books, noise, LatentAutoregressiveConfig(num_steps=2))
+        sample_latent_autoregressive(Scripted(books), SPEC, noise, LatentAutoregressiveConfig(num_steps=2))
 
 
 def test_top_k_keeps_the_most_likely_and_their_equals() -> None:
@@ -309,9 +311,9 @@ def test_each_sample_has_its_own_stream() -> None:
     assert whole.shape == (3, 6, 4) and whole.dtype == torch.float64
     assert torch.equal(draw_autoregressive_noise(1, [2, 1], SPEC), whole[[2, 1]])
     assert not torch.equal(draw_autoregressive_noise(2, [0], SPEC), whole[:1])
-    latent = draw_latent_autoregressive_noise(1, [0, 1, 2], 3, SPEC)
-    assert latent.component.shape == (3, 6, 3) and latent.latent.shape == (3, 6, 3, 6)
-    one = draw_latent_autoregressive_noise(1, [2], 3, SPEC)
+    latent = draw_latent_autoregressive_noise(1, [0, 1, 2], 3, SPEC, SIZE)
+    assert latent.uniform.shape == (3, 6, 3, 1) and latent.normal.shape == (3, 6, 3, 6)
+    one = draw_latent_autoregressive_noise(1, [2], 3, SPEC, SIZE)
     assert all(torch.equal(part[0], all_parts[2]) for part, all_parts in zip(one, latent, strict=True))
 
 

@@ -9,16 +9,18 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from latent_parts import LatentPrediction
 from resgen.errors import ConfigError
 from resgen.models.resgen import ResGen, ResGenConfig
-from resgen.ops.masking import SCHEDULES
-from resgen.samplers.unmasking import UNMASKING, Noise, SamplingConfig, draw_noise, reveal_plan, sample_codes
-from resgen.types import CodeSpec
+from resgen.ops.masking import SCHEDULES, reveal_plan
+from resgen.samplers.unmasking import UNMASKING, Noise, SamplingConfig, draw_noise, sample_codes
+from resgen.types import CodeSpec, NoiseSize
 
 SPEC = CodeSpec(depth=4, codebook_size=8, code_dim=6, shape=(3, 2))
+SIZE = NoiseSize(uniform=1, normal=6)
 
 
-class Scripted:
+class Scripted(LatentPrediction):
     """A model whose latents depend on the noise and on what is visible; it counts its calls and watches its input."""
 
     def __init__(self, spec: CodeSpec = SPEC) -> None:
@@ -36,6 +38,7 @@ class Scripted:
         assert (codes[masked] == 0).all(), "codes of masked levels leak"
         self.scales.append(guidance_scale)
         self.inputs.append((codes.clone(), visible.clone()))
+        self.visible = visible.flatten()
         self.mean = (codes.sum((1, 2), keepdim=True)[..., 0] % 5 / 5 + visible).flatten()
         return self
 
@@ -46,8 +49,9 @@ class Scripted:
         return (self.mean[rows] - uniform * top_p)[:, None] * 0.2 + temperature * normal
 
     def run(self, config: SamplingConfig, batch: int = 3, seed: int = 0, **given):
-        noise = draw_noise(seed, range(batch), config.num_steps, self.spec)
-        return sample_codes(self, self.codebooks, self.level_std, noise, config, **given)
+        size = NoiseSize(uniform=1, normal=self.spec.code_dim)
+        noise = draw_noise(seed, range(batch), config.num_steps, self.spec, size)
+        return sample_codes(self, noise, config, **given)
 
 
 def settings(**changes) -> SamplingConfig:
@@ -69,9 +73,8 @@ def tiny_model(num_classes: int = 3, spec: CodeSpec = SPEC) -> ResGen:
 
 
 def run_model(model: ResGen, class_ids: list[int], indices, config: SamplingConfig, seed: int = 0, **given):
-    noise = draw_noise(seed, indices, config.num_steps, model.spec)
-    predictor = model.predictor(torch.tensor(class_ids))
-    return sample_codes(predictor, model.codebooks, model.level_std, noise, config, **given)
+    noise = draw_noise(seed, indices, config.num_steps, model.spec, model.head.noise)
+    return sample_codes(model.predictor(torch.tensor(class_ids)), noise, config, **given)
 
 
 # What is evaluated.
@@ -234,31 +237,31 @@ def test_codes_without_visible_are_refused() -> None:
 def test_noise_for_another_number_of_steps_is_refused() -> None:
     model = Scripted()
     with pytest.raises(ConfigError, match="3 steps.*num_steps=6"):
-        sample_codes(model, model.codebooks, model.level_std, draw_noise(0, [0], 3, SPEC), settings())
+        sample_codes(model, draw_noise(0, [0], 3, SPEC, SIZE), settings())
 
 
 # Random numbers.
 
 
 def test_the_noise_of_a_sample_depends_on_nothing_else() -> None:
-    together = draw_noise(3, range(8), 5, SPEC)
+    together = draw_noise(3, range(8), 5, SPEC, SIZE)
     for index in (0, 3, 7):
-        alone = draw_noise(3, [index], 5, SPEC)
+        alone = draw_noise(3, [index], 5, SPEC, SIZE)
         assert all(torch.equal(a[0], t[index]) for a, t in zip(alone, together, strict=True))
-    shuffled = draw_noise(3, [5, 2], 5, SPEC)
+    shuffled = draw_noise(3, [5, 2], 5, SPEC, SIZE)
     assert all(torch.equal(s, t[[5, 2]]) for s, t in zip(shuffled, together, strict=True))
-    for other in (draw_noise(4, [0], 5, SPEC), draw_noise(3, [1], 5, SPEC)):
+    for other in (draw_noise(4, [0], 5, SPEC, SIZE), draw_noise(3, [1], 5, SPEC, SIZE)):
         assert all((o[0] != t[0]).float().mean() > 0.99 for o, t in zip(other, together, strict=True))
 
 
 def test_noise_shapes_and_ranges() -> None:
-    noise = draw_noise(0, range(40), 9, SPEC)
-    assert noise.component.shape == (40, 9, 6) and noise.choice.shape == (40, 9, 6, 4)
-    assert noise.latent.shape == (40, 9, 6, 6)
-    assert noise.component.min() >= 0 and noise.component.max() < 1
+    noise = draw_noise(0, range(40), 9, SPEC, SIZE)
+    assert noise.uniform.shape == (40, 9, 6, 1) and noise.choice.shape == (40, 9, 6, 4)
+    assert noise.normal.shape == (40, 9, 6, 6)
+    assert noise.uniform.min() >= 0 and noise.uniform.max() < 1
     assert noise.choice.min() > 0 and noise.choice.max() < 1
-    assert noise.component.mean() == pytest.approx(0.5, abs=0.02)
-    assert noise.latent.mean() == pytest.approx(0, abs=0.03) and noise.latent.std() == pytest.approx(1, abs=0.03)
+    assert noise.uniform.mean() == pytest.approx(0.5, abs=0.02)
+    assert noise.normal.mean() == pytest.approx(0, abs=0.03) and noise.normal.std() == pytest.approx(1, abs=0.03)
 
 
 @pytest.mark.parametrize("unmasking", UNMASKING)
@@ -289,15 +292,13 @@ def test_global_random_state_is_left_alone() -> None:
 
 def test_extreme_choice_noise_reveals_all_the_same() -> None:
     model = Scripted()
-    noise = draw_noise(0, range(2), 6, SPEC)
+    noise = draw_noise(0, range(2), 6, SPEC, SIZE)
     least = torch.finfo(torch.float32).tiny
     choice = torch.where(noise.choice < 0.5, least, torch.nextafter(torch.tensor(1.0), torch.tensor(0.0)))
-    noise = Noise(noise.component, noise.latent, choice)
+    noise = Noise(noise.uniform, noise.normal, choice)
     states = []
     sample_codes(
         model,
-        model.codebooks,
-        model.level_std,
         noise,
         settings(choice_temperature=1e6),
         callback=lambda *state: states.append(state[2]),
@@ -311,23 +312,24 @@ def test_extreme_choice_noise_reveals_all_the_same() -> None:
 def test_without_choice_noise_the_most_confident_position_comes_first() -> None:
     """Two positions, one of them near its codes: it is revealed before the other."""
     spec = CodeSpec(depth=2, codebook_size=2, code_dim=1, shape=(2,))
-    codebooks = torch.tensor([[[-10.0], [10.0]], [[-1.0], [1.0]]])
 
-    def predict(codes: torch.Tensor, visible: torch.Tensor, guidance_scale: float) -> object:
-        class Near:
-            def sample(self, rows: torch.Tensor, *noise: torch.Tensor, **_: float) -> torch.Tensor:
-                # The residual after both levels is 0 at position 1, and 3 at position 0.
-                whole = torch.tensor([[14.0], [11.0]])[rows]
-                return torch.where(visible[0, rows, None] > 0, whole - 10, whole)
+    class Near(LatentPrediction):
+        codebooks = torch.tensor([[[-10.0], [10.0]], [[-1.0], [1.0]]])
+        level_std = torch.ones(2)
 
-        return Near()
+        def __call__(self, codes: torch.Tensor, visible: torch.Tensor, guidance_scale: float) -> Near:
+            self.visible = visible.flatten()
+            return self
+
+        def sample(self, rows: torch.Tensor, *noise: torch.Tensor, **_: float) -> torch.Tensor:
+            # The residual after both levels is 0 at position 1, and 3 at position 0.
+            whole = torch.tensor([[14.0], [11.0]])[rows]
+            return torch.where(self.visible[rows, None] > 0, whole - 10, whole)
 
     states: list[torch.Tensor] = []
     sample_codes(
-        predict,  # type: ignore[arg-type]
-        codebooks,
-        torch.ones(2),
-        draw_noise(0, [0], 4, spec),
+        Near(),
+        draw_noise(0, [0], 4, spec, NoiseSize(uniform=1, normal=1)),
         SamplingConfig(num_steps=4, mask_schedule="linear", choice_temperature=0.0, guidance_scale=0.0),
         callback=lambda record, codes, visible: states.append(visible[0]),
     )

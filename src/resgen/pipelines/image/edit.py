@@ -26,7 +26,7 @@ from resgen.errors import ConfigError, DataError
 from resgen.kinds import Kind
 from resgen.ops.images import from_uint8
 from resgen.samplers.autoregressive import AutoregressiveConfig, LatentAutoregressiveConfig
-from resgen.samplers.unmasking import StepRecord
+from resgen.samplers.records import StepRecord
 from resgen.tokenizers.image import ImageTokenizer
 
 SHEET_COLUMNS = 8

@@ -20,7 +20,7 @@ from resgen.kinds import AnySampling, kind_of, sample, sampling_with, without_gu
 from resgen.models.bidirectional import BidirectionalModel
 from resgen.ops.images import to_uint8
 from resgen.pipelines.image.edit import EditOutput, EditPlan, MaskLike, PictureLike, check_order, plan_edit
-from resgen.samplers.unmasking import StepCallback, StepRecord
+from resgen.samplers.records import StepCallback, StepRecord
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from resgen.data.pictures.grid import save_picture
 from resgen.errors import ConfigError, DataError
 from resgen.pipelines.image.edit import tile_grid
 from resgen.pipelines.image.pipeline import ImagePipeline
-from resgen.samplers.unmasking import StepRecord
+from resgen.samplers.records import StepRecord
 
 MAX_SAMPLES = 8
 STEP_MS, LAST_MS = 160, 2400

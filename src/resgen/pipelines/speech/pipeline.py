@@ -23,7 +23,7 @@ from resgen.ops.mel import MelConfig, log_mel
 from resgen.pipelines.speech.edit import Heard, SpeechEdit, SpeechEditor, SpokenWord, check_following, check_stretch
 from resgen.pipelines.speech.speaking import SpeechRun, pace
 from resgen.pipelines.speech.utterances import Job, Prompt, SpeechOutput, Utterance
-from resgen.samplers.unmasking import StepCallback, StepRecord
+from resgen.samplers.records import StepCallback, StepRecord
 from resgen.tokenizers.mel import MelTokenizer
 from resgen.tokenizers.sound import SoundCodec
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from resgen.kinds import AnySampling, sample
 from resgen.models.base import CodeModel
 from resgen.pipelines.speech.utterances import Job
-from resgen.samplers.unmasking import StepCallback, StepRecord
+from resgen.samplers.records import StepCallback, StepRecord
 from resgen.types import SequenceCondition
 
 RATES = (0.6, 1.6)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from resgen.samplers.unmasking import StepRecord
+from resgen.samplers.records import StepRecord
 
 
 @dataclass(frozen=True, kw_only=True)
