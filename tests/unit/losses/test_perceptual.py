@@ -56,7 +56,7 @@ def test_distance_to_a_classifier() -> None:
     pictures = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
     noise = torch.randn(pictures.shape, generator=torch.Generator().manual_seed(2))
     near, far = (loss((pictures + scale * noise).requires_grad_(), pictures) for scale in (0.05, 0.5))
-    assert float(loss(pictures, pictures)) == 0 < float(near) < float(far)
+    assert loss(pictures, pictures).item() == 0 < near.item() < far.item()
     assert float(loss(pictures[:1], noise[:1])) == pytest.approx(
         float(sum(_mean_square(x, y) for x, y in zip(*map(classifier.maps, (pictures[:1], noise[:1])), strict=True)))
     )
