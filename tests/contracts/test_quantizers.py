@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from resgen.errors import ConfigError
-from resgen.ops.residual import residual_decode
+from resgen.ops.residual import residual_decode, residual_encode
 from resgen.quantizers import (
     EMAQuantizer,
     ProbabilisticQuantizer,
@@ -154,6 +154,27 @@ def test_encode_takes_the_nearest_code_of_each_level(kind: str) -> None:
     for level, entries in enumerate(quantizer.codebooks):
         assert torch.equal(codes[:, level], (residual[:, None] - entries).square().sum(-1).argmin(1))
         residual = residual - entries[codes[:, level]]
+
+
+@every_kind
+def test_consistent_codes_are_given_back_by_their_sum(kind: str) -> None:
+    plain, consistent = _make(kind), _make(kind, consistent_rounds=50)
+    rows = _latents(300)
+    codes = consistent.encode(rows)
+    assert not torch.equal(codes, plain.encode(rows)), "some codes had to move"
+    settled = (plain.encode(plain.decode(codes)) == codes).all(1)
+    assert settled.float().mean() > 0.97
+    start = torch.arange(300) % (DEPTH + 1)
+    targets = plain.decode(codes) - plain.decode(codes, start)
+    masked = torch.arange(DEPTH) >= start[:, None]
+    again = residual_encode(targets, plain.codebooks, start).codes
+    assert ((again == codes) | ~masked)[settled].float().mean() > 0.999  # but for rounding at ties
+    valid = torch.arange(300) % 3 > 0
+    result = consistent.quantize(rows.view(3, 100, DIM), valid.view(3, 100))
+    assert torch.equal(result.valid_codes, codes[valid]) and torch.equal(
+        result.codes.view(300, -1)[valid], codes[valid]
+    )
+    torch.testing.assert_close(result.quantized.view(300, DIM)[valid], plain.decode(codes)[valid])
 
 
 @every_kind

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from resgen.errors import ConfigError
 from resgen.ops.random import generator as make_generator
-from resgen.ops.residual import residual_decode, residual_encode
+from resgen.ops.residual import consistent_codes, residual_decode, residual_encode
 from resgen.types import LOCAL, Reduce
 
 
@@ -35,6 +35,9 @@ class QuantizerConfig:
             only); a share, not a count, so that the batch size does not matter. In [0, 1); 0 restarts none.
         steps: steps of each dimension of a level's grid (rfsq only), 2 or more each; their product is V. Empty for
             the fewest dimensions of up to 8 steps each, such as 8 x 8 x 4 for 256.
+        consistent_rounds: the most rounds in which codes give way to those of quantizing their own sum, so that a
+            generator's exact prediction is quantized to them (see `ops.residual.consistent_codes`); 0 keeps the codes
+            of the latents.
     """
 
     kind: Literal["probabilistic", "ema", "rfsq"] = "probabilistic"
@@ -45,6 +48,7 @@ class QuantizerConfig:
     kmeans_iterations: int = 10
     dead_threshold: float = 0.03
     steps: tuple[int, ...] = ()
+    consistent_rounds: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in ("probabilistic", "ema", "rfsq"):
@@ -57,8 +61,9 @@ class QuantizerConfig:
                 raise ConfigError(f"quantizer {name}={getattr(self, name)} must lie in [0, 1)")
         if not 0 <= self.dead_threshold < 1:  # 1 is the share of the average code
             raise ConfigError(f"quantizer dead_threshold={self.dead_threshold} must lie in [0, 1)")
-        if self.kmeans_iterations < 0:
-            raise ConfigError(f"quantizer kmeans_iterations={self.kmeans_iterations} must not be negative")
+        for name in ("kmeans_iterations", "consistent_rounds"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"quantizer {name}={getattr(self, name)} must not be negative")
         if self.kind == "rfsq":
             if math.prod(self.grid) != self.codebook_size or min(self.grid, default=1) < 2:
                 raise ConfigError(
@@ -142,8 +147,9 @@ class Quantizer(nn.Module, ABC):
         return self.config.depth
 
     def encode(self, latents: Float[Tensor, "*batch H"]) -> Int[Tensor, "*batch D"]:
-        """Codes of the latents, coarse to fine."""
+        """Codes of the latents, coarse to fine; consistent ones if the configuration asks for them."""
         codes = residual_encode(latents.reshape(-1, latents.shape[-1]), self.codebooks).codes
+        codes = consistent_codes(codes, self.codebooks, self.config.consistent_rounds)
         return codes.reshape(*latents.shape[:-1], self.depth)
 
     def decode(
@@ -162,7 +168,7 @@ class Quantizer(nn.Module, ABC):
         flat = latents.reshape(-1, latents.shape[-1]).float()
         keep = None if valid is None else valid.reshape(-1).nonzero().squeeze(1)
         rows = flat if keep is None else flat[keep]
-        codes = residual_encode(rows, self.codebooks).codes
+        codes = self.encode(rows)
         residuals, commitment = [rows], rows.new_zeros(())
         for level in range(self.depth):
             residuals.append(residuals[-1] - self.codebooks[level][codes[:, level]])

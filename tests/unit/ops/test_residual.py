@@ -16,6 +16,7 @@ from resgen.ops.blocks import walk_levels
 from resgen.ops.residual import (
     code_histogram,
     confidence_unit,
+    consistent_codes,
     residual_decode,
     residual_encode,
     residual_suffix,
@@ -228,3 +229,39 @@ def test_a_deviation_of_zero_is_finite_for_exact_codes() -> None:
     codebooks = torch.tensor([[[2.0]]])
     scores = residual_encode(torch.tensor([[2.0]]), codebooks, torch.tensor([0]), unit=confidence_unit(torch.zeros(1)))
     assert scores.errors.tolist() == [[0.0]]
+
+
+@quick
+@given(**{**PROBLEMS, "rounds": st.integers(0, 30)})
+def test_consistent_codes_are_the_codes_of_their_sum(
+    rows: int, depth: int, size: int, dim: int, seed: int, rounds: int
+) -> None:
+    latents, codebooks, start = _integers(rows, depth, size, dim, seed)
+    codes = residual_encode(latents, codebooks).codes
+    expected = codes.clone()
+    for _ in range(rounds):  # all rows in every round; those that have settled stay
+        expected = residual_encode(residual_decode(expected, codebooks), codebooks).codes
+    settled = consistent_codes(codes, codebooks, rounds)
+    assert torch.equal(settled, expected)
+    again = residual_encode(residual_decode(settled, codebooks), codebooks).codes
+    rows_settled = (again == settled).all(1)
+    exact = residual_encode(residual_suffix(settled, codebooks, start), codebooks, start).codes
+    masked = torch.arange(depth) >= start[:, None]
+    assert torch.equal(
+        (exact == settled)[rows_settled] | ~masked[rows_settled],
+        torch.ones_like(settled[rows_settled], dtype=torch.bool),
+    )
+
+
+def test_consistent_codes_settle() -> None:
+    """Codes of an encoder's output mostly do not belong to their sum; a few rounds later nearly all do."""
+    stream = torch.Generator().manual_seed(0)
+    codebooks = torch.randn(4, 32, 8, generator=stream) / torch.tensor([1.0, 2.0, 4.0, 8.0]).view(4, 1, 1)
+    codes = residual_encode(torch.randn(2000, 8, generator=stream), codebooks).codes
+
+    def share_changed(codes: Tensor) -> float:
+        return float(
+            (residual_encode(residual_decode(codes, codebooks), codebooks).codes != codes).any(1).float().mean()
+        )
+
+    assert share_changed(codes) > 0.1 and share_changed(consistent_codes(codes, codebooks, 50)) < 0.01
