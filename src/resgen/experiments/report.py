@@ -297,8 +297,8 @@ def _draw_depth(path: Path, rows: Sequence[dict[str, Any]], study: Study, metric
             points = [(depth, values[setting]) for depth, values in found if setting in values]
             if points:
                 axis.plot(*zip(*points, strict=True), marker="o", label=setting)
-        axis.set_xlabel("levels")
-        axis.set_ylabel(f"{metric} of {study.own_kind.title}, equal steps")
+        axis.set_xlabel(f"levels ({study.own_kind.title}, equal steps)")
+        axis.set_ylabel(metric)
         axis.grid(alpha=0.3)
         axis.legend()
 
