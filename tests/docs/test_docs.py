@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import re
 import shlex
 import subprocess
@@ -14,9 +15,11 @@ from types import ModuleType
 import pytest
 
 from resgen.cli.main import COMMANDS, parse
+from resgen.kinds import BY_HEAD
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
+ASSETS = ROOT / "src" / "resgen" / "assets"
 GUIDES = [
     path
     for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
@@ -209,3 +212,19 @@ def test_the_site_is_built():
     assert result.returncode == 0, result.stdout + result.stderr
     page = (ROOT / "build" / "site" / "api" / "ops.html").read_text(encoding="utf-8")
     assert "resgen.ops.masking.reveal" in page and "B L D" in page
+
+
+def test_the_table_of_models_says_which_head_each_has() -> None:
+    """`docs/models.md` against the bundled folders, and their kinds against their heads."""
+    page = (ROOT / "docs" / "models.md").read_text()
+    rows = {name: cells for name, cells in re.findall(r"^\| \[([\w-]+)\]\(.*?\) \|(.*)\|$", page, flags=re.M)}
+    assert set(rows) == {path.parent.name for path in ASSETS.glob("*/config.json")}
+    owners = {"mixture": "the paper's", "residual": "ours", "tokens": "the paper's ablation"}
+    for name, cells in rows.items():
+        components = json.loads((ASSETS / name / "config.json").read_text())["components"]
+        expected = ""
+        if "generator" in components:
+            head = components["generator"]["config"]["model"]["head"]
+            assert components["generator"]["type"] == BY_HEAD[head]
+            expected = f"`{BY_HEAD[head]}`, `{head}` ({owners[head]})"
+        assert cells.split("|")[1].strip() == expected, name

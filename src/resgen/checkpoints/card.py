@@ -54,7 +54,9 @@ def _about(folder: Folder) -> str:
     lines = [f"A resgen `{folder.kind}` (format of resgen {folder.resgen_version}).\n"]
     for name, component in folder.components.items():
         size = component.path.stat().st_size / 1e6
-        lines.append(f"- {name}: `{component.type}`, {size:.1f} MB, SHA-256 `{component.sha256[:16]}...`")
+        head = component.config.get("model", {}).get("head") if name == "generator" else None
+        what = f"`{component.type}`, {head} head" if head else f"`{component.type}`"
+        lines.append(f"- {name}: {what}, {size:.1f} MB, SHA-256 `{component.sha256[:16]}...`")
     classes = folder.extra.get("class_names")
     if isinstance(classes, list) and classes:
         shown = ", ".join(map(str, classes[:20])) + (", ..." if len(classes) > 20 else "")
