@@ -171,8 +171,8 @@ def loudness_db(samples: Float[Tensor, " S"], sample_rate_hz: int) -> float:
     """Integrated loudness in dB relative to full scale (LUFS): ITU-R BS.1770-4 through pyloudnorm.
 
     Two additions, for the standard has no answer there: a sound shorter than its block of 0.4 s is measured by its root
-    mean square, and one that lies below its gate of -70 throughout as if it were amplified. `-inf` for digital silence
-    or no samples.
+    mean square around its mean, and one that lies below its gate of -70 throughout as if it were amplified. `-inf` for
+    digital silence or no samples.
 
     Raises:
         ConfigError: a rate outside 1,000..384,000 Hz.
@@ -184,7 +184,7 @@ def loudness_db(samples: Float[Tensor, " S"], sample_rate_hz: int) -> float:
     if not peak > 0:
         return -math.inf
     if len(values) < _BLOCK_S * sample_rate_hz:
-        return _power_db(float(np.square(values).mean()))
+        return _power_db(float(values.var()))  # around the mean: a constant is silence too
     try:
         import pyloudnorm
     except ImportError as error:
@@ -244,7 +244,8 @@ def sounding_span(
     Args:
         samples: a sound of any level.
         sample_rate_hz: samples per second.
-        threshold_db: a frame of 10 ms is silent if its power lies this far (a negative number) below the loudest one's.
+        threshold_db: a frame of 10 ms is silent if its power, around its mean (a constant offset is no sound), lies
+            this far (a negative number) below the loudest one's.
         margin_s: seconds to keep around what is not silent.
 
     Raises:
@@ -255,10 +256,13 @@ def sounding_span(
         raise ConfigError(f"threshold_db={threshold_db} must be at most 0; it is relative to the loudest frame")
     if not 0 <= margin_s < math.inf:
         raise ConfigError(f"margin_s={margin_s} must be at least 0 and finite")
+    if not len(samples):
+        return 0, 0
     frame = max(1, round(_FRAME_S * sample_rate_hz))
-    padded = torch.nn.functional.pad(samples.detach().double(), (0, -len(samples) % frame))
-    power = padded.unflatten(0, (-1, frame)).square().mean(1)
-    if not len(power) or not power.max() > 0:
+    values = samples.detach().double()
+    padded = torch.cat([values, values[-1:].expand(-len(values) % frame)])
+    power = padded.unflatten(0, (-1, frame)).var(1, correction=0)
+    if not power.max() > 0:
         return 0, len(samples)
     loud = (power >= power.max() * 10 ** (threshold_db / 10)).nonzero()
     margin = round(margin_s * sample_rate_hz)

@@ -145,7 +145,7 @@ class SpeechStore:
 
     def _decode(self, index: int) -> Int16[Tensor, " S"]:
         samples = self.source.read(index, self.sample_rate_hz)
-        if not len(samples) or not samples.abs().max() > 0:
+        if not len(samples) or samples.amax() == samples.amin():  # a constant offset is silence too
             name = f"'{self.source.name}' {self.source.split} '{self.source.ids[index]}'"
             raise DataError(f"{name} holds nothing but digital silence; remove it")
         if self.trim:

@@ -409,6 +409,17 @@ def test_trimming_cuts_both_ends_and_keeps_pauses(level: float) -> None:
     assert torch.equal(trim_silence(samples, rate, margin_s=5.0), samples)
 
 
+@pytest.mark.parametrize("offset", [0.0005, -0.001, 0.02, 0.1])
+def test_a_constant_offset_is_no_sound(offset: float) -> None:
+    pytest.importorskip("pyloudnorm")
+    rate = 16000
+    samples = torch.cat([torch.zeros(rate), 0.05 * noise(rate), torch.zeros(rate + 7)])
+    assert sounding_span(samples + offset, rate) == sounding_span(samples, rate) == (15200, 32800)
+    assert sounding_span(torch.full((1007,), offset), rate) == (0, 1007)
+    for part in (samples, samples[rate : rate + 3200]):
+        assert loudness_db(part + offset, rate) == pytest.approx(loudness_db(part, rate), abs=0.3)
+
+
 def test_trimming_of_silence_and_of_little() -> None:
     for samples in (torch.zeros(1000), torch.zeros(0), torch.ones(1)):
         assert torch.equal(trim_silence(samples, 16000), samples)

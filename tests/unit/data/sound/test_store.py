@@ -128,8 +128,9 @@ def test_long_utterances_are_left_out_after_trimming() -> None:
 
 
 def test_silent_and_damaged_utterances_are_named() -> None:
-    with pytest.raises(DataError, match="'fake' train 'id 1' holds nothing but digital silence"):
-        SpeechStore(source(tone(0.5), torch.zeros(100)), RATE)
+    for offset in (0.0, 0.01):
+        with pytest.raises(DataError, match="'fake' train 'id 1' holds nothing but digital silence"):
+            SpeechStore(source(tone(0.5), torch.full((100,), offset)), RATE)
 
     def read(index: int, sample_rate_hz: int) -> Tensor:
         raise DataError("row 0 is damaged")
