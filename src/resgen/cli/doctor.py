@@ -53,7 +53,7 @@ class Doctor:
             message(f"wrote {self.out}")
         document = {
             "run": self.path,
-            "healthy": not any(f.level == "problem" for f in findings),
+            "healthy": all(f.level != "problem" and not f.untrained for f in findings),
             "reference": reference.name if reference else None,
             "differences": reference.differences(run) if reference else [],
             "findings": findings,
@@ -61,7 +61,7 @@ class Doctor:
         }
         lines = [about, "", *(f"{f.level:8}{f.sentence()}" for f in findings), "", verdict(findings)]
         report(document, as_json=self.as_json, text="\n".join(lines))
-        return EXIT_HEALTHY if document["healthy"] else EXIT_PROBLEM
+        return EXIT_PROBLEM if any(f.level == "problem" for f in findings) else EXIT_HEALTHY
 
 
 def describe_reference(run: Run, reference: ReferenceCurves | None) -> str:

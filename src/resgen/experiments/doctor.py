@@ -35,6 +35,8 @@ TOLERANCE = 0.05
 """Of the reference's mean, by which the band of the seeds is widened on both sides, besides half its width."""
 NATS_TOLERANCE = 0.02
 """The least widening for likelihoods, which may be near 0."""
+LEAST_GAIN_DB = 0.5
+"""Between the PSNR of the worst and the best number of levels; less, and the tokenizer is not trained."""
 FAR = 4.0
 """Widenings outside the band from which on a deviation is a problem and no notice."""
 
@@ -49,6 +51,7 @@ class Finding:
         value: what was found.
         normal: what is normal.
         advice: what to do; empty where there is nothing to do.
+        untrained: whether it shows that next to nothing was learned so far.
     """
 
     level: str
@@ -56,6 +59,7 @@ class Finding:
     value: str
     normal: str
     advice: str = ""
+    untrained: bool = False
 
     def sentence(self) -> str:
         """The finding in words."""
@@ -81,7 +85,8 @@ def verdict(findings: Sequence[Finding]) -> str:
     problems, notices = (sum(f.level == level for f in findings) for level in ("problem", "notice"))
     if problems:
         return f"verdict: not healthy, {problems} problem{'s' * (problems > 1)} and {notices} to keep in mind"
-    return f"verdict: healthy, {notices} to keep in mind" if notices else "verdict: healthy"
+    state = "not trained yet" if any(f.untrained for f in findings) else "healthy"
+    return f"verdict: {state}" + (f", {notices} to keep in mind" if notices else "")
 
 
 def compare(run: Run, reference: ReferenceCurves) -> list[Finding]:
@@ -195,7 +200,8 @@ def _learning(run: Run) -> list[Finding]:
     if len(after) < 4:
         normal = f"at least 4 lines of the log after the warm-up of {warmup:.0f} steps"
         advice = "look again later"
-        return [Finding(level="notice", what=name, value="too early to judge", normal=normal, advice=advice)]
+        value = "too early to judge"
+        return [Finding(level="notice", what=name, value=value, normal=normal, advice=advice, untrained=True)]
     part = max(len(points) // 10, 1)
     start = statistics.fmean(value for _, value in points[:part])
     end = statistics.fmean(value for _, value in points[-part:])
@@ -325,12 +331,15 @@ def _reconstruction(run: Run) -> list[Finding]:
     if len(levels) < 2:
         return []
     values = [points[-1][1] for _, points in levels]
-    falls = [level for (level, _), a, b in zip(levels[1:], values, values[1:], strict=False) if b < a - 0.1]
     value = " ".join(f"{v:.1f}" for v in values) + " dB"
     what, normal = "PSNR by number of levels", "every level adds something"
-    if not falls:
+    idle = [level for (level, _), a, b in zip(levels[1:], values, values[1:], strict=False) if b <= a]
+    if max(values) - min(values) < LEAST_GAIN_DB:
+        advice = "the levels after the first add next to nothing: train longer, or use fewer levels"
+        return [Finding(level="notice", what=what, value=value, normal=normal, advice=advice, untrained=True)]
+    if not idle:
         return [Finding(level="ok", what=what, value=value, normal=normal)]
-    advice = f"level {', '.join(map(str, falls))} makes it worse; if that stays, use fewer levels"
+    advice = f"level {', '.join(map(str, idle))} adds nothing or makes it worse; if that stays, use fewer levels"
     level = "problem" if values[-1] < values[0] else "notice"
     return [Finding(level=level, what=what, value=value, normal=normal, advice=advice)]
 
@@ -349,15 +358,16 @@ def _likelihood(run: Run) -> list[Finding]:
             f"log {run.codebook_size} = {guess:.3g} is guessing",
         )
         late = step > max(2 * run.training("warmup_steps", 0), run.training("num_steps", 0) / 2)
+        untrained = value > 0.98 * guess
         if value > 1.02 * guess and step > run.training("warmup_steps", 0):
             advice = "worse than guessing: codes and model do not fit together, or learning_rate is too high"
             found.append(Finding(level="problem", what=what, value=text, normal=normal, advice=advice))
-        elif value > 0.98 * guess and late:
+        elif untrained and late:
             advice = "little was learned so far; train longer or look whether the codes carry anything"
-            found.append(Finding(level="notice", what=what, value=text, normal=normal, advice=advice))
+            found.append(Finding(level="notice", what=what, value=text, normal=normal, advice=advice, untrained=True))
         else:
             normal += "; runs start there and the finest levels stay near it, 4 % of tokens guessed right can be normal"
-            found.append(Finding(level="ok", what=what, value=text, normal=normal))
+            found.append(Finding(level="ok", what=what, value=text, normal=normal, untrained=untrained))
         found += _shape(run)
     worse = []
     for name in (n for n in run.metrics() if n.startswith("nll_")):

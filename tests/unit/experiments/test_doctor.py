@@ -154,6 +154,31 @@ def test_each_ill_of_a_tokenizer_is_found(tmp_path, what, level, changes):
     assert level_of(findings, what) == level, [f.sentence() for f in findings]
 
 
+UNTRAINED = [
+    ("tokenizer", lambda lines: [x for x in lines if x["step"] <= 200], {"warmup_steps": 100}),
+    ("tokenizer", lambda lines: after(lines, 0, **{f"psnr_db/{k}": 15.0 + 0.1 * (k % 2) for k in range(1, 5)}), {}),
+    ("tokenizer", lambda lines: after(lines, 0, **{f"psnr_db/{k}": 15.0 for k in range(1, 5)}), {}),
+    ("generator", lambda lines: [x for x in lines if x["step"] <= 200], {"warmup_steps": 100}),
+    ("generator", lambda lines: after(lines, 0, val_loss=math.log(256)), {}),
+    ("generator", lambda lines: after(lines, 0, val_loss=math.log(256))[:10], {}),
+]
+
+
+@pytest.mark.parametrize(("stage", "cut", "training"), UNTRAINED)
+def test_a_run_that_learned_next_to_nothing_is_not_called_healthy(tmp_path, stage, cut, training):
+    lines = cut(tokenizer_lines() if stage == "tokenizer" else generator_lines())
+    findings = diagnose(write_run(tmp_path / "run", lines, stage=stage, **training))
+    assert verdict(findings).startswith("verdict: not trained yet"), [f.sentence() for f in findings]
+    assert not any(f.level == "ok" and "every level adds" in f.normal and "15.0 15.0" in f.value for f in findings)
+
+
+def test_a_level_that_adds_nothing_is_named(tmp_path):
+    findings = diagnose(
+        write_run(tmp_path / "run", after(tokenizer_lines(), 0, **{"psnr_db/3": 20.0}), stage="tokenizer")
+    )
+    assert "level 3 adds nothing" in next(f.advice for f in findings if "PSNR" in f.what)
+
+
 def test_likelihood_at_log_v_is_normal_at_the_start(tmp_path):
     lines = [
         line | {"val_loss": 5.54} if "val_loss" in line else line for line in generator_lines() if line["step"] < 500
