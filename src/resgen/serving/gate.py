@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hmac
 import json
 import sys
@@ -44,6 +45,9 @@ ROUTES = (
 )
 FORMS = ("/v1/images/edit", "/v1/images/levels", "/v1/speech")
 MAX_JSON_BYTES = 1 << 16
+LATE_BYTES, LATE_S = 1 << 28, 10.0
+"""How much of a body is read, and for how long, after the answer: a client that is still sending when the connection
+closes would see a reset in its place."""
 ABANDONED = 499
 """In log and metrics: the client left before its answer."""
 
@@ -63,15 +67,20 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began, status = time.perf_counter(), ABANDONED
+        began, status, unread = time.perf_counter(), ABANDONED, False
+        body = _Body(Headers(scope=scope), receive, self._most(scope["path"]), self.service.config.timeout_s)
 
         async def answer(message: Message) -> None:
-            nonlocal status
+            nonlocal status, unread
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
+                if not body.complete:
+                    headers["Connection"] = "close"
+            elif not message.get("more_body", False) and not body.complete:
+                unread, message = True, {**message, "more_body": True}  # the connection stays open for the rest
             await send(message)
 
         computing = scope["path"].startswith("/v1/") and scope["method"] == "POST"
@@ -79,7 +88,7 @@ class Gate:
         try:
             refused = self._refusal(scope, computing)
             if refused is None:
-                await self.app(scope, self._limited(scope, receive), answer)
+                await self.app(scope, body.receive, answer)
             else:
                 await send_error(answer, *refused)
         except ClientDisconnect:
@@ -92,6 +101,9 @@ class Gate:
             route = route_of(scope["path"])
             self.service.metrics.answered(route, status, seconds)
             print(f"{_method(scope)} {route} {status} {seconds:.3f}s", file=sys.stderr, flush=True)
+        if unread:
+            await body.drain()
+            await send({"type": "http.response.body", "body": b""})
 
     def _refusal(self, scope: Scope, computing: bool) -> tuple[int, str] | None:
         """Status and reason for which a request is not even read."""
@@ -111,27 +123,49 @@ class Gate:
     def _most(self, path: str) -> int:
         return self.service.config.max_upload_bytes if path in FORMS else MAX_JSON_BYTES
 
-    def _limited(self, scope: Scope, receive: Receive) -> Receive:
-        """`receive` that counts the bytes of the body and the time that it takes to come."""
-        most, until = self._most(scope["path"]), time.monotonic() + self.service.config.timeout_s
-        count, complete = 0, False
 
-        async def counted() -> Message:
-            nonlocal count, complete
-            if complete:
-                return await receive()
-            try:
-                async with asyncio.timeout(max(0.0, until - time.monotonic())):
-                    message = await receive()
-            except TimeoutError as error:
-                raise HTTPException(400, "the request's body did not arrive in time") from error
-            count += len(message.get("body", b""))
-            complete = not message.get("more_body", False)
-            if count > most:
-                raise HTTPException(413, f"the body has more than {most} bytes")
-            return message
+class _Body:
+    """A request's body on its way: its bytes and the time that it takes are limited, and what is left can be drained.
 
-        return counted
+    Attributes:
+        complete: whether all of it was received, or nothing more will come.
+    """
+
+    def __init__(self, headers: Headers, receive: Receive, most: int, timeout_s: float) -> None:
+        self.complete = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+        self._receive, self._most, self._until = receive, most, time.monotonic() + timeout_s
+        self._count = 0
+
+    async def receive(self) -> Message:
+        """The next message.
+
+        Raises:
+            HTTPException: 413 or 400: too much, or too late.
+        """
+        if self.complete:
+            return await self._receive()
+        try:
+            async with asyncio.timeout(max(0.0, self._until - time.monotonic())):
+                message = await self._next()
+        except TimeoutError as error:
+            raise HTTPException(400, "the request's body did not arrive in time") from error
+        if self._count > self._most:
+            raise HTTPException(413, f"the body has more than {self._most} bytes")
+        return message
+
+    async def drain(self) -> None:
+        """Read on, within limits, and forget what comes."""
+        most = self._count + LATE_BYTES
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LATE_S):
+                while not self.complete and self._count < most:
+                    await self._next()
+
+    async def _next(self) -> Message:
+        message = await self._receive()
+        self._count += len(message.get("body", b""))
+        self.complete = not message.get("more_body", False)
+        return message
 
 
 def log_defect(error: Exception) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import struct
 import tempfile
@@ -14,9 +15,12 @@ import httpx
 import numpy as np
 import pytest
 import torch
+import uvicorn
 from PIL import Image
 
 from resgen.data.sound.decode import encode_sound
+from resgen.serving.app import create_app
+from resgen.serving.server import listen
 from resgen.serving.service import Service
 from serving_parts import files_under, png, talk
 from speech_parts import RATE, voice
@@ -133,8 +137,11 @@ def test_uploads_that_are_no_prompts(sources: dict[str, str]) -> None:
 
 
 @pytest.mark.usefixtures("no_files")
-def test_bodies_that_are_too_large_are_not_read_to_their_end(clothes: dict[str, str]) -> None:
-    """With a length that says so not at all; without one, up to the limit."""
+def test_bodies_that_are_too_large_are_not_read_to_their_end(
+    clothes: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are refused at the limit, and what comes after the answer is read up to another."""
+    monkeypatch.setattr("resgen.serving.gate.LATE_BYTES", 2 << 20)
     sent = 0
 
     async def endless() -> AsyncIterator[bytes]:
@@ -147,7 +154,7 @@ def test_bodies_that_are_too_large_are_not_read_to_their_end(clothes: dict[str, 
     async def ask(_: Service, client: httpx.AsyncClient) -> None:
         form = {"content-type": "multipart/form-data; boundary=x"}
         answer = await client.post("/v1/images/edit", content=endless(), headers=form)
-        assert answer.status_code == 413 and sent <= (3 << 20) + (1 << 17)
+        assert answer.status_code == 413 and sent <= (5 << 20) + (1 << 17)
         answer = await client.post("/v1/images/edit", files={"image": ("a", bytes(4 << 20))})
         assert answer.status_code == 413
         for body in (b'{"class_ids": [' + b" " * (1 << 17) + b"1]}",):
@@ -158,6 +165,49 @@ def test_bodies_that_are_too_large_are_not_read_to_their_end(clothes: dict[str, 
         assert answer.status_code == 200 and len(png(noise)) > 2 << 20
 
     talk(clothes, ask, max_upload_bytes=3 << 20)
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "framing", "status"),
+    [
+        ("/v1/images/edit", "the-servers-key", "content-length: 16777216", 413),
+        ("/v1/images/edit", "the-servers-key", "transfer-encoding: chunked", 400),
+        ("/v1/images/edit", "another-key", "content-length: 16777216", 401),
+        ("/v1/nowhere", "the-servers-key", "content-length: 16777216", 413),
+    ],
+)
+@pytest.mark.parametrize("connection", ["keep-alive", "close"])
+def test_a_client_that_is_still_sending_reads_its_answer(
+    clothes: dict[str, str], path: str, key: str, framing: str, status: int, connection: str
+) -> None:
+    """Through a real socket: the answer comes at once, the rest is read before the connection is closed."""
+    head = f"POST {path} HTTP/1.1\r\nhost: a\r\nx-api-key: {key}\r\n{framing}\r\nconnection: {connection}\r\n"
+    head += "content-type: multipart/form-data; boundary=x\r\n\r\n"
+    block = bytes(1 << 20)
+    if "chunked" in framing:
+        block = f"{len(block):x}\r\n".encode() + block + b"\r\n"
+
+    async def ask(service: Service, _: httpx.AsyncClient) -> bytes:
+        settings = uvicorn.Config(create_app(service), log_config=None, lifespan="off", ws="none")
+        server, listener = uvicorn.Server(settings), listen("127.0.0.1", 0)
+        running = asyncio.create_task(server.serve(sockets=[listener]))
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        writer.write(head.encode() + block + block)
+        answer = await reader.readuntil(b"}")
+        for _block in range(14):
+            writer.write(block)
+            await writer.drain()
+            await asyncio.sleep(0.01)
+        if "chunked" in framing:
+            writer.write(b"0\r\n\r\n")
+        answer += await asyncio.wait_for(reader.read(), 20)  # to its end: a reset would raise
+        writer.close()
+        server.should_exit = True
+        await running
+        return answer
+
+    answer = talk(clothes, ask, max_upload_bytes=1 << 20, api_key="the-servers-key")
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode()) and b"connection: close" in answer.lower()
 
 
 DAMAGED: list[tuple[str, bytes, dict[str, str], set[int]]] = [
