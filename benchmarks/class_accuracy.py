@@ -18,7 +18,6 @@ import torch
 import tyro
 from torch import Tensor
 
-from resgen.checkpoints import write_json_atomic
 from resgen.checkpoints.classifiers import load_classifier
 from resgen.cli.main import guard
 from resgen.data import load_array, open_images, picture_grid, save_picture
@@ -27,6 +26,7 @@ from resgen.errors import ConfigError
 from resgen.evaluation.image.classifier import accuracy, classify, features
 from resgen.evaluation.image.metrics import frechet_distance
 from resgen.evaluation.image.samples import nearest_neighbours, wilson_interval
+from resgen.files import write_json
 from resgen.nn.classifier import Classifier
 from resgen.ops.images import from_uint8, to_uint8
 from resgen.pipelines.image.pipeline import ImagePipeline
@@ -139,7 +139,7 @@ def main(
     }
     print(markdown(result))
     if json is not None:
-        write_json_atomic(json, result)
+        write_json(json, result)
     if grid is not None:
         save_picture(neighbour_grid(shown, candidates, names, num_per_class), grid)
 

@@ -15,11 +15,12 @@ from typing import Any
 
 import tyro
 
-from resgen.checkpoints.format import read_json, write_json_atomic
+from resgen.checkpoints.format import read_json
 from resgen.cli.main import guard
 from resgen.config import config_to_dict, parse_overrides
 from resgen.experiments.judge import Judge, Score
 from resgen.experiments.sweep import find_settings
+from resgen.files import write_json
 from resgen.kinds import AnySampling, kind_of, without_guidance
 from resgen.pipelines.image.pipeline import ImagePipeline
 
@@ -80,7 +81,7 @@ def main(
             "unguided": unguided,
         }
         print(f"{name}: guided {_list(guided)}; unguided {_list(unguided)}; {config_to_dict(best)}", flush=True)
-        write_json_atomic(out, {"metric": judge.metric, "num_samples": num_samples, "trainings": found})
+        write_json(out, {"metric": judge.metric, "num_samples": num_samples, "trainings": found})
 
 
 def _list(values: list[float]) -> str:

@@ -27,7 +27,6 @@ from mixture_memory import mixture_work
 from torch import Tensor
 from torch.nn import functional
 
-from resgen.checkpoints.format import write_json_atomic, write_text_atomic
 from resgen.cli.common import check_out_file, message
 from resgen.cli.main import guard
 from resgen.data.codes.pictures import open_codes, write_codes
@@ -38,6 +37,7 @@ from resgen.evaluation.bench.memory import extra_peak_bytes, largest_batch
 from resgen.evaluation.bench.products import FIRST_OPERAND, Pool, Recorder, record_products
 from resgen.evaluation.bench.speed import GIGABYTE, EnoughError, sampling_work
 from resgen.evaluation.bench.timing import CPU, interleaved, machine_of, ratio, timed
+from resgen.files import write_json, write_text
 from resgen.kinds import build
 from resgen.models.heads import MixtureHead
 from resgen.models.resgen import ResGenConfig
@@ -153,8 +153,8 @@ def main(
     text = report_markdown(result)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_json_atomic(out, result)
-        write_text_atomic(out.with_suffix(".md"), text + "\n")
+        write_json(out, result)
+        write_text(out.with_suffix(".md"), text + "\n")
     print(json.dumps(result) if as_json else text)
 
 

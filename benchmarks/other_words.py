@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 import tyro
 
-from resgen.checkpoints import write_json_atomic
 from resgen.cli.common import phase_bars
 from resgen.cli.main import guard
 from resgen.config import config_to_dict
@@ -29,6 +28,7 @@ from resgen.evaluation.speech.recognizer import DIGITS
 from resgen.evaluation.speech.speakers import embed_all, open_speaker_encoder
 from resgen.evaluation.speech.transcribers import open_transcriber
 from resgen.experiments.speech_judge import candidate_sounds, copied, cross_sentence
+from resgen.files import write_json
 from resgen.kinds import sampling_with
 from resgen.ops.random import generator
 from resgen.pipelines.speech.pipeline import SpeechPipeline
@@ -111,7 +111,7 @@ def main(
         about |= {"sampling": config_to_dict(sampling_with(pipe.sampling, settings)), "candidates": len(names)}
         said = [{"speaker": t.speaker, "text": x, "heard": y} for t, x, y in zip(trials, texts, heard, strict=True)]
         rates = {name: {key: rate.document() for key, rate in row.items()} for name, row in voice.items()}
-        write_json_atomic(json, {**about, "wer": errors.words.document(), "voice": rates, "utterances": said})
+        write_json(json, {**about, "wer": errors.words.document(), "voice": rates, "utterances": said})
 
 
 if __name__ == "__main__":

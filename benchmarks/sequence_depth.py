@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 import tyro
 
-from resgen.checkpoints.format import write_json_atomic
 from resgen.devices import cast_parameters
 from resgen.evaluation.bench.timing import interleaved, medians
+from resgen.files import write_json
 from resgen.kinds import build, sample
 from resgen.models.resgen import ResGen, ResGenConfig
 from resgen.recipes import get_speech_recipe
@@ -59,7 +59,7 @@ class SequenceDepth:
             row["over_first"] = row["seconds"] / first["seconds"]
             print("{head:9} depth {depth:3}  {passes} passes  {seconds:.2f} s  x{over_first:.2f}".format(**row))
         threads = torch.get_num_threads()
-        write_json_atomic(self.out, {"length": length, "threads": threads, "rows": rows, "torch": torch.__version__})
+        write_json(self.out, {"length": length, "threads": threads, "rows": rows, "torch": torch.__version__})
 
     def model(self, head: str, depth: int) -> ResGen:
         """Random weights, bfloat16."""

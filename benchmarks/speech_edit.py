@@ -20,7 +20,6 @@ import tyro
 from jaxtyping import Float
 from torch import Tensor
 
-from resgen.checkpoints import write_json_atomic
 from resgen.cli.main import guard
 from resgen.data import save_picture
 from resgen.data.sound.sources import open_speech
@@ -30,6 +29,7 @@ from resgen.evaluation.image.samples import wilson_interval
 from resgen.evaluation.speech.metrics import normalise_transcript
 from resgen.evaluation.speech.recognizer import DIGITS
 from resgen.evaluation.speech.transcribers import Transcriber, open_transcriber
+from resgen.files import write_json
 from resgen.ops.mel import log_mel
 from resgen.ops.random import generator
 from resgen.pipelines.speech.edit import SpeechEdit, SpeechEditPlan
@@ -80,7 +80,7 @@ def main(
     print(table(results))
     if json is not None:
         about = {"model": model, "transcriber": hear.name, "transcriber_sha256": hear.sha256}
-        write_json_atomic(json, {**about, "num": num, "jitter_s": jitter, "seed": seed, "splits": results})
+        write_json(json, {**about, "num": num, "jitter_s": jitter, "seed": seed, "splits": results})
 
 
 def edits(

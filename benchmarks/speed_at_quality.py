@@ -19,12 +19,13 @@ from typing import Any
 import torch
 import tyro
 
-from resgen.checkpoints.format import read_json, write_json_atomic
+from resgen.checkpoints.format import read_json
 from resgen.cli.main import guard
 from resgen.config import config_from_dict
 from resgen.errors import ConfigError, unknown
 from resgen.evaluation.bench.timing import interleaved, medians
 from resgen.experiments.judge import Judge
+from resgen.files import write_json
 from resgen.kinds import AnySampling, kind_of
 from resgen.pipelines.image.pipeline import ImagePipeline
 
@@ -83,14 +84,14 @@ def main(
                 distances.append(judge.score_pipeline(pipe, sampling, num_samples=num_samples, seed=SEED).distance)
             found[label] = {"distances": distances}
             print(f"{label}: {' '.join(f'{value:.2f}' for value in distances)}", flush=True)
-            write_json_atomic(out, {"metric": judge.metric, "num_samples": num_samples, "cases": found})
+            write_json(out, {"metric": judge.metric, "num_samples": num_samples, "cases": found})
     for batch in batches if repetitions else ():
         work = {label: partial(_generate, pipes[name], sampling, batch) for label, (name, sampling) in cases.items()}
         interleaved(work, 1)  # warms up
         for label, seconds in medians(interleaved(work, repetitions)).items():
             found[label][f"seconds_{batch}"] = seconds / batch
     document = {"metric": judge.metric, "num_samples": num_samples, "threads": torch.get_num_threads(), "cases": found}
-    write_json_atomic(out, document)
+    write_json(out, document)
     print(f"| | {judge.metric} | " + " | ".join(f"s per picture, {batch} at a time" for batch in batches) + " |")
     print("|---" * (2 + len(batches)) + "|")
     for label in cases:

@@ -19,12 +19,13 @@ from typing import Any
 import tyro
 
 from resgen.checkpoints.artefacts import load_tokenizer
-from resgen.checkpoints.format import read_json, write_json_atomic
+from resgen.checkpoints.format import read_json
 from resgen.cli.common import load_recipe
 from resgen.cli.main import guard
 from resgen.config import config_from_dict, config_to_dict, load_yaml, parse_overrides, replace_nested
 from resgen.errors import ConfigError, unknown
 from resgen.experiments.judge import Judge
+from resgen.files import write_json
 from resgen.kinds import sampling_with, without_guidance
 from resgen.pipelines.image.pipeline import ImagePipeline
 from resgen.training.image.runs import encode_data, train_generator
@@ -133,7 +134,7 @@ def main(
                 for title, chosen in (("guided", guided), ("unguided", without_guidance(guided))):
                     found[title] = judge.score_pipeline(pipe, chosen, num_samples=num_samples, seed=2000).distance
                 rows.append(found | {"metric": judge.metric, "sampling": config_to_dict(guided), **row.about})
-                write_json_atomic(path, {"rows": rows})
+                write_json(path, {"rows": rows})
     print(f"| training | sampling | {judge.metric} guided | unguided | |\n|---|---|---|---|---|")
     for row in measurements:
         same = [entry for entry in rows if (entry["training"], entry["asked"]) == (row.training, dict(row.sampling))]

@@ -17,7 +17,6 @@ import torch
 import tyro
 from torch import Tensor
 
-from resgen.checkpoints import write_json_atomic
 from resgen.cli.common import phase_bars
 from resgen.cli.main import guard
 from resgen.data.sound.sources import open_speech
@@ -27,6 +26,7 @@ from resgen.evaluation.speech.evaluate import Sound
 from resgen.evaluation.speech.metrics import error_rates
 from resgen.evaluation.speech.transcribers import check_vocabulary, open_transcriber
 from resgen.experiments.speech_judge import copied, prepared
+from resgen.files import write_json
 from resgen.ops.alignment import expand
 from resgen.ops.mel import log_mel
 from resgen.pipelines.speech.pipeline import SpeechPipeline
@@ -80,7 +80,7 @@ def main(
         scores = {
             name: {"wer": rates.words.document(), "cer": rates.characters.document()} for name, rates in found.items()
         }
-        write_json_atomic(json, {**about, "scores": scores, "texts": texts, "heard": heard})
+        write_json(json, {**about, "scores": scores, "texts": texts, "heard": heard})
 
 
 @torch.inference_mode()

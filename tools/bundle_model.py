@@ -23,10 +23,10 @@ from resgen.checkpoints.format import (
     load_tensors,
     resolve_model,
     save_folder,
-    write_text_atomic,
 )
 from resgen.config import config_from_dict, config_to_dict, parse_overrides, replace_nested
 from resgen.data.sound.decode import read_sound, write_sound
+from resgen.files import write_text
 from resgen.kinds import KINDS
 
 ASSETS = Path(__file__).resolve().parent.parent / "src" / "resgen" / "assets"
@@ -77,7 +77,7 @@ class Bundle:
             for name, part in folder.components.items()
         }
         save_folder(ASSETS / self.name, kind=folder.kind, components=components, extra=extra)
-        write_text_atomic(ASSETS / self.name / "README.md", text)
+        write_text(ASSETS / self.name / "README.md", text)
         for name, file, _ in named:
             write_sound(read_sound(file, VOICE_HZ), VOICE_HZ, ASSETS / self.name / f"{name}.flac")
         print(f"{ASSETS.name}/{self.name}: {size / 1e6:.1f} MB")

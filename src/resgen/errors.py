@@ -42,6 +42,10 @@ class CheckpointError(ResGenError):
     """A saved model or training state that is missing, damaged or does not fit."""
 
 
+class WriteError(ResGenError):
+    """A file or folder that cannot be written (no permission or a full disk, for example)."""
+
+
 class TrainingError(ResGenError):
     """Training cannot go on (a loss that is not finite, for example)."""
 

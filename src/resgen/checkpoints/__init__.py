@@ -5,13 +5,11 @@ from resgen.checkpoints.format import (
     Component,
     Folder,
     SavedComponent,
-    atomic_folder,
     list_bundled,
     load_folder,
     load_tensors,
     resolve_model,
     save_folder,
-    write_json_atomic,
 )
 from resgen.checkpoints.tensors import load_state, module_tensors, sha256_file, sha256_tensor
 
@@ -20,7 +18,6 @@ __all__ = [
     "Component",
     "Folder",
     "SavedComponent",
-    "atomic_folder",
     "list_bundled",
     "load_folder",
     "load_state",
@@ -30,5 +27,4 @@ __all__ = [
     "save_folder",
     "sha256_file",
     "sha256_tensor",
-    "write_json_atomic",
 ]

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from resgen.checkpoints.format import Folder, write_text_atomic
+from resgen.checkpoints.format import Folder
+from resgen.files import write_text
 
 CARD_NAME = "README.md"
 TASKS = {"pipeline": "unconditional-image-generation", "speech-pipeline": "text-to-speech"}
@@ -41,7 +42,7 @@ def write_card(folder: Folder, path: str | Path, *, name: str) -> Path:
         "**Data, licence, limits.** Not stated: whoever trained this model should say here what it learned from.\n"
     )
     file = Path(path) / CARD_NAME
-    write_text_atomic(file, "\n".join(part for part in parts if part))
+    write_text(file, "\n".join(part for part in parts if part))
     return file
 
 

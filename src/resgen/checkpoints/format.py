@@ -12,24 +12,21 @@ nothing is ever unpickled.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
-import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 import resgen
 from resgen.checkpoints.tensors import read_tensors, sha256_file, write_tensors
 from resgen.errors import CheckpointError, unknown
+from resgen.files import atomic_folder, json_text
 
 FORMAT = "resgen"
 FORMAT_VERSION = 1
@@ -151,7 +148,7 @@ def save_folder(
             "components": entries,
             **extra,
         }
-        text = _to_json(config, path)
+        text = json_text(config, path)
         if len(text.encode()) > MAX_JSON_BYTES or _depth(config) > MAX_JSON_DEPTH:
             raise CheckpointError(f"the configuration for '{path}' is larger or deeper than the format allows")
         (temporary / CONFIG_NAME).write_text(text, encoding="utf-8")
@@ -251,74 +248,6 @@ def read_json(path: str | Path, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str,
     return data
 
 
-def write_json_atomic(path: str | Path, data: Mapping[str, Any]) -> None:
-    """Write JSON to a temporary name and rename it.
-
-    Raises:
-        CheckpointError: the values are not JSON, or writing fails.
-    """
-    path = Path(path)
-    write_text_atomic(path, _to_json(data, path))
-
-
-def write_text_atomic(path: str | Path, text: str) -> None:
-    """Write UTF-8 text to a temporary name and rename it.
-
-    Raises:
-        CheckpointError: writing fails.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise CheckpointError(f"cannot write '{path}': {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def atomic_folder(path: str | Path, *, temporary: Path | None = None) -> Iterator[Path]:
-    """A temporary folder beside `path` that takes its place when the block ends without an exception.
-
-    Args:
-        path: the place to take.
-        temporary: the folder, where other processes must know it; by default it has the number of this one.
-
-    Raises:
-        CheckpointError: writing fails; the temporary folder is gone and what was at `path` is untouched.
-    """
-    path = Path(path)
-    temporary = temporary or path.parent / f".{path.name}.tmp-{os.getpid()}"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        yield temporary
-        for file in temporary.rglob("*"):
-            _sync(file)
-        _sync(temporary)
-        _swap(temporary, path)
-        _sync(path.parent)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise CheckpointError(f"cannot write '{path}': {reason}; nothing was changed there") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def remove_leftovers(parent: str | Path) -> None:
-    """Delete temporary folders that a killed process left in `parent`."""
-    for pattern in (".*.tmp-*", ".*.old-*"):
-        for folder in Path(parent).glob(pattern):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
 def check_version(version: object, writer: object, where: Path) -> None:
     """Refuse a format version that this library cannot read.
 
@@ -385,13 +314,6 @@ def _assets() -> Path:
     return Path(__file__).resolve().parent.parent / "assets"
 
 
-def _to_json(data: Mapping[str, Any], path: Path) -> str:
-    try:
-        return json.dumps(data, indent=2, ensure_ascii=False) + "\n"
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"the configuration for '{path}' is not plain JSON: {error}") from error
-
-
 def _depth(data: object) -> int:
     depth, level = 0, [data]
     while level:
@@ -404,27 +326,3 @@ def _depth(data: object) -> int:
                 inner += value
         level = inner
     return depth - 1
-
-
-def _swap(new: Path, path: Path) -> None:
-    """Rename `new` to `path`; a folder already there steps aside first and is deleted last."""
-    old = path.parent / f".{path.name}.old-{os.getpid()}"
-    shutil.rmtree(old, ignore_errors=True)
-    replaced = path.exists()
-    if replaced:
-        path.rename(old)
-    try:
-        new.rename(path)
-    except OSError:
-        if replaced:
-            old.rename(path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -61,7 +61,7 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
     """Write one safetensors file. Tensors that share memory are written once each.
 
     Raises:
-        OSError, SafetensorError: the file cannot be written; the caller names the folder.
+        OSError: the file cannot be written; the caller names the folder.
     """
     seen: set[int] = set()
     plain: dict[str, Tensor] = {}
@@ -72,7 +72,10 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
             value = value.clone()
         seen.add(value.untyped_storage().data_ptr())
         plain[name] = value
-    save_file(plain, str(path), metadata={"format": "pt"})
+    try:
+        save_file(plain, str(path), metadata={"format": "pt"})
+    except SafetensorError as error:  # what safetensors makes of a failed system call
+        raise OSError(" ".join(str(error).split())) from error
     Path(path).chmod(0o644)  # safetensors lets nobody else read
 
 

@@ -81,10 +81,10 @@ class Bench:
             document = bench(config, advance)
         text = bench_text(document)
         if self.out is not None:
-            from resgen.checkpoints.format import write_json_atomic
+            from resgen.files import write_json
 
             self.out.parent.mkdir(parents=True, exist_ok=True)
-            write_json_atomic(self.out, plain(document))
+            write_json(self.out, plain(document))
             text += f"\n\nwritten to {self.out}"
         report(document, as_json=self.as_json, text=text)
 

@@ -74,7 +74,7 @@ class Reconstruct:
 
     def run_sound(self) -> None:
         """The same for a tokenizer of sound."""
-        from resgen.checkpoints.format import write_json_atomic, write_text_atomic
+        from resgen.files import write_json, write_text
         from resgen.pipelines.speech.reconstruct import MAX_UTTERANCES, open_codec, read_utterances, reconstruct_sound
 
         num = NUM if self.num is None else self.num
@@ -125,8 +125,8 @@ class Reconstruct:
                 f"written to {self.out}",
             ]
         )
-        write_json_atomic(self.out / "report.json", plain(document))
-        write_text_atomic(self.out / "report.txt", text + "\n")
+        write_json(self.out / "report.json", plain(document))
+        write_text(self.out / "report.txt", text + "\n")
         report(document, as_json=self.as_json, text=text)
 
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from torch import Tensor
 
 from resgen.checkpoints.tensors import read_tensors, write_tensors
 from resgen.errors import CheckpointError
+from resgen.files import atomic_path
 
 
 def cache_key(**values: Any) -> str:
@@ -23,22 +21,13 @@ def cache_key(**values: Any) -> str:
 
 
 def write_cache(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a file under a temporary name and rename it: it is whole or not there.
+    """Write a file that is whole or not there.
 
     Raises:
-        CheckpointError: it cannot be written.
+        WriteError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path, sync=False) as temporary:
         write_tensors(temporary, tensors)
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise CheckpointError(f"the evaluation's features cannot be kept in '{path}': {reason}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def read_cache(path: Path | None) -> dict[str, Tensor] | None:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from resgen.checkpoints.format import read_json, write_json_atomic
+from resgen.checkpoints.format import read_json
 from resgen.config import config_from_dict, config_to_dict
 from resgen.errors import ConfigError, unknown
+from resgen.files import write_json
 
 METRICS_VERSION = 1
 """Raised with every change that alters a number."""
@@ -160,7 +161,7 @@ def distance_name(extractor: str, sha256: str) -> str:
 
 def save_protocol(protocol: EvaluationProtocol, path: str | Path) -> None:
     """Write a protocol as JSON, atomically."""
-    write_json_atomic(path, config_to_dict(protocol))
+    write_json(path, config_to_dict(protocol))
 
 
 def load_protocol(path: str | Path) -> EvaluationProtocol:

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from resgen.checkpoints.format import read_json, write_json_atomic, write_text_atomic
+from resgen.checkpoints.format import read_json
 from resgen.config import config_from_dict, config_to_dict
 from resgen.errors import CheckpointError, ConfigError
 from resgen.evaluation.image.metrics import MeanStd
 from resgen.evaluation.protocol import EvaluationProtocol, check_comparable
+from resgen.files import write_json, write_text
 
 FORMAT, FORMAT_VERSION = "resgen-evaluation", 1
 MAX_BYTES = 1 << 24
@@ -154,8 +155,8 @@ def write_report(report: EvaluationReport, path: str | Path) -> None:
         "metric": report.protocol.metric_name,
         "protocol_id": report.protocol.protocol_id,
     }
-    write_text_atomic(path.with_suffix(".md"), report_markdown(report))
-    write_json_atomic(path, {**names, **config_to_dict(report)})
+    write_text(path.with_suffix(".md"), report_markdown(report))
+    write_json(path, {**names, **config_to_dict(report)})
 
 
 def load_report(path: str | Path) -> EvaluationReport:

@@ -18,12 +18,13 @@ from typing import Any
 import torch
 
 from resgen.checkpoints.artefacts import load_tokenizer, save_tokenizer
-from resgen.checkpoints.format import read_json, write_json_atomic
+from resgen.checkpoints.format import read_json
 from resgen.config import config_to_dict
 from resgen.errors import ConfigError
 from resgen.evaluation.report import load_report
 from resgen.experiments.actions import do, kind_of_run, open_judge, start_worker, timing
 from resgen.experiments.depth import truncate_tokenizer
+from resgen.files import write_json
 from resgen.kinds import KINDS, get_kind, kind_of
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.training.image.recipe import Recipe
@@ -131,7 +132,7 @@ class Study:
                 )
         else:
             self.out.mkdir(parents=True, exist_ok=True)
-            write_json_atomic(path, settings)
+            write_json(path, settings)
 
     def result(self, name: str) -> dict[str, Any]:
         """The result of a finished part."""
@@ -177,7 +178,7 @@ class Study:
         """Note that a part is finished."""
         path = self._path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json_atomic(path, dict(result))
+        write_json(path, dict(result))
 
     def _path(self, name: str) -> Path:
         return self.out / "parts" / f"{name}.json"

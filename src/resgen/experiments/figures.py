@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import os
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from resgen.errors import MissingExtraError
+from resgen.files import atomic_path
 
 
 def save_figure(draw: Callable[[Any], None], path: Path, *, size: tuple[float, float]) -> None:
@@ -29,9 +27,5 @@ def save_figure(draw: Callable[[Any], None], path: Path, *, size: tuple[float, f
         raise MissingExtraError("matplotlib", "train") from error
     figure = Figure(figsize=size, layout="constrained")
     draw(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
-    temporary.write_bytes(buffer.getvalue())
-    os.replace(temporary, path)
+    with atomic_path(path, sync=False) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)

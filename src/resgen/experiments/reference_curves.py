@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from resgen.checkpoints.format import read_json, write_json_atomic
+from resgen.checkpoints.format import read_json
 from resgen.config import config_from_dict, config_to_dict, load_yaml
 from resgen.errors import CheckpointError, ConfigError, DataError, ResGenError
+from resgen.files import write_json
 
 FORMAT, FORMAT_VERSION = "resgen-reference-curves", 1
 REFERENCE_FOLDER = Path(__file__).parents[1] / "assets" / "reference-curves"
@@ -292,7 +293,7 @@ def save_reference(reference: ReferenceCurves, path: str | Path) -> None:
     Raises:
         CheckpointError: writing fails.
     """
-    write_json_atomic(path, {"format": FORMAT, "format_version": FORMAT_VERSION, **config_to_dict(reference)})
+    write_json(path, {"format": FORMAT, "format_version": FORMAT_VERSION, **config_to_dict(reference)})
 
 
 def load_reference(path: str | Path) -> ReferenceCurves:

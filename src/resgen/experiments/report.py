@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from resgen.checkpoints.format import write_json_atomic, write_text_atomic
 from resgen.evaluation.protocol import check_comparable
 from resgen.evaluation.report import EvaluationReport
 from resgen.experiments.compare import Study, equal_steps, reports
 from resgen.experiments.figures import save_figure
+from resgen.files import write_json, write_text
 from resgen.kinds import KINDS
 
 # Two-sided 97.5 % quantiles of Student's t by degrees of freedom, for means over few seeds.
@@ -153,15 +153,15 @@ def write_comparison(study: Study, command: str = "") -> list[Path]:
         "curves": curves,
         "sampling": {kind: study.result(f"search-{kind}")["sampling"] for kind in comparison.kinds},
     }
-    write_json_atomic(out / "report.json", document)
-    write_text_atomic(out / "report.csv", _csv(rows))
+    write_json(out / "report.json", document)
+    write_text(out / "report.csv", _csv(rows))
     _draw_time(out / "distance-against-seconds.png", lines, speed, metric)
     _draw_steps(out / "distance-against-steps.png", curves, metric)
     pictures = ["distance-against-seconds.png", "distance-against-steps.png"]
     if comparison.depths:
         _draw_depth(out / "distance-against-depth.png", rows, study, metric)
         pictures.append("distance-against-depth.png")
-    write_text_atomic(out / "report.md", _markdown(study, document, next(iter(found.values())), pictures))
+    write_text(out / "report.md", _markdown(study, document, next(iter(found.values())), pictures))
     return [out / name for name in ("report.md", "report.csv", "report.json", *pictures)]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, cast
 
-from resgen.checkpoints.format import read_json, write_json_atomic, write_text_atomic
+from resgen.checkpoints.format import read_json
 from resgen.checkpoints.speech import load_sound_tokenizer, load_text_model
 from resgen.config import config_to_dict
 from resgen.data.sound.sources import available_splits, open_speech
@@ -22,6 +22,7 @@ from resgen.evaluation.speech.evaluate import speech_document
 from resgen.evaluation.speech.speakers import SpeakerEncoder, open_speaker_encoder
 from resgen.evaluation.speech.transcribers import Transcriber, check_vocabulary, open_transcriber
 from resgen.experiments.speech_judge import judge_speech
+from resgen.files import write_json, write_text
 from resgen.pipelines.speech.pipeline import SpeechPipeline
 from resgen.training.speech.recipe import SpeechRecipe, with_speech_kind
 from resgen.training.speech.runs import HELD_OUT_SPLITS, encode_speech, train_speech_generator
@@ -124,7 +125,7 @@ def _claim(recipe: SpeechRecipe, settings: SpeechComparison, out: Path, resume: 
     wanted = json.loads(json.dumps({"recipe": config_to_dict(recipe, tagged=False), "comparison": asdict(settings)}))
     if not path.exists():
         out.mkdir(parents=True, exist_ok=True)
-        write_json_atomic(path, wanted)
+        write_json(path, wanted)
     elif not resume:
         raise ConfigError(f"'{out}' holds a comparison; go on with --resume, or choose another --out")
     elif read_json(path) != wanted:
@@ -187,7 +188,7 @@ def _evaluate(
             advance=advance,
         )
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json_atomic(path, speech_document(found))
+        write_json(path, speech_document(found))
         return read_json(path)
 
     search = _search_split(settings.data)
@@ -240,9 +241,9 @@ def _report(recipe: SpeechRecipe, settings: SpeechComparison, rows: list[dict[st
     writer = csv.DictWriter(table, list(rows[0]))
     writer.writeheader()
     writer.writerows(rows)
-    write_text_atomic(files[0], _markdown(recipe, settings, rows))
-    write_text_atomic(files[1], table.getvalue())
-    write_json_atomic(files[2], {"comparison": asdict(settings), "rows": rows})
+    write_text(files[0], _markdown(recipe, settings, rows))
+    write_text(files[1], table.getvalue())
+    write_json(files[2], {"comparison": asdict(settings), "rows": rows})
     return files
 
 

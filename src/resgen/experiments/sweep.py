@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from resgen.checkpoints.artefacts import load_pipeline, save_pipeline
-from resgen.checkpoints.format import write_text_atomic
 from resgen.config import config_to_dict, parse_overrides, replace_nested
 from resgen.errors import ConfigError, unknown
 from resgen.experiments.figures import save_figure
 from resgen.experiments.judge import Judge, Score
+from resgen.files import write_text
 from resgen.kinds import AnySampling, sampling_with
 from resgen.pipelines.image.pipeline import ImagePipeline
 
@@ -237,5 +237,5 @@ def write_sweep(
 ) -> None:
     """`sweep.md` and `sweep.png` in the folder `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    write_text_atomic(out / "sweep.md", sweep_markdown(rows, metric, model, num, seed))
+    write_text(out / "sweep.md", sweep_markdown(rows, metric, model, num, seed))
     sweep_heat_map(rows, grid, metric, out / "sweep.png")

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from torch import Tensor
 
-from resgen.checkpoints.format import write_text_atomic
 from resgen.errors import TrainingError
+from resgen.files import write_text, writing
 from resgen.training.loggers import Loggers
 from resgen.types import Reduce
 
@@ -116,16 +116,13 @@ class Log:
         """Append a line to `metrics.jsonl`, and tell the loggers; numbers that are not finite become null.
 
         Raises:
-            TrainingError: the file cannot be written.
+            WriteError: the file cannot be written.
         """
         if self._quiet:
             return
         line = {"kind": kind, "step": step} | {k: v if math.isfinite(v) else None for k, v in values.items()}
-        try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-        except OSError as error:
-            raise TrainingError(f"cannot write '{self._path}': {error.strerror or error}") from error
+        with writing(self._path), self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
         self._finished = kind == "final"
         if self._loggers is not None:
             self._loggers.metrics(step, {f"{kind}/{name}": value for name, value in values.items()})
@@ -202,7 +199,7 @@ def rewind_metrics(path: Path, step: int) -> None:
     """Drop lines after `step`, lines of the end of training, and a last line that was cut off.
 
     Raises:
-        CheckpointError: the file cannot be written.
+        WriteError: the file cannot be written.
     """
     if not path.exists():
         return
@@ -215,7 +212,7 @@ def rewind_metrics(path: Path, step: int) -> None:
             keep = False
         if keep:
             kept.append(line + "\n")
-    write_text_atomic(path, "".join(kept))
+    write_text(path, "".join(kept))
 
 
 def format_seconds(seconds: float) -> str:

@@ -19,9 +19,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from PIL import Image
 
-from resgen.checkpoints.format import read_json, write_json_atomic
+from resgen.checkpoints.format import read_json
 from resgen.config import flatten
 from resgen.errors import CheckpointError, ConfigError, MissingExtraError, unknown
+from resgen.files import write_json
 
 RUNS_NAME = "loggers.json"
 PROJECT = "resgen"
@@ -204,7 +205,7 @@ class Loggers:
                 self._failed(name, error)
         now = ids | {name: logger.run_id for name, logger in self._open.items() if logger.run_id is not None}
         if now != ids:
-            write_json_atomic(folder / RUNS_NAME, now)
+            write_json(folder / RUNS_NAME, now)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """See `Logger`."""

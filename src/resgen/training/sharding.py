@@ -19,7 +19,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from resgen.checkpoints.tensors import canonical_name
-from resgen.errors import CheckpointError
+from resgen.errors import CheckpointError, WriteError
 from resgen.training.parallel import make_mesh
 
 Shard = Callable[[nn.Module], Any]
@@ -86,12 +86,12 @@ def write_parts(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write divided tensors, every process its own part. All processes must call this together.
 
     Raises:
-        CheckpointError: a process cannot write.
+        WriteError: a process cannot write.
     """
     try:
         dcp.save(dict(tensors), storage_writer=dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True))
     except dcp.api.CheckpointException as error:
-        raise CheckpointError(f"cannot write '{folder}': {_reason(error)}") from error
+        raise WriteError(f"cannot write '{folder}': {_reason(error)}") from error
 
 
 def read_parts(folder: Path) -> dict[str, Tensor]:

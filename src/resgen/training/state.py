@@ -19,18 +19,17 @@ from torch import Tensor
 
 from resgen.checkpoints.format import (
     FORMAT_VERSION,
-    atomic_folder,
     check_file_name,
     check_hash,
     check_sha256,
     check_version,
     read_json,
-    remove_leftovers,
     resgen_version,
 )
 from resgen.checkpoints.tensors import read_tensors, sha256_file, write_tensors
 from resgen.config import config_from_dict, flatten
 from resgen.errors import CheckpointError, ConfigError, TrainingError
+from resgen.files import atomic_folder, remove_leftovers, writing
 from resgen.training.log import METRICS_NAME
 from resgen.training.optim import Plan
 from resgen.training.sharding import read_parts, wait_for_all, write_parts
@@ -103,7 +102,7 @@ def save_checkpoint(folder: Path, state: TrainingState, files: Mapping[str, Mapp
     """Write `folder/step_NNNNNNNN` with one safetensors file per entry of `files`.
 
     Raises:
-        CheckpointError: writing fails; earlier checkpoints are untouched.
+        WriteError: writing fails; earlier checkpoints are untouched.
     """
     path = _step_folder(folder, state)
     with atomic_folder(path) as temporary:
@@ -122,10 +121,10 @@ def save_parts(folder: Path, state: TrainingState, files: Mapping[str, Mapping[s
     All processes must call this together; the first one looks after the rest.
 
     Raises:
-        CheckpointError: a process cannot write; earlier checkpoints are untouched.
+        WriteError: a process cannot write; earlier checkpoints are untouched.
     """
     path = _step_folder(folder, state)
-    temporary = path.parent / f".{path.name}.tmp-parts"
+    temporary = path.parent / f".{path.name}.tmp"
     with atomic_folder(path, temporary=temporary) if rank == 0 else contextlib.nullcontext():
         wait_for_all()
         for name, tensors in files.items():
@@ -318,7 +317,8 @@ def lock_folder(folder: Path) -> Iterator[None]:
     """Create the run folder and hold it for this process; the lock dies with the process.
 
     Raises:
-        TrainingError: another process trains there, or the folder cannot be created.
+        TrainingError: another process trains there.
+        WriteError: the folder cannot be made.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -332,19 +332,6 @@ def lock_folder(folder: Path) -> Iterator[None]:
             except OSError:  # a file system without locks
                 pass
         yield
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn an operating system error within the block into one line that names `path`.
-
-    Raises:
-        TrainingError: the block raised OSError.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise TrainingError(f"cannot write '{path}': {error.strerror or error}") from error
 
 
 def versions() -> dict[str, str]:

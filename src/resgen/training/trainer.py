@@ -19,12 +19,12 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from resgen.checkpoints.format import write_json_atomic, write_text_atomic
 from resgen.checkpoints.tensors import canonical_name, load_state, module_tensors
 from resgen.config import config_to_dict
 from resgen.data.loader import CounterSampler
 from resgen.devices import choose_device
 from resgen.errors import ConfigError
+from resgen.files import write_json, write_text, writing
 from resgen.ops.random import generator
 from resgen.training.agreement import check_agreement
 from resgen.training.ema import Ema, in_evaluation_mode
@@ -47,7 +47,6 @@ from resgen.training.state import (
     save_checkpoint,
     save_parts,
     versions,
-    writing,
 )
 from resgen.training.stop import Interrupted, StopSignals
 from resgen.types import LOCAL, Reduce
@@ -218,9 +217,9 @@ class Trainer:
     def _write_run_files(self) -> None:
         if not self._main:
             return
-        write_text_atomic(self.out_dir / "config.yaml", yaml.safe_dump(self._run_config, sort_keys=False))
+        write_text(self.out_dir / "config.yaml", yaml.safe_dump(self._run_config, sort_keys=False))
         about = environment(self.device) | {"precision": self.precision, "world_size": self.reduce.world_size}
-        write_json_atomic(self.out_dir / "env.json", about)
+        write_json(self.out_dir / "env.json", about)
 
     def _elapsed(self) -> float:
         return self._elapsed_before + self._clock() - self._session_start

@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from resgen.errors import TrainingError
+from resgen.errors import WriteError
 from resgen.training.log import Log, Pending, format_seconds, rewind_metrics
 
 
@@ -58,7 +58,7 @@ def test_lines_are_json_and_numbers_that_are_not_finite_are_null(tmp_path):
 def test_file_that_cannot_be_written_is_named(tmp_path):
     log = Log(tmp_path, step=0)
     (tmp_path / "metrics.jsonl").mkdir()
-    with pytest.raises(TrainingError, match="metrics.jsonl'"):
+    with pytest.raises(WriteError, match="cannot write .*metrics.jsonl'"):
         log.write("train", 1, {})
 
 

@@ -14,7 +14,7 @@ import yaml
 
 from resgen.checkpoints import load_folder, load_tensors
 from resgen.devices import choose_device
-from resgen.errors import CheckpointError, ConfigError, ResGenError, TrainingError
+from resgen.errors import CheckpointError, ConfigError, ResGenError, TrainingError, WriteError
 from resgen.training import Interrupted, Trainer, TrainerConfig
 from resgen.training import state as training_state
 from resgen.training.parallel import choose_precision
@@ -304,7 +304,7 @@ def test_a_write_that_fails_keeps_the_last_checkpoint(toy, tmp_path, monkeypatch
         raise OSError(28, "No space left on device")
 
     task.sample = no_space
-    with pytest.raises(TrainingError, match="cannot write .*samples/step_00000002.png': No space"):
+    with pytest.raises(WriteError, match="cannot write .*samples/step_00000002.png': No space"):
         run(toy, tmp_path / "b", task=task, num_steps=2)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from resgen.errors import ConfigError, DataError
+from resgen.files import atomic_path
 
 PAD = 2
 _MARGIN = 3
@@ -77,25 +76,18 @@ def picture_grid(
 
 
 def save_picture(image: Image.Image, path: str | Path) -> Path:
-    """Write a picture to a temporary name beside `path`, then rename it; missing folders are made.
+    """Write a picture atomically; missing folders are made.
 
     Raises:
-        DataError: unknown suffix, or the place cannot be written (permission, full disk).
+        DataError: unknown suffix.
+        WriteError: the place cannot be written.
     """
     path = Path(path)
     kind = _FORMATS.get(path.suffix.lower())
     if kind is None:
         raise DataError(f"cannot write '{path}': unknown suffix '{path.suffix}'; allowed: {', '.join(_FORMATS)}")
-    temporary = path.with_name(f".{secrets.token_hex(6)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            image.save(temporary, format=kind)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot write '{path}': {error.strerror or error}") from error
+    with atomic_path(path, sync=False) as temporary:
+        image.save(temporary, format=kind)
     return path
 
 

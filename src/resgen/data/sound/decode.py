@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import re
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from resgen.errors import ConfigError, DataError, MissingExtraError
+from resgen.files import atomic_path
 
 MAX_SECONDS = 600.0
 MAX_BYTES = 1 << 30
@@ -79,7 +78,7 @@ def read_sound(
 
 
 def write_sound(samples: Float[Tensor, " S"], sample_rate_hz: int, path: str | Path) -> None:
-    """Write a sound to a temporary name beside `path`, then rename it; missing folders are made.
+    """Write a sound atomically; missing folders are made.
 
     Args:
         samples: clipped to [-1, 1] and rounded to 16 bits; read again, a WAV or FLAC file gives the rounded values.
@@ -88,8 +87,8 @@ def write_sound(samples: Float[Tensor, " S"], sample_rate_hz: int, path: str | P
 
     Raises:
         ConfigError: a rate outside 1,000..384,000 Hz.
-        DataError: unknown suffix, no samples, values that are not finite, a rate that the format lacks, or the place
-            cannot be written.
+        DataError: unknown suffix, no samples, values that are not finite, or a rate that the format lacks.
+        WriteError: the place cannot be written.
         MissingExtraError: soundfile is not installed.
     """
     path = Path(path)
@@ -97,16 +96,8 @@ def write_sound(samples: Float[Tensor, " S"], sample_rate_hz: int, path: str | P
     if suffix not in _WRITE_FORMATS:
         raise DataError(f"cannot write '{path}': unknown suffix '{path.suffix}'; allowed: {', '.join(_WRITE_FORMATS)}")
     content = encode_sound(samples, sample_rate_hz, suffix, where=f"'{path}'")
-    temporary = path.with_name(f".{secrets.token_hex(6)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot write '{path}': {error.strerror or error}") from error
+    with atomic_path(path, sync=False) as temporary:
+        temporary.write_bytes(content)
 
 
 def encode_sound(

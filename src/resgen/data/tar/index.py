@@ -14,10 +14,10 @@ metadata  {"resgen": {"format", "format_version", "size", "mtime_ns", "sha256", 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,7 +30,8 @@ from safetensors.numpy import save
 
 from resgen.data.progress import show_progress
 from resgen.data.tar.archive import Member, read_bytes, tar_members
-from resgen.errors import DataError
+from resgen.errors import DataError, WriteError
+from resgen.files import atomic_path
 
 FORMAT, FORMAT_VERSION = "resgen-shard-index", 1
 MAX_MEDIA_BYTES = 1 << 30
@@ -374,14 +375,7 @@ def _write_index(index: ShardIndex, suffixes: Sequence[str], mtime_ns: int) -> N
     }
     content = save({"rows": index.rows, "labels": index.labels}, {"resgen": json.dumps(meta)})
     for place in _places(index.path, suffixes):
-        temporary = place.with_name(f".{secrets.token_hex(6)}.tmp")
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            try:
+        with contextlib.suppress(WriteError):  # then the next place or, after the last, memory alone
+            with atomic_path(place, sync=False) as temporary:
                 temporary.write_bytes(content)
-                os.replace(temporary, place)
-                return
-            finally:
-                temporary.unlink(missing_ok=True)
-        except OSError:
-            continue  # a disk that cannot be written, or is full: the next place or, after the last, memory alone
+            return

@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from resgen.checkpoints.format import write_json_atomic, write_text_atomic
 from resgen.config import config_to_dict
 from resgen.data.sound.decode import resample
 from resgen.errors import DataError
@@ -27,6 +26,7 @@ from resgen.evaluation.speech.metrics import (
 )
 from resgen.evaluation.speech.speakers import SpeakerEncoder
 from resgen.evaluation.speech.transcribers import Transcriber
+from resgen.files import write_json, write_text
 
 
 class Sound(NamedTuple):
@@ -299,8 +299,8 @@ def speech_document(report: SpeechReport) -> dict[str, Any]:
 
 def write_speech_report(report: SpeechReport, path: Path) -> None:
     """Write `path` (JSON) and the same as Markdown beside it."""
-    write_json_atomic(path, speech_document(report))
-    write_text_atomic(path.with_suffix(".md"), speech_markdown(report))
+    write_json(path, speech_document(report))
+    write_text(path.with_suffix(".md"), speech_markdown(report))
 
 
 def candidate_voices(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -18,7 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from resgen.data.pictures.grid import save_picture
-from resgen.errors import ConfigError, DataError
+from resgen.errors import ConfigError
+from resgen.files import atomic_path
 from resgen.pipelines.image.edit import tile_grid
 from resgen.pipelines.image.pipeline import ImagePipeline
 from resgen.samplers.records import StepRecord
@@ -176,22 +175,14 @@ def level_map(visible: Int[Tensor, " L"], depth: int, shape: tuple[int, ...], si
 
 
 def save_gif(frames: list[Image.Image], path: Path) -> Path:
-    """Write an endless GIF to a temporary name beside `path`, then rename it; missing folders are made.
+    """Write an endless GIF atomically.
 
     Raises:
-        DataError: the place cannot be written to.
+        WriteError: the place cannot be written to.
     """
-    temporary = path.with_name(f".{secrets.token_hex(6)}.tmp")
     durations = [*[STEP_MS] * (len(frames) - 1), LAST_MS]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            frames[0].save(temporary, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot write '{path}': {error.strerror or error}") from error
+    with atomic_path(path, sync=False) as temporary:
+        frames[0].save(temporary, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
     return path
 
 

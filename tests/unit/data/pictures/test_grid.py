@@ -13,7 +13,7 @@ from PIL import Image
 
 from resgen.data import picture_grid, save_picture
 from resgen.data.pictures.grid import PAD
-from resgen.errors import ConfigError, DataError
+from resgen.errors import ConfigError, DataError, WriteError
 
 
 def numbered(count: int, channels: int = 3, size: int = 4) -> torch.Tensor:
@@ -98,7 +98,7 @@ def test_save_errors_leave_the_old_picture(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)
-    with pytest.raises(DataError, match="cannot write .*sheet.png': No space left on device"):
+    with pytest.raises(WriteError, match="cannot write .*sheet.png': No space left on device"):
         save_picture(sheet, path)
     assert path.read_bytes() == content and [p.name for p in tmp_path.iterdir()] == ["sheet.png"]
 
@@ -109,9 +109,9 @@ def test_save_refuses_bad_places(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="unknown suffix .*allowed: .png"):
             save_picture(sheet, tmp_path / name)
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot write"):
+    with pytest.raises(WriteError, match="cannot write"):
         save_picture(sheet, tmp_path / "file" / "sheet.png")
     (tmp_path / "dir.png").mkdir()
-    with pytest.raises(DataError, match="cannot write"):
+    with pytest.raises(WriteError, match="cannot write"):
         save_picture(sheet, tmp_path / "dir.png")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["dir.png", "file"]

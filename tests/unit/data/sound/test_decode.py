@@ -28,7 +28,7 @@ from resgen.data.sound.decode import (
     trim_silence,
     write_sound,
 )
-from resgen.errors import ConfigError, DataError, MissingExtraError
+from resgen.errors import ConfigError, DataError, MissingExtraError, WriteError
 from resgen.ops.random import generator
 
 soundfile = pytest.importorskip("soundfile")
@@ -314,17 +314,17 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(DataError, match=f"cannot write '{path}': No space left on device"):
+    with pytest.raises(WriteError, match=f"cannot write '{path}': No space left on device"):
         write_sound(noise(10), 16000, path)
     assert [p.name for p in tmp_path.iterdir()] == ["a.wav"] and path.read_text() == "old"
 
 
 def test_unwritable_places(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(DataError, match="cannot write"):
+    with pytest.raises(WriteError, match="cannot write"):
         write_sound(noise(10), 16000, tmp_path / "file" / "a.wav")
     (tmp_path / "b.wav").mkdir()
-    with pytest.raises(DataError, match="cannot write"):
+    with pytest.raises(WriteError, match="cannot write"):
         write_sound(noise(10), 16000, tmp_path / "b.wav")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["b.wav", "file"]
 

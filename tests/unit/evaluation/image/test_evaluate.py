@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from resgen.errors import CheckpointError, ConfigError, DataError
+from resgen.errors import CheckpointError, ConfigError, DataError, WriteError
 from resgen.evaluation.checks import generation_protocol, reconstruction_protocol
 from resgen.evaluation.image import reference as reference_module
 from resgen.evaluation.image.evaluate import (
@@ -274,7 +274,7 @@ def test_what_cannot_be_identified_is_not_kept(extractor: Extractor, tmp_path: P
 
 def test_a_cache_that_cannot_be_written(extractor: Extractor, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="cannot be kept"):
+    with pytest.raises(WriteError, match="cannot write"):
         generation(extractor, cache_dir=tmp_path / "file")
 
 

@@ -1,0 +1,53 @@
+import json
+import os
+import stat
+
+import pytest
+
+from resgen.errors import WriteError
+from resgen.files import atomic_folder, atomic_path, remove_leftovers, write_json, write_text
+
+
+def test_json_is_replaced_at_once_or_not_at_all(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(WriteError, match="not plain JSON"):
+        write_json(path, {"a": {1, 2}})
+    assert json.loads(path.read_text()) == {"a": 1} and os.listdir(tmp_path) == ["a.json"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(KeyError), atomic_path(path) as temporary:
+        temporary.write_text("new")
+        raise KeyError("x")
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
+    with pytest.raises(WriteError, match=f"^cannot write '{path}': Input/output error$"), atomic_path(path):
+        raise OSError(5, "Input/output error")
+    with pytest.raises(WriteError, match="cannot write '.*a.txt/b': "):
+        write_text(path / "b", "a file is no folder")
+
+
+def test_missing_folders_are_made_and_others_may_read_the_file(tmp_path):
+    write_text(tmp_path / "x" / "y" / "a.txt", "é")
+    file = tmp_path / "x" / "y" / "a.txt"
+    assert file.read_text(encoding="utf-8") == "é" and stat.S_IMODE(file.stat().st_mode) & 0o444 == 0o444
+
+
+def test_a_folder_takes_its_place_as_a_whole(tmp_path):
+    place = tmp_path / "m"
+    for content in ("old", "new"):
+        with atomic_folder(place) as temporary:
+            (temporary / content).write_text(content)
+    assert os.listdir(tmp_path) == ["m"] and os.listdir(place) == ["new"]
+    with pytest.raises(KeyError), atomic_folder(place):
+        raise KeyError("x")
+    assert os.listdir(tmp_path) == ["m"] and os.listdir(place) == ["new"]
+
+
+def test_leftovers_of_killed_processes_are_removed(tmp_path):
+    for name in (".12ab.tmp", ".m.old", "m", ".hidden"):
+        (tmp_path / name).mkdir()
+    remove_leftovers(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [".hidden", "m"]
