@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -106,21 +106,38 @@ def stft(samples: Float[Tensor, "B S"], config: MelConfig) -> Complex[Tensor, "B
     return spectrum[..., :num_frames]
 
 
-def inverse_stft(spectrum: Complex[Tensor, "B bins T"], config: MelConfig) -> Float[Tensor, "B S"]:
+def inverse_stft(
+    spectrum: Complex[Tensor, "B bins T"],
+    window: Float[Tensor, " W"],
+    *,
+    fft_size: int,
+    hop_size: int,
+    valid: Bool[Tensor, "B T"] | None = None,
+) -> Float[Tensor, "B S"]:
     """The waveform of S = T * hop samples whose frames are nearest (least squares; Griffin and Lim 1984).
 
-    It undoes `stft` for a sound of S samples; the reflected ends are dropped.
+    It undoes `stft` for a sound of S samples; what extends both ends is dropped ("same" padding of Vocos). Frames that
+    are not valid take part neither in the sum of the overlapping windows nor in what divides it, so the samples of the
+    valid ones are those that they would give alone. Samples of the others are 0.
+
+    Args:
+        spectrum: one-sided.
+        window: of the synthesis; it lies in the middle of a frame, which is 0 outside of it.
+        fft_size: samples of a frame.
+        hop_size: samples from one frame to the next.
+        valid: True where a frame is not padding; all by default.
     """
-    num_frames = spectrum.shape[-1]
+    num_frames, before = spectrum.shape[-1], (fft_size - len(window)) // 2
     if not num_frames:
         return spectrum.real.new_zeros(spectrum.shape[0], 0)
-    frames = torch.fft.irfft(spectrum, n=config.fft_size, dim=1)
-    before = (config.fft_size - config.window_size) // 2
-    window = _window(config.window_size, frames.device, frames.dtype)
-    window = F.pad(window, (before, config.fft_size - config.window_size - before))[:, None]
-    # at the zeros of the outermost windows nothing is known of a sample, which then stays 0
-    weight = _overlap_add(window.square().expand(1, -1, num_frames), config).clamp(min=1e-8)
-    return _overlap_add(frames * window, config) / weight
+    window = F.pad(window, (before, fft_size - len(window) - before))[:, None]
+    frames = torch.fft.irfft(spectrum, n=fft_size, dim=1) * window
+    weights = window.square().expand(1, -1, num_frames)
+    if valid is not None:
+        frames, weights = frames.masked_fill(~valid[:, None], 0.0), weights * valid[:, None]
+    # At the zeros of the outermost windows nothing is known of a sample, which then stays 0.
+    samples = _overlap_add(frames, hop_size) / _overlap_add(weights, hop_size).clamp(min=1e-8)
+    return samples if valid is None else samples * valid.repeat_interleave(hop_size, dim=1)
 
 
 def spectrogram(samples: Float[Tensor, "B S"], config: MelConfig) -> Float[Tensor, "B bins T"]:
@@ -163,12 +180,17 @@ def griffin_lim(
     turns = torch.rand(magnitude.shape, generator=generator, device=generator.device).to(magnitude.device)
     phase = torch.polar(torch.ones_like(turns), 2 * math.pi * turns)
     previous = torch.zeros_like(phase)
+    window = _window(config.window_size, magnitude.device, magnitude.dtype)
+
+    def waveform(phase: Tensor) -> Tensor:
+        return inverse_stft(magnitude * phase, window, fft_size=config.fft_size, hop_size=config.hop_size)
+
     for _ in range(iterations):
-        consistent = stft(inverse_stft(magnitude * phase, config), config)
+        consistent = stft(waveform(phase), config)
         moved = consistent + _MOMENTUM * (consistent - previous)
         phase = moved / moved.abs().clamp(min=1e-12)
         previous = consistent
-    return inverse_stft(magnitude * phase, config)
+    return waveform(phase)
 
 
 def _invert_filters(mel: Float[Tensor, "B F T"], config: MelConfig) -> Float[Tensor, "B bins T"]:
@@ -185,13 +207,13 @@ def _invert_filters(mel: Float[Tensor, "B F T"], config: MelConfig) -> Float[Ten
     return magnitude
 
 
-def _overlap_add(frames: Float[Tensor, "B N T"], config: MelConfig) -> Float[Tensor, "B S"]:
-    """Sum the frames at their places and cut off what `stft` extends by reflection."""
-    num_frames = frames.shape[-1]
-    total = (num_frames - 1) * config.hop_size + config.fft_size
-    summed = F.fold(frames, (1, total), (1, config.fft_size), stride=(1, config.hop_size))[:, 0, 0]
-    left = (config.fft_size - config.hop_size) // 2
-    return summed[:, left : left + num_frames * config.hop_size]
+def _overlap_add(frames: Float[Tensor, "B N T"], hop_size: int) -> Float[Tensor, "B S"]:
+    """Sum the frames at their places and keep the T * hop samples in the middle."""
+    _, size, num_frames = frames.shape
+    total = (num_frames - 1) * hop_size + size
+    summed = F.fold(frames, (1, total), (1, size), stride=(1, hop_size))[:, 0, 0]
+    left = (size - hop_size) // 2
+    return summed[:, left : left + num_frames * hop_size]
 
 
 def _filter_matrix(config: MelConfig) -> Float[np.ndarray, "F bins"]:

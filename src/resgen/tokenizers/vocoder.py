@@ -11,13 +11,12 @@ import math
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Complex, Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from resgen.errors import ConfigError, DataError
 from resgen.nn.conv1d import Conv1d, ConvNeXtBlock1d, zero_invalid
-from resgen.ops.mel import MelConfig
+from resgen.ops.mel import MelConfig, inverse_stft
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,35 +124,5 @@ class Vocoder(nn.Module):
             log_magnitude, phase = values.chunk(2, dim=1)
             # No waveform in [-1, 1] has a larger magnitude than the window's sum (Vocos clips at 100, after exp).
             spectrum = torch.polar(log_magnitude.clamp(max=self.max_log_magnitude).exp(), phase)
-            return inverse_stft(spectrum, self.config.mel, self.window, valid)
-
-
-def inverse_stft(
-    spectrum: Complex[Tensor, "B bins T"],
-    config: MelConfig,
-    window: Float[Tensor, " W"],
-    valid: Bool[Tensor, "B T"] | None = None,
-) -> Float[Tensor, "B S"]:
-    """`ops.mel.inverse_stft` with a gradient and with padding: windows overlap and add ("same" padding of Vocos).
-
-    Frames that are not valid take part neither in the sum nor in the sum of squared windows that divides it, so the
-    samples of the valid ones are those that they would give alone. Samples of the others are 0.
-    """
-    num_frames, size, hop = spectrum.shape[-1], config.window_size, config.hop_size
-    begin = (config.fft_size - size) // 2  # the window lies in the middle of the frame and is 0 outside
-    frames = torch.fft.irfft(spectrum, n=config.fft_size, dim=1)[:, begin : begin + size] * window[:, None]
-    weights = window.square()[:, None].expand(1, size, num_frames)
-    if valid is not None:
-        kept = valid.unsqueeze(1).to(frames.dtype)
-        frames, weights = frames * kept, weights * kept
-    samples = _overlap_add(frames, hop) / _overlap_add(weights, hop).clamp(min=1e-8)
-    return samples if valid is None else samples * valid.repeat_interleave(hop, dim=1)
-
-
-def _overlap_add(frames: Float[Tensor, "B W T"], hop: int) -> Float[Tensor, "B S"]:
-    """Sum of frames `hop` apart, cut to `T * hop` samples in the middle."""
-    _, size, num_frames = frames.shape
-    total = (num_frames - 1) * hop + size
-    summed = F.fold(frames, (1, total), (1, size), stride=(1, hop))[:, 0, 0]
-    left = (size - hop) // 2
-    return summed[:, left : left + num_frames * hop]
+            mel = self.config.mel
+            return inverse_stft(spectrum, self.window, fft_size=mel.fft_size, hop_size=mel.hop_size, valid=valid)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from resgen.errors import ConfigError, DataError
 from resgen.nn.conv1d import ConvDecoder1d, ConvEncoder1d, fine_valid
+from resgen.ops.mel import inverse_stft
 from resgen.quantizers import Quantization, QuantizerConfig, make_quantizer
 from resgen.types import CodeSpec
 
@@ -205,8 +206,9 @@ class WaveformTokenizer(nn.Module):
         log_magnitude, phase = self.decoder(latents.transpose(1, 2).to(weight.dtype), valid).float().chunk(2, dim=1)
         # Clamped before the exponential; Vocos clamps after it, where the gradient of an overflow is not a number.
         spectrum = torch.polar(log_magnitude.clamp(max=MAX_LOG_MAGNITUDE).exp(), phase)
-        frames = fine_valid(valid, self.config.frames_per_position)
-        return inverse_stft(spectrum, frames, window_size=self.config.window_size, hop_size=self.config.hop_size)
+        frames, size = fine_valid(valid, self.config.frames_per_position), self.config.window_size
+        window = torch.hann_window(size, device=spectrum.device)
+        return inverse_stft(spectrum, window, fft_size=size, hop_size=self.config.hop_size, valid=frames)
 
 
 def stft(samples: Float[Tensor, "B S"], *, window_size: int, hop_size: int) -> Complex[Tensor, "B bins T"]:
@@ -218,36 +220,3 @@ def stft(samples: Float[Tensor, "B S"], *, window_size: int, hop_size: int) -> C
     padded = nn.functional.pad(samples, (margin // 2, margin - margin // 2))
     window = torch.hann_window(window_size, device=samples.device)
     return torch.stft(padded, window_size, hop_size, window=window, center=False, return_complex=True)
-
-
-def inverse_stft(
-    spectrum: Complex[Tensor, "B bins T"], valid: Bool[Tensor, "B T"] | None = None, *, window_size: int, hop_size: int
-) -> Float[Tensor, "B S"]:
-    """Samples whose `stft` is nearest to `spectrum` in the least squares sense, `S = T * hop_size`.
-
-    Spectra that are not valid take no part, neither in the sum of the overlapping windows nor in what divides it: the
-    samples of the valid ones are those that they would give alone. Samples of the others are 0.
-
-    Args:
-        spectrum: what `stft` gives; `window_size` a multiple of `hop_size`, twice as much or more.
-        valid: which spectra are real, all by default.
-    """
-    window = torch.hann_window(window_size, device=spectrum.device)
-    frames = torch.fft.irfft(spectrum, n=window_size, dim=1).transpose(1, 2) * window
-    weights = window.square().expand(1, *frames.shape[1:])
-    if valid is not None:
-        frames, weights = frames.masked_fill(~valid.unsqueeze(-1), 0.0), weights * valid.unsqueeze(-1)
-    samples = _overlap_add(frames, hop_size) / _overlap_add(weights, hop_size).clamp(min=1e-8)
-    return samples if valid is None else samples * valid.repeat_interleave(hop_size, dim=1)
-
-
-def _overlap_add(frames: Float[Tensor, "B T W"], hop_size: int) -> Float[Tensor, "B S"]:
-    """Sum of frames `hop_size` apart, without the margins that `stft` adds."""
-    num_hops, count = frames.shape[2] // hop_size, frames.shape[1]
-    total = frames.new_zeros(frames.shape[0], (count + num_hops - 1) * hop_size)
-    for hop in range(num_hops):
-        start = hop * hop_size
-        part = frames[:, :, start : start + hop_size].flatten(1)
-        total = total + nn.functional.pad(part, (start, total.shape[1] - start - part.shape[1]))
-    left = (frames.shape[2] - hop_size) // 2
-    return total[:, left : left + count * hop_size]

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from resgen.errors import ConfigError, DataError
-from resgen.ops.mel import MelConfig, log_mel, stft
-from resgen.tokenizers.vocoder import PRESETS, Vocoder, VocoderConfig, inverse_stft
+from resgen.ops.mel import MelConfig, inverse_stft, log_mel, stft
+from resgen.tokenizers.vocoder import PRESETS, Vocoder, VocoderConfig
 
 MEL = MelConfig(sample_rate_hz=8000, fft_size=128, window_size=96, hop_size=24, num_bands=10, max_hz=4000.0)
 
@@ -39,7 +39,7 @@ def sounds(count: int, num_samples: int) -> torch.Tensor:
 def test_the_inverse_undoes_the_spectrogram_of_the_mels(mel: MelConfig) -> None:
     samples = sounds(2, 12 * mel.hop_size)
     window = torch.hann_window(mel.window_size)
-    restored = inverse_stft(stft(samples, mel), mel, window)
+    restored = inverse_stft(stft(samples, mel), window, fft_size=mel.fft_size, hop_size=mel.hop_size)
     assert restored.shape == samples.shape
     assert torch.allclose(restored, samples, atol=1e-4)
 
