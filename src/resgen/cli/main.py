@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, make_dataclass
+from typing import Annotated, Any, Literal
 
 import tyro
+from tyro.conf import Positional
 
 import resgen
 from resgen.allocator import keep_freed_memory
 from resgen.cli.bench import Bench
 from resgen.cli.common import message, os_error_line, table
 from resgen.cli.compare import Compare, Sweep
-from resgen.cli.completion import Completion
 from resgen.cli.demo import Demo
 from resgen.cli.doctor import Doctor
 from resgen.cli.edit import EditImage
@@ -32,6 +35,26 @@ from resgen.cli.train import TrainGenerator, TrainText, TrainTokenizer, TrainVoc
 from resgen.errors import ConfigError, ResGenError, unknown
 
 EXIT_OK, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 0, 2, 130, 141
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """Print a script that completes commands and options in a shell.
+
+    For example:
+
+        resgen completion bash > ~/.local/share/bash-completion/completions/resgen
+        resgen completion zsh > ~/.zfunc/_resgen
+        resgen completion fish > ~/.config/fish/completions/resgen.fish
+    """
+
+    shell: Positional[Literal["bash", "zsh", "fish"]]
+    """The shell that is to read the script; it is up to date until the package is."""
+
+    def run(self) -> None:
+        options = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes, *OPTIONS)
+        tyro.cli(union(COMMANDS), prog="resgen", args=["--tyro-print-completion", self.shell], config=options)
+
 
 COMMANDS: dict[str, type[Any]] = {
     "demo": Demo,
@@ -56,6 +79,9 @@ COMMANDS: dict[str, type[Any]] = {
     "bench": Bench,
     "completion": Completion,
 }
+
+OPTIONS = (tyro.conf.FlagCreatePairsOff,)
+"""Without it, --resume would have a --no-resume beside it."""
 
 EXAMPLES = """
   resgen demo
@@ -88,9 +114,7 @@ def parse(argv: Sequence[str]) -> Any:
     for length in (1, 2):
         name = " ".join(words[:length])
         if name in COMMANDS:
-            # Without FlagCreatePairsOff, --resume would have a --no-resume beside it.
-            options = (tyro.conf.FlagCreatePairsOff,)
-            return tyro.cli(COMMANDS[name], prog=f"resgen {name}", args=words[length:], config=options)
+            return tyro.cli(COMMANDS[name], prog=f"resgen {name}", args=words[length:], config=OPTIONS)
     group = words[0] if words and any(name.startswith(words[0] + " ") for name in COMMANDS) else ""
     rest = words[1:] if group else words
     if rest and rest[0] in ("-h", "--help"):
@@ -102,6 +126,19 @@ def parse(argv: Sequence[str]) -> Any:
     if group:
         raise ConfigError(unknown(f"{group} command", rest[0], [n.split()[1] for n in COMMANDS if n.startswith(group)]))
     raise ConfigError(unknown("command", rest[0], dict.fromkeys(n.split()[0] for n in COMMANDS)))
+
+
+def union(commands: Mapping[str, type[Any]]) -> Any:
+    """All commands as one type of tyro's, in which those of a group are choices of the group."""
+    groups: dict[str, dict[str, type[Any]]] = {}
+    for name, command in commands.items():
+        group, _, rest = name.partition(" ")
+        groups.setdefault(group, {})[rest] = command
+    choices = []
+    for name, inner in groups.items():
+        kind = inner.get("") or make_dataclass(name, [("command", union(inner))], namespace={"__doc__": ""})
+        choices.append(Annotated[kind, tyro.conf.subcommand(name)])
+    return functools.reduce(operator.or_, choices)
 
 
 def guard(run: Callable[[], int | None]) -> int:
