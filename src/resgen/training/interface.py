@@ -52,7 +52,7 @@ class TrainerConfig:
         keep_last: checkpoints kept, besides the best.
         seed: of all random streams.
         loggers: where metrics and samples go besides the run folder's own files: `tensorboard` (left out if it is not
-            installed), `wandb`, `mlflow`.
+            installed), `wandb`.
     """
 
     num_steps: int = 1000

@@ -1,4 +1,4 @@
-"""Where a training's record goes besides `metrics.jsonl`: TensorBoard, Weights & Biases, MLflow.
+"""Where a training's record goes besides `metrics.jsonl`: TensorBoard, Weights & Biases.
 
 Each is told of metrics and of sample pictures (of speech: spectrograms) with their sounds. Where they keep things and
 under which account is left to their own environment variables. The identifiers of runs are kept in the run folder, so
@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import secrets
-import time
 import wave
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,13 +19,11 @@ import numpy as np
 from PIL import Image
 
 from resgen.checkpoints.format import read_json
-from resgen.config import flatten
 from resgen.errors import CheckpointError, ConfigError, MissingExtraError, unknown
 from resgen.files import write_json
 
 RUNS_NAME = "loggers.json"
 PROJECT = "resgen"
-_MAX_VALUE = 500  # characters of a parameter that MLflow keeps
 
 
 class RunInfo(NamedTuple):
@@ -130,54 +127,7 @@ class WandbLogger:
         self._run.finish(exit_code=0 if finished else 1)
 
 
-class MlflowLogger:
-    """A run of MLflow, on the server or in the folder that `MLFLOW_TRACKING_URI` names, else in `mlruns/` of the run
-    folder; `MLFLOW_EXPERIMENT_NAME` names the experiment."""
-
-    def __init__(self, run: RunInfo) -> None:
-        address = os.environ.get("MLFLOW_TRACKING_URI")
-        if address is None:
-            address = (run.folder.resolve() / "mlruns").as_uri()
-            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow 3 asks whether a folder is meant
-        from mlflow import MlflowClient
-        from mlflow.entities import Metric, Param
-
-        self._metric: Any = Metric
-        self._client: Any = MlflowClient(tracking_uri=address)
-        if run.run_id is not None:
-            self.run_id: str | None = run.run_id
-            self._client.update_run(run.run_id, status="RUNNING")
-            return
-        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
-        experiment = self._client.get_experiment_by_name(name)
-        number = experiment.experiment_id if experiment is not None else self._client.create_experiment(name)
-        self.run_id = self._client.create_run(number, run_name=run.folder.resolve().name).info.run_id
-        self._client.log_batch(
-            self.run_id, params=[Param(key, str(value)[:_MAX_VALUE]) for key, value in flatten(run.config).items()]
-        )
-
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """See `Logger`."""
-        now = int(1000 * time.time())
-        self._client.log_batch(self.run_id, metrics=[self._metric(k, float(v), now, step) for k, v in values.items()])
-
-    def samples(self, step: int, picture: Path, sounds: Mapping[str, Path]) -> None:
-        """See `Logger`."""
-        for path in (picture, *sounds.values()):
-            self._client.log_artifact(self.run_id, str(path), "samples")
-
-    def close(self, finished: bool) -> None:
-        """See `Logger`."""
-        self._client.set_terminated(self.run_id, "FINISHED" if finished else "KILLED")
-
-
-LOGGERS: dict[str, Callable[[RunInfo], Any]] = {
-    "tensorboard": TensorBoardLogger,
-    "wandb": WandbLogger,
-    "mlflow": MlflowLogger,
-}
-_ASKED_FOR = ("wandb", "mlflow")
-"""Loggers that are on for those alone who ask for them; packages and extras have the same names."""
+LOGGERS: dict[str, Callable[[RunInfo], Any]] = {"tensorboard": TensorBoardLogger, "wandb": WandbLogger}
 
 
 class Loggers:
@@ -252,9 +202,8 @@ def check_packages(names: Sequence[str]) -> None:
     Raises:
         MissingExtraError: naming the extra.
     """
-    for name in names:
-        if name in _ASKED_FOR and importlib.util.find_spec(name) is None:
-            raise MissingExtraError(name, name)
+    if "wandb" in names and importlib.util.find_spec("wandb") is None:
+        raise MissingExtraError("wandb", "wandb")
 
 
 def _read_ids(path: Path) -> dict[str, str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.machinery
 import json
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from resgen.data.sound.decode import write_sound
 from resgen.errors import ConfigError, MissingExtraError, install_command
 from resgen.training import Trainer, TrainerConfig
 from resgen.training.log import Log
-from resgen.training.loggers import RUNS_NAME
+from resgen.training.loggers import LOGGERS, RUNS_NAME
 
 
 class FakeWandb(ModuleType):
@@ -61,54 +61,11 @@ class FakeWandb(ModuleType):
         return "audio", path
 
 
-class FakeMlflow(ModuleType):
-    """MLflow whose client remembers its calls."""
-
-    def __init__(self) -> None:
-        super().__init__("mlflow")
-        self.__spec__ = importlib.machinery.ModuleSpec("mlflow", None)
-        self.calls: list[tuple] = []
-        self.addresses: list[str] = []
-        self.entities = ModuleType("mlflow.entities")
-        self.entities.Metric = lambda *fields: fields  # type: ignore[attr-defined]
-        self.entities.Param = lambda *fields: fields  # type: ignore[attr-defined]
-
-    def MlflowClient(self, tracking_uri: str) -> Any:
-        self.addresses.append(tracking_uri)
-        return self
-
-    def get_experiment_by_name(self, name: str) -> Any:
-        return None if name == "resgen" else SimpleNamespace(experiment_id="7")
-
-    def create_experiment(self, name: str) -> str:
-        return f"new {name}"
-
-    def create_run(self, experiment_id: str, run_name: str) -> Any:
-        self.calls.append(("create_run", experiment_id, run_name))
-        return SimpleNamespace(info=SimpleNamespace(run_id="run-1"))
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in ("log_batch", "log_artifact", "set_terminated", "update_run"):
-            raise AttributeError(name)
-        return lambda *args, **options: self.calls.append((name, *args, *options.items()))
-
-
 @pytest.fixture
 def wandb(monkeypatch: pytest.MonkeyPatch) -> FakeWandb:
     module = FakeWandb()
     monkeypatch.setitem(sys.modules, "wandb", module)
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
-    return module
-
-
-@pytest.fixture
-def mlflow(monkeypatch: pytest.MonkeyPatch) -> FakeMlflow:
-    module = FakeMlflow()
-    monkeypatch.setitem(sys.modules, "mlflow", module)
-    monkeypatch.setitem(sys.modules, "mlflow.entities", module.entities)
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "kept")
     return module
 
 
@@ -154,38 +111,6 @@ def test_wandb_project_of_the_environment(wandb: FakeWandb, tmp_path: Path, monk
     assert wandb.started[0]["project"] == "mine"
 
 
-def test_mlflow(mlflow: FakeMlflow, tmp_path: Path, sheet: Path) -> None:
-    log = Log(tmp_path, step=0, loggers=("mlflow",), config={"a": {"b": 1}, "c": "x" * 600})
-    log.write("train", 4, {"loss": 0.5})
-    log.samples(4, sheet)
-    log.close()
-    created, params, metrics, *artifacts, ended = mlflow.calls
-    assert mlflow.addresses == [(tmp_path / "mlruns").as_uri()]
-    assert created == ("create_run", "new resgen", tmp_path.name)
-    assert params == ("log_batch", "run-1", ("params", [("a.b", "1"), ("c", "x" * 500)]))
-    ((key, value, stamp, step),) = metrics[2][1]
-    assert (key, value, step) == ("train/loss", 0.5, 4) and stamp > 1.5e12
-    files = [str(sheet), *names(sheet).values()]
-    assert artifacts == [("log_artifact", "run-1", file, "samples") for file in files]
-    assert ended == ("set_terminated", "run-1", "KILLED")
-    mlflow.calls.clear()
-    log = Log(tmp_path, step=4, loggers=("mlflow",), config={"a": 1})
-    log.write("final", 8, {"loss": 0.25})
-    log.close()
-    assert mlflow.calls[0] == ("update_run", "run-1", ("status", "RUNNING")), "the same run goes on"
-    assert mlflow.calls[-1] == ("set_terminated", "run-1", "FINISHED")
-    assert [call[0] for call in mlflow.calls] == ["update_run", "log_batch", "set_terminated"]
-
-
-def test_mlflow_server_and_experiment_of_the_environment(
-    mlflow: FakeMlflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
-    Log(tmp_path, step=0, loggers=("mlflow",)).close()
-    assert mlflow.addresses == ["http://127.0.0.1:9"] and mlflow.calls[0][1] == "7"
-
-
 def test_tensorboard(tmp_path: Path, sheet: Path) -> None:
     pytest.importorskip("tensorboard", reason="TensorBoard is not installed (extra train)")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -208,10 +133,12 @@ def test_tensorboard(tmp_path: Path, sheet: Path) -> None:
 
 @pytest.mark.parametrize("fail_at", ["init", "train/loss", "samples"])
 def test_a_failure_is_one_message_and_stops_nothing(
-    fail_at: str, wandb: FakeWandb, mlflow: FakeMlflow, tmp_path: Path, sheet: Path, capsys: Any
+    fail_at: str, wandb: FakeWandb, tmp_path: Path, sheet: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
+    other = Mock(run_id="7")
+    monkeypatch.setitem(LOGGERS, "other", lambda run: other)
     wandb.fail_at = fail_at
-    log = Log(tmp_path, step=0, loggers=("wandb", "mlflow"))
+    log = Log(tmp_path, step=0, loggers=("wandb", "other"))
     for step in (4, 5):
         log.write("train", step, {"loss": 0.5})
         log.samples(step, sheet)
@@ -219,7 +146,7 @@ def test_a_failure_is_one_message_and_stops_nothing(
     said = capsys.readouterr().err
     reason = "no network" if fail_at == "init" else "gone"
     assert said == f"logger 'wandb' is off, training goes on without it: {reason}\n"
-    assert [call[0] for call in mlflow.calls].count("log_artifact") == 6, "the others go on"
+    assert other.metrics.call_count == other.samples.call_count == 2, "the others go on"
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
     assert ("wandb" in json.loads((tmp_path / RUNS_NAME).read_text())) == (fail_at != "init")
 
@@ -232,13 +159,12 @@ def test_a_missing_tensorboard_is_a_message(tmp_path: Path, monkeypatch: pytest.
     assert install_command("train") in capsys.readouterr().err and not (tmp_path / "tb").exists()
 
 
-@pytest.mark.parametrize("name", ["wandb", "mlflow"])
 def test_a_missing_package_is_one_line_before_anything_is_written(
-    name: str, toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(MissingExtraError, match=rf"'{name}' is not installed; .*\[{name}\]'"):
-        Trainer(toy.ToyTask(), toy.toy_config(loggers=("tensorboard", name)), tmp_path / "run")
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(MissingExtraError, match=r"'wandb' is not installed; .*\[wandb\]'"):
+        Trainer(toy.ToyTask(), toy.toy_config(loggers=("tensorboard", "wandb")), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -278,14 +204,9 @@ def test_a_training_tells_its_loggers(toy: Any, wandb: FakeWandb, tmp_path: Path
     assert len(wandb.started) == 2 and wandb.started[0]["id"] == wandb.started[1]["id"]
 
 
-def real(name: str) -> ModuleType:
-    """The package itself, or a skip that says why."""
-    return pytest.importorskip(name, reason=f"{name} is not installed (extra {name})")
-
-
 @pytest.mark.slow
 def test_wandb_itself_offline(tmp_path: Path, sheet: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    real("wandb")
+    pytest.importorskip("wandb", reason="wandb is not installed (extra wandb)")
     monkeypatch.setenv("WANDB_MODE", "offline")
     for step in (0, 4):
         log = Log(tmp_path, step=step, loggers=("wandb",), config={"a": 1})
@@ -297,23 +218,3 @@ def test_wandb_itself_offline(tmp_path: Path, sheet: Path, monkeypatch: pytest.M
     folders = sorted(path for path in (tmp_path / "wandb").glob("offline-run-*"))
     assert len(folders) == 2 and all(path.name.endswith(f"-{run_id}") for path in folders)
     assert len(list(folders[0].rglob("*.png"))) == 1 and len(list(folders[0].rglob("*.wav"))) == 2
-
-
-@pytest.mark.slow
-def test_mlflow_itself_in_a_folder(tmp_path: Path, sheet: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    real("mlflow")
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # set by the logger; here it is put back
-    for step in (0, 4):
-        log = Log(tmp_path, step=step, loggers=("mlflow",), config={"a": {"b": 1}})
-        log.write("train" if step == 0 else "final", 4 + step, {"loss": 0.5 + step, "bad": float("nan")})
-        log.samples(4 + step, sheet)
-        log.close()
-    assert "is off" not in capsys.readouterr().err
-    client = importlib.import_module("mlflow").MlflowClient(tracking_uri=(tmp_path / "mlruns").as_uri())
-    run = client.get_run(json.loads((tmp_path / RUNS_NAME).read_text())["mlflow"])
-    assert run.info.status == "FINISHED" and run.data.params == {"a.b": "1"}
-    assert [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, "train/loss")] == [(4, 0.5)]
-    assert run.data.metrics["final/loss"] == 4.5
-    assert len(client.list_artifacts(run.info.run_id, "samples")) == 3
