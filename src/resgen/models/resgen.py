@@ -44,7 +44,7 @@ class ResGenConfig:
             `num_components` and `mean_rank` are of `mixture` only.
     """
 
-    tag: ClassVar[str] = "resgen"
+    tag: ClassVar[str] = "unmasking"  # of the network; which kind it is, its head says
     width: int = 1152
     num_layers: int = 28
     num_heads: int = 16

@@ -132,5 +132,5 @@ def test_wrong_kinds_are_named() -> None:
         config_from_dict(Recipe, document | {"generator": {"kind": "masgit"}})
     with pytest.raises(ConfigError, match="unknown configuration key 'generator.num_components'"):
         config_from_dict(Recipe, document | {"generator": document["generator"] | {"kind": "maskgit"}})
-    with pytest.raises(ConfigError, match="generator.kind=maskgit is not what is configured, resgen; .* --kind"):
+    with pytest.raises(ConfigError, match="generator.kind=maskgit is not what is configured, unmasking; .* --kind"):
         replace_nested(recipe, {"generator.kind": "maskgit"})
