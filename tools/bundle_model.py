@@ -15,15 +15,8 @@ import torch
 import tyro
 from torch import Tensor
 
-from resgen.checkpoints.format import (
-    Component,
-    Folder,
-    SavedComponent,
-    load_folder,
-    load_tensors,
-    resolve_model,
-    save_folder,
-)
+from resgen.checkpoints.format import Component, Folder, SavedComponent, load_folder, load_tensors, save_folder
+from resgen.checkpoints.locate import resolve_model
 from resgen.config import config_from_dict, config_to_dict, parse_overrides, replace_nested
 from resgen.data.sound.decode import read_sound, write_sound
 from resgen.files import write_text

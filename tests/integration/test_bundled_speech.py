@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from resgen.checkpoints.format import resolve_model
+from resgen.checkpoints.locate import resolve_model
 from resgen.cli.main import main
 from resgen.data.sound.decode import read_sound, write_sound
 from resgen.errors import ConfigError

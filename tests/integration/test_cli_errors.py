@@ -42,7 +42,7 @@ def refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[...,
 @pytest.fixture(scope="module")
 def bundled() -> Path:
     """The folder of the smallest bundled pipeline."""
-    from resgen.checkpoints.format import resolve_model
+    from resgen.checkpoints.locate import resolve_model
     from resgen.cli.common import bundled_models
 
     models = [m for m in bundled_models() if m["kind"] == "pipeline"]

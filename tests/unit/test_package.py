@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import graphlib
 import importlib.resources
 import importlib.util
 import re
@@ -9,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
@@ -112,3 +115,46 @@ def test_errors_travel_between_processes(error: ResGenError) -> None:
     """Workers raise them; the way goes through pickle, which calls constructors with the message alone."""
     again = ForkingPickler.loads(bytes(ForkingPickler.dumps(error)))
     assert type(again) is type(error) and str(again) == str(error) and again.__dict__ == error.__dict__
+
+
+def imports(tree: ast.AST, *, inner: bool) -> Iterator[tuple[str, str]]:
+    """Module and name of every import of the package, those within functions only if `inner`."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((str(node.module), alias.name) for alias in node.names)
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        elif inner or not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield from imports(node, inner=inner)
+
+
+def import_graph(*, inner: bool) -> dict[str, set[str]]:
+    """The modules of the package that each imports."""
+    files = {
+        ".".join(p.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__"): p
+        for p in SOURCE.rglob("*.py")
+    }
+    graph = {}
+    for module, path in files.items():
+        names = imports(ast.parse(path.read_text()), inner=inner)
+        targets = {full if (full := f"{source}.{name}") in files else source for source, name in names}
+        graph[module] = targets & files.keys() - {module}
+    return graph
+
+
+def circle(graph: dict[str, set[str]]) -> list[str] | None:
+    """The modules of an import circle, or None."""
+    order = graphlib.TopologicalSorter(graph)
+    try:
+        order.prepare()
+    except graphlib.CycleError as error:
+        return error.args[1]
+    return None
+
+
+@pytest.mark.parametrize("inner", [False, True], ids=["modules", "and within functions"])
+def test_no_modules_import_each_other_in_a_circle(inner):
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}}) is not None
+    assert circle(import_graph(inner=inner)) is None

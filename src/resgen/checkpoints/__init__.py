@@ -5,12 +5,11 @@ from resgen.checkpoints.format import (
     Component,
     Folder,
     SavedComponent,
-    list_bundled,
     load_folder,
     load_tensors,
-    resolve_model,
     save_folder,
 )
+from resgen.checkpoints.locate import list_bundled, resolve_model
 from resgen.checkpoints.tensors import load_state, module_tensors, sha256_file, sha256_tensor
 
 __all__ = [

@@ -15,15 +15,8 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from resgen.checkpoints.format import (
-    Component,
-    Folder,
-    SavedComponent,
-    load_folder,
-    load_tensors,
-    resolve_model,
-    save_folder,
-)
+from resgen.checkpoints.format import Component, Folder, SavedComponent, load_folder, load_tensors, save_folder
+from resgen.checkpoints.locate import resolve_model
 from resgen.checkpoints.tensors import load_state, module_tensors, sha256_tensor
 from resgen.config import config_from_dict, config_to_dict
 from resgen.errors import CheckpointError, unknown

@@ -195,32 +195,6 @@ def load_tensors(component: SavedComponent, device: str | torch.device = "cpu") 
     return read_tensors(component.path, device)
 
 
-def list_bundled() -> list[str]:
-    """Names of the models that come with the library."""
-    folder = _assets()
-    return sorted(p.parent.name for p in folder.glob(f"*/{CONFIG_NAME}")) if folder.is_dir() else []
-
-
-def resolve_model(name_or_path: str | Path) -> Path:
-    """The folder of a model given by path, by run folder (its `model/`), by bundled name, or by its name on the hub
-    (`owner/model`, `owner/model@revision`).
-
-    Raises:
-        CheckpointError: nothing of that name; the message lists the bundled ones.
-    """
-    path = Path(name_or_path)
-    if path.is_dir():
-        published = path / "model"
-        return published if not (path / CONFIG_NAME).exists() and (published / CONFIG_NAME).is_file() else path
-    if str(name_or_path) in list_bundled():
-        return _assets() / str(name_or_path)
-    from resgen.checkpoints import hub  # which reads folders itself
-
-    if isinstance(name_or_path, str) and hub.is_hub_name(name_or_path):
-        return hub.download(name_or_path)
-    raise CheckpointError(unknown("model", name_or_path, list_bundled()) + ", or the path of a folder")
-
-
 def read_json(path: str | Path, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """A small JSON object from an untrusted file.
 
@@ -308,10 +282,6 @@ def _saved_component(folder: Path, name: str, entry: object) -> SavedComponent:
     if not path.is_file():
         raise CheckpointError(f"'{path}' is missing")
     return SavedComponent(name=name, type=kind, config=config, path=path, sha256=digest)
-
-
-def _assets() -> Path:
-    return Path(__file__).resolve().parent.parent / "assets"
 
 
 def _depth(data: object) -> int:

@@ -18,15 +18,8 @@ from resgen.checkpoints.artefacts import (
     tokenizer_component,
     tokenizer_of,
 )
-from resgen.checkpoints.format import (
-    CONFIG_NAME,
-    Component,
-    Folder,
-    load_folder,
-    read_json,
-    resolve_model,
-    save_folder,
-)
+from resgen.checkpoints.format import CONFIG_NAME, Component, Folder, load_folder, read_json, save_folder
+from resgen.checkpoints.locate import resolve_model
 from resgen.config import config_from_dict, config_to_dict
 from resgen.errors import CheckpointError, ConfigError, unknown
 from resgen.kinds import AnySampling

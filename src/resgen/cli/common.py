@@ -167,7 +167,8 @@ def _overridden(recipe: T, config: Path | None, overrides: Iterable[Iterable[str
 
 def bundled_models() -> list[dict[str, Any]]:
     """Name, kind, size and description of every model that comes with the package."""
-    from resgen.checkpoints.format import list_bundled, load_folder, resolve_model
+    from resgen.checkpoints.format import load_folder
+    from resgen.checkpoints.locate import list_bundled, resolve_model
 
     models = []
     for name in list_bundled():

@@ -185,7 +185,7 @@ class Sweep:
     def run(self) -> None:
         check_out_dir(self.out)
         positive("--num-samples", self.num_samples)
-        from resgen.checkpoints.format import list_bundled
+        from resgen.checkpoints.locate import list_bundled
         from resgen.experiments.judge import Judge
         from resgen.experiments.sweep import (
             SweepRow,

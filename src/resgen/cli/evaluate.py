@@ -157,7 +157,8 @@ class Evaluate:
         return self.cache or self.out.parent / "evaluation-cache"
 
     def _generation(self, advance: Callable[[int, int, str], None]) -> EvaluationReport:
-        from resgen.checkpoints.format import load_folder, resolve_model
+        from resgen.checkpoints.format import load_folder
+        from resgen.checkpoints.locate import resolve_model
         from resgen.config import config_to_dict
         from resgen.evaluation.checks import generation_protocol
         from resgen.evaluation.image.evaluate import evaluate_generation, folder_sha256

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from resgen.checkpoints.format import load_folder, resolve_model
+from resgen.checkpoints.format import load_folder
+from resgen.checkpoints.locate import resolve_model
 from resgen.config import config_to_dict
 from resgen.evaluation.checks import generation_protocol
 from resgen.evaluation.image.evaluate import Generate, evaluate_generation, folder_sha256

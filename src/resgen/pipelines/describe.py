@@ -8,7 +8,8 @@ from typing import Any
 from safetensors import safe_open
 
 from resgen.checkpoints.artefacts import TOKENIZERS
-from resgen.checkpoints.format import Folder, load_folder, resolve_model
+from resgen.checkpoints.format import Folder, load_folder
+from resgen.checkpoints.locate import resolve_model
 from resgen.checkpoints.speech import SOUND_TOKENIZERS, TEXT_MODEL, VOCODER
 from resgen.config import config_from_dict
 from resgen.models.text import TextModelConfig

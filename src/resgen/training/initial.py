@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from resgen.checkpoints.artefacts import AnyTokenizer, check_belongs
-from resgen.checkpoints.format import load_folder, load_tensors, resolve_model
+from resgen.checkpoints.format import load_folder, load_tensors
+from resgen.checkpoints.locate import resolve_model
 from resgen.checkpoints.tensors import load_state, module_tensors
 from resgen.errors import ConfigError
 from resgen.models.base import CodeModel

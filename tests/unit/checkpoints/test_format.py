@@ -21,6 +21,7 @@ from resgen.checkpoints import (
     load_folder,
     load_state,
     load_tensors,
+    locate,
     module_tensors,
     resolve_model,
     save_folder,
@@ -325,7 +326,7 @@ def test_tensor_hash_depends_on_type_shape_and_values_only():
 def test_models_are_found_by_path_run_folder_or_bundled_name(tmp_path, monkeypatch):
     save(tmp_path / "run" / "model")
     save(tmp_path / "assets" / "digits")
-    monkeypatch.setattr(checkpoint_format, "_assets", lambda: tmp_path / "assets")
+    monkeypatch.setattr(locate, "ASSETS", tmp_path / "assets")
     monkeypatch.chdir(tmp_path)
     assert list_bundled() == ["digits"]
     assert resolve_model("run") == Path("run/model")

@@ -13,7 +13,8 @@ import pytest
 
 from resgen.checkpoints import hub
 from resgen.checkpoints.card import write_card
-from resgen.checkpoints.format import load_folder, resolve_model
+from resgen.checkpoints.format import load_folder
+from resgen.checkpoints.locate import resolve_model
 from resgen.errors import CheckpointError, MissingExtraError
 from resgen.pipelines.image.pipeline import ImagePipeline
 

@@ -13,7 +13,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from resgen.checkpoints.classifiers import KIND, load_classifier
-from resgen.checkpoints.format import list_bundled, load_folder, resolve_model
+from resgen.checkpoints.format import load_folder
+from resgen.checkpoints.locate import list_bundled, resolve_model
 from resgen.checkpoints.tensors import sha256_file
 from resgen.errors import CheckpointError, ConfigError, DataError, MissingExtraError, unknown
 from resgen.evaluation.image.metrics import check_finite

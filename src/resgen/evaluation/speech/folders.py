@@ -15,13 +15,12 @@ from resgen.checkpoints.format import (
     FORMAT,
     Component,
     Folder,
-    list_bundled,
     load_folder,
     load_tensors,
     read_json,
-    resolve_model,
     save_folder,
 )
+from resgen.checkpoints.locate import list_bundled, resolve_model
 from resgen.checkpoints.tensors import load_state, module_tensors, sha256_file
 from resgen.config import config_from_dict, config_to_dict
 from resgen.errors import CheckpointError, MissingExtraError, unknown

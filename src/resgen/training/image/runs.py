@@ -12,7 +12,7 @@ from rich.console import Console
 
 from resgen.checkpoints.artefacts import check_belongs, fingerprint, load_tokenizer
 from resgen.checkpoints.classifiers import load_classifier
-from resgen.checkpoints.format import resolve_model
+from resgen.checkpoints.locate import resolve_model
 from resgen.data.codes.pictures import CodeCache, CodeEncoding, open_codes
 from resgen.data.codes.shards import SHARD_SAMPLES, CodePlan, Shard
 from resgen.data.pictures.sources import ImageSource, available_splits, open_images

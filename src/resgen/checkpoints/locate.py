@@ -1,0 +1,34 @@
+"""Where a saved model is: a folder, a run, a bundled name, or a name on the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from resgen.checkpoints import hub
+from resgen.checkpoints.format import CONFIG_NAME
+from resgen.errors import CheckpointError, unknown
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+
+
+def list_bundled() -> list[str]:
+    """Names of the models that come with the library."""
+    return sorted(path.parent.name for path in ASSETS.glob(f"*/{CONFIG_NAME}"))
+
+
+def resolve_model(name_or_path: str | Path) -> Path:
+    """The folder of a model given by path, by run folder (its `model/`), by bundled name, or by its name on the hub
+    (`owner/model`, `owner/model@revision`).
+
+    Raises:
+        CheckpointError: nothing of that name; the message lists the bundled ones.
+    """
+    path = Path(name_or_path)
+    if path.is_dir():
+        published = path / "model"
+        return published if not (path / CONFIG_NAME).exists() and (published / CONFIG_NAME).is_file() else path
+    if str(name_or_path) in list_bundled():
+        return ASSETS / str(name_or_path)
+    if isinstance(name_or_path, str) and hub.is_hub_name(name_or_path):
+        return hub.download(name_or_path)
+    raise CheckpointError(unknown("model", name_or_path, list_bundled()) + ", or the path of a folder")
