@@ -38,14 +38,14 @@ from resgen.evaluation.bench.products import FIRST_OPERAND, Pool, Recorder, reco
 from resgen.evaluation.bench.speed import GIGABYTE, EnoughError, sampling_work
 from resgen.evaluation.bench.timing import CPU, interleaved, machine_of, ratio, timed
 from resgen.files import write_json, write_text
-from resgen.kinds import build
+from resgen.kinds import GeneratorLossConfig, build
 from resgen.models.heads import MixtureHead
 from resgen.models.resgen import ResGenConfig
 from resgen.ops.random import generator
 from resgen.quantizers import QuantizerConfig
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
-from resgen.training.generator_task import GeneratorLossConfig, GeneratorTask
+from resgen.training.generator_task import GeneratorTask
 from resgen.training.image.product import ClassExamples, ImageProduct
 from resgen.training.interface import TrainerConfig
 from resgen.training.trainer import Trainer

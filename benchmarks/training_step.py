@@ -16,8 +16,8 @@ import tyro
 
 from resgen.allocator import keep_freed_memory
 from resgen.evaluation.bench.timing import interleaved, medians, ratio
+from resgen.kinds import GeneratorLossConfig, make_objective
 from resgen.models.resgen import PRESETS, ResGen
-from resgen.training.objectives import make_objective
 from resgen.types import CodeSpec
 
 WARM_UP = 2
@@ -40,7 +40,7 @@ def main(head: Literal["residual", "mixture"] = "residual", batch_size: int = 32
         for parameter in network.parameters():
             parameter.normal_(std=0.02, generator=generator)
     network.codebooks.normal_(generator=generator)
-    objective = make_objective(network, mask_schedule="circle", smoothing=0.01, level_decay=1.0, data_start=False)
+    objective = make_objective(network, GeneratorLossConfig(data_start=False))
     codes = torch.randint(spec.codebook_size, (batch_size, *spec.shape, spec.depth), generator=generator).flatten(1, 2)
     classes = torch.randint(10, (batch_size,), generator=generator)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-6, fused=True)

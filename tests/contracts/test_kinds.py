@@ -14,10 +14,12 @@ from resgen.config import config_from_dict, config_to_dict
 from resgen.errors import ConfigError
 from resgen.kinds import (
     KINDS,
+    GeneratorLossConfig,
     build,
     count_parameters,
     get_kind,
     kind_of,
+    make_objective,
     matched_config,
     sample,
     sampling_with,
@@ -30,7 +32,6 @@ from resgen.recipes import get_recipe, recipe_names
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from resgen.training.image.recipe import with_kind
-from resgen.training.objectives import make_objective
 from resgen.types import CodeSpec
 
 SPEC = CodeSpec(depth=4, codebook_size=9, code_dim=6, shape=(3, 2))
@@ -70,8 +71,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 def objective_of(model: CodeModel, **changes):
-    given = {"mask_schedule": "circle", "smoothing": 0.01, "level_decay": 1.0, "data_start": True, **changes}
-    return make_objective(model, **given)
+    return make_objective(model, GeneratorLossConfig(**changes))
 
 
 def test_the_kind_of_a_model_is_its_name(kind: str) -> None:

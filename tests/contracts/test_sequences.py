@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from resgen.errors import ConfigError
-from resgen.kinds import KINDS, build, get_kind, matched_config, sample
+from resgen.kinds import KINDS, GeneratorLossConfig, build, get_kind, make_objective, matched_config, sample
 from resgen.models.base import CodeModel
 from resgen.models.resgen import ResGenConfig
-from resgen.training.objectives import make_objective
 from resgen.types import CodeSpec, SequenceCondition
 
 SPEC = CodeSpec(depth=4, codebook_size=9, code_dim=6, shape=(12,))
@@ -95,7 +94,7 @@ def test_features_are_heard(kind: str) -> None:
 
 
 def loss_of(kind: str, codes: torch.Tensor, sequence: SequenceCondition) -> float:
-    objective = make_objective(make(kind), mask_schedule="circle", smoothing=0.01, level_decay=1.0, data_start=False)
+    objective = make_objective(make(kind), GeneratorLossConfig(data_start=False))
     stream = torch.Generator().manual_seed(5)
     return float(objective.loss(codes, torch.zeros(len(codes), dtype=torch.int64), stream, sequence)[0].detach())
 
@@ -126,7 +125,7 @@ def test_samples_that_are_not_kept_see_neither_features_nor_prompt(kind: str) ->
 
 def test_validation_counts_wanted_positions_only(kind: str) -> None:
     model = make(kind)
-    objective = make_objective(model, mask_schedule="circle", smoothing=0.01, level_decay=1.0, data_start=False)
+    objective = make_objective(model, GeneratorLossConfig(data_start=False))
     ids = torch.zeros(4, dtype=torch.int64)
     codes, sequence = batch([0, 1, 2, 3])
     with torch.no_grad():

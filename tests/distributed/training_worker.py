@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from resgen.errors import ResGenError
-from resgen.kinds import AnySampling, build
+from resgen.kinds import AnySampling, GeneratorLossConfig, build
 from resgen.models.base import CodeModel
 from resgen.models.maskgit import MaskGITConfig
 from resgen.models.resgen import ResGenConfig
@@ -27,7 +27,7 @@ from resgen.models.rq_transformer import RQTransformerConfig
 from resgen.ops.random import seeded
 from resgen.quantizers import QuantizerConfig, make_quantizer
 from resgen.samplers.unmasking import SamplingConfig
-from resgen.training.generator_task import Batch, GeneratorLossConfig, GeneratorTask
+from resgen.training.generator_task import Batch, GeneratorTask
 from resgen.training.interface import TrainerConfig
 from resgen.training.parallel import finalise, initialise
 from resgen.training.trainer import Trainer

@@ -15,7 +15,8 @@ from types import ModuleType
 import pytest
 
 from resgen.cli.main import COMMANDS, parse
-from resgen.kinds import BY_HEAD
+from resgen.kinds import KINDS
+from resgen.models.resgen import ResGenConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -225,6 +226,7 @@ def test_the_table_of_models_says_which_head_each_has() -> None:
         expected = ""
         if "generator" in components:
             head = components["generator"]["config"]["model"]["head"]
-            assert components["generator"]["type"] == BY_HEAD[head]
-            expected = f"`{BY_HEAD[head]}`, `{head}` ({owners[head]})"
+            kind = components["generator"]["type"]
+            assert KINDS[kind].config is ResGenConfig and KINDS[kind].head == head
+            expected = f"`{kind}`, `{head}` ({owners[head]})"
         assert cells.split("|")[1].strip() == expected, name

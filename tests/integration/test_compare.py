@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from train_classifier import train_classifier
 from resgen.checkpoints.classifiers import save_classifier
 from resgen.cli.main import main
 from resgen.data.pictures.sources import load_array, open_images
+from resgen.kinds import KINDS
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
@@ -48,9 +50,7 @@ def command(folder: Path, out: str, *more: str) -> list[str]:
 def test_a_comparison_is_done_once_and_reported(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from resgen.experiments import compare
-
-    monkeypatch.setattr(compare, "STEP_COUNTS", (2,))
+    monkeypatch.setitem(KINDS, "residual", replace(KINDS["residual"], step_counts=lambda depth: (2,)))
     assert main(command(folder, "cmp")) == 0
     out = folder / "cmp"
     document = json.loads((out / "report.json").read_text())

@@ -26,12 +26,10 @@ from resgen.experiments.actions import do, kind_of_run, open_judge, start_worker
 from resgen.experiments.depth import truncate_tokenizer
 from resgen.files import write_json
 from resgen.kinds import KINDS, get_kind, kind_of
-from resgen.samplers.unmasking import SamplingConfig
 from resgen.training.image.recipe import Recipe
 from resgen.training.image.runs import encode_data
 
 SETTINGS_NAME = "comparison.json"
-STEP_COUNTS = (2, 4, 8, 16, 32)
 STEPS_TOLERANCE = 0.95
 
 
@@ -343,16 +341,8 @@ def equal_steps(study: Study) -> int:
 
 
 def _step_counts(kinds: Sequence[str], depth: int) -> list[tuple[str, int]]:
-    """Steps at which the kinds whose steps can be chosen are measured; MaskGIT takes at least one per level."""
-    counts = []
-    for kind in kinds:
-        if KINDS[kind].sampling is SamplingConfig:
-            counts += [(kind, count) for count in STEP_COUNTS]
-        elif kind == "maskgit":
-            counts += [(kind, depth * count) for count in (1, 2, 4)]
-        elif kind == "ar_resgen":
-            counts += [(kind, count) for count in (1, 2, 4, 8) if count <= depth]
-    return counts
+    """Steps at which the kinds whose steps can be chosen are measured."""
+    return [(kind, count) for kind in kinds for count in KINDS[kind].step_counts(depth)]
 
 
 def reports(study: Study) -> dict[str, Any]:

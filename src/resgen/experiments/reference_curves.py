@@ -16,6 +16,7 @@ from resgen.checkpoints.format import read_json
 from resgen.config import config_from_dict, config_to_dict, load_yaml
 from resgen.errors import CheckpointError, ConfigError, DataError, ResGenError
 from resgen.files import write_json
+from resgen.models.resgen import HEADS
 
 FORMAT, FORMAT_VERSION = "resgen-reference-curves", 1
 REFERENCE_FOLDER = Path(__file__).parents[1] / "assets" / "reference-curves"
@@ -71,7 +72,7 @@ class Run:
     @property
     def is_density(self) -> bool:
         """Whether likelihoods are densities, which have no natural zero, and not probabilities of codes."""
-        return self.head == "mixture"
+        return self.head in HEADS and HEADS[self.head].is_density
 
     @property
     def recipe(self) -> str:

@@ -16,56 +16,10 @@ from resgen.errors import ConfigError, unknown
 from resgen.experiments.figures import save_figure
 from resgen.experiments.judge import Judge, Score
 from resgen.files import write_text
-from resgen.kinds import AnySampling, sampling_with
+from resgen.kinds import AnySampling, get_kind, sampling_with
 from resgen.pipelines.image.pipeline import ImagePipeline
 
 ALIASES = {"steps": "num_steps", "schedule": "mask_schedule"}
-
-# Searched one after the other, in this order, by `find_settings`; every kind gets as many tries.
-SEARCHED: dict[str, dict[str, Sequence[Any]]] = {
-    "resgen": {
-        "guidance_scale": (1.0, 2.0, 4.0, 6.0),
-        "choice_temperature": (10.0, 20.0, 40.0, 100.0),
-        "top_p": (0.9, 0.95, 1.0),
-        "temperature": (0.4, 0.7, 1.0),
-    },
-    "residual": {
-        "guidance_scale": (1.0, 2.0, 4.0, 6.0),
-        "choice_temperature": (1.0, 2.0, 4.0, 8.0),
-        "top_p": (0.9, 0.95, 1.0),
-        "temperature": (0.8, 0.9, 1.0),
-    },
-    "direct": {
-        "guidance_scale": (1.0, 2.0, 4.0, 6.0),
-        "choice_temperature": (1.0, 2.0, 4.0, 8.0),
-        "top_p": (0.9, 0.95, 1.0),
-        "temperature": (0.8, 0.9, 1.0),
-    },
-    "maskgit": {
-        "guidance_scale": (1.0, 2.0, 4.0, 6.0),
-        "choice_temperature": (1.0, 4.5, 10.0, 20.0),
-        "top_p": (0.9, 0.95, 1.0),
-        "temperature": (0.8, 0.9, 1.0),
-    },
-    "rq_transformer": {
-        "guidance_scale": (0.5, 1.0, 2.0, 3.0),
-        "top_k": (16, 64, 128, 0),
-        "top_p": (0.9, 0.95, 1.0),
-        "temperature": (0.8, 0.9, 1.0),
-    },
-    "ar_resgen": {
-        "guidance_scale": (0.5, 1.0, 2.0, 3.0),
-        "num_steps": (1, 2, 4, 8),
-        "top_p": (0.9, 0.95, 1.0),
-        "temperature": (0.4, 0.7, 1.0),
-    },
-    "valle": {
-        "guidance_scale": (0.5, 1.0, 2.0, 3.0),
-        "top_k": (16, 64, 128, 0),
-        "top_p": (0.9, 0.95, 1.0),
-        "temperature": (0.8, 0.9, 1.0),
-    },
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +90,7 @@ def find_settings(
     depth: int,
     fixed: Mapping[str, Any] | None = None,
 ) -> tuple[AnySampling, list[SweepRow]]:
-    """Good settings of a kind by coordinate search: each setting of `SEARCHED` in turn, the others kept.
+    """Good settings of a kind by coordinate search: each setting of `Kind.search` in turn, the others kept.
 
     Args:
         measure: of one setting; the lowest distance wins. Use other seeds for the final measurement.
@@ -150,7 +104,7 @@ def find_settings(
     """
     current = sampling_with(start, dict(fixed or {}))
     tried: dict[AnySampling, SweepRow] = {}
-    for name, values in SEARCHED[kind].items():
+    for name, values in get_kind(kind).search.items():
         if name in (fixed or {}):
             continue
         found: list[tuple[float, int, AnySampling]] = []

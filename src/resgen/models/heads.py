@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -54,6 +55,7 @@ class MixtureHead(nn.Module):
         ConfigError: if a size is below 1 or `rank` exceeds `code_dim`.
     """
 
+    is_density: ClassVar[bool] = True
     basis: nn.Parameter | None
     offset: nn.Parameter | None
 

@@ -18,7 +18,11 @@ from resgen.models.token_head import TokenHead
 from resgen.ops.residual import Codebooks, residual_decode
 from resgen.types import CodeSpec, LevelWalk, ProposalNoise, SequenceCondition
 
-HEADS = ("mixture", "residual", "tokens")
+HEADS: dict[str, type[MixtureHead] | type[TokenHead]] = {
+    "mixture": MixtureHead,
+    "residual": TokenHead,
+    "tokens": TokenHead,
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,8 @@ above it."""
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -45,6 +47,7 @@ class TokenHead(nn.Module):
         ConfigError: if a size is below 1.
     """
 
+    is_density: ClassVar[bool] = False
     steering: nn.Parameter | None
 
     def __init__(self, width: int, depth: int, codebook_size: int, code_dim: int | None = None) -> None:

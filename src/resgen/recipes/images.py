@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from resgen.kinds import GeneratorLossConfig
 from resgen.models.resgen import PRESETS, ResGenConfig
 from resgen.quantizers import QuantizerConfig
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.tokenizers.image import ImageTokenizerConfig
-from resgen.training.generator_task import GeneratorLossConfig
 from resgen.training.image.recipe import DataConfig, Recipe
 from resgen.training.image.tokenizer_task import TokenizerLossConfig
 from resgen.training.trainer import TrainerConfig

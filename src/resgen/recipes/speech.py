@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from resgen.kinds import GeneratorLossConfig
 from resgen.models.resgen import PRESETS, ResGenConfig
 from resgen.models.text import PRESETS as TEXT_PRESETS
 from resgen.samplers.unmasking import SamplingConfig
@@ -11,7 +12,6 @@ from resgen.tokenizers.mel import PRESETS as MEL_PRESETS
 from resgen.tokenizers.mel import MelTokenizerConfig
 from resgen.tokenizers.vocoder import PRESETS as VOCODER_PRESETS
 from resgen.tokenizers.waveform import PRESETS as WAVEFORM_PRESETS
-from resgen.training.generator_task import GeneratorLossConfig
 from resgen.training.speech.recipe import SpeechRecipe
 from resgen.training.speech.tokenizer_task import SoundTokenizerLossConfig
 from resgen.training.speech.vocoder_task import VocoderLossConfig

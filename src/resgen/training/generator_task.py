@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -14,51 +14,17 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from resgen.errors import ConfigError, unknown
-from resgen.kinds import AnySampling
+from resgen.kinds import AnySampling, Batch, GeneratorLossConfig, Objective, make_objective
 from resgen.models.base import CodeModel
 from resgen.nn.transformer import Block
-from resgen.ops.masking import SCHEDULES
 from resgen.ops.random import generator as make_generator
 from resgen.quantizers.base import Quantizer
-from resgen.training.objectives import Objective, make_objective
 from resgen.training.sharding import Shard
 from resgen.types import LOCAL, Reduce, SequenceCondition
 
 VALIDATION_BATCH = 256
-Batch = tuple[Int[Tensor, "B L D"], Int[Tensor, " B"], SequenceCondition | None]
 Evaluate = Callable[[CodeModel, AnySampling], Mapping[str, float]]
 """Metrics of samples of a model under sampling settings."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GeneratorLossConfig:
-    """How the generator is trained.
-
-    Attributes:
-        mask_schedule: gamma of the forward process; the paper trains everything with `circle`.
-        smoothing: of the assignment q in the mixture's bound.
-        level_decay: weight of a masked level in the cross-entropy of a residual head, relative to the level above; 1 is
-            plain likelihood. Direct tokens are the paper's ablation (Eq. 2) with 1.
-        data_start: fit a mixture head to the data before the first step (a deviation; see the heads' `initialize`).
-        validation_samples: held-out samples that each validation looks at.
-    """
-
-    mask_schedule: str = "circle"
-    smoothing: float = 0.01
-    level_decay: float = 1.0
-    data_start: bool = True
-    validation_samples: int = 1024
-
-    def __post_init__(self) -> None:
-        if self.mask_schedule not in SCHEDULES:
-            raise ConfigError(unknown("mask schedule", self.mask_schedule, SCHEDULES))
-        if not 0 <= self.smoothing < 1:
-            raise ConfigError(f"smoothing={self.smoothing} must lie in [0, 1)")
-        if not 0 < self.level_decay <= 1:
-            raise ConfigError(f"level_decay={self.level_decay} must lie in (0, 1]")
-        if self.validation_samples < 1:
-            raise ConfigError(f"validation_samples={self.validation_samples} must be at least 1")
 
 
 class Examples(Protocol):
@@ -128,7 +94,7 @@ class GeneratorTask:
         self.sampling = sampling if conditional else replace(sampling, guidance_scale=0.0)
         self.train, self.held_out = train, held_out
         self.history = dict(history or {})
-        self.objective = self._objective(model)
+        self.objective = make_objective(model, self.config)
         self._loss: Callable[..., tuple[Tensor, dict[str, Tensor]]] = self.objective.loss
         self._evaluate = evaluate
         count = min(len(train), 16384)
@@ -181,21 +147,11 @@ class GeneratorTask:
         """Within the block another model of the same configuration is validated, sampled and exported."""
         kept = self.module, self.model, self.objective
         self.module, self.model = module, cast(CodeModel, module)
-        self.objective = self._objective(self.model)
+        self.objective = make_objective(self.model, self.config)
         try:
             yield
         finally:
             self.module, self.model, self.objective = kept
-
-    def _objective(self, model: CodeModel) -> Objective:
-        config = self.config
-        return make_objective(
-            model,
-            mask_schedule=config.mask_schedule,
-            smoothing=config.smoothing,
-            level_decay=config.level_decay,
-            data_start=config.data_start,
-        )
 
     def _blocks(self) -> list[Block]:
         return [module for module in self.model.modules() if isinstance(module, Block)]

@@ -14,14 +14,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from resgen.errors import ConfigError
-from resgen.kinds import ModelConfig, build, matched_config
+from resgen.kinds import GeneratorLossConfig, ModelConfig, build, make_objective, matched_config
 from resgen.models.base import CodeModel
 from resgen.models.resgen import ResGenConfig
 from resgen.nn import attention
 from resgen.recipes import get_recipe, get_speech_recipe
 from resgen.tokenizers.image import ImageTokenizer
 from resgen.training import Trainer
-from resgen.training.objectives import make_objective
 from resgen.training.plan import Size, Stage, choose_stages, measure_rate, memory_of, plan_stage, stages_of
 from resgen.training.plan_counts import Batch, generator_work, mean_masked_share
 from resgen.types import CodeSpec, SequenceCondition
@@ -66,7 +65,7 @@ def small(kind: str = "residual", width: int = 64, sequences: bool = False, **ch
 
 
 def loss_of(model: CodeModel, samples: int, sequences: bool = False) -> Callable[[], Tensor]:
-    objective = make_objective(model, mask_schedule="circle", smoothing=0.01, level_decay=1.0, data_start=False)
+    objective = make_objective(model, GeneratorLossConfig(data_start=False))
     stream = torch.Generator().manual_seed(0)
     codes = torch.randint(64, (samples, LENGTH, DEPTH), generator=stream)
     condition = SequenceCondition.of([LENGTH] * samples, [0] * samples) if sequences else None

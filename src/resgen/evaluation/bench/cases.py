@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from resgen import kinds
 from resgen.errors import ConfigError
 from resgen.kinds import KINDS, AnySampling, ModelConfig
-from resgen.models import ar_resgen, maskgit, resgen, rq_transformer
 from resgen.models.base import CodeModel
 from resgen.ops.random import generator
 from resgen.types import CodeSpec
@@ -21,12 +20,7 @@ from resgen.types import CodeSpec
 GUIDANCE_SCALE = 2.0
 WEIGHT_STD = 0.02
 NOISE_BLOCK = 1_048_573  # a prime: no two rows of a matrix filled from repeated blocks are the same
-PRESETS: dict[type[Any], dict[str, Any]] = {
-    maskgit.MaskGITConfig: maskgit.PRESETS,
-    rq_transformer.RQTransformerConfig: rq_transformer.PRESETS,
-    ar_resgen.ARResGenConfig: ar_resgen.PRESETS,
-}
-MEASURED = tuple(name for name in KINDS if name != "valle")  # of speech, where the paper gives it no size
+MEASURED = tuple(name for name, kind in KINDS.items() if kind.presets)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,13 +104,11 @@ class Case:
         with guidance in every evaluation or in none."""
         scale = GUIDANCE_SCALE if self.guidance else 0.0
         settings: dict[str, Any] = {"guidance_first": scale, "guidance_scale": scale}
-        if self.kind != "rq_transformer":
-            settings |= {"num_steps": self.iterations or self.num_steps, "mask_schedule": "linear"}
+        settings |= {"num_steps": self.iterations or self.num_steps, "mask_schedule": "linear"}
+        settings |= {"guidance_start": self.guidance_start}
         default = KINDS[self.kind].sampling()
         known = {entry.name for entry in dataclasses.fields(default)}
-        if "guidance_start" in known:
-            settings["guidance_start"] = self.guidance_start
-        return kinds.sampling_with(default, settings)
+        return kinds.sampling_with(default, {name: value for name, value in settings.items() if name in known})
 
     def sample(self, network: CodeModel, callback: Callable[..., None] | None = None) -> object:
         """Draw a batch."""
@@ -132,19 +124,15 @@ class Case:
 
 
 def preset(kind: str, name: str) -> ModelConfig:
-    """The configuration of a kind at one of the sizes `tiny`, `small`, `base` and `xl`; kinds that differ from ResGen
-    in the head alone have its layers.
+    """The configuration of a kind at one of the sizes `tiny`, `small`, `base` and `xl`.
 
     Raises:
         ConfigError: there is no such kind, or it has no presets.
     """
-    chosen = kinds.get_kind(kind)
-    choices = [dataclasses.replace(resgen.PRESETS[name], head=head) for head in resgen.HEADS]
-    choices += [presets[name] for config, presets in PRESETS.items() if config is chosen.config]
-    for config in choices:
-        if kinds.kind_of(config) is chosen:
-            return config
-    raise ConfigError(f"kind '{kind}' has no presets to measure")
+    presets = kinds.get_kind(kind).presets
+    if not presets:
+        raise ConfigError(f"kind '{kind}' has no presets to measure")
+    return presets[name]
 
 
 def random_network(

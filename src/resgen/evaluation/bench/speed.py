@@ -29,7 +29,6 @@ from resgen.models.base import CodeModel
 MEMORY_EVALUATIONS = 2
 MEMORY_FACTOR = 8
 GIGABYTE = 10**9
-SECOND_NETWORK = {"rq_transformer": "depth_transformer", "ar_resgen": "mlp"}
 COUNTED = (
     "seconds: from class ids to finished codes, noise included, the tokenizer's decoder not. "
     "passes: per image, at the network itself, two where guidance runs both branches; `levels` are those of the "
@@ -76,7 +75,7 @@ class BenchConfig:
         if not 0 < self.memory_gb < math.inf:
             raise ConfigError(f"memory_gb={self.memory_gb} must be a number above 0")
         most, steps = math.prod(SHAPES[self.shape].grid) * min(self.depths), self.steps
-        if set(self.kinds) - SECOND_NETWORK.keys() and not 1 <= steps <= most:
+        if any(KINDS[kind].level_network is None for kind in self.kinds) and not 1 <= steps <= most:
             raise ConfigError(
                 f"steps={steps} must lie in 1..{most}: there are no more codes at depth {min(self.depths)}"
             )
@@ -170,8 +169,9 @@ def bench(config: BenchConfig, advance: Advance = lambda done, total, title: Non
 def count_passes(network: CodeModel, case: Case, run: Callable[[], object]) -> tuple[dict[str, float], int]:
     """Passes per image of each network of a generator while `run` runs, and how many evaluations follow each other."""
     names = {"transformer": "transformer"}
-    if case.kind in SECOND_NETWORK:
-        names["levels"] = SECOND_NETWORK[case.kind]
+    levels = KINDS[case.kind].level_network
+    if levels is not None:
+        names["levels"] = levels
     rows, calls = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
 
     def hook(name: str, _module: nn.Module, arguments: tuple[Any, ...]) -> None:
@@ -259,7 +259,7 @@ def _peak_run(case: Case) -> Callable[[], object]:
     def stop(*_: object) -> None:
         nonlocal seen
         seen += 1
-        if seen == MEMORY_EVALUATIONS and case.kind not in SECOND_NETWORK:
+        if seen == MEMORY_EVALUATIONS and KINDS[case.kind].level_network is None:
             raise EnoughError
 
     def run() -> None:

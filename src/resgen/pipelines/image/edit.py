@@ -25,7 +25,6 @@ from resgen.data.pictures.grid import picture_grid
 from resgen.errors import ConfigError, DataError
 from resgen.kinds import Kind
 from resgen.ops.images import from_uint8
-from resgen.samplers.autoregressive import AutoregressiveConfig, LatentAutoregressiveConfig
 from resgen.samplers.records import StepRecord
 from resgen.tokenizers.image import ImageTokenizer
 
@@ -198,11 +197,6 @@ def touched_positions(mask: Bool[Tensor, "S S"], shape: tuple[int, int], side: i
     return padded.view(rows, side, columns, side).any(3).any(1).flatten()
 
 
-def heeds_what_follows(kind: Kind) -> bool:
-    """Whether a kind of generator looks at codes that are given after those that it draws."""
-    return kind.sampling not in (AutoregressiveConfig, LatentAutoregressiveConfig)
-
-
 def check_order(kind: Kind, visible: Int[Tensor, " L"]) -> None:
     """Refuse what an autoregressive kind cannot do: it sees only what comes before a position in reading order, so that
     what is given after it would be kept, but not heeded.
@@ -212,10 +206,8 @@ def check_order(kind: Kind, visible: Int[Tensor, " L"]) -> None:
     Raises:
         ConfigError: more is given at a later position than at an earlier one.
     """
-    if heeds_what_follows(kind):
-        return
-    heeded = visible.clamp(max=1) if kind.name == "valle" else visible
-    if (heeded.diff() > 0).any():
+    ordered = visible if kind.ordered_levels is None else visible.clamp(max=kind.ordered_levels)
+    if (ordered.diff() > 0).any():
         raise ConfigError(
             f"kind '{kind.name}' draws positions in reading order and would not heed what is given after them: mask "
             "whole rows down to the lower edge, or keep levels of the whole picture (--keep-levels without a mask)"

@@ -16,8 +16,7 @@ from resgen.checkpoints.artefacts import Pipeline, load_pipeline, save_pipeline
 from resgen.checkpoints.hub import push_saved
 from resgen.devices import cast_parameters, choose_device, choose_dtype
 from resgen.errors import ConfigError, unknown
-from resgen.kinds import AnySampling, kind_of, sample, sampling_with, without_guidance
-from resgen.models.bidirectional import BidirectionalModel
+from resgen.kinds import KINDS, AnySampling, kind_of, sample, sampling_with, without_guidance
 from resgen.ops.images import to_uint8
 from resgen.pipelines.image.edit import EditOutput, EditPlan, MaskLike, PictureLike, check_order, plan_edit
 from resgen.samplers.records import StepCallback, StepRecord
@@ -100,13 +99,12 @@ class ImagePipeline:
         Raises:
             ConfigError: a kind whose evaluations grow with the positions before them.
         """
-        if not isinstance(self.generator, BidirectionalModel):
-            kind = kind_of(self.generator.config).name
-            raise ConfigError(
-                f"{kind} cannot be compiled: its cache grows with every position; resgen, direct, maskgit can"
-            )
+        kind = kind_of(self.generator.config)
+        if not kind.compilable:
+            names = ", ".join(name for name, one in KINDS.items() if one.compilable)
+            raise ConfigError(f"{kind.name} cannot be compiled: its cache grows with every position; {names} can")
         mode = "reduce-overhead" if self.device.type == "cuda" else None
-        self.generator.transformer.compile(dynamic=False, mode=mode)
+        self.generator.get_submodule("transformer").compile(dynamic=False, mode=mode)
 
     @property
     def num_classes(self) -> int:

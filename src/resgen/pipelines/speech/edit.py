@@ -23,7 +23,6 @@ from resgen.kinds import Kind
 from resgen.models.text import TextModel
 from resgen.ops.alignment import expand, fitted_durations
 from resgen.ops.mel import MelConfig, log_mel
-from resgen.pipelines.image.edit import heeds_what_follows
 from resgen.pipelines.speech.speaking import pace
 from resgen.pipelines.speech.utterances import Job, SpeechOutput
 from resgen.tokenizers.sound import SoundCodec
@@ -320,7 +319,7 @@ def check_following(kind: Kind, plan: SpeechEditPlan) -> None:
     Raises:
         ConfigError: it draws positions in order, and the stretch does not reach to the end.
     """
-    if plan.end < len(plan.codes) and not heeds_what_follows(kind):
+    if plan.end < len(plan.codes) and kind.ordered_levels != 0:
         raise ConfigError(
             f"kind '{kind.name}' draws positions in order and would not heed what follows the stretch: "
             "let it reach to the end of the recording"

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from resgen.errors import ConfigError
-from resgen.kinds import BY_HEAD, AnySampling, ModelConfig, get_kind, kind_of, matched_config
+from resgen.kinds import AnySampling, GeneratorLossConfig, ModelConfig, for_kind, get_kind
 from resgen.models.resgen import ResGenConfig
-from resgen.samplers.depthwise import DepthwiseConfig
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.tokenizers.image import ImageTokenizerConfig
-from resgen.training.generator_task import GeneratorLossConfig
 from resgen.training.image.tokenizer_task import TokenizerLossConfig
 from resgen.training.trainer import TrainerConfig
-from resgen.types import CodeSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,37 +48,7 @@ def with_kind(recipe: Recipe, kind: str) -> Recipe:
     Raises:
         ConfigError: there is no such kind, or the recipe's generator has another network than ResGen's.
     """
-    generator, loss, sampling = of_kind(
-        recipe.generator, recipe.generator_loss, recipe.sampling, recipe.tokenizer.spec, kind
+    generator, loss, sampling = for_kind(
+        get_kind(kind), recipe.generator, recipe.generator_loss, recipe.sampling, recipe.tokenizer.spec
     )
     return replace(recipe, generator=generator, generator_loss=loss, sampling=sampling)
-
-
-def of_kind(
-    generator: ModelConfig, loss: GeneratorLossConfig, sampling: AnySampling, spec: CodeSpec, kind: str
-) -> tuple[ModelConfig, GeneratorLossConfig, AnySampling]:
-    """What a recipe has for another kind of generator; see `with_kind`.
-
-    Args:
-        generator: of the recipe.
-        loss: of the recipe.
-        sampling: of the recipe.
-        spec: shape of the codes.
-        kind: name of the kind.
-    """
-    if get_kind(kind).name == kind_of(generator).name:
-        return generator, loss, sampling
-    if not isinstance(generator, ResGenConfig) or not isinstance(sampling, SamplingConfig):
-        raise ConfigError(
-            f"the recipe is already of kind '{kind_of(generator).name}'; --kind goes with recipes of "
-            f"{', '.join(BY_HEAD.values())}"
-        )
-    chosen: AnySampling = get_kind(kind).sampling(guidance_scale=sampling.guidance_scale)
-    if isinstance(chosen, DepthwiseConfig):  # four steps per level, as in the paper (63 at depth 16)
-        chosen = replace(chosen, num_steps=4 * spec.depth)
-    if kind == "resgen":  # its confidences are sums of squares, its temperature scales Gaussian noise
-        chosen = replace(sampling, temperature=0.6, choice_temperature=40.0)
-    elif kind in ("direct", "residual"):  # confidences are log-probabilities, the temperature divides logits
-        chosen = replace(sampling, temperature=1.0, choice_temperature=1.0)
-    decay = loss.level_decay if kind == "residual" else 1.0  # Eq. 2 weighs all tokens alike
-    return matched_config(generator, spec, kind), replace(loss, level_decay=decay), chosen

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from resgen.errors import ConfigError
-from resgen.kinds import AnySampling, ModelConfig
+from resgen.errors import ConfigError, unknown
+from resgen.kinds import SPEECH_KINDS, AnySampling, GeneratorLossConfig, ModelConfig, for_kind
 from resgen.models.resgen import ResGenConfig
 from resgen.models.text import TextModelConfig
 from resgen.ops.mel import MelConfig
-from resgen.samplers.autoregressive import LatentAutoregressiveConfig
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.tokenizers.codec import CodecTokenizerConfig
 from resgen.tokenizers.mel import MelTokenizerConfig
 from resgen.tokenizers.vocoder import VocoderConfig
 from resgen.tokenizers.waveform import WaveformTokenizerConfig
-from resgen.training.generator_task import GeneratorLossConfig
-from resgen.training.image.recipe import of_kind
 from resgen.training.speech.product import PromptConfig
 from resgen.training.speech.text_task import TextLossConfig
 from resgen.training.speech.tokenizer_task import SoundTokenizerLossConfig
@@ -70,19 +67,14 @@ class SpeechRecipe:
 def with_speech_kind(recipe: SpeechRecipe, kind: str) -> SpeechRecipe:
     """The recipe for another kind of generator: as many parameters, the same training, the kind's own sampling.
 
-    `clam_tts` is AR-ResGen as CLaM-TTS (arXiv:2404.02781) has it: one prediction of the mixture head per position.
-
     Raises:
         ConfigError: there is no such kind, or the recipe's generator has another network than ResGen's.
     """
-    generator, loss, sampling = recipe.generator, recipe.generator_loss, recipe.sampling
-    if kind == "clam_tts" and isinstance(generator, ResGenConfig):
-        generator = replace(generator, head="mixture")
-    spec = recipe.tokenizer.spec
-    name = "ar_resgen" if kind == "clam_tts" else kind
-    generator, loss, sampling = of_kind(generator, loss, sampling, spec, name)
-    if isinstance(sampling, LatentAutoregressiveConfig):
-        sampling = replace(sampling, num_steps=1 if kind == "clam_tts" else 2)
+    if kind not in SPEECH_KINDS:
+        raise ConfigError(unknown("kind", kind, SPEECH_KINDS))
+    generator, loss, sampling = for_kind(
+        SPEECH_KINDS[kind], recipe.generator, recipe.generator_loss, recipe.sampling, recipe.tokenizer.spec
+    )
     return replace(recipe, generator=generator, generator_loss=loss, sampling=sampling)
 
 

@@ -17,6 +17,8 @@ from resgen.data.codes.pictures import CodeCache, write_codes
 from resgen.data.pictures.sources import ImageSource
 from resgen.data.pictures.store import PictureStore
 from resgen.errors import ConfigError
+from resgen.kinds import GeneratorLossConfig
+from resgen.kinds.objective import VALIDATION_PROGRESS
 from resgen.models.resgen import ResGen, ResGenConfig
 from resgen.ops.images import from_uint8
 from resgen.ops.masking import num_masked, sample_visible
@@ -25,12 +27,11 @@ from resgen.quantizers import QuantizerConfig
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from resgen.training import generator_task as generator_module
-from resgen.training.generator_task import GeneratorLossConfig, GeneratorTask
+from resgen.training.generator_task import GeneratorTask
 from resgen.training.image import tokenizer_task as tokenizer_module
 from resgen.training.image.product import ClassExamples, ImageProduct
 from resgen.training.image.tokenizer_task import TokenizerLossConfig, TokenizerTask
 from resgen.training.interface import TrainerConfig
-from resgen.training.objectives import VALIDATION_PROGRESS
 from resgen.training.trainer import Trainer
 
 SIZE, CLASSES = 12, ("left", "right")

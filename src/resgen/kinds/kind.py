@@ -1,0 +1,122 @@
+"""What a kind of generator is: one record of all that belongs to it (Sec. 5.2.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, cast
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from resgen.kinds.objective import GeneratorLossConfig, Objective
+from resgen.models.ar_resgen import ARResGenConfig
+from resgen.models.base import SHARED_FIELDS, CodeModel
+from resgen.models.maskgit import MaskGITConfig
+from resgen.models.resgen import ResGenConfig
+from resgen.models.rq_transformer import RQTransformerConfig
+from resgen.models.valle import ValleConfig
+from resgen.samplers.autoregressive import AutoregressiveConfig, LatentAutoregressiveConfig
+from resgen.samplers.depthwise import DepthwiseConfig
+from resgen.samplers.records import Samples, StepCallback
+from resgen.samplers.unmasking import SamplingConfig
+from resgen.types import CodeSpec, SequenceCondition
+
+ModelConfig = ResGenConfig | MaskGITConfig | RQTransformerConfig | ARResGenConfig | ValleConfig
+AnySampling = SamplingConfig | DepthwiseConfig | AutoregressiveConfig | LatentAutoregressiveConfig
+
+
+class Request(NamedTuple):
+    """Which samples of a model to draw; everything on the model's device.
+
+    Attributes:
+        class_ids: one per sample.
+        sequence: the condition of sequences.
+        seed: of all samples, or one for each.
+        indices: number of each sample; sample k draws from the stream (seed, k).
+        codes: given codes, with `visible`.
+        visible: how many levels of each position are given.
+        callback: see the samplers.
+    """
+
+    class_ids: Int[Tensor, " B"]
+    sequence: SequenceCondition | None
+    seed: int | Sequence[int]
+    indices: Sequence[int]
+    codes: Int[Tensor, "B L D"] | None
+    visible: Int[Tensor, "B L"] | None
+    callback: StepCallback | None
+
+    @property
+    def lengths(self) -> list[int] | None:
+        """Positions of each sample, or None for those of the model."""
+        return None if self.sequence is None else self.sequence.lengths
+
+    @property
+    def condition(self) -> tuple[Int[Tensor, " B"], SequenceCondition | None]:
+        """What a model's predictor or decoder is made for."""
+        return self.class_ids, self.sequence
+
+    @property
+    def rest(self) -> dict[str, Any]:
+        """What every sampler takes besides its predictor, noise and settings."""
+        return {"codes": self.codes, "visible": self.visible, "callback": self.callback}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One way to generate codes.
+
+    Attributes:
+        name: on the command line and in saved models.
+        title: in reports.
+        model: class of the network, called with a configuration and the shape of the codes.
+        config: class of its configuration.
+        sampling: class of its sampling settings.
+        sample: `(model, request, sampling) -> Samples`.
+        objective: `(model, settings) -> Objective`, what it is trained to do.
+        sized: `(configuration of a ResGen, num_layers) -> configuration` of this kind, of the same width.
+        settings: `(settings of a ResGen, shape of the codes) -> sampling` to begin with, at the same guidance.
+        search: values of the sampling settings to try, one setting after the other; every kind gets as many tries.
+        presets: configurations by size, at the paper's shape of codes.
+        head: of ResGen's network, for the kinds that share it.
+        level_decay: whether the loss may weigh deeper levels less; the others weigh all tokens alike.
+        step_counts: depth -> numbers of steps at which it is worth comparing; none where they cannot be chosen.
+        ordered_levels: how many levels are drawn position by position, in reading order: they do not heed what is given
+            after them. 0 for none, None for all.
+        level_network: the part of the network that runs once for every level or iteration of a position.
+        compilable: whether `torch.compile` serves it; a growing cache would be compiled anew for every position.
+    """
+
+    name: str
+    title: str
+    model: type[CodeModel]
+    config: type[Any]
+    sampling: type[Any]
+    sample: Callable[[Any, Request, Any], Samples]
+    objective: Callable[[Any, GeneratorLossConfig], Objective]
+    sized: Callable[[ResGenConfig, int], ModelConfig]
+    settings: Callable[[SamplingConfig, CodeSpec], AnySampling]
+    search: Mapping[str, Sequence[Any]]
+    presets: Mapping[str, ModelConfig] = field(default_factory=dict)
+    head: str | None = None
+    level_decay: bool = False
+    step_counts: Callable[[int], Sequence[int]] = lambda depth: ()
+    ordered_levels: int | None = 0
+    level_network: str | None = None
+    compilable: bool = True
+
+    def build(self, config: ModelConfig, spec: CodeSpec) -> CodeModel:
+        """A new model."""
+        return cast(Callable[..., CodeModel], self.model)(config, spec)
+
+    def count_parameters(self, config: ModelConfig, spec: CodeSpec) -> int:
+        """Parameters of a model, counted on the meta device: no memory is allocated."""
+        with torch.device("meta"):
+            return sum(parameter.numel() for parameter in self.build(config, spec).parameters())
+
+
+def shared_fields(config: ResGenConfig) -> dict[str, Any]:
+    """What the configurations of all kinds have in common."""
+    return {name: getattr(config, name) for name in SHARED_FIELDS}

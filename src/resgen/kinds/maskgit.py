@@ -1,0 +1,120 @@
+"""MaskGIT, depth by depth."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from resgen.kinds.kind import Kind, Request, shared_fields
+from resgen.kinds.objective import (
+    VALIDATION_PROGRESS,
+    Batches,
+    GeneratorLossConfig,
+    by_name,
+    by_progress,
+    log_frequencies,
+    numbered,
+)
+from resgen.losses.tokens import token_loss
+from resgen.models.maskgit import PRESETS, MaskGIT, MaskGITConfig, draw_level
+from resgen.ops.random import generator as make_generator
+from resgen.samplers.depthwise import DepthwiseConfig, draw_noise, sample_codes
+from resgen.samplers.records import Samples
+from resgen.types import LOCAL, Reduce, SequenceCondition
+
+
+class DepthwiseObjective:
+    """One level per sample, its positions masked by the schedule, given all coarser levels."""
+
+    def __init__(self, model: MaskGIT, config: GeneratorLossConfig) -> None:
+        self.model, self.mask_schedule, self.data_start = model, config.mask_schedule, config.data_start
+
+    @torch.no_grad()
+    def start(self, codes: Int[Tensor, "B L D"], generator: torch.Generator) -> None:
+        """Start from the frequencies of the codes."""
+        if self.data_start:
+            self.model.head.bias.copy_(log_frequencies(codes, self.model.spec))
+
+    def loss(
+        self,
+        codes: Int[Tensor, "B L D"],
+        class_ids: Int[Tensor, " B"],
+        generator: torch.Generator,
+        sequence: SequenceCondition | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy per masked position."""
+        level = torch.randint(codes.shape[2], codes.shape[:1], generator=generator, device=generator.device)
+        level = level.to(codes.device)
+        progress = torch.rand(len(codes), generator=generator, dtype=torch.float64, device=generator.device)
+        visible = draw_level(codes, level, self.mask_schedule, progress, generator, sequence)
+        weight = (visible == level[:, None]).float()
+        logits, true = self._logits(codes, visible, level, class_ids, sequence)
+        return token_loss(logits.flatten(0, 1), true.flatten(), weight.flatten() / weight.sum()), {}
+
+    def validate(self, batches: Batches, reduce: Reduce = LOCAL) -> dict[str, float]:
+        """Nats per masked position, by progress of the mask schedule and by level."""
+        spec = self.model.spec
+        by_level = torch.zeros(2, spec.depth, dtype=torch.float64)
+        sums = torch.zeros(2, len(VALIDATION_PROGRESS), dtype=torch.float64)
+        for number, (codes, class_ids, sequence) in numbered(batches, reduce):
+            for column, progress in enumerate(VALIDATION_PROGRESS):
+                stream = make_generator("validation", f"{progress:.2f}", number)
+                level = torch.arange(len(codes), device=codes.device) % spec.depth
+                everywhere = torch.full((len(codes),), progress, dtype=torch.float64)
+                visible = draw_level(codes, level, self.mask_schedule, everywhere, stream, sequence)
+                logits, true = self._logits(codes, visible, level, class_ids, sequence)
+                value = -logits.log_softmax(-1).gather(2, true[..., None]).squeeze(2)
+                counts = visible == level[:, None]
+                value = (value * counts).sum(1).double().cpu()
+                by_level[0].index_add_(0, level.cpu(), value)
+                by_level[1].index_add_(0, level.cpu(), counts.sum(1).double().cpu())
+                sums[0, column] += value.sum()
+                sums[1, column] += counts.sum().cpu()
+        return by_progress(reduce.sum(sums)) | by_name("nll_level", reduce.sum(by_level))
+
+    def _logits(
+        self,
+        codes: Int[Tensor, "B L D"],
+        visible: Int[Tensor, "B L"],
+        level: Int[Tensor, " B"],
+        class_ids: Int[Tensor, " B"],
+        sequence: SequenceCondition | None,
+    ) -> tuple[Float[Tensor, "B L V"], Int[Tensor, "B L"]]:
+        true = codes.gather(2, level[:, None, None].expand(-1, codes.shape[1], 1)).squeeze(2)
+        return self.model(codes, visible, level, class_ids, sequence), true
+
+
+def sample(model: MaskGIT, request: Request, sampling: DepthwiseConfig) -> Samples:
+    """Depth by depth."""
+    noise = draw_noise(
+        request.seed,
+        request.indices,
+        sampling.num_steps,
+        model.spec,
+        lengths=request.lengths,
+        device=model.codebooks.device,
+    )
+    return sample_codes(model.predictor(*request.condition), model.spec, noise, sampling, **request.rest)
+
+
+MASKGIT = Kind(
+    name="maskgit",
+    title="MaskGIT, depth by depth",
+    model=MaskGIT,
+    config=MaskGITConfig,
+    sampling=DepthwiseConfig,
+    sample=sample,
+    objective=DepthwiseObjective,
+    sized=lambda config, num_layers: MaskGITConfig(num_layers=num_layers, **shared_fields(config)),
+    # Four steps per level, as in the paper (63 at depth 16).
+    settings=lambda sampling, spec: DepthwiseConfig(guidance_scale=sampling.guidance_scale, num_steps=4 * spec.depth),
+    search={
+        "guidance_scale": (1.0, 2.0, 4.0, 6.0),
+        "choice_temperature": (1.0, 4.5, 10.0, 20.0),
+        "top_p": (0.9, 0.95, 1.0),
+        "temperature": (0.8, 0.9, 1.0),
+    },
+    presets=PRESETS,
+    step_counts=lambda depth: (depth, 2 * depth, 4 * depth),
+)

@@ -1,0 +1,106 @@
+"""What every kind of generator is trained by: its loss on a batch of codes, and its held-out likelihood.
+
+All losses are nats per token that counts, and `val_loss` is the exact negative log-likelihood in the same unit.
+Likelihoods of discrete codes (direct tokens, MaskGIT, RQ-Transformer) are comparable with each other as far as they are
+conditioned alike; those of mixtures are densities and are not.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from resgen.errors import ConfigError, unknown
+from resgen.ops.masking import SCHEDULES
+from resgen.ops.residual import code_histogram
+from resgen.types import LOCAL, CodeSpec, Reduce, SequenceCondition
+
+VALIDATION_PROGRESS = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
+Batch = tuple[Int[Tensor, "B L D"], Int[Tensor, " B"], SequenceCondition | None]
+Batches = Iterable[Batch]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorLossConfig:
+    """How the generator is trained.
+
+    Attributes:
+        mask_schedule: gamma of the forward process; the paper trains everything with `circle`.
+        smoothing: of the assignment q in the mixture's bound.
+        level_decay: weight of a masked level in the cross-entropy of a residual head, relative to the level above; 1 is
+            plain likelihood. Direct tokens are the paper's ablation (Eq. 2) with 1.
+        data_start: fit a mixture head to the data before the first step (a deviation; see the heads' `initialize`).
+        validation_samples: held-out samples that each validation looks at.
+    """
+
+    mask_schedule: str = "circle"
+    smoothing: float = 0.01
+    level_decay: float = 1.0
+    data_start: bool = True
+    validation_samples: int = 1024
+
+    def __post_init__(self) -> None:
+        if self.mask_schedule not in SCHEDULES:
+            raise ConfigError(unknown("mask schedule", self.mask_schedule, SCHEDULES))
+        if not 0 <= self.smoothing < 1:
+            raise ConfigError(f"smoothing={self.smoothing} must lie in [0, 1)")
+        if not 0 < self.level_decay <= 1:
+            raise ConfigError(f"level_decay={self.level_decay} must lie in (0, 1]")
+        if self.validation_samples < 1:
+            raise ConfigError(f"validation_samples={self.validation_samples} must be at least 1")
+
+
+class Objective(Protocol):
+    """What the generator's task knows of a kind."""
+
+    def start(self, codes: Int[Tensor, "B L D"], generator: torch.Generator) -> None:
+        """Initialise from data, before the first step."""
+        ...
+
+    def loss(
+        self,
+        codes: Int[Tensor, "B L D"],
+        class_ids: Int[Tensor, " B"],
+        generator: torch.Generator,
+        sequence: SequenceCondition | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a batch and metrics for the log; masks are drawn from `generator`. Of sequences only the `wanted`
+        positions count."""
+        ...
+
+    def validate(self, batches: Batches, reduce: Reduce = LOCAL) -> dict[str, float]:
+        """Exact likelihoods on held-out codes; the same masks at every call. Has `val_loss`.
+
+        Of several processes each gives its own batches: of all of them number `rank`, `rank + world_size`, ...
+        """
+        ...
+
+
+def log_frequencies(codes: Int[Tensor, "B L D"], spec: CodeSpec) -> Float[Tensor, "D V"]:
+    """Logarithm of how often each code of each level occurs, every code counted once more."""
+    counts = code_histogram(codes, spec.codebook_size).float() + 1
+    return (counts / counts.sum(1, keepdim=True)).log()
+
+
+def numbered(batches: Batches, reduce: Reduce) -> Iterator[tuple[int, Batch]]:
+    """A process's batches with their numbers among all; masks are drawn by number."""
+    return zip(itertools.count(reduce.rank, reduce.world_size), batches, strict=False)
+
+
+def by_progress(sums: Float[Tensor, "2 P"]) -> dict[str, float]:
+    """Means per progress of the mask schedule, and their mean as `val_loss`."""
+    names = [f"nll_progress/{progress:.2f}" for progress in VALIDATION_PROGRESS]
+    metrics = dict(zip(names, (sums[0] / sums[1]).tolist(), strict=True))
+    return metrics | {"val_loss": sum(metrics.values()) / len(metrics)}
+
+
+def by_name(name: str, sums: Float[Tensor, "2 D"]) -> dict[str, float]:
+    """Means per level, where there was something to average."""
+    means = (sums[0] / sums[1]).tolist()
+    return {f"{name}/{level}": mean for level, mean in enumerate(means) if sums[1, level] > 0}

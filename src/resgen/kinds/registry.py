@@ -1,0 +1,174 @@
+"""All kinds of generator, and what is done with any of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from resgen.errors import ConfigError, unknown
+from resgen.kinds.ar_resgen import AR_RESGEN, CLAM_TTS
+from resgen.kinds.kind import AnySampling, Kind, ModelConfig, Request
+from resgen.kinds.maskgit import MASKGIT
+from resgen.kinds.objective import GeneratorLossConfig, Objective
+from resgen.kinds.resgen import DIRECT, RESGEN, RESIDUAL
+from resgen.kinds.rq_transformer import RQ_TRANSFORMER
+from resgen.kinds.valle import VALLE
+from resgen.models.base import CodeModel
+from resgen.models.resgen import ResGenConfig
+from resgen.samplers.records import Samples, StepCallback
+from resgen.samplers.unmasking import SamplingConfig
+from resgen.types import CodeSpec, SequenceCondition
+
+_ALL = (RESGEN, RESIDUAL, DIRECT, MASKGIT, RQ_TRANSFORMER, AR_RESGEN, VALLE)
+KINDS: dict[str, Kind] = {kind.name: kind for kind in _ALL}
+SPEECH_KINDS = KINDS | {CLAM_TTS.name: CLAM_TTS}
+"""The kinds to train speech with; CLaM-TTS is a setting of AR-ResGen."""
+
+
+def get_kind(name: str) -> Kind:
+    """The kind called `name`.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in KINDS:
+        raise ConfigError(unknown("kind", name, KINDS))
+    return KINDS[name]
+
+
+def kind_of(config: ModelConfig) -> Kind:
+    """The kind that a model's configuration belongs to; three of them are ResGen's network with different heads."""
+    same = [kind for kind in KINDS.values() if isinstance(config, kind.config)]
+    return next(kind for kind in same if kind.head in (None, getattr(config, "head", None)))
+
+
+def build(config: ModelConfig, spec: CodeSpec) -> CodeModel:
+    """A new model of a configuration."""
+    return kind_of(config).build(config, spec)
+
+
+def count_parameters(config: ModelConfig, spec: CodeSpec) -> int:
+    """Parameters of a model, counted on the meta device: no memory is allocated."""
+    return kind_of(config).count_parameters(config, spec)
+
+
+def make_objective(model: CodeModel, config: GeneratorLossConfig) -> Objective:
+    """What a model is trained to do."""
+    return kind_of(model.config).objective(model, config)
+
+
+def matched_config(config: ResGenConfig, spec: CodeSpec, kind: str) -> ModelConfig:
+    """The configuration of another kind of the same width, with as many layers as bring it nearest to the parameters of
+    `config`.
+
+    Args:
+        config: of ResGen's network.
+        spec: shape of the codes.
+        kind: name of the kind.
+
+    Raises:
+        ConfigError: there is no such kind.
+    """
+    other = get_kind(kind)
+    return config if kind_of(config) is other else _nearest(other, config, spec)
+
+
+def _nearest(kind: Kind, config: ResGenConfig, spec: CodeSpec) -> ModelConfig:
+    target = count_parameters(config, spec)
+    choices = [kind.sized(config, num_layers) for num_layers in range(1, 2 * config.num_layers + 2)]
+    return min(choices, key=lambda choice: abs(kind.count_parameters(choice, spec) - target))
+
+
+def for_kind(
+    kind: Kind, generator: ModelConfig, loss: GeneratorLossConfig, sampling: AnySampling, spec: CodeSpec
+) -> tuple[ModelConfig, GeneratorLossConfig, AnySampling]:
+    """What a recipe has for another kind of generator: as many parameters, the same training, the kind's own sampling.
+
+    Args:
+        kind: the other kind.
+        generator: of the recipe.
+        loss: of the recipe.
+        sampling: of the recipe.
+        spec: shape of the codes.
+
+    Raises:
+        ConfigError: the recipe's generator has another network than ResGen's.
+    """
+    own = kind_of(generator)
+    if own is kind:
+        return generator, loss, sampling
+    if not isinstance(generator, ResGenConfig) or not isinstance(sampling, SamplingConfig):
+        sources = ", ".join(name for name, one in KINDS.items() if one.config is ResGenConfig)
+        raise ConfigError(f"the recipe is already of kind '{own.name}'; --kind goes with recipes of {sources}")
+    if kind.config is not ResGenConfig and kind.head is not None:  # sized as the ResGen whose head it takes
+        generator = dataclasses.replace(generator, head=kind.head)
+    loss = loss if kind.level_decay else dataclasses.replace(loss, level_decay=1.0)
+    return _nearest(kind, generator, spec), loss, kind.settings(sampling, spec)
+
+
+def sample(
+    model: CodeModel,
+    class_ids: Int[Tensor, " B"],
+    *,
+    seed: int | Sequence[int],
+    indices: Sequence[int],
+    sampling: AnySampling,
+    given: tuple[Int[Tensor, "B L D"], Int[Tensor, "B L"]] | None = None,
+    sequence: SequenceCondition | None = None,
+    callback: StepCallback | None = None,
+) -> Samples:
+    """Codes of a model of any kind, drawn by its own sampler.
+
+    Args:
+        model: a generator.
+        class_ids: on the model's device, one per sample.
+        seed: of all samples, or one for each, so that samples of several calls share a batch.
+        indices: number of each sample; sample k draws from the stream (seed, k).
+        sampling: settings of the model's kind.
+        given: codes and how many levels of each position are visible; those are kept.
+        sequence: the condition of sequences. The codes of its prompts must be given; codes beyond a sample's end are 0.
+        callback: see the samplers.
+
+    Raises:
+        ConfigError: settings of another kind, a prompt without its codes, or what the sampler refuses.
+    """
+    kind = kind_of(model.config)
+    if not isinstance(sampling, kind.sampling):
+        raise ConfigError(
+            f"{type(sampling).__name__} are not the settings of kind '{kind.name}'; it takes {kind.sampling.__name__}"
+        )
+    device = model.codebooks.device
+    codes, visible = (None, None) if given is None else (given[0].to(device), given[1].to(device))
+    if sequence is not None:
+        sequence = sequence.to(device)
+        if codes is None or visible is None:
+            codes = torch.zeros(*sequence.valid.shape, model.spec.depth, dtype=torch.int64, device=device)
+            visible = torch.zeros_like(codes[..., 0])
+            if sequence.prompt.any():
+                raise ConfigError("a sequence with a prompt needs the prompt's codes; pass them as `given`")
+        visible = torch.where(sequence.wanted, visible, model.spec.depth)
+    return kind.sample(model, Request(class_ids, sequence, seed, indices, codes, visible, callback), sampling)
+
+
+def sampling_with(sampling: AnySampling, settings: dict[str, Any]) -> AnySampling:
+    """`sampling` with the settings that are not None in their place.
+
+    Raises:
+        ConfigError: a setting that this kind of sampling does not have, or a value out of range.
+    """
+    given = {name: value for name, value in settings.items() if value is not None}
+    known = [field.name for field in dataclasses.fields(sampling)]
+    for name in given:
+        if name not in known:
+            raise ConfigError(unknown("sampling setting", name, known))
+    return dataclasses.replace(sampling, **given)
+
+
+def without_guidance(sampling: AnySampling) -> AnySampling:
+    """The same settings with guidance off."""
+    return dataclasses.replace(sampling, guidance_first=0.0, guidance_scale=0.0)

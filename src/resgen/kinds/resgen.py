@@ -1,0 +1,168 @@
+"""ResGen and the kinds that share its network: the paper's mixture head, our residual head, direct tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from resgen.kinds.heads import head_loss
+from resgen.kinds.kind import Kind, Request
+from resgen.kinds.objective import VALIDATION_PROGRESS, Batches, GeneratorLossConfig, by_name, by_progress, numbered
+from resgen.models.resgen import PRESETS, ResGen, ResGenConfig
+from resgen.ops.masking import num_masked, sample_visible
+from resgen.ops.random import generator as make_generator
+from resgen.samplers.records import Samples
+from resgen.samplers.unmasking import SamplingConfig, draw_noise, sample_codes
+from resgen.types import LOCAL, Reduce, SequenceCondition
+
+STEP_COUNTS = (2, 4, 8, 16, 32)
+SEARCH: dict[str, Sequence[float]] = {"guidance_scale": (1.0, 2.0, 4.0, 6.0)}
+OF_CODES = SEARCH | {
+    "choice_temperature": (1.0, 2.0, 4.0, 8.0),
+    "top_p": (0.9, 0.95, 1.0),
+    "temperature": (0.8, 0.9, 1.0),
+}
+OF_DENSITY = SEARCH | {
+    "choice_temperature": (10.0, 20.0, 40.0, 100.0),
+    "top_p": (0.9, 0.95, 1.0),
+    "temperature": (0.4, 0.7, 1.0),
+}
+
+
+class UnmaskingObjective:
+    """ResGen with any head: all masked levels of all positions at once, masked by the forward process (Sec. 3)."""
+
+    def __init__(self, model: ResGen, config: GeneratorLossConfig) -> None:
+        self.model, self.head_loss = model, head_loss(model, config)
+        self.mask_schedule, self.data_start = config.mask_schedule, config.data_start
+
+    @torch.no_grad()
+    def start(self, codes: Int[Tensor, "B L D"], generator: torch.Generator) -> None:
+        """Fit the head to data."""
+        if self.data_start:
+            self.head_loss.start(codes, generator)
+
+    def loss(
+        self,
+        codes: Int[Tensor, "B L D"],
+        class_ids: Int[Tensor, " B"],
+        generator: torch.Generator,
+        sequence: SequenceCondition | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The batch sum of the mixture's bound (Eq. 1) or of the cross-entropy (Eq. 2) over the number of masked
+        tokens."""
+        progress = torch.rand(len(codes), generator=generator, dtype=torch.float64, device=generator.device)
+        visible = self._draw(codes, progress, generator, sequence)
+        return self.head_loss.loss(*self._masked_rows(codes, visible, class_ids, sequence))
+
+    def validate(self, batches: Batches, reduce: Reduce = LOCAL) -> dict[str, float]:
+        """Nats per masked token: by progress of the mask schedule and by visible levels."""
+        spec = self.model.spec
+        by_level = torch.zeros(2, spec.depth, dtype=torch.float64)
+        sums = torch.zeros(2, len(VALIDATION_PROGRESS), dtype=torch.float64)
+        for number, (codes, class_ids, sequence) in numbered(batches, reduce):
+            for column, progress in enumerate(VALIDATION_PROGRESS):
+                stream = make_generator("validation", f"{progress:.2f}", number)
+                everywhere = torch.full((len(codes),), progress, dtype=torch.float64)
+                visible = self._draw(codes, everywhere, stream, sequence)
+                hidden, true, start = self._masked_rows(codes, visible, class_ids, sequence)
+                value = self.head_loss.nll(hidden, true, start).double().cpu()
+                by_level[0].index_add_(0, start.cpu(), value)
+                by_level[1].index_add_(0, start.cpu(), (spec.depth - start.cpu()).double())
+                sums[0, column] += value.sum()
+                sums[1, column] += (spec.depth - start).sum().cpu()
+        return by_progress(reduce.sum(sums)) | by_name("nll_visible", reduce.sum(by_level))
+
+    def _draw(
+        self,
+        codes: Int[Tensor, "B L D"],
+        progress: Float[Tensor, " B"],
+        generator: torch.Generator,
+        sequence: SequenceCondition | None,
+    ) -> Int[Tensor, "B L"]:
+        """Masks at the given progress of the schedule; what is not wanted of a sequence is visible throughout."""
+        length, depth = codes.shape[1:]
+        wanted = None if sequence is None else sequence.wanted
+        tokens = depth * (length if wanted is None else wanted.sum(1).to(progress.device))
+        masked = num_masked(self.mask_schedule, progress, tokens).to(codes.device)
+        return sample_visible(masked, length, depth, generator, wanted)
+
+    def _masked_rows(
+        self,
+        codes: Int[Tensor, "B L D"],
+        visible: Int[Tensor, "B L"],
+        class_ids: Int[Tensor, " B"],
+        sequence: SequenceCondition | None,
+    ) -> tuple[Float[Tensor, "N O"], Int[Tensor, "N D"], Int[Tensor, " N"]]:
+        """Hidden states, true codes and visible levels of the positions with something masked."""
+        flat = visible.flatten()
+        rows = (flat < self.model.spec.depth).nonzero().squeeze(1)
+        hidden = self.model(codes, visible, class_ids, sequence).flatten(0, 1)[rows]
+        return hidden, codes.flatten(0, 1)[rows], flat[rows]
+
+
+def sample(model: ResGen, request: Request, sampling: SamplingConfig) -> Samples:
+    """Iterative unmasking."""
+    if request.sequence is not None and not request.sequence.prompt.any():
+        sampling = replace(sampling, prompt_guidance=0.0)  # no prompt, no branch without it
+    noise = draw_noise(
+        request.seed,
+        request.indices,
+        sampling.num_steps,
+        model.spec,
+        model.head.noise,
+        lengths=request.lengths,
+        device=model.codebooks.device,
+    )
+    predict = model.predictor(*request.condition, prompt_guidance=sampling.prompt_guidance)
+    return sample_codes(predict, noise, sampling, **request.rest)
+
+
+def _kind(
+    name: str,
+    title: str,
+    head: str,
+    search: Mapping[str, Sequence[Any]],
+    *,
+    temperature: float,
+    choice_temperature: float,
+    level_decay: bool = False,
+) -> Kind:
+    return Kind(
+        name=name,
+        title=title,
+        model=ResGen,
+        config=ResGenConfig,
+        sampling=SamplingConfig,
+        sample=sample,
+        objective=UnmaskingObjective,
+        sized=lambda config, num_layers: replace(config, head=head, num_layers=num_layers),
+        settings=lambda sampling, spec: replace(
+            sampling, temperature=temperature, choice_temperature=choice_temperature
+        ),
+        search=search,
+        presets={size: replace(preset, head=head) for size, preset in PRESETS.items()},
+        head=head,
+        level_decay=level_decay,
+        step_counts=lambda depth: STEP_COUNTS,
+    )
+
+
+# A density's confidences are sums of squares, and its temperature scales Gaussian noise; a confidence in codes is a
+# log-probability, and the temperature divides logits.
+RESGEN = _kind("resgen", "ResGen", "mixture", OF_DENSITY, temperature=0.6, choice_temperature=40.0)
+RESIDUAL = _kind(
+    "residual",
+    "residual head (ours)",
+    "residual",
+    OF_CODES,
+    level_decay=True,
+    temperature=1.0,
+    choice_temperature=1.0,
+)
+DIRECT = _kind("direct", "direct tokens", "tokens", OF_CODES, temperature=1.0, choice_temperature=1.0)

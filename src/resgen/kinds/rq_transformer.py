@@ -1,0 +1,99 @@
+"""RQ-Transformer."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from resgen.kinds.kind import Kind, Request, shared_fields
+from resgen.kinds.objective import Batches, GeneratorLossConfig, by_name, log_frequencies
+from resgen.losses.tokens import token_loss
+from resgen.models.resgen import ResGenConfig
+from resgen.models.rq_transformer import PRESETS, RQTransformer, RQTransformerConfig
+from resgen.samplers.autoregressive import AutoregressiveConfig, draw_autoregressive_noise, sample_autoregressive
+from resgen.samplers.records import Samples
+from resgen.types import LOCAL, Reduce, SequenceCondition
+
+
+class AutoregressiveObjective:
+    """Every code given all before it."""
+
+    def __init__(self, model: RQTransformer, config: GeneratorLossConfig) -> None:
+        self.model, self.data_start = model, config.data_start
+
+    @torch.no_grad()
+    def start(self, codes: Int[Tensor, "B L D"], generator: torch.Generator) -> None:
+        """Start from the frequencies of the codes."""
+        if self.data_start:
+            self.model.heads.bias.copy_(log_frequencies(codes, self.model.spec))
+
+    def loss(
+        self,
+        codes: Int[Tensor, "B L D"],
+        class_ids: Int[Tensor, " B"],
+        generator: torch.Generator,
+        sequence: SequenceCondition | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy per token."""
+        sums, count = self.sums(codes, class_ids, sequence)
+        return sums.sum() / (count * codes.shape[2]), {}
+
+    def validate(self, batches: Batches, reduce: Reduce = LOCAL) -> dict[str, float]:
+        """Nats per token, over all and by level."""
+        by_level = torch.zeros(2, self.model.spec.depth, dtype=torch.float64)
+        for codes, class_ids, sequence in batches:
+            sums, count = self.sums(codes, class_ids, sequence)
+            by_level[0] += sums.double().cpu()
+            by_level[1] += float(count)
+        by_level = reduce.sum(by_level)
+        return {"val_loss": float(by_level[0].sum() / by_level[1].sum())} | by_name("nll_level", by_level)
+
+    def sums(
+        self, codes: Int[Tensor, "B L D"], class_ids: Int[Tensor, " B"], sequence: SequenceCondition | None
+    ) -> tuple[Float[Tensor, " D"], Float[Tensor, ""]]:
+        """Sums per level, and how many positions they are over; the logits of one level exist at a time."""
+        hidden = self.model.hidden(codes, class_ids, sequence)
+        wanted = torch.ones_like(codes[..., 0], dtype=torch.bool) if sequence is None else sequence.wanted
+        weight = wanted.flatten().float()
+        # `unbind` gathers the gradients of all levels at once; indexing would add a full [D, V, O] for each.
+        parts = zip(hidden.unbind(2), self.model.heads.weight.unbind(), self.model.heads.bias.unbind(), strict=True)
+        logits = (functional.linear(part.flatten(0, 1), matrix, bias) for part, matrix, bias in parts)
+        sums = [token_loss(rows, true.flatten(), weight) for rows, true in zip(logits, codes.unbind(2), strict=True)]
+        return torch.stack(sums), weight.sum()
+
+
+def sample(model: RQTransformer, request: Request, sampling: AutoregressiveConfig) -> Samples:
+    """Code by code."""
+    noise = draw_autoregressive_noise(request.seed, request.indices, model.spec, lengths=request.lengths)
+    return sample_autoregressive(model.decoder(*request.condition), noise, sampling, **request.rest)
+
+
+def _sized(config: ResGenConfig, num_layers: int) -> RQTransformerConfig:
+    """About six layers over positions for one over levels."""
+    depth_layers = max(1, round(num_layers / 6))
+    return RQTransformerConfig(num_layers=num_layers, depth_layers=depth_layers, **shared_fields(config))
+
+
+RQ_TRANSFORMER = Kind(
+    name="rq_transformer",
+    title="RQ-Transformer",
+    model=RQTransformer,
+    config=RQTransformerConfig,
+    sampling=AutoregressiveConfig,
+    sample=sample,
+    objective=AutoregressiveObjective,
+    sized=_sized,
+    settings=lambda sampling, spec: AutoregressiveConfig(guidance_scale=sampling.guidance_scale),
+    search={
+        "guidance_scale": (0.5, 1.0, 2.0, 3.0),
+        "top_k": (16, 64, 128, 0),
+        "top_p": (0.9, 0.95, 1.0),
+        "temperature": (0.8, 0.9, 1.0),
+    },
+    presets=PRESETS,
+    ordered_levels=None,
+    level_network="depth_transformer",
+    compilable=False,
+)
