@@ -71,15 +71,16 @@ class SequenceCondition:
         valid: True where a sample has a position; False at the padding after its end.
         prompt: True at the positions of an example: all their codes are given, none is predicted, and the
             unconditional branch of guidance does not see them.
-        features: what is wanted at every position, at `feature_stride` rows per position; None for a model that takes
+        features: what every position is to hold, at `feature_stride` rows per position; None for a model that takes
             none.
-        kept: False for samples that go without features and prompt, to learn the unconditional branch; None keeps all.
+        keep: False for samples that go without features and prompt, to learn the unconditional branch; None keeps
+            those of all.
     """
 
     valid: Bool[Tensor, "B L"]
     prompt: Bool[Tensor, "B L"]
     features: Float[Tensor, "B S C"] | None = None
-    kept: Bool[Tensor, " B"] | None = None
+    keep: Bool[Tensor, " B"] | None = None
 
     @classmethod
     def of(
@@ -103,10 +104,10 @@ class SequenceCondition:
     @property
     def attended(self) -> Bool[Tensor, "B L"]:
         """The positions that others may attend to."""
-        return self.valid if self.kept is None else self.valid & (self.kept[:, None] | ~self.prompt)
+        return self.valid if self.keep is None else self.valid & (self.keep[:, None] | ~self.prompt)
 
     @property
-    def wanted(self) -> Bool[Tensor, "B L"]:
+    def targets(self) -> Bool[Tensor, "B L"]:
         """The positions that are to be predicted."""
         return self.valid & ~self.prompt
 
@@ -121,7 +122,7 @@ class SequenceCondition:
             valid=self.valid.to(device),
             prompt=self.prompt.to(device),
             features=None if self.features is None else self.features.to(device),
-            kept=None if self.kept is None else self.kept.to(device),
+            keep=None if self.keep is None else self.keep.to(device),
         )
 
 

@@ -65,7 +65,7 @@ def draw(model: CodeModel, kind: str, rows: list[int], guidance_scale: float, **
     sampling = get_kind(kind).sampling(guidance_scale=guidance_scale)
     if hasattr(sampling, "num_steps"):
         sampling = dataclasses.replace(sampling, num_steps=2 if kind == "ar_resgen" else 5)
-    visible = torch.where(sequence.wanted, 0, 4)
+    visible = torch.where(sequence.targets, 0, 4)
     ids = torch.zeros(len(rows), dtype=torch.int64)
     return sample(model, ids, seed=3, indices=rows, sampling=sampling, given=(codes, visible), sequence=sequence).codes
 
@@ -106,7 +106,7 @@ def test_the_loss_does_not_know_the_padding_but_knows_what_is_wanted(kind: str) 
     assert loss_of(kind, changed, sequence) == pytest.approx(reference, abs=1e-6)
     features = torch.where(sequence.valid.repeat_interleave(2, 1)[..., None], sequence.features, 50.0)
     assert loss_of(kind, codes, dataclasses.replace(sequence, features=features)) == pytest.approx(reference, abs=1e-6)
-    wanted = torch.where(sequence.wanted[..., None], (codes + 1) % 9, codes)
+    wanted = torch.where(sequence.targets[..., None], (codes + 1) % 9, codes)
     assert abs(loss_of(kind, wanted, sequence) - reference) > 1e-5
     shown = torch.where(sequence.prompt[..., None], (codes + 1) % 9, codes)
     assert abs(loss_of(kind, shown, sequence) - reference) > 1e-5, "the prompt is seen"
@@ -114,7 +114,7 @@ def test_the_loss_does_not_know_the_padding_but_knows_what_is_wanted(kind: str) 
 
 def test_samples_that_are_not_kept_see_neither_features_nor_prompt(kind: str) -> None:
     codes, sequence = batch([0, 3])
-    without = dataclasses.replace(sequence, kept=torch.tensor([False, False]))
+    without = dataclasses.replace(sequence, keep=torch.tensor([False, False]))
     reference = loss_of(kind, codes, without)
     other = dataclasses.replace(without, features=without.features + 1)
     assert loss_of(kind, codes, other) == pytest.approx(reference, abs=1e-6)
@@ -165,16 +165,16 @@ def test_a_summary_of_the_prompt_reaches_the_whole_sequence() -> None:
     codes, sequence = batch([0, 3])
     model.set_codebooks(torch.randn(SPEC.depth, SPEC.codebook_size, SPEC.code_dim), torch.ones(SPEC.depth), codes)
     model.eval()
-    ids, visible = torch.zeros(2, dtype=torch.int64), torch.where(sequence.wanted, 0, 4)
+    ids, visible = torch.zeros(2, dtype=torch.int64), torch.where(sequence.targets, 0, 4)
     other = torch.where(sequence.prompt[..., None], (codes + 1) % 9, codes)
-    first, second = (model(given, visible, ids, sequence)[sequence.wanted] for given in (codes, other))
+    first, second = (model(given, visible, ids, sequence)[sequence.targets] for given in (codes, other))
     assert not torch.allclose(first, second, atol=1e-3)
-    dropped = dataclasses.replace(sequence, kept=torch.tensor([False, False]))
-    first, second = (model(given, visible, ids, dropped)[sequence.wanted] for given in (codes, other))
+    dropped = dataclasses.replace(sequence, keep=torch.tensor([False, False]))
+    first, second = (model(given, visible, ids, dropped)[sequence.targets] for given in (codes, other))
     assert torch.allclose(first, second, atol=1e-6)
     sampling = get_kind("resgen").sampling(guidance_scale=1.5, num_steps=5)
     together = sample(model, ids, seed=3, indices=[0, 3], sampling=sampling, given=(codes, visible), sequence=sequence)
     codes, sequence = batch([3])
-    given = (codes, torch.where(sequence.wanted, 0, 4))
+    given = (codes, torch.where(sequence.targets, 0, 4))
     alone = sample(model, ids[:1], seed=3, indices=[3], sampling=sampling, given=given, sequence=sequence)
     assert torch.equal(alone.codes[0], together.codes[1, : LENGTHS[3]])

@@ -85,11 +85,11 @@ class CounterSampler:
         else:
             begin = step * self.batch_size % self.num_samples
         parts: list[Tensor] = []
-        wanted = self.batch_size
-        while wanted:
-            part = self._order(epoch)[begin : begin + wanted]
+        missing = self.batch_size
+        while missing:
+            part = self._order(epoch)[begin : begin + missing]
             parts.append(part)
-            wanted -= len(part)
+            missing -= len(part)
             epoch, begin = epoch + 1, 0
         return torch.cat(parts)[self.rank :: self.world_size]
 
@@ -104,8 +104,8 @@ class CounterSampler:
         assert self.blocks is not None
         ends = self.blocks.tolist()
         spans = list(zip([0, *ends], ends, strict=False))
-        chosen = torch.randperm(len(spans), generator=stream).tolist()
-        return torch.cat([_shuffled(begin, end, stream) for begin, end in (spans[number] for number in chosen)])
+        order = torch.randperm(len(spans), generator=stream).tolist()
+        return torch.cat([_shuffled(begin, end, stream) for begin, end in (spans[number] for number in order)])
 
     def _bucketed(self, order: Tensor, stream: torch.Generator) -> Tensor:
         assert self.lengths is not None

@@ -47,7 +47,7 @@ def read_parquet(path: Path, *, pictures: bool = True) -> ParquetPictures:
         DataError: unreadable, no picture column, a row without bytes, a label that is missing, negative or has no name.
         MissingExtraError: pyarrow is not installed.
     """
-    found: list[memoryview] = []
+    files: list[memoryview] = []
     labels = [np.zeros(0, np.int64)]
     with _opened(path) as file:
         schema = file.schema_arrow
@@ -58,16 +58,16 @@ def read_parquet(path: Path, *, pictures: bool = True) -> ParquetPictures:
         start = 0
         for batch in file.iter_batches(_BATCH_ROWS, columns=columns):  # a whole struct column may exceed 2 GB
             if pictures:
-                found += _pictures(path, batch.column(image), image, start)
+                files += _pictures(path, batch.column(image), image, start)
             if label is not None:
                 labels.append(_labels(path, batch.column(label), start))
             start += len(batch)
-    joined = np.concatenate(labels) if label is not None else np.zeros(count, np.int64)
+    all_labels = np.concatenate(labels) if label is not None else np.zeros(count, np.int64)
     names = _class_names(schema.metadata, label)
-    if names is not None and joined.size and joined.max() >= len(names):
-        row = int(np.argmax(joined >= len(names)))
-        raise DataError(f"'{path}' row {row} has label {joined[row]}, but only {len(names)} classes are named")
-    return ParquetPictures(found, joined, names, label is not None)
+    if names is not None and all_labels.size and all_labels.max() >= len(names):
+        row = int(np.argmax(all_labels >= len(names)))
+        raise DataError(f"'{path}' row {row} has label {all_labels[row]}, but only {len(names)} classes are named")
+    return ParquetPictures(files, all_labels, names, label is not None)
 
 
 def join_names(parts: Sequence[ParquetPictures], where: str) -> tuple[str, ...]:
@@ -124,7 +124,7 @@ class ParquetRows:
                 ends.append(total)
         self._ends = np.array(ends, np.int64)
         self.blocks = np.array([*stretches, total], np.int64)
-        self._kept: OrderedDict[int, _Group] = OrderedDict()
+        self._cache: OrderedDict[int, _Group] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -137,11 +137,11 @@ class ParquetRows:
 
     def _rows(self, number: int) -> list[memoryview]:
         with self._lock:
-            group = self._kept.setdefault(number, _Group())
-            self._kept.move_to_end(number)
-            used = sum(self._places[kept][3] for kept in self._kept)
-            while used > self._max_bytes and len(self._kept) > 1:
-                used -= self._places[self._kept.popitem(last=False)[0]][3]
+            group = self._cache.setdefault(number, _Group())
+            self._cache.move_to_end(number)
+            size = sum(self._places[other][3] for other in self._cache)
+            while size > self._max_bytes and len(self._cache) > 1:
+                size -= self._places[self._cache.popitem(last=False)[0]][3]
         with group.lock:  # other threads wait for the one that reads
             if group.rows is None:
                 path, place, row, _ = self._places[number]

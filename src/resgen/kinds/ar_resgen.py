@@ -70,13 +70,13 @@ class LatentAutoregressiveObjective:
         progress: Float[Tensor, "B L"],
         sequence: SequenceCondition | None,
     ) -> tuple[Float[Tensor, "N O"], Int[Tensor, "N D"], Int[Tensor, " N"]]:
-        """Hidden states, true codes and visible levels of all wanted positions, with at least one level masked each."""
+        """Hidden states, true codes and visible levels of all target positions, with at least one level masked each."""
         depth = self.model.spec.depth
         visible = (depth - num_masked(self.mask_schedule, progress, depth)).clamp(max=depth - 1).to(codes.device)
         hidden = self.model(codes, visible, class_ids, sequence)
         if sequence is None:
             return hidden.flatten(0, 1), codes.flatten(0, 1), visible.flatten()
-        return hidden[sequence.wanted], codes[sequence.wanted], visible[sequence.wanted]
+        return hidden[sequence.targets], codes[sequence.targets], visible[sequence.targets]
 
 
 def sample(model: ARResGen, request: Request, sampling: LatentAutoregressiveConfig) -> Samples:

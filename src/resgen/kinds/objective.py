@@ -70,8 +70,8 @@ class Objective(Protocol):
         generator: torch.Generator,
         sequence: SequenceCondition | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of a batch and metrics for the log; masks are drawn from `generator`. Of sequences only the `wanted`
-        positions count."""
+        """Loss of a batch and metrics for the log; masks are drawn from `generator`. Of sequences only the `targets`
+        count."""
         ...
 
     def validate(self, batches: Batches, reduce: Reduce = LOCAL) -> dict[str, float]:

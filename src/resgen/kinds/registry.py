@@ -151,7 +151,7 @@ def sample(
             visible = torch.zeros_like(codes[..., 0])
             if sequence.prompt.any():
                 raise ConfigError("a sequence with a prompt needs the prompt's codes; pass them as `given`")
-        visible = torch.where(sequence.wanted, visible, model.spec.depth)
+        visible = torch.where(sequence.targets, visible, model.spec.depth)
     return kind.sample(model, Request(class_ids, sequence, seed, indices, codes, visible, callback), sampling)
 
 

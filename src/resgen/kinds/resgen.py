@@ -85,12 +85,12 @@ class UnmaskingObjective:
         generator: torch.Generator,
         sequence: SequenceCondition | None,
     ) -> Int[Tensor, "B L"]:
-        """Masks at the given progress of the schedule; what is not wanted of a sequence is visible throughout."""
+        """Masks at the given progress of the schedule; what is no target of a sequence is visible throughout."""
         length, depth = codes.shape[1:]
-        wanted = None if sequence is None else sequence.wanted
-        tokens = depth * (length if wanted is None else wanted.sum(1).to(progress.device))
+        targets = None if sequence is None else sequence.targets
+        tokens = depth * (length if targets is None else targets.sum(1).to(progress.device))
         masked = num_masked(self.mask_schedule, progress, tokens).to(codes.device)
-        return sample_visible(masked, length, depth, generator, wanted)
+        return sample_visible(masked, length, depth, generator, targets)
 
     def _masked_rows(
         self,

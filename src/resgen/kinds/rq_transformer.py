@@ -55,8 +55,8 @@ class AutoregressiveObjective:
     ) -> tuple[Float[Tensor, " D"], Float[Tensor, ""]]:
         """Sums per level, and how many positions they are over; the logits of one level exist at a time."""
         hidden = self.model.hidden(codes, class_ids, sequence)
-        wanted = torch.ones_like(codes[..., 0], dtype=torch.bool) if sequence is None else sequence.wanted
-        weight = wanted.flatten().float()
+        targets = torch.ones_like(codes[..., 0], dtype=torch.bool) if sequence is None else sequence.targets
+        weight = targets.flatten().float()
         # `unbind` gathers the gradients of all levels at once; indexing would add a full [D, V, O] for each.
         parts = zip(hidden.unbind(2), self.model.heads.weight.unbind(), self.model.heads.bias.unbind(), strict=True)
         logits = (functional.linear(part.flatten(0, 1), matrix, bias) for part, matrix, bias in parts)

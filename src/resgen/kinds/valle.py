@@ -73,12 +73,12 @@ class FirstThenRestObjective:
     ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
         """Sum of the cross-entropies of each sample's level, and how many positions it is over."""
         visible = level[:, None].expand(codes.shape[:2])
-        wanted = torch.ones_like(visible, dtype=torch.bool) if sequence is None else sequence.wanted
-        visible = torch.where(wanted, visible, codes.shape[2])
+        targets = torch.ones_like(visible, dtype=torch.bool) if sequence is None else sequence.targets
+        visible = torch.where(targets, visible, codes.shape[2])
         logits = self.model.rest(codes, visible, level, class_ids, sequence)
         true = codes.gather(2, level[:, None, None].expand(-1, codes.shape[1], 1))
         value = -logits.log_softmax(-1).gather(2, true).squeeze(2)
-        return (value * wanted).sum(1), wanted.sum(1).float()
+        return (value * targets).sum(1), targets.sum(1).float()
 
 
 def sample(model: Valle, request: Request, sampling: AutoregressiveConfig) -> Samples:

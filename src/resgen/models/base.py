@@ -95,12 +95,12 @@ class CodeModel(nn.Module):
         if sequence is None:
             return self.feature_vectors(None), None
         prompted = sequence.prompt.any(1)
-        nothing = replace(sequence, kept=torch.zeros_like(prompted))
+        nothing = replace(sequence, keep=torch.zeros_like(prompted))
         requests, attended = [sequence], [sequence.attended]
         if prompt_guidance < 1:
             requests.append(nothing)
         if prompt_guidance > 0:
-            requests.append(replace(sequence, kept=prompted))
+            requests.append(replace(sequence, keep=prompted))
         attended += [nothing.attended] * (len(requests) - 1)
         parts = [vectors for vectors in map(self.feature_vectors, requests) if vectors is not None]
         return torch.cat(parts) if parts else None, torch.cat(attended)

@@ -51,6 +51,6 @@ class FeatureInput(nn.Module):
             raise ConfigError(f"features of shape {found} given, {expected} expected (rows, feature_width)")
         features = sequence.features.to(self.conv.weight.dtype)
         x = self.conv(features.transpose(1, 2)).transpose(1, 2)
-        if sequence.kept is None:
+        if sequence.keep is None:
             return x
-        return torch.where(sequence.kept[:, None, None], x, self.null.to(x.dtype))
+        return torch.where(sequence.keep[:, None, None], x, self.null.to(x.dtype))

@@ -141,10 +141,10 @@ def draw_level(
     sequence: SequenceCondition | None,
 ) -> Int[Tensor, "B L"]:
     """A state of depth-wise decoding: `level` visible levels at n = ceil(gamma(r) L) positions, one more at the others;
-    all at the positions of a sequence that are not wanted."""
+    all at the positions of a sequence that are no targets."""
     length, depth = codes.shape[1:]
-    wanted = None if sequence is None else sequence.wanted
-    count = length if wanted is None else wanted.sum(1).to(progress.device)
+    targets = None if sequence is None else sequence.targets
+    count = length if targets is None else targets.sum(1).to(progress.device)
     masked = num_masked(mask_schedule, progress, count).to(codes.device)
-    visible = level[:, None] + sample_visible(masked, length, 1, generator, wanted)
-    return visible if wanted is None else torch.where(wanted, visible, depth)
+    visible = level[:, None] + sample_visible(masked, length, 1, generator, targets)
+    return visible if targets is None else torch.where(targets, visible, depth)

@@ -139,7 +139,7 @@ class ResGen(BidirectionalModel):
         """What is added to the condition for the prompts of a batch: 0 where there is none, or none is kept."""
         if self.summary is None or sequence is None:
             return 0.0
-        shown = sequence.prompt if sequence.kept is None else sequence.prompt & sequence.kept[:, None]
+        shown = sequence.prompt if sequence.keep is None else sequence.prompt & sequence.keep[:, None]
         weight = shown[..., None].float() / shown.sum(1).clamp(min=1)[:, None, None]
         latents = residual_decode(codes, self.codebooks)
         mean = (latents * weight).sum(1)

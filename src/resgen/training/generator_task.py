@@ -176,8 +176,8 @@ class GeneratorTask:
         dropout = self.model.config.class_dropout
         class_ids = self.model.condition.drop(class_ids, dropout, generator)
         if sequence is not None and self.model.config.feature_width:
-            kept = torch.rand(len(codes), generator=generator, device=generator.device) >= dropout
-            sequence = replace(sequence, kept=kept.to(self.device))
+            keep = torch.rand(len(codes), generator=generator, device=generator.device) >= dropout
+            sequence = replace(sequence, keep=keep.to(self.device))
         loss, metrics = self._loss(codes, class_ids, generator, sequence)
         yield "generator", loss, metrics
 

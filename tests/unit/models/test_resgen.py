@@ -233,18 +233,18 @@ def test_guidance_by_the_prompt_is_away_from_the_same_without_it(share: float) -
     model = make(SEQUENCE, feature_width=3, prompt_summary=True)
     codes, visible, class_ids = batch(SEQUENCE)
     sequence = asked(SEQUENCE)
-    visible = torch.where(sequence.wanted, visible, SEQUENCE.depth)
+    visible = torch.where(sequence.targets, visible, SEQUENCE.depth)
     # What is not there, in place of what is not attended to.
-    unseen = replace(sequence, valid=sequence.wanted, prompt=torch.zeros_like(sequence.prompt))
+    unseen = replace(sequence, valid=sequence.targets, prompt=torch.zeros_like(sequence.prompt))
     without = model(codes, visible, class_ids, unseen)
     null_ids = torch.full_like(class_ids, model.condition.null_id)
-    nothing = model(codes, visible, null_ids, replace(sequence, kept=torch.zeros(5, dtype=torch.bool)))
+    nothing = model(codes, visible, null_ids, replace(sequence, keep=torch.zeros(5, dtype=torch.bool)))
     without[1] = nothing[1]
     conditional = model(codes, visible, class_ids, sequence)
     predictor = model.predictor(class_ids, sequence, prompt_guidance=share)
     expected = conditional + 2 * (conditional - (1 - share) * nothing - share * without)
     found = predictor(codes, visible, 2.0).hidden.view_as(expected)
-    assert torch.allclose(found[sequence.wanted], expected[sequence.wanted], atol=1e-4)
+    assert torch.allclose(found[sequence.targets], expected[sequence.targets], atol=1e-4)
     assert not torch.allclose(without[0], nothing[0], atol=1e-2)
     assert torch.allclose(predictor(codes, visible, 0.0).hidden.view_as(expected), conditional, atol=1e-5)
 

@@ -95,9 +95,9 @@ class CodeCache:
         places = np.searchsorted(ends, rows, side="right")
         codes = np.empty((len(rows), self.spec.num_positions, self.spec.depth), np.int64)
         for number in np.unique(places):
-            chosen = places == number
+            in_shard = places == number
             shard = self.shards[number]
-            codes[chosen] = shard[rows[chosen] - (ends[number] - len(shard))]
+            codes[in_shard] = shard[rows[in_shard] - (ends[number] - len(shard))]
         check_codes(codes, self.spec, f"code cache '{self.path}'")
         return torch.from_numpy(codes), torch.from_numpy(self.labels[rows])
 
@@ -113,8 +113,8 @@ class CodeCache:
         Raises:
             DataError: naming the first difference.
         """
-        wanted = {"spec": spec, "tokenizer_fingerprint": tokenizer_fingerprint, "data_fingerprint": data_fingerprint}
-        for name, value in wanted.items():
+        expected = {"spec": spec, "tokenizer_fingerprint": tokenizer_fingerprint, "data_fingerprint": data_fingerprint}
+        for name, value in expected.items():
             if value is not None and value != getattr(self, name):
                 raise DataError(
                     f"code cache '{self.path}' has {name} {getattr(self, name)}, but {value} is wanted; encode again"
@@ -210,7 +210,7 @@ def write_codes(
     with writing(target), new_folder(target) as folder:
         labels = np.empty(plan.rows, np.int64)
         hashes = {}
-        done = 0
+        count = 0
         checked = _checked(batches, plan)
         rest: tuple[np.ndarray, np.ndarray] | None = None
         for shard in plan.shards:
@@ -222,13 +222,13 @@ def write_codes(
                     block, classes = batch[0][:room], batch[1][:room]
                     rest = (batch[0][room:], batch[1][room:]) if len(batch[1]) > room else None
                     array.write(block)
-                    labels[done : done + len(block)] = classes
-                    done += len(block)
+                    labels[count : count + len(block)] = classes
+                    count += len(block)
             hashes[shard.file] = file.sha256
         for _ in checked:  # a batch too many is an error
             pass
-        if done != plan.rows:
-            raise DataError(f"{done} rows of codes, but {plan.rows} are expected ({versions} x {num_samples})")
+        if count != plan.rows:
+            raise DataError(f"{count} rows of codes, but {plan.rows} are expected ({versions} x {num_samples})")
         if (labels.reshape(versions, num_samples) != labels[:num_samples]).any():
             raise DataError("versions of a sample differ in label; give version after version, not sample by sample")
         _write_rest(folder, plan, labels, hashes)

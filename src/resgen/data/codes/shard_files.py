@@ -253,9 +253,9 @@ class Encoding(ABC, Generic[P]):
         """The plan of what is in a folder, if it differs from the given one in nothing but the division into shards."""
         for name in (META_NAME, _PLAN_NAME):
             with contextlib.suppress(DataError):
-                found, _ = cls.read(folder / name, planned=name == _PLAN_NAME)
-                if replace(found, shard_samples=None) == replace(plan, shard_samples=None):
-                    return found
+                other, _ = cls.read(folder / name, planned=name == _PLAN_NAME)
+                if replace(other, shard_samples=None) == replace(plan, shard_samples=None):
+                    return other
         return None
 
 

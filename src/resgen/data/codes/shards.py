@@ -102,8 +102,8 @@ def map_array(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray
     except (OSError, ValueError, EOFError, SyntaxError) as error:
         raise DataError(f"{where}: {path.name} is truncated or damaged; {REMEDY}") from error
     if not isinstance(array, np.memmap) or array.dtype != dtype or array.shape != shape:
-        found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "no array"
-        raise DataError(f"{where}: {path.name} holds {found}, but {dtype} {shape} is described; {REMEDY}")
+        content = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else "no array"
+        raise DataError(f"{where}: {path.name} holds {content}, but {dtype} {shape} is described; {REMEDY}")
     if size != array.offset + array.nbytes:
         raise DataError(f"{where}: {path.name} has {size} bytes, not {array.offset + array.nbytes}; {REMEDY}")
     return array

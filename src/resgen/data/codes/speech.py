@@ -227,8 +227,8 @@ class SpeechEncoding(Encoding[SpeechPlan]):
             DataError: a shard is missing, there is no utterance in any, or a place that cannot be written.
         """
         hashes = self._recorded_hashes()
-        kept = sum(len(_read_file(self._folder / shard.file)[1]["texts"]) for shard in self.plan.shards)
-        if not kept:
+        count = sum(len(_read_file(self._folder / shard.file)[1]["texts"]) for shard in self.plan.shards)
+        if not count:
             raise DataError(f"none of {self.plan.num_samples} recordings is short enough to be encoded")
         with writing(self._target):
             with written(self._folder / META_NAME) as file:
@@ -305,10 +305,10 @@ def open_speech_codes(folder: str | Path, *, verify: bool = False) -> SpeechCode
         raise DataError(f"'{folder}' holds no encoded speech: it has neither {META_NAME} nor {FILE_NAME}")
     parts, metas = zip(*(_read_file(folder / file) for file in files), strict=True)
     for file, arrays, meta in zip(files, parts, metas, strict=True):
-        found = _check(arrays, meta, f"speech codes '{folder / file}'")
-        if spec is not None and (spec, made_from) != (found, meta["made_from"]):
+        shard_spec = _check(arrays, meta, f"speech codes '{folder / file}'")
+        if spec is not None and (spec, made_from) != (shard_spec, meta["made_from"]):
             raise DataError(f"speech codes '{folder}': {file} was made from other things; {REMEDY}")
-        spec, made_from = found, meta["made_from"]
+        spec, made_from = shard_spec, meta["made_from"]
     names = sorted({name for meta in metas for name in meta["speaker_names"]})
     numbers = {name: number for number, name in enumerate(names)}
     speakers = [
@@ -397,9 +397,9 @@ def _check(arrays: Mapping[str, Tensor], meta: Any, where: str) -> CodeSpec:
         raise DataError(f"{where}: not in the format '{FORMAT}'")
     if meta.get("format_version") != _FILE_VERSION:
         raise DataError(f"{where}: format version {meta.get('format_version')}; this version reads {_FILE_VERSION}")
-    found = meta.get("spec")
+    entry = meta.get("spec")
     try:
-        spec = config_from_dict(CodeSpec, found if isinstance(found, dict) else {}, where="spec.")
+        spec = config_from_dict(CodeSpec, entry if isinstance(entry, dict) else {}, where="spec.")
     except ConfigError as error:
         raise DataError(f"{where}: {error}") from error
     texts, names, made_from = meta.get("texts"), meta.get("speaker_names"), meta.get("made_from")

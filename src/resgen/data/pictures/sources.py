@@ -201,12 +201,12 @@ def _open_digits(split: str) -> ImageSource:
         raise MissingExtraError("scikit-learn", "data") from error
     bunch = load_digits()
     test = np.arange(len(bunch.target)) % 10 == 9
-    chosen = test if split == "test" else ~test
-    images = np.rint(bunch.images[chosen] * (255 / 16)).astype(np.uint8)  # 17 grey levels, 0..16
+    in_split = test if split == "test" else ~test
+    images = np.rint(bunch.images[in_split] * (255 / 16)).astype(np.uint8)  # 17 grey levels, 0..16
     return ImageSource(
         name=f"digits/{split}",
         class_names=tuple("0123456789"),
-        labels=bunch.target[chosen].astype(np.int64),
+        labels=bunch.target[in_split].astype(np.int64),
         pictures=list(images),
         where=lambda index: f"digits/{split} picture {index}",
         digest=lambda: hashlib.sha256(f"digits/{split}\0".encode() + images.tobytes()).hexdigest(),
@@ -257,27 +257,27 @@ def _shards(path_or_name: str | Path) -> dict[str, list[Path]]:
 def _open_shards(path_or_name: str | Path, shards: dict[str, list[Path]], split: str) -> ImageSource:
     """One split; all are indexed, for their classes are common."""
     indices = {name: index_shards(files, SUFFIXES) for name, files in shards.items()}
-    every = [index for found in indices.values() for index in found]
-    files, chosen = shards[split], indices[split]
+    every = [index for split_indices in indices.values() for index in split_indices]
+    files, parts = shards[split], indices[split]
     called = Path(path_or_name).name
     classes = join_classes(every, class_names(path_or_name, files), called)
-    ends = list(accumulate(map(len, chosen)))
+    ends = list(accumulate(map(len, parts)))
     if not ends[-1]:
         raise DataError(f"'{path_or_name}' split '{split}' holds no samples")
-    read = reader(chosen, 0)
+    read = reader(parts, 0)
 
     def where(index: int) -> str:
         part = bisect_right(ends, index)
         row = index - (ends[part - 1] if part else 0)
-        return f"shard '{files[part]}' sample {row} (at byte {chosen[part].rows[row, 0]})"
+        return f"shard '{files[part]}' sample {row} (at byte {parts[part].rows[row, 0]})"
 
     return ImageSource(
         name=called if len(shards) == 1 else f"{called}/{split}",
         class_names=(FLAT_CLASS,) if classes is None else classes.names,
-        labels=np.concatenate([labels_of(index, classes) for index in chosen]),
+        labels=np.concatenate([labels_of(index, classes) for index in parts]),
         pictures=ReadPictures(ends[-1], lambda index: memoryview(read(index))),
         where=where,
-        digest=lambda: fingerprint(chosen),
+        digest=lambda: fingerprint(parts),
     )
 
 
@@ -293,8 +293,8 @@ def _subfolders(path: Path) -> list[Path]:
 
 
 def _picture_files(folder: Path, pattern: str) -> list[Path]:
-    found = (p for p in folder.glob(pattern) if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-    return sorted(p for p in found if p.is_file())
+    files = (p for p in folder.glob(pattern) if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    return sorted(p for p in files if p.is_file())
 
 
 def _open_folder(path: Path, split: str) -> ImageSource:
@@ -307,8 +307,8 @@ def _open_folder(path: Path, split: str) -> ImageSource:
     files, labels = flat, [0] * len(flat)
     if not flat:
         by_class = [_picture_files(root / name, "**/*") if (root / name).is_dir() else [] for name in classes]
-        files = [file for found in by_class for file in found]
-        labels = [label for label, found in enumerate(by_class) for _ in found]
+        files = [file for class_files in by_class for file in class_files]
+        labels = [label for label, class_files in enumerate(by_class) for _ in class_files]
     if not files:
         raise DataError(f"folder '{root}' holds no pictures ({' '.join(SUFFIXES)}), no parquet files and no tar shards")
     return ImageSource(

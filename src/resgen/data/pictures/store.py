@@ -60,10 +60,10 @@ class PictureStore:
         """
         if self._array is not None:
             return self._array[indices]
-        wanted = indices.tolist()
+        order = indices.tolist()
         self.prefetch(indices)
-        parts = {index: self._ahead.pop(index) for index in set(wanted)}
-        return torch.from_numpy(np.stack([parts[index].result() for index in wanted]))
+        parts = {index: self._ahead.pop(index) for index in set(order)}
+        return torch.from_numpy(np.stack([parts[index].result() for index in order]))
 
     def prefetch(self, indices: Int[Tensor, " B"]) -> None:
         """Begin to decode what one of the next calls of `batch` will ask for."""

@@ -248,19 +248,19 @@ def _read_parquet(path: Path, rows: _Rows) -> None:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             schema = file.schema_arrow
-            shown = all(name in schema.names for name in PROMPT_COLUMNS)
-            columns = COLUMNS + PROMPT_COLUMNS if shown else COLUMNS
+            with_prompts = all(name in schema.names for name in PROMPT_COLUMNS)
+            columns = COLUMNS + PROMPT_COLUMNS if with_prompts else COLUMNS
             _check_columns(path, schema, columns)
             for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns)):
                 start = len(rows.sounds) - first
-                for name, sounds in (("audio", rows.sounds), ("prompt", rows.prompts))[: 1 + shown]:
+                for name, sounds in (("audio", rows.sounds), ("prompt", rows.prompts))[: 1 + with_prompts]:
                     sounds.extend(_sounds(path, batch.column(name), name, start))
                 column = batch.column("audio")
                 named = pyarrow.types.is_struct(column.type) and column.type.get_field_index("path") >= 0
                 paths = pyarrow.compute.struct_field(column, "path").to_pylist() if named else [None] * len(batch)
                 rows.paths.extend(path if isinstance(path, str) else None for path in paths)
                 texts = (("text", rows.texts), ("speaker_id", rows.speakers), ("prompt_text", rows.prompt_texts))
-                for name, values in texts[: 2 + shown]:
+                for name, values in texts[: 2 + with_prompts]:
                     for row, value in enumerate(batch.column(name).to_pylist(), start):
                         if not (value or "").strip():
                             raise DataError(f"'{path}' row {row} has nothing in column '{name}'")

@@ -61,18 +61,18 @@ class SpeechStore:
             raise ConfigError(f"loudness_db={loudness_db} must be in -70..0, or None")
         self.source, self.sample_rate_hz, self.trim, self.loudness_db = source, sample_rate_hz, trim, loudness_db
         limit = math.inf if max_seconds is None else max_seconds * sample_rate_hz
-        kept: list[int] = []
+        usable: list[int] = []
         parts: list[Tensor] = []
         for index, samples in enumerate(self._decode_all()):
             if len(samples) <= limit:
-                kept.append(index)
+                usable.append(index)
                 parts.append(samples)
-        if not kept and not may_be_empty:
+        if not usable and not may_be_empty:
             raise DataError(f"'{source.name}' has no utterance of at most {max_seconds} s among {len(source)}")
-        self.num_left_out = len(source) - len(kept)
-        self.texts = tuple(source.texts[index] for index in kept)
-        self.speakers = tuple(source.speakers[index] for index in kept)
-        self.ids = tuple(source.ids[index] for index in kept)
+        self.num_left_out = len(source) - len(usable)
+        self.texts = tuple(source.texts[index] for index in usable)
+        self.speakers = tuple(source.speakers[index] for index in usable)
+        self.ids = tuple(source.ids[index] for index in usable)
         self.lengths: Int64[Tensor, " N"] = torch.tensor([len(part) for part in parts], dtype=torch.int64)
         self._starts = (self.lengths.cumsum(0) - self.lengths).tolist()
         self._samples: Int16[Tensor, " S"] = torch.cat([torch.zeros(0, dtype=torch.int16), *parts])
@@ -95,10 +95,10 @@ class SpeechStore:
         """
         if multiple < 1:
             raise ConfigError(f"multiple={multiple} must be at least 1")
-        chosen = self._chosen(indices)
-        lengths = self.lengths[chosen]
+        rows = self._row_numbers(indices)
+        lengths = self.lengths[rows]
         num_samples = -(-int(lengths.max()) // multiple) * multiple
-        return self._gather(chosen, torch.zeros_like(lengths), lengths, num_samples), lengths
+        return self._gather(rows, torch.zeros_like(lengths), lengths, num_samples), lengths
 
     def crops(
         self, indices: Int[Tensor, " B"] | Sequence[int], num_samples: int, generator: torch.Generator
@@ -115,30 +115,30 @@ class SpeechStore:
         """
         if num_samples < 1:
             raise ConfigError(f"num_samples={num_samples} must be at least 1")
-        chosen = self._chosen(indices)
-        places = (self.lengths[chosen] - num_samples).clamp_min(0) + 1
-        starts = (torch.rand(len(chosen), generator=generator, dtype=torch.float64) * places).long()
-        lengths = self.lengths[chosen].clamp_max(num_samples)
-        return self._gather(chosen, starts, lengths, num_samples), lengths
+        rows = self._row_numbers(indices)
+        places = (self.lengths[rows] - num_samples).clamp_min(0) + 1
+        starts = (torch.rand(len(rows), generator=generator, dtype=torch.float64) * places).long()
+        lengths = self.lengths[rows].clamp_max(num_samples)
+        return self._gather(rows, starts, lengths, num_samples), lengths
 
-    def _chosen(self, indices: Int[Tensor, " B"] | Sequence[int]) -> Int64[Tensor, " B"]:
-        chosen = torch.as_tensor(indices, dtype=torch.int64, device="cpu")
-        if not len(chosen):
+    def _row_numbers(self, indices: Int[Tensor, " B"] | Sequence[int]) -> Int64[Tensor, " B"]:
+        rows = torch.as_tensor(indices, dtype=torch.int64, device="cpu")
+        if not len(rows):
             raise ConfigError("a batch needs at least one index")
-        if chosen.min() < 0 or chosen.max() >= len(self):
-            raise IndexError(f"indices {int(chosen.min())}..{int(chosen.max())}, allowed: 0..{len(self) - 1}")
-        return chosen
+        if rows.min() < 0 or rows.max() >= len(self):
+            raise IndexError(f"indices {int(rows.min())}..{int(rows.max())}, allowed: 0..{len(self) - 1}")
+        return rows
 
     def _gather(
         self,
-        chosen: Int64[Tensor, " B"],
+        indices: Int64[Tensor, " B"],
         starts: Int64[Tensor, " B"],
         lengths: Int64[Tensor, " B"],
         num_samples: int,
     ) -> Float[Tensor, "B S"]:
-        result = torch.zeros(len(chosen), num_samples)
-        rows = zip(chosen.tolist(), starts.tolist(), lengths.tolist(), strict=True)
-        for row, (index, start, length) in enumerate(rows):
+        result = torch.zeros(len(indices), num_samples)
+        parts = zip(indices.tolist(), starts.tolist(), lengths.tolist(), strict=True)
+        for row, (index, start, length) in enumerate(parts):
             begin = self._starts[index] + start
             result[row, :length] = self._samples[begin : begin + length]
         return result.div_(FULL_SCALE)
@@ -164,8 +164,8 @@ class SpeechStore:
         pool = ThreadPoolExecutor(max_workers=max(2, min(4, os.cpu_count() or 1)))
         try:
             futures = [pool.submit(decode, start) for start in range(0, count, _DECODE_ROWS)]
-            parts = ((len(done), done) for done in (future.result() for future in futures))
-            for done in show_progress(parts, count, f"decoding {self.source.name} {self.source.split}"):
-                yield from done
+            parts = ((len(samples), samples) for samples in (future.result() for future in futures))
+            for samples in show_progress(parts, count, f"decoding {self.source.name} {self.source.split}"):
+                yield from samples
         finally:
             pool.shutdown(cancel_futures=True)

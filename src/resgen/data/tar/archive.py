@@ -113,8 +113,8 @@ def _records(content: bytes, where: str, position: int) -> dict[str, str]:
     while begin < len(content) and content[begin] != 0:
         digits, _, _ = content[begin : begin + 8].partition(b" ")
         length = int(digits) if digits.isdigit() else 0
-        key, found, value = content[begin + len(digits) + 1 : begin + length].partition(b"=")
-        if not found or begin + length > len(content) or not value.endswith(b"\n"):
+        key, separator, value = content[begin + len(digits) + 1 : begin + length].partition(b"=")
+        if not separator or begin + length > len(content) or not value.endswith(b"\n"):
             raise DataError(f"{where} is damaged: there are no valid pax records at byte {position}")
         records[key.decode(errors="replace")] = value[:-1].decode(errors="replace")
         begin += length

@@ -85,17 +85,17 @@ def index_shards(paths: Sequence[Path], suffixes: Sequence[str]) -> list[ShardIn
     Raises:
         DataError: naming the first shard that is missing, damaged, cut short, compressed or holds anything but samples.
     """
-    found = {path: index for path in paths if (index := _read_index(path, suffixes)) is not None}
-    missing = [path for path in paths if path not in found]
+    indices = {path: index for path in paths if (index := _read_index(path, suffixes)) is not None}
+    missing = [path for path in paths if path not in indices]
     pool = ThreadPoolExecutor(max_workers=max(2, min(8, os.cpu_count() or 1)))
     try:
         built = pool.map(lambda path: build_index(path, suffixes), missing)
         title = f"indexing {len(missing)} of {len(paths)} shards, once"
         for index in show_progress(((1, index) for index in built), len(missing), title):
-            found[index.path] = index
+            indices[index.path] = index
     finally:
         pool.shutdown(cancel_futures=True)
-    return [found[path] for path in paths]
+    return [indices[path] for path in paths]
 
 
 def build_index(path: Path, suffixes: Sequence[str]) -> ShardIndex:
@@ -169,8 +169,8 @@ class _Samples:
         called = f"{self._where} sample {self._key!r}"
         media = [suffix for suffix in parts if suffix in self._suffixes]
         if len(media) != 1:
-            found = " ".join(parts)
-            raise DataError(f"{called} must hold one file of {' '.join(self._suffixes)}; it has: {found}")
+            names = " ".join(parts)
+            raise DataError(f"{called} must hold one file of {' '.join(self._suffixes)}; it has: {names}")
         if parts[media[0]].size > MAX_MEDIA_BYTES:
             raise DataError(f"{called} has {parts[media[0]].size} bytes; at most {MAX_MEDIA_BYTES} are read")
         row: list[int] = []
@@ -269,8 +269,8 @@ def join_classes(indices: Sequence[ShardIndex], names: Sequence[str] | None, whe
         return Classes(tuple(known), known)
     highest = max(map(int, texts))
     if highest >= (MAX_UNNAMED_CLASSES if names is None else len(names)):
-        said = f"no class names; at most {MAX_UNNAMED_CLASSES - 1}" if names is None else f"{len(names)} class names"
-        raise DataError(f"'{where}' has label {highest}, but {said}")
+        limit = f"no class names; at most {MAX_UNNAMED_CLASSES - 1}" if names is None else f"{len(names)} class names"
+        raise DataError(f"'{where}' has label {highest}, but {limit}")
     all_names = map(str, range(highest + 1)) if names is None else names
     return Classes(tuple(all_names), {text: int(text) for text in texts})
 

@@ -39,16 +39,16 @@ def shard_splits(path: str | Path) -> dict[str, list[Path]]:
         return {"train": [path]} if path.suffix.lower() == ".tar" else {}
     if not path.is_dir():
         return {}
-    found: dict[str, list[Path]] = {}
+    splits: dict[str, list[Path]] = {}
     for folder in (path, path / "data"):
         for file in _tars(folder):
-            found.setdefault(split_of(file), []).append(file)
-        if found:
+            splits.setdefault(split_of(file), []).append(file)
+        if splits:
             break
     else:
         folders = {name: _tars(path / name) for name in _SPLITS}
-        found = {name: files for name, files in folders.items() if files}
-    return dict(sorted(found.items(), key=lambda item: (item[0] != "train", item[0])))
+        splits = {name: files for name, files in folders.items() if files}
+    return dict(sorted(splits.items(), key=lambda item: (item[0] != "train", item[0])))
 
 
 def split_of(file: Path) -> str:
