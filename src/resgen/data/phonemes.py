@@ -1,0 +1,218 @@
+"""English text as phonemes, with stress and pauses: words are looked up in a lexicon that comes with the package.
+
+A phoneme is one character of General American IPA, with one letter for each diphthong (A as in day, I eye, O so, W
+how, Y boy) and affricate (ʤ, ʧ); ˈ and ˌ stand before the stressed vowel, ᵊ and ᵻ are weak vowels (little, roses).
+It is the alphabet of misaki. tools/make_lexicon.py makes the lexicon from misaki's dictionaries (Apache-2.0) and, for
+names, CMUdict (BSD); why these: docs/adr/0007-phonemes.md.
+"""
+
+from __future__ import annotations
+
+import lzma
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from resgen.data.text import PROSODY, normalise_text
+from resgen.errors import ConfigError, DataError, unknown
+
+VOWELS = "AIOWYaiuæɐɑɔəɛɜɪʊʌᵊᵻ"
+CONSONANTS = "bdfhjklmnpstvwzðŋɡɹɾʃʒʔʤʧθ"
+STRESS = "ˈˌ"
+ALPHABET = " " + PROSODY + STRESS + VOWELS + CONSONANTS
+"""Everything that phonemes may hold: one space between words, a mark of prosody right after a word."""
+
+_GIVEN = re.compile(r"(?<!\S)/([^/\s]+)/(?=[\s.,;:?!]|$)")
+_PLACES = range(0xE000, 0xF900)  # the private use area: no text of a user's has a meaning there
+_NOUN_AFTER = frozenset("a an the this my your his its our their no some any every each".split())
+_VERB_AFTER = frozenset(
+    "to will would can could should may might must shall let's don't didn't won't can't i you we they who".split()
+)
+_PAST_AFTER = frozenset("have has had was were been be is are he she it".split())
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhonemeConfig:
+    """The front end of a model, stored with it: a version never changes what it says."""
+
+    name: str = "english"
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        available = [f"{name} {version}" for name, version in _LEXICONS]
+        if (self.name, self.version) not in _LEXICONS:
+            raise ConfigError(unknown("phoneme front end", f"{self.name} {self.version}", available))
+
+
+_LEXICONS = {("english", 1): "english-1.tsv.xz"}
+
+
+class Spoken(NamedTuple):
+    """A text as it is said.
+
+    Attributes:
+        text: normalised; phonemes that were given stand between slashes.
+        phonemes: of `ALPHABET`.
+    """
+
+    text: str
+    phonemes: str
+
+
+class FrontEnd(Protocol):
+    """Turns text as people write it into what a model of speech reads."""
+
+    config: PhonemeConfig
+    alphabet: str
+
+    def __call__(self, text: str) -> Spoken: ...
+
+
+class EnglishPhonemes:
+    """`FrontEnd` of American English.
+
+    A word is looked up in the user's lexicon, then in the package's, and else as an inflected form of a word that is
+    there. Of words that differ by their place (`use`, `read`, `the`) the neighbours choose the form. Phonemes may be
+    written into a text between slashes: `Ask /ˈæɡnəs/, please.`
+
+    Args:
+        config: which front end.
+        own: phonemes by word, as from `read_lexicon`.
+
+    Raises:
+        DataError: by a call, for words that are in no lexicon and given phonemes that are none; both are named.
+    """
+
+    alphabet = ALPHABET
+
+    def __init__(self, config: PhonemeConfig | None = None, own: Mapping[str, str] | None = None) -> None:
+        self.config = config or PhonemeConfig()
+        self._words = {**_lexicon(_LEXICONS[self.config.name, self.config.version])}
+        self._words |= {word: {"": phonemes} for word, phonemes in (own or {}).items()}
+
+    def __call__(self, text: str) -> Spoken:
+        given: list[str] = []
+
+        def place(match: re.Match[str]) -> str:
+            _check_phonemes(match[1], "the text")
+            given.append(match[1])
+            return f" {chr(_PLACES[len(given) - 1])} "
+
+        normal = normalise_text(_GIVEN.sub(place, text))
+        pairs = [re.fullmatch(rf"(.*?)([{PROSODY}]*)", part) for part in normal.split()]
+        words, marks = ([match[group] for match in pairs if match] for group in (1, 2))
+        held = {chr(_PLACES[index]): phonemes for index, phonemes in enumerate(given)}
+        forms = [{"": held[word]} if word in held else self._forms(word) for word in words]
+        if missing := list(dict.fromkeys(word for word, entry in zip(words, forms, strict=True) if not entry)):
+            raise DataError(
+                f"in no lexicon: {', '.join(map(repr, missing[:8]))}{' and others' if len(missing) > 8 else ''}; "
+                "write the phonemes between slashes, as in /kˈæt/, or give a lexicon file with a line 'word phonemes'"
+            )
+        said = ""
+        for index in reversed(range(len(words))):
+            fitting = _fitting(words[index - 1] if index else "", marks[index], said)
+            form = next((form for form in fitting if form in forms[index]), "")
+            said = f"{forms[index][form]}{marks[index]} {said}"
+        shown = re.sub("|".join(held) or "(?!)", lambda match: f"/{held[match[0]]}/", normal)
+        return Spoken(shown, said.rstrip())
+
+    def _forms(self, word: str) -> dict[str, str]:
+        """What a word sounds like by form; nothing for a word that cannot be said."""
+        for spelling in (word, _without_accents(word)):
+            if spelling in self._words:
+                return self._words[spelling]
+            for stem, ending in stems(spelling):
+                if stem in self._words:
+                    forms = self._words[stem].items()
+                    return {form: join_ending(said, ending) for form, said in forms if form != "past"}
+        return {}
+
+
+def read_lexicon(file: str | Path) -> dict[str, str]:
+    """A user's lexicon: on each line a word, white space and its phonemes; `#` begins a comment.
+
+    Raises:
+        DataError: unreadable, or a line that is not of this form.
+    """
+    try:
+        lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"lexicon '{file}' cannot be read as UTF-8 text: {error}") from error
+    words = {}
+    for number, line in enumerate(lines, 1):
+        fields = line.partition("#")[0].split()
+        if not fields:
+            continue
+        if len(fields) != 2 or not re.fullmatch(r"[^\W\d_]+(?:'[^\W\d_]+)*", fields[0]):
+            raise DataError(f"lexicon '{file}', line {number}: {line.strip()!r} is no 'word phonemes'")
+        _check_phonemes(fields[1], f"lexicon '{file}', line {number}")
+        words[normalise_text(fields[0])] = fields[1]
+    return words
+
+
+@cache
+def _lexicon(name: str) -> dict[str, dict[str, str]]:
+    content = (resources.files("resgen.data") / "lexicons" / name).read_bytes()
+    words = {}
+    for line in lzma.decompress(content).decode().splitlines():
+        word, usual, *others = line.split("\t")
+        words[word] = {"": usual, **(dict(other.split("=") for other in others) if others else {})}
+    return words
+
+
+def _fitting(before: str, mark: str, after: str) -> Iterator[str]:
+    """The forms that suit a word's place: the word before it, the mark behind it and the phonemes that follow."""
+    for form, words in (("noun", _NOUN_AFTER), ("verb", _VERB_AFTER), ("past", _PAST_AFTER)):
+        if before in words:
+            yield form
+    if mark or not after:
+        yield "pause"
+    elif after.lstrip(STRESS)[0] in VOWELS:
+        yield "vowel"
+
+
+def _check_phonemes(phonemes: str, where: str) -> None:
+    known = STRESS + VOWELS + CONSONANTS
+    if strange := [character for character in dict.fromkeys(phonemes) if character not in known]:
+        raise DataError(f"{where}: {strange[0]!r} in '{phonemes}' is no phoneme; allowed: {' '.join(known)}")
+    if not set(phonemes) & set(VOWELS + CONSONANTS):
+        raise DataError(f"{where}: '{phonemes}' has no sound")
+
+
+def _without_accents(word: str) -> str:
+    return "".join(letter for letter in unicodedata.normalize("NFD", word) if not unicodedata.combining(letter))
+
+
+def stems(word: str) -> Iterator[tuple[str, str]]:
+    """Words of which this may be an inflected form, the likeliest first, and the ending."""
+    if word.endswith("'s"):
+        yield word[:-2], "s"
+    elif word.endswith("s") and not word.endswith("ss"):
+        yield word[:-1], "s"
+        if word.endswith("ies"):
+            yield f"{word[:-3]}y", "s"
+        elif word.endswith("es"):
+            yield word[:-2], "s"
+    for ending in ("ed", "ing"):
+        stem = word.removesuffix(ending)
+        if stem != word and len(stem) > 1:
+            yield f"{stem}e", ending
+            yield stem, ending
+            if stem[-1] == stem[-2]:
+                yield stem[:-1], ending
+            if ending == "ed" and stem.endswith("i"):
+                yield f"{stem[:-1]}y", ending
+
+
+def join_ending(stem: str, ending: str) -> str:
+    """The phonemes of an inflected form: s, z or ᵻz; t, d or ᵻd; ɪŋ."""
+    if ending == "ing":
+        return f"{stem}ɪŋ"
+    if ending == "s":
+        return stem + ("ᵻz" if stem[-1] in "szʃʒʤʧ" else "s" if stem[-1] in "ptkfθ" else "z")
+    return stem + ("ᵻd" if stem[-1] in "td" else "t" if stem[-1] in "pkfθʃsʧ" else "d")

@@ -1,0 +1,99 @@
+"""The phoneme front end: words, forms by place, what users add, and what cannot be said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from resgen.data.phonemes import ALPHABET, EnglishPhonemes, PhonemeConfig, read_lexicon
+from resgen.errors import ConfigError, DataError
+
+
+@pytest.fixture(scope="module")
+def english() -> EnglishPhonemes:
+    return EnglishPhonemes()
+
+
+@pytest.mark.parametrize(
+    ("text", "phonemes"),
+    [
+        ("The birch canoe slid.", "ðə bˈɜɹʧ kənˈu slˈɪd."),
+        ("the end, the cat", "ði ˈɛnd, ðə kˈæt"),
+        ("are the ends", "ɑɹ ði ˈɛndz"),  # `are` asks for a past form, which `the` lacks
+        ("use the use", "jˈuz ðə jˈus"),
+        ("I have read what you read", "ˌI hæv ɹˈɛd wˌʌt ju ɹˈid"),
+        ("Dr. Smith's 2 cats", "dˈɑktəɹ smˈɪθs tˈu kˈæts"),
+        ("Café? CAFE!", "kæfˈA? kæfˈA!"),
+        ("Margaret", "mˈɑɹɡəɹɪt"),  # CMUdict's, misaki has no such name
+    ],
+)
+def test_text_becomes_phonemes_with_stress_and_pauses(english: EnglishPhonemes, text: str, phonemes: str) -> None:
+    assert english(text).phonemes == phonemes
+
+
+@pytest.mark.parametrize(
+    ("word", "phonemes"),
+    [
+        ("zips", "zˈɪps"),
+        ("bozes", "bˈOzᵻz"),
+        ("bozed", "bˈOzd"),
+        ("boz's", "bˈOzᵻz"),
+        ("vadded", "vˈædᵻd"),
+        ("vadding", "vˈædɪŋ"),
+        ("kvetried", "kvˈɛtɹid"),
+        ("kipped", "kˈɪpt"),
+    ],
+)
+def test_inflected_forms_sound_as_their_stems_do(word: str, phonemes: str) -> None:
+    own = {"boze": "bˈOz", "boz": "bˈOz", "vad": "vˈæd", "kvetry": "kvˈɛtɹi", "kip": "kˈɪp", "zip": "zˈɪp"}
+    assert EnglishPhonemes(own=own)(word).phonemes == phonemes
+
+
+def test_phonemes_may_be_given_in_the_text(english: EnglishPhonemes) -> None:
+    spoken = english("Ask /ˈæɡnəs/, or /ɹˈO/ in 2024.")
+    assert spoken.text == "ask /ˈæɡnəs/, or /ɹˈO/ in twenty twenty four."
+    assert spoken.phonemes.startswith("ˈæsk ˈæɡnəs, ɔɹ ɹˈO ɪn twˈɛnti")
+    assert english("red and/or black").text == "red and or black", "slashes within words give no phonemes"
+
+
+def test_what_cannot_be_said_is_named_as_a_word(english: EnglishPhonemes) -> None:
+    with pytest.raises(DataError, match=r"^in no lexicon: 'zyxgrunt', '你好'; write the phonemes between slashes"):
+        english("The zyxgrunt, the zyxgrunt: 你好")
+    with pytest.raises(DataError, match=r"^the text: 'X' in 'kXt' is no phoneme; allowed: ˈ ˌ A"):
+        english("a /kXt/")
+    with pytest.raises(DataError, match=r"\\ue000"):
+        english("a \ue000")
+
+
+def test_all_that_the_lexicon_says_is_in_the_alphabet(english: EnglishPhonemes) -> None:
+    entries = english._words
+    assert len(entries) > 200_000
+    assert set().union(*(said for forms in entries.values() for said in forms.values())) < set(ALPHABET)
+    assert all(forms.keys() <= {"", "noun", "verb", "past", "pause", "vowel"} for forms in entries.values())
+
+
+def test_a_lexicon_of_ones_own_counts_more(tmp_path: Path) -> None:
+    file = tmp_path / "names.txt"
+    file.write_text("# names\nXanthippe zænθˈɪpi  # Greek\n\ncat kˈɑt\n", encoding="utf-8")
+    assert EnglishPhonemes(own=read_lexicon(file))("Xanthippe's cat").phonemes == "zænθˈɪpiz kˈɑt"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("cat kˈæt\nnew york nˈu\n", "line 2: 'new york nˈu' is no 'word phonemes'"),
+        ("cat\n", "line 1: 'cat' is no 'word phonemes'"),
+        ("cat kXt\n", "line 1: 'X' in 'kXt' is no phoneme"),
+        ("cat ˈ\n", "line 1: 'ˈ' has no sound"),
+    ],
+)
+def test_wrong_lines_of_a_lexicon_are_named(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "own.txt").write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        read_lexicon(tmp_path / "own.txt")
+
+
+def test_a_front_end_is_known_by_name_and_version() -> None:
+    with pytest.raises(ConfigError, match="unknown phoneme front end 'english 9' .did you mean 'english 1'"):
+        PhonemeConfig(version=9)
