@@ -1,22 +1,22 @@
-"""Build speech corpora as folders of parquet files: spoken digits or sentences, real recordings and synthesizers.
+"""Build speech corpora as folders of parquet files: spoken digits or sentences, from recordings and synthesizers.
 
 For example:
 
     python tools/make_speech_data.py digits --fsdd data/fsdd --out data/digits
     python tools/make_speech_data.py sentences --make-texts 6000 --out data/sentences
+    python tools/make_speech_data.py teacher --model kokoro --styles voices --texts texts.txt --out data/teacher
 
 Every row is one utterance: audio {bytes (FLAC, 16 kHz, mono), path}, text (lower case), speaker_id, source. A voice
 of a synthesizer is one fixed setting; eight of them are heard in `test_unseen_synth` only, and no text of that split is
 in a synthesizer's `train`. `--varied-voices` and `--varied-real` add many more voices with two utterances each, for a
 model that shall follow any prompt: settings drawn at random, and the sound played faster or slower, which moves pitch
 and formants; with `--altered` also formants alone, and another microphone, band and noise (altered_voices.py).
-Needs espeak-ng and flite (Debian: apt-get install espeak-ng flite). The same seed gives the same corpus.
+Needs espeak-ng and flite (Debian: apt-get install espeak-ng flite); teacher.py tells what the teacher needs. The same
+seed gives the same corpus.
 """
 
 from __future__ import annotations
 
-import io
-import json
 import math
 import os
 import random
@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -35,19 +35,18 @@ from typing import Any, NamedTuple
 
 import pyarrow
 import pyarrow.parquet
-import soundfile
 import torch
 import tyro
 from altered_voices import Alteration, alter, draw_alteration
 from sentence_grammar import make_texts
+from speech_rows import RATE_HZ, Row, encode_row, is_test_text, read_lines, write_rows
+from teacher import Teacher
 from torch import Tensor
 
 from resgen.data.sound.decode import normalise_loudness, read_sound, resample, trim_silence
 from resgen.errors import DataError, ResGenError
 from resgen.ops.random import derive_seed
 
-RATE_HZ = 16_000
-MAX_SECONDS = 15.0
 WORKERS = 2
 PLAYED = (0.8, 1.25)
 """How much faster than recorded a varied voice is played; adults' vocal tracts differ about that much."""
@@ -75,16 +74,6 @@ class Voice(NamedTuple):
         if self.source == "flite":
             return ["flite", *self.options, "-t", text, "-o", str(file)]
         return ["espeak-ng", *self.options, "-w", str(file), "--", text]
-
-
-class Row(NamedTuple):
-    """One utterance, encoded."""
-
-    content: bytes
-    text: str
-    speaker_id: str
-    source: str
-    seconds: float
 
 
 class Job(NamedTuple):
@@ -170,7 +159,7 @@ class Digits:
                 voice = random.Random(derive_seed("played", self.seed, name))
                 samples = _as_voice(samples, _played(voice), draw_alteration(voice) if self.altered else None, rng)
                 name = _speaker_id(name, self.altered)
-            rows.append(_row(samples, " ".join(words), name, "fsdd"))
+            rows.append(encode_row(samples, " ".join(words), name, "fsdd"))
         print(f"{split}: {count} sequences of {speaker}", flush=True)
         return rows
 
@@ -217,13 +206,13 @@ class Sentences:
                 print(f"{split}: {len(splits[split])} recordings", flush=True)
         texts = self._sentences()
         for split, held_out in (("train", False), ("test_unseen_synth", True)):
-            chosen = [text for text in texts if _is_test_text(text) == held_out]
+            chosen = [text for text in texts if is_test_text(text) == held_out]
             if not chosen:
                 raise DataError(f"{len(texts)} texts are too few to divide; give at least 100")
             rng = random.Random(derive_seed("sentences", self.seed, split))
             chosen = rng.sample(chosen, len(chosen))
             if self.words is not None and not held_out:
-                words = [w for line in _lines(self.words) if re.fullmatch("[a-z]{2,12}", w := line.split(" ")[0])]
+                words = [w for line in read_lines(self.words) if re.fullmatch("[a-z]{2,12}", w := line.split(" ")[0])]
                 if not words:
                     raise DataError(f"'{self.words}' holds no words of 2 to 12 letters at the beginnings of its lines")
                 chosen = [" ".join(rng.choice((w, w, rng.choice(words))) for w in text.split()) for text in chosen]
@@ -241,14 +230,7 @@ class Sentences:
             raise DataError("give either --texts FILE or --make-texts N")
         if self.texts is None:
             return make_texts(self.make_texts or 0, self.seed)
-        return list(dict.fromkeys(text for line in _lines(self.texts) if (text := " ".join(line.lower().split()))))
-
-
-def _lines(file: Path) -> list[str]:
-    try:
-        return file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"'{file}' cannot be read as UTF-8 text: {error}") from error
+        return list(dict.fromkeys(text for line in read_lines(self.texts) if (text := " ".join(line.lower().split()))))
 
 
 def _digit_words(rng: random.Random, *, held_out: bool) -> list[str]:
@@ -256,7 +238,7 @@ def _digit_words(rng: random.Random, *, held_out: bool) -> list[str]:
     count = rng.randint(2, 6)
     while True:
         words = rng.choices(DIGITS, k=count)
-        if _is_test_text(" ".join(words)) == held_out:
+        if is_test_text(" ".join(words)) == held_out:
             return words
 
 
@@ -303,10 +285,6 @@ def _as_voice(samples: Tensor, played: float, alteration: Alteration | None, rng
     return samples if alteration is None else alter(samples, RATE_HZ, alteration, rng)
 
 
-def _is_test_text(text: str) -> bool:
-    return derive_seed("test text", text) % 10 == 0
-
-
 def _voices() -> list[Voice]:
     """All voices; espeak-ng says nothing of a voice it does not know, so what is installed is looked up first."""
     for program in ("espeak-ng", "flite"):
@@ -347,7 +325,7 @@ def _speak(jobs: Sequence[Job], title: str) -> list[Row]:
             file.unlink()
             noise = random.Random(derive_seed("noise", job.voice.speaker_id, index))
             samples = _as_voice(trim_silence(samples, RATE_HZ), job.voice.played, job.voice.alteration, noise)
-            return _row(samples, job.text, job.voice.speaker_id, job.voice.source)
+            return encode_row(samples, job.text, job.voice.speaker_id, job.voice.source)
 
         rows = []
         begin = time.monotonic()
@@ -357,17 +335,6 @@ def _speak(jobs: Sequence[Job], title: str) -> list[Row]:
                 seconds = time.monotonic() - begin
                 print(f"{title}: {len(rows)} of {len(jobs)} spoken in {seconds:.0f} s", flush=True)
     return rows
-
-
-def _row(samples: Tensor, text: str, speaker_id: str, source: str) -> Row:
-    seconds = len(samples) / RATE_HZ
-    if not 0.2 <= seconds <= MAX_SECONDS:
-        raise DataError(f"{speaker_id} '{text}' takes {seconds:.2f} s; allowed: 0.2 to {MAX_SECONDS:g} s")
-    if not samples.abs().max() > 0:
-        raise DataError(f"{speaker_id} '{text}' is silent")
-    file = io.BytesIO()
-    soundfile.write(file, normalise_loudness(samples, RATE_HZ).numpy(), RATE_HZ, "PCM_16", format="FLAC")
-    return Row(file.getvalue(), text, speaker_id, source, seconds)
 
 
 def _read_rows(file: Path) -> Iterable[dict[str, Any]]:
@@ -393,7 +360,7 @@ def _recordings(file: Path) -> dict[str, dict[str, list[Tensor]]]:
 
 
 def _copy_recordings(file: Path, source: str) -> list[Row]:
-    return [_row(samples, text, name, source) for samples, text, name in _sentences_of(file)]
+    return [encode_row(samples, text, name, source) for samples, text, name in _sentences_of(file)]
 
 
 def _vary_recordings(file: Path, count: int, seed: int, *, altered: bool) -> list[Row]:
@@ -409,7 +376,7 @@ def _vary_recordings(file: Path, count: int, seed: int, *, altered: bool) -> lis
         voice, rng = (random.Random(derive_seed(part, seed, name, i)) for part, i in (("played", 0), ("varied", index)))
         samples, text = rng.choice(speakers[speaker])
         samples = _as_voice(samples, _played(voice), draw_alteration(voice) if altered else None, rng)
-        rows.append(_row(samples, text, _speaker_id(name, altered), "speechocean762"))
+        rows.append(encode_row(samples, text, _speaker_id(name, altered), "speechocean762"))
     return rows
 
 
@@ -430,25 +397,12 @@ def _limit(rows: list[Row], hours: float, seed: int) -> list[Row]:
     return [rows[index] for index in sorted(kept)]
 
 
-def _write(rows: Sequence[Row], split: str, folder: Path) -> None:
-    numbers: Counter[str] = Counter()
-    audio = []
-    for row in rows:
-        audio.append({"bytes": row.content, "path": f"{split}/{row.speaker_id}-{numbers[row.speaker_id]:04d}.flac"})
-        numbers[row.speaker_id] += 1
-    kinds = {"text": "string", "speaker_id": "string", "source": "string"}
-    features: dict[str, Any] = {"audio": {"_type": "Audio", "sampling_rate": RATE_HZ}}
-    features |= {name: {"_type": "Value", "dtype": kind} for name, kind in kinds.items()}
-    content = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
-    columns = {name: pyarrow.array([getattr(row, name) for row in rows], pyarrow.string()) for name in kinds}
-    table = pyarrow.table({"audio": pyarrow.array(audio, content), **columns})
-    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-    pyarrow.parquet.write_table(table, folder / f"{split}.parquet", row_group_size=500)
-
-
-def main(command: Digits | Sentences) -> int:
-    """Build the corpus in a temporary folder beside its place, then rename it."""
+def main(command: Digits | Sentences | Teacher) -> int:
+    """Build the corpus in a temporary folder beside its place, then rename it; the teacher's grows part by part."""
     try:
+        if isinstance(command, Teacher):
+            command.build()
+            return 0
         if command.out.exists():
             raise DataError(f"'{command.out}' is there already; remove it or give another folder")
         command.out.parent.mkdir(parents=True, exist_ok=True)
@@ -459,7 +413,7 @@ def main(command: Digits | Sentences) -> int:
             corpus = Path(folder) / "corpus"
             corpus.mkdir()
             for split, rows in splits.items():
-                _write(rows, split, corpus)
+                write_rows(rows, corpus / f"{split}.parquet")
                 hours = sum(row.seconds for row in rows) / 3600
                 speakers = len({row.speaker_id for row in rows})
                 print(f"{split}: {len(rows)} utterances, {hours:.2f} h, {speakers} speakers", flush=True)
@@ -471,4 +425,4 @@ def main(command: Digits | Sentences) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(tyro.cli(Digits | Sentences)))
+    raise SystemExit(main(tyro.cli(Digits | Sentences | Teacher)))

@@ -1,0 +1,82 @@
+"""Rows of the speech corpora and the parquet files that hold them."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow
+import pyarrow.parquet
+import soundfile
+from torch import Tensor
+
+from resgen.data.sound.decode import normalise_loudness
+from resgen.errors import DataError
+from resgen.ops.random import derive_seed
+
+RATE_HZ = 16_000
+MAX_SECONDS = 15.0
+
+
+class Row(NamedTuple):
+    """One utterance, encoded."""
+
+    content: bytes
+    text: str
+    speaker_id: str
+    source: str
+    seconds: float
+    phonemes: str = ""
+
+
+def encode_row(samples: Tensor, text: str, speaker_id: str, source: str, phonemes: str = "") -> Row:
+    """A row of samples float32 (S,) at `RATE_HZ`, brought to the loudness of all.
+
+    Raises:
+        DataError: silent, or shorter or longer than allowed.
+    """
+    seconds = len(samples) / RATE_HZ
+    if not 0.2 <= seconds <= MAX_SECONDS:
+        raise DataError(f"{speaker_id} '{text}' takes {seconds:.2f} s; allowed: 0.2 to {MAX_SECONDS:g} s")
+    if not samples.abs().max() > 0:
+        raise DataError(f"{speaker_id} '{text}' is silent")
+    file = io.BytesIO()
+    soundfile.write(file, normalise_loudness(samples, RATE_HZ).numpy(), RATE_HZ, "PCM_16", format="FLAC")
+    return Row(file.getvalue(), text, speaker_id, source, seconds, phonemes)
+
+
+def write_rows(rows: Sequence[Row], file: Path) -> None:
+    """A parquet file of a corpus, under a temporary name until it is whole."""
+    numbers: Counter[str] = Counter()
+    audio = []
+    for row in rows:
+        audio.append({"bytes": row.content, "path": f"{file.stem}/{row.speaker_id}-{numbers[row.speaker_id]:04d}.flac"})
+        numbers[row.speaker_id] += 1
+    kinds = ["text", "speaker_id", "source"] + ["phonemes"] * any(row.phonemes for row in rows)
+    features: dict[str, Any] = {"audio": {"_type": "Audio", "sampling_rate": RATE_HZ}}
+    features |= {name: {"_type": "Value", "dtype": "string"} for name in kinds}
+    content = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    columns = {name: pyarrow.array([getattr(row, name) for row in rows], pyarrow.string()) for name in kinds}
+    table = pyarrow.table({"audio": pyarrow.array(audio, content), **columns})
+    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    temporary = file.with_name(f".{file.name}")
+    pyarrow.parquet.write_table(table, temporary, row_group_size=500)
+    os.replace(temporary, file)
+
+
+def read_lines(file: Path) -> list[str]:
+    """The lines of a text file."""
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"'{file}' cannot be read as UTF-8 text: {error}") from error
+
+
+def is_test_text(text: str) -> bool:
+    """Whether a text is kept for the test splits, as a tenth of all are."""
+    return derive_seed("test text", text) % 10 == 0
