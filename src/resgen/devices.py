@@ -53,10 +53,10 @@ def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     """
     if dtype == "auto":
         return torch.bfloat16 if has_bfloat16(device) else torch.float32
-    chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if chosen is None or chosen not in DTYPES.values():
+    choice = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if choice is None or choice not in DTYPES.values():
         raise ConfigError(unknown("dtype", dtype, ("auto", *DTYPES)))
-    return chosen
+    return choice
 
 
 def cast_parameters(module: Module, dtype: torch.dtype) -> Module:

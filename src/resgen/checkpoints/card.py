@@ -60,8 +60,8 @@ def _about(folder: Folder) -> str:
         lines.append(f"- {name}: {what}, {size:.1f} MB, SHA-256 `{component.sha256[:16]}...`")
     classes = folder.extra.get("class_names")
     if isinstance(classes, list) and classes:
-        shown = ", ".join(map(str, classes[:20])) + (", ..." if len(classes) > 20 else "")
-        lines.append(f"- {len(classes)} classes: {shown}")
+        names = ", ".join(map(str, classes[:20])) + (", ..." if len(classes) > 20 else "")
+        lines.append(f"- {len(classes)} classes: {names}")
     if isinstance(folder.extra.get("sampling"), Mapping):
         lines.append(f"- sampling settings: `{json.dumps(folder.extra['sampling'], sort_keys=True)}`")
     return "\n".join(lines) + "\n"

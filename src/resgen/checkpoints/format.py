@@ -243,9 +243,9 @@ def check_hash(path: Path, expected: str) -> None:
     Raises:
         CheckpointError: it is missing or differs.
     """
-    found = sha256_file(path)
-    if found != expected:
-        raise CheckpointError(f"'{path}' is damaged: its SHA-256 is {found[:12]}..., recorded is {expected[:12]}...")
+    actual = sha256_file(path)
+    if actual != expected:
+        raise CheckpointError(f"'{path}' is damaged: its SHA-256 is {actual[:12]}..., recorded is {expected[:12]}...")
 
 
 def check_file_name(name: object, where: Path) -> str:

@@ -63,14 +63,14 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         OSError: the file cannot be written; the caller names the folder.
     """
-    seen: set[int] = set()
+    pointers: set[int] = set()
     plain: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         value = tensor.detach().cpu().contiguous()
         pointer = value.untyped_storage().data_ptr()
-        if pointer in seen or value.untyped_storage().nbytes() != value.numel() * value.element_size():
+        if pointer in pointers or value.untyped_storage().nbytes() != value.numel() * value.element_size():
             value = value.clone()
-        seen.add(value.untyped_storage().data_ptr())
+        pointers.add(value.untyped_storage().data_ptr())
         plain[name] = value
     try:
         save_file(plain, str(path), metadata={"format": "pt"})
@@ -114,23 +114,23 @@ def load_state(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> 
             target.copy_(tensors[name])
 
 
-def check_match(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], where: str) -> None:
+def check_match(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str) -> None:
     """Compare names, shapes and kinds of numbers.
 
     Raises:
         CheckpointError: for the first tensor that differs, with both shapes.
     """
     for name, target in expected.items():
-        if name not in found:
+        if name not in tensors:
             raise CheckpointError(f"{where}: tensor '{name}' of shape {list(target.shape)} is missing")
-        value = found[name]
+        value = tensors[name]
         if value.shape != target.shape:
             raise CheckpointError(
                 f"{where}: tensor '{name}' has shape {list(value.shape)} but the model needs {list(target.shape)}"
             )
         if value.is_floating_point() != target.is_floating_point():
             raise CheckpointError(f"{where}: tensor '{name}' is {value.dtype} but the model needs {target.dtype}")
-    for name, value in found.items():
+    for name, value in tensors.items():
         if name not in expected:
             raise CheckpointError(f"{where}: tensor '{name}' of shape {list(value.shape)} is not part of the model")
 

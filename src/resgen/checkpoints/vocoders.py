@@ -57,18 +57,18 @@ def load_external_vocoder(folder: str | Path, mel: MelConfig | None = None) -> n
     config, where = _read_config(folder)
     try:
         if "upsample_rates" in config:
-            kind, found = "BigVGAN", _bigvgan_mel(config)
+            kind, own_mel = "BigVGAN", _bigvgan_mel(config)
         elif {"feature_extractor", "backbone", "head"} <= set(config):
-            kind, found = "Vocos", _vocos_mel(config, where)
+            kind, own_mel = "Vocos", _vocos_mel(config, where)
         else:
             raise CheckpointError(
                 f"'{where}' describes no known vocoder: BigVGAN has 'upsample_rates', Vocos has 'feature_extractor', "
                 f"'backbone' and 'head'"
             )
         if mel is not None:
-            _check_mel(found, mel, kind, where)
+            _check_mel(own_mel, mel, kind, where)
         load = _load_bigvgan if kind == "BigVGAN" else _load_vocos
-        vocoder: nn.Module = load(config, found, _weights_file(folder))
+        vocoder: nn.Module = load(config, own_mel, _weights_file(folder))
         return vocoder.eval().requires_grad_(False)
     except (ConfigError, KeyError, TypeError, ValueError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
@@ -80,10 +80,10 @@ def load_external_vocoder(folder: str | Path, mel: MelConfig | None = None) -> n
 
 def _load_vocos(config: Mapping[str, Any], mel: MelConfig, path: Path) -> Vocoder:
     backbone, head = _part(config, "backbone"), _part(config, "head")
-    for name, wanted in (("backbone", "VocosBackbone"), ("head", "ISTFTHead")):
-        given = str(config[name].get("class_path", wanted)).rsplit(".", 1)[-1]
-        if given != wanted:
-            raise ConfigError(unknown(f"{name} of Vocos", given, (wanted,)))
+    for name, expected in (("backbone", "VocosBackbone"), ("head", "ISTFTHead")):
+        actual = str(config[name].get("class_path", expected)).rsplit(".", 1)[-1]
+        if actual != expected:
+            raise ConfigError(unknown(f"{name} of Vocos", actual, (expected,)))
     width, hidden = _size(backbone, "dim"), _size(backbone, "intermediate_dim")
     if hidden % width:
         raise ConfigError(f"intermediate_dim={hidden} must be a multiple of dim={width}")
@@ -217,11 +217,11 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], Path]:
 
 
 def _weights_file(folder: Path) -> Path:
-    found = sorted(folder.glob("*.safetensors"))
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise CheckpointError(f"'{folder}' must hold one safetensors file, not {len(found)}: {found[0].name}, ...")
+    files = sorted(folder.glob("*.safetensors"))
+    if len(files) == 1:
+        return files[0]
+    if files:
+        raise CheckpointError(f"'{folder}' must hold one safetensors file, not {len(files)}: {files[0].name}, ...")
     pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES or path.name.startswith("g_"))
     if pickles:
         raise CheckpointError(
@@ -231,12 +231,12 @@ def _weights_file(folder: Path) -> Path:
     raise CheckpointError(f"'{folder}' holds no safetensors file with the vocoder's weights")
 
 
-def _check_mel(found: MelConfig, wanted: MelConfig, kind: str, where: Path) -> None:
+def _check_mel(own: MelConfig, mel: MelConfig, kind: str, where: Path) -> None:
     for name in _MEL_FIELDS:
-        if getattr(found, name) != getattr(wanted, name):
+        if getattr(own, name) != getattr(mel, name):
             raise CheckpointError(
-                f"'{where}': {kind} was trained on mels with {name}={getattr(found, name)}, but these have "
-                f"{name}={getattr(wanted, name)}; use a vocoder with the same mel settings"
+                f"'{where}': {kind} was trained on mels with {name}={getattr(own, name)}, but these have "
+                f"{name}={getattr(mel, name)}; use a vocoder with the same mel settings"
             )
 
 

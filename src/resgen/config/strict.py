@@ -53,7 +53,7 @@ def config_from_dict(cls: type[T], data: Mapping[str, Any], *, where: str = "") 
     Raises:
         ConfigError: unknown key, missing key, wrong type, or a value that the dataclass itself refuses.
     """
-    data = _chosen(cls, data, where)
+    data = _as_its_kind(cls, data, where)
     _check_keys(cls, data, where)
     options = dacite.Config(strict=True, cast=[tuple], type_hooks={float: _to_float})
     try:
@@ -159,13 +159,13 @@ def _rebuilt(config: T, data: Mapping[str, Any], where: str = "") -> T:
                 )
             tag = getattr(inner, "tag", None)
             if tag is not None:
-                given = dict(values[field.name])
-                if given.pop(KIND, tag) != tag:
+                entries = dict(values[field.name])
+                if entries.pop(KIND, tag) != tag:
                     raise ConfigError(
                         f"{where}{field.name}.{KIND}={values[field.name][KIND]} is not what is configured, {tag}; "
                         "another kind of model is chosen with --kind"
                     )
-                values[field.name] = given
+                values[field.name] = entries
             values[field.name] = _rebuilt(inner, values[field.name], f"{where}{field.name}.")
     return config_from_dict(type(config), values, where=where)
 
@@ -180,7 +180,7 @@ def _merge(node: dict[str, Any], values: Mapping[str, Any], prefix: str, allowed
             node[name] = value
 
 
-def _chosen(cls: type, data: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+def _as_its_kind(cls: type, data: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     """`data` with what says its kind as the dataclass of that kind."""
     if not isinstance(data, Mapping) or not any(
         isinstance(value, Mapping) and KIND in value for value in data.values()

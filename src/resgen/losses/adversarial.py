@@ -47,6 +47,6 @@ def adaptive_weight(
     reconstruction: Float[Tensor, ""], adversarial: Float[Tensor, ""], last_layer: Tensor
 ) -> Float[Tensor, ""]:
     """Ratio of the two losses' gradient norms at the decoder's last layer, at most 1e4, without gradient."""
-    wanted = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)[0].norm()
-    given = torch.autograd.grad(adversarial, last_layer, retain_graph=True)[0].norm()
-    return (wanted / (given + 1e-4)).clamp(0, 1e4).detach()
+    reconstruction_norm = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)[0].norm()
+    adversarial_norm = torch.autograd.grad(adversarial, last_layer, retain_graph=True)[0].norm()
+    return (reconstruction_norm / (adversarial_norm + 1e-4)).clamp(0, 1e4).detach()

@@ -133,8 +133,8 @@ class _ChunkedBound(torch.autograd.Function):
             with torch.enable_grad():
                 bound = functional_call(module, dict(zip(names, leaves, strict=True)), (part, target[rows], smoothing))
                 chunk_loss = (bound.total * weight[rows]).sum()
-            wanted = [*trained, part] if hidden_grad is not None else trained
-            grads = torch.autograd.grad(chunk_loss, wanted)
+            inputs = [*trained, part] if hidden_grad is not None else trained
+            grads = torch.autograd.grad(chunk_loss, inputs)
             with torch.no_grad():
                 sums = _add(sums, bound, weight[rows])
                 for i, (total, grad) in enumerate(zip(totals, grads, strict=False)):

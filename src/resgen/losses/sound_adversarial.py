@@ -182,9 +182,9 @@ def feature_matching(real: list[Judgement], fake: list[Judgement]) -> Float[Tens
     No gradient reaches the real side.
     """
     terms = [
-        _mean((given.float() - wanted.detach().float()).abs(), b.valid)
+        _mean((fake_feature.float() - real_feature.detach().float()).abs(), b.valid)
         for a, b in zip(real, fake, strict=True)
-        for wanted, given in zip(a.features, b.features, strict=True)
+        for real_feature, fake_feature in zip(a.features, b.features, strict=True)
     ]
     return torch.stack(terms).sum()
 
@@ -223,8 +223,8 @@ def _mean(values: Float[Tensor, "B C t k"], valid: Bool[Tensor, "B T"] | None) -
         return values.mean()
     rows = values.shape[2]
     first = torch.arange(rows, device=valid.device) * valid.shape[1] // rows
-    kept = valid[:, first].to(values.dtype)
-    return (values * kept[:, None, :, None]).sum() / (kept.sum() * values.shape[1] * values.shape[3]).clamp(min=1)
+    weight = valid[:, first].to(values.dtype)
+    return (values * weight[:, None, :, None]).sum() / (weight.sum() * values.shape[1] * values.shape[3]).clamp(min=1)
 
 
 def _check_sizes(name: str, sizes: Sequence[int], at_least: int = 1) -> None:

@@ -87,14 +87,14 @@ def multi_resolution_stft(
     used = [resolution for resolution in resolutions if resolution[0] in fitting]
     total = outputs.new_zeros(())
     for fft_size, hop_size, window_size in used:
-        given = _magnitude(outputs, fft_size, hop_size, window_size)
-        wanted = _magnitude(targets, fft_size, hop_size, window_size)
-        real = _real_frames(lengths, hop_size, given.shape[-1])
+        output = _magnitude(outputs, fft_size, hop_size, window_size)
+        target = _magnitude(targets, fft_size, hop_size, window_size)
+        real = _real_frames(lengths, hop_size, output.shape[-1])
         if real is not None:
-            given, wanted = given * real[:, None], wanted * real[:, None]
+            output, target = output * real[:, None], target * real[:, None]
         # the norm's own gradient is 0 where it is 0, that of a square root would be infinite
-        convergence = (given - wanted).norm() / wanted.norm().clamp(min=_SMALLEST_NORM)
-        logarithms = (_log(given) - _log(wanted)).abs()
+        convergence = (output - target).norm() / target.norm().clamp(min=_SMALLEST_NORM)
+        logarithms = (_log(output) - _log(target)).abs()
         total = total + convergence + frame_mean(logarithms, real)
     return total / len(used)
 

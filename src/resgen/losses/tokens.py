@@ -96,24 +96,24 @@ class _LevelSums(torch.autograd.Function):
         wide = at_least_float32(hidden[:0]).dtype
         order, blocks = masked_blocks(visible, len(weight), weight.shape[1])
         first, inputs, targets = visible[order], hidden[order].to(low), codes[order]
-        seen = None if above is None else above[order].to(low)
-        wanted = ctx.needs_input_grad
-        hidden_grad = hidden.new_zeros(hidden.shape, dtype=wide) if wanted[0] else None
-        weight_grad = torch.zeros_like(weight, dtype=wide) if wanted[5] else None
-        bias_grad = torch.zeros_like(bias, dtype=wide) if wanted[6] else None
-        steering_grad = torch.zeros_like(steering, dtype=wide) if steering is not None and wanted[7] else None
+        sums_above = None if above is None else above[order].to(low)
+        needs_grad = ctx.needs_input_grad
+        hidden_grad = hidden.new_zeros(hidden.shape, dtype=wide) if needs_grad[0] else None
+        weight_grad = torch.zeros_like(weight, dtype=wide) if needs_grad[5] else None
+        bias_grad = torch.zeros_like(bias, dtype=wide) if needs_grad[6] else None
+        steering_grad = torch.zeros_like(steering, dtype=wide) if steering is not None and needs_grad[7] else None
         total, per_level = hidden.new_zeros((), dtype=wide), hidden.new_zeros(len(weight), dtype=wide)
         for level, rows in blocks:
             x, true = inputs[rows], targets[rows, level, None]
             logits = at_least_float32(functional.linear(x, weight[level], bias[level]))
-            if steering is not None and seen is not None:
-                logits += seen[rows, level] @ steering[level]
+            if steering is not None and sums_above is not None:
+                logits += sums_above[rows, level] @ steering[level]
             log_prob = logits.log_softmax(-1)
             nll = -log_prob.gather(1, true).squeeze(1)
             scale = decay ** (level - first[rows]).to(wide)
             total += (nll * scale).sum()
             per_level[level] += nll.sum()
-            if not any(wanted):
+            if not any(needs_grad):
                 continue
             slope = log_prob.exp_().scatter_add_(1, true, log_prob.new_full(true.shape, -1.0))
             slope *= scale[:, None]
@@ -124,8 +124,8 @@ class _LevelSums(torch.autograd.Function):
                 hidden_grad[rows] += torch.mm(slope, weight[level].to(low))
             if weight_grad is not None:
                 weight_grad[level] += torch.mm(slope.T, x)
-            if steering_grad is not None and seen is not None:
-                steering_grad[level] += torch.mm(seen[rows, level].T, slope)
+            if steering_grad is not None and sums_above is not None:
+                steering_grad[level] += torch.mm(sums_above[rows, level].T, slope)
         if hidden_grad is not None:
             hidden_grad = torch.empty_like(hidden_grad).index_copy_(0, order, hidden_grad)
         ctx.save_for_backward(hidden_grad, weight_grad, bias_grad, steering_grad)

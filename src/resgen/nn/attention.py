@@ -93,20 +93,20 @@ class Attention(nn.Module):
             q, k = rotate(q, angles), rotate(k, angles)
         if cache is not None:
             k, v = cache.append(k, v)
-        length, seen = q.shape[2], k.shape[2]
-        is_causal = causal and length == seen and attn_mask is None
+        length, num_keys = q.shape[2], k.shape[2]
+        is_causal = causal and length == num_keys and attn_mask is None
         if causal and not is_causal and length > 1:
-            earlier = torch.ones(length, seen, dtype=torch.bool, device=x.device).tril(seen - length)
+            earlier = torch.ones(length, num_keys, dtype=torch.bool, device=x.device).tril(num_keys - length)
             attn_mask = earlier if attn_mask is None else attn_mask & earlier
-        attend = plain_attention if _plain_is_faster(q, seen) else F.scaled_dot_product_attention
+        attend = plain_attention if _plain_is_faster(q, num_keys) else F.scaled_dot_product_attention
         h = attend(q, k, v, attn_mask=attn_mask, is_causal=is_causal)
         return linear(h.transpose(1, 2).flatten(2), self.out.weight, self.out.bias).view(shape)
 
 
-def _plain_is_faster(q: Tensor, seen: int) -> bool:
+def _plain_is_faster(q: Tensor, num_keys: int) -> bool:
     """On CPUs up to `MAX_PLAIN_LENGTH` positions: the fused kernel's backward pass takes 2 to 12 times as long as plain
     products, and in bfloat16 its forward pass over whole sequences twice as long."""
-    if q.device.type != "cpu" or seen > MAX_PLAIN_LENGTH:
+    if q.device.type != "cpu" or num_keys > MAX_PLAIN_LENGTH:
         return False
     return q.requires_grad or (q.dtype == torch.bfloat16 and q.shape[2] > 1)
 

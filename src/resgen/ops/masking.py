@@ -104,9 +104,9 @@ def reveal(
     floor = torch.finfo(scores.dtype).min
     scores = torch.where(masked, scores.clamp(min=floor), -torch.inf).reshape(batch, -1)
     order = scores.sort(dim=-1, descending=True, stable=True).indices
-    chosen = torch.arange(positions * depth, device=visible.device) < num_reveal[:, None]
-    chosen = chosen & masked.reshape(batch, -1).gather(1, order)
-    counts = torch.zeros_like(visible).scatter_add_(1, order // depth, chosen.to(visible.dtype))
+    best = torch.arange(positions * depth, device=visible.device) < num_reveal[:, None]
+    best = best & masked.reshape(batch, -1).gather(1, order)
+    counts = torch.zeros_like(visible).scatter_add_(1, order // depth, best.to(visible.dtype))
     return visible + counts
 
 
@@ -152,10 +152,10 @@ def _log_binomial(n: Tensor, k: Tensor) -> Tensor:
     return torch.where(possible, value, -torch.inf)
 
 
-def _log_draw(urns: Int[Tensor, "B L"], drawn: Int[Tensor, "B L"]) -> Float[Tensor, " B"]:
-    """log prod_i C(urns_i, drawn_i) / C(sum urns, sum drawn): the multivariate hypergeometric law."""
-    impossible = ((drawn < 0) | (drawn > urns)).any(dim=1)
-    value = _log_binomial(urns, drawn).sum(dim=1) - _log_binomial(urns.sum(dim=1), drawn.sum(dim=1))
+def _log_draw(urns: Int[Tensor, "B L"], counts: Int[Tensor, "B L"]) -> Float[Tensor, " B"]:
+    """log prod_i C(urns_i, counts_i) / C(sum urns, sum counts): the multivariate hypergeometric law."""
+    impossible = ((counts < 0) | (counts > urns)).any(dim=1)
+    value = _log_binomial(urns, counts).sum(dim=1) - _log_binomial(urns.sum(dim=1), counts.sum(dim=1))
     return torch.where(impossible, -torch.inf, value)
 
 

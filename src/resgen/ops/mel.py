@@ -201,9 +201,9 @@ def _invert_filters(mel: Float[Tensor, "B F T"], config: MelConfig) -> Float[Ten
     filters = _filters(config, mel.device, mel.dtype)
     with torch.autocast(device_type=mel.device.type, enabled=False):
         magnitude = (torch.linalg.pinv(filters.double()).to(mel.dtype) @ mel).clamp(min=1e-6)
-        wanted = filters.T @ mel
+        target = filters.T @ mel
         for _ in range(_INVERSION_STEPS):
-            magnitude = magnitude * wanted / (filters.T @ (filters @ magnitude)).clamp(min=1e-12)
+            magnitude = magnitude * target / (filters.T @ (filters @ magnitude)).clamp(min=1e-12)
     return magnitude
 
 

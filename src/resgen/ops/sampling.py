@@ -38,8 +38,8 @@ def nucleus_choice(logits: Float[Tensor, "N K"], uniform: Float[Tensor, " N"], t
     choice, inner = _invert(probs, uniform)
     if top_p == 1.0:
         return choice
-    chosen = probs.gather(1, choice[:, None])
-    above = torch.gt(probs, chosen, out=torch.empty_like(probs)).mul_(probs).sum(dim=-1)
+    threshold = probs.gather(1, choice[:, None])
+    above = torch.gt(probs, threshold, out=torch.empty_like(probs)).mul_(probs).sum(dim=-1)
     refused = (above >= top_p).nonzero().squeeze(1)
     if len(refused):
         ordered, order = _descending(probs[refused])

@@ -78,11 +78,11 @@ class QuantizerConfig:
         """`steps`, or the default: V's greatest divisor up to 8, and so on with the rest; most steps first."""
         if self.steps:
             return self.steps
-        found, rest = [], self.codebook_size
+        sizes, rest = [], self.codebook_size
         while rest > 1:
-            found.append(max((n for n in range(2, 9) if rest % n == 0), default=rest))
-            rest //= found[-1]
-        return tuple(sorted(found, reverse=True))
+            sizes.append(max((n for n in range(2, 9) if rest % n == 0), default=rest))
+            rest //= sizes[-1]
+        return tuple(sorted(sizes, reverse=True))
 
 
 @dataclass(frozen=True)

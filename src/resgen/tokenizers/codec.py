@@ -126,10 +126,10 @@ class CodecTokenizerConfig:
                     f"mimi: frame_rate={self._frame_rate} must be at most half of {self._frames_per_second}, the rate "
                     f"of its convolutions"
                 )
-        for name, wanted in _WANTED[self.family].items():
-            if self.codec.get(name, wanted) != wanted:
+        for name, expected in _FAMILY_SETTINGS[self.family].items():
+            if self.codec.get(name, expected) != expected:
                 raise ConfigError(
-                    f"{self.family}: {name}={self.codec[name]!r} must be {wanted!r}: codes alone have to say what a "
+                    f"{self.family}: {name}={self.codec[name]!r} must be {expected!r}: codes alone have to say what a "
                     f"sound of one channel and any length is"
                 )
 
@@ -153,7 +153,7 @@ _SIZES = {
 }
 # EnCodec at 48 kHz divides each sound by its loudness, which then has to be sent beside the codes, and cuts it in
 # overlapping chunks.
-_WANTED: dict[str, dict[str, Any]] = {
+_FAMILY_SETTINGS: dict[str, dict[str, Any]] = {
     "encodec": {"audio_channels": 1, "normalize": False, "chunk_length_s": None},
     "dac": {},
     "mimi": {"audio_channels": 1},
@@ -292,8 +292,8 @@ class CodecTokenizer(nn.Module):
         unit = self.samples_per_position
         samples = torch.zeros(len(codes), codes.shape[1] * unit, device=codes.device)
         for rows, count in _lengths(valid, len(codes), codes.shape[1], codes.device):
-            found = self._samples(codes[rows, :count, :num_levels].transpose(1, 2))[:, : count * unit]
-            samples[rows, : found.shape[1]] = found.float().clamp(-1, 1)
+            sounds = self._samples(codes[rows, :count, :num_levels].transpose(1, 2))[:, : count * unit]
+            samples[rows, : sounds.shape[1]] = sounds.float().clamp(-1, 1)
         return samples
 
     def _positions(self, samples: Tensor) -> int:
