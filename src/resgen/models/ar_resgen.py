@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resgen.errors import ConfigError, unknown
-from resgen.models.causal import CausalModel, CausalSteps, check_config
+from resgen.models.base import check_config
+from resgen.models.causal import CausalModel, CausalSteps
 from resgen.models.resgen import HEADS, HeadPrediction, make_head
 from resgen.nn.transformer import modulate
 from resgen.ops.residual import Codebooks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -11,9 +12,12 @@ from torch import Tensor, nn
 
 from resgen.errors import ConfigError
 from resgen.models.conditions import ClassCondition, FeatureInput
+from resgen.nn.positions import Positions
+from resgen.nn.transformer import SharedModulation, Transformer
 from resgen.ops.residual import residual_decode, residual_suffix
 from resgen.types import CodeSpec, SequenceCondition
 
+INIT_STD = 0.02
 SHARED_FIELDS = (
     "width",
     "num_heads",
@@ -27,12 +31,22 @@ SHARED_FIELDS = (
 """What the configurations of all generators have."""
 
 
-def check_features(config: Any) -> None:
-    """Validate `feature_width` and `feature_stride` of a generator's configuration.
+def check_config(config: Any, sizes: Iterable[str]) -> None:
+    """Validate what the configurations of all generators have in common.
 
     Raises:
-        ConfigError: a negative width, or a stride below 1.
+        ConfigError: one of the fields `sizes` is below 1, the heads do not divide the width, or the settings of the
+            condition are out of range.
     """
+    for name in sizes:
+        if getattr(config, name) < 1:
+            raise ConfigError(f"{name}={getattr(config, name)} must be at least 1")
+    if config.width % config.num_heads:
+        raise ConfigError(f"width={config.width} must be a multiple of num_heads={config.num_heads}")
+    if config.num_classes < 0:
+        raise ConfigError(f"num_classes={config.num_classes} must not be negative")
+    if not 0 <= config.class_dropout < 1:
+        raise ConfigError(f"class_dropout={config.class_dropout} must lie in [0, 1)")
     if config.feature_width < 0:
         raise ConfigError(f"feature_width={config.feature_width} must not be negative; 0 is for none")
     if config.feature_stride < 1:
@@ -48,6 +62,9 @@ class CodeModel(nn.Module):
             `feature_stride`.
         spec: shape of the codes.
         condition: embedding of the class.
+        modulation: of the transformer, from the condition.
+        transformer: over positions.
+        positions: where each one is.
         features: input of the features of every position; None for a model without.
         codebooks: float32 buffer `[D, V, H]`, the tokenizer's times `latent_scale`, so that full sums have unit
             standard deviation (a **Default** of the method, Sec. 4).
@@ -58,7 +75,11 @@ class CodeModel(nn.Module):
     level_std: Tensor
     latent_scale: Tensor
     config: Any
+    input: nn.Linear
     condition: ClassCondition
+    modulation: SharedModulation
+    transformer: Transformer
+    positions: Positions
     features: FeatureInput | None
 
     def __init__(self, config: Any, spec: CodeSpec) -> None:

@@ -3,7 +3,7 @@ after RQ-Transformer, arXiv:2203.01941)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,33 +11,14 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from resgen.errors import ConfigError
-from resgen.models.base import CodeModel, check_features
+from resgen.models.base import CodeModel
 from resgen.models.conditions import ClassCondition
 from resgen.nn.attention import KeyValueCache
-from resgen.nn.positions import positions_of
+from resgen.nn.positions import Positions
 from resgen.nn.transformer import SharedModulation, Transformer
 from resgen.ops.guidance import guide
 from resgen.ops.residual import residual_decode
 from resgen.types import CodeSpec, SequenceCondition
-
-
-def check_config(config: Any, sizes: Iterable[str]) -> None:
-    """Validate what the configs of the autoregressive generators have in common.
-
-    Raises:
-        ConfigError: one of the fields `sizes` is below 1, the heads do not divide the width, or the class settings are
-            out of range.
-    """
-    for name in sizes:
-        if getattr(config, name) < 1:
-            raise ConfigError(f"{name}={getattr(config, name)} must be at least 1")
-    if config.width % config.num_heads:
-        raise ConfigError(f"width={config.width} must be a multiple of num_heads={config.num_heads}")
-    if config.num_classes < 0:
-        raise ConfigError(f"num_classes={config.num_classes} must not be negative")
-    if not 0 <= config.class_dropout < 1:
-        raise ConfigError(f"class_dropout={config.class_dropout} must lie in [0, 1)")
-    check_features(config)
 
 
 class CausalModel(CodeModel):
@@ -53,13 +34,9 @@ class CausalModel(CodeModel):
     vector besides.
     """
 
-    positions: Tensor
-
     def __init__(self, config: Any, spec: CodeSpec) -> None:
         super().__init__(config, spec)
-        self.is_grid = len(spec.shape) == 2
-        positions = positions_of(spec.shape, config.width, config.num_heads)
-        self.register_buffer("positions", positions, persistent=False)
+        self.positions = Positions(spec.shape, config.width, config.num_heads)
         self.input = nn.Linear(spec.code_dim, config.width)
         self.start = nn.Parameter(torch.empty(config.width))
         self.condition = ClassCondition(config.num_classes, config.width)
@@ -99,12 +76,10 @@ class CausalModel(CodeModel):
         x = self.input(latents.to(self.input.weight.dtype))
         if begin == 0:
             x = torch.cat([(self.start + condition)[:, None], x], dim=1)
-        positions = self.positions[begin : begin + x.shape[1]]
-        angles = None if self.is_grid else positions
-        x = x + positions.to(x.dtype) if self.is_grid else x
+        x = self.positions.add(x, begin)
         if features is not None:
             x = x + features[:, begin : begin + x.shape[1]]
-        return self.transformer(x, modulation, angles, causal=True, caches=caches)
+        return self.transformer(x, modulation, self.positions.angles(x.shape[1], begin), causal=True, caches=caches)
 
 
 class CausalSteps:

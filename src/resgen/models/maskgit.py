@@ -10,10 +10,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from resgen.errors import ConfigError
-from resgen.models.base import check_features
-from resgen.models.bidirectional import INIT_STD, BidirectionalModel, GuidedEvaluation
+from resgen.models.base import INIT_STD, CodeModel, check_config
+from resgen.models.conditions import ClassCondition
+from resgen.models.guided import GuidedEvaluation
 from resgen.models.token_head import LevelHead
+from resgen.nn.positions import Positions
+from resgen.nn.transformer import SharedModulation, Transformer
 from resgen.ops.masking import num_masked, sample_visible
 from resgen.types import CodeSpec, SequenceCondition
 
@@ -46,16 +48,7 @@ class MaskGITConfig:
     feature_stride: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("width", "num_layers", "num_heads", "mlp_width", "condition_width"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.width % self.num_heads:
-            raise ConfigError(f"width={self.width} must be a multiple of num_heads={self.num_heads}")
-        if self.num_classes < 0:
-            raise ConfigError(f"num_classes={self.num_classes} must not be negative")
-        if not 0 <= self.class_dropout < 1:
-            raise ConfigError(f"class_dropout={self.class_dropout} must lie in [0, 1)")
-        check_features(self)
+        check_config(self, "width num_layers num_heads mlp_width condition_width".split())
 
 
 def _preset(width: int, num_layers: int, num_heads: int) -> MaskGITConfig:
@@ -76,7 +69,7 @@ PRESETS: dict[str, MaskGITConfig] = {
 
 
 @final
-class MaskGIT(BidirectionalModel):
+class MaskGIT(CodeModel):
     """The generator. While level d is decoded every position has d or d+1 visible levels; `visible` is the whole state.
 
     The condition is the class plus the current level, both learned vectors, through the modulation that all blocks
@@ -85,6 +78,15 @@ class MaskGIT(BidirectionalModel):
 
     def __init__(self, config: MaskGITConfig, spec: CodeSpec) -> None:
         super().__init__(config, spec)
+        self.positions = Positions(spec.shape, config.width, config.num_heads)
+        self.input = nn.Linear(spec.code_dim, config.width)
+        self.visible_embedding = nn.Embedding(spec.depth + 1, config.width)
+        self.condition = ClassCondition(config.num_classes, config.width)
+        self.modulation = SharedModulation(config.width, config.condition_width)
+        self.transformer = Transformer(
+            width=config.width, num_layers=config.num_layers, num_heads=config.num_heads, mlp_width=config.mlp_width
+        )
+        nn.init.normal_(self.visible_embedding.weight, std=INIT_STD)
         self.level_embedding = nn.Embedding(spec.depth, config.width)
         self.head = LevelHead(config.width, spec.depth, spec.codebook_size)
         nn.init.normal_(self.level_embedding.weight, std=INIT_STD)
@@ -97,9 +99,18 @@ class MaskGIT(BidirectionalModel):
         class_ids: Int[Tensor, " B"],
         sequence: SequenceCondition | None = None,
     ) -> Float[Tensor, "B L V"]:
-        """Logits of each sample's own level at all its positions; codes of masked levels are never looked at."""
-        condition = self.condition(class_ids) + self.level_embedding(level)
-        return self.head(self.hidden(self.embed(codes, visible), condition, sequence), level)
+        """Logits of each sample's own level at all its positions."""
+        x = self.embed(codes, visible)  # [B, L, O]
+        features = self.feature_vectors(sequence)
+        x = x if features is None else x + features
+        m = self.modulation(self.condition(class_ids) + self.level_embedding(level))  # [B, 8, O]
+        valid = None if sequence is None else sequence.attended
+        return self.head(self.transformer(x, m, self.positions.angles(x.shape[1]), valid), level)  # [B, L, V]
+
+    def embed(self, codes: Int[Tensor, "B L D"], visible: Int[Tensor, "B L"]) -> Float[Tensor, "B L O"]:
+        """Network input, as of ResGen; codes of masked levels are never looked at."""
+        known = self.known(codes, visible)
+        return self.positions.add(self.input(known.to(self.input.weight.dtype)) + self.visible_embedding(visible))
 
     def predictor(self, class_ids: Int[Tensor, " B"], sequence: SequenceCondition | None = None) -> MaskGITPredictor:
         """This model under a condition, as the callable that `samplers.depthwise` takes."""
@@ -128,7 +139,8 @@ class MaskGITPredictor:
         if level != self.level:
             self.modulation = model.modulation(self.condition + model.level_embedding.weight[level])
             self.level = level
-        hidden = self.evaluate(codes, visible, self.modulation[:-1], [self.modulation[-1:]], guidance_scale)
+        branches = [self.modulation[:-1], self.modulation[-1:]]
+        hidden = self.evaluate(codes, visible, branches, guidance_scale)
         return model.head.at_level(hidden, level)
 
 

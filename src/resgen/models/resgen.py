@@ -11,10 +11,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from resgen.errors import ConfigError, unknown
-from resgen.models.base import check_features
-from resgen.models.bidirectional import BidirectionalModel, GuidedEvaluation
+from resgen.models.base import INIT_STD, CodeModel, check_config
+from resgen.models.conditions import ClassCondition
+from resgen.models.guided import GuidedEvaluation
 from resgen.models.heads import MixtureHead
 from resgen.models.token_head import TokenHead
+from resgen.nn.positions import Positions
+from resgen.nn.transformer import SharedModulation, Transformer
 from resgen.ops.residual import Codebooks, residual_decode
 from resgen.types import CodeSpec, LevelWalk, ProposalNoise, SequenceCondition
 
@@ -64,20 +67,11 @@ class ResGenConfig:
     head: str = "mixture"
 
     def __post_init__(self) -> None:
-        for name in ("width", "num_layers", "num_heads", "mlp_width", "condition_width", "num_components"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.width % self.num_heads:
-            raise ConfigError(f"width={self.width} must be a multiple of num_heads={self.num_heads}")
+        check_config(self, "width num_layers num_heads mlp_width condition_width num_components".split())
         if self.mean_rank is not None and self.mean_rank < 1:
             raise ConfigError(f"mean_rank={self.mean_rank} must be at least 1, or null for full rank")
-        if self.num_classes < 0:
-            raise ConfigError(f"num_classes={self.num_classes} must not be negative")
-        if not 0 <= self.class_dropout < 1:
-            raise ConfigError(f"class_dropout={self.class_dropout} must lie in [0, 1)")
         if self.head not in HEADS:
             raise ConfigError(unknown("head", self.head, HEADS))
-        check_features(self)
 
 
 def _preset(width: int, num_layers: int, num_heads: int, num_components: int) -> ResGenConfig:
@@ -109,13 +103,22 @@ def make_head(config: Any, spec: CodeSpec) -> MixtureHead | TokenHead:
     return TokenHead(config.width, spec.depth, spec.codebook_size, code_dim)
 
 
-class ResGen(BidirectionalModel):
-    """The generator. It knows codes and codebooks, never the tokenizer or the modality they come from."""
+class ResGen(CodeModel):
+    """The generator: a bidirectional transformer over the visible sums of all positions (App. A.1)."""
 
     head: MixtureHead | TokenHead
 
     def __init__(self, config: ResGenConfig, spec: CodeSpec) -> None:
         super().__init__(config, spec)
+        self.positions = Positions(spec.shape, config.width, config.num_heads)
+        self.input = nn.Linear(spec.code_dim, config.width)
+        self.visible_embedding = nn.Embedding(spec.depth + 1, config.width)
+        self.condition = ClassCondition(config.num_classes, config.width)
+        self.modulation = SharedModulation(config.width, config.condition_width)
+        self.transformer = Transformer(
+            width=config.width, num_layers=config.num_layers, num_heads=config.num_heads, mlp_width=config.mlp_width
+        )
+        nn.init.normal_(self.visible_embedding.weight, std=INIT_STD)
         self.summary = nn.Linear(2 * spec.code_dim, config.width) if config.prompt_summary else None
         self.head = make_head(config, spec)
 
@@ -126,12 +129,20 @@ class ResGen(BidirectionalModel):
         class_ids: Int[Tensor, " B"],
         sequence: SequenceCondition | None = None,
     ) -> Float[Tensor, "B L O"]:
-        """Hidden states that `head` turns into mixtures; codes of masked levels are never looked at.
+        """Hidden states that `head` turns into mixtures or logits. Sequences may be shorter than the most positions."""
+        x = self.embed(codes, visible)  # [B, L, O]  what is visible, and where
+        features = self.feature_vectors(sequence)  # [B, L, O]  of speech: the expanded text
+        x = x if features is None else x + features  # [B, L, O]
+        c = self.condition(class_ids) + self.summarise(codes, sequence)  # [B, O]  class; of speech: the prompt
+        m = self.modulation(c)  # [B, 8, O]  shared by all blocks
+        valid = None if sequence is None else sequence.attended  # [B, L]
+        return self.transformer(x, m, self.positions.angles(x.shape[1]), valid)  # [B, L, O]
 
-        Sequences may be shorter than the model's most positions.
-        """
-        condition = self.condition(class_ids) + self.summarise(codes, sequence)
-        return self.hidden(self.embed(codes, visible), condition, sequence)
+    def embed(self, codes: Int[Tensor, "B L D"], visible: Int[Tensor, "B L"]) -> Float[Tensor, "B L O"]:
+        """Network input; codes of masked levels are never looked at."""
+        known = self.known(codes, visible)  # [B, L, H]  the sum of the visible embeddings
+        x = self.input(known.to(self.input.weight.dtype))  # [B, L, O]
+        return self.positions.add(x + self.visible_embedding(visible))  # [B, L, O]  how many they are, and where
 
     def summarise(
         self, codes: Int[Tensor, "B L D"], sequence: SequenceCondition | None
@@ -139,13 +150,13 @@ class ResGen(BidirectionalModel):
         """What is added to the condition for the prompts of a batch: 0 where there is none, or none is kept."""
         if self.summary is None or sequence is None:
             return 0.0
-        shown = sequence.prompt if sequence.keep is None else sequence.prompt & sequence.keep[:, None]
-        weight = shown[..., None].float() / shown.sum(1).clamp(min=1)[:, None, None]
+        given = sequence.prompt if sequence.keep is None else sequence.prompt & sequence.keep[:, None]
+        weight = given[..., None].float() / given.sum(1).clamp(min=1)[:, None, None]
         latents = residual_decode(codes, self.codebooks)
         mean = (latents * weight).sum(1)
         deviation = ((latents - mean[:, None]).square() * weight).sum(1).add(1e-6).sqrt()
         vectors = self.summary(torch.cat([mean, deviation], dim=1).to(self.summary.weight.dtype))
-        return vectors * shown.any(1, keepdim=True)
+        return vectors * given.any(1, keepdim=True)
 
     def predictor(
         self,
@@ -168,15 +179,13 @@ class ResGenPredictor:
         sequence: SequenceCondition | None,
         prompt_guidance: float = 0.0,
     ) -> None:
-        self.model = model
-        self.class_ids, self.sequence = class_ids, sequence
+        self.model, self.class_ids, self.sequence = model, class_ids, sequence
         self.evaluate = GuidedEvaluation(model, sequence, prompt_guidance)
         null_ids = torch.full_like(class_ids, model.condition.null_id)
-        self.others = [model.modulation(model.condition(null_ids[:1]))] if prompt_guidance < 1 else []
+        self.away = [null_ids[:1]] if prompt_guidance < 1 else []
         if prompt_guidance and sequence is not None:
-            without_prompt = torch.where(sequence.prompt.any(1), class_ids, null_ids)
-            self.others.append(model.modulation(model.condition(without_prompt)))
-        self.conditional: Float[Tensor, "B 8 O"] | None = None
+            self.away.append(torch.where(sequence.prompt.any(1), class_ids, null_ids))
+        self.modulations: list[Float[Tensor, "_ 8 O"]] = []
         self.codebooks = Codebooks.of(model.codebooks, model.level_std)
 
     def __call__(
@@ -184,10 +193,10 @@ class ResGenPredictor:
     ) -> HeadPrediction:
         """One evaluation; a scale of 0 runs the conditional branch only."""
         model = self.model
-        if self.conditional is None:  # the prompt's codes are given, and the same in every evaluation
+        if not self.modulations:  # the prompt's codes are given, and the same in every evaluation
             condition = model.condition(self.class_ids) + model.summarise(codes, self.sequence)
-            self.conditional = model.modulation(condition)
-        hidden = self.evaluate(codes, visible, self.conditional, self.others, guidance_scale).flatten(0, 1)
+            self.modulations = [model.modulation(c) for c in (condition, *map(model.condition, self.away))]
+        hidden = self.evaluate(codes, visible, self.modulations, guidance_scale).flatten(0, 1)
         return HeadPrediction(model.head, hidden, visible.flatten(), self.codebooks)
 
 

@@ -11,7 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resgen.models.causal import CausalModel, CausalSteps, check_config
+from resgen.models.base import check_config
+from resgen.models.causal import CausalModel, CausalSteps
 from resgen.models.token_head import LevelHead
 from resgen.nn.transformer import Transformer
 from resgen.types import CodeSpec, SequenceCondition

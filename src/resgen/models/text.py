@@ -128,7 +128,7 @@ class TextModel(nn.Module):
         for layer in self.prenet:
             x = layer(x, valid)
         unmodulated = x.new_zeros(len(x), 8, x.shape[-1])
-        return self.transformer(x, unmodulated, self.angles[:count], valid[:, None, None, :])
+        return self.transformer(x, unmodulated, self.angles[:count], valid)
 
     def to_mel(self, hidden: Float[Tensor, "B N E"]) -> Float[Tensor, "B N F"]:
         """The mel frame that a hidden state stands for, in the units of `normalise`."""

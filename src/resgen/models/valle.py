@@ -11,8 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from resgen.errors import ConfigError
-from resgen.models.base import SHARED_FIELDS, CodeModel
-from resgen.models.causal import check_config
+from resgen.models.base import SHARED_FIELDS, CodeModel, check_config
 from resgen.models.maskgit import MaskGIT, MaskGITConfig
 from resgen.models.rq_transformer import RQTransformer, RQTransformerConfig
 from resgen.types import CodeSpec

@@ -67,7 +67,7 @@ class Attention(nn.Module):
         self,
         x: Float[Tensor, "B L O"],
         angles: Float[Tensor, "S h"] | None = None,
-        attn_mask: Bool[Tensor, "B 1 1 M"] | None = None,
+        valid: Bool[Tensor, "B M"] | None = None,
         *,
         causal: bool = False,
         segment: int | None = None,
@@ -78,7 +78,7 @@ class Attention(nn.Module):
         Args:
             x: all positions; with a cache only those that follow the positions in it.
             angles: rotary angles of the positions of `x` (of one segment, if there are segments).
-            attn_mask: True where a position may be attended to.
+            valid: True where a position may be attended to.
             causal: a position attends to itself and to earlier ones only.
             segment: length of consecutive pieces of `x`, each a sequence of its own; all of `x` by default.
             cache: keys and values of earlier positions, for causal attention; those of `x` are added.
@@ -94,6 +94,7 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.append(k, v)
         length, num_keys = q.shape[2], k.shape[2]
+        attn_mask = None if valid is None else valid[:, None, None]
         is_causal = causal and length == num_keys and attn_mask is None
         if causal and not is_causal and length > 1:
             earlier = torch.ones(length, num_keys, dtype=torch.bool, device=x.device).tril(num_keys - length)

@@ -7,12 +7,12 @@ import math
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from resgen.errors import ConfigError
 
 
-def sincos_grid(shape: tuple[int, int], width: int) -> Float[Tensor, "L O"]:
+def sincos_grid(shape: tuple[int, ...], width: int) -> Float[Tensor, "L O"]:
     """Sines and cosines of the row (first half of the width) and the column (second half), row-major.
 
     Raises:
@@ -38,14 +38,33 @@ def rotary_angles(length: int, head_width: int) -> Float[Tensor, "L h"]:
     return torch.outer(torch.arange(length).double(), _frequencies(head_width // 2)).float()
 
 
-def positions_of(shape: tuple[int, ...], width: int, num_heads: int) -> Tensor:
-    """What is added to the input on a grid, `[L, O]`, or turns queries and keys on a sequence, `[L, h]`."""
-    if len(shape) == 2:
-        return sincos_grid((shape[0], shape[1]), width)
-    return rotary_angles(math.prod(shape), width // num_heads)
+class Positions(nn.Module):
+    """Where each position is: added to the input on a grid, turning queries and keys on a sequence.
+
+    Args:
+        shape: of the positions, `(rows, columns)` or `(positions,)`.
+        width: O.
+        num_heads: attention heads.
+    """
+
+    table: Tensor
+
+    def __init__(self, shape: tuple[int, ...], width: int, num_heads: int) -> None:
+        super().__init__()
+        self.is_grid = len(shape) == 2
+        table = sincos_grid(shape, width) if len(shape) == 2 else rotary_angles(math.prod(shape), width // num_heads)
+        self.register_buffer("table", table, persistent=False)
+
+    def add(self, x: Float[Tensor, "B S O"], begin: int = 0) -> Float[Tensor, "B S O"]:
+        """Network inputs of the positions from `begin` on, told apart if they are of a grid."""
+        return x + self.table[begin : begin + x.shape[1]].to(x.dtype) if self.is_grid else x
+
+    def angles(self, length: int, begin: int = 0) -> Float[Tensor, "S h"] | None:
+        """Angles of `length` positions from `begin` on, if they are of a sequence."""
+        return None if self.is_grid else self.table[begin : begin + length]
 
 
-def rotate(x: Float[Tensor, "B heads L E"], angles: Float[Tensor, "... L h"]) -> Float[Tensor, "B heads L E"]:
+def rotate(x: Float[Tensor, "B heads L E"], angles: Float[Tensor, "L h"]) -> Float[Tensor, "B heads L E"]:
     """Rotate channel pairs (i, i + E/2) of queries or keys by the angles of their position."""
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     first, second = x.chunk(2, dim=-1)

@@ -50,7 +50,7 @@ class Block(nn.Module):
         x: Float[Tensor, "B L O"],
         modulation: Float[Tensor, "B 8 O"],
         angles: Float[Tensor, "S h"] | None = None,
-        attn_mask: Bool[Tensor, "B 1 1 M"] | None = None,
+        valid: Bool[Tensor, "B M"] | None = None,
         *,
         causal: bool = False,
         segment: int | None = None,
@@ -58,7 +58,7 @@ class Block(nn.Module):
     ) -> Float[Tensor, "B L O"]:
         shift1, scale1, gate1, shift2, scale2, gate2 = (modulation[:, :6] + self.bias).unbind(1)
         h = modulate(x, shift1, scale1)
-        x = x + gate1[:, None] * self.attention(h, angles, attn_mask, causal=causal, segment=segment, cache=cache)
+        x = x + gate1[:, None] * self.attention(h, angles, valid, causal=causal, segment=segment, cache=cache)
         h = modulate(x, shift2, scale2)
         h = feed_forward(h, self.up.weight, self.up.bias, self.down.weight, self.down.bias)
         return x + gate2[:, None] * h
@@ -81,7 +81,7 @@ class Transformer(nn.Module):
         x: Float[Tensor, "B L O"],
         modulation: Float[Tensor, "B 8 O"],
         angles: Float[Tensor, "S h"] | None = None,
-        attn_mask: Bool[Tensor, "B 1 1 M"] | None = None,
+        valid: Bool[Tensor, "B M"] | None = None,
         *,
         causal: bool = False,
         segment: int | None = None,
@@ -90,7 +90,7 @@ class Transformer(nn.Module):
         """All blocks; see `Attention` for the options. `caches` holds one cache per block."""
         for i, block in enumerate(self.blocks):
             cache = None if caches is None else caches[i]
-            x = block(x, modulation, angles, attn_mask, causal=causal, segment=segment, cache=cache)
+            x = block(x, modulation, angles, valid, causal=causal, segment=segment, cache=cache)
         shift, scale = (modulation[:, 6:] + self.out_bias).unbind(1)
         return modulate(x, shift, scale)
 

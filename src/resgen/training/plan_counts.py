@@ -15,8 +15,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from resgen.models.ar_resgen import ARResGen
 from resgen.models.base import CodeModel
-from resgen.models.bidirectional import BidirectionalModel
-from resgen.models.causal import CausalModel
 from resgen.models.heads import MixtureHead
 from resgen.models.maskgit import MaskGIT
 from resgen.models.resgen import ResGen
@@ -167,10 +165,9 @@ def generator_work(model: CodeModel, batch: Batch) -> Work:
     """
     if isinstance(model, Valle):
         return generator_work(model.first, batch) + generator_work(model.rest, replace(batch, masked_share=1.0))
-    assert isinstance(model, (BidirectionalModel, CausalModel))
     width, code_dim, depth = model.config.width, model.spec.code_dim, model.spec.depth
     rows, size = batch.rows, batch.size
-    work = transformer_work(model.transformer, batch, rotary=not model.is_grid)
+    work = transformer_work(model.transformer, batch, rotary=not model.positions.is_grid)
     work += _linear(rows, model.input, FLOAT)
     for linear in (model.modulation.up, model.modulation.down):
         work += _linear(batch.samples, linear, FLOAT)

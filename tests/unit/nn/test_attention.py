@@ -24,7 +24,7 @@ def noisy(module: torch.nn.Module) -> torch.nn.Module:
 def test_causal_attention_is_attention_to_each_prefix(trained: bool, masked: bool) -> None:
     attention = noisy(Attention(8, 2)).requires_grad_(trained)
     x = torch.randn(3, 6, 8)
-    allowed = (torch.arange(6) < torch.tensor([6, 4, 2])[:, None])[:, None, None] if masked else None
+    allowed = (torch.arange(6) < torch.tensor([6, 4, 2])[:, None]) if masked else None
     out = attention(x, None, allowed, causal=True)
     for i in range(6):
         prefix = attention(x[:, : i + 1], None, None if allowed is None else allowed[..., : i + 1])
@@ -80,7 +80,7 @@ def test_a_cache_is_written_in_place_and_has_an_end() -> None:
 def test_sampling_in_bfloat16_rounds_as_training_does(masked: bool) -> None:
     attention = noisy(Attention(16, 2)).bfloat16()
     x = torch.randn(3, 6, 16).bfloat16()
-    allowed = (torch.arange(6) < torch.tensor([6, 4, 2])[:, None])[:, None, None] if masked else None
+    allowed = (torch.arange(6) < torch.tensor([6, 4, 2])[:, None]) if masked else None
     trained = attention.requires_grad_(True)(x, None, allowed)
     with torch.inference_mode():
         assert torch.equal(attention(x, None, allowed), trained)

@@ -29,7 +29,7 @@ def test_attention_is_softmax_over_allowed_positions() -> None:
         scores = q[..., part] @ k[..., part].transpose(1, 2) / 2
         heads.append(scores.masked_fill(~allowed[:, None], -torch.inf).softmax(-1) @ v[..., part])
     expected = attention.out(torch.cat(heads, -1))
-    assert torch.allclose(attention(x, None, allowed[:, None, None]), expected)
+    assert torch.allclose(attention(x, None, allowed), expected)
     assert not torch.allclose(attention(x), expected)
 
 

@@ -140,13 +140,8 @@ def test_finished_positions_are_not_drawn() -> None:
 )
 def test_the_second_pass_runs_only_where_guidance_is_on(first: float, last: float, doubled: int) -> None:
     model = tiny_model()
-    rows, transform = [], model.transform
-
-    def watched(x: torch.Tensor, *args) -> torch.Tensor:
-        rows.append(len(x))
-        return transform(x, *args)
-
-    model.transform = watched  # type: ignore[method-assign]
+    rows: list[int] = []
+    model.transformer.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
     config = settings(guidance_first=first, guidance_scale=last, mask_schedule="linear")
     samples = run_model(model, [0, 1], range(2), config)
     assert rows.count(4) == doubled and rows.count(2) == 6 - doubled
@@ -157,13 +152,8 @@ def test_the_second_pass_runs_only_where_guidance_is_on(first: float, last: floa
 
 def test_no_second_pass_outside_of_the_interval() -> None:
     model = tiny_model()
-    rows, transform = [], model.transform
-
-    def watched(x: torch.Tensor, *args) -> torch.Tensor:
-        rows.append(len(x))
-        return transform(x, *args)
-
-    model.transform = watched  # type: ignore[method-assign]
+    rows: list[int] = []
+    model.transformer.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
     interval = {"guidance_start": 0.3, "guidance_end": 0.7}
     run_model(model, [0, 1], range(2), settings(guidance_first=1.0, mask_schedule="linear", **interval))
     assert rows == [2, 2, 4, 4, 2, 2]

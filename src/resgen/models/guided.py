@@ -1,0 +1,79 @@
+"""Guided evaluations of the generators that see all positions at once: ResGen and MaskGIT."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from resgen.errors import ConfigError
+from resgen.nn.positions import Positions
+from resgen.nn.transformer import Transformer
+from resgen.ops.guidance import guide
+from resgen.types import SequenceCondition
+
+
+class ParallelModel(Protocol):
+    """What is evaluated: a `CodeModel` with a transformer over all positions at once."""
+
+    positions: Positions
+    transformer: Transformer
+
+    def embed(self, codes: Int[Tensor, "B L D"], visible: Int[Tensor, "B L"]) -> Float[Tensor, "B L O"]:
+        """Network input of all positions."""
+        ...
+
+    def branches(
+        self, sequence: SequenceCondition | None, prompt_guidance: float = 0.0
+    ) -> tuple[Float[Tensor, "C L O"] | None, Bool[Tensor, "C L"] | None]:
+        """See `CodeModel.branches`."""
+        ...
+
+
+class GuidedEvaluation:
+    """Evaluations of a generator for a sampler: what does not change is computed once, and all branches of guidance run
+    as one batch.
+
+    Args:
+        model: to evaluate.
+        sequence: the condition, for sequences.
+        prompt_guidance: share of the guidance that is away from the request without its prompt.
+    """
+
+    def __init__(self, model: ParallelModel, sequence: SequenceCondition | None, prompt_guidance: float = 0.0) -> None:
+        if prompt_guidance and sequence is None:
+            raise ConfigError(f"prompt_guidance={prompt_guidance} is for sequences with prompts; set it to 0")
+        self.model, self.prompt_guidance = model, prompt_guidance
+        self.features, self.valid = model.branches(sequence, prompt_guidance)
+
+    def __call__(
+        self,
+        codes: Int[Tensor, "B L D"],
+        visible: Int[Tensor, "B L"],
+        modulations: Sequence[Float[Tensor, "_ 8 O"]],
+        guidance_scale: float,
+    ) -> Float[Tensor, "B L O"]:
+        """Guided hidden states.
+
+        Args:
+            codes: of masked levels they are never looked at.
+            visible: levels of each position.
+            modulations: of the conditional branch and of those to move away from, as `CodeModel.branches` orders them;
+                the latter of every sample, or one for all.
+            guidance_scale: 0 runs the conditional branch only.
+        """
+        branches = modulations if guidance_scale else modulations[:1]
+        modulation = torch.cat([branch.expand_as(modulations[0]) for branch in branches])
+        x = self.model.embed(codes, visible).repeat(len(branches), 1, 1)
+        if self.features is not None:
+            x = x + self.features[: len(x)]
+        valid = None if self.valid is None else self.valid[: len(x)]
+        hidden = self.model.transformer(x, modulation, self.model.positions.angles(x.shape[1]), valid)
+        conditional, *away = hidden.split(len(codes))
+        if not away:
+            return conditional
+        other = away[0] if len(away) == 1 else torch.lerp(away[0], away[1], self.prompt_guidance)
+        return guide(conditional, other, guidance_scale)
