@@ -91,7 +91,7 @@ def atomic_folder(path: str | Path, *, temporary: Path | None = None) -> Iterato
         WriteError: writing fails; the temporary folder is gone and what was at `path` is untouched.
     """
     path = Path(path)
-    temporary = temporary or path.with_name(f".{secrets.token_hex(6)}.tmp")
+    temporary = temporary or path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with writing(path):
         try:
             shutil.rmtree(temporary, ignore_errors=True)

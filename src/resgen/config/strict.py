@@ -1,7 +1,7 @@
 """Strict conversion: an unknown key or a wrong type is an error that names the key and the nearest allowed one.
 
 A field may hold one of several dataclasses. Each of those has a class variable `tag`, which stands under `kind` in the
-dictionary. Without it, as older versions wrote them, the first dataclass that takes the keys is built.
+dictionary.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 import re
+from collections import abc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-import dacite
 import yaml
 
 from resgen.errors import ConfigError, unknown
@@ -25,17 +26,12 @@ KIND = "kind"
 _EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+")
 
 
-def config_to_dict(config: Any, *, tagged: bool = True) -> dict[str, Any]:
-    """A dataclass as nested dictionaries of JSON values (tuples become lists).
-
-    Args:
-        config: the dataclass.
-        tagged: say which of several dataclasses a field holds.
-    """
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """A dataclass as nested dictionaries of JSON values (tuples become lists)."""
 
     def plain(value: Any) -> Any:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            tag = getattr(value, "tag", None) if tagged and value is not config else None
+            tag = getattr(value, "tag", None) if value is not config else None
             fields = {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
             return fields if tag is None else {KIND: tag, **fields}
         if isinstance(value, Mapping):
@@ -47,26 +43,29 @@ def config_to_dict(config: Any, *, tagged: bool = True) -> dict[str, Any]:
     return cast(dict[str, Any], plain(config))
 
 
-def config_from_dict(cls: type[T], data: Mapping[str, Any], *, where: str = "") -> T:
+def config_from_dict(cls: type[T], data: Any, *, where: str = "") -> T:
     """Build the dataclass `cls` from `data`; tuples may be given as lists, whole numbers for floats.
+
+    Args:
+        cls: its fields may be numbers, text, literals, tuples, lists and mappings of those, dataclasses, or unions of
+            dataclasses with tags, each also with None.
+        data: a mapping of the fields' names to values.
+        where: stands before the keys in errors.
 
     Raises:
         ConfigError: unknown key, missing key, wrong type, or a value that the dataclass itself refuses.
     """
-    data = _as_its_kind(cls, data, where)
-    _check_keys(cls, data, where)
-    options = dacite.Config(strict=True, cast=[tuple], type_hooks={float: _to_float})
-    try:
-        return dacite.from_dict(cast(Any, cls), data, config=options)
-    except ConfigError:
-        raise
-    except dacite.exceptions.MissingValueError as error:
-        raise ConfigError(f"{cls.__name__}: key '{error.field_path}' is missing") from error
-    except dacite.exceptions.WrongTypeError as error:
-        expected = getattr(error.field_type, "__name__", str(error.field_type))
-        raise ConfigError(f"{cls.__name__}: {error.field_path}={error.value!r} must be of type {expected}") from error
-    except dacite.DaciteError as error:
-        raise ConfigError(f"{cls.__name__}: {error}") from error
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{where.rstrip('.') or cls.__name__} must be a mapping of keys to values, not {data!r}")
+    hints = get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cast(Any, cls))}
+    for key in data:
+        if key not in fields:
+            raise ConfigError(unknown("configuration key", f"{where}{key}", [where + name for name in fields]))
+    for name, field in fields.items():
+        if name not in data and field.default is field.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"configuration key '{where}{name}' is missing")
+    return cls(**{key: _converted(hints[key], value, where + key) for key, value in data.items()})
 
 
 def flat_keys(config: Any, prefix: str = "") -> list[str]:
@@ -111,23 +110,17 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def replace_nested(config: T, overrides: Mapping[str, Any]) -> T:
-    """A copy of the dataclass `config` with dotted keys replaced; nested mappings are accepted as well."""
-    data = config_to_dict(config)
-    allowed = flat_keys(config)
+    """A copy of the dataclass `config` with dotted keys replaced; nested mappings are accepted as well.
+
+    Raises:
+        ConfigError: as of `config_from_dict`, or another kind of a field that may hold several.
+    """
+    data, allowed = config_to_dict(config), flat_keys(config)
     for key, value in overrides.items():
-        *path, last = key.split(".")
-        node = data
-        for part in path:
-            if not isinstance(node.get(part), dict):
-                raise ConfigError(unknown("configuration key", key, allowed))
-            node = node[part]
-        if last not in node:
-            raise ConfigError(unknown("configuration key", key, allowed))
-        if isinstance(value, Mapping) and isinstance(node[last], dict):
-            _merge(node[last], value, key, allowed)
-        else:
-            node[last] = value
-    return _rebuilt(config, data)
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        _merge(config, data, value, "", allowed)
+    return config_from_dict(type(config), data)
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
@@ -147,69 +140,62 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     return data
 
 
-def _rebuilt(config: T, data: Mapping[str, Any], where: str = "") -> T:
-    """`data` as dataclasses of the types that `config` holds, field by field."""
-    values = dict(data)
-    for field in dataclasses.fields(cast(Any, config)):
-        inner = getattr(config, field.name)
-        if dataclasses.is_dataclass(inner):
-            if not isinstance(values[field.name], Mapping):
-                raise ConfigError(
-                    f"{where}{field.name} must be a mapping of keys to values, not {values[field.name]!r}"
-                )
-            tag = getattr(inner, "tag", None)
-            if tag is not None:
-                entries = dict(values[field.name])
-                if entries.pop(KIND, tag) != tag:
-                    raise ConfigError(
-                        f"{where}{field.name}.{KIND}={values[field.name][KIND]} is not what is configured, {tag}; "
-                        "another kind of model is chosen with --kind"
-                    )
-                values[field.name] = entries
-            values[field.name] = _rebuilt(inner, values[field.name], f"{where}{field.name}.")
-    return config_from_dict(type(config), values, where=where)
-
-
-def _merge(node: dict[str, Any], values: Mapping[str, Any], prefix: str, allowed: list[str]) -> None:
+def _merge(config: Any, node: dict[str, Any], values: Mapping[str, Any], prefix: str, allowed: list[str]) -> None:
+    """Put `values` into `node`, the dictionary of `config`."""
     for name, value in values.items():
+        inner, tag = getattr(config, name, None), getattr(config, "tag", None)
         if name not in node:
-            raise ConfigError(unknown("configuration key", f"{prefix}.{name}", allowed))
+            raise ConfigError(unknown("configuration key", prefix + name, allowed))
+        if name == KIND and tag is not None and value != tag:
+            raise ConfigError(
+                f"{prefix}{KIND}={value} is not what is configured, {tag}; another kind of model is chosen with --kind"
+            )
         if isinstance(value, Mapping) and isinstance(node[name], dict):
-            _merge(node[name], value, f"{prefix}.{name}", allowed)
+            _merge(inner, node[name], value, f"{prefix}{name}.", allowed)
         else:
             node[name] = value
 
 
-def _as_its_kind(cls: type, data: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    """`data` with what says its kind as the dataclass of that kind."""
-    if not isinstance(data, Mapping) or not any(
-        isinstance(value, Mapping) and KIND in value for value in data.values()
-    ):
-        return data
-    hints, values = get_type_hints(cls), dict(data)
-    for key, value in data.items():
-        if not isinstance(value, Mapping) or KIND not in value or key not in hints:
-            continue
-        choices = {part.tag: part for part in (hints[key], *get_args(hints[key])) if hasattr(part, "tag")}
-        if not choices:
-            continue  # a key of the dataclass itself
-        rest = {name: part for name, part in value.items() if name != KIND}
-        if value[KIND] not in choices:
-            raise ConfigError(unknown(f"{where}{key}.{KIND}", value[KIND], choices))
-        values[key] = config_from_dict(choices[value[KIND]], rest, where=f"{where}{key}.")
-    return values
+def _converted(kind: Any, value: Any, where: str) -> Any:
+    """`value` as what a field of type `kind` holds."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        if value is None and NoneType in args:
+            return None
+        kinds = [part for part in args if part is not NoneType]
+        return _converted(kinds[0], value, where) if len(kinds) == 1 else _tagged(kinds, value, where)
+    if dataclasses.is_dataclass(kind):
+        if hasattr(kind, "tag"):
+            return _tagged([kind], value, where)
+        return config_from_dict(cast(type, kind), value, where=f"{where}.")
+    if origin is Literal:
+        if value not in args:
+            raise ConfigError(unknown(where, value, args))
+        return value
+    if origin in (tuple, list) and isinstance(value, (tuple, list)):
+        parts = args if origin is tuple and args[-1] is not ... else args[:1] * len(value)
+        if len(parts) == len(value):
+            return origin(_converted(part, item, where) for part, item in zip(parts, value, strict=True))
+    elif origin in (dict, abc.Mapping) and isinstance(value, Mapping):
+        return {_converted(args[0], k, where): _converted(args[1], item, f"{where}.{k}") for k, item in value.items()}
+    elif kind is Any or type(value) is kind:
+        return value
+    elif kind is float and type(value) is int:
+        return float(value)
+    raise ConfigError(f"{where}={value!r} must be of type {kind.__name__ if origin is None else kind}")
 
 
-def _check_keys(cls: type, data: Mapping[str, Any], where: str) -> None:
-    if not isinstance(data, Mapping):
-        raise ConfigError(f"{where or cls.__name__} must be a mapping of keys to values, not {data!r}")
-    hints = get_type_hints(cls)
-    names = [f.name for f in dataclasses.fields(cast(Any, cls))]
-    for key, value in data.items():
-        if key not in names:
-            raise ConfigError(unknown("configuration key", f"{where}{key}", [where + n for n in names]))
-        if dataclasses.is_dataclass(hints[key]) and isinstance(value, Mapping):
-            _check_keys(cast(type, hints[key]), value, f"{where}{key}.")
+def _tagged(kinds: Sequence[Any], value: Any, where: str) -> Any:
+    """One of several dataclasses, by its tag."""
+    choices = {kind.tag: kind for kind in kinds}
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where} must be a mapping of keys to values, not {value!r}")
+    if KIND not in value:
+        raise ConfigError(f"configuration key '{where}.{KIND}' is missing; allowed: {', '.join(choices)}")
+    if value[KIND] not in choices:
+        raise ConfigError(unknown(f"{where}.{KIND}", value[KIND], choices))
+    rest = {name: item for name, item in value.items() if name != KIND}
+    return config_from_dict(choices[value[KIND]], rest, where=f"{where}.")
 
 
 def _read_numbers(value: Any) -> Any:
@@ -221,7 +207,3 @@ def _read_numbers(value: Any) -> Any:
     if isinstance(value, str) and _EXPONENT.fullmatch(value):
         return float(value)
     return value
-
-
-def _to_float(value: Any) -> Any:
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value

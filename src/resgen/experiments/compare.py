@@ -113,7 +113,7 @@ class Study:
                 f"'{self.own_kind.name}'"
             )
         settings = {
-            "recipe": config_to_dict(recipe, tagged=False),  # as it has always been compared
+            "recipe": config_to_dict(recipe),
             "comparison": {key: value for key, value in config_to_dict(comparison).items() if key != "jobs"},
         }
         path = self.out / SETTINGS_NAME

@@ -292,7 +292,7 @@ def save_reference(reference: ReferenceCurves, path: str | Path) -> None:
     """Write strict JSON, atomically.
 
     Raises:
-        CheckpointError: writing fails.
+        WriteError: writing fails.
     """
     write_json(path, {"format": FORMAT, "format_version": FORMAT_VERSION, **config_to_dict(reference)})
 
@@ -307,11 +307,7 @@ def load_reference(path: str | Path) -> ReferenceCurves:
         data = read_json(path, max_bytes=MAX_REFERENCE_BYTES)
         if (data.pop("format", None), data.pop("format_version", None)) != (FORMAT, FORMAT_VERSION):
             raise ConfigError(f"expected format '{FORMAT}', version {FORMAT_VERSION}")
-        curves = data.get("curves")
-        if not isinstance(curves, Mapping):
-            raise ConfigError("'curves' must be a mapping of metrics to curves")
-        built = {str(k): config_from_dict(Curve, v, where=f"curves.{k}.") for k, v in curves.items()}
-        return config_from_dict(ReferenceCurves, {**data, "curves": built})
+        return config_from_dict(ReferenceCurves, data)
     except (CheckpointError, ConfigError) as error:
         raise DataError(f"reference curves '{path}': {error}") from error
 

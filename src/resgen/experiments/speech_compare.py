@@ -122,7 +122,7 @@ def compare_speech(
 
 def _claim(recipe: SpeechRecipe, settings: SpeechComparison, out: Path, resume: bool) -> None:
     path = out / "comparison.json"
-    wanted = json.loads(json.dumps({"recipe": config_to_dict(recipe, tagged=False), "comparison": asdict(settings)}))
+    wanted = json.loads(json.dumps({"recipe": config_to_dict(recipe), "comparison": asdict(settings)}))
     if not path.exists():
         out.mkdir(parents=True, exist_ok=True)
         write_json(path, wanted)

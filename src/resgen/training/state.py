@@ -244,7 +244,7 @@ def config_sha256(config: Mapping[str, Any]) -> str:
 
 
 def compare_configs(saved: Mapping[str, Any], current: Mapping[str, Any], where: str) -> list[str]:
-    """Check that a run may be resumed; returns lines about keys that changed and may change, or that are new.
+    """Check that a run may be resumed; returns lines about keys that changed and may change.
 
     Raises:
         CheckpointError: another key differs; the message names the first one with both values.
@@ -254,9 +254,6 @@ def compare_configs(saved: Mapping[str, Any], current: Mapping[str, Any], where:
     for key in [*new, *(key for key in old if key not in new)]:
         before, now = old.get(key, "<absent>"), new.get(key, "<absent>")
         if before == now:
-            continue
-        if key not in old:  # the version that wrote the checkpoint did without it
-            changed.append(f"{key}: new, {now}")
             continue
         if key.rpartition(".")[2] not in VOLATILE:
             raise CheckpointError(

@@ -22,7 +22,7 @@ from resgen.checkpoints.speech import (
     save_text_model,
     save_vocoder,
 )
-from resgen.errors import CheckpointError, ConfigError
+from resgen.errors import CheckpointError, ConfigError, WriteError
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from speech_parts import (
@@ -194,7 +194,7 @@ def test_a_prompt_has_a_length() -> None:
 
 def test_saved_files_are_whole_or_not_there(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError):
+    with pytest.raises(WriteError):
         save_parts(tmp_path / "file" / "model")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert load_folder(save_parts(tmp_path / "model")).kind == "speech-pipeline"

@@ -118,13 +118,6 @@ def test_a_recipe_of_every_kind_is_read_back(kind: str) -> None:
     assert replace_nested(recipe, {"generator.width": 96}).generator == replace(recipe.generator, width=96)
 
 
-def test_recipes_of_older_versions_are_read_as_before() -> None:
-    recipe = get_recipe("digits")
-    document = config_to_dict(recipe, tagged=False)
-    assert "kind" not in document["generator"] and document["tokenizer"]["quantizer"]["kind"] == "probabilistic"
-    assert config_from_dict(Recipe, document) == recipe and replace_nested(recipe, document) == recipe
-
-
 def test_wrong_kinds_are_named() -> None:
     recipe = get_recipe("digits")
     document = config_to_dict(recipe)
