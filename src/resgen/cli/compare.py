@@ -214,12 +214,12 @@ class Sweep:
             device=str(pipe.device),
         )
 
-        def done(number: int, total: int, row: SweepRow) -> None:
+        def say(number: int, total: int, row: SweepRow) -> None:
             settings = " ".join(f"{name}={value}" for name, value in row.settings.items())
             left = row.score.seconds * (total - number)
             message(f"{number}/{total}  {settings}  {judge.metric} {row.score.distance:.3f}  about {left:.0f} s left")
 
-        rows = sweep(pipe, judge, grid, num_samples=self.num_samples, seed=self.seed, report=done)
+        rows = sweep(pipe, judge, grid, num_samples=self.num_samples, seed=self.seed, report=say)
         write_sweep(self.out, rows, grid, metric=judge.metric, model=self.model, num=self.num_samples, seed=self.seed)
         if self.store:
             store_settings(self.model, sampling_with(pipe.sampling, dict(rows[0].settings)))

@@ -131,12 +131,12 @@ class EditSpeech(Drawing):
             ConfigError: naming the option.
         """
         needed = {"--text": self.text, "--from": self.begin_s, "--to": self.end_s, "--out": self.out}
-        given = [name for name, value in needed.items() if value is not None]
+        present = [name for name, value in needed.items() if value is not None]
         if self.words:
-            if given:
-                raise ConfigError(f"--words lists the words and changes nothing; leave out {', '.join(given)}")
+            if present:
+                raise ConfigError(f"--words lists the words and changes nothing; leave out {', '.join(present)}")
             return
-        missing = [name for name in needed if name not in given]
+        missing = [name for name in needed if name not in present]
         if self.out is None or missing:
             raise ConfigError(
                 f"{', '.join(missing)} missing; --words lists the words of the recording with their times"

@@ -67,8 +67,8 @@ class Encode:
     as_json: Json = False
 
     def run(self) -> None:
-        given = {"--text": self.text, "--recipe": self.recipe, "--config": self.config, "--set": self.overrides}
-        named = [name for name, value in given.items() if value]
+        options = {"--text": self.text, "--recipe": self.recipe, "--config": self.config, "--set": self.overrides}
+        named = [name for name, value in options.items() if value]
         if self.shard_samples is not None:
             positive("--shard-samples", self.shard_samples)
         if self.verify:

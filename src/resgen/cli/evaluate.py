@@ -89,15 +89,15 @@ class Evaluate:
         if self.task is not None:
             return self._speech()
         with phase_bars() as advance:
-            found = self._generation(advance) if self.model is not None else self._reconstruction(advance)
+            result = self._generation(advance) if self.model is not None else self._reconstruction(advance)
         from resgen.config import config_to_dict
         from resgen.evaluation.report import report_markdown, write_report
 
-        write_report(found, self.out)
+        write_report(result, self.out)
         markdown = self.out.with_suffix(".md")
-        names = {"metric": found.protocol.metric_name, "protocol_id": found.protocol.protocol_id}
-        document = {"files": [self.out, markdown], **names, **config_to_dict(found)}
-        text = f"{report_markdown(found)}\nwritten to {self.out} and {markdown}"
+        names = {"metric": result.protocol.metric_name, "protocol_id": result.protocol.protocol_id}
+        document = {"files": [self.out, markdown], **names, **config_to_dict(result)}
+        text = f"{report_markdown(result)}\nwritten to {self.out} and {markdown}"
         report(document, as_json=self.as_json, text=text)
 
     def _check(self) -> None:
@@ -128,7 +128,7 @@ class Evaluate:
     def _speech(self) -> None:
         from resgen.cli.evaluate_speech import run_speech
 
-        given = {
+        options = {
             "num_steps": self.steps,
             "guidance_scale": self.guidance_scale,
             "prompt_guidance": self.prompt_guidance,
@@ -143,7 +143,7 @@ class Evaluate:
                 speaker_encoder=self.speaker_encoder,
                 num_trials=self.num_samples,
                 seeds=self.seed or (0,),
-                settings={name: value for name, value in given.items() if value is not None},
+                settings={name: value for name, value in options.items() if value is not None},
                 device=self.device,
                 out=self.out,
                 as_json=self.as_json,
@@ -166,28 +166,28 @@ class Evaluate:
         from resgen.pipelines.image.pipeline import ImagePipeline
 
         assert self.model is not None
-        asked = self._asked("generation")
-        dtype = asked.sampling.get("dtype", "auto") if asked else self.dtype or "auto"
+        template = self._template("generation")
+        dtype = template.sampling.get("dtype", "auto") if template else self.dtype or "auto"
         pipe = ImagePipeline.from_pretrained(self.model, device=self.device, dtype=dtype)
-        given = {"num_steps": self.steps, "guidance_scale": self.guidance_scale}
-        if asked:
-            given = {name: value for name, value in asked.sampling.items() if name != "dtype"}
-        sampling = pipe.sampling_with(**given)
+        settings = {"num_steps": self.steps, "guidance_scale": self.guidance_scale}
+        if template:
+            settings = {name: value for name, value in template.sampling.items() if name != "dtype"}
+        sampling = pipe.sampling_with(**settings)
         shape = pipe.tokenizer.config.image_size, pipe.tokenizer.config.channels
-        reference = self._reference(asked, "train", *shape)
+        reference = self._reference(template, "train", *shape)
         reference.check_classes(pipe.class_names, pipe.num_classes)
         balance = (self.class_balance or "equal") if pipe.num_classes else "none"
-        extractor = self._extractor(asked, reference, str(pipe.device))
+        extractor = self._extractor(template, reference, str(pipe.device))
         protocol = generation_protocol(
             extractor,
             reference,
-            num_samples=asked.num_samples if asked else self.num_samples or NUM_SAMPLES,
+            num_samples=template.num_samples if template else self.num_samples or NUM_SAMPLES,
             sampling={**config_to_dict(sampling), "dtype": str(pipe.dtype).removeprefix("torch.")},
-            class_balance=asked.class_balance if asked and pipe.num_classes else balance,
-            seeds=asked.seeds if asked else self.seed or (0,),
-            **_measures(asked),
+            class_balance=template.class_balance if template and pipe.num_classes else balance,
+            seeds=template.seeds if template else self.seed or (0,),
+            **_measures(template),
         )
-        _same(asked, protocol)
+        _same(template, protocol)
         return evaluate_generation(
             samples_of(pipe, sampling, self.batch_size),
             protocol,
@@ -211,15 +211,15 @@ class Evaluate:
         from resgen.ops.images import from_uint8, to_uint8
 
         assert self.tokenizer is not None
-        asked = self._asked("reconstruction")
+        template = self._template("reconstruction")
         tokenizer, folder = load_tokenizer(self.tokenizer)
         device = choose_device(self.device or "auto")
         tokenizer = tokenizer.to(device)
-        reference = self._reference(asked, "test", tokenizer.config.image_size, tokenizer.config.channels)
-        extractor = self._extractor(asked, reference, str(device))
-        num_samples = asked.num_samples if asked else self.num_samples
-        protocol = reconstruction_protocol(extractor, reference, num_samples=num_samples, **_measures(asked))
-        _same(asked, protocol)
+        reference = self._reference(template, "test", tokenizer.config.image_size, tokenizer.config.channels)
+        extractor = self._extractor(template, reference, str(device))
+        num_samples = template.num_samples if template else self.num_samples
+        protocol = reconstruction_protocol(extractor, reference, num_samples=num_samples, **_measures(template))
+        _same(template, protocol)
 
         @torch.inference_mode()
         def reconstruct(pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -243,53 +243,53 @@ class Evaluate:
             environment={"device": str(device)},
         )
 
-    def _asked(self, purpose: str) -> EvaluationProtocol | None:
+    def _template(self, purpose: str) -> EvaluationProtocol | None:
         """The protocol of `--protocol`."""
         from resgen.evaluation.protocol import load_protocol
 
         if self.protocol is None:
             return None
-        asked = load_protocol(self.protocol)
-        if asked.purpose != purpose:
+        protocol = load_protocol(self.protocol)
+        if protocol.purpose != purpose:
             raise ConfigError(
-                f"--protocol '{self.protocol}' is for {asked.purpose}, and --{'model' if self.model else 'tokenizer'} "
-                f"asks for {purpose}: their numbers cannot be compared"
+                f"--protocol '{self.protocol}' is for {protocol.purpose}, and "
+                f"--{'model' if self.model else 'tokenizer'} asks for {purpose}: their numbers cannot be compared"
             )
-        return asked
+        return protocol
 
-    def _reference(self, asked: EvaluationProtocol | None, usual: str, size: int, channels: int) -> Reference:
+    def _reference(self, template: EvaluationProtocol | None, usual: str, size: int, channels: int) -> Reference:
         from resgen.evaluation.image.reference import choose_split, open_reference
 
-        split = asked.reference_split if asked else self.split or choose_split(self.data, usual)
-        resize = asked.resize != "none" if asked else self.resize
+        split = template.reference_split if template else self.split or choose_split(self.data, usual)
+        resize = template.resize != "none" if template else self.resize
         return open_reference(self.data, split=split, image_size=size, channels=channels, resize=resize)
 
-    def _extractor(self, asked: EvaluationProtocol | None, reference: Reference, device: str) -> Extractor:
+    def _extractor(self, template: EvaluationProtocol | None, reference: Reference, device: str) -> Extractor:
         from resgen.evaluation.image.extractors import default_extractor, load_extractor
 
-        name = self.extractor or (asked.extractor if asked else None)
+        name = self.extractor or (template.extractor if template else None)
         shape = reference.image_size, reference.channels
         if name is None:
             name = default_extractor(reference.class_names, *shape)
-        expected = self.extractor_sha256 or (asked.extractor_sha256 if asked else None)
+        expected = self.extractor_sha256 or (template.extractor_sha256 if template else None)
         extractor = load_extractor(name, device, expected_sha256=expected)
         extractor.check_pictures(*shape)
-        if asked and extractor.sha256 == asked.extractor_sha256:  # the same network in a folder of another name
-            return replace(extractor, name=asked.extractor)
+        if template and extractor.sha256 == template.extractor_sha256:  # the same network in a folder of another name
+            return replace(extractor, name=template.extractor)
         return extractor
 
 
-def _measures(asked: EvaluationProtocol | None) -> dict[str, Any]:
+def _measures(template: EvaluationProtocol | None) -> dict[str, Any]:
     """The definitions of the measures that a protocol names."""
     names = ("kid_subsets", "kid_subset_size", "is_splits", "pr_k", "manifold_size", "bootstrap")
-    return {name: getattr(asked, name) for name in names} if asked else {}
+    return {name: getattr(template, name) for name in names} if template else {}
 
 
-def _same(asked: EvaluationProtocol | None, protocol: EvaluationProtocol) -> None:
+def _same(template: EvaluationProtocol | None, protocol: EvaluationProtocol) -> None:
     from resgen.evaluation.protocol import check_comparable
 
-    if asked:
-        check_comparable(asked, protocol)
+    if template:
+        check_comparable(template, protocol)
 
 
 def _command() -> str:

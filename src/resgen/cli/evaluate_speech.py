@@ -45,7 +45,7 @@ def run_speech(
     elif split not in splits:
         raise ConfigError(unknown("split", split, splits))
     pipe = SpeechPipeline.from_pretrained(model, device=device)
-    found = judge_speech(
+    result = judge_speech(
         pipe,
         data,
         split,
@@ -59,7 +59,7 @@ def run_speech(
         command=command,
         advance=advance,
     )
-    write_speech_report(found, out)
+    write_speech_report(result, out)
     markdown = out.with_suffix(".md")
-    document = {"files": [out, markdown], **speech_document(found)}
-    report(document, as_json=as_json, text=f"{speech_markdown(found)}\nwritten to {out} and {markdown}")
+    document = {"files": [out, markdown], **speech_document(result)}
+    report(document, as_json=as_json, text=f"{speech_markdown(result)}\nwritten to {out} and {markdown}")

@@ -64,10 +64,10 @@ class GenerateImage(Drawing):
         if self.compile:
             pipe.compile()
         class_ids = self.class_ids(pipe)
-        chosen: dict[str, Any] = {"class_ids": class_ids} if class_ids else {"num": self.num}
+        request: dict[str, Any] = {"class_ids": class_ids} if class_ids else {"num": self.num}
         begin = time.perf_counter()
         with self.watched("sampling", lambda: picture_trace(pipe)) as (callback, traced):
-            result = pipe(seed=self.seed, callback=callback, **chosen, **settings)
+            result = pipe(seed=self.seed, callback=callback, **request, **settings)
             seconds = time.perf_counter() - begin
         names = [name_of(pipe, c) for c in class_ids] if class_ids else ["picture"] * len(result.images)
         files = self.write_folder(result.images, names) if to_folder else self.write_file(result.images)
@@ -107,8 +107,8 @@ class GenerateImage(Drawing):
     def class_ids(self, pipe: ImagePipeline) -> list[int] | None:
         """One class per picture, or None for a model without classes."""
         names = flatten(self.classes)
-        chosen = [pipe.class_id(name) for name in names] if names else list(range(len(pipe.class_names)))
-        return [c for c in chosen for _ in range(self.num)] or None
+        ids = [pipe.class_id(name) for name in names] if names else list(range(len(pipe.class_names)))
+        return [c for c in ids for _ in range(self.num)] or None
 
 
 def picture_trace(pipe: ImagePipeline) -> SampleTrace:

@@ -71,7 +71,7 @@ class Plan:
 
         every = plan.stages_of(recipe)
         stages = plan.choose_stages(every, self.stage)
-        found = {
+        figures = {
             stage.name: plan.plan_stage(
                 stage, devices=self.devices, device_bytes=self.device_memory * plan.GB, shard=self.shard
             )
@@ -83,7 +83,7 @@ class Plan:
         else:
             rate = {"operations_per_second": self.rate * 1e12, "source": "given"}
         together = rate["operations_per_second"] * self.devices
-        for values in found.values():
+        for values in figures.values():
             values["seconds_per_step"] = values["operations_per_step"] / together
             values["seconds"] = values["operations"] / together
         document = {
@@ -91,7 +91,7 @@ class Plan:
             "devices": self.devices,
             "device_memory_gb": self.device_memory,
             "rate": rate,
-            "stages": found,
+            "stages": figures,
         }
         report(document, as_json=self.as_json, text=plan_text(document))
 

@@ -53,10 +53,10 @@ class Reconstruct:
     as_json: Json = False
 
     def run(self) -> None:
-        given = self.vocoder is not None or self.num is not None
-        if of_sound(self.tokenizer, likely=given or self.out.suffix.lower() not in PICTURE_SUFFIXES):
+        speech_options = self.vocoder is not None or self.num is not None
+        if of_sound(self.tokenizer, likely=speech_options or self.out.suffix.lower() not in PICTURE_SUFFIXES):
             return self.run_sound()
-        if given:
+        if speech_options:
             raise ConfigError(f"--vocoder and --num are for speech; tokenizer '{self.tokenizer}' is of pictures")
         check_out_file(self.out)
         from resgen.pipelines.image.reconstruct import reconstruct

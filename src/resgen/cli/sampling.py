@@ -55,8 +55,8 @@ class SamplingOptions:
         """
         if self.batch_size is not None:
             positive("--batch-size", self.batch_size)
-        given = {_NAMES.get(field.name, field.name): getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in given.items() if value is not None}
+        options = {_NAMES.get(field.name, field.name): getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in options.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)

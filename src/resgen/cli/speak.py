@@ -128,7 +128,7 @@ def read_lines(path: Path | None) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise DataError(f"--texts '{path}' cannot be read: {reason}") from error
-    found = [line.strip() for line in lines if line.strip()]
-    if not found:
+    texts = [line.strip() for line in lines if line.strip()]
+    if not texts:
         raise DataError(f"--texts '{path}' holds no text; give one text a line")
-    return found
+    return texts

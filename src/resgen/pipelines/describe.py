@@ -87,15 +87,15 @@ def describe_vocoder(config: VocoderConfig) -> dict[str, Any]:
 
 
 def _describe_speech(folder: Folder) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     for saved in folder.components.values():
         where = f"{saved.name}."
         if saved.type in SOUND_TOKENIZERS:
             config = config_from_dict(TOKENIZERS[saved.type][1], saved.config, where=where)
-            found["codes"] = describe_sound_codes(config)
+            facts["codes"] = describe_sound_codes(config)
         elif saved.type == VOCODER:
-            found["vocoder"] = describe_vocoder(config_from_dict(VocoderConfig, saved.config, where=where))
+            facts["vocoder"] = describe_vocoder(config_from_dict(VocoderConfig, saved.config, where=where))
         elif saved.type == TEXT_MODEL:
             most = config_from_dict(TextModelConfig, saved.config, where=where).max_tokens
-            found["text"] = {"alphabet_size": len(str(folder.extra.get("alphabet", ""))), "max_tokens": most}
-    return found
+            facts["text"] = {"alphabet_size": len(str(folder.extra.get("alphabet", ""))), "max_tokens": most}
+    return facts

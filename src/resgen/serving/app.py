@@ -281,8 +281,8 @@ def _timed(answer: dict[str, Any], ticket: Ticket) -> Response:
 
 
 def _error(status: int, reason: str, headers: Any = None) -> Response:
-    found = {**(headers or {}), **status_headers(status)}
-    return Response(error_body(reason), status, headers=found, media_type="application/json")
+    fields = {**(headers or {}), **status_headers(status)}
+    return Response(error_body(reason), status, headers=fields, media_type="application/json")
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

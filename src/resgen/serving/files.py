@@ -21,9 +21,9 @@ def page_files() -> dict[str, tuple[bytes, str]]:
     folder = importlib.resources.files("resgen.serving").joinpath("page")
     if not folder.is_dir():
         return {}
-    found = {}
+    files = {}
     for entry in folder.iterdir():
         _, dot, ending = entry.name.rpartition(".")
         if entry.is_file() and dot + ending in TYPES:
-            found[entry.name] = (entry.read_bytes(), TYPES[dot + ending])
-    return found
+            files[entry.name] = (entry.read_bytes(), TYPES[dot + ending])
+    return files

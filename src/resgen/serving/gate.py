@@ -177,8 +177,8 @@ def log_defect(error: Exception) -> None:
 def has_key(headers: Headers, key: str) -> bool:
     """Whether a request shows the key; takes equally long whatever it shows."""
     scheme, _, bearer = headers.get("authorization", "").partition(" ")
-    shown = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-    return hmac.compare_digest(shown.encode("utf-8", "replace"), key.encode())
+    offer = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+    return hmac.compare_digest(offer.encode("utf-8", "replace"), key.encode())
 
 
 def route_of(path: str) -> str:

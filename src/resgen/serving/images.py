@@ -106,8 +106,8 @@ class ServedImages:
             ConfigError: an unknown class, more pictures than allowed, or a setting out of range.
         """
         pipe = self.pipe
-        wanted = [pipe.class_id(c) for c in class_ids] if class_ids is not None else range(max(1, pipe.num_classes))
-        return self._job([c for c in wanted for _ in range(num)], seed, settings)
+        classes = [pipe.class_id(c) for c in class_ids] if class_ids is not None else range(max(1, pipe.num_classes))
+        return self._job([c for c in classes for _ in range(num)], seed, settings)
 
     def edited(
         self,
@@ -126,8 +126,8 @@ class ServedImages:
         Raises:
             ConfigError: as `images`. What is wrong with picture and mask is found in the worker.
         """
-        chosen = self.pipe.edited_class(class_id)
-        key, job = self._job([chosen or 0] * num, seed, settings)
+        number = self.pipe.edited_class(class_id)
+        key, job = self._job([number or 0] * num, seed, settings)
 
         def plan() -> EditPlan:
             return self.pipe.plan_edit(picture, mask=mask, keep_levels=keep_levels, blend=blend, resize=True)
@@ -160,17 +160,17 @@ class ServedImages:
 
     def _draw(self, tickets: Sequence[Ticket]) -> list[Any]:
         """PNG files of every job, or the reason why there are none."""
-        plans = [_tried(ticket.payload.plan) for ticket in tickets]
+        plans = [_attempt(ticket.payload.plan) for ticket in tickets]
         jobs: list[ImageJob] = [ticket.payload for ticket in tickets]
-        drawn = [number for number, plan in enumerate(plans) if not isinstance(plan, Exception)]
-        found = iter(self._sampled([tickets[n] for n in drawn], [plans[n] for n in drawn]) if drawn else ())
+        valid = [number for number, plan in enumerate(plans) if not isinstance(plan, Exception)]
+        samples = iter(self._sampled([tickets[n] for n in valid], [plans[n] for n in valid]) if valid else ())
         outcomes: list[Any] = []
         for job, plan in zip(jobs, plans, strict=True):
             if isinstance(plan, Exception):
                 outcomes.append(plan)
                 continue
             # Each request on its own: what the decoder rounds then does not depend on the other requests of the batch.
-            codes = next(found)
+            codes = next(samples)
             images = [image for part in codes.split(DECODED) for image in self.pipe.decode(part)]
             outcomes.append([png_bytes(plan.blend(image) if job.blend else image) for image in images])
         return outcomes
@@ -216,7 +216,7 @@ class ServedImages:
         }
 
     def _decode_levels(self, tickets: Sequence[Ticket]) -> list[Any]:
-        return [_tried(functools.partial(self._levels_of, ticket.payload.picture)) for ticket in tickets]
+        return [_attempt(functools.partial(self._levels_of, ticket.payload.picture)) for ticket in tickets]
 
     def _levels_of(self, picture: memoryview) -> list[dict[str, Any]]:
         config = self.pipe.tokenizer.config
@@ -246,7 +246,7 @@ def _image(picture: Tensor) -> Image.Image:
     return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
 
 
-def _tried(function: Callable[[], Any] | None) -> Any:
+def _attempt(function: Callable[[], Any] | None) -> Any:
     """The result, None without a function, or the error that a user can cause."""
     try:
         return None if function is None else function()

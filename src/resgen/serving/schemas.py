@@ -167,8 +167,8 @@ def form_schema(fields: type[BaseModel], files: dict[str, bool]) -> dict[str, An
         # A form has no null: what is optional is left out.
         choices = [choice for choice in described.get("anyOf", []) if choice.get("type") != "null"]
         if choices:
-            kept = {key: value for key, value in described.items() if key not in ("anyOf", "default")}
-            properties[name] = {**kept, **choices[0]}
+            rest = {key: value for key, value in described.items() if key not in ("anyOf", "default")}
+            properties[name] = {**rest, **choices[0]}
     for name in files:
         properties[name] = {"type": "string", "format": "binary"}
     required = [*schema.get("required", []), *(name for name, needed in files.items() if needed)]

@@ -119,8 +119,8 @@ async def _load(service: Service, server: _Server, listener: socket.socket) -> N
         server.should_exit = True
         raise
     if service.state != CLOSING:
-        shown = f"[{host}]" if ":" in host else host
-        log(f"serving {', '.join(service.models)} on http://{shown}:{port}")
+        address = f"[{host}]" if ":" in host else host
+        log(f"serving {', '.join(service.models)} on http://{address}:{port}")
 
 
 def log(text: str) -> None:

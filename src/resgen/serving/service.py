@@ -89,14 +89,14 @@ class Service:
             UnknownModelError: there is none of this name and kind.
             ConfigError: several could be meant.
         """
-        found = {own: model for own, model in self.models.items() if isinstance(model, kind)}
-        if name is None and len(found) > 1:
-            raise ConfigError(f"model must be given; one of {', '.join(found)}")
-        if name is None and found:
-            return next(iter(found.values()))
-        if name not in found:
-            raise UnknownModelError(unknown(f"{kind.kind} model", name or "", found))
-        return found[name]
+        models = {own: model for own, model in self.models.items() if isinstance(model, kind)}
+        if name is None and len(models) > 1:
+            raise ConfigError(f"model must be given; one of {', '.join(models)}")
+        if name is None and models:
+            return next(iter(models.values()))
+        if name not in models:
+            raise UnknownModelError(unknown(f"{kind.kind} model", name or "", models))
+        return models[name]
 
     def describe(self) -> dict[str, Any]:
         """The body of `GET /v1/models`."""

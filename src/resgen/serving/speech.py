@@ -100,16 +100,16 @@ class ServedSpeech:
 
     def _speak(self, tickets: Sequence[Ticket]) -> list[Any]:
         """Sound and picture of every job, or the reason why there are none."""
-        wanted: list[Utterance | ResGenError] = []
+        requests: list[Utterance | ResGenError] = []
         for ticket in tickets:
             check_wanted(tickets)
             try:
-                wanted.append(self._prepared(ticket.payload))
+                requests.append(self._prepared(ticket.payload))
             except ResGenError as error:
-                wanted.append(error)
-        ready = [number for number, one in enumerate(wanted) if isinstance(one, Utterance)]
-        outcomes: list[Any] = list(wanted)
-        for number, outcome in zip(ready, self._outputs(tickets, [wanted[n] for n in ready]), strict=True):
+                requests.append(error)
+        ready = [number for number, one in enumerate(requests) if isinstance(one, Utterance)]
+        outcomes: list[Any] = list(requests)
+        for number, outcome in zip(ready, self._outputs(tickets, [requests[n] for n in ready]), strict=True):
             outcomes[number] = outcome
         return outcomes
 
@@ -134,7 +134,7 @@ class ServedSpeech:
             return []
         settings = tickets[0].payload.settings
         try:
-            found = self.pipe.speak(
+            outputs = self.pipe.speak(
                 utterances,
                 batch_size=self.config.max_batch,
                 callback=lambda *_: check_wanted(tickets),
@@ -144,7 +144,7 @@ class ServedSpeech:
             if len(utterances) == 1:
                 return [error]
             return [outcome for one in utterances for outcome in self._outputs(tickets, [one])]
-        return [self._output(one) for one in found]
+        return [self._output(one) for one in outputs]
 
     def _output(self, result: SpeechOutput) -> dict[str, Any]:
         mel = log_mel(result.audio[None].to(self.pipe.device), self.pipe.mel)[0]

@@ -55,15 +55,17 @@ async def read_form(
         raise HTTPException(400, f"the form cannot be read: {error.message}") from error
     texts: dict[str, Any] = {}
     contents: dict[str, memoryview] = {}
-    seen: set[str] = set()
+    names: set[str] = set()
     for name, value in form.multi_items():
-        if name in seen:
-            raise HTTPException(422, f"{_shown(name)}: given more than once")
-        seen.add(name)
+        if name in names:
+            raise HTTPException(422, f"{_field_name(name)}: given more than once")
+        names.add(name)
         if value == "":
             continue
         if isinstance(value, UploadFile) != (name in files):
-            raise HTTPException(422, f"{_shown(name)}: {'a file is wanted' if name in files else 'no file is wanted'}")
+            raise HTTPException(
+                422, f"{_field_name(name)}: {'a file is wanted' if name in files else 'no file is wanted'}"
+            )
         if isinstance(value, UploadFile):
             content = await value.read()
             if content:
@@ -112,10 +114,10 @@ def check_sound(content: memoryview, name: str) -> None:
 def validation_line(errors: Any) -> str:
     """The first of pydantic's errors in one line, without the value that it complains of."""
     first = errors[0]
-    place = ".".join(_shown(str(part)) for part in first.get("loc", ()) if part != "body")
+    place = ".".join(_field_name(str(part)) for part in first.get("loc", ()) if part != "body")
     return f"{place}: {first['msg']}" if place else str(first["msg"])
 
 
-def _shown(name: str) -> str:
+def _field_name(name: str) -> str:
     """A name that somebody else chose, in an error."""
     return name[:40].encode("ascii", "backslashreplace").decode()

@@ -159,25 +159,25 @@ class ImagePipeline:
         if seed < 0:
             raise ConfigError(f"seed={seed} must not be negative")
         every = range(self.num_classes) if self.num_classes else [0]
-        wanted = every if class_ids is None else [self.class_id(c) for c in class_ids]
-        chosen = [c for c in wanted for _ in range(num)]
-        if not chosen:
+        classes = every if class_ids is None else [self.class_id(c) for c in class_ids]
+        ids = [c for c in classes for _ in range(num)]
+        if not ids:
             raise ConfigError("class_ids=[] must hold at least one class, or be None for all")
         if (codes is None) != (visible is None):
             raise ConfigError("codes and visible must be given together")
         if codes is not None and visible is not None:
-            self._check_given(codes, visible, len(chosen))
+            self._check_given(codes, visible, len(ids))
         records: list[StepRecord] = []
         finished: list[Tensor] = []
         images: list[Image.Image] = []
         sampling = self.sampling_with(**settings)
-        for begin in range(0, len(chosen), batch_size):
+        for begin in range(0, len(ids), batch_size):
             part = slice(begin, begin + batch_size)
             samples = sample(
                 self.generator,
-                torch.tensor(chosen[part], device=self.device),
+                torch.tensor(ids[part], device=self.device),
                 seed=seed,
-                indices=range(begin, min(begin + batch_size, len(chosen))),
+                indices=range(begin, min(begin + batch_size, len(ids))),
                 sampling=sampling,
                 given=None if codes is None or visible is None else (codes[part], visible[part]),
                 callback=callback,
@@ -185,7 +185,7 @@ class ImagePipeline:
             records += samples.steps
             finished.append(samples.codes.cpu())
             images += self.decode(samples.codes)
-        return ImageOutput(images=images, codes=torch.cat(finished), steps=records, class_ids=chosen)
+        return ImageOutput(images=images, codes=torch.cat(finished), steps=records, class_ids=ids)
 
     def edit(
         self,
@@ -229,10 +229,10 @@ class ImagePipeline:
         """
         if num_samples < 1:
             raise ConfigError(f"num_samples={num_samples} must be at least 1")
-        chosen = self.edited_class(class_id)
+        number = self.edited_class(class_id)
         plan = self.plan_edit(image, mask=mask, keep=keep, keep_levels=keep_levels, blend=blend, resize=resize)
         result = self(
-            None if chosen is None else [chosen],
+            None if number is None else [number],
             num=num_samples,
             seed=seed,
             batch_size=batch_size,

@@ -64,17 +64,17 @@ def reconstruct(
     depth = model.spec.depth
     psnr = torch.zeros(depth, dtype=torch.float64)
     count = 0
-    shown: list[Tensor] = []
+    rows: list[Tensor] = []
     for pictures in track(batches, "reconstructing", console=Console(stderr=True), disable=len(batches) == 1):
         batch = pictures().to(model.quantizer.codebooks.device)
         outputs = decode_levels(model, batch)
         psnr += torch.stack([psnr_db(output, batch).sum() for output in outputs]).cpu()
         count += len(batch)
-        if not shown:
-            shown = [*(output[:SHOWN].cpu() for output in outputs), batch[:SHOWN].cpu()]
+        if not rows:
+            rows = [*(output[:SHOWN].cpu() for output in outputs), batch[:SHOWN].cpu()]
     seconds = time.perf_counter() - begin
     labels = [*(str(level + 1) for level in range(depth)), "real"]
-    sheet = torch.stack(shown, dim=1).flatten(0, 1)
+    sheet = torch.stack(rows, dim=1).flatten(0, 1)
     scale = max(1, 64 // model.config.image_size)
     save_picture(picture_grid(sheet, len(labels), scale=scale, labels=labels), out)
     return Reconstruction(psnr_db=(psnr / count).tolist(), num_pictures=count, seconds=seconds)

@@ -48,7 +48,7 @@ class StepTrace(ABC):
     def __init__(self, max_samples: int) -> None:
         self.max_samples = max_samples
         self._batches: list[list[_Moment]] = []
-        self._shown = 0
+        self._num_samples = 0
         self._between = True
         self._lengths: Sequence[int] | None = None
 
@@ -64,8 +64,8 @@ class StepTrace(ABC):
         """Note a step; batches may follow each other."""
         if self._between:  # the last batch is complete: this is the next one's first step
             self._batches.append([])
-            self._take = min(len(codes), self.max_samples - self._shown)
-            self._shown += self._take
+            self._take = min(len(codes), self.max_samples - self._num_samples)
+            self._num_samples += self._take
         if self._take:
             lengths = ([codes.shape[1]] * len(codes) if self._lengths is None else self._lengths)[: self._take]
             parts = [

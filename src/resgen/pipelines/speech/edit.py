@@ -150,7 +150,9 @@ class SpeechEditor:
         self.device = text_model.angles.device
 
     @torch.inference_mode()
-    def listen(self, samples: Float[Tensor, " S"], text: str, where: str, also: tuple[int, int] | None = None) -> Heard:
+    def listen(
+        self, samples: Float[Tensor, " S"], text: str, where: str, also: tuple[int, int] | None = None
+    ) -> Recording:
         """Encode a recording without the silence at its ends, and align it with its text.
 
         Args:
@@ -176,20 +178,20 @@ class SpeechEditor:
         tokens = encode_text(text)[None].to(self.device)
         if length * self.stride < tokens.shape[1]:
             raise DataError(f"{where} has {(end - offset) / rate:.2f} s of speech, too little for its text {text!r}")
-        heard = gain * samples[offset : offset + length * unit].to(self.device)
-        heard = torch.nn.functional.pad(heard, (0, length * unit - len(heard)))
-        codes, _ = self.codec.encode(heard[None], torch.tensor([len(heard)], device=self.device))
+        sound = gain * samples[offset : offset + length * unit].to(self.device)
+        sound = torch.nn.functional.pad(sound, (0, length * unit - len(sound)))
+        codes, _ = self.codec.encode(sound[None], torch.tensor([len(sound)], device=self.device))
         real, frames = torch.ones_like(tokens, dtype=torch.bool), torch.tensor([length * self.stride]).to(self.device)
         hidden = self.text_model(tokens, real)
-        mels = self.text_model.normalise(log_mel(heard[None], self.mel), frames)
+        mels = self.text_model.normalise(log_mel(sound[None], self.mel), frames)
         durations = self.text_model.match(hidden, real, mels, frames)[0]
         rate_of_speech = pace(self.text_model.log_durations(hidden, real)[0, 1:-1], durations[1:-1])
-        return Heard(samples, text, codes[0], offset, gain, durations.cpu(), rate_of_speech)
+        return Recording(samples, text, codes[0], offset, gain, durations.cpu(), rate_of_speech)
 
-    def words(self, heard: Heard) -> list[SpokenWord]:
+    def words(self, recording: Recording) -> list[SpokenWord]:
         """The words of a recording."""
-        content, frames = heard.text.encode(), heard.durations.cumsum(0)
-        samples = (heard.offset + frames.double() * self.mel.hop_size).clamp(max=len(heard.samples))
+        content, frames = recording.text.encode(), recording.durations.cumsum(0)
+        samples = (recording.offset + frames.double() * self.mel.hop_size).clamp(max=len(recording.samples))
         ends = samples / self.codec.sample_rate_hz
         return [
             SpokenWord(content[begin:end].decode(), float(ends[begin]), float(ends[end]))
@@ -199,7 +201,7 @@ class SpeechEditor:
     @torch.inference_mode()
     def plan(
         self,
-        heard: Heard,
+        recording: Recording,
         text: str,
         begin_s: float,
         end_s: float,
@@ -210,7 +212,7 @@ class SpeechEditor:
         """Say what of a recording is given, and what is spoken in between.
 
         Args:
-            heard: of `listen`, with the stretch.
+            recording: of `listen`, with the stretch.
             text: normalised words for the stretch.
             begin_s: of the stretch.
             end_s: of the stretch.
@@ -221,23 +223,25 @@ class SpeechEditor:
             DataError: the new words are too many for the length to be kept, or for the model.
         """
         unit, rate = self.codec.samples_per_position, self.codec.sample_rate_hz
-        words = self.words(heard)
-        chosen = _chosen(words, begin_s, end_s)
-        replaced = words[chosen]
+        words = self.words(recording)
+        span = _span(words, begin_s, end_s)
+        replaced = words[span]
         if replaced:
             begin_s, end_s = min(begin_s, replaced[0].begin_s), max(end_s, replaced[-1].end_s)
-        begin = max(0, math.floor((round(begin_s * rate) - heard.offset) / unit))
-        end = max(begin + 1, min(len(heard.codes), math.ceil((round(end_s * rate) - heard.offset) / unit)))
-        left, new, right = _new_text(heard.text.encode(), chosen, text.encode())
+        begin = max(0, math.floor((round(begin_s * rate) - recording.offset) / unit))
+        end = max(begin + 1, min(len(recording.codes), math.ceil((round(end_s * rate) - recording.offset) / unit)))
+        left, new, right = _new_text(recording.text.encode(), span, text.encode())
         whole = (left + new + right).decode()
         tokens = encode_text(whole)[None].to(self.device)
         real = torch.ones_like(tokens, dtype=torch.bool)
         hidden = self.text_model(tokens, real)
         new_tokens = slice(len(left) + 1, len(left) + 1 + len(new))
-        exact = self.text_model.log_durations(hidden, real)[0, new_tokens].double().exp().cpu() / (heard.rate * speed)
-        before, after = heard.durations[: len(left) + 1], heard.durations[-len(right) - 1 :].clone()
+        exact = self.text_model.log_durations(hidden, real)[0, new_tokens].double().exp().cpu() / (
+            recording.rate * speed
+        )
+        before, after = recording.durations[: len(left) + 1], recording.durations[-len(right) - 1 :].clone()
         first, last = begin * self.stride, end * self.stride
-        ends, begins = int(before.sum()), int(heard.durations.sum() - after.sum())
+        ends, begins = int(before.sum()), int(recording.durations.sum() - after.sum())
         # Of what stays in the text, these frames lie in the stretch and are spoken again ...
         again = max(0, ends - first) + max(0, last - begins)
         count = end - begin if keep_length else round((again + float(exact.sum())) / self.stride)
@@ -248,7 +252,7 @@ class SpeechEditor:
                 f"{least * unit / rate:.2f} s; widen the stretch, or do not keep its length (--keep-length)"
             )
         count = max(count, least)
-        length, most = len(heard.codes) - (end - begin) + count, self.codec.spec.num_positions
+        length, most = len(recording.codes) - (end - begin) + count, self.codec.spec.num_positions
         if length > most:
             raise DataError(
                 f"the edited recording would take {length * unit / rate:.1f} s, the model speaks at most "
@@ -262,15 +266,15 @@ class SpeechEditor:
         durations = torch.cat([before, durations, after])
         features = expand(hidden.float(), durations[None].to(self.device), int(durations.sum()))[0]
         return SpeechEditPlan(
-            recording=heard.samples,
+            recording=recording.samples,
             sample_rate_hz=rate,
             words=words,
             replaced=replaced,
             text=whole,
-            codes=heard.codes,
-            offset=heard.offset,
+            codes=recording.codes,
+            offset=recording.offset,
             samples_per_position=unit,
-            gain=heard.gain,
+            gain=recording.gain,
             begin=begin,
             end=end,
             num_new=count,
@@ -278,7 +282,7 @@ class SpeechEditor:
         )
 
 
-class Heard(NamedTuple):
+class Recording(NamedTuple):
     """A recording with its text and codes.
 
     Attributes:
@@ -328,14 +332,14 @@ def check_following(kind: Kind, plan: SpeechEditPlan) -> None:
 
 def _words(content: bytes) -> list[tuple[int, int]]:
     """First byte, and the one after the last letter, of every word of a normalised text; punctuation is left out."""
-    found, place = [], 0
+    places, place = [], 0
     for word in content.split(b" "):
-        found.append((place, place + (len(word.rstrip(PROSODY.encode())) or len(word))))
+        places.append((place, place + (len(word.rstrip(PROSODY.encode())) or len(word))))
         place += len(word) + 1
-    return found
+    return places
 
 
-def _chosen(words: list[SpokenWord], begin_s: float, end_s: float) -> slice:
+def _span(words: list[SpokenWord], begin_s: float, end_s: float) -> slice:
     """The words to be replaced; an empty slice where the new ones come between two."""
     inside = [
         number
@@ -348,14 +352,14 @@ def _chosen(words: list[SpokenWord], begin_s: float, end_s: float) -> slice:
     return slice(place, place)
 
 
-def _new_text(content: bytes, chosen: slice, new: bytes) -> tuple[bytes, bytes, bytes]:
+def _new_text(content: bytes, span: slice, new: bytes) -> tuple[bytes, bytes, bytes]:
     """What stays before, what is new, what stays after."""
     words = _words(content)
-    if chosen.start < chosen.stop:
-        left, right = content[: words[chosen.start][0]], content[words[chosen.stop - 1][1] :]
+    if span.start < span.stop:
+        left, right = content[: words[span.start][0]], content[words[span.stop - 1][1] :]
         marks = PROSODY.encode()
         return left, new.rstrip(marks) if right[:1] in (bytes([mark]) for mark in marks) else new, right
-    if chosen.start == len(words):
+    if span.start == len(words):
         return content, b" " + new, b""
-    begin = words[chosen.start][0]
+    begin = words[span.start][0]
     return content[: max(0, begin - 1)], (b" " if begin else b"") + new + b" ", content[begin:]

@@ -20,7 +20,7 @@ from resgen.errors import ConfigError, DataError, unknown
 from resgen.kinds import AnySampling, kind_of, sampling_with
 from resgen.ops.alignment import expand
 from resgen.ops.mel import MelConfig, log_mel
-from resgen.pipelines.speech.edit import Heard, SpeechEdit, SpeechEditor, SpokenWord, check_following, check_stretch
+from resgen.pipelines.speech.edit import Recording, SpeechEdit, SpeechEditor, SpokenWord, check_following, check_stretch
 from resgen.pipelines.speech.speaking import SpeechRun, pace
 from resgen.pipelines.speech.utterances import Job, Prompt, SpeechOutput, Utterance
 from resgen.samplers.records import StepCallback, StepRecord
@@ -183,12 +183,12 @@ class SpeechPipeline:
         if not texts:
             raise ConfigError("texts=[] must hold at least one text")
         sentences = [self.sentences(text) for text in texts]
-        shown = None if prompt is None else self.prepare(prompt, prompt_text)
-        if shown is None and (prompt_text or task == "continuation"):
+        example = None if prompt is None else self.prepare(prompt, prompt_text)
+        if example is None and (prompt_text or task == "continuation"):
             raise DataError("a prompt is missing: prompt_text and continuation need the recording as well")
         continued = task == "continuation"
-        wanted = [Utterance(own, shown, continued, speed, seed, number) for number, own in enumerate(sentences)]
-        return self.speak(wanted, batch_size=batch_size, callback=callback, **settings)
+        utterances = [Utterance(own, example, continued, speed, seed, number) for number, own in enumerate(sentences)]
+        return self.speak(utterances, batch_size=batch_size, callback=callback, **settings)
 
     @torch.inference_mode()
     def speak(
@@ -205,14 +205,14 @@ class SpeechPipeline:
         """
         run = SpeechRun(self.generator, sampling_with(self.sampling, settings), batch_size, callback)
         firsts = [self._first(utterance) for utterance in utterances]
-        found = run.generate(firsts)
-        rest = [self._rest(utterance, codes) for utterance, codes in zip(utterances, found, strict=True)]
+        first_codes = run.generate(firsts)
+        rest = [self._rest(utterance, codes) for utterance, codes in zip(utterances, first_codes, strict=True)]
         later = iter(run.generate([job for jobs in rest for job in jobs]))
         outputs = []
-        for utterance, first, codes, others in zip(utterances, firsts, found, rest, strict=True):
+        for utterance, first, codes, others in zip(utterances, firsts, first_codes, rest, strict=True):
             jobs = [(first, codes), *((job, next(later)) for job in others)]
-            kept = utterance.prompt.samples if utterance.prompt is not None and utterance.continued else None
-            outputs.append(self._output(jobs, run.steps, utterance.sentences, kept))
+            opening = utterance.prompt.samples if utterance.prompt is not None and utterance.continued else None
+            outputs.append(self._output(jobs, run.steps, utterance.sentences, opening))
         return outputs
 
     @torch.inference_mode()
@@ -263,8 +263,8 @@ class SpeechPipeline:
         if keep_length and speed != 1:
             raise ConfigError(f"speed={speed} and keep_length both say how long the new words take; give one of them")
         sampling = sampling_with(self.sampling, settings)
-        editor, heard = self._heard_recording(recording, input_text, (begin_s, end_s))
-        plan = editor.plan(heard, " ".join(self.sentences(text)), begin_s, end_s, speed=speed, keep_length=keep_length)
+        editor, source = self._listen(recording, input_text, (begin_s, end_s))
+        plan = editor.plan(source, " ".join(self.sentences(text)), begin_s, end_s, speed=speed, keep_length=keep_length)
         check_following(kind_of(self.generator.config), plan)
         run = SpeechRun(self.generator, sampling, batch_size, callback)
         return [
@@ -285,8 +285,8 @@ class SpeechPipeline:
         Raises:
             DataError: see `edit`.
         """
-        editor, heard = self._heard_recording(recording, text)
-        return editor.words(heard)
+        editor, source = self._listen(recording, text)
+        return editor.words(source)
 
     def sentences(self, text: str) -> list[str]:
         """The normalised sentences of a text, each short enough to be generated at once.
@@ -301,8 +301,8 @@ class SpeechPipeline:
         longest = self.text_model.config.max_tokens - 2
         unknown_marks = str.maketrans(dict.fromkeys(set(PROSODY) - set(self.parts.alphabet), " "))
         parts = [*split_sentences(text, min(MAX_CHARS, longest)), text]
-        *found, whole = (" ".join(normalise_text(part).translate(unknown_marks).split()) for part in parts)
-        spoken = [part for part in found if any(character.isalnum() for character in part)]
+        *complete, whole = (" ".join(normalise_text(part).translate(unknown_marks).split()) for part in parts)
+        spoken = [part for part in complete if any(character.isalnum() for character in part)]
         for part in spoken or [whole]:
             check_text(part, self.parts.alphabet, longest)
         return spoken
@@ -328,17 +328,17 @@ class SpeechPipeline:
         check_prompt(samples, self.sample_rate_hz, where=where)
         return samples, " ".join(self.sentences(text)), where
 
-    def _heard_recording(
+    def _listen(
         self, recording: Tensor | str | Path, text: str, stretch: tuple[float, float] | None = None
-    ) -> tuple[SpeechEditor, Heard]:
+    ) -> tuple[SpeechEditor, Recording]:
         """A recording and its text as they are edited; a stretch in seconds is encoded even where it is silent."""
         rate = self.sample_rate_hz
-        samples, said, where = self._opened("recording", recording, "input_text (--input-text)", text)
+        samples, transcript, where = self._opened("recording", recording, "input_text (--input-text)", text)
         if stretch is not None:
             check_stretch(*stretch, len(samples) / rate)
         also = None if stretch is None else (int(stretch[0] * rate), math.ceil(stretch[1] * rate))
         editor = SpeechEditor(self.codec, self.text_model, self.mel, self.parts.voice.loudness_db)
-        return editor, editor.listen(samples, said, where, also)
+        return editor, editor.listen(samples, transcript, where, also)
 
     def cleaned(self, samples: Float[Tensor, " S"]) -> Float[Tensor, " R"]:
         """A recording as those of the training were: without silence at its ends, at the model's loudness."""
@@ -396,51 +396,51 @@ class SpeechPipeline:
             rate=rate,
         )
 
-    def _heard(self, codes: Int[Tensor, "L D"], text: str) -> Prompt:
+    def _as_prompt(self, codes: Int[Tensor, "L D"], text: str) -> Prompt:
         """What was generated, as the prompt of what follows."""
         return self._aligned(self.codec.decode(codes[None])[0], text, "the first sentence")
 
     def _first(self, utterance: Utterance) -> Job:
         """The first sentence."""
-        sentences, shown, continued, speed, seed, number = utterance
+        sentences, prompt, continued, speed, seed, number = utterance
         if continued:
-            assert shown is not None
-            job = self._continue(shown, sentences[0], speed)
+            assert prompt is not None
+            job = self._continue(prompt, sentences[0], speed)
         else:
-            job = self._say(shown, sentences[0], speed)
+            job = self._say(prompt, sentences[0], speed)
         return job._replace(seed=seed, stream=SENTENCES_PER_TEXT * number)
 
     def _rest(self, utterance: Utterance, codes: Int[Tensor, "L D"]) -> list[Job]:
         """The other sentences; without a prompt the voice of the first, whose `codes` are given, goes on."""
-        sentences, shown, _, speed, seed, number = utterance
+        sentences, prompt, _, speed, seed, number = utterance
         if len(sentences) == 1:
             return []
-        shown = shown or self._heard(codes, sentences[0])
-        jobs = [self._say(shown, text, speed) for text in sentences[1:]]
+        prompt = prompt or self._as_prompt(codes, sentences[0])
+        jobs = [self._say(prompt, text, speed) for text in sentences[1:]]
         begin = SENTENCES_PER_TEXT * number
         return [job._replace(seed=seed, stream=begin + place) for place, job in enumerate(jobs, start=1)]
 
-    def _say(self, shown: Prompt | None, text: str, speed: float) -> Job:
+    def _say(self, prompt: Prompt | None, text: str, speed: float) -> Job:
         """A sentence of its own, after the prompt if there is one."""
         tokens, real = self._tokens(text)
         hidden = self.text_model(tokens, real)
-        rate = speed if shown is None else speed * shown.rate
+        rate = speed if prompt is None else speed * prompt.rate
         features = self._expanded(hidden, self.text_model.durations(hidden, real, speed=rate))
-        if shown is None:
+        if prompt is None:
             return self._job(self._no_codes(), features)
-        return self._job(shown.codes, torch.cat([shown.features, features]))
+        return self._job(prompt.codes, torch.cat([prompt.features, features]))
 
-    def _continue(self, shown: Prompt, text: str, speed: float) -> Job:
+    def _continue(self, prompt: Prompt, text: str, speed: float) -> Job:
         """The prompt's sentence, to be finished: one text, whose beginning is aligned with the prompt."""
-        tokens, real = self._tokens(f"{shown.text} {text}")
-        begin = len(encode_text(shown.text)) - 1  # without the boundary at its end
+        tokens, real = self._tokens(f"{prompt.text} {text}")
+        begin = len(encode_text(prompt.text)) - 1  # without the boundary at its end
         hidden = self.text_model(tokens, real)
-        count = torch.tensor([len(shown.codes) * self.stride], device=self.device)
+        count = torch.tensor([len(prompt.codes) * self.stride], device=self.device)
         if begin > int(count):
-            raise DataError(f"the prompt is too short for its text {shown.text!r}")
-        known = self._matched(hidden[:, :begin], real[:, :begin], shown.samples.to(self.device), count)
-        rest = self.text_model.durations(hidden, real, speed=speed * shown.rate)[:, begin:]
-        return self._job(shown.codes, self._expanded(hidden, torch.cat([known, rest], dim=1)))
+            raise DataError(f"the prompt is too short for its text {prompt.text!r}")
+        known = self._matched(hidden[:, :begin], real[:, :begin], prompt.samples.to(self.device), count)
+        rest = self.text_model.durations(hidden, real, speed=speed * prompt.rate)[:, begin:]
+        return self._job(prompt.codes, self._expanded(hidden, torch.cat([known, rest], dim=1)))
 
     def _matched(self, hidden: Tensor, real: Tensor, samples: Tensor, count: Tensor) -> Int[Tensor, "1 N"]:
         """Durations of the tokens in a recording of `count` frames."""
@@ -473,10 +473,10 @@ class SpeechPipeline:
         return Job(0, 0, codes, features)
 
     def _output(
-        self, jobs: list[tuple[Job, Tensor]], steps: list[StepRecord], sentence: list[str], kept: Tensor | None
+        self, jobs: list[tuple[Job, Tensor]], steps: list[StepRecord], sentence: list[str], opening: Tensor | None
     ) -> SpeechOutput:
         pause = torch.zeros(round(PAUSE_SECONDS * self.sample_rate_hz))
-        parts: list[Tensor] = [] if kept is None else [kept]
+        parts: list[Tensor] = [] if opening is None else [opening]
         for number, (job, codes) in enumerate(jobs):
             whole = self.codec.decode(torch.cat([job.codes, codes])[None])[0]
             if number:

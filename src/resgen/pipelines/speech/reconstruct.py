@@ -121,15 +121,15 @@ def read_utterances(
         raise ConfigError(f"num={num} must lie in 1..{MAX_UTTERANCES}")
     path = Path(path)
     if path.is_file() and path.suffix.lower() != ".parquet":
-        found = [Utterance(path.stem, "", read_sound(path, sample_rate_hz))]
+        utterances = [Utterance(path.stem, "", read_sound(path, sample_rate_hz))]
     else:
         splits = available_splits(path)
         tests = sorted((name for name in splits if name.startswith("test")), key=lambda name: (name != "test", name))
         source = open_speech(path, [*tests, *splits][0])
         rows = torch.linspace(0, len(source) - 1, min(num, len(source))).long().tolist()
-        found = [Utterance(source.ids[row], source.texts[row], source.read(row, sample_rate_hz)) for row in rows]
+        utterances = [Utterance(source.ids[row], source.texts[row], source.read(row, sample_rate_hz)) for row in rows]
     prepared = []
-    for one in found:
+    for one in utterances:
         if not one.samples.any():
             raise DataError(f"'{one.name}' of '{path}' holds nothing but digital silence")
         samples = trim_silence(one.samples, sample_rate_hz)
@@ -182,17 +182,17 @@ def reconstruct_sound(
         sounds = codec.decode(codes, valid, count)
         decoded.append([sound[:length] for sound, length in zip(sounds, lengths.tolist(), strict=True)])
     seconds = time.perf_counter() - begin
-    wanted = [_mel_of(samples, mel) for samples in originals]
-    levels, shown = [], []
+    targets = [_mel_of(samples, mel) for samples in originals]
+    levels, columns = [], []
     for count, row in zip(counts, decoded, strict=True):
         mels = [_mel_of(samples, mel) for samples in row]
-        distances = [float((one - other).abs().mean()) for one, other in zip(mels, wanted, strict=True)]
-        heard: list[float | None] = []
+        distances = [float((one - other).abs().mean()) for one, other in zip(mels, targets, strict=True)]
+        scores: list[float | None] = []
         if intelligibility is not None:
-            heard = [intelligibility(one, sound, rate) for one, sound in zip(originals, row, strict=True)]
-        known = [value for value in heard if value is not None]
+            scores = [intelligibility(one, sound, rate) for one, sound in zip(originals, row, strict=True)]
+        known = [value for value in scores if value is not None]
         levels.append(LevelMeasures(count, sum(distances) / len(distances), sum(known) / len(known) if known else None))
-        shown.append(mels)
+        columns.append(mels)
     names = [*(f"levels_{count:02d}" for count in counts), "original"]
     files = []
     for number, sounds_of in enumerate(zip(*decoded, originals, strict=True), start=1):
@@ -201,7 +201,7 @@ def reconstruct_sound(
             write_sound(samples, rate, place)
         files.append(places)
     sheet = spectrogram_sheet(
-        list(zip(*shown, wanted, strict=True)),
+        list(zip(*columns, targets, strict=True)),
         labels=[*map(str, counts), "real"],
         row_labels=[(one.text or one.name)[:40] for one in utterances],
     )

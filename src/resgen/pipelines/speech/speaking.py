@@ -50,12 +50,12 @@ class SpeechRun:
             RuntimeError: the sampler has altered given codes, a defect.
         """
         order = sorted(range(len(jobs)), key=lambda number: len(jobs[number].features))
-        found: dict[int, Tensor] = {}
+        by_job: dict[int, Tensor] = {}
         for begin in range(0, len(order), self.batch_size):
             part = order[begin : begin + self.batch_size]
             for number, codes in zip(part, self._batch([jobs[number] for number in part]), strict=True):
-                found[number] = codes
-        return [found[number] for number in range(len(jobs))]
+                by_job[number] = codes
+        return [by_job[number] for number in range(len(jobs))]
 
     def _batch(self, jobs: list[Job]) -> list[Tensor]:
         model, device = self.model, self.model.codebooks.device
@@ -63,11 +63,11 @@ class SpeechRun:
         prompts = [len(job.codes) for job in jobs]
         sequence = SequenceCondition.of(lengths, prompts, [job.features for job in jobs])
         codes = torch.stack([F.pad(job.codes, (0, 0, 0, max(lengths) - len(job.codes))) for job in jobs])
-        given = sequence.prompt.clone()
+        fixed = sequence.prompt.clone()
         for row, (job, length) in enumerate(zip(jobs, lengths, strict=True)):
             if job.after is not None:
                 codes[row, length - len(job.after) : length] = job.after
-                given[row, length - len(job.after) : length] = True
+                fixed[row, length - len(job.after) : length] = True
         if isinstance(self.callback, BatchCallback):
             self.callback.begin_batch(lengths)
         samples = sample(
@@ -76,11 +76,11 @@ class SpeechRun:
             seed=[job.seed for job in jobs],
             indices=[job.stream for job in jobs],
             sampling=self.sampling,
-            given=(codes, torch.where(given, model.spec.depth, 0)),
-            sequence=replace(sequence, prompt=given),
+            given=(codes, torch.where(fixed, model.spec.depth, 0)),
+            sequence=replace(sequence, prompt=fixed),
             callback=self.callback,
         )
-        if not torch.equal(samples.codes[given], codes[given]):
+        if not torch.equal(samples.codes[fixed], codes[fixed]):
             raise RuntimeError("the sampler has altered codes that were given")
         self.steps += samples.steps
         ends = [length - job.num_after for length, job in zip(lengths, jobs, strict=True)]

@@ -11,12 +11,13 @@ from torch import Tensor
 from resgen.checkpoints.speech import VoiceConfig
 from resgen.data.sound.decode import write_sound
 from resgen.errors import ConfigError, DataError
-from resgen.kinds import Samples, build, get_kind, matched_config
+from resgen.kinds import build, get_kind, matched_config
 from resgen.models.text import TextModel
 from resgen.ops.mel import log_mel
 from resgen.pipelines.speech import speaking
-from resgen.pipelines.speech.edit import SpokenWord, _chosen, _new_text, _words
+from resgen.pipelines.speech.edit import SpokenWord, _new_text, _span, _words
 from resgen.pipelines.speech.pipeline import SpeechPipeline
+from resgen.samplers.records import Samples
 from speech_parts import DEPTH, HOP, MEL, RATE, STRIDE, UNIT, make_tokenizer, save_parts, voice
 
 TEXT = "ab ca bac"
@@ -57,7 +58,7 @@ def test_words_are_aligned(pipe: SpeechPipeline, recording: torch.Tensor) -> Non
     words = pipe.words(recording, "Ab, ca. bac")
     assert [word.text for word in words] == ["ab", "ca", "bac"], "punctuation is no part of a word"
     tokens, real = pipe._tokens("ab, ca. bac")
-    editor, heard = pipe._heard_recording(recording, "ab, ca. bac")
+    editor, heard = pipe._listen(recording, "ab, ca. bac")
     inside = heard.gain * torch.cat([recording, torch.zeros(UNIT)])[heard.offset :][: len(heard.codes) * UNIT]
     frames = torch.tensor([len(heard.codes) * STRIDE])
     ends = pipe.text_model.align(tokens, real, log_mel(inside[None], MEL), frames)[0].cumsum(0)
@@ -164,7 +165,7 @@ def test_features_agree_with_what_is_given(pipe: SpeechPipeline, recording: torc
         with torch.inference_mode():
             hidden = pipe.text_model(tokens, real)[0]
         letters = torch.cdist(plan.features, hidden).argmin(1)
-        editor, heard = pipe._heard_recording(recording, TEXT)
+        editor, heard = pipe._listen(recording, TEXT)
         old = torch.repeat_interleave(torch.arange(len(heard.durations)), heard.durations)
         first, last = plan.begin * STRIDE, plan.end * STRIDE
         assert torch.equal(letters[:first], old[:first])
@@ -190,7 +191,7 @@ def test_features_agree_with_what_is_given(pipe: SpeechPipeline, recording: torc
 )
 def test_which_words_are_replaced(begin_s: float, end_s: float, chosen: tuple[int, int]) -> None:
     words = [SpokenWord("ab", 0.2, 0.8), SpokenWord("ca", 1.0, 1.4), SpokenWord("bac", 1.6, 2.4)]
-    assert _chosen(words, begin_s, end_s) == slice(*chosen)
+    assert _span(words, begin_s, end_s) == slice(*chosen)
 
 
 @pytest.mark.parametrize(
@@ -294,7 +295,7 @@ def test_the_last_word_of_a_recording_of_no_whole_positions(pipe: SpeechPipeline
 
 
 def test_a_stretch_shorter_than_a_sample_is_a_position(pipe: SpeechPipeline, recording: torch.Tensor) -> None:
-    _, heard = pipe._heard_recording(recording, TEXT)
+    _, heard = pipe._listen(recording, TEXT)
     at = (heard.offset + 8 * UNIT) / RATE  # where a position begins, within the first space
     (result,) = pipe.edit(recording, input_text=TEXT, text="c", begin_s=at, end_s=at + 1e-6, blend=True)
     begin, end = result.plan.cut

@@ -185,8 +185,8 @@ def test_where_prompts_are_cut() -> None:
 
 def test_sentences_in_one_voice(pipe: SpeechPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     heard = []
-    listen = pipe._heard
-    monkeypatch.setattr(pipe, "_heard", lambda codes, text: heard.append(listen(codes, text)) or heard[-1])
+    listen = pipe._as_prompt
+    monkeypatch.setattr(pipe, "_as_prompt", lambda codes, text: heard.append(listen(codes, text)) or heard[-1])
     seen = []
     result = pipe(TWO, callback=lambda record, codes, visible: seen.append(codes))
     assert result.texts == ["abc.", "cab."] and len(heard) == 1
