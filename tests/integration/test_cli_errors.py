@@ -197,6 +197,21 @@ def test_wrong_format_version(version, model, edit_config, refused, tmp_path):
     refused("generate", "image", "--model", model, "--out", tmp_path / "a.png", names=f"{version}")
 
 
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_names_that_a_terminal_cannot_show_are_escaped(encoding, model, monkeypatch):
+    import io
+
+    from resgen.pipelines.describe import describe_artefact
+
+    described = describe_artefact(str(model)) | {"class_names": ["日本", "naïve", "\ud800"]}
+    monkeypatch.setattr("resgen.pipelines.describe.describe_artefact", lambda _: described)
+    out = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding=encoding))
+    for options in ([], ["--json"]):
+        assert main(["inspect", str(model), *options]) == 0
+    assert (b"\\u65e5" in out.getvalue()) and ("日本".encode() in out.getvalue()) == (encoding == "utf-8")
+
+
 def test_file_outside_the_folder(model, edit_config, refused, tmp_path):
     def change(document: dict) -> None:
         next(iter(document["components"].values()))["file"] = "../secret.safetensors"

@@ -51,3 +51,20 @@ def test_leftovers_of_killed_processes_are_removed(tmp_path):
         (tmp_path / name).mkdir()
     remove_leftovers(tmp_path)
     assert sorted(os.listdir(tmp_path)) == [".hidden", "m"]
+
+
+def test_a_folder_is_written_where_the_system_opens_no_folders(tmp_path, monkeypatch):
+    """Windows: only files can be opened, and synced only if they can be written."""
+    opened = os.open
+
+    def strict(path, flags, *more, **named):
+        if os.path.isdir(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        assert flags & os.O_RDWR or flags & os.O_WRONLY or "safetensors" not in str(path)
+        return opened(path, flags, *more, **named)
+
+    monkeypatch.setattr(os, "open", strict)
+    with atomic_folder(tmp_path / "model") as folder:
+        (folder / "a.safetensors").write_bytes(b"a")
+        (folder / "part").mkdir()
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["a.safetensors", "part"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import operator
 import os
 import sys
@@ -198,6 +199,9 @@ def run(command: Any) -> Any:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code is 0, 2 for errors, 130 after an interruption."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show is escaped
+            stream.reconfigure(errors="backslashreplace")
     if arguments == ["--version"]:
         return guard(lambda: print(f"resgen {resgen.__version__}"))
     code = guard(lambda: run(parse(arguments)))

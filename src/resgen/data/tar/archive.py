@@ -139,13 +139,9 @@ def read_bytes(path: Path, offset: int, size: int, where: str) -> bytes:
         DataError: the file is missing, or shorter than it was when it was indexed.
     """
     try:
-        with path.open("rb", buffering=0) as file:
-            content = os.pread(file.fileno(), size, offset)
-            while content and len(content) < size:  # a network's file system may give it in pieces
-                more = os.pread(file.fileno(), size - len(content), offset + len(content))
-                if not more:
-                    break
-                content += more
+        with path.open("rb") as file:
+            file.seek(offset)
+            content = file.read(size)
     except OSError as error:
         raise DataError(f"{where} cannot be read: {error.strerror or error}") from error
     if len(content) < size:

@@ -310,8 +310,9 @@ def _places(path: Path, suffixes: Sequence[str]) -> Iterator[Path]:
     """Where the index of a shard may lie; pictures and sounds of one shard have an index each."""
     name = f"{path.name}.{hashlib.sha256(' '.join(suffixes).encode()).hexdigest()[:8]}.safetensors"
     yield path.parent / _FOLDER / name
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    yield cache / "resgen" / "shards" / hashlib.sha256(os.fsencode(path.parent.resolve())).hexdigest()[:32] / name
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    if cache.is_absolute():  # not so where nobody has a home, as in many containers
+        yield cache / "resgen" / "shards" / hashlib.sha256(os.fsencode(path.parent.resolve())).hexdigest()[:32] / name
 
 
 def _read_index(path: Path, suffixes: Sequence[str]) -> ShardIndex | None:

@@ -123,6 +123,12 @@ def test_archives_cut_short_anywhere(tmp_path: Path) -> None:
             members(tmp_path / "b.tar")
 
 
+def test_reading_where_the_system_has_no_pread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("os.pread")
+    (tmp_path / "a").write_bytes(b"abcdef")
+    assert read_bytes(tmp_path / "a", 1, 4, "it") == b"bcde"
+
+
 def test_a_file_that_became_shorter(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     with pytest.raises(DataError, match="it is cut short: 2 of 5 bytes are there"):

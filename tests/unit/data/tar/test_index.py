@@ -135,6 +135,21 @@ def test_an_index_where_the_data_cannot_be_written(
     assert values(shards) == [10, 11, 12, 13, 14]
 
 
+def test_nobody_has_a_home(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's user without HOME and without an entry in the list of users."""
+
+    def unknown(_: object) -> None:
+        raise KeyError("no such user")
+
+    (shards / ".resgen").write_text("in the way")
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.chdir(tmp_path)
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert values(shards) == [10, 11, 12, 13, 14]
+    assert [path.name for path in tmp_path.iterdir()] == [shards.name], "nothing called '~'"
+
+
 @pytest.mark.parametrize(
     ("notes", "names", "labels"),
     [
