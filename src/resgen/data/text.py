@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from functools import lru_cache, partial
+from itertools import groupby, islice
 
 import torch
 from jaxtyping import Bool, Int64
@@ -27,9 +28,11 @@ PROSODY = ".,?!"
 
 _FOLDED = str.maketrans(
     {"‘": "'", "’": "'", "ʼ": "'", "`": "'", "“": '"', "”": '"', "„": '"', "«": '"', "»": '"', "−": "-", "‐": "-"}
-    | {"‑": "-", "…": ".", "⁄": "/"}
+    | {"‑": "-", "…": ".", "⁄": "/", "№": "No. "}
+    | dict.fromkeys("™℠®©", "")
 )
 _SYMBOLS = {"&": "and", "%": "percent", "+": "plus", "=": "equals", "@": "at", "°": "degrees"}
+_SYMBOLS |= {"‰": "per mille", "×": "times", "÷": "divided by", "±": "plus or minus"}
 _TITLES = {
     "approx": "approximately",
     "capt": "captain",
@@ -67,32 +70,53 @@ _MONEY = {
     "$": ("dollar", "dollars", "cent", "cents"),
     "£": ("pound", "pounds", "penny", "pence"),
     "€": ("euro", "euros", "cent", "cents"),
+    "¥": ("yen", "yen", "", ""),
+    "₹": ("rupee", "rupees", "paisa", "paise"),
+    "₩": ("won", "won", "", ""),
+    "¢": ("cent", "cents", "", ""),
 }
+_SCALES = {"k": "thousand", "m": "million", "mn": "million", "b": "billion", "bn": "billion", "t": "trillion"}
+_SCALES |= {word: word for word in ("hundred", *_SCALES.values())}
+_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+_POWERS = {"2": "squared", "3": "cubed"}
 _YEARS = range(1100, 2100)
 _MAX_DIGITS = 15
-_WHOLE = r"[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+"
-_AMOUNT = rf"(?:{_WHOLE})(?:\.[0-9]+)?|\.[0-9]+"
+_MAX_MARKS = 30
+"""Combining marks that one letter may carry (Unicode's stream-safe text); more take quadratic time to sort."""
+
+_WHOLE = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
+_AMOUNT = rf"(?:{_WHOLE}(?:\.[0-9]+)?|\.[0-9]+)"
+_PART = r"[1-9]/(?:[2-9]|10)(?![\w/])"
+_SIGN = f"[{''.join(_MONEY)}]"
+_SCALE = rf"(?: ?((?i:{'|'.join(sorted(_SCALES, key=len, reverse=True))}))\b)?"
 _PASSES = 4
 
+_WORDS = _SYMBOLS | {sign: names[0] for sign, names in _MONEY.items()}
 _PAUSES = str.maketrans({";": ",", ":": ",", "—": ",", "–": ","})
 _BEFORE_SAINT = ("and", "at", "by", "for", "from", "in", "is", "near", "of", "on", "our", "the", "to", "was")
-_SAINT = re.compile(r"(?:\b([A-Z]\w*)\s+)?\b[Ss]t\.(?=\s+[A-Z])")
-_TITLE = re.compile(rf"\b({'|'.join(_TITLES)})\.(?=\s)", re.IGNORECASE)
-_LAST_WORD = re.compile(rf"\b((?i:{'|'.join(_LAST)}))\.(\s*$|\s+(?=[A-Z]))?")
-_ACRONYM = re.compile(r"\b((?:[A-Za-z]\.){2,})(\s*$)?")
-_INITIAL = re.compile(r"\b([A-HJ-Z])\.(?=\s+[A-Z])")
-_NUMBERED = re.compile(r"\b[Nn]o\.(?=\s*[0-9])")
-_PRICE = re.compile(rf"([{''.join(_MONEY)}])\s?({_AMOUNT})(?:\s((?:hundred|thousand|million|billion|trillion))\b)?")
+_SAINT = re.compile(r"(?:\b([A-Z]\w*) )?\b[Ss]t\.(?= [A-Z])")
+_TITLE = re.compile(rf"\b({'|'.join(_TITLES)})\.(?= )", re.IGNORECASE)
+_LAST_WORD = re.compile(rf"\b((?i:{'|'.join(_LAST)}))\.( ?$| (?=[A-Z]))?")
+_ACRONYM = re.compile(r"\b((?:[A-Za-z]\.){2,})( ?$)?")
+_INITIAL = re.compile(r"\b([A-HJ-Z])\.(?= [A-Z])")
+_NUMBERED = re.compile(r"\b[Nn]o\. ?(?=[0-9])")
+_RAISED = re.compile(r"((?<![0-9])[0-9]+|(?<![A-Za-z])[A-Za-z]{1,2}|\))?(?:\^(?=-?[0-9])(-?[0-9]+)|([⁺⁻]?[⁰¹²³⁴-⁹]+))")
+_SPAN = re.compile(
+    rf"(?<![\w.,-])({_SIGN}?) ?({_AMOUNT})((?i:k|[mb]n?)?{_SIGN}?|[%°]) ?[-–] ?({_SIGN}?) ?(?={_AMOUNT}(?: ?([%°]))?)"
+)
+_PRICE = re.compile(rf"((?<![\w.,)])-)?({_SIGN}) ?(-)?({_WHOLE} {_PART}|{_PART}|{_AMOUNT}){_SCALE}")
+_PRICE_AFTER = re.compile(rf"(?<![\w.,/])({_AMOUNT}|[0-9]+,[0-9]{{2}}){_SCALE} ?({_SIGN})(?![0-9])")
 _TIME = re.compile(r"\b([01]?[0-9]|2[0-3]):([0-5][0-9])\b(?!:)")
 _ORDINAL = re.compile(rf"(?<![\w.,])({_WHOLE})(?:st|nd|rd|th)\b", re.IGNORECASE)
 _DECADE = re.compile(r"'?\b([0-9]{1,3}0)'?s\b")
-_FRACTION = re.compile(r"(?<![\w.,/])(?:([0-9]+)\s+)?([1-9])/([2-9]|10)(?![\w/])")
-_RANGE = re.compile(r"(?<![\w.,-])([0-9]{1,4})\s?[-–]\s?([0-9]{1,4})(?![\w-])")
+_FRACTION = re.compile(rf"(?<![\w.,/])(?:([0-9]+) )?({_PART})")
+_RANGE = re.compile(r"(?<![\w.,-])([0-9]{1,4}) ?[-–] ?([0-9]{1,4})(?![\w-])")
 _MINUS = re.compile(r"(?<![\w.,)])-(?=\.?[0-9])")
 _NUMBER = re.compile(_AMOUNT)
-_SENTENCE_END = re.compile(r"[.!?…]+[\"')\]”’]*(?=\s)|\n\s*\n")
+_SENTENCE_END = re.compile(r"(?<![.!?…])[.!?…]+[\"')\]”’]*(?=\s)|\n\s*\n")
 _NO_END = re.compile(rf"(?:^|[\s(\"'])(?:(?i:{'|'.join([*_TITLES, 'st', 'e.g', 'i.e'])})|[A-HJ-Z])\.$")
-_CLAUSE_END = re.compile(r"(?<=[,;:—–)])\s+|\s+(?=[—–(-])")
+_LONGEST_NO_END = max(map(len, _TITLES)) + 2  # with what stands before it and its full stop
+_CLAUSE_END = re.compile(r"(?<=[,;:—–)]) | (?=[—–(-])")
 
 
 def normalise_text(text: str) -> str:
@@ -198,25 +222,38 @@ def split_sentences(text: str, max_chars: int) -> list[str]:
 
 
 def _normalise_once(text: str) -> str:
-    text = "".join(_plain(character) for character in text.translate(_FOLDED))
-    text = unicodedata.normalize("NFKC", text).translate(_FOLDED)
+    text = " ".join(_plain(text.translate(_FOLDED)).split())  # single spaces: every pattern below takes linear time
+    text = unicodedata.normalize("NFKC", _RAISED.sub(_raised, text)).translate(_FOLDED)
     text = _spell_numbers(_expand_abbreviations(text))
     text = unicodedata.normalize("NFKC", text.lower())
-    text = re.sub(r"\s-+(?=\s)|--+", ", ", text).translate(_PAUSES)
-    for symbol, word in _SYMBOLS.items():
+    text = re.sub(r" -+(?= )|--+", ", ", text).translate(_PAUSES)
+    for symbol, word in _WORDS.items():
         text = text.replace(symbol, f" {word} ")
     text = re.sub(r"[^\w\s.,?!'\u0080-\U0010ffff]|_", " ", text)
-    text = re.sub(r"(?<!\w)'|'(?!\w)", " ", text)
-    text = re.sub(r"\s*[.,?!][\s.,?!]*", _one_mark, text)
+    text = " ".join(re.sub(r"(?<!\w)'|'(?!\w)", " ", text).split())
+    text = re.sub(r" ?[.,?!][ .,?!]*", _one_mark, text)
     return " ".join(text.split()).lstrip(PROSODY + " ")
 
 
-def _plain(character: str) -> str:
-    if unicodedata.decomposition(character).startswith("<fraction>"):
-        return f" {character}"  # else 2½ would become 21/2
-    if character.isspace() or unicodedata.category(character) == "Cc":
+def _plain(text: str) -> str:
+    """Without control characters and heaps of marks; digits of any script, and what stands for a number by itself (a
+    circled 2, a Roman VIII), as ASCII digits; fractions apart from a number before them."""
+    runs = groupby(text, lambda character: unicodedata.combining(character) > 0)
+    text = "".join("".join(islice(run, _MAX_MARKS) if marks else run) for marks, run in runs)
+    return "".join(map(_plain_character, text))
+
+
+def _plain_character(character: str) -> str:
+    if character.isascii() and not character.isspace():
+        return "" if character == "\x7f" or character < " " else character
+    category, number = unicodedata.category(character), unicodedata.numeric(character, None)
+    if character.isspace() or category == "Cc":
         return " "
-    return "" if unicodedata.category(character) == "Cf" else character
+    if category == "Nd":
+        return str(unicodedata.decimal(character))
+    if category in ("No", "Nl") and number is not None and "<super>" not in unicodedata.decomposition(character):
+        return f" {number:.0f} " if number.is_integer() else f" {character}"  # else 2½ would become 21/2
+    return "" if category == "Cf" else character
 
 
 def _expand_abbreviations(text: str) -> str:
@@ -242,54 +279,92 @@ def _words_of_short(match: re.Match[str], words: Callable[[str], str]) -> str:
     return words(match[1]) + ("" if match[2] is None else f".{match[2]}")
 
 
+def _raised(match: re.Match[str]) -> str:
+    """`10²`, `x^3`, `10⁻³`; the number of a note (`word¹`, `2024²`) is not read."""
+    base, written, superscript = match.groups()
+    power = written or unicodedata.normalize("NFKC", superscript).translate(_FOLDED).lstrip("+")
+    if not base or (superscript and (power == "1" or _is_year(base))):
+        return match[0] if written else f"{base or ''} "
+    return f"{base} {_POWERS.get(power) or f'to the power of {power}'} "
+
+
 def _spell_numbers(text: str) -> str:
     """Every number in words, the special forms first."""
-    text = _PRICE.sub(_price, text)
-    text = _TIME.sub(_time, text)
-    text = _ORDINAL.sub(lambda match: f" {_spell(match[1], 'ordinal')} ", text)
-    text = _FRACTION.sub(_fraction, text)
-    text = _DECADE.sub(lambda match: f" {_plural(_number(match[1]))} ", text)
-    text = _RANGE.sub(lambda match: f"{match[1]} {'to ' if int(match[2]) > int(match[1]) else ''}{match[2]}", text)
-    text = _MINUS.sub(" minus ", text)
-    return _NUMBER.sub(lambda match: f" {_number(match[0])} ", text)
+    for pattern, reading in _FORMS:
+        text = pattern.sub(reading, text)
+    return text
 
 
 def _number(digits: str) -> str:
     """A number as written: `1,000`, `3.14`, `.5`, `007`; four digits of 1100..2099 without a comma are a year."""
     whole, point, fraction = digits.partition(".")
-    words = (
-        _spell(whole, "year" if len(whole) == 4 and not point and int(whole) in _YEARS else "cardinal") if whole else ""
-    )
-    if point:
-        words = " ".join([words, "point", *(_spell(digit) for digit in fraction)])
-    return words
+    words = _spell(whole, "year" if _is_year(whole) and not point else "cardinal") if whole else ""
+    return " ".join([words, "point", *(_DIGITS[int(digit)] for digit in fraction)]) if point else words
+
+
+def _is_year(digits: str) -> bool:
+    return len(digits) == 4 and digits.isdecimal() and int(digits) in _YEARS
 
 
 def _spell(digits: str, form: str = "cardinal") -> str:
     plain = digits.replace(",", "")
     if len(plain) > _MAX_DIGITS or (len(plain) > 1 and plain[0] == "0" and form == "cardinal"):
-        return " ".join(_spell(digit) for digit in plain)  # a telephone number or an agent
+        return " ".join(_DIGITS[int(digit)] for digit in plain)  # a telephone number or an agent
     try:
         from num2words import num2words
     except ImportError as error:
         raise MissingExtraError("num2words", "speech") from error
-    return str(num2words(int(plain), to=form)).replace(",", "")
+    return _words_of(num2words, int(plain), form)
+
+
+@lru_cache(maxsize=4096)
+def _words_of(convert: Callable[..., str], number: int, form: str) -> str:
+    return str(convert(number, to=form)).replace(",", "")
+
+
+def _span(match: re.Match[str]) -> str:
+    """`10%-20%`, `$5-10`, `5€–7€`: a dash between amounts is "to"; without a sign, see `_RANGE`."""
+    sign, amount, unit, other_sign, other_unit = match.groups()
+    if not (sign or other_sign or other_unit or unit[-1:] in (*_MONEY, "%", "°")):
+        return match[0]
+    if sign and not other_sign and not other_unit:
+        sign, other_sign = "", sign
+    return f"{sign}{amount}{unit} to {other_sign}"
 
 
 def _price(match: re.Match[str]) -> str:
-    """`$5`, `$5.50`, `$3.5 million`."""
-    one, many, small_one, small_many = _MONEY[match[1]]
-    whole, _, fraction = match[2].replace(",", "").partition(".")
-    if match[3]:
-        return f" {_number(match[2])} {match[3]} {many} "
-    if fraction and len(fraction) != 2:
-        return f" {_number(match[2])} {many} "
+    """`$5`, `-$5.50`, `$3.5 million`, `$5M`, `$½`."""
+    before, sign, after, amount, scale = match.groups()
+    return f" {'minus ' if before or after else ''}{_money(sign, amount, scale)} "
+
+
+def _price_after(match: re.Match[str]) -> str:
+    """`5€`, `5,50 €`, `5 million €`."""
+    amount = re.sub(r"^([0-9]+),([0-9]{2})$", r"\1.\2", match[1])
+    return f" {_money(match[3], amount, match[2])} "
+
+
+def _money(sign: str, amount: str, scale: str | None) -> str:
+    one, many, small_one, small_many = _MONEY[sign]
+    if "/" in amount:
+        words = _FRACTION.sub(_fraction, amount)
+        return (
+            f"{words} {_SCALES[scale.lower()]} {many}"
+            if scale
+            else f"{words} {many if ' ' in amount else f'of a {one}'}"
+        )
+    if scale:
+        return f"{_number(amount)} {_SCALES[scale.lower()]} {many}"
+    whole, _, cents = amount.replace(",", "").partition(".")
+    units = whole.lstrip("0")
+    if cents and (len(cents) != 2 or not small_one):
+        return f"{_number(amount)} {many}"
     parts = []
-    if int(whole or 0) or not int(fraction or 0):
-        parts.append(f"{_spell(whole or '0')} {one if int(whole or 0) == 1 else many}")
-    if int(fraction or 0):
-        parts.append(f"{_spell(str(int(fraction)))} {small_one if int(fraction) == 1 else small_many}")
-    return f" {' and '.join(parts)} "
+    if units or not cents.strip("0"):
+        parts.append(f"{_spell(units or '0')} {one if units == '1' else many}")
+    if cents.strip("0"):
+        parts.append(f"{_spell(cents.lstrip('0'))} {small_one if cents == '01' else small_many}")
+    return " and ".join(parts)
 
 
 def _time(match: re.Match[str]) -> str:
@@ -302,16 +377,36 @@ def _time(match: re.Match[str]) -> str:
 
 def _fraction(match: re.Match[str]) -> str:
     """`1/2`, `3/4`, `2 1/3`; a numerator that is not below the denominator is none, as in `24/7`."""
-    over, under = int(match[2]), int(match[3])
+    over, under = map(int, match[2].split("/"))
     if over >= under:
         return match[0]
-    part = {2: "half", 4: "quarter"}.get(under) or _spell(match[3], "ordinal")
+    part = {2: "half", 4: "quarter"}.get(under) or _spell(str(under), "ordinal")
     whole = f"{_number(match[1])} and " if match[1] else ""
-    return f" {whole}{_spell(match[2])} {part if over == 1 else _plural(part)} "
+    return f" {whole}{_spell(str(over))} {part if over == 1 else _plural(part)} "
 
 
 def _plural(words: str) -> str:
     return f"{words[:-1]}ies" if words.endswith("y") else f"{words}s"
+
+
+def _range(match: re.Match[str]) -> str:
+    """`1990-1995`; a number that does not ascend belongs to a name or a telephone."""
+    return f"{match[1]} {'to ' if int(match[2]) > int(match[1]) else ''}{match[2]}"
+
+
+_FORMS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
+    (_SPAN, _span),
+    (_PRICE, _price),
+    (_PRICE_AFTER, _price_after),
+    (_TIME, _time),
+    (_ORDINAL, lambda match: f" {_spell(match[1], 'ordinal')} "),
+    (_FRACTION, _fraction),
+    (_DECADE, lambda match: f" {_plural(_number(match[1]))} "),
+    (_RANGE, _range),
+    (_MINUS, lambda _: " minus "),
+    (_NUMBER, lambda match: f" {_number(match[0])} "),
+)
+"""What numbers are written as, and their readings, in the order in which they are looked for."""
 
 
 def _one_mark(match: re.Match[str]) -> str:
@@ -321,7 +416,7 @@ def _one_mark(match: re.Match[str]) -> str:
 def _sentences(text: str) -> list[str]:
     sentences, begin = [], 0
     for match in _SENTENCE_END.finditer(text):
-        if match[0] == "." and _NO_END.search(text[begin : match.end()]):
+        if match[0] == "." and _NO_END.search(text[max(begin, match.end() - _LONGEST_NO_END) : match.end()]):
             continue
         sentences.append(text[begin : match.end()])
         begin = match.end()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -52,6 +54,39 @@ from resgen.errors import ConfigError, DataError, MissingExtraError
         ("... so", "so"),
         ("zero\u200bwidth soft\u00adhyphen tab\there", "zerowidth softhyphen tab here"),
         ("Café 日本 😀", "café 日本 😀"),
+        (
+            "10² is 100, 10⁵ and 10^6",
+            "ten squared is one hundred, ten to the power of five and ten to the power of six",
+        ),
+        ("5 m², 3km³ at 10⁻³", "five m squared, three km cubed at ten to the power of minus three"),
+        ("(2)², x¹, a note¹² in 2024¹ or 2024²", "two squared, x, a note in twenty twenty four or twenty twenty four"),
+        ("①② ⑩❶ Ⅷ ㉑", "one two ten one eight twenty one"),
+        ("H₂O, ٣ and 𝟏𝟐, 4ᵗʰ №\u00a05™", "h two o, three and twelve, fourth number five"),
+        ("It costs 5€.", "it costs five euros."),
+        (
+            "5 €, 5,50 €, 5.01€, 3 million €",
+            "five euros, five euros and fifty cents, five euros and one cent, three million euros",
+        ),
+        (
+            "$5M, $5k, $1.5bn, $2 Thousand",
+            "five million dollars, five thousand dollars, one point five billion dollars, two thousand dollars",
+        ),
+        ("¥500, ₹1, 5¢, a € or $", "five hundred yen, one rupee, five cents, a euro or dollar"),
+        ("-$5, $-5.50", "minus five dollars, minus five dollars and fifty cents"),
+        (
+            "10%-20%, 10-20%, 10% – 20%",
+            "ten percent to twenty percent, ten to twenty percent, ten percent to twenty percent",
+        ),
+        (
+            "$5-10 or $5M–$10M or 1.5€-2€",
+            "five to ten dollars or five million dollars to ten million dollars or one point five euros to two euros",
+        ),
+        ("5°-10°, 20%-10%", "five degrees to ten degrees, twenty percent to ten percent"),
+        (
+            "$½, €2½, $½ million, ½%",
+            "one half of a dollar, two and one half euros, one half million dollars, one half percent",
+        ),
+        ("2×3 ÷ 4 ± 1‰", "two times three divided by four plus or minus one per mille"),
         ("", ""),
     ],
 )
@@ -59,7 +94,22 @@ def test_normalise(text: str, expected: str) -> None:
     assert normalise_text(text) == expected
 
 
-PIECES = [*"ab Zs.,?!'\"-–&%$€:/()_", "Dr", "St", "etc", "12", "1984", "0", "½", "é", "th", "e.g.", "\u200d", "´", "İ"]
+PIECES = [
+    *"ab Zs.,?!'\"-–&%$€:/()_^²⁻①°×",
+    "Dr",
+    "St",
+    "etc",
+    "12",
+    "1984",
+    "0",
+    "½",
+    "é",
+    "th",
+    "e.g.",
+    "\u200d",
+    "´",
+    "İ",
+]
 
 
 @settings(max_examples=300, deadline=None)
@@ -70,6 +120,67 @@ def test_normalised_text_stays_and_has_only_words_and_pauses(text: str) -> None:
     assert result == " ".join(result.split())
     ascii_part = {character for character in result if character < "\x80"}
     assert ascii_part <= set("abcdefghijklmnopqrstuvwxyz .,?!'")
+
+
+DIGITS = "9" * 4301
+FORMS = [
+    "{}",
+    "${}",
+    "{}€",
+    "${}.{}M",
+    "{}th",
+    "1 {}/2",
+    "{}/2",
+    "{}%-{}%",
+    "10^{}",
+    "x²{}",
+    "0{}s",
+    "{}:30",
+    "1,{}",
+    "{}-{}",
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_number_of_any_length_is_read(form: str) -> None:
+    result = normalise_text(form.replace("{}", DIGITS))
+    assert result.count("nine") >= 4301 and normalise_text(result) == result
+
+
+UNITS = [
+    " ",
+    ".",
+    "A. ",
+    "a.",
+    "U.",
+    "St. A ",
+    "st. ",
+    "'",
+    " -",
+    "1,111",
+    "1",
+    "$1",
+    "½",
+    "5€-",
+    "²",
+    "\n ",
+    ".'",
+    "a, ",
+]
+
+
+@pytest.mark.parametrize("read", [normalise_text, lambda text: split_sentences(text, 200)], ids=["normalise", "split"])
+@pytest.mark.parametrize("unit", [*UNITS, "\u0301\u0316"])
+def test_twice_the_text_takes_about_twice_the_time(read: Callable[[str], object], unit: str) -> None:
+    def seconds(length: int) -> float:
+        text, taken = "$a" + unit * (length // len(unit)) + "b", []
+        for _ in range(3):
+            begin = time.process_time()
+            read(text)
+            taken.append(time.process_time() - begin)
+        return min(taken)
+
+    assert seconds(8_000) < 3 * seconds(4_000) + 0.02
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
