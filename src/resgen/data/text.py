@@ -102,7 +102,8 @@ _INITIAL = re.compile(r"\b([A-HJ-Z])\.(?= [A-Z])")
 _NUMBERED = re.compile(r"\b[Nn]o\. ?(?=[0-9])")
 _RAISED = re.compile(r"((?<![0-9])[0-9]+|(?<![A-Za-z])[A-Za-z]{1,2}|\))?(?:\^(?=-?[0-9])(-?[0-9]+)|([⁺⁻]?[⁰¹²³⁴-⁹]+))")
 _SPAN = re.compile(
-    rf"(?<![\w.,-])({_SIGN}?) ?({_AMOUNT})((?i:k|[mb]n?)?{_SIGN}?|[%°]) ?[-–] ?({_SIGN}?) ?(?={_AMOUNT}(?: ?([%°]))?)"
+    rf"(?<![\w.,-])({_SIGN}?) ?({_AMOUNT})((?i:k|[mb]n?)?{_SIGN}?|[%°]) ?[-–]"
+    rf" ?({_SIGN}?) ?(?={_AMOUNT}(?: ?([%°]|{_SIGN}(?![0-9])))?)"
 )
 _PRICE = re.compile(rf"((?<![\w.,)])-)?({_SIGN}) ?(-)?({_WHOLE} {_PART}|{_PART}|{_AMOUNT}){_SCALE}")
 _PRICE_AFTER = re.compile(rf"(?<![\w.,/])({_AMOUNT}|[0-9]+,[0-9]{{2}}){_SCALE} ?({_SIGN})(?![0-9])")
@@ -327,8 +328,10 @@ def _span(match: re.Match[str]) -> str:
     sign, amount, unit, other_sign, other_unit = match.groups()
     if not (sign or other_sign or other_unit or unit[-1:] in (*_MONEY, "%", "°")):
         return match[0]
-    if sign and not other_sign and not other_unit:
+    if sign and not other_unit and (not other_sign or (sign == other_sign and not unit)):
         sign, other_sign = "", sign
+    if unit == other_unit:
+        unit = ""
     return f"{sign}{amount}{unit} to {other_sign}"
 
 
@@ -347,12 +350,10 @@ def _price_after(match: re.Match[str]) -> str:
 def _money(sign: str, amount: str, scale: str | None) -> str:
     one, many, small_one, small_many = _MONEY[sign]
     if "/" in amount:
-        words = _FRACTION.sub(_fraction, amount)
-        return (
-            f"{words} {_SCALES[scale.lower()]} {many}"
-            if scale
-            else f"{words} {many if ' ' in amount else f'of a {one}'}"
-        )
+        words = " ".join(_FRACTION.sub(_fraction, amount).split())
+        if scale or " " in amount:
+            return f"{words} {_SCALES[scale.lower()] if scale else ''} {many}"
+        return f"half a {one}" if amount == "1/2" else f"{words} of a {one}"
     if scale:
         return f"{_number(amount)} {_SCALES[scale.lower()]} {many}"
     whole, _, cents = amount.replace(",", "").partition(".")

@@ -75,16 +75,16 @@ from resgen.errors import ConfigError, DataError, MissingExtraError
         ("-$5, $-5.50", "minus five dollars, minus five dollars and fifty cents"),
         (
             "10%-20%, 10-20%, 10% – 20%",
-            "ten percent to twenty percent, ten to twenty percent, ten percent to twenty percent",
+            "ten to twenty percent, ten to twenty percent, ten to twenty percent",
         ),
         (
             "$5-10 or $5M–$10M or 1.5€-2€",
-            "five to ten dollars or five million dollars to ten million dollars or one point five euros to two euros",
+            "five to ten dollars or five million dollars to ten million dollars or one point five to two euros",
         ),
-        ("5°-10°, 20%-10%", "five degrees to ten degrees, twenty percent to ten percent"),
+        ("5°-10°, 20%-10%", "five to ten degrees, twenty to ten percent"),
         (
-            "$½, €2½, $½ million, ½%",
-            "one half of a dollar, two and one half euros, one half million dollars, one half percent",
+            "$½, £¾, €2½, $½ million",
+            "half a dollar, three quarters of a pound, two and one half euros, one half million dollars",
         ),
         ("2×3 ÷ 4 ± 1‰", "two times three divided by four plus or minus one per mille"),
         ("", ""),
