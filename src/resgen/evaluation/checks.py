@@ -86,9 +86,9 @@ def check_protocol(protocol: EvaluationProtocol, extractor: Extractor, reference
         ConfigError: naming the first thing that differs.
         DataError: classes are to be balanced and there are no labels.
     """
-    found = {"purpose": purpose, **_named(extractor, reference)}
-    del found["reference"]  # only a name; its contents count
-    for name, value in found.items():
+    facts = {"purpose": purpose, **_named(extractor, reference)}
+    del facts["reference"]  # only a name; its contents count
+    for name, value in facts.items():
         if getattr(protocol, name) != value:
             raise ConfigError(
                 f"the protocol has {name}={getattr(protocol, name)!r}, but what is given has {value!r}; "
@@ -108,32 +108,32 @@ def check_pictures(pictures: Tensor, count: int, protocol: EvaluationProtocol) -
     Raises:
         DataError: naming both.
     """
-    wanted = (count, protocol.channels, protocol.image_size, protocol.image_size)
-    if tuple(pictures.shape) != wanted or pictures.dtype != torch.uint8:
+    shape = (count, protocol.channels, protocol.image_size, protocol.image_size)
+    if tuple(pictures.shape) != shape or pictures.dtype != torch.uint8:
         raise DataError(
             f"the model made {pictures.dtype} pictures of shape {tuple(pictures.shape)}; the protocol wants "
-            f"torch.uint8 of {wanted}"
+            f"torch.uint8 of {shape}"
         )
 
 
 def warnings_of(protocol: EvaluationProtocol, real: ReferenceFeatures, extractor: Extractor) -> tuple[str, ...]:
     """What a reader of the numbers has to keep in mind."""
-    found = []
+    lines = []
     width = real.statistics.num_features
     if protocol.num_samples < FEW_SAMPLES:
-        found.append(
+        lines.append(
             f"{protocol.num_samples} samples are fewer than {FEW_SAMPLES:,}: the distance is biased upwards; compare "
             "it only with distances of as many samples"
         )
     for what, count in (("samples", protocol.num_samples), ("reference pictures", real.statistics.count)):
         if count <= width:
-            found.append(
+            lines.append(
                 f"the covariance of {count} {what} in {width} features is singular (without width in some directions), "
                 f"which biases the distance strongly; take more than {width}"
             )
     if not extractor.sha256:
-        found.append(f"extractor '{extractor.name}' has no hash: nobody can verify which one it was")
-    return tuple(found)
+        lines.append(f"extractor '{extractor.name}' has no hash: nobody can verify which one it was")
+    return tuple(lines)
 
 
 def floor_of(real: ReferenceFeatures, reference: Reference) -> Floor:

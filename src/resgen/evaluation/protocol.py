@@ -204,5 +204,5 @@ def check_comparable(first: EvaluationProtocol, second: EvaluationProtocol, *, v
 
 
 def _different(name: str, first: object, second: object, reason: str) -> ConfigError:
-    shown = [f"{v[:12]}..." if isinstance(v, str) and len(v) > 40 else repr(v) for v in (first, second)]
-    return ConfigError(f"these numbers cannot be compared: {name} is {shown[0]} and {shown[1]}; {reason}")
+    values = [f"{v[:12]}..." if isinstance(v, str) and len(v) > 40 else repr(v) for v in (first, second)]
+    return ConfigError(f"these numbers cannot be compared: {name} is {values[0]} and {values[1]}; {reason}")

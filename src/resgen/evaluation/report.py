@@ -171,8 +171,8 @@ def load_report(path: str | Path) -> EvaluationReport:
         raise CheckpointError(f"'{path}': format={data.get('format')!r} must be '{FORMAT}'")
     if data.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(f"'{path}': format_version={data.get('format_version')!r} must be {FORMAT_VERSION}")
-    kept = {k: v for k, v in data.items() if k not in ("format", "format_version", "metric", "protocol_id")}
-    report = config_from_dict(EvaluationReport, kept, where="report.")
+    entries = {k: v for k, v in data.items() if k not in ("format", "format_version", "metric", "protocol_id")}
+    report = config_from_dict(EvaluationReport, entries, where="report.")
     for name, value in (("metric", report.protocol.metric_name), ("protocol_id", report.protocol.protocol_id)):
         if data.get(name) != value:
             raise CheckpointError(f"'{path}': {name}={data.get(name)!r} is not that of its protocol, '{value}'")
@@ -250,8 +250,8 @@ def _generation_row(report: EvaluationReport, setting: str) -> list[str]:
     if len(results) > 1:
         names = ("distance", "kernel_distance", "inception_score", "precision", "recall", "recognised", "seconds")
         scales = (1, 1000, 1, 1, 1, 1, 1)
-        found = [report.over_seeds(setting, name) for name in names]
-        cells = [f"{m.mean * s:.4g} ± {m.std * s:.2g}" if m else "" for m, s in zip(found, scales, strict=True)]
+        means = [report.over_seeds(setting, name) for name in names]
+        cells = [f"{m.mean * s:.4g} ± {m.std * s:.2g}" if m else "" for m, s in zip(means, scales, strict=True)]
         return [setting, *cells]
     r = results[0]
     recognised = ""

@@ -181,11 +181,11 @@ def score(
     """One point of a curve, guided and unguided."""
     pipe, settings = _open(out, run, sampling)
     judge = open_judge(out, data, recipe, extractor)
-    found = {
-        name: config_to_dict(judge.score_pipeline(pipe, chosen, num_samples=num_samples, seed=FINAL_SEED))
-        for name, chosen in (("guided", settings), ("unguided", without_guidance(settings)))
+    scores = {
+        name: config_to_dict(judge.score_pipeline(pipe, variant, num_samples=num_samples, seed=FINAL_SEED))
+        for name, variant in (("guided", settings), ("unguided", without_guidance(settings)))
     }
-    return {"run": run, "num_steps": sampling.get("num_steps"), **found}
+    return {"run": run, "num_steps": sampling.get("num_steps"), **scores}
 
 
 def _open(out: str, run: str, sampling: dict[str, Any]) -> tuple[ImagePipeline, Any]:
@@ -202,7 +202,7 @@ def timing(models: Mapping[str, str], sampling: Mapping[str, dict[str, Any]], re
         )
         for kind, model in models.items()
     }
-    found: dict[str, dict[str, list[float]]] = {kind: {"1": [], "64": []} for kind in models}
+    seconds: dict[str, dict[str, list[float]]] = {kind: {"1": [], "64": []} for kind in models}
     for repetition in range(repetitions + 1):
         for kind, (pipe, settings) in pipes.items():
             for batch in (1, 64):
@@ -210,5 +210,5 @@ def timing(models: Mapping[str, str], sampling: Mapping[str, dict[str, Any]], re
                 begin = time.perf_counter()
                 pipe.generate_pixels(class_ids, first_index=0, seed=0, batch_size=batch, sampling=settings)
                 if repetition:  # the first one warms up
-                    found[kind][str(batch)].append((time.perf_counter() - begin) / batch)
-    return {"threads": torch.get_num_threads(), "seconds_per_picture": found}
+                    seconds[kind][str(batch)].append((time.perf_counter() - begin) / batch)
+    return {"threads": torch.get_num_threads(), "seconds_per_picture": seconds}

@@ -159,14 +159,14 @@ class Study:
             jobs, mp_context=context, initializer=start_worker, initargs=(free, threads, os.getpid())
         ) as pool:
             running = {pool.submit(do, part.action, dict(part.arguments)): part for part in left}
-            done = 0.0
+            minutes = 0.0
             try:
                 for future in as_completed(running):
                     part = running[future]
                     self.record(part.name, future.result())
-                    done += part.minutes
+                    minutes += part.minutes
                     spent = (time.monotonic() - begin) / 60
-                    left_minutes = spent * (total - done) / max(done, 1e-9)
+                    left_minutes = spent * (total - minutes) / max(minutes, 1e-9)
                     say(f"{part.name}: done; about {left_minutes:.0f} minutes left in this stage")
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
@@ -227,11 +227,11 @@ def compare(study: Study, say: Callable[[str], None]) -> None:
         say,
     )
     steps = equal_steps(study)
-    chosen = comparison.seeds[: comparison.equal_steps_seeds]
+    seeds = comparison.seeds[: comparison.equal_steps_seeds]
     say(f"training for {steps} steps, as many as the slowest kind took in its time")
     parts = []
     for kind in comparison.kinds:
-        for seed in chosen:
+        for seed in seeds:
             result = study.result(f"train-{kind}-time-{seed}")
             share = steps / result["steps"]
             if share < STEPS_TOLERANCE:

@@ -22,9 +22,9 @@ def truncate_tokenizer(tokenizer: ImageTokenizer, depth: int) -> ImageTokenizer:
         raise ConfigError(f"depth={depth} must lie in 1..{full}")
     config = replace(tokenizer.config, quantizer=replace(tokenizer.config.quantizer, depth=depth))
     shorter = ImageTokenizer(config)
-    wanted = shorter.state_dict()
+    shapes = shorter.state_dict()
     tensors = {
-        name: tensor[:depth] if wanted[name].shape != tensor.shape else tensor
+        name: tensor[:depth] if shapes[name].shape != tensor.shape else tensor
         for name, tensor in module_tensors(tokenizer).items()
     }
     load_state(shorter, tensors, f"tokenizer of depth {full}")

@@ -74,10 +74,10 @@ def diagnose(run: Run, reference: ReferenceCurves | None = None) -> list[Finding
         _damaged, _finite, _learning, _divergence, _gradients, _learning_rate, _validation, _codebooks,
         _reconstruction, _likelihood, _throughput, _end,
     )  # fmt: skip
-    found = [finding for check in checks for finding in check(run)]
+    findings = [finding for check in checks for finding in check(run)]
     if reference is not None:
-        found += compare(run, reference)
-    return sorted(found, key=lambda finding: LEVELS.index(finding.level))
+        findings += compare(run, reference)
+    return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
 
 
 def verdict(findings: Sequence[Finding]) -> str:
@@ -97,21 +97,21 @@ def compare(run: Run, reference: ReferenceCurves) -> list[Finding]:
     """
     differences = reference.differences(run)
     ratio = run.training("batch_size", reference.batch_size) / reference.batch_size
-    found: dict[tuple[str, float], list[tuple[str, Finding]]] = defaultdict(list)
+    groups: dict[tuple[str, float], list[tuple[str, Finding]]] = defaultdict(list)
     for name in reference.curves:
         if name in NOT_COMPARED or (run.recipe != reference.recipe and not name.startswith("usage/")):
             continue
         for scale in dict.fromkeys((1.0, ratio)):
             placed = _place(run, reference, name, scale, soft=bool(differences))
             if placed is not None:
-                found[name.split("/")[0], scale].append((name, placed))
-    if not found:
+                groups[name.split("/")[0], scale].append((name, placed))
+    if not groups:
         value = f"'{reference.name}' has no metric at any step of this run"
         return [
             Finding(level="notice", what="reference", value=value, normal="a reference of the same recipe and kind")
         ]
     result: list[Finding] = []
-    for members in found.values():
+    for members in groups.values():
         within = [finding for _, finding in members if finding.level == "ok"]
         result += [finding for _, finding in members if finding.level != "ok"]
         if len(within) > 1 and len(within) == len(members):  # one sentence for all levels
@@ -173,11 +173,11 @@ def _finite(run: Run) -> list[Finding]:
         for name, value in line.items() if value is None and name.startswith(watched)
     }  # fmt: skip
     advice = "lower learning_rate or set precision=fp32, and start from the last good checkpoint"
-    found = [
+    findings = [
         Finding(level="problem", what=name, value=f"not finite at step {step:,}", normal="a number", advice=advice)
         for name, step in bad.items()
     ]
-    return found or [Finding(level="ok", what="losses", value="all finite", normal="numbers at every step")]
+    return findings or [Finding(level="ok", what="losses", value="all finite", normal="numbers at every step")]
 
 
 def _main_curve(run: Run) -> tuple[str, Points]:
@@ -236,7 +236,7 @@ def _gradients(run: Run) -> list[Finding]:
     norms = [(step, value) for step, value in run.curve("grad_norm") if step > warmup]
     if len(norms) < 8:
         return []
-    found = []
+    findings = []
     middle = statistics.median(value for _, value in norms)
     spikes = [step for step, value in norms if value > 10 * middle]
     if spikes:
@@ -246,7 +246,7 @@ def _gradients(run: Run) -> list[Finding]:
             f"median {middle:.3g}",
         )
         advice = "a few are harmless with clip_norm; if the loss jumps there, lower learning_rate"
-        found.append(Finding(level=level, what="grad_norm", value=value, normal=normal, advice=advice))
+        findings.append(Finding(level=level, what="grad_norm", value=value, normal=normal, advice=advice))
     clip = run.training("clip_norm", 0)
     share = sum(value > clip for _, value in norms) / len(norms)
     if clip > 0 and share > 0.9:
@@ -254,8 +254,8 @@ def _gradients(run: Run) -> list[Finding]:
         advice = (
             "every step is cut to one length; if learning is slow, raise clip_norm, if it is rough, lower learning_rate"
         )
-        found.append(Finding(level="notice", what="grad_norm", value=value, normal="now and then", advice=advice))
-    return found or [
+        findings.append(Finding(level="notice", what="grad_norm", value=value, normal="now and then", advice=advice))
+    return findings or [
         Finding(level="ok", what="grad_norm", value=f"median {middle:.3g}", normal="no spikes, clipped rarely")
     ]
 
@@ -296,13 +296,13 @@ def _validation(run: Run) -> list[Finding]:
     end = [value for _, value in training][-3:]
     overfits = bool(near and end) and statistics.fmean(end) < statistics.fmean(near)
     what = f"val_loss (rises while {name} falls: overfitting)" if overfits else "val_loss (rises)"
-    kept = "the best checkpoint is kept in checkpoints/"
-    advice = f"more data, data.flip or a smaller model; {kept}" if overfits else f"lower learning_rate; {kept}"
+    note = "the best checkpoint is kept in checkpoints/"
+    advice = f"more data, data.flip or a smaller model; {note}" if overfits else f"lower learning_rate; {note}"
     return [Finding(level="problem" if rise > 0.3 else "notice", what=what, value=value, normal=normal, advice=advice)]
 
 
 def _codebooks(run: Run) -> list[Finding]:
-    found, size = [], run.codebook_size
+    findings, size = [], run.codebook_size
     levels = _numbered(run, "perplexity")
     for level, points in levels:
         step, perplexity = points[-1]
@@ -314,13 +314,13 @@ def _codebooks(run: Run) -> list[Finding]:
         if perplexity < max(2.0, 0.05 * (size or 0)) or (usage is not None and usage < 0.1):
             normal = "usage near 100 %, perplexity above a quarter of the codes"
             advice = "collapsed: raise quantizer.dead_threshold, lower learning_rate, or use fewer or smaller codebooks"
-            found.append(Finding(level="problem", what=what, value=value, normal=normal, advice=advice))
+            findings.append(Finding(level="problem", what=what, value=value, normal=normal, advice=advice))
         elif perplexity < 0.25 * (size or 0) or (usage is not None and usage < 0.5) or perplexity < best / 2:
             normal = f"perplexity above a quarter of the codes and near its best, {best:.1f}"
             advice = "many codes idle: fewer codes do as well, or look whether it goes on falling"
-            found.append(Finding(level="notice", what=what, value=value, normal=normal, advice=advice))
-    if found or not levels:
-        return found
+            findings.append(Finding(level="notice", what=what, value=value, normal=normal, advice=advice))
+    if findings or not levels:
+        return findings
     low = min(points[-1][1] for _, points in levels)
     value = f"{len(levels)} levels, lowest perplexity {low:.1f}{f' of {size}' if size else ''}"
     return [Finding(level="ok", what="codebooks", value=value, normal="all levels in use")]
@@ -348,7 +348,7 @@ def _likelihood(run: Run) -> list[Finding]:
     """Likelihoods by level and progress: against guessing, and each against its own past."""
     if run.stage != "generator" or not (validations := run.curve("val_loss")):
         return []
-    found = []
+    findings = []
     step, value = validations[-1]
     if run.codebook_size and not run.is_density:
         guess = math.log(run.codebook_size)
@@ -361,14 +361,16 @@ def _likelihood(run: Run) -> list[Finding]:
         untrained = value > 0.98 * guess
         if value > 1.02 * guess and step > run.training("warmup_steps", 0):
             advice = "worse than guessing: codes and model do not fit together, or learning_rate is too high"
-            found.append(Finding(level="problem", what=what, value=text, normal=normal, advice=advice))
+            findings.append(Finding(level="problem", what=what, value=text, normal=normal, advice=advice))
         elif untrained and late:
             advice = "little was learned so far; train longer or look whether the codes carry anything"
-            found.append(Finding(level="notice", what=what, value=text, normal=normal, advice=advice, untrained=True))
+            findings.append(
+                Finding(level="notice", what=what, value=text, normal=normal, advice=advice, untrained=True)
+            )
         else:
             normal += "; runs start there and the finest levels stay near it, 4 % of tokens guessed right can be normal"
-            found.append(Finding(level="ok", what=what, value=text, normal=normal, untrained=untrained))
-        found += _shape(run)
+            findings.append(Finding(level="ok", what=what, value=text, normal=normal, untrained=untrained))
+        findings += _shape(run)
     worse = []
     for name in (n for n in run.metrics() if n.startswith("nll_")):
         points = run.curve(name)
@@ -379,13 +381,13 @@ def _likelihood(run: Run) -> list[Finding]:
             "the mean improves at their cost; look at generator_loss.mask_schedule and at the codes of these levels"
         )
         text, normal = f"worse than at the first validation ({', '.join(worse)})", "all improve together"
-        found.append(Finding(level="notice", what="likelihood by level", value=text, normal=normal, advice=advice))
-    return found
+        findings.append(Finding(level="notice", what="likelihood by level", value=text, normal=normal, advice=advice))
+    return findings
 
 
 def _shape(run: Run) -> list[Finding]:
     """Of token kinds: coarse levels are easier than fine ones, and a level gets easier as more positions are known."""
-    found = []
+    findings = []
     for group in ("nll_level", "nll_visible"):
         levels = _numbered(run, group)
         if len(levels) > 1:
@@ -393,7 +395,7 @@ def _shape(run: Run) -> list[Finding]:
             value, normal = f"{first:.3g} for the coarsest, {last:.3g} for the finest", "rises from coarse to fine"
             advice = "usual only if the finest codebook is hardly used; else check that levels are not in reverse"
             bad = first > 1.05 * last
-            found.append(
+            findings.append(
                 Finding(level="notice" if bad else "ok", what=group, value=value, normal=normal, advice=advice * bad)
             )
     early, late = run.curve("nll_progress/0.05"), run.curve("nll_progress/0.95")
@@ -403,8 +405,8 @@ def _shape(run: Run) -> list[Finding]:
         value, normal = f"{a:.3g} with all positions masked, {b:.3g} with few", "falls as more positions are known"
         advice = "the network makes nothing of the known positions: check the masks" * bad
         level = "notice" if bad else "ok"
-        found.append(Finding(level=level, what="nll_progress", value=value, normal=normal, advice=advice))
-    return found
+        findings.append(Finding(level=level, what="nll_progress", value=value, normal=normal, advice=advice))
+    return findings
 
 
 def _throughput(run: Run) -> list[Finding]:
@@ -436,5 +438,5 @@ def _end(run: Run) -> list[Finding]:
 def _numbered(run: Run, group: str) -> list[tuple[int, Points]]:
     """Curves of the metrics GROUP/NUMBER, by number."""
     names = [name for name in run.metrics() if name.startswith(group + "/") and name.rsplit("/", 1)[1].isdecimal()]
-    found = [(int(name.rsplit("/", 1)[1]), run.curve(name)) for name in names]
-    return sorted((number, points) for number, points in found if points)
+    curves = [(int(name.rsplit("/", 1)[1]), run.curve(name)) for name in names]
+    return sorted((number, points) for number, points in curves if points)

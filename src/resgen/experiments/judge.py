@@ -115,14 +115,14 @@ class Judge:
         features, right, seconds = [], 0, 0.0
         judged = num_classes > 0 and self.extractor.class_names == self.reference.class_names
         for begin in range(0, num_samples, 500):
-            wanted = class_ids[begin : begin + 500]
+            ids = class_ids[begin : begin + 500]
             start = time.perf_counter()
-            pictures = generate(wanted, begin)
+            pictures = generate(ids, begin)
             seconds += time.perf_counter() - start
-            found = self.extractor(pictures)
-            features.append(found.features)
-            if judged and found.logits is not None:
-                right += int((found.logits.argmax(1) == torch.tensor(wanted)).sum())
+            output = self.extractor(pictures)
+            features.append(output.features)
+            if judged and output.logits is not None:
+                right += int((output.logits.argmax(1) == torch.tensor(ids)).sum())
         return Score(
             distance=frechet_distance(torch.cat(features), self.real.statistics),
             recognised=right / num_samples if judged else None,
@@ -163,10 +163,10 @@ class Judge:
 
                 return pictures
 
-            found = {"unguided": self.score(generate(without_guidance(sampling)), num_classes, num_samples)}
+            scores = {"unguided": self.score(generate(without_guidance(sampling)), num_classes, num_samples)}
             if sampling.guidance_scale > 0:
-                found["guided"] = self.score(generate(sampling), num_classes, num_samples)
-            return {f"{self.metric}/{setting}": score.distance for setting, score in found.items()}
+                scores["guided"] = self.score(generate(sampling), num_classes, num_samples)
+            return {f"{self.metric}/{setting}": score.distance for setting, score in scores.items()}
 
         return evaluate
 

@@ -197,12 +197,12 @@ class ReferenceCurves:
             ("learning_rate", run.training("learning_rate", self.learning_rate), self.learning_rate),
             ("num_steps", run.training("num_steps", self.num_steps), self.num_steps),
         )
-        found = [
+        differences = [
             f"{name} {_short(mine)} (reference {_short(theirs)})" for name, mine, theirs in pairs if mine != theirs
         ]
         if self.data_sha256 and run.data_sha256 and self.data_sha256 != run.data_sha256:
-            found.append("other data")
-        return found
+            differences.append("other data")
+        return differences
 
 
 def read_run(path: str | Path) -> Run:
@@ -282,9 +282,9 @@ def reference_from_runs(runs: Sequence[Run], name: str, *, max_points: int = 60)
         curves=curves,
     )
     for run in runs:
-        found = reference.differences(run)
-        if found:
-            raise ConfigError(f"'{run.path}' differs from '{first.path}' in more than the seed: {'; '.join(found)}")
+        others = reference.differences(run)
+        if others:
+            raise ConfigError(f"'{run.path}' differs from '{first.path}' in more than the seed: {'; '.join(others)}")
     return reference
 
 
@@ -320,9 +320,9 @@ def find_reference(run: Run, folder: str | Path = REFERENCE_FOLDER) -> Reference
     Raises:
         DataError: a file of the folder is damaged.
     """
-    found = [load_reference(path) for path in sorted(Path(folder).glob("*.json"))]
-    found = [r for r in found if (r.stage, r.kind, r.head) == (run.stage, run.kind, run.head)]
-    return min(found, key=lambda r: (r.recipe != run.recipe, len(r.differences(run))), default=None)
+    references = [load_reference(path) for path in sorted(Path(folder).glob("*.json"))]
+    references = [r for r in references if (r.stage, r.kind, r.head) == (run.stage, run.kind, run.head)]
+    return min(references, key=lambda r: (r.recipe != run.recipe, len(r.differences(run))), default=None)
 
 
 def _check_file(path: Path, expected: str, max_bytes: int) -> None:

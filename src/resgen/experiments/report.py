@@ -36,12 +36,12 @@ def t_interval(values: Sequence[float]) -> tuple[float, float]:
 
 def rows_of(study: Study) -> list[dict[str, Any]]:
     """One row per trained model and setting: what it took and what came out."""
-    found = reports(study)
-    evaluations: list[EvaluationReport] = list(found.values())
+    by_run = reports(study)
+    evaluations: list[EvaluationReport] = list(by_run.values())
     for other in evaluations[1:]:  # one evaluator for all; the samplers' settings are what each kind was best with
         check_comparable(evaluations[0].protocol, other.protocol, varying=("sampling",))
     rows = []
-    for run, report in found.items():
+    for run, report in by_run.items():
         kind, budget, seed = run.split("-")
         training = study.result(f"train-{run}")
         for result in report.generation:
@@ -78,26 +78,26 @@ def summary(study: Study, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]
     lines = []
     for kind in study.comparison.kinds:
         for budget in ("time", "steps"):
-            chosen = [row for row in rows if row["kind"] == kind and row["budget"] == budget]
-            if budget == "steps" and not chosen:
+            members = [row for row in rows if row["kind"] == kind and row["budget"] == budget]
+            if budget == "steps" and not members:
                 seeds = study.comparison.seeds[: study.comparison.equal_steps_seeds]
-                chosen = [
+                members = [
                     row for row in rows if row["kind"] == kind and row["budget"] == "time" and row["seed"] in seeds
                 ]
-                if any(row["steps"] > 1.1 * common for row in chosen):
+                if any(row["steps"] > 1.1 * common for row in members):
                     continue
-            if not chosen:
+            if not members:
                 continue
             line: dict[str, Any] = {
                 "kind": kind,
                 "budget": budget,
-                "seeds": len({row["seed"] for row in chosen}),
-                "steps": statistics.fmean(row["steps"] for row in chosen),
-                "parameters": chosen[0]["parameters"],
+                "seeds": len({row["seed"] for row in members}),
+                "steps": statistics.fmean(row["steps"] for row in members),
+                "parameters": members[0]["parameters"],
             }
             for setting in SETTINGS:
-                values = [row["distance"] for row in chosen if row["setting"] == setting]
-                recognised = [row["recognised"] for row in chosen if row["setting"] == setting]
+                values = [row["distance"] for row in members if row["setting"] == setting]
+                recognised = [row["recognised"] for row in members if row["setting"] == setting]
                 if values:
                     line[setting] = statistics.fmean(values)
                     line[f"{setting}_interval"] = t_interval(values)
@@ -136,11 +136,12 @@ def write_comparison(study: Study, command: str = "") -> list[Path]:
     out, comparison = study.out, study.comparison
     rows = rows_of(study)
     lines = summary(study, rows)
-    found = reports(study)
-    metric = next(iter(found.values())).protocol.metric_name
+    by_run = reports(study)
+    metric = next(iter(by_run.values())).protocol.metric_name
     timing = study.result("timing")["seconds_per_picture"] if study.is_done("timing") else {}
     speed = {
-        kind: {batch: statistics.median(values) for batch, values in found.items()} for kind, found in timing.items()
+        kind: {batch: statistics.median(values) for batch, values in by_batch.items()}
+        for kind, by_batch in timing.items()
     }
     curves = _curves(study)
     document = {
@@ -161,7 +162,7 @@ def write_comparison(study: Study, command: str = "") -> list[Path]:
     if comparison.depths:
         _draw_depth(out / "distance-against-depth.png", rows, study, metric)
         pictures.append("distance-against-depth.png")
-    write_text(out / "report.md", _markdown(study, document, next(iter(found.values())), pictures))
+    write_text(out / "report.md", _markdown(study, document, next(iter(by_run.values())), pictures))
     return [out / name for name in ("report.md", "report.csv", "report.json", *pictures)]
 
 
@@ -213,8 +214,8 @@ def _markdown(study: Study, document: dict[str, Any], sample: EvaluationReport, 
     if depth_rows:
         text += ["## Depth", "", f"{study.own_kind.title}, equal steps, on the first levels of the same tokenizer:", ""]
         text += ["| levels | guided | unguided |", "|---|---|---|"]
-        for depth, found in sorted(_by_depth(document["rows"], study).items()):
-            text.append(f"| {depth} | {found.get('guided', math.nan):.2f} | {found.get('unguided', math.nan):.2f} |")
+        for depth, values in sorted(_by_depth(document["rows"], study).items()):
+            text.append(f"| {depth} | {values.get('guided', math.nan):.2f} | {values.get('unguided', math.nan):.2f} |")
         text.append("")
     if document["curves"]:
         text += ["## Sampling steps", "", f"{comparison.search_samples} samples each, first seed.", ""]
@@ -226,8 +227,8 @@ def _markdown(study: Study, document: dict[str, Any], sample: EvaluationReport, 
         text.append("")
     if document["seconds_per_picture"]:
         text += ["## Seconds per guided picture", "", "| kind | one at a time | 64 at a time |", "|---|---|---|"]
-        for kind, found in document["seconds_per_picture"].items():
-            text.append(f"| {KINDS[kind].title} | {found['1']:.4f} | {found['64']:.4f} |")
+        for kind, values in document["seconds_per_picture"].items():
+            text.append(f"| {KINDS[kind].title} | {values['1']:.4f} | {values['64']:.4f} |")
         text.append("")
     text += ["## Sampling settings", "", "Found by the same number of tries for every kind, with another seed:", ""]
     for kind, settings in document["sampling"].items():
@@ -244,13 +245,13 @@ def _markdown(study: Study, document: dict[str, Any], sample: EvaluationReport, 
 
 
 def _by_depth(rows: Sequence[dict[str, Any]], study: Study) -> dict[int, dict[str, float]]:
-    found: dict[int, dict[str, float]] = {}
+    distances: dict[int, dict[str, float]] = {}
     first = study.comparison.seeds[0]
     for row in rows:
         full = row["kind"] == study.own_kind.name and row["budget"] == "time" and row["seed"] == first
         if full or row["budget"].startswith("depth"):
-            found.setdefault(row["depth"], {})[row["setting"]] = row["distance"]
-    return found
+            distances.setdefault(row["depth"], {})[row["setting"]] = row["distance"]
+    return distances
 
 
 def _draw_time(path: Path, lines: Sequence[dict[str, Any]], speed: dict[str, dict[str, float]], metric: str) -> None:
@@ -292,9 +293,9 @@ def _draw_steps(path: Path, curves: Sequence[dict[str, Any]], metric: str) -> No
 def _draw_depth(path: Path, rows: Sequence[dict[str, Any]], study: Study, metric: str) -> None:
     def draw(figure: Any) -> None:
         axis = figure.add_subplot()
-        found = sorted(_by_depth(rows, study).items())
+        depths = sorted(_by_depth(rows, study).items())
         for setting in SETTINGS:
-            points = [(depth, values[setting]) for depth, values in found if setting in values]
+            points = [(depth, values[setting]) for depth, values in depths if setting in values]
             if points:
                 axis.plot(*zip(*points, strict=True), marker="o", label=setting)
         axis.set_xlabel(f"levels ({study.own_kind.title}, equal steps)")

@@ -122,13 +122,13 @@ def compare_speech(
 
 def _claim(recipe: SpeechRecipe, settings: SpeechComparison, out: Path, resume: bool) -> None:
     path = out / "comparison.json"
-    wanted = json.loads(json.dumps({"recipe": config_to_dict(recipe), "comparison": asdict(settings)}))
+    document = json.loads(json.dumps({"recipe": config_to_dict(recipe), "comparison": asdict(settings)}))
     if not path.exists():
         out.mkdir(parents=True, exist_ok=True)
-        write_json(path, wanted)
+        write_json(path, document)
     elif not resume:
         raise ConfigError(f"'{out}' holds a comparison; go on with --resume, or choose another --out")
-    elif read_json(path) != wanted:
+    elif read_json(path) != document:
         raise ConfigError(f"'{out}' holds a comparison with other settings; choose another --out")
 
 
@@ -139,10 +139,10 @@ def _train(
     if (folder / "model").is_dir():
         return
     say(f"training {kind}, seed {seed}, for {settings.max_minutes:g} minutes")
-    chosen = with_speech_kind(recipe, kind)
-    training = replace(chosen.generator_training, seed=seed)
+    variant = with_speech_kind(recipe, kind)
+    training = replace(variant.generator_training, seed=seed)
     train_speech_generator(
-        replace(chosen, generator_training=training),
+        replace(variant, generator_training=training),
         data=str(out / "codes"),
         tokenizer=settings.tokenizer,
         text=settings.text,
@@ -166,7 +166,7 @@ def _evaluate(
     pipe: SpeechPipeline | None = None
     transcriber, encoder = judges
 
-    def measure(name: str, split: str, trials: int, given: dict[str, Any]) -> dict[str, Any]:
+    def measure(name: str, split: str, trials: int, sampling: dict[str, Any]) -> dict[str, Any]:
         nonlocal pipe
         path = out / "evaluations" / f"{kind}-{seed}-{name}.json"
         if path.exists():
@@ -174,7 +174,7 @@ def _evaluate(
         say(f"evaluating {kind}, seed {seed}: {name}")
         folder = out / "runs" / f"{kind}-{seed}" / "model"
         pipe = pipe or SpeechPipeline.from_pretrained(folder)
-        found = judge_speech(
+        result = judge_speech(
             pipe,
             settings.data,
             split,
@@ -183,12 +183,12 @@ def _evaluate(
             transcriber=transcriber,
             encoder=encoder,
             num_trials=trials,
-            settings=given,
+            settings=sampling,
             command=shlex.join(["resgen", *sys.argv[1:]]),
             advance=advance,
         )
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, speech_document(found))
+        write_json(path, speech_document(result))
         return read_json(path)
 
     search = _search_split(settings.data)
@@ -199,8 +199,8 @@ def _evaluate(
     best = min(tries, key=lambda scale: (_of(tries[scale], "generated")["wer"]["value"], -_sim(tries[scale])))
     rows = []
     for split in splits:
-        found = measure(split, split, settings.num_trials, {"guidance_scale": best})
-        scores = _of(found, "generated")
+        result = measure(split, split, settings.num_trials, {"guidance_scale": best})
+        scores = _of(result, "generated")
         rows.append(
             {
                 "kind": kind,
@@ -212,10 +212,10 @@ def _evaluate(
                 "sim_o": scores["sim_o"]["value"],
                 "sim_r": scores["sim_r"]["value"],
                 "nearest": scores["nearest"]["value"],
-                "wer_recordings": _of(found, "recordings")["wer"]["value"],
-                "wer_tokenizer": _of(found, "tokenizer")["wer"]["value"],
-                "passes": found["passes"],
-                "real_time_factor": found["real_time_factor"],
+                "wer_recordings": _of(result, "recordings")["wer"]["value"],
+                "wer_tokenizer": _of(result, "tokenizer")["wer"]["value"],
+                "passes": result["passes"],
+                "real_time_factor": result["real_time_factor"],
             }
         )
     return rows
@@ -227,12 +227,12 @@ def _search_split(data: str) -> str:
     return next(name for name in HELD_OUT_SPLITS if name in there)
 
 
-def _of(found: dict[str, Any], name: str) -> dict[str, Any]:
-    return next(row for row in found["scores"] if row["name"] == name)
+def _of(result: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(row for row in result["scores"] if row["name"] == name)
 
 
-def _sim(found: dict[str, Any]) -> float:
-    return float(_of(found, "generated")["sim_o"]["value"])
+def _sim(result: dict[str, Any]) -> float:
+    return float(_of(result, "generated")["sim_o"]["value"])
 
 
 def _report(recipe: SpeechRecipe, settings: SpeechComparison, rows: list[dict[str, Any]], out: Path) -> list[Path]:
@@ -264,13 +264,13 @@ def _markdown(recipe: SpeechRecipe, settings: SpeechComparison, rows: list[dict[
             "| --- | --- | --- | --- | --- | --- | --- | --- |",
         ]
         for kind in settings.kinds:
-            chosen = [row for row in rows if row["kind"] == kind and row["split"] == split]
+            members = [row for row in rows if row["kind"] == kind and row["split"] == split]
             cells = [
-                *(_spread(chosen, name, "{:.1%}") for name in ("wer", "cer")),
-                *(_spread(chosen, name, "{:.3f}") for name in ("sim_o", "sim_r")),
-                _spread(chosen, "nearest", "{:.1%}"),
-                _spread(chosen, "passes", "{:.0f}"),
-                _spread(chosen, "real_time_factor", "{:.2f}"),
+                *(_spread(members, name, "{:.1%}") for name in ("wer", "cer")),
+                *(_spread(members, name, "{:.3f}") for name in ("sim_o", "sim_r")),
+                _spread(members, "nearest", "{:.1%}"),
+                _spread(members, "passes", "{:.0f}"),
+                _spread(members, "real_time_factor", "{:.2f}"),
             ]
             lines.append("| " + " | ".join([kind, *cells]) + " |")
         first = next(row for row in rows if row["split"] == split)

@@ -62,17 +62,17 @@ def judge_speech(
     source = open_speech(data, split)
     check_vocabulary(transcriber, source.texts)
     trials = (cross_sentence if task == "cross-sentence" else continuation)(pipe, source)
-    chosen = trials if num_trials is None else _spread(trials, num_trials)
+    selection = trials if num_trials is None else _spread(trials, num_trials)
     candidates = candidate_sounds(data, pipe)
-    given = dict(settings or {})
+    options = dict(settings or {})
     protocol = SpeechProtocol(
         task=task,
         data=source.name,
         split=split,
         data_sha256=source.fingerprint,
-        num_trials=len(chosen),
+        num_trials=len(selection),
         seeds=seeds,
-        sampling=config_to_dict(sampling_with(pipe.sampling, given)),
+        sampling=config_to_dict(sampling_with(pipe.sampling, options)),
         transcriber=about_judge(transcriber),
         speaker_encoder=about_judge(encoder),
         candidates=tuple(sorted(candidates)),
@@ -86,7 +86,7 @@ def judge_speech(
             prompt_text=trial.prompt_text,
             task=task,
             seed=seed * 100_003 + number,
-            **given,
+            **options,
         )
         begin = len(result.audio) - len(result.codes) * pipe.codec.samples_per_position
         begin = begin if task == "continuation" else 0
@@ -98,7 +98,7 @@ def judge_speech(
         )
 
     return evaluate_speech(
-        chosen,
+        selection,
         speak,
         candidates,
         transcriber=transcriber,
@@ -113,10 +113,10 @@ def judge_speech(
 def cross_sentence(pipe: SpeechPipeline, source: SpeechSource) -> list[Trial]:
     """One trial per utterance that comes with a prompt, or whose speaker has another of 1 s or more."""
     if source.prompt_texts is not None and source.read_prompt is not None:
-        shown = [pipe.cleaned(source.read_prompt(index, pipe.sample_rate_hz)) for index in range(len(source))]
+        prompts = [pipe.cleaned(source.read_prompt(index, pipe.sample_rate_hz)) for index in range(len(source))]
         return [
             _trial(pipe, source, index, prepared(pipe, source, index), prompt, text)
-            for index, (prompt, text) in enumerate(zip(shown, source.prompt_texts, strict=True))
+            for index, (prompt, text) in enumerate(zip(prompts, source.prompt_texts, strict=True))
         ]
     sounds = [prepared(pipe, source, index) for index in range(len(source))]
     of_speaker: dict[str, list[int]] = defaultdict(list)
@@ -144,11 +144,11 @@ def continuation(pipe: SpeechPipeline, source: SpeechSource) -> list[Trial]:
         ends = pipe.word_ends(samples, normalise_text(source.texts[index]))
         if len(ends) < 2:
             continue
-        wanted = min(CONTINUATION_S, len(samples) / pipe.sample_rate_hz / 3) * pipe.sample_rate_hz
+        length = min(CONTINUATION_S, len(samples) / pipe.sample_rate_hz / 3) * pipe.sample_rate_hz
         long_enough = [word for word, end in enumerate(ends[:-1]) if end >= MIN_BEGINNING_S * pipe.sample_rate_hz]
         if not long_enough:
             continue
-        number = min(long_enough, key=lambda word: abs(ends[word] - wanted))
+        number = min(long_enough, key=lambda word: abs(ends[word] - length))
         words = normalise_text(source.texts[index]).split()
         first, rest = " ".join(words[: number + 1]), " ".join(words[number + 1 :])
         trial = _trial(pipe, source, index, samples[ends[number] :], samples[: ends[number]], first)
@@ -166,16 +166,16 @@ def prepared(pipe: SpeechPipeline, source: SpeechSource, index: int) -> Tensor:
 def candidate_sounds(data: str, pipe: SpeechPipeline) -> dict[str, list[Sound]]:
     """Up to 8 recordings of every speaker of all splits. Of an unseen speaker they may be among the prompts and true
     recordings, never among what is judged."""
-    found: dict[str, list[Sound]] = defaultdict(list)
+    sounds: dict[str, list[Sound]] = defaultdict(list)
     for split in available_splits(data):
         source = open_speech(data, split)
         counts: dict[str, int] = defaultdict(int)
         for index in reversed(range(len(source))):
             speaker = source.speakers[index]
-            if counts[speaker] < PER_CANDIDATE and len(found[speaker]) < PER_CANDIDATE:
+            if counts[speaker] < PER_CANDIDATE and len(sounds[speaker]) < PER_CANDIDATE:
                 counts[speaker] += 1
-                found[speaker].append(Sound(prepared(pipe, source, index), pipe.sample_rate_hz))
-    return dict(found)
+                sounds[speaker].append(Sound(prepared(pipe, source, index), pipe.sample_rate_hz))
+    return dict(sounds)
 
 
 @torch.inference_mode()

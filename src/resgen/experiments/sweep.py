@@ -100,21 +100,21 @@ def find_settings(
         fixed: settings that are given and not searched, for example the number of steps.
 
     Returns:
-        The settings found, and all tries in order; none is measured twice.
+        The best settings, and all tries in order; none is measured twice.
     """
     current = sampling_with(start, dict(fixed or {}))
-    tried: dict[AnySampling, SweepRow] = {}
+    tries: dict[AnySampling, SweepRow] = {}
     for name, values in get_kind(kind).search.items():
         if name in (fixed or {}):
             continue
-        found: list[tuple[float, int, AnySampling]] = []
+        ranking: list[tuple[float, int, AnySampling]] = []
         for value in values:
             sampling = sampling_with(current, {name: min(value, depth) if name == "num_steps" else value})
-            if sampling not in tried:
-                tried[sampling] = SweepRow(settings=config_to_dict(sampling), score=measure(sampling))
-            found.append((tried[sampling].score.distance, len(found), sampling))
-        current = min(found)[2]
-    return current, list(tried.values())
+            if sampling not in tries:
+                tries[sampling] = SweepRow(settings=config_to_dict(sampling), score=measure(sampling))
+            ranking.append((tries[sampling].score.distance, len(ranking), sampling))
+        current = min(ranking)[2]
+    return current, list(tries.values())
 
 
 def sweep_markdown(rows: Sequence[SweepRow], metric: str, model: str, num_samples: int, seed: int) -> str:

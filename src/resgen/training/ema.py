@@ -52,12 +52,12 @@ class Ema:
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
         """Within the block the module holds the averages; its own values come back, bit for bit, afterwards."""
-        kept = {name: p.detach().clone() for name, p in self._parameters.items()}
+        own = {name: p.detach().clone() for name, p in self._parameters.items()}
         self._copy(self._averages)
         try:
             yield
         finally:
-            self._copy(kept)
+            self._copy(own)
 
     def tensors(self) -> dict[str, Tensor]:
         """The averages by parameter name."""

@@ -80,11 +80,11 @@ def _make_missing(
     made = make(encoding, parts[rank])
     with Progress(*columns, console=console, speed_estimate_period=600, disable=rank > 0) as progress:
         task = progress.add_task(f"encoding {name}", total=encoding.plan.rows, completed=before)
-        done = torch.zeros((), dtype=torch.int64)
+        num_made = torch.zeros((), dtype=torch.int64)
         for step in range(1, steps + 1):
-            done += next(made, 0)
+            num_made += next(made, 0)
             if count == 1 or step % COUNT_EVERY == 0:
-                progress.update(task, completed=before + int(reduce.sum(done)))
+                progress.update(task, completed=before + int(reduce.sum(num_made)))
         for _ in made:  # none is left, but the last shard gets its name
             pass
-        progress.update(task, completed=before + int(reduce.sum(done)))
+        progress.update(task, completed=before + int(reduce.sum(num_made)))

@@ -145,13 +145,13 @@ class GeneratorTask:
     @contextlib.contextmanager
     def replaced(self, module: nn.Module) -> Iterator[None]:
         """Within the block another model of the same configuration is validated, sampled and exported."""
-        kept = self.module, self.model, self.objective
+        own = self.module, self.model, self.objective
         self.module, self.model = module, cast(CodeModel, module)
         self.objective = make_objective(self.model, self.config)
         try:
             yield
         finally:
-            self.module, self.model, self.objective = kept
+            self.module, self.model, self.objective = own
 
     def _blocks(self) -> list[Block]:
         return [module for module in self.model.modules() if isinstance(module, Block)]

@@ -154,8 +154,8 @@ class Log:
         """Move the progress bar."""
         if self._progress is None or self._task is None:
             return
-        shown = "" if loss is None else f"loss {loss:.4g}  "
-        status = f"{shown}{steps_per_s:.3g} steps/s  {format_seconds(left_s)} left"
+        loss_text = "" if loss is None else f"loss {loss:.4g}  "
+        status = f"{loss_text}{steps_per_s:.3g} steps/s  {format_seconds(left_s)} left"
         self._progress.update(self._task, completed=step, total=total, status=status)
 
     def line(self, step: int, total: int, *, loss: float, steps_per_s: float, left_s: float) -> None:
@@ -203,7 +203,7 @@ def rewind_metrics(path: Path, step: int) -> None:
     """
     if not path.exists():
         return
-    kept = []
+    lines_before = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
@@ -211,8 +211,8 @@ def rewind_metrics(path: Path, step: int) -> None:
         except (ValueError, KeyError, TypeError):
             keep = False
         if keep:
-            kept.append(line + "\n")
-    write_text(path, "".join(kept))
+            lines_before.append(line + "\n")
+    write_text(path, "".join(lines_before))
 
 
 def format_seconds(seconds: float) -> str:

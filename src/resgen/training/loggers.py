@@ -119,8 +119,8 @@ class WandbLogger:
 
     def samples(self, step: int, picture: Path, sounds: Mapping[str, Path]) -> None:
         """See `Logger`."""
-        heard = {f"samples/{name}": self._wandb.Audio(str(path)) for name, path in sounds.items()}
-        self._run.log({"step": step, "samples": self._wandb.Image(str(picture)), **heard})
+        audio = {f"samples/{name}": self._wandb.Audio(str(path)) for name, path in sounds.items()}
+        self._run.log({"step": step, "samples": self._wandb.Image(str(picture)), **audio})
 
     def close(self, finished: bool) -> None:
         """See `Logger`."""

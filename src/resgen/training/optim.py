@@ -175,21 +175,21 @@ class Optimizers:
         for group, optimizer in self._optimizers.items():
             for parameter in self.parameters[group]:
                 prefix = f"{group}.{self._names[parameter]}."
-                found = {key: rest.pop(prefix + key) for key in _STATE if prefix + key in rest}
-                if not found:
+                saved = {key: rest.pop(prefix + key) for key in _STATE if prefix + key in rest}
+                if not saved:
                     continue
-                if len(found) != len(_STATE):
+                if len(saved) != len(_STATE):
                     raise CheckpointError(f"{where}: the state of '{prefix[:-1]}' is incomplete")
-                for key, value in found.items():
+                for key, value in saved.items():
                     shape = torch.Size() if key == "step" else parameter.shape
                     if value.shape != shape:
                         raise CheckpointError(
                             f"{where}: tensor '{prefix}{key}' has shape {list(value.shape)} but needs {list(shape)}"
                         )
                 optimizer.state[parameter] = {
-                    "step": found["step"].to(device=parameter.device, dtype=torch.float32, copy=True),
-                    "exp_avg": like(found["exp_avg"], parameter),
-                    "exp_avg_sq": like(found["exp_avg_sq"], parameter),
+                    "step": saved["step"].to(device=parameter.device, dtype=torch.float32, copy=True),
+                    "exp_avg": like(saved["exp_avg"], parameter),
+                    "exp_avg_sq": like(saved["exp_avg_sq"], parameter),
                 }
         for name in rest:
             raise CheckpointError(f"{where}: tensor '{name}' belongs to no parameter")

@@ -131,10 +131,10 @@ def save_parts(folder: Path, state: TrainingState, files: Mapping[str, Mapping[s
             write_parts(temporary / name, tensors)
         wait_for_all()
         if rank == 0:
-            found = {name: sorted(file.name for file in (temporary / name).iterdir()) for name in files}
+            names = {name: sorted(file.name for file in (temporary / name).iterdir()) for name in files}
             hashes = {
                 name: {"parts": {part: sha256_file(temporary / name / part) for part in parts}}
-                for name, parts in found.items()
+                for name, parts in names.items()
             }
             _write_state(temporary, state, hashes)
     wait_for_all()
@@ -193,8 +193,8 @@ def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in `folder`, oldest first."""
     if not folder.is_dir():
         return []
-    found = [(int(match[1]), p) for p in folder.iterdir() if (match := _STEP.fullmatch(p.name)) and p.is_dir()]
-    return [path for _, path in sorted(found)]
+    folders = [(int(match[1]), p) for p in folder.iterdir() if (match := _STEP.fullmatch(p.name)) and p.is_dir()]
+    return [path for _, path in sorted(folders)]
 
 
 def load_newest(
@@ -231,9 +231,9 @@ def clean_checkpoints(folder: Path, *, newest_step: int, keep_last: int, best_st
     remove_leftovers(folder)
     steps = {int(path.name.removeprefix("step_")): path for path in list_checkpoints(folder)}
     current = sorted(step for step in steps if step <= newest_step)
-    kept = set(current[-keep_last:]) | {best_step}
+    steps_to_keep = set(current[-keep_last:]) | {best_step}
     for step, path in steps.items():
-        if step not in kept:
+        if step not in steps_to_keep:
             shutil.rmtree(path, ignore_errors=True)
 
 

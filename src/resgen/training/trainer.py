@@ -130,13 +130,14 @@ class Trainer:
     def _prepare(self) -> None:
         task, config = self.task, self.config
         messages: list[str] = []
-        found = load_newest(self.out_dir / "checkpoints", messages.append) if self._resume else None
-        at = {"precision": self.precision, "versions": versions(), "checkpoint": found[0].step if found else None}
+        checkpoint = load_newest(self.out_dir / "checkpoints", messages.append) if self._resume else None
+        step = checkpoint[0].step if checkpoint else None
+        at = {"precision": self.precision, "versions": versions(), "checkpoint": step}
         check_agreement(self._full_config() | at, self.reduce)
         if not config.shard:  # else from the processor's memory, block by block: see below
             task.to(self.device)
-        if found is not None:
-            state, tensors, path = found
+        if checkpoint is not None:
+            state, tensors, path = checkpoint
             messages.append(f"resuming '{self.out_dir}' after step {state.step}")
             messages += check_resumable(
                 state, path, config=self._full_config(), precision=self.precision, world_size=self.reduce.world_size
@@ -178,8 +179,8 @@ class Trainer:
         self._session_start = self._clock()
         self._plan = Plan.fresh(config.num_steps, self.max_minutes, config.decay_fraction)
         self._ema = self._new_ema()
-        if found is not None:
-            self._restore(*found)
+        if checkpoint is not None:
+            self._restore(*checkpoint)
         self._write_run_files()
         self._log = Log(
             self.out_dir, step=self._step, loggers=config.loggers, config=self._full_config(), quiet=not self._main
@@ -345,8 +346,8 @@ class Trainer:
         return by_steps if self.max_minutes is None else min(by_steps, 60 * self.max_minutes - self._elapsed())
 
     def _show_progress(self, loss: float | None) -> None:
-        done = self._step - self._session_steps
-        speed = done / max(self._elapsed() - self._elapsed_before, 1e-9)
+        count = self._step - self._session_steps
+        speed = count / max(self._elapsed() - self._elapsed_before, 1e-9)
         self._log.progress(self._step, self._total, loss=loss, steps_per_s=speed, left_s=self._time_left(speed))
 
     def _write_log(self) -> None:

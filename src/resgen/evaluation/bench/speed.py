@@ -254,12 +254,12 @@ def _peak_run(case: Case) -> Callable[[], object]:
     those with a cache in the last."""
     device = torch.device("cpu")
     network = random_network(case.config, case.spec, device, choose_dtype(case.dtype, device), case.seed)
-    seen = 0
+    count = 0
 
     def stop(*_: object) -> None:
-        nonlocal seen
-        seen += 1
-        if seen == MEMORY_EVALUATIONS and KINDS[case.kind].level_network is None:
+        nonlocal count
+        count += 1
+        if count == MEMORY_EVALUATIONS and KINDS[case.kind].level_network is None:
             raise EnoughError
 
     def run() -> None:

@@ -174,8 +174,8 @@ def evaluate_generation(
             )
             if report_progress is not None:
                 report_progress(0, 1, f"{title}: measures")
-            found = _measures(samples, real, radii, protocol, torch.tensor(class_ids) if judged else None)
-            results.append(GenerationResult(setting=setting, seed=seed, seconds=samples.seconds, **found))
+            measures = _measures(samples, real, radii, protocol, torch.tensor(class_ids) if judged else None)
+            results.append(GenerationResult(setting=setting, seed=seed, seconds=samples.seconds, **measures))
             if report_progress is not None:
                 report_progress(1, 1, f"{title}: measures")
     return EvaluationReport(
@@ -235,7 +235,7 @@ def evaluate_reconstruction(
     real = reference_features(
         reference, extractor, manifold_size=protocol.manifold_size, cache_dir=cache, report_progress=report_progress
     )
-    chosen = fixed_order(len(reference))[: protocol.num_samples].sort().values
+    order = fixed_order(len(reference))[: protocol.num_samples].sort().values
     key = cache_key(
         kind="reconstruction",
         model=model_sha256,
@@ -247,9 +247,9 @@ def evaluate_reconstruction(
     folder = cache / f"reconstructions-{key}" if cache is not None and model_sha256 and extractor.sha256 else None
     advance = advance_of(report_progress, "reconstructions")
     parts = []
-    for begin in range(0, len(chosen), chunk_size):
-        advance(begin, len(chosen))
-        indices = chosen[begin : begin + chunk_size]
+    for begin in range(0, len(order), chunk_size):
+        advance(begin, len(order))
+        indices = order[begin : begin + chunk_size]
         path = folder / f"chunk-{begin:08d}.safetensors" if folder is not None else None
         part = read_cache(path)
         if part is None or not torch.equal(part["indices"], indices):
@@ -257,7 +257,7 @@ def evaluate_reconstruction(
             if path is not None:
                 write_cache(path, part)
         parts.append(part)
-    advance(len(chosen), len(chosen))
+    advance(len(order), len(order))
     return EvaluationReport(
         protocol=protocol,
         model=model,
@@ -272,8 +272,8 @@ def evaluate_reconstruction(
 
 def folder_sha256(folder: Folder, *names: str) -> str:
     """One hash for the components `names` of an artefact (all by default): their configurations and weights."""
-    chosen = [folder.component(name) for name in names] or list(folder.components.values())
-    parts = {part.name: [part.type, part.sha256, part.config] for part in chosen}
+    components = [folder.component(name) for name in names] or list(folder.components.values())
+    parts = {part.name: [part.type, part.sha256, part.config] for part in components}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -293,20 +293,20 @@ def _generated(
     for begin in range(0, protocol.num_samples, chunk_size):
         advance(begin, protocol.num_samples)
         indices = range(begin, min(begin + chunk_size, protocol.num_samples))
-        wanted = class_ids[indices.start : indices.stop]
+        ids = class_ids[indices.start : indices.stop]
         path = folder / f"chunk-{begin:08d}.safetensors" if folder is not None else None
         part = read_cache(path)
-        if part is None or part["class_ids"].tolist() != wanted:
+        if part is None or part["class_ids"].tolist() != ids:
             start = time.perf_counter()
-            pictures = generate(indices, wanted, guided, seed)
+            pictures = generate(indices, ids, guided, seed)
             seconds = time.perf_counter() - start
-            check_pictures(pictures, len(wanted), protocol)
-            found = extractor(pictures)
+            check_pictures(pictures, len(ids), protocol)
+            output = extractor(pictures)
             part = {
-                "features": found.features,
-                "class_ids": torch.tensor(wanted),
+                "features": output.features,
+                "class_ids": torch.tensor(ids),
                 "seconds": torch.tensor(seconds, dtype=torch.float64),
-                **({} if found.logits is None else {"logits": found.logits}),
+                **({} if output.logits is None else {"logits": output.logits}),
             }
             if path is not None:
                 write_cache(path, part)
@@ -377,16 +377,16 @@ def _reconstructed(
             f"{pictures.dtype} of shape {tuple(pictures.shape)}"
         )
     outputs = outputs.cpu()
-    found = extractor(outputs)
+    judgement = extractor(outputs)
     part = {
         "indices": indices,
-        "features": found.features,
+        "features": judgement.features,
         "psnr_db": psnr_db(outputs, pictures),
         "ssim": ssim(outputs, pictures),
         "seconds": torch.tensor(seconds, dtype=torch.float64),
     }
-    if found.logits is not None:
-        part["logits"] = found.logits
+    if judgement.logits is not None:
+        part["logits"] = judgement.logits
     if codes is not None:
         part["histogram"] = code_histogram(codes.cpu(), codebook_size)
     return part

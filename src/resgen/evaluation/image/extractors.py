@@ -90,11 +90,11 @@ class Extractor:
     def _part(self, pictures: Tensor) -> Features:
         result = self.extract(pictures)
         features, logits = result if isinstance(result, tuple) else (result, None)
-        wanted = (len(pictures), features.shape[-1] if self.num_features is None else self.num_features)
-        if tuple(features.shape) != wanted:
+        shape = (len(pictures), features.shape[-1] if self.num_features is None else self.num_features)
+        if tuple(features.shape) != shape:
             raise DataError(
                 f"extractor '{self.name}' gave features of shape {tuple(features.shape)} for {len(pictures)} pictures; "
-                f"{wanted} is wanted"
+                f"{shape} is wanted"
             )
         check_finite(features, f"features of extractor '{self.name}'")
         if logits is not None:
@@ -218,9 +218,9 @@ def _classifier(name_or_path: str | Path, device: torch.device) -> Extractor:
 
 def _inception(path: Path | None, device: torch.device, expected_sha256: str | None) -> Extractor:
     """The standard Inception network; its weights are read only if their hash is the known one."""
-    given = os.environ.get(WEIGHTS_VARIABLE)
-    if path is None and given:
-        path = Path(given)
+    from_environment = os.environ.get(WEIGHTS_VARIABLE)
+    if path is None and from_environment:
+        path = Path(from_environment)
     if path is not None:
         sha256 = sha256_file(path)
         _check_hash(str(path), sha256, expected_sha256)
@@ -261,9 +261,9 @@ def _check_name(name: str) -> str:
     return name
 
 
-def _check_hash(where: str, found: str, expected: str | None) -> None:
-    if expected is not None and not found.startswith(expected.lower()):
+def _check_hash(where: str, actual: str, expected: str | None) -> None:
+    if expected is not None and not actual.startswith(expected.lower()):
         raise CheckpointError(
-            f"extractor '{where}': its weights have SHA-256 {found[:12]}..., expected is {expected[:12]}...; "
+            f"extractor '{where}': its weights have SHA-256 {actual[:12]}..., expected is {expected[:12]}...; "
             "take the file that the protocol was made with"
         )

@@ -121,8 +121,8 @@ def open_reference(path: str | Path, *, split: str, image_size: int, channels: i
     )
 
 
-def choose_split(path: str | Path, wanted: str) -> str:
-    """The split `wanted` if the data has it, else its first; `all` for a single file.
+def choose_split(path: str | Path, preferred: str) -> str:
+    """The split `preferred` if the data has it, else its first; `all` for a single file.
 
     Raises:
         DataError: nothing there.
@@ -130,7 +130,7 @@ def choose_split(path: str | Path, wanted: str) -> str:
     splits = available_splits(path)
     if Path(path).is_file():
         return WHOLE
-    return wanted if wanted in splits else splits[0]
+    return preferred if preferred in splits else splits[0]
 
 
 def fixed_order(count: int) -> Int[Tensor, " N"]:
@@ -155,39 +155,39 @@ def reference_features(
         CheckpointError: the cache cannot be written.
     """
     path = _cache_path(reference, extractor, manifold_size, cache_dir)
-    count, order = len(reference), fixed_order(len(reference))
-    first_half = torch.zeros(count, dtype=torch.bool).index_fill_(0, order[: count // 2], True)
-    kept = torch.zeros(count, dtype=torch.bool).index_fill_(0, order[:manifold_size], True)
+    total, order = len(reference), fixed_order(len(reference))
+    first_half = torch.zeros(total, dtype=torch.bool).index_fill_(0, order[: total // 2], True)
+    in_manifold = torch.zeros(total, dtype=torch.bool).index_fill_(0, order[:manifold_size], True)
     knows_labels = reference.is_labelled and extractor.class_names == reference.class_names
     halves: list[FeatureStatistics] = []
     rows: list[Tensor] = []
-    done, recognised = 0, 0
+    count, recognised = 0, 0
     saved = read_cache(path)
     if saved is not None:
-        done, recognised = int(saved["done"]), int(saved["recognised"])
+        count, recognised = int(saved["done"]), int(saved["recognised"])
         halves = [
             FeatureStatistics.from_tensors(int(saved[f"count{i}"]), saved[f"mean{i}"], saved[f"scatter{i}"])
             for i in range(2)
         ]
         rows = [saved["rows"]]
-    while done < count:
+    while count < total:
         if report_progress is not None:
-            report_progress(done, count, "reference")
-        indices = torch.arange(done, min(done + CHUNK, count))
-        found = extractor(reference.batch(indices))
-        halves = halves or [FeatureStatistics(found.features.shape[1]) for _ in range(2)]
-        chosen = first_half[indices]
-        halves[0].update(found.features[chosen])
-        halves[1].update(found.features[~chosen])
-        rows.append(found.features[kept[indices]])
-        if knows_labels and found.logits is not None:
-            recognised += int((found.logits.argmax(1) == reference.labels[indices]).sum())
-        done += len(indices)
-        if path is not None and (done == count or done // CHUNK % SAVE_EVERY == 0):
+            report_progress(count, total, "reference")
+        indices = torch.arange(count, min(count + CHUNK, total))
+        output = extractor(reference.batch(indices))
+        halves = halves or [FeatureStatistics(output.features.shape[1]) for _ in range(2)]
+        first = first_half[indices]
+        halves[0].update(output.features[first])
+        halves[1].update(output.features[~first])
+        rows.append(output.features[in_manifold[indices]])
+        if knows_labels and output.logits is not None:
+            recognised += int((output.logits.argmax(1) == reference.labels[indices]).sum())
+        count += len(indices)
+        if path is not None and (count == total or count // CHUNK % SAVE_EVERY == 0):
             rows = [torch.cat(rows)]
-            write_cache(path, _state(done, recognised, halves, rows[0]))
+            write_cache(path, _state(count, recognised, halves, rows[0]))
     if report_progress is not None:
-        report_progress(count, count, "reference")
+        report_progress(total, total, "reference")
     statistics = FeatureStatistics(halves[0].num_features)
     for half in halves:
         statistics.merge(half)
@@ -212,8 +212,8 @@ def _cache_path(reference: Reference, extractor: Extractor, size: int, cache_dir
     return cache_dir / f"reference-{key}.safetensors"
 
 
-def _state(done: int, recognised: int, halves: list[FeatureStatistics], rows: Tensor) -> dict[str, Tensor]:
-    tensors = {"done": torch.tensor(done), "recognised": torch.tensor(recognised), "rows": rows}
+def _state(count: int, recognised: int, halves: list[FeatureStatistics], rows: Tensor) -> dict[str, Tensor]:
+    tensors = {"done": torch.tensor(count), "recognised": torch.tensor(recognised), "rows": rows}
     for i, half in enumerate(halves):
         tensors |= {f"count{i}": torch.tensor(half.count), f"mean{i}": half.mean, f"scatter{i}": half.scatter}
     return tensors

@@ -74,7 +74,7 @@ def nearest_neighbours(
         best, order = best.topk(min(count, best.shape[1]), dim=1, largest=False)
         indices = indices.gather(1, order)
     # The expansion above rounds; the distances of the chosen ones are computed directly.
-    chosen = reference[indices].flatten(2).float() - 127.5
-    distances = (chosen - rows[:, None]).square().mean(2).sqrt()
+    nearest = reference[indices].flatten(2).float() - 127.5
+    distances = (nearest - rows[:, None]).square().mean(2).sqrt()
     distances, order = distances.sort(dim=1, stable=True)
     return Neighbours(indices.gather(1, order), distances)

@@ -197,7 +197,7 @@ def evaluate_speech(
     texts = [trial.text for trial, _, _ in runs]
     prompts = torch.stack([_embed(encoder, trial.prompt) for trial, _, _ in runs])
     copies = torch.stack([_embed(encoder, one.prompt_reconstructed) for one in spoken])
-    scores, heard = [], []
+    scores, generated_transcripts = [], []
     for name, sounds in (
         ("generated", [one.generated for one in spoken]),
         ("recordings", [trial.truth for trial, _, _ in runs]),
@@ -222,12 +222,14 @@ def evaluate_speech(
             )
         )
         if name == "generated":
-            heard = transcripts
-    told = [trial.speaker for trial, _, _ in runs]
+            generated_transcripts = transcripts
+    prompt_speakers = [trial.speaker for trial, _, _ in runs]
     by_speaker = {}
-    for who in sorted(set(told)):
-        rows = [row for row, name in enumerate(told) if name == who]
-        by_speaker[who] = error_rates([texts[row] for row in rows], [heard[row] for row in rows]).words.value
+    for who in sorted(set(prompt_speakers)):
+        rows = [row for row, name in enumerate(prompt_speakers) if name == who]
+        by_speaker[who] = error_rates(
+            [texts[row] for row in rows], [generated_transcripts[row] for row in rows]
+        ).words.value
     duration = sum(len(one.generated.samples) / one.generated.sample_rate_hz for one in spoken)
     return SpeechReport(
         protocol=protocol,
@@ -237,7 +239,7 @@ def evaluate_speech(
         real_time_factor=seconds / duration,
         passes=sum(one.passes for one in spoken) / len(spoken),
         command=command,
-        transcripts=list(zip(told, texts, heard, strict=True)),
+        transcripts=list(zip(prompt_speakers, texts, generated_transcripts, strict=True)),
     )
 
 

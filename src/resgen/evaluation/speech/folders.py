@@ -103,9 +103,9 @@ def find_judge(name_or_folder: str | Path, kind: str, names: Sequence[str]) -> t
         raise CheckpointError(f"{unknown(kind, name_or_folder, allowed)}, or the path of a folder") from error
     if read_json(folder / CONFIG_NAME).get("format") != FORMAT:
         return folder, False
-    found = load_folder(folder, verify=False).kind
-    if found != kind:
-        raise CheckpointError(f"'{folder}' holds a {found}; a {kind} is needed")
+    actual = load_folder(folder, verify=False).kind
+    if actual != kind:
+        raise CheckpointError(f"'{folder}' holds a {actual}; a {kind} is needed")
     return folder, True
 
 

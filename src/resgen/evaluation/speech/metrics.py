@@ -124,10 +124,13 @@ def error_rates(
         raise DataError(f"{len(texts)} texts and {len(transcripts)} transcripts; one transcript per text is needed")
     counts = torch.zeros(4, len(texts), dtype=torch.float64)  # word errors, words, character errors, characters
     for i, (text, transcript) in enumerate(zip(texts, transcripts, strict=True)):
-        wanted, found = normalise_transcript(text), normalise_transcript(transcript)
-        if not wanted:
+        expected, actual = normalise_transcript(text), normalise_transcript(transcript)
+        if not expected:
             raise DataError(f"text {i} is {text!r}: it holds no word to be compared; leave it out")
-        for row, result in ((0, jiwer.process_words(wanted, found)), (2, jiwer.process_characters(wanted, found))):
+        for row, result in (
+            (0, jiwer.process_words(expected, actual)),
+            (2, jiwer.process_characters(expected, actual)),
+        ):
             counts[row, i] = result.substitutions + result.deletions + result.insertions
             counts[row + 1, i] = result.substitutions + result.deletions + result.hits
     stream = generator("error_rates", seed)

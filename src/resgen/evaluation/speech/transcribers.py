@@ -90,8 +90,8 @@ class PocketsphinxTranscriber:
         self._decoder.start_utt()
         self._decoder.process_raw(pcm, full_utt=True)
         self._decoder.end_utt()
-        found = self._decoder.hyp()
-        return found.hypstr if found else ""
+        hypothesis = self._decoder.hyp()
+        return hypothesis.hypstr if hypothesis else ""
 
 
 class MoonshineTranscriber:
@@ -129,8 +129,8 @@ class MoonshineTranscriber:
             DataError: no samples.
         """
         _check_sound(samples)
-        heard = self._transcriber.transcribe_without_streaming(samples.float().cpu().tolist(), self.sample_rate_hz)
-        return " ".join(line.text.strip() for line in heard.lines).strip()
+        transcript = self._transcriber.transcribe_without_streaming(samples.float().cpu().tolist(), self.sample_rate_hz)
+        return " ".join(line.text.strip() for line in transcript.lines).strip()
 
 
 class TransformersTranscriber:

@@ -66,7 +66,7 @@ def train_tokenizer(
     check_start(recipe, out, max_minutes=max_minutes, resume=resume)
     with first_alone(initialise()):  # who finds indices of shards there that the first has built
         train, held_out = open_splits(data_path(recipe, data))
-    shown = held_out.subset(np.arange(min(len(held_out), MAX_VALIDATED)))
+    subset = held_out.subset(np.arange(min(len(held_out), MAX_VALIDATED)))
     with seeded(recipe.tokenizer_training.seed, "tokenizer"):
         tokenizer = ImageTokenizer(recipe.tokenizer)
         if init is not None:
@@ -75,7 +75,7 @@ def train_tokenizer(
             tokenizer,
             recipe.tokenizer_loss,
             _store(tokenizer, train, recipe.data.resize),
-            _store(tokenizer, shown, recipe.data.resize).batch(torch.arange(len(shown))),
+            _store(tokenizer, subset, recipe.data.resize).batch(torch.arange(len(subset))),
             class_names=train.class_names,
             perceptual=_perceptual(recipe.tokenizer_loss, recipe.tokenizer.channels),
         )

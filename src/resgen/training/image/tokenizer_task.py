@@ -160,10 +160,10 @@ class TokenizerTask:
         adversarial = config.adversarial_weight > 0 and step >= config.adversarial_start
         if adversarial:
             discriminator = self.module["discriminator"]
-            wanted = generator_hinge(discriminator(output))
-            weight = adaptive_weight(reconstruction, wanted, self.tokenizer.decoder.out.weight)
-            loss = loss + config.adversarial_weight * weight * wanted
-            metrics |= {"adversarial": wanted.detach(), "adaptive_weight": weight}
+            generator_loss = generator_hinge(discriminator(output))
+            weight = adaptive_weight(reconstruction, generator_loss, self.tokenizer.decoder.out.weight)
+            loss = loss + config.adversarial_weight * weight * generator_loss
+            metrics |= {"adversarial": generator_loss.detach(), "adaptive_weight": weight}
         yield "tokenizer", loss, metrics
         if adversarial:
             # Real and fake apart from the graph of the tokenizer.

@@ -102,16 +102,16 @@ class SpeechExamples:
 
     def batch(self, indices: Int[Tensor, " B"], generator: torch.Generator) -> Batch:
         """Codes and conditions; prompts are drawn from `generator`."""
-        chosen = [self._draw(index, generator) for index in indices.tolist()]
-        wanted = indices.tolist() + [other for other, _ in chosen if other is not None]
-        pieces = dict(zip(wanted, self._pieces(wanted), strict=True))
+        draws = [self._draw(index, generator) for index in indices.tolist()]
+        rows = indices.tolist() + [other for other, _ in draws if other is not None]
+        pieces = dict(zip(rows, self._pieces(rows), strict=True))
         codes, features, prompts = [], [], []
-        for index, (other, length) in zip(indices.tolist(), chosen, strict=True):
+        for index, (other, length) in zip(indices.tolist(), draws, strict=True):
             own = pieces[index]
             if other is not None:
-                shown = pieces[other]
-                codes.append(torch.cat([shown.codes[:length], own.codes]))
-                features.append(torch.cat([shown.features[: length * self.stride], own.features]))
+                prompt = pieces[other]
+                codes.append(torch.cat([prompt.codes[:length], own.codes]))
+                features.append(torch.cat([prompt.features[: length * self.stride], own.features]))
             else:
                 codes.append(own.codes)
                 features.append(own.features)
@@ -128,9 +128,9 @@ class SpeechExamples:
             place = int(second * (len(same) - 1))
             other = int(same[place])
             other = int(same[-1]) if other == index else other
-            shown = min(int(self.cache.lengths[other]), self.max_prompt, most - length)
-            if shown > 0:
-                return other, shown
+            prompt_length = min(int(self.cache.lengths[other]), self.max_prompt, most - length)
+            if prompt_length > 0:
+                return other, prompt_length
         longest = min(self.max_prompt, int(length * self.prompts.max_share))
         return None, int(third * (longest + 1))
 
@@ -193,17 +193,17 @@ class SpeechProduct:
         device = model.codebooks.device
         sequence, codes = sequence.to(device), codes.to(device)
         visible = torch.where(sequence.prompt, model.spec.depth, 0)
-        given = (codes, visible)
-        found = sample(
+        start = (codes, visible)
+        new_codes = sample(
             model,
             class_ids.to(device),
             seed=0,
             indices=range(count),
             sampling=sampling,
-            given=given,
+            given=start,
             sequence=sequence,
         ).codes
-        sounds = [self.codec.decode(part, sequence.valid) for part in (codes, found)]
+        sounds = [self.codec.decode(part, sequence.valid) for part in (codes, new_codes)]
         rows = []
         for row, length in enumerate(sequence.lengths):
             end = length * self.codec.samples_per_position

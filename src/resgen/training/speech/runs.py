@@ -307,9 +307,9 @@ def encode_speech(
         shard_samples: the most recordings of a file; by default `usual_shard`. What is there keeps its division.
     """
     reduce = initialise()  # chooses the GPU of this process
-    chosen = choose_device(device)
-    tokenizer.to(chosen)
-    text_model.to(chosen)
+    target = choose_device(device)
+    tokenizer.to(target)
+    text_model.to(target)
     mel = mel_of(recipe, tokenizer.config)
     made_by = {"tokenizer": fingerprint(tokenizer), "text": _text_fingerprint(text_model)}
     check_agreement({**made_by, "data": preparation(recipe), "shards": shard_samples}, reduce)
@@ -431,12 +431,12 @@ def _encode_shards(
         part = source.part(shard.begin, shard.begin + shard.num_samples)
         store = _store(part, recipe, codec.sample_rate_hz, may_be_empty=True)
         texts = [normalise_text(text) for text in store.texts]
-        found: dict[int, EncodedUtterance] = {}
+        utterances: dict[int, EncodedUtterance] = {}
         order = store.lengths.argsort(stable=True)  # little padding
         for rows in order.split(ENCODE_BATCH) if len(order) else ():
-            found |= _encode(codec, text_model, store, texts, mel, rows)
+            utterances |= _encode(codec, text_model, store, texts, mel, rows)
             yield len(rows)
-        encoding.write(shard, [found[row] for row in range(len(store))], texts, store.speakers)
+        encoding.write(shard, [utterances[row] for row in range(len(store))], texts, store.speakers)
         yield store.num_left_out
 
 
@@ -452,13 +452,13 @@ def _encode(
     counts = valid.sum(1)
     frames = counts * (codec.samples_per_position // mel.hop_size)
     durations = text_model.align(tokens.to(device), real.to(device), log_mel(samples, mel), frames)
-    found = {}
+    utterances = {}
     for place, row in enumerate(rows.tolist()):
         positions, symbols = int(counts[place]), int(real[place].sum())
-        found[row] = EncodedUtterance(
+        utterances[row] = EncodedUtterance(
             codes[place, :positions].cpu(), tokens[place, :symbols], durations[place, :symbols].cpu()
         )
-    return found
+    return utterances
 
 
 def preparation(recipe: SpeechRecipe) -> dict[str, Any]:

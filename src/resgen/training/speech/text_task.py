@@ -216,11 +216,11 @@ class TextTask:
         sums = torch.zeros(len(names) + 2, dtype=torch.float64)  # and the errors of durations, and tokens
         for part in torch.arange(count).split(VALIDATION_BATCH)[reduce.rank :: reduce.world_size]:
             batch = self.held_out.batch(part, self.device)
-            loss, metrics, found = self._losses(batch, 0.0)
+            loss, metrics, durations = self._losses(batch, 0.0)
             predicted = self.model.durations(self.model(batch.tokens, batch.valid), batch.valid)
             ratio = 100 * (predicted.sum(dim=1) / batch.frames - 1)
             values = [loss * len(part), *(metrics[name] * len(part) for name in PARTS), ratio.abs().sum(), ratio.sum()]
-            values += [(predicted - found).abs().sum(), batch.valid.sum()]
+            values += [(predicted - durations).abs().sum(), batch.valid.sum()]
             sums += torch.tensor([float(value) for value in values], dtype=torch.float64)
         *totals, error, tokens = reduce.sum(sums).tolist()
         metrics_of_all = {name: total / count for name, total in zip(names, totals, strict=True)}
@@ -228,10 +228,10 @@ class TextTask:
 
     @torch.no_grad()
     def sample(self, path: Path) -> None:
-        """Held-out utterances: the mel; below it the alignment found and the predicted durations, text downwards."""
+        """Held-out utterances: the mel; below it the alignment and the predicted durations, text downwards."""
         batch = self.held_out.batch(torch.arange(min(len(self.held_out), PICTURES)), self.device)
         hidden = self.model(batch.tokens, batch.valid)
-        found = self.model.match(hidden, batch.valid, self.model.normalise(batch.mels, batch.frames), batch.frames)
+        durations = self.model.match(hidden, batch.valid, self.model.normalise(batch.mels, batch.frames), batch.frames)
         predicted = self.model.durations(hidden, batch.valid)
         panels = []
         for index, frames in enumerate(batch.frames.tolist()):
@@ -240,7 +240,7 @@ class TextTask:
                 alignment_picture(
                     spectrogram_picture(batch.mels[index, :, :frames].cpu(), scale=PIXELS),
                     batch.tokens[index][real].cpu(),
-                    found[index][real].cpu(),
+                    durations[index][real].cpu(),
                     predicted[index][real].cpu(),
                 )
             )
@@ -284,23 +284,23 @@ class TextTask:
 
 
 def alignment_picture(
-    mel: Image.Image, tokens: Int[Tensor, " N"], found: Int[Tensor, " N"], predicted: Int[Tensor, " N"]
+    mel: Image.Image, tokens: Int[Tensor, " N"], durations: Int[Tensor, " N"], predicted: Int[Tensor, " N"]
 ) -> Image.Image:
     """A mel over a chart with one row per token: frames that the alignment gives it, those predicted, and both.
 
     Args:
-        mel: picture whose width stands for all frames of `found`.
+        mel: picture whose width stands for all frames of `durations`.
         tokens: of `encode_text`, without padding.
-        found: frames per token.
+        durations: frames per token.
         predicted: frames per token.
     """
-    scale = mel.width / int(found.sum())
+    scale = mel.width / int(durations.sum())
     width = _LEFT + max(mel.width, round(int(predicted.sum()) * scale))
     picture = Image.new("RGB", (width, mel.height + _GAP + _ROW * len(tokens)), "white")
     picture.paste(mel.convert("RGB"), (_LEFT, 0))
     draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(size=_ROW - 1)
-    spans = [_spans(durations) for durations in (found, predicted)]
+    spans = [_spans(counts) for counts in (durations, predicted)]
     for row, token in enumerate(tokens.tolist()):
         top = mel.height + _GAP + row * _ROW
         draw.text((4, top - 1), _label(token), fill="black", font=font)

@@ -235,9 +235,9 @@ class SoundTokenizerTask:
             draw = side.draw(discriminator, batch, generator)
             real = side.judge(discriminator, batch.inputs, batch, draw)
             fake = side.judge(discriminator, output, batch, draw)
-            wanted, matching = least_squares_generator(fake), feature_matching(real, fake)
-            loss = loss + config.adversarial_weight * wanted + config.feature_weight * matching
-            metrics |= {"adversarial": wanted.detach(), "feature_matching": matching.detach()}
+            generator_loss, matching = least_squares_generator(fake), feature_matching(real, fake)
+            loss = loss + config.adversarial_weight * generator_loss + config.feature_weight * matching
+            metrics |= {"adversarial": generator_loss.detach(), "feature_matching": matching.detach()}
         yield "tokenizer", loss, metrics
         if adversarial:
             # The real side's graph is still whole: the loss above has no gradient with respect to it.

@@ -173,9 +173,9 @@ class VocoderTask:
         if adversarial:
             discriminator = self.module["discriminator"]
             real, fake = discriminator(samples, real_samples), discriminator(output, real_samples)
-            wanted, matching = least_squares_generator(fake), feature_matching(real, fake)
-            loss = loss + config.adversarial_weight * wanted + config.feature_weight * matching
-            metrics |= {"adversarial": wanted.detach(), "feature_matching": matching.detach()}
+            generator_loss, matching = least_squares_generator(fake), feature_matching(real, fake)
+            loss = loss + config.adversarial_weight * generator_loss + config.feature_weight * matching
+            metrics |= {"adversarial": generator_loss.detach(), "feature_matching": matching.detach()}
         yield "vocoder", loss, metrics
         if adversarial:
             # The real side's graph is still whole: the loss above has no gradient with respect to it.
@@ -219,10 +219,10 @@ class VocoderTask:
             columns["tokens"] = self.vocoder(self._reconstruct(mels, valid), valid)
         columns["real"] = samples
         hop, rate = self.vocoder.mel.hop_size, self.vocoder.sample_rate_hz
-        drawn = {name: log_mel(column, self.vocoder.mel) for name, column in columns.items()}
+        spectrograms = {name: log_mel(column, self.vocoder.mel) for name, column in columns.items()}
         rows = []
         for row, length in enumerate(lengths.tolist()):
-            rows.append([mel[row, :, : max(length // hop, 1)] for mel in drawn.values()])
+            rows.append([mel[row, :, : max(length // hop, 1)] for mel in spectrograms.values()])
             for name, column in columns.items():
                 write_sound(column[row, :length].cpu(), rate, path.with_name(f"{path.stem}_{row + 1}_{name}.wav"))
         sheet = spectrogram_sheet(rows, labels=list(columns), row_labels=[str(row + 1) for row in range(count)])
@@ -250,8 +250,8 @@ class VocoderTask:
         mels = log_mel(wide, self.vocoder.mel)
         valid = self._valid(wide_lengths, mels.shape[2])
         if self.tokenizer is not None:
-            chosen = torch.rand(len(indices), generator=generator, device=generator.device)
-            rows = (chosen < self.config.reconstructed_share).to(self.device).nonzero().squeeze(1)
+            uniform = torch.rand(len(indices), generator=generator, device=generator.device)
+            rows = (uniform < self.config.reconstructed_share).to(self.device).nonzero().squeeze(1)
             if len(rows):
                 with torch.no_grad():
                     mels = mels.index_copy(0, rows, self._reconstruct(mels[rows], valid[rows]))
