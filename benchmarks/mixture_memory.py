@@ -103,6 +103,7 @@ def mixture_work(
     head.reset_parameters(stream)
     hidden = torch.randn(rows, width, generator=stream)
     target = torch.randn(rows, code_dim, generator=stream)
+    visible = torch.zeros(rows, dtype=torch.int64)
 
     def run(count: int) -> float:
         head.zero_grad(set_to_none=True)
@@ -110,9 +111,9 @@ def mixture_work(
         weight = torch.full((count,), 1 / count)
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
             if version == "chunked":
-                loss = mixture_loss(head, inputs, target[:count], weight).loss
+                loss = mixture_loss(head, inputs, target[:count], visible[:count], weight).loss
             else:
-                loss = (head.bound(inputs, target[:count]).total * weight).sum()
+                loss = (head.bound(inputs, target[:count], visible[:count]).total * weight).sum()
         loss.backward()
         return float(loss.detach())
 

@@ -60,8 +60,10 @@ def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
 
 
 def cast_parameters(module: Module, dtype: torch.dtype) -> Module:
-    """Convert the floating parameters in place; buffers (codebooks, statistics) keep their type."""
-    for parameter in module.parameters():
-        if parameter.is_floating_point():
-            parameter.data = parameter.data.to(dtype)
+    """Convert the floating parameters in place; buffers (codebooks, statistics) keep their type, and so do the
+    parameters of modules with `keeps_float32`."""
+    for part in module.modules():
+        for parameter in () if getattr(part, "keeps_float32", False) else part.parameters(recurse=False):
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(dtype)
     return module

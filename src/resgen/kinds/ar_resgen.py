@@ -102,6 +102,7 @@ def _sized(config: ResGenConfig, num_layers: int) -> ARResGenConfig:
         head_width=config.mlp_width,
         num_components=config.num_components,
         mean_rank=config.mean_rank,
+        metric=config.metric,
         **shared_fields(config),
     )
 

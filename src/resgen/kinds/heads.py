@@ -12,6 +12,7 @@ from resgen.kinds.objective import GeneratorLossConfig, log_frequencies
 from resgen.losses.mixture import mixture_loss
 from resgen.losses.tokens import masked_level_loss
 from resgen.models.ar_resgen import ARResGen
+from resgen.models.head_start import start_mixture
 from resgen.models.heads import MixtureHead
 from resgen.models.resgen import ResGen
 from resgen.models.token_head import TokenHead
@@ -47,8 +48,9 @@ class DensityLoss:
         self.model, self.head, self.smoothing = model, head, config.smoothing
 
     def start(self, codes: Int[Tensor, "B L D"], generator: torch.Generator) -> None:
-        """Fit the mixture to the targets of fully masked positions."""
-        self.head.initialize(self.model.target(codes, torch.zeros_like(codes[..., 0])).flatten(0, 1), generator)
+        """Fit the mixture to the targets of every number of visible levels."""
+        flat = codes.flatten(0, 1)
+        start_mixture(self.head, lambda c: self.model.target(flat, torch.full_like(flat[:, 0], c)), generator)
 
     def loss(
         self, hidden: Float[Tensor, "N O"], codes: Int[Tensor, "N D"], visible: Int[Tensor, " N"]
@@ -56,14 +58,15 @@ class DensityLoss:
         """The bound, summed over the batch, over the number of masked tokens."""
         total = (self.model.spec.depth - visible).sum()
         weight = (1 / total).expand(len(hidden)).float()
-        bound = mixture_loss(self.head, hidden, self.model.target(codes, visible), weight, smoothing=self.smoothing)
+        target = self.model.target(codes, visible)
+        bound = mixture_loss(self.head, hidden, target, visible, weight, smoothing=self.smoothing)
         return bound.loss, {"regression": bound.regression, "classification": bound.classification}
 
     def nll(
         self, hidden: Float[Tensor, "N O"], codes: Int[Tensor, "N D"], visible: Int[Tensor, " N"]
     ) -> Float[Tensor, " N"]:
         """See `HeadLoss`."""
-        return -self.head.log_prob(hidden, self.model.target(codes, visible))
+        return -self.head.log_prob(hidden, self.model.target(codes, visible), visible)
 
 
 class CodesLoss:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -38,7 +38,9 @@ class BoundHead(Protocol):
         alone."""
         ...
 
-    def __call__(self, hidden: Float[Tensor, "N O"], target: Float[Tensor, "N H"], smoothing: float) -> MixtureBound:
+    def __call__(
+        self, hidden: Float[Tensor, "N O"], target: Float[Tensor, "N H"], visible: Int[Tensor, " N"], smoothing: float
+    ) -> MixtureBound:
         """Bound on the negative log-likelihood per row."""
         ...
 
@@ -47,6 +49,7 @@ def mixture_loss(
     head: BoundHead,
     hidden: Float[Tensor, "N O"],
     target: Float[Tensor, "N H"],
+    visible: Int[Tensor, " N"],
     weight: Float[Tensor, " N"],
     chunk_size: int | None = None,
     smoothing: float = 0.01,
@@ -61,6 +64,7 @@ def mixture_loss(
         head: the mixture head; all its parameters get their gradient.
         hidden: input of the head.
         target: z; no gradient flows to it, nor to `weight`.
+        visible: levels that are visible at each position.
         weight: of each position's bound. The caller divides by the number of masked tokens.
         chunk_size: rows per chunk; by default `head.rows_per_chunk`.
         smoothing: of q, see `mixture_bound`.
@@ -68,18 +72,19 @@ def mixture_loss(
     Raises:
         ConfigError: if the lengths differ or `chunk_size` is below 1.
     """
-    if not hidden.shape[0] == target.shape[0] == weight.shape[0]:
-        raise ConfigError(f"lengths differ: hidden {len(hidden)}, target {len(target)}, weight {len(weight)}")
+    lengths = {"hidden": len(hidden), "target": len(target), "visible": len(visible), "weight": len(weight)}
+    if len(set(lengths.values())) > 1:
+        raise ConfigError(f"lengths differ: {', '.join(f'{name} {length}' for name, length in lengths.items())}")
     size = head.rows_per_chunk if chunk_size is None else chunk_size
     if size < 1:
         raise ConfigError(f"chunk_size={size} must be at least 1")
     names, params = zip(*cast(nn.Module, head).named_parameters(), strict=True)
     if torch.is_grad_enabled() and any(value.requires_grad for value in (hidden, *params)):
-        sums = _ChunkedBound.apply(head, names, size, smoothing, hidden, target, weight, *params)
+        sums = _ChunkedBound.apply(head, names, size, smoothing, hidden, target, visible, weight, *params)
     else:
         sums = _zero_sums(hidden)
         for rows in _chunks(len(hidden), size):
-            sums = _add(sums, head(hidden[rows], target[rows], smoothing), weight[rows])
+            sums = _add(sums, head(hidden[rows], target[rows], visible[rows], smoothing), weight[rows])
     return MixtureLoss(loss=sums[0], regression=sums[1], classification=sums[2])
 
 
@@ -112,6 +117,7 @@ class _ChunkedBound(torch.autograd.Function):
         smoothing: float,
         hidden: Tensor,
         target: Tensor,
+        visible: Tensor,
         weight: Tensor,
         *params: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -131,7 +137,8 @@ class _ChunkedBound(torch.autograd.Function):
         for rows in _chunks(len(hidden), size):
             part = hidden[rows].detach().requires_grad_(hidden_grad is not None)
             with torch.enable_grad():
-                bound = functional_call(module, dict(zip(names, leaves, strict=True)), (part, target[rows], smoothing))
+                arguments = (part, target[rows], visible[rows], smoothing)
+                bound = functional_call(module, dict(zip(names, leaves, strict=True)), arguments)
                 chunk_loss = (bound.total * weight[rows]).sum()
             inputs = [*trained, part] if hidden_grad is not None else trained
             grads = torch.autograd.grad(chunk_loss, inputs)
@@ -151,4 +158,4 @@ class _ChunkedBound(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         # Autograd casts each gradient to the type of its input.
         scaled = [None if grad is None else grad * grads[0] for grad in ctx.grads]
-        return None, None, None, None, scaled[0], None, None, *scaled[1:]
+        return None, None, None, None, scaled[0], None, None, None, *scaled[1:]

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from resgen.errors import ConfigError, unknown
 from resgen.models.base import check_config
 from resgen.models.causal import CausalModel, CausalSteps
+from resgen.models.metric import METRICS
 from resgen.models.resgen import HEADS, HeadPrediction, make_head
 from resgen.nn.transformer import modulate
 from resgen.ops.residual import Codebooks
@@ -56,6 +57,7 @@ class ARResGenConfig:
     feature_width: int = 0
     feature_stride: int = 1
     head: str = "mixture"
+    metric: str = "none"
 
     def __post_init__(self) -> None:
         sizes = "num_layers num_heads mlp_width condition_width head_layers head_width num_components".split()
@@ -64,6 +66,8 @@ class ARResGenConfig:
             raise ConfigError(f"mean_rank={self.mean_rank} must be at least 1, or null for full rank")
         if self.head not in HEADS:
             raise ConfigError(unknown("head", self.head, HEADS))
+        if self.metric not in METRICS:
+            raise ConfigError(unknown("metric", self.metric, METRICS))
 
 
 def _preset(width: int, num_layers: int, num_heads: int, head_layers: int, num_components: int) -> ARResGenConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from resgen.errors import ConfigError
+from resgen.models.metric import MAX_SHAPES, TargetMetric
 from resgen.ops.blocks import rows_per_block
 from resgen.ops.linear import linear
 from resgen.ops.mixture import (
@@ -31,10 +33,8 @@ CHUNK_ELEMENTS = 1 << 22
 MIN_CHUNK_ROWS = 1024
 GATHER_BYTES = 32 << 20
 GROUPED_TYPES = (torch.float32, torch.bfloat16)
-INIT_SAMPLES = 16_384
-INIT_ITERATIONS = 5
+FLAG_ALIGNMENT = 8
 INIT_STD = 0.02
-MIN_INIT_SCALE = 0.05
 
 
 class MixtureHead(nn.Module):
@@ -50,14 +50,18 @@ class MixtureHead(nn.Module):
         rank: h, or None for full means. With a rank the projection gives mu~_v in R^h, and mu_v = M_v mu~_v + s_v with
             trainable `basis` M and `offset` s.
         min_log_scale: lower limit of log a; keeps the density of degenerate targets finite.
+        metric: `none`, or a kind of `TargetMetric`: the mixture then models T_c (z - m_c) for the number c of visible
+            levels, and logits, scale, shift and means have a bias for each c.
+        depth: D; c lies in 0..D-1. Without a metric nothing depends on c.
 
     Raises:
-        ConfigError: if a size is below 1 or `rank` exceeds `code_dim`.
+        ConfigError: if a size is below 1, `rank` exceeds `code_dim` or the metric is unknown.
     """
 
     is_density: ClassVar[bool] = True
     basis: nn.Parameter | None
     offset: nn.Parameter | None
+    metric: TargetMetric | None
 
     def __init__(
         self,
@@ -67,9 +71,12 @@ class MixtureHead(nn.Module):
         code_dim: int,
         rank: int | None = None,
         min_log_scale: float = -4.0,
+        metric: str = "none",
+        depth: int = 1,
     ) -> None:
         super().__init__()
-        for name, size in (("width", width), ("num_components", num_components), ("code_dim", code_dim)):
+        sizes = {"width": width, "num_components": num_components, "code_dim": code_dim, "depth": depth}
+        for name, size in sizes.items():
             if size < 1:
                 raise ConfigError(f"{name}={size} must be at least 1")
         if rank is not None and not 1 <= rank <= code_dim:
@@ -81,8 +88,14 @@ class MixtureHead(nn.Module):
         self.code_dim = code_dim
         self.rank = rank
         self.min_log_scale = min_log_scale
-        self.affine = nn.Linear(width, num_components + 1 + code_dim)
-        self.means = nn.Linear(width, num_components * (rank or code_dim))
+        # One offset per component, as means of low rank have it, can start right in one metric only.
+        max_shapes = MAX_SHAPES if rank is None else 1
+        self.metric = None if metric == "none" else TargetMetric(depth, code_dim, metric, max_shapes)
+        # The biases for each number of visible levels are weights of as many inputs, of which one is 1, so that every
+        # product stays one product. Their number is rounded up to the alignment of the grouped product.
+        self.num_flags = 0 if self.metric is None else -(-depth // FLAG_ALIGNMENT) * FLAG_ALIGNMENT
+        self.affine = nn.Linear(width + self.num_flags, num_components + 1 + code_dim)
+        self.means = nn.Linear(width + self.num_flags, num_components * (rank or code_dim))
         if rank is None:
             self.register_parameter("basis", None)
             self.register_parameter("offset", None)
@@ -98,6 +111,8 @@ class MixtureHead(nn.Module):
             self.affine.weight[: self.num_components].normal_(std=INIT_STD, generator=generator)
             self.affine.bias.zero_()
             self.means.weight.normal_(std=INIT_STD, generator=generator)
+            for linear_map in (self.affine, self.means):
+                linear_map.weight[:, self.width :] = 0
             if self.basis is None or self.offset is None:
                 self.means.bias.normal_(generator=generator)
             else:
@@ -126,19 +141,45 @@ class MixtureHead(nn.Module):
             return squared_distance(z, projected, overwrite=projected.grad_fn is not None)
         return low_rank_squared_distance(z, projected, self.basis, self.offset)
 
+    def flagged(self, hidden: Float[Tensor, "N O"], visible: Int[Tensor, " N"]) -> Float[Tensor, "N F"]:
+        """The input of both linear maps: with a metric, `hidden` and which c it is."""
+        if self.metric is None:
+            return hidden
+        return torch.cat([hidden, functional.one_hot(visible, self.num_flags).to(hidden.dtype)], dim=1)
+
     def bound(
-        self, hidden: Float[Tensor, "N O"], target: Float[Tensor, "N H"], smoothing: float = 0.01
+        self,
+        hidden: Float[Tensor, "N O"],
+        target: Float[Tensor, "N H"],
+        visible: Int[Tensor, " N"],
+        smoothing: float = 0.01,
     ) -> MixtureBound:
         """Training bound on the negative log-likelihood (Eq. 1); holds N x K x H at once, see `mixture_loss`."""
-        logits, log_scale, shift = self.affine_parameters(hidden)
-        distance = self.squared_distance(hidden, standardize(target, log_scale, shift))
-        return bound_from_distance(distance, logits, log_scale, self.code_dim, smoothing)
+        distance, logits, log_scale = self._distance(hidden, target, visible)
+        bound = bound_from_distance(distance, logits, log_scale, self.code_dim, smoothing)
+        if self.metric is None:
+            return bound
+        log_det = self.metric.log_det(visible)
+        return replace(bound, total=bound.total - log_det, regression=bound.regression - log_det)
 
     def forward(
-        self, hidden: Float[Tensor, "N O"], target: Float[Tensor, "N H"], smoothing: float = 0.01
+        self,
+        hidden: Float[Tensor, "N O"],
+        target: Float[Tensor, "N H"],
+        visible: Int[Tensor, " N"],
+        smoothing: float = 0.01,
     ) -> MixtureBound:
         """Same as `bound`."""
-        return self.bound(hidden, target, smoothing)
+        return self.bound(hidden, target, visible, smoothing)
+
+    def _distance(
+        self, hidden: Float[Tensor, "N O"], target: Float[Tensor, "N H"], visible: Int[Tensor, " N"]
+    ) -> tuple[Float[Tensor, "N K"], Float[Tensor, "N K"], Float[Tensor, " N"]]:
+        """Squared distances of the standardized targets, logits and log a."""
+        hidden = self.flagged(hidden, visible)
+        logits, log_scale, shift = self.affine_parameters(hidden)
+        mapped = target if self.metric is None else self.metric(target, visible)
+        return self.squared_distance(hidden, standardize(mapped, log_scale, shift)), logits, log_scale
 
     @property
     def rows_per_chunk(self) -> int:
@@ -152,23 +193,27 @@ class MixtureHead(nn.Module):
 
     @torch.no_grad()
     def log_prob(
-        self, hidden: Float[Tensor, "N O"], target: Float[Tensor, "N H"], chunk_size: int | None = None
+        self,
+        hidden: Float[Tensor, "N O"],
+        target: Float[Tensor, "N H"],
+        visible: Int[Tensor, " N"],
+        chunk_size: int | None = None,
     ) -> Float[Tensor, " N"]:
         """Exact log-likelihood of each target in nats, without gradients.
 
         Args:
             hidden: input of the head.
             target: z.
+            visible: c of each row, 0..D-1.
             chunk_size: rows computed at once; by default `rows_per_chunk`.
         """
         parts = [torch.zeros(0, device=hidden.device)]
         size = chunk_size or self.rows_per_chunk
         for start in range(0, hidden.shape[0], size):
             rows = slice(start, start + size)
-            logits, log_scale, shift = self.affine_parameters(hidden[rows])
-            distance = self.squared_distance(hidden[rows], standardize(target[rows], log_scale, shift))
+            distance, logits, log_scale = self._distance(hidden[rows], target[rows], visible[rows])
             parts.append(log_prob_from_distance(distance, logits, log_scale, self.code_dim))
-        return torch.cat(parts)
+        return torch.cat(parts) if self.metric is None else torch.cat(parts) + self.metric.log_det(visible)
 
     @property
     def noise(self) -> NoiseSize:
@@ -190,7 +235,7 @@ class MixtureHead(nn.Module):
 
         A score is -|residual after the level|^2 / (2 sigma_d^2), see `confidence_unit`.
         """
-        latents = self.sample(hidden, noise.uniform[:, 0], noise.normal, top_p=top_p, temperature=temperature)
+        latents = self.sample(hidden, visible, noise.uniform[:, 0], noise.normal, top_p=top_p, temperature=temperature)
         vectors, norms, unit = codebooks
         return residual_encode(latents, vectors, visible, walk=walk, norms=norms, unit=unit)
 
@@ -198,6 +243,7 @@ class MixtureHead(nn.Module):
     def sample(
         self,
         hidden: Float[Tensor, "N O"],
+        visible: Int[Tensor, " N"],
         uniform: Float[Tensor, " N"],
         normal: Float[Tensor, "N H"],
         *,
@@ -211,6 +257,7 @@ class MixtureHead(nn.Module):
 
         Args:
             hidden: input of the head.
+            visible: c of each row, 0..D-1.
             uniform: one number in [0, 1) per row; chooses the component.
             normal: standard normal noise.
             top_p: mass of the nucleus of components, in (0, 1].
@@ -224,6 +271,7 @@ class MixtureHead(nn.Module):
         """
         if temperature < 0.0:
             raise ConfigError(f"temperature={temperature} must be at least 0")
+        hidden = self.flagged(hidden, visible)
         size = rows_per_block(self.num_components, hidden.device)
         chosen, scales, shifts = [], [], []
         for rows, numbers in zip(hidden.split(size), uniform.split(size), strict=True):
@@ -232,7 +280,8 @@ class MixtureHead(nn.Module):
             scales.append(torch.exp(log_scale))
             shifts.append(shift.clone())  # without the logits that it is a part of
         mean = self.component_mean(hidden, torch.cat(chosen))
-        return torch.cat(shifts) + torch.cat(scales)[:, None] * (mean + temperature * normal)
+        drawn = torch.cat(shifts) + torch.cat(scales)[:, None] * (mean + temperature * normal)
+        return drawn if self.metric is None else self.metric.inverse(drawn, visible)
 
     def component_mean(self, hidden: Float[Tensor, "N O"], component: Int[Tensor, " N"]) -> Float[Tensor, "N H"]:
         """mu_v of one given component per row, in float32; rows of the same component are multiplied together."""
@@ -247,33 +296,6 @@ class MixtureHead(nn.Module):
                 value = _product_per_component(value.to(self.basis.dtype), self.basis, chosen)
                 value = at_least_float32(value) + self.offset[chosen]
         return torch.empty_like(value).index_copy_(0, order, value)
-
-    @torch.no_grad()
-    def initialize(self, samples: Float[Tensor, "M H"], generator: torch.Generator) -> None:
-        """Start from the data: components at k-means centres of the targets, log a at their distance to the data.
-
-        Deviation: the paper does not state an initialisation. From a random start all components are far from the
-        data and nearly equal, and they part slowly. Here the untrained head is already a mixture fitted to the
-        targets, nearly the same for every input: means mu_v = centre / a0, log a = log a0 with a0 the root mean square
-        distance per dimension to the nearest centre, and weights pi_v = the share of targets nearest to centre v.
-
-        Args:
-            samples: targets as training will see them; more than 16,384 are subsampled. Fewer than K are repeated
-                with a little noise.
-            generator: source of the noise; its device may differ from that of `samples`.
-
-        Raises:
-            ConfigError: if `samples` is empty or of another width.
-        """
-        if samples.ndim != 2 or samples.shape[0] == 0 or samples.shape[1] != self.code_dim:
-            raise ConfigError(f"samples of shape {tuple(samples.shape)}; needed: one or more rows of {self.code_dim}")
-        self.reset_parameters(generator)
-        centres, counts, scale = _fit_centres(samples.float(), self.num_components, generator)
-        means = self.means.bias.unflatten(0, (self.num_components, -1)) if self.offset is None else self.offset
-        means.copy_(centres / scale)
-        shares = (counts + 1.0) / (counts + 1.0).sum()
-        self.affine.bias[: self.num_components] = shares.log().to(self.affine.bias)
-        self.affine.bias[self.num_components] = math.log(scale)
 
 
 def _product_per_component(
@@ -294,27 +316,3 @@ def _product_per_component(
     for part, chosen in zip(rows.split(size), component.split(size), strict=True):
         parts.append(torch.bmm(weight[chosen], part[..., None]).squeeze(-1))
     return torch.cat(parts)
-
-
-def _fit_centres(
-    samples: Float[Tensor, "M H"], num_centres: int, generator: torch.Generator
-) -> tuple[Float[Tensor, "K H"], Float[Tensor, " K"], float]:
-    """K-means from random rows: centres, rows nearest to each, and the rms distance per dimension in [0.05, 1]."""
-
-    def draw(high: int) -> Tensor:
-        return torch.randperm(high, generator=generator, device=generator.device).to(samples.device)
-
-    rows = samples[draw(samples.shape[0])[:INIT_SAMPLES]]
-    repeats = -(-num_centres // rows.shape[0])
-    centres = rows.repeat(repeats, 1)[:num_centres].clone()
-    if repeats > 1:
-        noise = torch.randn(centres.shape, generator=generator, device=generator.device)
-        centres += MIN_INIT_SCALE * noise.to(samples.device)
-    nearest = torch.cdist(rows, centres).argmin(dim=1)
-    for _ in range(INIT_ITERATIONS):
-        counts = torch.bincount(nearest, minlength=num_centres)[:, None]
-        sums = torch.zeros_like(centres).index_add_(0, nearest, rows)
-        centres = torch.where(counts > 0, sums / counts.clamp(min=1), centres)
-        nearest = torch.cdist(rows, centres).argmin(dim=1)
-    scale = (rows - centres[nearest]).square().mean().sqrt().clamp(MIN_INIT_SCALE, 1.0)
-    return centres, torch.bincount(nearest, minlength=num_centres).float(), float(scale)

@@ -15,6 +15,7 @@ from resgen.models.base import INIT_STD, CodeModel, check_config
 from resgen.models.conditions import ClassCondition
 from resgen.models.guided import GuidedEvaluation
 from resgen.models.heads import MixtureHead
+from resgen.models.metric import METRICS
 from resgen.models.token_head import TokenHead
 from resgen.nn.positions import Positions
 from resgen.nn.transformer import SharedModulation, Transformer
@@ -48,7 +49,9 @@ class ResGenConfig:
             paper): a short way for what a prompt has everywhere, such as a voice.
         head: what is predicted: `mixture`, the sum of the masked embeddings (Eq. 1); `residual`, the codes, each given
             the sum of those above it (see `TokenHead`); `tokens`, the codes, each level on its own (Eq. 2).
-            `num_components` and `mean_rank` are of `mixture` only.
+            `num_components`, `mean_rank` and `metric` are of `mixture` only.
+        metric: of the mixture's targets for each number of visible levels, one of `models.metric.METRICS`; the paper's
+            has `none`.
     """
 
     tag: ClassVar[str] = "unmasking"  # of the network; which kind it is, its head says
@@ -65,6 +68,7 @@ class ResGenConfig:
     feature_stride: int = 1
     prompt_summary: bool = False
     head: str = "mixture"
+    metric: str = "none"
 
     def __post_init__(self) -> None:
         check_config(self, "width num_layers num_heads mlp_width condition_width num_components".split())
@@ -72,6 +76,8 @@ class ResGenConfig:
             raise ConfigError(f"mean_rank={self.mean_rank} must be at least 1, or null for full rank")
         if self.head not in HEADS:
             raise ConfigError(unknown("head", self.head, HEADS))
+        if self.metric not in METRICS:
+            raise ConfigError(unknown("metric", self.metric, METRICS))
 
 
 def _preset(width: int, num_layers: int, num_heads: int, num_components: int) -> ResGenConfig:
@@ -97,7 +103,12 @@ def make_head(config: Any, spec: CodeSpec) -> MixtureHead | TokenHead:
     """The head that `config.head` names, for a configuration with ResGen's fields."""
     if config.head == "mixture":
         return MixtureHead(
-            width=config.width, num_components=config.num_components, code_dim=spec.code_dim, rank=config.mean_rank
+            width=config.width,
+            num_components=config.num_components,
+            code_dim=spec.code_dim,
+            rank=config.mean_rank,
+            metric=config.metric,
+            depth=spec.depth,
         )
     code_dim = spec.code_dim if config.head == "residual" else None
     return TokenHead(config.width, spec.depth, spec.codebook_size, code_dim)

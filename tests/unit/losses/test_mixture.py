@@ -13,7 +13,7 @@ from resgen.errors import ConfigError
 from resgen.losses import mixture_loss
 from resgen.models.heads import MixtureHead
 
-WIDTH, COMPONENTS, DIM, ROWS = 12, 7, 6, 11
+WIDTH, COMPONENTS, DIM, DEPTH, ROWS = 12, 7, 6, 3, 11
 
 
 class _Watch(TorchDispatchMode):
@@ -33,16 +33,18 @@ class _Watch(TorchDispatchMode):
         return out
 
 
-def _problem(rank: int | None = None, dtype: torch.dtype = torch.float32) -> tuple[MixtureHead, list[torch.Tensor]]:
+def _problem(
+    rank: int | None = None, dtype: torch.dtype = torch.float32, metric: str = "triangular"
+) -> tuple[MixtureHead, list[torch.Tensor], torch.Tensor]:
     torch.manual_seed(0)
-    head = MixtureHead(width=WIDTH, num_components=COMPONENTS, code_dim=DIM, rank=rank)
+    head = MixtureHead(width=WIDTH, num_components=COMPONENTS, code_dim=DIM, rank=rank, metric=metric, depth=DEPTH)
     with torch.no_grad():
         for param in head.parameters():
             param.add_(0.1 * torch.randn_like(param))
     weight = torch.rand(ROWS)
     weight[3] = 0.0
     data = [torch.randn(ROWS, WIDTH), torch.randn(ROWS, DIM), weight]
-    return head.to(dtype), [value.to(dtype) for value in data]
+    return head.to(dtype), [value.to(dtype) for value in data], torch.arange(ROWS) % DEPTH
 
 
 def _gradients(head: MixtureHead, hidden: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -54,15 +56,16 @@ def _gradients(head: MixtureHead, hidden: torch.Tensor) -> dict[str, torch.Tenso
 @pytest.mark.parametrize("rank", [None, 2])
 @pytest.mark.parametrize("chunk_size", [1, 4, 11, 100, None])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_equal_to_autograd(rank: int | None, chunk_size: int | None, dtype: torch.dtype) -> None:
-    head, (hidden, target, weight) = _problem(rank, dtype)
+@pytest.mark.parametrize("metric", ["none", "triangular"])
+def test_equal_to_autograd(rank: int | None, chunk_size: int | None, dtype: torch.dtype, metric: str) -> None:
+    head, (hidden, target, weight), visible = _problem(rank, dtype, metric)
     plain_head = copy.deepcopy(head)
     plain_hidden = hidden.clone().requires_grad_()
     hidden.requires_grad_()
-    bound = plain_head.bound(plain_hidden, target, 0.02)
+    bound = plain_head.bound(plain_hidden, target, visible, 0.02)
     plain = (bound.total * weight).sum()
     (3.0 * plain).backward()
-    result = mixture_loss(head, hidden, target, weight, chunk_size, smoothing=0.02)
+    result = mixture_loss(head, hidden, target, visible, weight, chunk_size, smoothing=0.02)
     (3.0 * result.loss).backward()
     tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-12}
     assert result.loss.dtype == dtype
@@ -77,14 +80,14 @@ def test_equal_to_autograd(rank: int | None, chunk_size: int | None, dtype: torc
 
 
 def test_under_autocast() -> None:
-    head, (hidden, target, weight) = _problem()
-    full = mixture_loss(head, hidden, target, weight)
+    head, (hidden, target, weight), visible = _problem()
+    full = mixture_loss(head, hidden, target, visible, weight)
     full.loss.backward()
     expected = {name: param.grad.clone() for name, param in head.named_parameters()}
     head.zero_grad()
     hidden.requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
-        result = mixture_loss(head, hidden * 1, target, weight, 3)
+        result = mixture_loss(head, hidden * 1, target, visible, weight, 3)
     result.loss.backward()
     assert result.loss.dtype == torch.float32
     assert torch.allclose(result.loss, full.loss, rtol=2e-2)
@@ -94,41 +97,41 @@ def test_under_autocast() -> None:
 
 
 def test_hidden_in_bfloat16_gets_a_bfloat16_gradient() -> None:
-    head, (hidden, target, weight) = _problem()
+    head, (hidden, target, weight), visible = _problem()
     hidden = hidden.bfloat16().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
-        mixture_loss(head, hidden, target, weight, 4).loss.backward()
+        mixture_loss(head, hidden, target, visible, weight, 4).loss.backward()
     assert hidden.grad is not None and hidden.grad.dtype == torch.bfloat16
 
 
 def test_frozen_parameters_get_no_gradient() -> None:
-    head, (hidden, target, weight) = _problem()
+    head, (hidden, target, weight), visible = _problem()
     head.means.weight.requires_grad_(False)
-    mixture_loss(head, hidden, target, weight, 4).loss.backward()
+    mixture_loss(head, hidden, target, visible, weight, 4).loss.backward()
     assert head.means.weight.grad is None
     assert head.means.bias.grad is not None and head.means.bias.grad.abs().sum() > 0
     head.requires_grad_(False)
     hidden.requires_grad_()
-    mixture_loss(head, hidden, target, weight, 4).loss.backward()
+    mixture_loss(head, hidden, target, visible, weight, 4).loss.backward()
     assert hidden.grad is not None and hidden.grad.abs().sum() > 0
     assert head.means.bias.grad is not None
 
 
 def test_frozen_parameters_cost_nothing() -> None:
-    head, (hidden, target, weight) = _problem()
+    head, (hidden, target, weight), visible = _problem()
     counts = []
     for trained in (True, False):
         head.means.weight.requires_grad_(trained)
         with _Watch() as watch:
-            mixture_loss(head, hidden, target, weight, 4)
+            mixture_loss(head, hidden, target, visible, weight, 4)
         counts.append(sum("mm" in name for name in watch.names))
     assert counts[1] == counts[0] - 3  # one product per chunk
 
 
 def test_no_rows() -> None:
-    head, (hidden, target, weight) = _problem()
+    head, (hidden, target, weight), visible = _problem()
     hidden = hidden[:0].requires_grad_()
-    result = mixture_loss(head, hidden, target[:0], weight[:0])
+    result = mixture_loss(head, hidden, target[:0], visible[:0], weight[:0])
     result.loss.backward()
     assert float(result.loss.detach()) == 0.0
     for grad in _gradients(head, hidden).values():
@@ -136,8 +139,8 @@ def test_no_rows() -> None:
 
 
 def test_weights_of_zero() -> None:
-    head, (hidden, target, weight) = _problem()
-    result = mixture_loss(head, hidden, target, torch.zeros_like(weight), 4)
+    head, (hidden, target, weight), visible = _problem()
+    result = mixture_loss(head, hidden, target, visible, torch.zeros_like(weight), 4)
     result.loss.backward()
     assert float(result.loss.detach()) == 0.0
     assert all((param.grad == 0).all() for param in head.parameters())
@@ -147,8 +150,9 @@ def test_weights_of_zero() -> None:
 def test_never_more_than_one_chunk_of_means(grad: bool) -> None:
     head = MixtureHead(width=2, num_components=16, code_dim=8)
     hidden, target, weight = torch.randn(64, 2), torch.randn(64, 8), torch.ones(64)
+    visible = torch.zeros(64, dtype=torch.int64)
     with _Watch() as watch, torch.set_grad_enabled(grad):
-        result = mixture_loss(head, hidden, target, weight, chunk_size=4)
+        result = mixture_loss(head, hidden, target, visible, weight, chunk_size=4)
         if grad:
             result.loss.backward()
     # The full logits or targets (64 x 16) are larger than this chunk; the full means would be 8,192 numbers.
@@ -156,28 +160,28 @@ def test_never_more_than_one_chunk_of_means(grad: bool) -> None:
 
 
 def test_no_gradient_work_without_grad() -> None:
-    head, (hidden, target, weight) = _problem()
+    head, (hidden, target, weight), visible = _problem()
     hidden.requires_grad_()
     with _Watch() as watch, torch.no_grad():
-        result = mixture_loss(head, hidden, target, weight, 4)
+        result = mixture_loss(head, hidden, target, visible, weight, 4)
     assert not result.loss.requires_grad
     assert not any("backward" in name for name in watch.names)
     with _Watch() as watch:
-        again = mixture_loss(head, hidden, target, weight, 4)
+        again = mixture_loss(head, hidden, target, visible, weight, 4)
     assert any("backward" in name for name in watch.names)
     assert torch.equal(result.loss, again.loss.detach())
     assert torch.equal(result.regression, again.regression)
 
 
 def test_retained_graph_may_run_twice() -> None:
-    head, (hidden, target, weight) = _problem()
-    loss = mixture_loss(head, hidden, target, weight, 4).loss
+    head, (hidden, target, weight), visible = _problem()
+    loss = mixture_loss(head, hidden, target, visible, weight, 4).loss
     first = torch.autograd.grad(loss, head.means.bias, retain_graph=True)[0]
     second = torch.autograd.grad(2 * loss, head.means.bias)[0]
     assert torch.allclose(2 * first, second)
 
 
 def test_wrong_arguments() -> None:
-    head, (hidden, target, weight) = _problem()
+    head, (hidden, target, weight), visible = _problem()
     with pytest.raises(ConfigError, match="chunk_size=0"):
-        mixture_loss(head, hidden, target, weight, 0)
+        mixture_loss(head, hidden, target, visible, weight, 0)

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from resgen.errors import ConfigError
 from resgen.models import heads
+from resgen.models.head_start import start_mixture
 from resgen.models.heads import MixtureHead
 from resgen.ops.mixture import mixture_bound, mixture_log_prob
 
@@ -25,6 +26,11 @@ def _head(rank: int | None, width: int = 10, components: int = 6, dim: int = 4) 
         for param in head.parameters():
             param.add_(0.2 * torch.randn_like(param))
     return head
+
+
+def nothing(rows: torch.Tensor) -> torch.Tensor:
+    """No visible level of any row."""
+    return torch.zeros(len(rows), dtype=torch.int64)
 
 
 def _means(head: MixtureHead, hidden: torch.Tensor) -> torch.Tensor:
@@ -42,9 +48,11 @@ def test_density_and_bound_are_those_of_the_mixture(rank: int | None) -> None:
     logits, log_scale, shift = head.affine_parameters(hidden)
     params = target, logits, _means(head, hidden), log_scale, shift
     exact = mixture_log_prob(*params)
-    assert torch.allclose(head.log_prob(hidden, target), exact)
-    assert torch.allclose(head.log_prob(hidden, target, chunk_size=2), exact)
-    assert torch.allclose(head.bound(hidden, target, 0.1).total, mixture_bound(*params, smoothing=0.1).total)
+    assert torch.allclose(head.log_prob(hidden, target, nothing(target)), exact)
+    assert torch.allclose(head.log_prob(hidden, target, nothing(target), chunk_size=2), exact)
+    assert torch.allclose(
+        head.bound(hidden, target, nothing(target), 0.1).total, mixture_bound(*params, smoothing=0.1).total
+    )
 
 
 @RANKS
@@ -58,18 +66,18 @@ def test_float32_inside_a_bfloat16_network(rank: int | None) -> None:
     head = _head(rank)
     hidden, target = torch.randn(5, 10), torch.randn(5, 4)
     plain = head.affine_parameters(hidden)
-    expected = head.log_prob(hidden, target)
+    expected = head.log_prob(hidden, target, nothing(target))
     with torch.autocast("cpu", torch.bfloat16):
         inside = head.affine_parameters(hidden)
-        value = head.log_prob(hidden, target)
-        total = head.bound(hidden, target).total
+        value = head.log_prob(hidden, target, nothing(target))
+        total = head.bound(hidden, target, nothing(target)).total
     for one, other in zip(plain, inside, strict=True):
         assert one.dtype == other.dtype == torch.float32
         assert torch.equal(one, other)
     assert value.dtype == total.dtype == torch.float32
     assert torch.allclose(value, expected, rtol=0.02, atol=0.1)
     noise = torch.rand(5), torch.randn(5, 4)
-    drawn = head.bfloat16().sample(hidden.bfloat16(), *noise, top_p=0.9, temperature=1.0)
+    drawn = head.bfloat16().sample(hidden.bfloat16(), nothing(hidden), *noise, top_p=0.9, temperature=1.0)
     assert drawn.dtype == torch.float32
 
 
@@ -79,7 +87,7 @@ def test_log_scale_is_clamped() -> None:
     assert head.affine_parameters(torch.zeros(1, 2))[1].tolist() == [-1.5]
     head.affine.bias.data[3] = 50.0
     assert head.affine_parameters(torch.zeros(1, 2))[1].tolist() == [10.0]
-    bound = head.bound(torch.zeros(1, 2), torch.ones(1, 2))
+    bound = head.bound(torch.zeros(1, 2), torch.ones(1, 2), nothing(torch.ones(1)))
     assert torch.isfinite(bound.total).all()
 
 
@@ -91,7 +99,9 @@ def test_samples_have_the_moments_of_the_mixture(rank: int | None, temperature: 
     hidden = torch.randn(1, 10)
     generator = torch.Generator().manual_seed(1)
     noise = torch.rand(draws, generator=generator), torch.randn(draws, 4, generator=generator)
-    sample = head.sample(hidden.expand(draws, -1), *noise, top_p=1.0, temperature=temperature).double()
+    sample = head.sample(
+        hidden.expand(draws, -1), torch.zeros(draws, dtype=torch.int64), *noise, top_p=1.0, temperature=temperature
+    ).double()
     logits, log_scale, shift = (value[0].detach().double() for value in head.affine_parameters(hidden))
     pi, means, scale = logits.softmax(-1), _means(head, hidden)[0].detach().double(), log_scale.exp()
     centre = pi @ means
@@ -104,7 +114,7 @@ def test_samples_stay_in_the_nucleus() -> None:
     head = _head(None)
     head.affine.bias.data[:6] = torch.tensor([5.0, 0, 0, 0, 0, 0])
     hidden = torch.randn(200, 10) * 0.01
-    sample = head.sample(hidden, torch.rand(200), torch.randn(200, 4), top_p=0.5, temperature=0.0)
+    sample = head.sample(hidden, nothing(hidden), torch.rand(200), torch.randn(200, 4), top_p=0.5, temperature=0.0)
     _, log_scale, shift = head.affine_parameters(hidden)
     expected = shift + log_scale.exp()[:, None] * _means(head, hidden)[:, 0]
     assert torch.allclose(sample, expected, atol=1e-5)
@@ -138,7 +148,14 @@ def test_sampling_never_builds_all_means(rank: int | None) -> None:
     rows, components, dim, width = 32, 64, 8, 4
     head = MixtureHead(width=width, num_components=components, code_dim=dim, rank=rank)
     with _Largest() as largest:
-        head.sample(torch.randn(rows, width), torch.rand(rows), torch.randn(rows, dim), top_p=0.9, temperature=1.0)
+        head.sample(
+            torch.randn(rows, width),
+            torch.zeros(rows, dtype=torch.int64),
+            torch.rand(rows),
+            torch.randn(rows, dim),
+            top_p=0.9,
+            temperature=1.0,
+        )
     # One mean's weights per row, or the logits; all means would be 16,384 numbers, all low-rank coefficients 4,096.
     assert largest.numel <= rows * max(dim * width, components + 1 + dim)
 
@@ -183,13 +200,15 @@ def test_initialize_finds_the_clusters(rank: int | None) -> None:
     samples = centres[label] + 0.1 * torch.randn(900, 4, generator=generator)
     head = MixtureHead(width=10, num_components=24, code_dim=4, rank=rank)
     hidden = torch.zeros(900, 10)
-    before = -head.log_prob(hidden, samples).mean()
-    head.initialize(samples, generator)
-    after = -head.log_prob(hidden, samples).mean()
+    before = -head.log_prob(hidden, samples, nothing(samples)).mean()
+    start_mixture(head, lambda _: samples, generator)
+    after = -head.log_prob(hidden, samples, nothing(samples)).mean()
     # The entropy of the truth is 4 (log 0.1 + 1.419) + log 3 = -2.44 nats; the random start is far above 0.
     assert after < 0.0 < before
-    assert after < head.bound(hidden, samples).total.mean()
-    drawn = head.sample(hidden, torch.rand(900, generator=generator), torch.zeros(900, 4), top_p=1.0, temperature=0.0)
+    assert after < head.bound(hidden, samples, nothing(samples)).total.mean()
+    drawn = head.sample(
+        hidden, nothing(hidden), torch.rand(900, generator=generator), torch.zeros(900, 4), top_p=1.0, temperature=0.0
+    )
     assert torch.cdist(drawn, centres).min(dim=1).values.max() < 0.6
     counts = torch.bincount(torch.cdist(drawn, centres).argmin(1), minlength=3) / 900
     assert torch.allclose(counts, torch.bincount(label, minlength=3) / 900, atol=0.06)
@@ -197,7 +216,7 @@ def test_initialize_finds_the_clusters(rank: int | None) -> None:
 
 def test_initialize_lets_components_depend_on_the_input() -> None:
     head = MixtureHead(width=10, num_components=8, code_dim=4)
-    head.initialize(torch.randn(100, 4), torch.Generator().manual_seed(0))
+    start_mixture(head, lambda _: torch.randn(100, 4), torch.Generator().manual_seed(0))
     one, other = _means(head, torch.randn(2, 10)).detach()
     assert (one - other).abs().mean() > 1e-3
     assert torch.equal(head.affine.weight[8:], torch.zeros(5, 10))
@@ -207,7 +226,7 @@ def test_initialize_lets_components_depend_on_the_input() -> None:
 def test_initialize_from_fewer_samples_than_components(rows: int) -> None:
     head = MixtureHead(width=3, num_components=12, code_dim=4)
     samples = torch.randn(rows, 4, generator=torch.Generator().manual_seed(0))
-    head.initialize(samples, torch.Generator().manual_seed(0))
+    start_mixture(head, lambda _: samples, torch.Generator().manual_seed(0))
     assert all(torch.isfinite(param).all() for param in head.parameters())
     centres = head.means.bias.detach().view(12, 4) * head.affine.bias.detach()[12].exp()
     assert len(centres.unique(dim=0)) == 12
@@ -219,7 +238,7 @@ def test_initialize_is_a_function_of_the_generator() -> None:
     samples = torch.randn(50, 4)
     for seed in (0, 0, 1):
         head = MixtureHead(width=3, num_components=5, code_dim=4)
-        head.initialize(samples, torch.Generator().manual_seed(seed))
+        start_mixture(head, lambda _: samples, torch.Generator().manual_seed(seed))
         states.append(torch.cat([param.detach().flatten() for param in head.parameters()]))
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
@@ -232,6 +251,8 @@ def test_errors() -> None:
         MixtureHead(width=3, num_components=0, code_dim=4)
     head = MixtureHead(width=3, num_components=4, code_dim=2)
     with pytest.raises(ConfigError, match="temperature=-1"):
-        head.sample(torch.zeros(1, 3), torch.zeros(1), torch.zeros(1, 2), top_p=1.0, temperature=-1.0)
+        head.sample(
+            torch.zeros(1, 3), nothing(torch.zeros(1)), torch.zeros(1), torch.zeros(1, 2), top_p=1.0, temperature=-1.0
+        )
     with pytest.raises(ConfigError, match="rows of 2"):
-        head.initialize(torch.zeros(4, 3), torch.Generator())
+        start_mixture(head, lambda _: torch.zeros(4, 3), torch.Generator())

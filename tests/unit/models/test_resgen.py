@@ -147,7 +147,7 @@ def test_gradient_reaches_every_parameter() -> None:
         rows = (visible.flatten() < 3).nonzero().squeeze(1)
         hidden = model(codes, visible, class_ids).flatten(0, 1)[rows]
         target = model.target(codes, visible).flatten(0, 1)[rows]
-        mixture_loss(model.head, hidden, target, torch.ones(len(rows))).loss.backward()
+        mixture_loss(model.head, hidden, target, visible.flatten()[rows], torch.ones(len(rows))).loss.backward()
         for name, parameter in model.named_parameters():
             assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
         assert (model.condition.embedding.weight.grad.abs().sum(1) > 0).all()
@@ -274,7 +274,7 @@ def test_a_prediction_draws_from_the_head_at_the_rows_asked_for() -> None:
     walk, settings = walk_levels(start, torch.full_like(start, GRID.depth)), {"top_p": 0.9, "temperature": 0.5}
     drawn, scores = prediction.propose(rows, noise, walk, **settings)
     hidden = model(codes, visible, class_ids).flatten(0, 1)[rows]
-    latents = model.head.sample(hidden, noise.uniform[:, 0], noise.normal, **settings)
+    latents = model.head.sample(hidden, start, noise.uniform[:, 0], noise.normal, **settings)
     expected, errors = residual_encode(latents, model.codebooks, start)
     assert torch.equal(drawn, expected)
     assert torch.allclose(scores, -errors / (2 * model.level_std.square()), rtol=1e-3, atol=1e-4)
