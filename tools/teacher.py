@@ -40,7 +40,7 @@ HELD_OUT = ("af_sarah", "am_puck", "bf_isabella", "bm_fable")
 SPEEDS = (0.8, 1.25)
 NAMED_SHARE = 1 / 6
 """Part of the utterances in voices that have a name, the others are mixtures."""
-MEAN_SECONDS = 3.6
+MEAN_SECONDS = 2.5
 TEST_SENTENCES = Path(__file__).parent / "speech_test_sentences.txt"
 _STYLE_ROWS, _STYLE_DIM = 510, 256
 _LONGEST = 150
