@@ -19,8 +19,9 @@ from resgen.evaluation.bench.memory import extra_peak_bytes, largest_batch
 from resgen.evaluation.bench.products import record_products
 from resgen.evaluation.bench.speed import BenchConfig, bench, count_passes
 from resgen.evaluation.bench.timing import interleaved, ratio
-from resgen.kinds import kind_of
-from resgen.models import ar_resgen, maskgit, resgen, rq_transformer
+from resgen.kinds import KINDS, kind_of
+from resgen.models import ar_resgen, maskgit, rq_transformer
+from resgen.models.resgen import ResGenConfig
 from resgen.types import CodeSpec
 
 SIZES = {"width": 32, "num_layers": 1, "num_heads": 2, "mlp_width": 64, "condition_width": 32}
@@ -33,7 +34,8 @@ def micro() -> Iterator[pytest.MonkeyPatch]:
     """A shape for tests, `micro`, with presets of every kind."""
     monkeypatch = pytest.MonkeyPatch()
     monkeypatch.setitem(cases.SHAPES, "micro", MICRO)
-    monkeypatch.setitem(resgen.PRESETS, "micro", resgen.ResGenConfig(**SIZES, num_components=8))
+    for kind in (KINDS[name] for name in ("resgen", "residual", "direct")):
+        monkeypatch.setitem(kind.presets, "micro", ResGenConfig(**SIZES, num_components=8, head=kind.head))
     monkeypatch.setitem(maskgit.PRESETS, "micro", maskgit.MaskGITConfig(**SIZES))
     monkeypatch.setitem(rq_transformer.PRESETS, "micro", rq_transformer.RQTransformerConfig(**SIZES, depth_layers=1))
     mixture = {"num_components": 8, "head_layers": 1, "head_width": 32}
