@@ -1,14 +1,18 @@
 """What a recipe's stages would take: memory per device, operations and time, before anything is built or read.
 
-Parameters are counted on the meta device; `plan_counts` says how activations and operations are.
+Parameters are counted on the meta device; activations and operations are those of a step on fake tensors
+(`plan_steps`), with one and two layers of a generator, and from there on a straight line.
 """
 
 from __future__ import annotations
 
+import bisect
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -18,37 +22,31 @@ from torch import nn
 from resgen.devices import choose_device
 from resgen.errors import ConfigError, unknown
 from resgen.kinds import build
-from resgen.losses.adversarial import PatchDiscriminator
-from resgen.losses.sound_adversarial import MelDiscriminator, WaveformDiscriminator
-from resgen.models.text import TextModel
 from resgen.nn.transformer import Block
 from resgen.ops.random import generator
-from resgen.tokenizers.image import ImageTokenizer
-from resgen.tokenizers.mel import MelTokenizer, MelTokenizerConfig
-from resgen.tokenizers.vocoder import Vocoder
-from resgen.tokenizers.waveform import WaveformTokenizer
+from resgen.tokenizers.mel import MelTokenizerConfig
 from resgen.training.image.recipe import Recipe
 from resgen.training.interface import TrainerConfig
 from resgen.training.parallel import autocast, choose_precision
-from resgen.training.plan_counts import (
-    FLOAT,
-    Batch,
+from resgen.training.plan_steps import (
+    Cost,
     Number,
-    Work,
-    generator_work,
-    mean_masked_share,
-    quantizer_work,
-    text_work,
-    traced_work,
+    Step,
+    generator_step,
+    image_tokenizer_step,
+    sound_tokenizer_step,
+    text_step,
+    trace,
+    vocoder_step,
 )
 from resgen.training.speech.recipe import SpeechRecipe, mel_of
 
 GB = 1e9
+FLOAT = 4
+"""Bytes of a float32 number: weights, gradients, moments and averages."""
+TRACED_LAYERS = (1, 2)
 MEASURED_OPERATIONS = {"cpu": 2e10, "accelerator": 4e12}
 """Of one pass of a measurement at most: enough for a steady rate, few enough for repetitions."""
-REAL_AND_FAKE = 2
-DISCRIMINATED = 3
-"""Passes of a discriminator per step: the fake for the generator's loss, both for its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +93,8 @@ class Stage:
         size: of what is trained.
         positions: of a sample: of codes, or frames (vocoder), or text tokens (text).
         codes: of a sample; 0 where there are none.
-        work: of a micro-batch with this many samples and bytes per number, with recomputation or without.
+        step: a training step; of a generator, of `(layers, recompute)`.
+        layers: of a generator; 0 for the others.
     """
 
     name: str
@@ -103,50 +102,83 @@ class Stage:
     size: Size
     positions: int
     codes: int
-    work: Callable[[int, int, bool], Work]
+    step: Callable[..., Step]
+    layers: int = 0
 
     @property
     def is_divisible(self) -> bool:
         """Whether the trainer divides it over devices and recomputes its blocks: generators only."""
-        return self.name == "generator"
+        return self.layers > 0
 
     @property
     def recompute(self) -> bool:
         """Whether it does the latter."""
         return self.training.recompute and self.is_divisible
 
+    @property
+    def bf16(self) -> bool:
+        """Whether matrix products are in bf16; `auto` counts as bf16, which accelerators have."""
+        return self.training.precision != "fp32"
 
-def memory_of(
-    size: Size, activations: Mapping[str, Number], *, ema: bool, bf16: bool, recompute: bool = False, shards: int = 1
-) -> dict[str, Number]:
+
+@functools.lru_cache(maxsize=256)
+def cost_of(stage: Stage, samples: int, *, recompute: bool = False) -> Cost:
+    """The cost of a micro-batch, see `plan_steps.trace`.
+
+    Networks of convolutions are traced in float32: norms and activations stay as large under bf16, so that is an upper
+    limit.
+
+    Args:
+        stage: of `stages_of`.
+        samples: of the micro-batch.
+        recompute: forget the activations within a generator's blocks.
+    """
+    if not stage.layers:
+        return trace(stage.step, samples=samples, bf16=stage.bf16 and stage.name == "text")
+    first, second = (
+        trace(partial(stage.step, layers, recompute), samples=samples, bf16=stage.bf16) for layers in TRACED_LAYERS
+    )
+    return _line(first, second, stage.layers - 1)
+
+
+def _line(first: Cost, second: Cost, steps: Number) -> Cost:
+    """`first` and `steps` times the difference to `second`."""
+    names = dict.fromkeys([*first, *second])
+    return {name: first.get(name, 0) + steps * (second.get(name, 0) - first.get(name, 0)) for name in names}
+
+
+def memory_of(stage: Stage, samples: int, *, recompute: bool = False, shards: int = 1) -> dict[str, Number]:
     """Bytes per device by item, their sum as `total`.
 
     Weights, gradients, AdamW's two moments and averages are float32 and divided by `shards`. What is frozen is whole on
-    every device. Under bf16, `bf16 weights` are the copies of all matrices that autocast keeps until the backward pass;
-    with recomputation those of one block and of what is outside the blocks. Of divided weights, `gathered weights` are
-    those that are whole at a time: two blocks, one of them fetched ahead, the gradient of one, and all that is outside
-    the blocks with its gradients. Not counted are the device's own reserve and what the allocator wastes.
+    every device. `activations` are those alive when the loss is known, by the part that made them, and `workspace` is
+    what the rest of the step has on top at most; `bf16 weights` are the copies of matrices that autocast keeps until
+    the backward pass. Of divided weights, `gathered weights` are those that are whole at a time: two blocks, one of
+    them fetched ahead, the gradient of one, and all that is outside the blocks with its gradients. Not counted are the
+    device's own reserve and what the allocator wastes.
 
     Args:
-        size: of the stage.
-        activations: of one micro-batch, see `plan_counts.Work`.
-        ema: averages are kept.
-        bf16: matrix products in bf16.
+        stage: of `stages_of`.
+        samples: of the micro-batch.
         recompute: see `TrainerConfig`.
         shards: devices that weights are divided over; 1 for copies on all.
     """
+    size, cost = stage.size, dict(cost_of(stage, samples, recompute=recompute))
+    cost.pop("operations")
+    peak = max(cost.pop("forward"), cost.pop("backward"))
+    workspace = max(0.0, peak - sum(cost.values()))
+    copies = cost.pop("bf16 weights", 0.0) if stage.layers or stage.name == "text" else 2.0 * size.matrices * stage.bf16
     block = size.blocks / max(size.num_blocks, 1)
-    copied = size.matrices - (size.blocks - block if recompute else 0)
     items = {
         "weights": FLOAT * size.parameters / shards,
         "gradients": FLOAT * size.parameters / shards,
         "optimizer": 2 * FLOAT * size.parameters / shards,
-        "averages": FLOAT * size.averaged / shards if ema else 0,
+        "averages": FLOAT * size.averaged / shards if stage.training.ema_decay > 0 else 0,
         "frozen": FLOAT * size.frozen,
-        "bf16 weights": 2 * copied if bf16 else 0,
+        "bf16 weights": copies,
         "gathered weights": FLOAT * (2 * (size.parameters - size.blocks) + 3 * block) if shards > 1 else 0,
     }
-    items |= {f"activations: {name}": value for name, value in activations.items()}
+    items |= {f"activations: {name}": value for name, value in cost.items()} | {"workspace": workspace}
     return items | {"total": sum(items.values())}
 
 
@@ -154,11 +186,9 @@ def stages_of(recipe: Recipe | SpeechRecipe) -> list[Stage]:
     """The trainings of a recipe, in their order.
 
     Of speech all utterances are taken to be as long as `data.max_seconds` and the models allow, so memory and time are
-    upper limits; another length can be set there. A perceptual network, spectral losses and a pretrained ByT5 are not
-    counted.
+    upper limits; another length can be set there. A perceptual network and a pretrained ByT5 are not counted.
     """
-    with torch.device("meta"):
-        return _speech_stages(recipe) if isinstance(recipe, SpeechRecipe) else _image_stages(recipe)
+    return _speech_stages(recipe) if isinstance(recipe, SpeechRecipe) else _image_stages(recipe)
 
 
 def choose_stages(stages: list[Stage], name: str | None) -> list[Stage]:
@@ -176,8 +206,6 @@ def choose_stages(stages: list[Stage], name: str | None) -> list[Stage]:
 def plan_stage(stage: Stage, *, devices: int, device_bytes: Number, shard: bool = False) -> dict[str, Any]:
     """Sizes, memory by item and operations of a stage.
 
-    `auto` precision counts as bf16, which accelerators have.
-
     Args:
         stage: of `stages_of`.
         devices: that share every step.
@@ -190,24 +218,24 @@ def plan_stage(stage: Stage, *, devices: int, device_bytes: Number, shard: bool 
     training, world = stage.training, training_world(stage.training, devices)
     samples = training.batch_size // world
     shards = devices if stage.is_divisible and (shard or training.shard) else 1
-    memory = _memory(stage, samples, shards=shards, recompute=stage.recompute)
+    memory = memory_of(stage, samples, shards=shards, recompute=stage.recompute)
     if memory["total"] > device_bytes:
         raise ConfigError(_too_large(stage, memory, devices=devices, device_bytes=device_bytes, shards=shards))
-    work = stage.work(samples, _bytes_of(training), stage.recompute)
+    operations = cost_of(stage, samples, recompute=stage.recompute)["operations"] * world
     return {
         "parameters": stage.size.parameters,
         "batch_size": training.batch_size,
         "samples_per_micro_batch": samples,
         "accumulate": training.accumulate,
-        "precision": "fp32" if training.precision == "fp32" else "bf16",
+        "precision": "bf16" if stage.bf16 else "fp32",
         "shards": shards,
         "memory_bytes": memory,
         "positions_per_step": stage.positions * training.batch_size,
         "codes_per_step": stage.codes * training.batch_size,
-        "operations_per_step": work.operations * world,
+        "operations_per_step": operations,
         "steps": training.num_steps,
         "samples_seen": training.num_steps * training.batch_size,
-        "operations": work.operations * world * training.num_steps,
+        "operations": operations * training.num_steps,
     }
 
 
@@ -269,26 +297,13 @@ def measure_rate(
     }
 
 
-def _memory(stage: Stage, samples: int, *, shards: int, recompute: bool) -> dict[str, Number]:
-    training = stage.training
-    return memory_of(
-        stage.size,
-        stage.work(samples, _bytes_of(training), recompute).activations,
-        ema=training.ema_decay > 0,
-        bf16=training.precision != "fp32",
-        recompute=recompute,
-        shards=shards,
-    )
-
-
 def _too_large(stage: Stage, memory: Mapping[str, Number], *, devices: int, device_bytes: Number, shards: int) -> str:
     """What is missing, what takes most, and the least change that helps."""
     training = stage.training
-    items = {name: value for name, value in memory.items() if name != "total"}
-    largest = max(items, key=lambda name: items[name])
+    largest = max((name for name in memory if name != "total"), key=lambda name: memory[name])
     begin = (
         f"stage '{stage.name}' needs {memory['total'] / GB:.1f} GB per device, {device_bytes / GB:.1f} GB are "
-        f"available; most is {largest} ({items[largest] / GB:.1f} GB); "
+        f"available; most is {largest} ({memory[largest] / GB:.1f} GB); "
     )
     per_device = training.batch_size // devices
     most = per_device // training.accumulate
@@ -299,23 +314,20 @@ def _too_large(stage: Stage, memory: Mapping[str, Number], *, devices: int, devi
         if devices > 1:
             choices += [(devices, False, "--shard"), (devices, True, f"--shard and {section}.recompute=true")]
     for divided, recompute, change in choices:
-        for samples in range(most, 0, -1):
-            if per_device % samples:
-                continue
-            found = _memory(stage, samples, shards=divided, recompute=recompute)
-            if found["total"] <= device_bytes:
-                accumulate = per_device // samples
-                smaller = f"{section}.accumulate={accumulate}" if accumulate > training.accumulate else ""
-                advice = " and ".join(part for part in (change, smaller) if part)
-                fits = f"{samples} sample{'s' if samples > 1 else ''} at a time would fit"
-                return begin + (
-                    f"not even one sample fits; with {advice} {fits}" if change else f"set {advice}: {fits}"
-                )
+        sizes = [samples for samples in range(1, most + 1) if per_device % samples == 0]
+
+        def is_too_large(samples: int, shards: int = divided, recompute: bool = recompute) -> bool:
+            return memory_of(stage, samples, shards=shards, recompute=recompute)["total"] > device_bytes
+
+        fitting = bisect.bisect_left(sizes, True, key=is_too_large)
+        if fitting:
+            samples = sizes[fitting - 1]
+            accumulate = per_device // samples
+            smaller = f"{section}.accumulate={accumulate}" if accumulate > training.accumulate else ""
+            advice = " and ".join(part for part in (change, smaller) if part)
+            fits = f"{samples} sample{'s' if samples > 1 else ''} at a time would fit"
+            return begin + (f"not even one sample fits; with {advice} {fits}" if change else f"set {advice}: {fits}")
     return begin + "not even one sample fits; take a smaller model or devices with more memory"
-
-
-def _bytes_of(training: TrainerConfig) -> int:
-    return FLOAT if training.precision == "fp32" else 2
 
 
 def _numbers(module: nn.Module) -> int:
@@ -323,149 +335,64 @@ def _numbers(module: nn.Module) -> int:
 
 
 def _image_stages(recipe: Recipe) -> list[Stage]:
-    config, spec = recipe.tokenizer, recipe.tokenizer.spec
-    tokenizer = ImageTokenizer(config)
-    side = spec.shape[0] * config.downsampling
-    images, grid = torch.empty(1, config.channels, side, side), torch.empty(1, config.code_dim, *spec.shape)
-    one = traced_work(lambda: (tokenizer.encoder(images), tokenizer.decoder(grid)), tokenizer, "network")
-    one += quantizer_work(spec.num_positions, spec.depth, spec.codebook_size, spec.code_dim)
-    trained = nn.ModuleDict({"tokenizer": tokenizer})
-    if recipe.tokenizer_loss.adversarial_weight > 0:
-        discriminator = trained["discriminator"] = PatchDiscriminator(config.channels)
-        judged = traced_work(lambda: discriminator(images), discriminator, "discriminator")
-        one += replace(judged, multiply_adds=DISCRIMINATED * judged.multiply_adds)
-    first = Stage(
-        name="tokenizer",
-        training=recipe.tokenizer_training,
-        size=Size.of(trained, averaged=None),
-        positions=spec.num_positions,
-        codes=spec.num_tokens,
-        work=lambda samples, size, recompute: one.times(samples),
-    )
-    return [first, _generator_stage(recipe, spec.num_positions, {}, frozen=_numbers(tokenizer))]
+    spec = recipe.tokenizer.spec
+    step = partial(image_tokenizer_step, recipe)
+    tokenizer = _stage("tokenizer", recipe.tokenizer_training, step, spec.num_positions, spec.num_tokens)
+    with torch.device("meta"):
+        frozen = _numbers(step().module.get_submodule("tokenizer"))
+    return [tokenizer, _generator_stage(recipe, spec.num_positions, {}, frozen=frozen)]
 
 
 def _speech_stages(recipe: SpeechRecipe) -> list[Stage]:
-    config, spec, mel = recipe.tokenizer, recipe.tokenizer.spec, mel_of(recipe)
-    stages = [_sound_stage(recipe)]
-    frozen = stages[0].size.parameters
+    config, spec, mel, seconds = recipe.tokenizer, recipe.tokenizer.spec, mel_of(recipe), recipe.data.max_seconds
+    hop = mel.hop_size
     if isinstance(config, MelTokenizerConfig):
-        stages.append(_vocoder_stage(recipe))
-        frozen += stages[1].size.averaged
-        unit, rate = config.frames_per_position * mel.hop_size, mel.sample_rate_hz
+        unit, rate = config.frames_per_position * hop, mel.sample_rate_hz
     else:
         unit, rate = config.samples_per_position, config.sample_rate_hz
-    seconds = recipe.data.max_seconds
-    frames = math.ceil(seconds * mel.sample_rate_hz / mel.hop_size)
-    tokens = min(recipe.text.max_tokens, frames)
-    text = TextModel(replace(recipe.text, byt5_folder=None))
-
-    def of_text(samples: int, size: int, recompute: bool) -> Work:
-        return text_work(text, Batch(samples=samples, positions=tokens, size=size), frames)
-
-    stages.append(
-        Stage(
-            name="text",
-            training=recipe.text_training,
-            size=Size.of(text, averaged=text),
-            positions=tokens,
-            codes=0,
-            work=of_text,
-        )
-    )
-    features = {"feature_width": recipe.text.width, "feature_stride": unit // mel.hop_size}
-    positions = min(spec.num_positions, math.ceil(seconds * rate / unit))
-    return [*stages, _generator_stage(recipe, positions, features, frozen=frozen + _numbers(text))]
-
-
-def _sound_stage(recipe: SpeechRecipe) -> Stage:
-    config, spec, loss = recipe.tokenizer, recipe.tokenizer.spec, recipe.tokenizer_loss
-    tokenizer: MelTokenizer | WaveformTokenizer
+    crop = math.ceil(recipe.tokenizer_loss.crop_seconds * rate / unit)
+    step = partial(sound_tokenizer_step, recipe)
+    stages = [_stage("tokenizer", recipe.tokenizer_training, step, crop, crop * spec.depth)]
     if isinstance(config, MelTokenizerConfig):
-        tokenizer, channels = MelTokenizer(config), config.mel.num_bands
-    else:
-        tokenizer, channels = WaveformTokenizer(config), 2 * (config.window_size // 2 + 1)
-    unit = tokenizer.samples_per_position
-    positions = math.ceil(loss.crop_seconds * tokenizer.sample_rate_hz / unit)
-    inputs = torch.empty(1, channels, positions * config.frames_per_position)
-    latents = torch.empty(1, config.code_dim, positions)
-    one = traced_work(lambda: (tokenizer.encoder(inputs, None), tokenizer.decoder(latents, None)), tokenizer, "network")
-    one += quantizer_work(positions, spec.depth, spec.codebook_size, spec.code_dim)
-    trained = nn.ModuleDict({"tokenizer": tokenizer})
-    if loss.adversarial_weight > 0:
-        discriminator: nn.Module
-        arguments: tuple[torch.Tensor, ...]
-        if isinstance(config, MelTokenizerConfig):
-            discriminator = MelDiscriminator(width=loss.discriminator_width)
-            arguments = inputs, torch.empty(len(discriminator.windows), 1, dtype=torch.int64)
-        else:
-            discriminator, arguments = (
-                WaveformDiscriminator(loss.discriminator_width),
-                (torch.empty(1, positions * unit),),
-            )
-        trained["discriminator"] = discriminator
-        one += _judged(discriminator, arguments)
-    return Stage(
-        name="tokenizer",
-        training=recipe.tokenizer_training,
-        size=Size.of(trained, averaged=None),
-        positions=positions,
-        codes=positions * spec.depth,
-        work=lambda samples, size, recompute: one.times(samples),
-    )
+        frames = math.ceil(recipe.vocoder_loss.crop_seconds * rate / hop)
+        step = partial(vocoder_step, recipe)
+        stages.append(_stage("vocoder", recipe.vocoder_training, step, frames, 0, averaged="vocoder"))
+    frames = math.ceil(seconds * mel.sample_rate_hz / hop)
+    tokens = min(recipe.text.max_tokens, frames)
+    text = _stage("text", recipe.text_training, partial(text_step, recipe, tokens, frames), tokens, 0, averaged="")
+    features = {"feature_width": recipe.text.width, "feature_stride": unit // hop}
+    positions = min(spec.num_positions, math.ceil(seconds * rate / unit))
+    frozen = sum(stage.size.averaged or stage.size.parameters for stage in (*stages, text))
+    return [*stages, text, _generator_stage(recipe, positions, features, frozen=frozen)]
 
 
-def _vocoder_stage(recipe: SpeechRecipe) -> Stage:
-    """The crop's margins are counted; the tokenizer that may reconstruct mels is not."""
-    config, loss = recipe.vocoder, recipe.vocoder_loss
-    vocoder, mel = Vocoder(config), config.mel
-    margin = math.ceil(mel.fft_size / 2 / mel.hop_size)
-    frames = math.ceil(loss.crop_seconds * mel.sample_rate_hz / mel.hop_size) + 2 * margin
-
-    def network() -> object:
-        """Without the inverse transform, which looks at numbers."""
-        x = vocoder.norm(vocoder.embed(torch.empty(1, mel.num_bands, frames), None).transpose(1, 2)).transpose(1, 2)
-        for block in vocoder.blocks:
-            x = block(x, None)
-        return vocoder.head(vocoder.final_norm(x.transpose(1, 2)))
-
-    one = traced_work(network, vocoder, "network")
-    trained = nn.ModuleDict({"vocoder": vocoder})
-    if loss.adversarial_weight > 0:
-        trained["discriminator"] = WaveformDiscriminator(loss.discriminator_width)
-        one += _judged(trained["discriminator"], (torch.empty(1, frames * mel.hop_size),))
-    return Stage(
-        name="vocoder",
-        training=recipe.vocoder_training,
-        size=Size.of(trained, averaged=vocoder),
-        positions=frames,
-        codes=0,
-        work=lambda samples, size, recompute: one.times(samples),
-    )
-
-
-def _judged(discriminator: nn.Module, arguments: tuple[torch.Tensor, ...]) -> Work:
-    """Passes over a real and a generated sound are kept together."""
-    one = traced_work(lambda: discriminator(*arguments), discriminator, "discriminator")
-    return replace(one.times(REAL_AND_FAKE), multiply_adds=DISCRIMINATED * one.multiply_adds)
+def _stage(
+    name: str,
+    training: TrainerConfig,
+    step: Callable[[], Step],
+    positions: int,
+    codes: int,
+    averaged: str | None = None,
+) -> Stage:
+    with torch.device("meta"):
+        module = step().module
+    average = None if averaged is None else module.get_submodule(averaged)
+    size = Size.of(module, averaged=average)
+    return Stage(name=name, training=training, size=size, positions=positions, codes=codes, step=step)
 
 
 def _generator_stage(
     recipe: Recipe | SpeechRecipe, positions: int, features: Mapping[str, Any], *, frozen: int
 ) -> Stage:
     spec = recipe.tokenizer.spec
-    model = build(replace(recipe.generator, **features), spec)
-    share = mean_masked_share(recipe.generator_loss.mask_schedule, positions * spec.depth)
-
-    def work(samples: int, size: int, recompute: bool) -> Work:
-        batch = Batch(samples=samples, positions=positions, size=size, recompute=recompute, masked_share=share)
-        return generator_work(model, batch)
-
+    with torch.device("meta"):
+        model = build(replace(recipe.generator, **features), spec)
     return Stage(
         name="generator",
         training=recipe.generator_training,
         size=Size.of(model, averaged=model, frozen=frozen),
         positions=positions,
         codes=positions * spec.depth,
-        work=work,
+        step=partial(generator_step, recipe, positions, features),
+        layers=recipe.generator.num_layers,
     )

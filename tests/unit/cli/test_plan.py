@@ -73,7 +73,9 @@ def test_refusals(arguments: tuple[str, ...], message: str, capsys: pytest.Captu
     assert message in capsys.readouterr().err
 
 
-def test_speech_has_four_stages(capsys: pytest.CaptureFixture[str]) -> None:
+def test_speech_has_four_stages(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    cost = {"mlp": 1, "forward": 2, "backward": 1, "operations": 3}
+    monkeypatch.setattr(plan, "trace", lambda step, samples, bf16: cost)
     arguments = ["plan", "--recipe", "spoken_digits", "--devices", "1", "--device-memory", "8", "--rate", "1", "--json"]
     assert main(arguments) == 0
     assert list(json.loads(capsys.readouterr().out)["stages"]) == ["tokenizer", "vocoder", "text", "generator"]

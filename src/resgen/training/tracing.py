@@ -1,0 +1,169 @@
+"""Computation without its numbers: what goes beside PyTorch's fake tensors, which have shapes, types and devices only.
+
+How many rows are masked decides how large the tensors of a loss are. `KnownValues` computes such numbers beside the
+fake tensors: what follows from given values alone (masks from a random stream, their rows, a length) is known, what
+follows from weights or activations is not. `StepCost` counts bytes in use and operations.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._mode_utils import no_dispatch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.weak import WeakTensorKeyDictionary
+
+CPU = torch.device("cpu")
+
+
+class KnownValues(TorchDispatchMode):
+    """Values of fake tensors, on the CPU whatever the tensors' device; to be entered within a `FakeTensorMode`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._values: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self._lost: dict[int, Tensor] = {}  # kept, so that no other values get their place in memory
+
+    def place(self, values: Tensor, device: torch.device) -> Tensor:
+        """A fake tensor on a device whose values are known."""
+        tensor = torch.empty_like(values, device=device, requires_grad=False)
+        with no_dispatch():
+            self._values[tensor] = self._values.get(values, values).detach()
+        return tensor
+
+    def of(self, tensor: Tensor) -> Tensor | None:
+        """The values of a tensor, where they are known."""
+        if not isinstance(tensor, FakeTensor):
+            return tensor
+        values = self._values.get(tensor)
+        return None if values is None or values.untyped_storage().data_ptr() in self._lost else values
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        if any(self.of(tensor) is None for tensor in tensors):
+            self._lose(function, args)
+            return function(*args, **kwargs)
+        values = self._compute(function, args, kwargs)
+        if values is None or isinstance(values, (bool, int, float)):
+            return values  # a number, which no fake tensor has
+        shapes = self._shapes(function, args, kwargs, values)
+        for tensor, value in zip(tree_leaves(shapes), tree_leaves(values), strict=True):
+            if isinstance(tensor, FakeTensor):
+                self._values[tensor] = value
+        return shapes
+
+    def _compute(self, function: Any, args: Any, kwargs: Any) -> Any:
+        with no_dispatch():
+            real_args, real_kwargs = tree_map_only(Tensor, self.of, (args, kwargs))
+            return function(*real_args, **({**real_kwargs, "device": CPU} if "device" in kwargs else real_kwargs))
+
+    def _shapes(self, function: Any, args: Any, kwargs: Any, values: Any) -> Any:
+        """Fake tensors of a call; where shapes depend on numbers, those of the values."""
+        if torch.Tag.dynamic_output_shape not in function.tags:
+            return function(*args, **kwargs)
+        device = next(value.device for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor))
+        return tree_map_only(Tensor, lambda value: torch.empty_like(value, device=device), values)
+
+    def _lose(self, function: Any, args: tuple[Any, ...]) -> None:
+        """What is overwritten with something unknown is unknown."""
+        for argument, declared in zip(args, function._schema.arguments, strict=False):
+            if declared.alias_info is not None and declared.alias_info.is_write:
+                for tensor in tree_leaves(argument):
+                    values = self._values.get(tensor) if isinstance(tensor, FakeTensor) else None
+                    if values is not None:
+                        self._lost[values.untyped_storage().data_ptr()] = values
+
+
+class EvenDraws(KnownValues):
+    """Known values with one uniform number per sample evenly spaced, so that the masks of few samples are typical."""
+
+    def _compute(self, function: Any, args: Any, kwargs: Any) -> Any:
+        values = super()._compute(function, args, kwargs)
+        if function is torch.ops.aten.rand.generator and values.ndim == 1:
+            with no_dispatch():
+                values.copy_((torch.arange(len(values)) + 0.5) / len(values))
+        return values
+
+
+FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+FUSED_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+FORMULAS = flop_registry | {
+    FUSED: lambda q, k, v, *_, **__: sdpa_flop_count(q.shape, k.shape, v.shape),
+    FUSED_BACKWARD: lambda slope, q, k, v, *_, **__: sdpa_backward_flop_count(slope.shape, q.shape, k.shape, v.shape),
+}
+"""Floating-point operations of a call: PyTorch's own, which know fused attention on other devices only."""
+
+
+class StepCost(TorchDispatchMode):
+    """What the block takes: bytes of the storages that were made and are still alive, and floating-point operations.
+
+    Attributes:
+        largest: bytes alive at any moment since the last `restart`.
+        operations: so far.
+
+    Args:
+        root: the modules; those with a name in `items` give it to what is made in their forward pass.
+        items: names by module.
+    """
+
+    def __init__(self, root: nn.Module, items: Mapping[nn.Module, str]) -> None:
+        super().__init__()
+        self.largest = self.operations = 0
+        weights = list(root.parameters())
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        self._weights = {value.untyped_storage()._cdata for value in weights}
+        self._given = self._weights | {value.untyped_storage()._cdata for value in (*gradients, *root.buffers())}
+        self._live: dict[int, tuple[str, int]] = {}
+        self._total = 0
+        self._inside = ["loss"]
+        for module, name in items.items():
+            module.register_forward_pre_hook(lambda *_, name=name: self._inside.append(name))
+            module.register_forward_hook(lambda *_: self._inside.pop() and None)
+
+    def by_item(self) -> Counter[str]:
+        """Bytes that are alive."""
+        items: Counter[str] = Counter()
+        for name, size in self._live.values():
+            items[name] += size
+        return items
+
+    def restart(self) -> None:
+        """Let `largest` start again at what is alive."""
+        self.largest = self._total
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = function(*args, **kwargs)
+        if (formula := FORMULAS.get(function._overloadpacket)) is not None:
+            self.operations += formula(*args, **kwargs, out_val=result)
+        name = self._inside[-1]
+        if function is torch.ops.aten._to_copy.default and args[0].untyped_storage()._cdata in self._weights:
+            name = "bf16 weights"
+        for value in tree_leaves(result):
+            if isinstance(value, Tensor):
+                self._note(value.untyped_storage(), name)
+        return result
+
+    def _note(self, storage: torch.UntypedStorage, name: str) -> None:
+        key = storage._cdata
+        if key not in self._live and key not in self._given:
+            self._live[key] = name, storage.nbytes()
+            self._total += storage.nbytes()
+            self.largest = max(self.largest, self._total)
+            weakref.finalize(storage, self._free, key)
+
+    def _free(self, key: int) -> None:
+        self._total -= self._live.pop(key)[1]

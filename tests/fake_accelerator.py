@@ -1,0 +1,150 @@
+"""A training step and a sampling run of every kind of generator on fake tensors of an accelerator.
+
+`python tests/fake_accelerator.py [KIND ...]` prints one JSON document: by case, null or what went wrong. A tensor that
+is made on the wrong device meets one of the right device and fails as on the accelerator itself, but none is needed.
+
+Where PyTorch is built with CUDA the tensors say that they are on `cuda`. Without it PyTorch can neither index nor
+differentiate such tensors; a device of its own, `gpu`, then stands for the accelerator. It is known to the whole
+process, so this is a program and no fixture.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils import backend_registration
+
+from resgen import kinds
+from resgen.devices import cast_parameters
+from resgen.kinds import KINDS, GeneratorLossConfig, make_objective, matched_config
+from resgen.models.base import CodeModel
+from resgen.models.resgen import ResGenConfig
+from resgen.training.tracing import KnownValues
+from resgen.types import CodeSpec, SequenceCondition
+
+LENGTH, SAMPLES = 6, 2
+
+
+def accelerator() -> torch.device:
+    """The device of the fake tensors."""
+    if torch.backends.cuda.is_built():
+        return torch.device("cuda")
+    module = backend_registration._DummyBackendModule()
+    type(module).get_amp_supported_dtype = lambda self: [torch.bfloat16]  # so that autocast can be switched off
+    backend_registration._setup_privateuseone_for_python_backend("gpu", backend_module=module)
+    return torch.device("gpu")
+
+
+def small_model(kind: str, sequences: bool) -> CodeModel:
+    """Random weights on the CPU."""
+    spec = CodeSpec(depth=3, codebook_size=16, code_dim=8, shape=(LENGTH,) if sequences else (2, 3))
+    config = ResGenConfig(
+        width=32, num_layers=2, num_heads=2, mlp_width=64, condition_width=32, num_components=8, num_classes=5
+    )
+    if sequences:
+        config = replace(config, feature_width=4, feature_stride=2)
+    torch.manual_seed(0)
+    model = kinds.build(matched_config(config, spec, kind), spec)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.02)
+    model.set_codebooks(torch.randn(3, 16, 8), torch.ones(3), torch.randint(16, (8, LENGTH, 3)))
+    return model
+
+
+def condition(sequences: bool) -> SequenceCondition | None:
+    """Of two utterances, the second shorter and the first with a prompt."""
+    if not sequences:
+        return None
+    return SequenceCondition.of([LENGTH, LENGTH - 2], [2, 0], [torch.ones(2 * n, 4) for n in (LENGTH, LENGTH - 2)])
+
+
+def move(model: nn.Module, known: KnownValues, device: torch.device) -> None:
+    """Fake tensors on a device, whose values are known, in place of parameters and buffers."""
+    for part in model.modules():
+        for name, parameter in part._parameters.items():
+            if parameter is not None:
+                part._parameters[name] = nn.Parameter(known.place(parameter, device))
+        for name, buffer in part._buffers.items():
+            if buffer is not None:
+                part._buffers[name] = known.place(buffer, device)
+
+
+def training_step(model: CodeModel, known: KnownValues, device: torch.device, sequences: bool) -> None:
+    """Loss, gradients and an optimizer's step."""
+    objective = make_objective(model, GeneratorLossConfig(level_decay=0.9))
+    codes = known.place(torch.randint(16, (SAMPLES, LENGTH, 3)), device)
+    class_ids = known.place(torch.zeros(SAMPLES, dtype=torch.int64), device)
+    sequence = condition(sequences)
+    stream = torch.Generator().manual_seed(0)
+    loss, metrics = objective.loss(codes, class_ids, stream, None if sequence is None else sequence.to(device))
+    loss.backward()
+    check({"loss": loss, **metrics, **{name: p.grad for name, p in model.named_parameters()}}, device)
+    torch.optim.AdamW(model.parameters()).step()
+
+
+def sampling(model: CodeModel, known: KnownValues, device: torch.device, sequences: bool) -> None:
+    """Codes, with guidance."""
+    settings = kinds.get_kind(kinds.kind_of(model.config).name).sampling()
+    settings = replace(settings, guidance_scale=1.0, **({"num_steps": 3} if hasattr(settings, "num_steps") else {}))
+    sequence = condition(sequences)
+    given = None
+    if sequence is not None:
+        given = (torch.zeros(SAMPLES, LENGTH, 3, dtype=torch.int64), sequence.prompt * 3)
+    samples = kinds.sample(
+        model,
+        known.place(torch.tensor([0, 3]), device),
+        seed=0,
+        indices=range(SAMPLES),
+        sampling=settings,
+        given=given,
+        sequence=sequence,
+    )
+    check({"codes": samples.codes}, device)
+
+
+def check(tensors: dict[str, Tensor | None], device: torch.device) -> None:
+    """Refuse what is on another device."""
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.device.type != device.type:
+            raise RuntimeError(f"{name} is on {tensor.device}, not on {device.type}")
+
+
+def main() -> None:
+    """Every case."""
+    device = accelerator()
+    steps: dict[str, Callable[..., None]] = {"training": training_step, "sampling": sampling}
+    outcome: dict[str, str | None] = {"device": device.type}
+    with FakeTensorMode(), KnownValues() as known:
+        try:
+            known.place(torch.ones(3), device) + torch.ones(3)
+            outcome["a tensor on the CPU"] = None
+        except RuntimeError as error:
+            outcome["a tensor on the CPU"] = type(error).__name__
+    for kind in sys.argv[1:] or KINDS:
+        # Sequences differ from grids in what kinds share; VALL-E is of sequences, and made of two other kinds.
+        for sequences in {"resgen": (False, True), "valle": (True,)}.get(kind, (False,)):
+            for title, run in steps.items():
+                name = f"{title} {kind}{' sequences' if sequences else ''}"
+                try:
+                    model = small_model(kind, sequences)
+                    if run is sampling:
+                        # As on an accelerator; of products grouped by component PyTorch knows the shapes in no other.
+                        model = cast_parameters(model, torch.bfloat16).eval().requires_grad_(False)
+                    with FakeTensorMode(allow_non_fake_inputs=True), KnownValues() as known:
+                        move(model, known, device)
+                        run(model, known, device, sequences)
+                    outcome[name] = None
+                except Exception:
+                    outcome[name] = "".join(traceback.format_exc(limit=-4))
+    print(json.dumps(outcome))
+
+
+if __name__ == "__main__":
+    main()
