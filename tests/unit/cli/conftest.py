@@ -91,11 +91,7 @@ def bundled(fake: Callable[..., None], tmp_path: Path) -> Callable[..., None]:
             return SimpleNamespace(path=path, kind=kinds[path.name.replace("-", "_")], extra={"description": "clothes"})
 
         names = [name.replace("_", "-") for name in kinds]
-        fake(
-            "resgen.checkpoints.format",
-            list_bundled=lambda: names,
-            resolve_model=resolve_model,
-            load_folder=load_folder,
-        )
+        fake("resgen.checkpoints.locate", list_bundled=lambda: names, resolve_model=resolve_model)
+        fake("resgen.checkpoints.format", load_folder=load_folder)
 
     return install

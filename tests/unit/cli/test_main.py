@@ -101,13 +101,13 @@ def test_errors_become_one_line_and_an_exit_code(error, code, line, fake, capsys
     def list_bundled():
         raise error
 
-    fake("resgen.checkpoints.format", list_bundled=list_bundled, load_folder=None, resolve_model=None)
+    fake("resgen.checkpoints.locate", list_bundled=list_bundled, resolve_model=None)
     assert main(["models", "--json"]) == code
     assert capsys.readouterr() == ("", line)
 
 
 def test_a_defect_keeps_its_traceback(fake):
-    fake("resgen.checkpoints.format", list_bundled=lambda: 1 / 0, load_folder=None, resolve_model=None)
+    fake("resgen.checkpoints.locate", list_bundled=lambda: 1 / 0, resolve_model=None)
     with pytest.raises(ZeroDivisionError):
         main(["models"])
 
