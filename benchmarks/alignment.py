@@ -76,17 +76,17 @@ def main(
     numbers = scores.double().tolist()
     ours, plain, ratios = [], [], []
     expected: list[list[int]] = []
-    found: Tensor = monotonic_alignment(scores, texts, frames)  # warm up
+    durations: Tensor = monotonic_alignment(scores, texts, frames)  # warm up
     for _ in range(repetitions):
         plain_s, expected = _timed(lambda: plain_alignment(numbers))
-        many_s, found = _timed(lambda: [monotonic_alignment(scores, texts, frames) for _ in range(CALLS)][-1])
+        many_s, durations = _timed(lambda: [monotonic_alignment(scores, texts, frames) for _ in range(CALLS)][-1])
         plain.append(plain_s)
         ours.append(many_s / CALLS)
         ratios.append(plain_s / ours[-1])
     result: dict[str, Any] = {
         "ratio": statistics.median(ratios),
         "seconds": {"ours": statistics.median(ours), "plain": statistics.median(plain)},
-        "equal": found.tolist() == expected,
+        "equal": durations.tolist() == expected,
         "settings": {"batch_size": batch_size, "num_tokens": num_tokens, "num_frames": num_frames, "threads": 1},
     }
     if as_json:

@@ -120,8 +120,8 @@ def main(
         "their reconstructions": reference(judge, rebuilt, test_labels, held_out, train_features),
     }
     candidates = torch.cat([train, train.flip(3)]) if flip else train
-    shown = guided if len(guided) else pictures
-    sets = {"samples": shown, "test pictures": test[held_out], "their reconstructions": rebuilt[held_out]}
+    samples = guided if len(guided) else pictures
+    sets = {"samples": samples, "test pictures": test[held_out], "their reconstructions": rebuilt[held_out]}
     result = {
         "model": str(model),
         "data": str(data),
@@ -141,7 +141,7 @@ def main(
     if json is not None:
         write_json(json, result)
     if grid is not None:
-        save_picture(neighbour_grid(shown, candidates, names, num_per_class), grid)
+        save_picture(neighbour_grid(samples, candidates, names, num_per_class), grid)
 
 
 @torch.inference_mode()
@@ -152,13 +152,13 @@ def reconstructions(pipe: ImagePipeline, pictures: Tensor) -> Tensor:
 
 
 def judged(
-    judge: Classifier, pictures: Tensor, wanted: Tensor, names: list[str], train_features: Tensor
+    judge: Classifier, pictures: Tensor, targets: Tensor, names: list[str], train_features: Tensor
 ) -> dict[str, Any]:
     """Share of the pictures recognised as the wanted class, with 95 % intervals, and their distance to the data."""
-    right = classify(judge, pictures).argmax(1).cpu() == wanted
+    right = classify(judge, pictures).argmax(1).cpu() == targets
     by_class = {}
     for index, name in enumerate(names):
-        mine = right[wanted == index]
+        mine = right[targets == index]
         by_class[name] = {
             "share": float(mine.double().mean()),
             "interval": wilson_interval(int(mine.sum()), len(mine)),

@@ -60,10 +60,10 @@ def main(
         pipe = ImagePipeline.from_pretrained(runs / f"{name}-{seed}" / "model")
         return judge.score_pipeline(pipe, sampling, num_samples=samples, seed=noise)
 
-    found: dict[str, Any] = read_json(out)["trainings"] if out.exists() else {}
-    for name in (name for name in trainings if name not in found):
+    results: dict[str, Any] = read_json(out)["trainings"] if out.exists() else {}
+    for name in (name for name in trainings if name not in results):
         pipe = ImagePipeline.from_pretrained(runs / f"{name}-0" / "model")
-        best, tried = find_settings(
+        best, rows = find_settings(
             lambda sampling, name=name: score(name, 0, sampling, search_samples, SEARCH_SEED),  # type: ignore[misc]
             kind_of(pipe.generator.config).name,
             pipe.sampling,
@@ -74,14 +74,14 @@ def main(
             [score(name, seed, sampling, num_samples, FINAL_SEED).distance for seed in range(seeds)]
             for sampling in (best, without_guidance(best))
         )
-        found[name] = {
-            "tried": [{**row.settings, "distance": row.score.distance} for row in tried],
+        results[name] = {
+            "tried": [{**row.settings, "distance": row.score.distance} for row in rows],
             "best": config_to_dict(best),
             "guided": guided,
             "unguided": unguided,
         }
         print(f"{name}: guided {_list(guided)}; unguided {_list(unguided)}; {config_to_dict(best)}", flush=True)
-        write_json(out, {"metric": judge.metric, "num_samples": num_samples, "trainings": found})
+        write_json(out, {"metric": judge.metric, "num_samples": num_samples, "trainings": results})
 
 
 def _list(values: list[float]) -> str:

@@ -184,14 +184,14 @@ def _sampling(case: Case, deeper: int, repetitions: int) -> list[dict[str, Any]]
 @contextmanager
 def _network_inputs(network: Any) -> Iterator[list[tuple[Any, ...]]]:
     """What the transformer is given within the block."""
-    seen: list[tuple[Any, ...]] = []
+    inputs: list[tuple[Any, ...]] = []
 
     def keep(_module: Any, arguments: tuple[Any, ...]) -> None:
-        seen.append(tuple(value.clone() if isinstance(value, Tensor) else value for value in arguments))
+        inputs.append(tuple(value.clone() if isinstance(value, Tensor) else value for value in arguments))
 
     handle = network.transformer.register_forward_pre_hook(keep)
     try:
-        yield seen
+        yield inputs
     finally:
         handle.remove()
 

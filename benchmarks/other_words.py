@@ -89,10 +89,10 @@ def main(
             prompt = {"prompt": trial.prompt.samples, "prompt_text": trial.prompt_text}
             sounds.append(pipe(texts[-1], **prompt, seed=100_003 * seed + number, **settings).audio)
             advance(number + 1, len(trials), "speaking")
-    heard = [hear(sound) for sound in sounds]
+    transcripts = [hear(sound) for sound in sounds]
     prompts = embed_all(encoder, [trial.prompt.samples for trial in trials])
     speakers = torch.tensor([names.index(f"{data}:{trial.speaker}") for trial in trials])
-    errors, voice = error_rates(texts, heard), {}
+    errors, voice = error_rates(texts, transcripts), {}
     for name, group in (
         ("generated", sounds),
         ("recordings", [trial.truth.samples for trial in trials]),
@@ -109,9 +109,11 @@ def main(
     if json is not None:
         about = {"model": model, "data": source.name, "split": split, "transcriber": hear.name, "seed": seed}
         about |= {"sampling": config_to_dict(sampling_with(pipe.sampling, settings)), "candidates": len(names)}
-        said = [{"speaker": t.speaker, "text": x, "heard": y} for t, x, y in zip(trials, texts, heard, strict=True)]
+        utterances = [
+            {"speaker": t.speaker, "text": x, "heard": y} for t, x, y in zip(trials, texts, transcripts, strict=True)
+        ]
         rates = {name: {key: rate.document() for key, rate in row.items()} for name, row in voice.items()}
-        write_json(json, {**about, "wer": errors.words.document(), "voice": rates, "utterances": said})
+        write_json(json, {**about, "wer": errors.words.document(), "voice": rates, "utterances": utterances})
 
 
 if __name__ == "__main__":

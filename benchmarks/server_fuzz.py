@@ -29,7 +29,7 @@ def main() -> int:
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
         log: list[str] = []
-        address = next(found[0] for line in server.stderr if (found := re.search(r"http://\S+", line)))
+        address = next(address_match[0] for line in server.stderr if (address_match := re.search(r"http://\S+", line)))
         reading = threading.Thread(target=lambda: log.extend(server.stderr or ()))
         reading.start()
         fuzz = [sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()", "run"]

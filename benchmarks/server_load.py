@@ -45,7 +45,7 @@ def main() -> None:
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as server:
         try:
             assert server.stderr is not None
-            address = next(found[0] for line in server.stderr if (found := re.search(r"http://\S+", line)))
+            address = next(match[0] for line in server.stderr if (match := re.search(r"http://\S+", line)))
             report = asyncio.run(measure(address, server, expected, options))
         finally:
             server.kill()
@@ -87,9 +87,9 @@ class Load:
         self.latencies.append(time.perf_counter() - began)
         self.statuses[answer.status_code] = self.statuses.get(answer.status_code, 0) + 1
         if answer.status_code == 200:
-            found = hashlib.sha256(base64.b64decode(answer.json()["images"][0]["png"])).hexdigest()
-            self.right += found == self.expected[seed]
-            self.wrong += found != self.expected[seed]
+            digest = hashlib.sha256(base64.b64decode(answer.json()["images"][0]["png"])).hexdigest()
+            self.right += digest == self.expected[seed]
+            self.wrong += digest != self.expected[seed]
 
     async def run(self, numbers: range, clients: int) -> float:
         """Requests per second of `clients` that each ask again as soon as they have their answer."""
@@ -167,9 +167,9 @@ def resident_mb(pid: int) -> float:
 
 
 def number(metrics: str, name: str) -> float:
-    found = re.search(rf"^{name} (\S+)$", metrics, re.MULTILINE)
-    assert found is not None
-    return float(found[1])
+    match = re.search(rf"^{name} (\S+)$", metrics, re.MULTILINE)
+    assert match is not None
+    return float(match[1])
 
 
 def quantile(values: list[float], share: float) -> float:

@@ -98,33 +98,35 @@ def edits(
     source, rate = open_speech(data, split), pipe.sample_rate_hz
     stream, rows = generator("speech edits", seed), []
     for index in torch.linspace(0, len(source) - 1, min(num, len(source))).long().tolist():
-        samples, said = source.read(index, rate), normalise_transcript(source.texts[index])
-        words = pipe.words(samples, said)
+        samples, transcript = source.read(index, rate), normalise_transcript(source.texts[index])
+        words = pipe.words(samples, transcript)
         place, other = (int(torch.randint(count, (), generator=stream)) for count in (len(words), len(vocabulary) - 1))
         new = [word for word in vocabulary if word != words[place].text][other]
         shifts = (jitter * (2 * torch.rand(2, generator=stream) - 1)).tolist()
         begin_s = max(0.0, words[place].begin_s + shifts[0])
         end_s = min(len(samples) / rate, words[place].end_s + shifts[1])
         begin = time.perf_counter()
-        (result,) = pipe.edit(samples, input_text=said, text=new, begin_s=begin_s, end_s=end_s, seed=seed + index)
+        (result,) = pipe.edit(samples, input_text=transcript, text=new, begin_s=begin_s, end_s=end_s, seed=seed + index)
         seconds = time.perf_counter() - begin
-        plan, wanted = result.plan, [word.text for word in words]
-        wanted[place] = new
-        if plan.text != " ".join(wanted):
-            raise DataError(f"'{source.ids[index]}': {plan.text!r} was made of {said!r}, not {' '.join(wanted)!r}")
+        plan, expected = result.plan, [word.text for word in words]
+        expected[place] = new
+        if plan.text != " ".join(expected):
+            raise DataError(
+                f"'{source.ids[index]}': {plan.text!r} was made of {transcript!r}, not {' '.join(expected)!r}"
+            )
         blended = plan.audio(pipe.codec.decode(result.codes[None])[0].float(), blend=True)
         check_given(result, blended)
         copied = pipe.codec.decode(plan.codes[None])[0].float()
-        heard = [normalise_transcript(hear(sound)) for sound in (samples, copied, result.audio, blended)]
+        transcripts = [normalise_transcript(hear(sound)) for sound in (samples, copied, result.audio, blended)]
         rows.append(
             {
                 "id": source.ids[index],
                 "speaker": source.speakers[index],
-                "text": said,
+                "text": transcript,
                 "new_text": plan.text,
                 "place": place,
                 "stretch_s": plan.cut_s,
-                "heard": dict(zip(COLUMNS, heard, strict=True)),
+                "heard": dict(zip(COLUMNS, transcripts, strict=True)),
                 "seconds": seconds,
             }
         )
@@ -138,12 +140,12 @@ def check_given(result: SpeechEdit, blended: Float[Tensor, " A"]) -> None:
         RuntimeError: a code or a sample outside the stretch has changed.
     """
     plan = result.plan
-    kept = torch.cat([result.codes[: plan.begin], result.codes[plan.begin + plan.num_new :]])
+    rest = torch.cat([result.codes[: plan.begin], result.codes[plan.begin + plan.num_new :]])
     (begin, end), length = plan.cut, len(plan.recording)
     same = torch.equal(blended[:begin], plan.recording[:begin])
     if end < length:
         same &= torch.equal(blended[end - length :], plan.recording[end:])
-    if not same or not torch.equal(kept, torch.cat([plan.codes[: plan.begin], plan.codes[plan.end :]]).cpu()):
+    if not same or not torch.equal(rest, torch.cat([plan.codes[: plan.begin], plan.codes[plan.end :]]).cpu()):
         raise RuntimeError("something outside the stretch has changed")
 
 
@@ -205,8 +207,8 @@ def _whole(samples: Float[Tensor, " S"], unit: int) -> Float[Tensor, " R"]:
 
 
 def _stands_in_place(row: dict[str, Any]) -> bool:
-    heard, wanted = row["heard"]["edited"].split(), row["new_text"].split()
-    return len(heard) == len(wanted) and heard[row["place"]] == wanted[row["place"]]
+    actual, expected = row["heard"]["edited"].split(), row["new_text"].split()
+    return len(actual) == len(expected) and actual[row["place"]] == expected[row["place"]]
 
 
 def _share(count: int, total: int) -> str:

@@ -70,32 +70,37 @@ def main(
     for name, settings in best.items():
         config = kind_of(pipes[name].generator.config).sampling
         for count in steps if "num_steps" in settings else (None,):
-            asked = settings if count is None else {**settings, "num_steps": count}
+            case_settings = settings if count is None else {**settings, "num_steps": count}
             label = name if count is None else f"{name}, {count} steps"
-            cases[label] = (name, config_from_dict(config, asked, where="sampling."))
+            cases[label] = (name, config_from_dict(config, case_settings, where="sampling."))
     shape = next(iter(pipes.values())).tokenizer.config
     judge = Judge(data, image_size=shape.image_size, channels=shape.channels, extractor=extractor)
-    found: dict[str, Any] = read_json(out)["cases"] if out.exists() else {}
+    results: dict[str, Any] = read_json(out)["cases"] if out.exists() else {}
     for label, (name, sampling) in cases.items():
-        if label not in found:
+        if label not in results:
             distances = []
             for seed in range(seeds):
                 pipe = ImagePipeline.from_pretrained(runs / f"{name}-{seed}" / "model")
                 distances.append(judge.score_pipeline(pipe, sampling, num_samples=num_samples, seed=SEED).distance)
-            found[label] = {"distances": distances}
+            results[label] = {"distances": distances}
             print(f"{label}: {' '.join(f'{value:.2f}' for value in distances)}", flush=True)
-            write_json(out, {"metric": judge.metric, "num_samples": num_samples, "cases": found})
+            write_json(out, {"metric": judge.metric, "num_samples": num_samples, "cases": results})
     for batch in batches if repetitions else ():
         work = {label: partial(_generate, pipes[name], sampling, batch) for label, (name, sampling) in cases.items()}
         interleaved(work, 1)  # warms up
         for label, seconds in medians(interleaved(work, repetitions)).items():
-            found[label][f"seconds_{batch}"] = seconds / batch
-    document = {"metric": judge.metric, "num_samples": num_samples, "threads": torch.get_num_threads(), "cases": found}
+            results[label][f"seconds_{batch}"] = seconds / batch
+    document = {
+        "metric": judge.metric,
+        "num_samples": num_samples,
+        "threads": torch.get_num_threads(),
+        "cases": results,
+    }
     write_json(out, document)
     print(f"| | {judge.metric} | " + " | ".join(f"s per picture, {batch} at a time" for batch in batches) + " |")
     print("|---" * (2 + len(batches)) + "|")
     for label in cases:
-        row = found[label]
+        row = results[label]
         times = [f"{row[f'seconds_{batch}']:.4f}" if f"seconds_{batch}" in row else "" for batch in batches]
         print(f"| {label} | {mean(row['distances']):.2f} | {' | '.join(times)} |")
 

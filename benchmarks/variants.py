@@ -102,8 +102,8 @@ def main(
         settings: recipe settings of all, such as generator.width=192.
         sampling: sampling settings of all, such as num_steps=16.
     """
-    wanted = config_from_dict(Variants, load_yaml(variants))
-    measurements = wanted.measurements or tuple(Measurement(training=name) for name in wanted.trainings)
+    plan = config_from_dict(Variants, load_yaml(variants))
+    measurements = plan.measurements or tuple(Measurement(training=name) for name in plan.trainings)
     loaded, _ = load_tokenizer(tokenizer)
     first = load_recipe(recipe, None, [settings])
     encode_data(loaded, data, out / "codes", flip=first.data.flip, resize=first.data.resize)
@@ -113,9 +113,9 @@ def main(
     )
     path = out / "variants.json"
     rows: list[dict[str, Any]] = read_json(path)["rows"] if path.exists() else []
-    done = [(row["training"], row["asked"], row["seed"]) for row in rows]
+    finished = [(row["training"], row["asked"], row["seed"]) for row in rows]
     for seed in range(seeds):
-        for name, training in wanted.trainings.items():
+        for name, training in plan.trainings.items():
             run = out / f"{name}-{seed}"
             if not (run / "model" / "config.json").exists():
                 ready = replace_nested(load_recipe(recipe, None, [settings], training.kind), training.settings)
@@ -126,21 +126,21 @@ def main(
                     ready, data=codes, tokenizer=tokenizer, out=run, max_minutes=minutes, resume=run.exists()
                 )
             for row in measurements:
-                if row.training != name or (name, dict(row.sampling), seed) in done:
+                if row.training != name or (name, dict(row.sampling), seed) in finished:
                     continue
                 pipe = ImagePipeline.from_pretrained(run / "model")
                 guided = sampling_with(pipe.sampling, {**parse_overrides(sampling), **row.sampling})
-                found: dict[str, Any] = {"training": name, "asked": dict(row.sampling), "seed": seed}
-                for title, chosen in (("guided", guided), ("unguided", without_guidance(guided))):
-                    found[title] = judge.score_pipeline(pipe, chosen, num_samples=num_samples, seed=2000).distance
-                rows.append(found | {"metric": judge.metric, "sampling": config_to_dict(guided), **row.about})
+                entry_row: dict[str, Any] = {"training": name, "asked": dict(row.sampling), "seed": seed}
+                for title, variant in (("guided", guided), ("unguided", without_guidance(guided))):
+                    entry_row[title] = judge.score_pipeline(pipe, variant, num_samples=num_samples, seed=2000).distance
+                rows.append(entry_row | {"metric": judge.metric, "sampling": config_to_dict(guided), **row.about})
                 write_json(path, {"rows": rows})
     print(f"| training | sampling | {judge.metric} guided | unguided | |\n|---|---|---|---|---|")
     for row in measurements:
         same = [entry for entry in rows if (entry["training"], entry["asked"]) == (row.training, dict(row.sampling))]
         numbers = [f"{mean(entry[title] for entry in same):.2f}" for title in ("guided", "unguided")]
-        asked, about = (", ".join(f"{k}={v}" for k, v in part.items()) for part in (row.sampling, row.about))
-        print(f"| {row.training} | {asked} | {' | '.join(numbers)} | {about} |")
+        settings_text, about = (", ".join(f"{k}={v}" for k, v in part.items()) for part in (row.sampling, row.about))
+        print(f"| {row.training} | {settings_text} | {' | '.join(numbers)} | {about} |")
 
 
 if __name__ == "__main__":

@@ -60,27 +60,28 @@ def main(
     if pipe.codec.vocoder is None:
         raise ConfigError(f"'{model}' has no vocoder, which is to voice the text model's mels")
     check_vocabulary(hear, source.texts)
-    heard: dict[str, list[str]] = {name: [] for name in ROWS}
-    chosen = torch.linspace(0, len(source) - 1, min(num, len(source))).long().tolist()
+    transcripts: dict[str, list[str]] = {name: [] for name in ROWS}
+    indices = torch.linspace(0, len(source) - 1, min(num, len(source))).long().tolist()
     with phase_bars() as advance:
-        for done, index in enumerate(chosen):
+        for count, index in enumerate(indices):
             samples = prepared(pipe, source, index)
             sounds = [samples, copied(pipe, Sound(samples, pipe.sample_rate_hz)).samples]
             sounds += text_alone(pipe, samples, normalise_text(source.texts[index]))
             for name, sound in zip(ROWS, sounds, strict=True):
-                heard[name].append(hear(sound.float()))
-            advance(done + 1, len(chosen), "listening")
-    texts = [source.texts[index] for index in chosen]
-    found = {name: error_rates(texts, said) for name, said in heard.items()}
+                transcripts[name].append(hear(sound.float()))
+            advance(count + 1, len(indices), "listening")
+    texts = [source.texts[index] for index in indices]
+    rates_by_name = {name: error_rates(texts, lines) for name, lines in transcripts.items()}
     print("| speech | WER | CER |\n| --- | --- | --- |")
-    for name, rates in found.items():
+    for name, rates in rates_by_name.items():
         print(f"| {name} | {rates.words.percent()} | {rates.characters.percent()} |")
     if json is not None:
-        about = {"model": model, "data": source.name, "split": split, "transcriber": hear.name, "num": len(chosen)}
+        about = {"model": model, "data": source.name, "split": split, "transcriber": hear.name, "num": len(indices)}
         scores = {
-            name: {"wer": rates.words.document(), "cer": rates.characters.document()} for name, rates in found.items()
+            name: {"wer": rates.words.document(), "cer": rates.characters.document()}
+            for name, rates in rates_by_name.items()
         }
-        write_json(json, {**about, "scores": scores, "texts": texts, "heard": heard})
+        write_json(json, {**about, "scores": scores, "texts": texts, "heard": transcripts})
 
 
 @torch.inference_mode()

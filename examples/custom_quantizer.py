@@ -46,9 +46,9 @@ class CountingQuantizer(Quantizer):
             latents = result.residuals[level]  # h_{j-1}, what this level was to express
             hits = F.one_hot(result.valid_codes[:, level], len(codebook)).to(latents)
             sums = reduce.sum(torch.cat([hits.T @ latents, hits.sum(0)[:, None]], dim=1))
-            chosen = sums[:, -1:]
-            self.counts[level] += chosen[:, 0]
-            codebook += (sums[:, :-1] - chosen * codebook) / self.counts[level][:, None]
+            weights = sums[:, -1:]
+            self.counts[level] += weights[:, 0]
+            codebook += (sums[:, :-1] - weights * codebook) / self.counts[level][:, None]
         return {"variance": variance}
 
 

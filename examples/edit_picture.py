@@ -20,16 +20,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")
     parser.add_argument("--model", default="fashion-mnist-small", help="a bundled name or a folder")
     parser.add_argument("--input", type=Path, help="a picture of the model's size; one is generated if left out")
-    parser.add_argument("--class", dest="wanted", default="Bag", help="name or number of the class")
+    parser.add_argument("--class", dest="class_name", default="Bag", help="name or number of the class")
     parser.add_argument("--num", type=int, default=4, help="results of each edit")
     parser.add_argument("--steps", type=int, default=12, help="network evaluations")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
 
     pipe = ImagePipeline.from_pretrained(args.model)
-    picture = args.input or pipe([args.wanted], num_steps=args.steps, seed=1).images[0]
+    picture = args.input or pipe([args.class_name], num_steps=args.steps, seed=1).images[0]
     size = pipe.tokenizer.config.image_size
-    common = {"class_id": args.wanted, "num_samples": args.num, "num_steps": args.steps, "seed": 0}
+    common = {"class_id": args.class_name, "num_samples": args.num, "num_steps": args.steps, "seed": 0}
 
     upper_half = pipe.edit(picture, mask=(0, 0, size, size // 2), **common)
     upper_half.sheet().save(args.out / "upper-half.png")
@@ -37,9 +37,9 @@ def main() -> None:
     details.sheet().save(args.out / "details.png")
 
     for name, result in (("upper half", upper_half), ("details", details)):
-        given = torch.arange(result.codes.shape[-1]) < result.plan.visible[:, None]
-        unchanged = (result.codes == result.plan.codes)[:, given].all().item()
-        print(f"{name}: {given.float().mean():.0%} of the codes were given, unchanged: {unchanged}")
+        fixed = torch.arange(result.codes.shape[-1]) < result.plan.visible[:, None]
+        unchanged = (result.codes == result.plan.codes)[:, fixed].all().item()
+        print(f"{name}: {fixed.float().mean():.0%} of the codes were given, unchanged: {unchanged}")
 
 
 if __name__ == "__main__":

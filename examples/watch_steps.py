@@ -22,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")
     parser.add_argument("--model", default="fashion-mnist-small", help="a bundled name or a folder")
-    parser.add_argument("--class", dest="wanted", default="Coat", help="name or number of the class")
+    parser.add_argument("--class", dest="class_name", default="Coat", help="name or number of the class")
     parser.add_argument("--num", type=int, default=4, help="pictures")
     parser.add_argument("--steps", type=int, default=12, help="network evaluations")
     args = parser.parse_args()
@@ -38,7 +38,7 @@ def main() -> None:
         known = visible.float().mean().item()
         print(f"step {record.step:2}/{record.num_steps}: {known:.1f} of {depth} levels known on average")
 
-    output = pipe([args.wanted], num=args.num, num_steps=args.steps, seed=0, callback=show)
+    output = pipe([args.class_name], num=args.num, num_steps=args.steps, seed=0, callback=show)
     trace.save(args.out / "steps.gif")
     levels = [image for count in range(1, depth + 1) for image in pipe.decode(output.codes, count)]
     tile_grid(levels, args.num).save(args.out / "levels.png")  # one row per number of levels, 1 at the top

@@ -77,10 +77,10 @@ def _formant_gains_db(spectrum: Tensor, rate_hz: int, ratio: float) -> Tensor:
     """What moves the smooth envelope of every frame (F, T) to frequencies `ratio` times as high."""
     level = 20 * spectrum.abs().clamp_min(1e-5).log10()
     cepstrum = torch.fft.irfft(level, dim=0)
-    kept = round(_LIFTER_S * rate_hz)
+    width = round(_LIFTER_S * rate_hz)
     lifter = torch.zeros(len(cepstrum), 1)
-    lifter[: kept + 1, 0] = torch.linspace(0, math.pi, kept + 1).cos().add(1).div(2)
-    lifter[-kept:] = lifter[1 : kept + 1].flip(0)
+    lifter[: width + 1, 0] = torch.linspace(0, math.pi, width + 1).cos().add(1).div(2)
+    lifter[-width:] = lifter[1 : width + 1].flip(0)
     envelope = torch.fft.rfft(cepstrum * lifter, dim=0).real
     source = (torch.arange(len(envelope)) / ratio).clamp_max(len(envelope) - 1)
     low = source.floor().long().clamp_max(len(envelope) - 2)

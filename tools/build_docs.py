@@ -41,9 +41,9 @@ def modules(package: Path) -> list[Path]:
 def packages() -> dict[str, list[Path]]:
     """Pages of the reference by name, with their modules; `resgen` has those that lie directly in the package."""
     folders = [path for path in sorted(PACKAGE.iterdir()) if (path / "__init__.py").is_file()]
-    found = {"resgen": modules(PACKAGE), **{path.name: modules(path) for path in folders}}
-    init_only = {name: [PACKAGE / name / "__init__.py"] for name, files in found.items() if not files}
-    return found | init_only
+    contents = {"resgen": modules(PACKAGE), **{path.name: modules(path) for path in folders}}
+    init_only = {name: [PACKAGE / name / "__init__.py"] for name, files in contents.items() if not files}
+    return contents | init_only
 
 
 def module_name(path: Path) -> str:
@@ -95,12 +95,12 @@ def turned(text: str, source: Path, page: Path) -> str:
             return match.group()
         name, _, anchor = target.partition("#")
         path = (source.parent / name).resolve()
-        found = site_target(path, anchor)
-        if found is None:  # not on the site: the words without the link
+        place = site_target(path, anchor)
+        if place is None:  # not on the site: the words without the link
             return re.sub(r"^!?\[(.*)\]\([^()]*\)$", r"\1", match.group())
         up = "../" * (len(page.relative_to(DOCS).parts) - 1)
         begin, end = match.span(1)
-        return match.group()[: begin - match.start()] + up + found + match.group()[end - match.start() :]
+        return match.group()[: begin - match.start()] + up + place + match.group()[end - match.start() :]
 
     parts, last = [], 0
     for block in FENCE.finditer(text):
@@ -164,10 +164,10 @@ def unlisted() -> list[str]:
 def foreign_assets() -> list[str]:
     """What pages of the site would load from elsewhere."""
     return [
-        f"{page.relative_to(SITE)}: {found}"
+        f"{page.relative_to(SITE)}: {asset}"
         for page in SITE.rglob("*.html")
-        for found in FOREIGN.findall(page.read_text(encoding="utf-8"))
-        if 'rel="canonical"' not in found
+        for asset in FOREIGN.findall(page.read_text(encoding="utf-8"))
+        if 'rel="canonical"' not in asset
     ]
 
 

@@ -64,7 +64,7 @@ class Bundle:
             extra["sampling"] = config_to_dict(replace_nested(sampling, parse_overrides(self.sampling)))
         named = [voice.split("=", 2) for voice in self.voices]
         if named:
-            extra["voices"] = {name: {"file": f"{name}.flac", "text": said} for name, _, said in named}
+            extra["voices"] = {name: {"file": f"{name}.flac", "text": transcript} for name, _, transcript in named}
         components = {
             name: Component(type=part.type, config=part.config, tensors=_published(part))
             for name, part in folder.components.items()

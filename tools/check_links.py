@@ -53,13 +53,13 @@ def slug(heading: str) -> str:
 @cache
 def anchors(path: Path) -> frozenset[str]:
     """The anchors of a page's headings; those of equal headings are numbered."""
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for heading in re.findall(r"^#{1,6}\s+(.+?)\s*#*$", prose(path.read_text(encoding="utf-8")), re.MULTILINE):
         name = slug(heading)
-        count = found[name] = found.get(name, -1) + 1
+        count = counts[name] = counts.get(name, -1) + 1
         if count:
-            found[f"{name}_{count}"] = 0
-    return frozenset(found)
+            counts[f"{name}_{count}"] = 0
+    return frozenset(counts)
 
 
 @cache
@@ -100,13 +100,13 @@ def problem(page: Path, target: str, root: Path = ROOT) -> str | None:
 
 def broken(root: Path = ROOT) -> list[str]:
     """One line per broken link: page, line, target, what is wrong."""
-    found = []
+    lines = []
     for page in pages(root):
         for number, target in links(page.read_text(encoding="utf-8")):
             wrong = problem(page, target, root)
             if wrong:
-                found.append(f"{page.relative_to(root)}:{number}: {target} {wrong}")
-    return found
+                lines.append(f"{page.relative_to(root)}:{number}: {target} {wrong}")
+    return lines
 
 
 if __name__ == "__main__":

@@ -175,9 +175,9 @@ def warp_bands(
     filters = mel_filters(mel)
     hz = torch.linspace(0, mel.sample_rate_hz / 2, filters.shape[1])
     centres = (filters * hz).sum(1) / filters.sum(1)
-    wanted = centres[None] / factors[:, None]
-    above = torch.searchsorted(centres, wanted).clamp(1, len(centres) - 1)
-    share = ((wanted - centres[above - 1]) / (centres[above] - centres[above - 1])).clamp(0, 1)
+    targets = centres[None] / factors[:, None]
+    above = torch.searchsorted(centres, targets).clamp(1, len(centres) - 1)
+    share = ((targets - centres[above - 1]) / (centres[above] - centres[above - 1])).clamp(0, 1)
     above, share = above.to(log_mels.device), share.to(log_mels.device)
     rows = torch.arange(len(log_mels), device=log_mels.device)[:, None]
     return torch.lerp(log_mels[rows, above - 1], log_mels[rows, above], share[:, :, None])

@@ -254,11 +254,11 @@ def train_recognizer(
         rows = next(batches)
         features, valid = hear_changed([recordings[i] for i in rows], config.mel, stream, place, centred=config.centred)
         with torch.autocast(place.type, torch.bfloat16, enabled=has_bfloat16(place)):
-            logits, kept = model(features, valid)
+            logits, output_frames = model(features, valid)
         return F.ctc_loss(
             logits.log_softmax(-1).transpose(0, 1),
             torch.cat([targets[i] for i in rows]).to(place),
-            kept.sum(1),
+            output_frames.sum(1),
             torch.tensor([len(targets[i]) for i in rows], device=place),
             zero_infinity=True,
         )
@@ -341,19 +341,19 @@ def train_speaker_network(
     def next_loss(share: float) -> Tensor:
         seconds = low + (high - low) * float(torch.rand((), generator=stream))
         size = int(seconds * config.mel.sample_rate_hz)
-        crops, wanted = [], []
+        crops, targets = [], []
         for _ in range(batch_size):
             speaker, speed = draw(len(rows_of)), draw(len(SPEEDS))
             whole = recordings[int(rows_of[speaker][draw(len(rows_of[speaker]))])]
             needed = int(size * SPEEDS[speed])
             begin = draw(max(1, len(whole) - needed + 1))
             crops.append(change_speed(whole[begin : begin + needed], SPEEDS[speed]))
-            wanted.append(speed * len(rows_of) + speaker)
+            targets.append(speed * len(rows_of) + speaker)
         features, valid = hear_changed(crops, config.mel, stream, place, speed=False)
         with torch.autocast(place.type, torch.bfloat16, enabled=has_bfloat16(place)):
             embeddings = model(features, valid)
         margin = MARGIN * min(1.0, 2 * share)  # from the start it keeps the classes from being found at all
-        return angular_margin_loss(embeddings, classes, torch.tensor(wanted, device=place), margin=margin)
+        return angular_margin_loss(embeddings, classes, torch.tensor(targets, device=place), margin=margin)
 
     fit(
         trained,
@@ -400,14 +400,14 @@ def score_recognizer(folder: Path, tests: dict[Path, Recordings]) -> dict[str, A
     scores: dict[str, Any] = {}
     for path, test in tests.items():
         for name, judge in judges.items():
-            found = error_rates(test.texts, [judge(x) for x in test.sounds])
+            rates = error_rates(test.texts, [judge(x) for x in test.sounds])
             entry = {
-                "word_error_rate": round(found.words.value, 4),
-                "interval_95": [round(x, 4) for x in found.words.interval[:2]],
-                "character_error_rate": round(found.characters.value, 4),
-                "without_error": round(found.exact, 4),
-                "words": found.num_words,
-                "utterances": found.num_utterances,
+                "word_error_rate": round(rates.words.value, 4),
+                "interval_95": [round(x, 4) for x in rates.words.interval[:2]],
+                "character_error_rate": round(rates.characters.value, 4),
+                "without_error": round(rates.exact, 4),
+                "words": rates.num_words,
+                "utterances": rates.num_utterances,
             }
             scores.setdefault(named(path), {})[name] = entry
             print(f"{named(path)}, {name}: {entry}", flush=True)
@@ -430,23 +430,23 @@ def score_speakers(folder: Path, data: Recordings, tests: dict[Path, Recordings]
         taken[speaker] += 1
         if taken[speaker] <= per_speaker:
             known.append((speaker, network.embed(sound)))
-    heard = {
+    embeddings = {
         path: [(speaker, network.embed(sound)) for speaker, sound in zip(test.speakers, test.sounds, strict=True)]
         for path, test in tests.items()
     }
     scores: dict[str, Any] = {}
-    for path, tested in heard.items():
+    for path, tested in embeddings.items():
         own = {speaker for speaker, _ in tested}
-        others = [pair for part in (known, *heard.values()) if part is not tested for pair in part]
+        others = [pair for part in (known, *embeddings.values()) if part is not tested for pair in part]
         everything = tested + [(speaker, embedding) for speaker, embedding in others if speaker not in own]
         names = sorted({speaker for speaker, _ in everything})
-        found = verify(
+        result = verify(
             torch.stack([embedding for _, embedding in everything]),
             torch.tensor([names.index(speaker) for speaker, _ in everything]),
             tested=torch.arange(len(everything)) < len(tested),
         )
         scores[named(path)] = {
-            **found._asdict(),
+            **result._asdict(),
             "tested_speakers": len(own),
             "heard_in_training": len(own & set(data.speakers)),
         }

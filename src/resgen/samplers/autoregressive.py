@@ -227,9 +227,9 @@ def sample_autoregressive(
         above: Tensor | None = None
         for level in range(depth):
             logits = decoder.next_level(above, run.weight) / config.temperature
-            drawn = nucleus_choice(top_k_filter(logits, config.top_k), noise[:, position, level], config.top_p)
-            given = run.visible[:, position] > level
-            above = torch.where(given, run.codes[:, position, level], drawn)
+            draws = nucleus_choice(top_k_filter(logits, config.top_k), noise[:, position, level], config.top_p)
+            fixed = run.visible[:, position] > level
+            above = torch.where(fixed, run.codes[:, position, level], draws)
             run.codes[:, position, level] = above
         run.visible[:, position] = depth
         run.finish()
@@ -284,8 +284,8 @@ def sample_latent_autoregressive(
             distribution = decoder.predict(here, known, run.weight)
             next_known = known + counts.to(device)
             walk = walk_levels(known[rows], next_known[rows])
-            drawn, _ = distribution.propose(rows, noise.proposal(position, step, rows), walk, **settings)
-            proposal = torch.zeros_like(here).index_copy_(0, rows, drawn)
+            draws, _ = distribution.propose(rows, noise.proposal(position, step, rows), walk, **settings)
+            proposal = torch.zeros_like(here).index_copy_(0, rows, draws)
             revealed = (levels >= known[:, None]) & (levels < next_known[:, None])
             here, known = torch.where(revealed, proposal, here), next_known
         run.codes[:, position], run.visible[:, position] = here, known

@@ -187,19 +187,19 @@ def sample_codes(
             step += 1
             if not num_reveal.any():  # reveals nothing, costs nothing
                 continue
-            seen = visible.clamp(max=level + 1)
-            logits = predict(torch.where(levels < seen[..., None], codes, 0), seen, level, weights[step])
+            prefix = visible.clamp(max=level + 1)
+            logits = predict(torch.where(levels < prefix[..., None], codes, 0), prefix, level, weights[step])
             rows = (visible.flatten() == level).nonzero().squeeze(1)
             log_probs = logits.flatten(0, 1)[rows].float().log_softmax(-1)
             uniform = noise.code[:, step].flatten()[rows]
-            drawn = nucleus_choice(log_probs / config.temperature, uniform, config.top_p)
+            draws = nucleus_choice(log_probs / config.temperature, uniform, config.top_p)
             confidence = torch.zeros(batch * positions, device=visible.device)
-            confidence[rows] = log_probs.gather(1, drawn[:, None]).squeeze(1)
+            confidence[rows] = log_probs.gather(1, draws[:, None]).squeeze(1)
             scale = config.choice_temperature * (1 - (level_step + 1) / len(plan))
             scores = confidence.view(batch, positions) - scale * torch.log(-torch.log(noise.choice[:, step]))
             known = (visible > level).long()
             revealed = reveal(scores[..., None], known, num_reveal.to(visible.device)) > known
-            proposal = torch.zeros_like(visible).flatten().index_copy_(0, rows, drawn).view_as(visible)
+            proposal = torch.zeros_like(visible).flatten().index_copy_(0, rows, draws).view_as(visible)
             codes = torch.where(revealed[..., None] & (levels == level), proposal[..., None], codes)
             visible = visible + revealed
             record(step, weights[step], int(num_reveal.sum()), 2 if weights[step] else 1, codes, visible)
