@@ -1,4 +1,4 @@
-"""Parquet files in the schema of Hugging Face `datasets`: pictures as bytes, whole-number labels, class names."""
+"""Parquet files in the schema of Hugging Face `datasets`: pictures as bytes, labels as whole numbers or names."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from resgen.data.labels import label_name
 from resgen.errors import DataError, MissingExtraError
 
 IMAGE_COLUMNS = ("image", "img")
-LABEL_COLUMNS = ("label", "labels", "fine_label")
 _BATCH_ROWS = 1024
 _MAX_UNNAMED_CLASSES = 100_000
 
@@ -26,14 +26,18 @@ class ParquetPictures(NamedTuple):
     Attributes:
         pictures: the encoded bytes of every row, shared with Arrow's memory; none if they were not asked for.
         labels: int64 [N]; zeros if the file has no label column.
-        class_names: from the schema's metadata; None where it names no classes.
+        class_names: from the schema's metadata or, where labels are names, those of the file; else None.
         labelled: whether the file has a label column.
+        by_name: whether its labels are names, of which other files of the data may have more.
+        unused: the columns that are neither picture nor label.
     """
 
     pictures: list[memoryview]
     labels: np.ndarray
     class_names: tuple[str, ...] | None
     labelled: bool
+    by_name: bool = False
+    unused: tuple[str, ...] = ()
 
 
 def read_parquet(path: Path, *, pictures: bool = True) -> ParquetPictures:
@@ -44,14 +48,15 @@ def read_parquet(path: Path, *, pictures: bool = True) -> ParquetPictures:
         pictures: read them; without, `ParquetRows` reads them when they are asked for.
 
     Raises:
-        DataError: unreadable, no picture column, a row without bytes, a label that is missing, negative or has no name.
+        DataError: unreadable, no picture column, a row without bytes, a label that is missing, negative or has no name,
+            several columns that may be the label.
         MissingExtraError: pyarrow is not installed.
     """
     files: list[memoryview] = []
-    labels = [np.zeros(0, np.int64)]
+    labels: list[np.ndarray] = []
     with _opened(path) as file:
         schema = file.schema_arrow
-        image, label = _columns(path, schema.names)
+        image, label = _image_column(path, schema.names), _label_column(path, schema)
         _check_types(path, schema, image, label)
         count = file.metadata.num_rows
         columns = [image] * pictures + [label] * (label is not None)
@@ -62,32 +67,53 @@ def read_parquet(path: Path, *, pictures: bool = True) -> ParquetPictures:
             if label is not None:
                 labels.append(_labels(path, batch.column(label), start))
             start += len(batch)
-    all_labels = np.concatenate(labels) if label is not None else np.zeros(count, np.int64)
+    all_labels = np.concatenate(labels) if labels else np.zeros(count, np.int64)
+    unused = tuple(name for name in schema.names if name not in (image, label))
+    if all_labels.dtype == object:
+        texts, all_labels = np.unique(all_labels.astype(str), return_inverse=True)
+        return ParquetPictures(files, all_labels, tuple(map(str, texts)), True, True, unused)
     names = _class_names(schema.metadata, label)
     if names is not None and all_labels.size and all_labels.max() >= len(names):
         row = int(np.argmax(all_labels >= len(names)))
         raise DataError(f"'{path}' row {row} has label {all_labels[row]}, but only {len(names)} classes are named")
-    return ParquetPictures(files, all_labels, names, label is not None)
+    return ParquetPictures(files, all_labels, names, label is not None, unused=unused)
 
 
-def join_names(parts: Sequence[ParquetPictures], where: str) -> tuple[str, ...]:
-    """Class names of several files that form one data set: the schema's, or the numbers as text.
+def join_labels(
+    parts: Sequence[ParquetPictures], others: Sequence[ParquetPictures], where: str
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """Class names and labels, int64 [N], of several files that form one data set.
+
+    The names are the schema's, or the numbers as text; of labels that are names, all that occur, sorted.
+
+    Args:
+        parts: the files.
+        others: those of other splits, of which names are common.
+        where: what to call the data in an error.
 
     Raises:
         DataError: the files name different classes, or labels too large to be numbered.
     """
+    if len({(part.labelled, part.by_name) for part in parts}) > 1:
+        raise DataError(f"the parquet files of '{where}' do not agree on labels")
+    if parts[0].by_name:
+        every = sorted({name for part in (*parts, *others) if part.by_name for name in part.class_names or ()})
+        numbers = {name: number for number, name in enumerate(every)}
+        tables = [np.array([numbers[name] for name in part.class_names or ()], np.int64) for part in parts]
+        return tuple(every), np.concatenate([table[part.labels] for part, table in zip(parts, tables, strict=True)])
+    labels = np.concatenate([part.labels for part in parts])
     named = {part.class_names for part in parts}
-    if len(named) > 1 or len({part.labelled for part in parts}) > 1:
-        raise DataError(f"the parquet files of '{where}' do not agree on labels or class names")
+    if len(named) > 1:
+        raise DataError(f"the parquet files of '{where}' do not agree on class names")
     names = named.pop()
-    if names is not None:
-        return names
-    if not parts[0].labelled:
-        return ("picture",)
-    highest = max((int(part.labels.max()) for part in parts if part.labels.size), default=0)
-    if highest >= _MAX_UNNAMED_CLASSES:
-        raise DataError(f"'{where}' has label {highest}, but no class names; at most {_MAX_UNNAMED_CLASSES - 1}")
-    return tuple(str(number) for number in range(highest + 1))
+    if names is None and not parts[0].labelled:
+        names = ("picture",)
+    if names is None:
+        if labels.max(initial=0) >= _MAX_UNNAMED_CLASSES:
+            highest = f"'{where}' has label {labels.max()}, but no class names"
+            raise DataError(f"{highest}; at most {_MAX_UNNAMED_CLASSES - 1}")
+        names = tuple(map(str, range(int(labels.max(initial=0)) + 1)))
+    return names, labels
 
 
 def encoded_bytes(paths: Iterable[Path]) -> int:
@@ -158,7 +184,7 @@ class _Group:
 def _read_group(path: Path, number: int, start: int) -> list[memoryview]:
     rows: list[memoryview] = []
     with _opened(path) as file:
-        image, _ = _columns(path, file.schema_arrow.names)
+        image = _image_column(path, file.schema_arrow.names)
         for batch in file.iter_batches(_BATCH_ROWS, row_groups=[number], columns=[image]):
             rows += _pictures(path, batch.column(image), image, start + len(rows))
     return rows
@@ -167,7 +193,7 @@ def _read_group(path: Path, number: int, start: int) -> list[memoryview]:
 def _groups(path: Path) -> list[tuple[int, int]]:
     """Rows and bytes of pictures of every row group."""
     with _opened(path) as file:
-        image, _ = _columns(path, file.schema_arrow.names)
+        image = _image_column(path, file.schema_arrow.names)
         about = file.metadata
         groups = []
         for number in range(about.num_row_groups):
@@ -203,11 +229,20 @@ def _pictures(path: Path, column: Any, name: str, start: int) -> list[memoryview
     return [memoryview(value.as_buffer()) for value in column]
 
 
-def _columns(path: Path, names: Sequence[str]) -> tuple[str, str | None]:
-    image = next((name for name in IMAGE_COLUMNS if name in names), None)
-    if image is None:
-        raise DataError(f"'{path}' has no column {' or '.join(IMAGE_COLUMNS)}; it has: {', '.join(names) or 'none'}")
-    return image, next((name for name in LABEL_COLUMNS if name in names), None)
+def _image_column(path: Path, names: Sequence[str]) -> str:
+    for name in names:
+        if name.lower() in IMAGE_COLUMNS:
+            return name
+    raise DataError(f"'{path}' has no column {' or '.join(IMAGE_COLUMNS)}; it has: {', '.join(names) or 'none'}")
+
+
+def _label_column(path: Path, schema: Any) -> str | None:
+    """By its name or, without such a one, by its type `ClassLabel`."""
+    name = label_name(schema.names, f"'{path}'")
+    classes = [] if name else [one for one in schema.names if _class_names(schema.metadata, one)]
+    if len(classes) > 1:
+        raise DataError(f"'{path}' has {' and '.join(classes)}, which may all be the class; call the right one 'label'")
+    return name or next(iter(classes), None)
 
 
 def _check_types(path: Path, schema: Any, image: str, label: str | None) -> None:
@@ -218,14 +253,26 @@ def _check_types(path: Path, schema: Any, image: str, label: str | None) -> None
     content = kind.field("bytes").type if nested else kind
     if not (types.is_binary(content) or types.is_large_binary(content)):
         raise DataError(f"'{path}' column '{image}' must hold bytes or {{bytes, path}}, not {kind}")
-    if label is not None and not types.is_integer(schema.field(label).type):
-        raise DataError(f"'{path}' column '{label}' must hold whole numbers, not {schema.field(label).type}")
+    if label is not None and not _is_label(schema.field(label).type):
+        raise DataError(f"'{path}' column '{label}' must hold whole numbers or names, not {schema.field(label).type}")
+
+
+def _is_label(kind: Any) -> bool:
+    from pyarrow import types
+
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    return bool(
+        types.is_integer(kind) or types.is_boolean(kind) or types.is_string(kind) or types.is_large_string(kind)
+    )
 
 
 def _labels(path: Path, column: Any, start: int) -> np.ndarray:
     if column.null_count:
         raise DataError(f"'{path}' row {start + column.is_null().to_pylist().index(True)} has no label")
-    values = column.to_numpy(zero_copy_only=False).astype(np.int64)
+    values = column.to_numpy(zero_copy_only=False)
+    if values.dtype == object and values.size and isinstance(values[0], str):
+        return values
+    values = values.astype(np.int64)
     if values.size and values.min() < 0:
         row = int(np.argmax(values < 0))
         raise DataError(f"'{path}' row {start + row} has label {values[row]}; labels start at 0")

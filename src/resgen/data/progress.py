@@ -1,7 +1,9 @@
-"""A progress bar for work on many files, which appears only if that takes long."""
+"""What is said on standard error about data: one line when it is opened, a bar if work on many files takes long."""
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -11,6 +13,12 @@ from rich.progress import Progress
 
 T = TypeVar("T")
 AFTER_S = 2.0
+
+
+def announce(line: str) -> None:
+    """One line, from the first of several processes only."""
+    if os.environ.get("RANK", "0") == "0":
+        print(line, file=sys.stderr, flush=True)
 
 
 def show_progress(items: Iterable[tuple[int, T]], total: int, title: str) -> Iterator[T]:

@@ -125,7 +125,7 @@ def test_errors_name_file_and_row_within_the_shard(tmp_path: Path) -> None:
         ({"pictures": [b"x", {"bytes": None, "path": "elsewhere.png"}]}, "row 1 holds no picture bytes"),
         ({"pictures": [b"x"], "image": "photo"}, "no column image or img; it has: photo"),
         ({"pictures": ["x"], "struct": False, "kind": pa.string()}, "must hold bytes or {bytes, path}, not string"),
-        ({"pictures": [b"x", b"y"], "labels": ["cat", "dog"]}, "'label' must hold whole numbers, not string"),
+        ({"pictures": [b"x", b"y"], "labels": [0.5, 1.0]}, "'label' must hold whole numbers or names, not double"),
         ({"pictures": [b"x", b"y"], "labels": [0, None]}, "row 1 has no label"),
         ({"pictures": [b"x", b"y"], "labels": [0, -1]}, "row 1 has label -1; labels start at 0"),
         ({"pictures": [b"x", b"y"], "labels": [0, 2], "names": ["a", "b"]}, "row 1 has label 2, but only 2 classes"),

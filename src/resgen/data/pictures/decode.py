@@ -48,7 +48,8 @@ class ReadPictures:
 
 MAX_PIXELS = 1 << 26
 MAX_GREY_SPREAD = 8  # between the channels of a grey pixel that was stored as RGB, with lossy compression
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""Of GIF and TIFF, the first picture is read."""
 _MODES = {1: "L", 3: "RGB"}
 _KEPT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 REMEDY = "convert it, or let the command do it (--resize; in training --set data.resize=true)"
@@ -65,7 +66,7 @@ def decode_picture(stored: Picture, where: str, *, size: int | None = None) -> I
             with loss would make grey or RGB.
 
     Raises:
-        DataError: missing, not a PNG, JPEG, WebP or BMP picture, damaged, more than `MAX_PIXELS`, or of another size or
+        DataError: missing, not a picture of a known format, damaged, more than `MAX_PIXELS`, or of another size or
             mode.
     """
     if isinstance(stored, np.ndarray):
@@ -76,6 +77,8 @@ def decode_picture(stored: Picture, where: str, *, size: int | None = None) -> I
         with Image.open(io.BytesIO(_read(stored)), formats=_FORMATS) as opened:
             if opened.width * opened.height > MAX_PIXELS:
                 raise DataError(f"{where} has {opened.width}x{opened.height} pixels; at most {MAX_PIXELS} are read")
+            if opened.mode == "F":
+                raise DataError(f"{where} holds floating-point numbers, whose range is not known; save it in 8 bits")
             _check_size(opened, where, size)
             if size is not None:
                 _check_mode(opened, where)
@@ -135,7 +138,7 @@ def read_image(path: str | Path, size: int, channels: int, resize: bool = False)
     """Read one picture file.
 
     Args:
-        path: a PNG, JPEG, WebP or BMP file.
+        path: a file of a known format.
         size: S, side in pixels of the result.
         channels: C, 1 (grey) or 3 (RGB).
         resize: see `pixels`.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,22 +18,21 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from resgen.data.parquet import ParquetPictures, ParquetRows, encoded_bytes, join_names, read_parquet
+from resgen.data.parquet import ParquetRows, encoded_bytes, join_labels, read_parquet
 from resgen.data.pictures.decode import Pictures, ReadPictures, check_shape, decode_picture, pixels, read_image
-from resgen.data.progress import show_progress
+from resgen.data.progress import announce, show_progress
+from resgen.data.splits import known_split, parquet_splits, split_folders, split_of, subfolders
 from resgen.data.tar.index import fingerprint, index_shards, join_classes, labels_of, reader
 from resgen.data.tar.paths import class_names, shard_splits
 from resgen.errors import DataError, MissingExtraError, unknown
 
 __all__ = ["ImageSource", "available_splits", "load_array", "open_images", "read_image"]
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 BUILT_IN = ("digits",)
 MAX_ENCODED_BYTES = 4 << 30
 """Of pictures in parquet files that are kept in memory as they are stored; of more, stretch by stretch is read."""
 FLAT_CLASS = "picture"
-_SPLIT_FOLDERS = ("train", "test", "val", "valid", "validation")
-_SHARD = re.compile(r"[-_.]?\d+(-of-\d+)?(-[0-9a-f]{6,})?$")
 _DECODE_ROWS = 64
 
 
@@ -48,6 +47,7 @@ class ImageSource:
         pictures: the pictures as they are stored.
         where: what to call picture `i` in an error.
         digest: computes `fingerprint`.
+        left_out: what there is besides, and why it is not used.
         blocks: int64 [K], ends of the stretches that are read as one and are too large to be kept all at once; None
             where every picture is read by itself. See `CounterSampler`.
     """
@@ -58,6 +58,7 @@ class ImageSource:
     pictures: Pictures
     where: Callable[[int], str]
     digest: Callable[[], str]
+    left_out: tuple[str, ...] = ()
     blocks: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -68,6 +69,13 @@ class ImageSource:
         index = range(len(self))[index]
         array = np.asarray(decode_picture(self.pictures[index], self.where(index)))
         return (array[..., None] if array.ndim == 2 else array), int(self.labels[index])
+
+    def summary(self) -> str:
+        """What it is, in one line."""
+        names = ", ".join(self.class_names[:8]) + (", ..." if len(self.class_names) > 8 else "")
+        classes = f"{len(self.class_names)} classes ({names})" if len(self.class_names) > 1 else "no classes"
+        left_out = f"; left out: {', '.join(self.left_out)}" if self.left_out else ""
+        return f"data '{self.name}': {len(self):,} picture{'s' * (len(self) != 1)}, {classes}{left_out}"
 
     @cached_property
     def fingerprint(self) -> str:
@@ -83,6 +91,7 @@ class ImageSource:
             pictures=ReadPictures(len(rows), lambda index: self.pictures[int(rows[index])]),
             where=lambda index: self.where(int(rows[index])),
             digest=lambda: self.fingerprint,
+            left_out=self.left_out,
             blocks=None if self.blocks is None else np.searchsorted(rows, self.blocks),
         )
 
@@ -98,15 +107,21 @@ def open_images(path_or_name: str | Path, *, split: str = "train") -> ImageSourc
       also such folders inside `train/`, `test/`, ...
 
     A path without splits has the single split `train`, which is all of it; a single file may also be asked for by the
-    split in its name.
+    split in its name. One line on standard error says what was opened.
 
     Raises:
         DataError: nothing there, no such split, empty, or of a form that cannot be read.
         MissingExtraError: scikit-learn or pyarrow is needed and not installed.
     """
+    source = _open(path_or_name, known_split(split) or split)
+    announce(source.summary())
+    return source
+
+
+def _open(path_or_name: str | Path, split: str) -> ImageSource:
     splits = available_splits(path_or_name)
     path = Path(path_or_name)
-    if path.is_file() and split == _split_of(path):
+    if path.is_file() and split == split_of(path):
         split = "train"
     if split not in splits:
         raise DataError(f"'{path_or_name}': {unknown('split', split, splits)}")
@@ -116,10 +131,9 @@ def open_images(path_or_name: str | Path, *, split: str = "train") -> ImageSourc
         if shards := _shards(path_or_name):
             return _open_shards(path_or_name, shards, split)
         if path.is_file():
-            return _open_parquet([path], path.name)
-        files = _parquet_files(path)
-        if files:
-            return _open_parquet([file for file in files if _split_of(file) == split], f"{path.name}/{split}")
+            return _open_parquet({"train": [path]}, "train", path.name)
+        if groups := parquet_splits(path):
+            return _open_parquet(groups, split, f"{path.name}/{split}")
         return _open_folder(path, split)
     except OSError as error:
         raise DataError(f"'{path}' cannot be read: {error.strerror or error}") from error
@@ -144,10 +158,8 @@ def available_splits(path_or_name: str | Path) -> tuple[str, ...]:
         if not path.is_dir():
             allowed = [*BUILT_IN, "an existing folder", "a .parquet or .tar file"]
             raise DataError(unknown("data", path_or_name, allowed))
-        files = _parquet_files(path)
-        if files:
-            return tuple(sorted({_split_of(file) for file in files}, key=lambda name: (name != "train", name)))
-        return tuple(folder.name for folder in _split_folders(path)) or ("train",)
+        names = parquet_splits(path) or split_folders(path, _has_pictures)
+        return tuple(sorted(names, key=lambda name: (name != "train", name))) or ("train",)
     except OSError as error:
         raise DataError(f"'{path}' cannot be read: {error.strerror or error}") from error
 
@@ -213,24 +225,15 @@ def _open_digits(split: str) -> ImageSource:
     )
 
 
-def _parquet_files(folder: Path) -> list[Path]:
-    for place in (folder, folder / "data"):
-        files = sorted(f for f in place.glob("*.parquet") if f.is_file() and not f.name.startswith("."))
-        if files:
-            return files
-    return []
-
-
-def _split_of(file: Path) -> str:
-    return _SHARD.sub("", file.stem) or "train"
-
-
-def _open_parquet(files: Sequence[Path], name: str) -> ImageSource:
+def _open_parquet(groups: dict[str, list[Path]], split: str, name: str) -> ImageSource:
+    files = groups[split]
     large = encoded_bytes(files) > MAX_ENCODED_BYTES
-    parts: list[ParquetPictures] = [read_parquet(file, pictures=not large) for file in files]
+    parts = [read_parquet(file, pictures=not large) for file in files]
     ends = list(accumulate(len(part.labels) for part in parts))
     if not ends[-1]:
         raise DataError(f"'{name}' holds no rows")
+    others = [file for other, files in groups.items() if other != split for file in files if parts[0].by_name]
+    class_names, labels = join_labels(parts, [read_parquet(file, pictures=False) for file in others], name)
 
     def where(index: int) -> str:
         part = bisect_right(ends, index)
@@ -239,11 +242,12 @@ def _open_parquet(files: Sequence[Path], name: str) -> ImageSource:
     rows = ParquetRows(files, max_bytes=MAX_ENCODED_BYTES) if large else None
     return ImageSource(
         name=name,
-        class_names=join_names(parts, name),
-        labels=np.concatenate([part.labels for part in parts]),
+        class_names=class_names,
+        labels=labels,
         pictures=rows or [picture for part in parts for picture in part.pictures],
         where=where,
         digest=lambda: _files_digest((file.name, file) for file in files),
+        left_out=tuple(f"column {column}" for column in parts[0].unused),
         blocks=None if rows is None else rows.blocks,
     )
 
@@ -251,7 +255,7 @@ def _open_parquet(files: Sequence[Path], name: str) -> ImageSource:
 def _shards(path_or_name: str | Path) -> dict[str, list[Path]]:
     """Tar shards by split, where there are some and no parquet files, which have always come first."""
     path = Path(path_or_name)
-    return {} if path.is_dir() and _parquet_files(path) else shard_splits(path_or_name)
+    return {} if path.is_dir() and parquet_splits(path) else shard_splits(path_or_name)
 
 
 def _open_shards(path_or_name: str | Path, shards: dict[str, list[Path]], split: str) -> ImageSource:
@@ -281,44 +285,53 @@ def _open_shards(path_or_name: str | Path, shards: dict[str, list[Path]], split:
     )
 
 
-def _split_folders(path: Path) -> list[Path]:
-    """The folders `train`, `test`, ... if `path` holds no others."""
-    folders = _subfolders(path)
-    named = [folder for name in _SPLIT_FOLDERS for folder in folders if folder.name == name]
-    return named if len(named) == len(folders) else []
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
-def _subfolders(path: Path) -> list[Path]:
-    return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def _picture_files(folder: Path, pattern: str) -> list[Path]:
-    files = (p for p in folder.glob(pattern) if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
-    return sorted(p for p in files if p.is_file())
+def _has_pictures(folder: Path) -> bool:
+    return any(map(_is_picture, folder.rglob("*")))
 
 
 def _open_folder(path: Path, split: str) -> ImageSource:
-    splits = _split_folders(path)
-    root = path / split if splits else path
-    flat = _picture_files(root, "*")
-    classes = sorted({c.name for place in splits or [path] for c in _subfolders(place) if _picture_files(c, "**/*")})
+    splits = split_folders(path, _has_pictures)
+    root = splits[split] if splits else path
+    flat = sorted(filter(_is_picture, root.iterdir()))
+    named = {c.name for place in splits.values() or [path] for c in subfolders(place)}
+    files = {name: sorted(filter(_is_picture, (root / name).rglob("*"))) for name in sorted(named)}
+    classes = [name for name in files if files[name] or any(_has_pictures(place / name) for place in splits.values())]
     if flat and classes:
         raise DataError(f"'{root}' holds both pictures ('{flat[0].name}') and class folders ('{classes[0]}')")
-    files, labels = flat, [0] * len(flat)
-    if not flat:
-        by_class = [_picture_files(root / name, "**/*") if (root / name).is_dir() else [] for name in classes]
-        files = [file for class_files in by_class for file in class_files]
-        labels = [label for label, class_files in enumerate(by_class) for _ in class_files]
-    if not files:
+    for name in classes if not splits else ():
+        if {"train", "test"} <= set(map(known_split, (p.name for p in subfolders(path / name)))):
+            raise DataError(
+                f"'{path}' holds the splits within '{name}'; give '{path / name}', or splits of all classes"
+            )
+    paths = flat or [file for name in classes for file in files[name]]
+    if not paths:
         raise DataError(f"folder '{root}' holds no pictures ({' '.join(SUFFIXES)}), no parquet files and no tar shards")
+    labels = [0] * len(flat) or [label for label, name in enumerate(classes) for _ in files[name]]
     return ImageSource(
         name=f"{path.name}/{split}" if splits else path.name,
         class_names=(FLAT_CLASS,) if flat else tuple(classes),
         labels=np.asarray(labels, np.int64),
-        pictures=files,
-        where=lambda index: f"picture '{files[index]}'",
-        digest=lambda: _files_digest((file.relative_to(root).as_posix(), file) for file in files),
+        pictures=paths,
+        where=lambda index: f"picture '{paths[index]}'",
+        digest=lambda: _files_digest((file.relative_to(root).as_posix(), file) for file in paths),
+        left_out=(
+            *_other_files(root),
+            *(f"folder '{name}' without pictures" for name in files if not flat and name not in classes),
+            *(f"folder '{p.name}' beside the splits" for p in subfolders(path) if splits and p not in splits.values()),
+        ),
     )
+
+
+def _other_files(root: Path) -> list[str]:
+    """How many files of other suffixes a folder holds."""
+    names = (
+        p.suffix.lower() or p.name for p in root.rglob("[!.]*") if p.suffix.lower() not in SUFFIXES and p.is_file()
+    )
+    return [f"{count} {suffix} (no picture)" for suffix, count in Counter(names).most_common(4)]
 
 
 def _files_digest(files: Iterable[tuple[str, Path]]) -> str:

@@ -1,7 +1,8 @@
 """Tar shards of samples (the form of WebDataset) by index: built once per shard, after which any sample is one read.
 
 A sample is what lies side by side under one key: `KEY.jpg` with `KEY.cls`, `KEY.txt` or `KEY.json`; the key is the
-name up to the first dot of its last part. The index of a shard is a safetensors file in `.resgen/` beside it or, where
+name up to the first dot of its last part. Samples without a label of these are of the class that their folder in the
+shard is called. The index of a shard is a safetensors file in `.resgen/` beside it or, where
 that cannot be written, in the user's cache folder. It counts as long as the shard has the size and the time of change
 that it had, and holds:
 
@@ -28,12 +29,14 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from resgen.data.labels import NAMES, PREFERRED
 from resgen.data.progress import show_progress
+from resgen.data.splits import known_split
 from resgen.data.tar.archive import Member, read_bytes, tar_members
 from resgen.errors import DataError, WriteError
 from resgen.files import atomic_path
 
-FORMAT, FORMAT_VERSION = "resgen-shard-index", 1
+FORMAT, FORMAT_VERSION = "resgen-shard-index", 2
 MAX_MEDIA_BYTES = 1 << 30
 """Of one picture or sound, as it is stored."""
 MAX_NOTE_BYTES = 1 << 20
@@ -41,10 +44,11 @@ MAX_NOTE_BYTES = 1 << 20
 MAX_CLASS_LENGTH = 200
 """A longer text, or one of several lines, names no class."""
 MAX_UNNAMED_CLASSES = 100_000
-LABEL_KEYS = ("label", "cls", "class")
+LABEL_KEYS = tuple(dict.fromkeys((*PREFERRED, "cls", *NAMES)))
 
 _FOLDER = ".resgen"
-_KINDS = (".cls", ".json", ".txt")
+_PATH = "folder"
+_KINDS = (".cls", ".json", ".txt", _PATH)
 _TEXTS = ".txt"  # which may be captions
 _MIXED = "mixed"
 
@@ -60,7 +64,7 @@ class ShardIndex:
         rows: int64 [N, 6], see above.
         labels: int32 [N].
         classes: the texts of the labels in their order of appearance, numbers as text.
-        labelled_by: `.cls`, `.json`, `.txt`, `mixed` where samples differ, or None without labels.
+        labelled_by: `.cls`, `.json`, `.txt`, `folder`, `mixed` where samples differ, or None without labels.
     """
 
     path: Path
@@ -190,14 +194,18 @@ class _Samples:
             return ".cls", text
         if ".json" in parts:
             document = parse_note(self._note(parts[".json"], f"{called} .json"), f"{called} .json")
+            lowered = {key.lower(): value for key, value in reversed(document.items())}
             for key in LABEL_KEYS:
-                value = document.get(key)
+                value = lowered.get(key)
                 if isinstance(value, str | int) and not isinstance(value, bool):
                     return ".json", str(value).strip()[:MAX_CLASS_LENGTH]
         if _TEXTS in parts and parts[_TEXTS].size <= 4 * MAX_CLASS_LENGTH:
             text = self._note(parts[_TEXTS], f"{called} .txt").strip()
             return _TEXTS, text if "\n" not in text else text[:MAX_CLASS_LENGTH]
-        return (_TEXTS, "") if _TEXTS in parts else (None, "")
+        if _TEXTS in parts:
+            return _TEXTS, ""
+        folder = (self._key or "").rpartition("/")[0].rpartition("/")[2]
+        return (None, "") if not folder or known_split(folder) else (_PATH, folder[:MAX_CLASS_LENGTH])
 
     def _note(self, member: Member, called: str) -> str:
         if member.size > MAX_NOTE_BYTES:
@@ -258,8 +266,12 @@ def join_classes(indices: Sequence[ShardIndex], names: Sequence[str] | None, whe
     if len(kinds) > 1 or _MIXED in kinds:
         raise DataError(f"samples of '{where}' differ in what labels them ({' '.join(_KINDS)}); all must be alike")
     texts = sorted({text for index in indices for text in index.classes})
-    numbers = all(text.isascii() and text.isdigit() and len(text) < 10 for text in texts)
-    if kinds <= {None} or (kinds == {_TEXTS} and not numbers and _captions(texts, sum(map(len, indices)))):
+    numbers = kinds != {_PATH} and all(text.isascii() and text.isdigit() and len(text) < 10 for text in texts)
+    if (
+        kinds <= {None}
+        or (kinds == {_PATH} and len(texts) == 1)
+        or (kinds == {_TEXTS} and not numbers and _captions(texts, sum(map(len, indices))))
+    ):
         return None
     if not numbers:
         known = {name: label for label, name in enumerate(texts if names is None else names)}

@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from resgen.data.splits import known_split, subfolders
 from resgen.errors import DataError
 
 MAX_SHARDS = 100_000
 CLASS_NAMES = "classnames.txt"
 """A file beside the shards with the name of a class on every line."""
 
-_SPLITS = ("train", "test", "val", "valid", "validation")
 _RANGE = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}")
 _COMMAND = re.compile(r"^(pipe:|[a-zA-Z][\w+.-]*://)")
 _NUMBER = re.compile(r"[-_.]?\d+(-of-\d+)?$")
@@ -24,7 +24,7 @@ def shard_splits(path: str | Path) -> dict[str, list[Path]]:
     * `shards/name-{000000..000123}.tar`: exactly these, all of them.
     * one `.tar` file.
     * a folder of `.tar` files, or of `data/*.tar`, in the order of their names; a split is the last word of a name
-      before its number, if that is train, test, val, valid or validation, else `train`.
+      before its number, if that names one (see `data.splits`), else `train`.
     * a folder of folders `train`, `test`, ... of them.
 
     Raises:
@@ -46,15 +46,15 @@ def shard_splits(path: str | Path) -> dict[str, list[Path]]:
         if splits:
             break
     else:
-        folders = {name: _tars(path / name) for name in _SPLITS}
-        splits = {name: files for name, files in folders.items() if files}
+        for folder in subfolders(path):
+            if (split := known_split(folder.name)) and (files := _tars(folder)):
+                splits.setdefault(split, []).extend(files)
     return dict(sorted(splits.items(), key=lambda item: (item[0] != "train", item[0])))
 
 
 def split_of(file: Path) -> str:
     """The split in a shard's name; `train` if it names none."""
-    word = re.split(r"[-_.]", _NUMBER.sub("", file.stem))[-1]
-    return word if word in _SPLITS else "train"
+    return known_split(re.split(r"[-_.]", _NUMBER.sub("", file.stem))[-1]) or "train"
 
 
 def class_names(path: str | Path, files: list[Path]) -> tuple[str, ...] | None:

@@ -1,0 +1,76 @@
+"""Parts of a data set by the names of its files and folders, however they are spelt."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from resgen.errors import DataError
+
+SPLITS = {name: name for name in ("train", "test", "val", "valid", "validation")}
+SPLITS |= {"training": "train", "testing": "test", "dev": "validation"}
+_NUMBER = re.compile(r"[-_.]?\d+(-of-\d+)?(-[0-9a-f]{6,})?$")
+_FOREIGN = ("__macosx",)
+"""Folders that programs leave in archives."""
+
+
+def known_split(name: str) -> str | None:
+    """`train` for `Train` and `training`, and so on; None for what names no split."""
+    return SPLITS.get(name.lower())
+
+
+def split_of(file: Path) -> str:
+    """The split in a file's name without its number: `test` of `test-00000-of-00002`, `train` of `train.clean.100`,
+    `test.clean` of `test.clean-0`. A name that is all number is of the split `train`."""
+    name = _NUMBER.sub("", file.stem) or "train"
+    first = known_split(re.split(r"[-_. ]", name)[0])
+    return "train" if first == "train" else known_split(name) or name
+
+
+def parquet_splits(folder: Path) -> dict[str, list[Path]]:
+    """Parquet files by split, `train` first: those in a folder, in its `data/`, or in folders named by split."""
+    groups: dict[str, list[Path]] = {}
+    for place in (folder, folder / "data"):
+        for file in _files(place):
+            groups.setdefault(split_of(file), []).append(file)
+        if groups:
+            break
+    else:
+        for part in subfolders(folder) if folder.is_dir() else ():
+            split, files = known_split(part.name), _files(part)
+            if split and files:
+                groups.setdefault(split, []).extend(files)
+    return dict(sorted(groups.items(), key=lambda group: (group[0] != "train", group[0])))
+
+
+def split_folders(path: Path, is_filled: Callable[[Path], bool]) -> dict[str, Path]:
+    """The folders `train`, `test`, ... of a folder, if they are its splits and not classes of these names.
+
+    They are splits if nothing else beside them is filled, if there are two of them, or if the one that there is holds
+    filled folders itself; else a `train` beside `car` and `bus` is a class.
+
+    Raises:
+        DataError: two folders are of one split.
+    """
+    folders = subfolders(path)
+    named = [folder for folder in folders if known_split(folder.name)]
+    others = [folder for folder in folders if folder not in named and is_filled(folder)]
+    splits = {known_split(folder.name) or "": folder for folder in reversed(named)}
+    if others and len(splits) < 2 and not any(is_filled(inner) for folder in named for inner in subfolders(folder)):
+        return {}
+    if len(splits) < len(named):
+        raise DataError(
+            f"'{path}' holds {', '.join(repr(folder.name) for folder in named)}, two of one split; join them"
+        )
+    return splits
+
+
+def subfolders(path: Path) -> list[Path]:
+    """The folders in a folder by name, but hidden ones and those that programs leave behind."""
+    folders = (p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return sorted(folder for folder in folders if folder.name.lower() not in _FOREIGN)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(f for f in folder.glob("*.parquet") if f.is_file() and not f.name.startswith("."))

@@ -1,0 +1,174 @@
+"""Data as others lay it out: splits and labels by other names, other suffixes; nothing is left out without a word."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from resgen.data import available_splits, open_images
+from resgen.errors import DataError
+from tars import png, write_tar
+
+pyarrow = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
+
+
+def make(root: Path, *names: str) -> Path:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix.lower() in Image.registered_extensions():
+            Image.new("RGB", (4, 4)).save(path)
+        else:
+            path.write_text("text")
+    return root
+
+
+def table(path: Path, **columns: list[object]) -> Path:
+    count = len(next(iter(columns.values())))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pyarrow.table({"image": [png(0)] * count, **columns}), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (["train/cat/1.png", "train/dog/1.png", "test/cat/2.png", "__MACOSX/train/cat/._1.png"], ("train", "test")),
+        (["Train/cat/1.png", "Train/dog/1.png", "Test/cat/2.png"], ("train", "test")),
+        (["training/cat/1.png", "training/dog/1.png", "testing/cat/2.png", "notes/a.xml"], ("train", "test")),
+        (["train/cat/1.png", "train/dog/1.png", "dev/cat/2.png", "more/3.png"], ("train", "validation")),
+        (["train/cat/1.png", "train/dog/1.png", "more/3.png"], ("train",)),
+        (["TRAIN/cat/1.jfif", "TRAIN/dog/1.TIF", "VALID/cat/2.gif"], ("train", "valid")),
+    ],
+)
+def test_split_folders_however_they_are_spelt(tmp_path: Path, names: list[str], splits: tuple[str, ...]) -> None:
+    root = make(tmp_path / "d", *names)
+    assert available_splits(root) == splits
+    assert open_images(root).class_names == ("cat", "dog") and len(open_images(root)) == 2
+    assert len(open_images(root, split=splits[-1])) == (1 if len(splits) > 1 else 2)
+
+
+def test_classes_that_are_called_like_splits(tmp_path: Path) -> None:
+    vehicles = make(tmp_path / "vehicles", "train/1.png", "car/1.png", "bus/1.png")
+    assert available_splits(vehicles) == ("train",) and open_images(vehicles).class_names == ("bus", "car", "train")
+    with pytest.raises(DataError, match="'train', 'training', two of one split"):
+        open_images(make(tmp_path / "twice", "train/a/1.png", "training/a/2.png"))
+    for wrapped in ("set/train/cat/1.png", "set/test/cat/1.png"):
+        make(tmp_path / "wrapped", wrapped)
+    with pytest.raises(DataError, match="holds the splits within 'set'; give '.*wrapped/set'"):
+        open_images(tmp_path / "wrapped")
+
+
+def test_pictures_of_every_known_suffix_are_read(tmp_path: Path) -> None:
+    suffixes = ("png", "jpg", "jpeg", "jpe", "jfif", "webp", "bmp", "dib", "gif", "tif", "tiff", "ppm", "TIF")
+    source = open_images(
+        make(tmp_path / "d", *(f"{suffix}{place}/1.{suffix}" for place, suffix in enumerate(suffixes)))
+    )
+    assert len(source) == len(source.class_names) == len(suffixes) and source[0][0].shape == (4, 4, 3)
+    Image.new("F", (4, 4)).save(tmp_path / "d" / "png0" / "2.tif")
+    with pytest.raises(DataError, match="2.tif' holds floating-point numbers"):
+        open_images(tmp_path / "d")[open_images(tmp_path / "d").class_names.index("png0") + 1]
+
+
+def test_one_line_says_what_was_opened_and_what_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make(
+        tmp_path / "d", "train/cat/1.png", "train/dog/1.png", "train/bird/1.heic", "train/bird/2.heic", "more/3.png"
+    )
+    make(root, "train/cat/notes.txt", "test/bird/1.png")
+    open_images(root)
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and line.startswith(
+        "data 'd/train': 2 pictures, 3 classes (bird, cat, dog); left out: "
+    )
+    assert (
+        "2 .heic (no picture)" in line and "1 .txt (no picture)" in line and "folder 'more' beside the splits" in line
+    )
+    open_images(make(tmp_path / "e", "cat/1.png", "bird/1.heic"))
+    assert "folder 'bird' without pictures" in capsys.readouterr().err
+    open_images(table(tmp_path / "train.parquet", label=[0, 1], caption=["a", "b"]))
+    assert capsys.readouterr().err == "data 'train.parquet': 2 pictures, 2 classes (0, 1); left out: column caption\n"
+
+
+@pytest.mark.parametrize(
+    "column",
+    ["label", "labels", "fine_label", "Label", "category", "CATEGORY", "target", "coarse_label", "class", "class_id"],
+)
+def test_label_columns_of_other_names(tmp_path: Path, column: str) -> None:
+    assert open_images(table(tmp_path / "a.parquet", **{column: [0, 1, 2]})).class_names == ("0", "1", "2")
+
+
+def test_what_may_be_the_label_is_asked_for(tmp_path: Path) -> None:
+    several = table(tmp_path / "a.parquet", category=[0, 1], target=[1, 0])
+    with pytest.raises(DataError, match="category and target, which may all be the class; call the right one 'label'"):
+        open_images(several)
+    assert open_images(table(tmp_path / "b.parquet", category=["x", "y"], category_id=[0, 1])).class_names == ("x", "y")
+    assert open_images(table(tmp_path / "c.parquet", fine_label=[2, 1], coarse_label=[0, 0])).labels.tolist() == [2, 1]
+    features = {
+        "info": {"features": {name: {"names": ["a", "b"], "_type": "ClassLabel"} for name in ("style", "mood")}}
+    }
+    for names, expected in ((["style"], ("a", "b")), (["style", "mood"], "style and mood")):
+        content = pyarrow.table({"image": [png(0)] * 2, **{name: [0, 1] for name in names}})
+        content = content.replace_schema_metadata({"huggingface": json.dumps(features)})
+        parquet.write_table(content, tmp_path / "d.parquet")
+        if isinstance(expected, str):
+            with pytest.raises(DataError, match=expected):
+                open_images(tmp_path / "d.parquet")
+        else:
+            assert open_images(tmp_path / "d.parquet").class_names == expected
+
+
+def test_labels_that_are_names_are_common_to_all_files(tmp_path: Path) -> None:
+    table(tmp_path / "train-0.parquet", label=["dog", "cat"])
+    table(tmp_path / "train-1.parquet", label=pyarrow.array(["eel", "dog"]).dictionary_encode())
+    table(tmp_path / "test.parquet", label=["ant", "dog"])
+    train, test = open_images(tmp_path), open_images(tmp_path, split="test")
+    assert train.class_names == test.class_names == ("ant", "cat", "dog", "eel")
+    assert train.labels.tolist() == [2, 1, 3, 2] and test.labels.tolist() == [0, 2]
+    assert open_images(table(tmp_path / "b" / "a.parquet", label=[True, False])).labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("files", "splits"),
+    [
+        (["train/0000.parquet", "test/0000.parquet", "readme/a.txt"], ("train", "test")),
+        (
+            [
+                "train.clean.100-00000-of-00002.parquet",
+                "train.other.500-00001-of-00002.parquet",
+                "test.clean-0.parquet",
+            ],
+            ("train", "test.clean"),
+        ),
+        (["data/Train-00000-of-00001.parquet", "data/validation-00000-of-00001.parquet"], ("train", "validation")),
+    ],
+)
+def test_parquet_files_by_split(tmp_path: Path, files: list[str], splits: tuple[str, ...]) -> None:
+    for name in files:
+        if name.endswith(".parquet"):
+            table(tmp_path / name, label=[0, 1])
+    assert available_splits(tmp_path) == splits
+    assert len(open_images(tmp_path)) == 2 * sum("train" in name.lower() for name in files)
+
+
+def test_classes_of_tar_samples_in_their_path_or_category(tmp_path: Path) -> None:
+    in_path = {f"{split}{name}/{i}.png": png(i) for split in ("", "./x/") for name in ("cat", "dog") for i in range(2)}
+    source = open_images(write_tar(tmp_path / "a.tar", in_path))
+    assert source.class_names == ("cat", "dog") and source.labels.tolist() == [0, 0, 1, 1] * 2
+    noted = {
+        f"{i}.{suffix}": png(i) if suffix == "png" else json.dumps({"Category": "ab"[i]})
+        for i in (0, 1)
+        for suffix in ("png", "json")
+    }
+    assert open_images(write_tar(tmp_path / "b.tar", noted)).class_names == ("a", "b")
+    for folder in ("all/", "train/"):
+        assert open_images(write_tar(tmp_path / "c.tar", {f"{folder}{i}.png": png(i) for i in (0, 1)})).class_names == (
+            "picture",
+        )
+    for folder in ("Train", "testing"):
+        (tmp_path / "d" / folder).mkdir(parents=True)
+        write_tar(tmp_path / "d" / folder / "0.tar", {"1.png": png(0)})
+    assert available_splits(tmp_path / "d") == ("train", "test")
