@@ -29,7 +29,8 @@ from torch.nn import functional
 
 from resgen.cli.common import check_out_file, message
 from resgen.cli.main import guard
-from resgen.data.codes.pictures import open_codes, write_codes
+from resgen.data.codes.cache import CachePlan
+from resgen.data.codes.encoding import write_codes
 from resgen.devices import choose_dtype
 from resgen.errors import ConfigError
 from resgen.evaluation.bench.cases import SHAPES, Case, preset, random_network
@@ -351,16 +352,8 @@ def _training(case: Case, batch_size: int, repetitions: int, *, compiled: bool =
 def _random_codes(folder: Path, spec: CodeSpec, seed: int) -> Any:
     shape = (ENCODED, spec.num_positions, spec.depth)
     codes = torch.randint(spec.codebook_size, shape, generator=generator("bench", seed))
-    write_codes(
-        folder,
-        [(codes, torch.zeros(ENCODED, dtype=torch.int64))],
-        spec=spec,
-        num_samples=ENCODED,
-        class_names=("0",),
-        tokenizer_fingerprint="0" * 64,
-        data_fingerprint="0" * 64,
-    )
-    return open_codes(folder)
+    plan = CachePlan(spec=spec, num_samples=ENCODED, columns={"labels": "number"}, made_from={}, shard_samples=ENCODED)
+    return write_codes(folder, plan, codes, {"labels": [0] * ENCODED})
 
 
 def _memory(case: Case, memory_gb: float) -> list[dict[str, Any]]:

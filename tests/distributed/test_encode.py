@@ -70,10 +70,11 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def test_one_process(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shards = [*(f"train/codes-{number:05d}.npy" for number in range(SHARDS)), "held_out/codes-00000.npy"]
-    assert sorted(content(work / "one")) == sorted(
-        [*shards, *(f"{split}/{name}" for split in ("train", "held_out") for name in ("labels.npy", "meta.json"))]
-    )
+    shards = [
+        *(f"train/codes-{number:05d}.safetensors" for number in range(SHARDS)),
+        "held_out/codes-00000.safetensors",
+    ]
+    assert sorted(content(work / "one")) == sorted([*shards, "train/meta.json", "held_out/meta.json"])
     codes = runs.open_codes(work / "one" / "train").batch(torch.arange(2 * NUM_TRAIN))[0]
     assert len(codes.unique()) > 30 and not torch.equal(codes[:NUM_TRAIN], codes[NUM_TRAIN:])
     for given in ([], ["--tokenizer", str(work / "tokenizer"), "--data", str(work / "pictures")]):
@@ -85,7 +86,7 @@ def test_what_was_made_from_something_else_does_not_pass(work: Path, capsys: pyt
     for name in "ab":
         shutil.copytree(work / "pictures" / "a", work / "others" / name)
     for given, named in (
-        (["--data", str(work / "others")], "has data_fingerprint"),
+        (["--data", str(work / "others")], "was made from data"),
         (["--tokenizer", "fashion-mnist-small"], "tokenizer"),
     ):
         assert main(["encode", "--verify", "--out", str(work / "one"), *given]) == 2
@@ -108,7 +109,7 @@ def test_killed_processes_are_continued(work: Path, capsys: pytest.CaptureFixtur
     assert not runs.is_encoded(out) and not (out / "train").exists()
     unfinished = out / ".train.unfinished"
     records = sorted(unfinished.glob("*.sha256"))
-    assert 1 <= len(records) < SHARDS and (unfinished / "codes-00000.npy.sha256") in records
+    assert 1 <= len(records) < SHARDS and (unfinished / "codes-00000.safetensors.sha256") in records
     kept = {path.stem: (unfinished / path.stem).stat().st_ino for path in records}
     assert main(["encode", "--verify", "--out", str(out)]) == 2
     assert "is not a code cache" in capsys.readouterr().err
@@ -119,12 +120,12 @@ def test_killed_processes_are_continued(work: Path, capsys: pytest.CaptureFixtur
 
 
 def test_a_changed_shard_is_found_and_made_again(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shard = work / "one" / "train" / "codes-00005.npy"
+    shard = work / "one" / "train" / "codes-00005.safetensors"
     before = content(work / "one")
-    shard.write_bytes(before["train/codes-00005.npy"][:-1] + b"\xff")
+    shard.write_bytes(before["train/codes-00005.safetensors"][:-1] + b"\xff")
     assert main(["encode", "--verify", "--out", str(work / "one")]) == 2
     error = capsys.readouterr().err
-    assert "codes-00005.npy is damaged" in error and "encode again" in error and error.count("\n") == 1
+    assert "codes-00005.safetensors is damaged" in error and "encode again" in error and error.count("\n") == 1
     assert main(["encode", *arguments(work, work / "one")]) == 0
     assert f"{SHARDS - 1} of {SHARDS} shards are there" in capsys.readouterr().err
     assert content(work / "one") == before

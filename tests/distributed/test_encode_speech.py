@@ -14,7 +14,7 @@ from processes import encoding_as_a_worker, run_processes
 from resgen.checkpoints.artefacts import save_tokenizer
 from resgen.checkpoints.speech import save_text_model
 from resgen.cli.main import main
-from resgen.data.codes.speech import open_speech_codes
+from resgen.data.codes.cache import open_codes
 from resgen.data.sound.decode import write_sound
 from resgen.training.speech import runs as speech_runs
 from speech_parts import RATE, make_text_model, make_tokenizer
@@ -59,12 +59,12 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def test_one_process(work: Path) -> None:
-    files = [f"train/speech-0000{number}.safetensors" for number in range(SHARDS)]
-    files += ["held_out/speech-00000.safetensors", "train/meta.json", "held_out/meta.json"]
+    files = [f"train/codes-0000{number}.safetensors" for number in range(SHARDS)]
+    files += ["held_out/codes-00000.safetensors", "train/meta.json", "held_out/meta.json"]
     assert sorted(content(work / "one")) == sorted(files)
-    codes = open_speech_codes(work / "one" / "train", verify=True)
-    assert len(codes) == NUM_TRAIN - 1 and [len(part["code_ends"]) for part in codes.parts] == [5, 5, 4, 4]
-    assert codes.texts[:4] == ("a", "ab", "abc", "a") and codes.texts[12] == "ab"
+    codes = open_codes(work / "one" / "train", verify=True)
+    assert len(codes) == NUM_TRAIN - 1 and [len(part.arrays["lengths"]) for part in codes.parts] == [5, 5, 4, 4]
+    assert codes.texts("texts")[:4] == ("a", "ab", "abc", "a") and codes.texts("texts")[12] == "ab"
 
 
 def test_two_processes_encode_as_one(work: Path) -> None:
@@ -81,7 +81,7 @@ def test_killed_processes_are_continued(work: Path, capsys: pytest.CaptureFixtur
     assert not speech_runs.is_encoded_speech(out)
     unfinished = out / ".train.unfinished"
     kept = {path.stem: (unfinished / path.stem).stat().st_ino for path in unfinished.glob("*.sha256")}
-    assert 1 <= len(kept) < SHARDS and "speech-00000.safetensors" in kept
+    assert 1 <= len(kept) < SHARDS and "codes-00000.safetensors" in kept
     assert main(arguments(work, out)) == 0
     assert f"{len(kept)} of {SHARDS} shards are there" in capsys.readouterr().err
     assert content(out) == content(work / "one")

@@ -163,7 +163,7 @@ def test_training_on_pictures_equals_training_on_the_cache(work: Path, tokenizer
     out = work / "from-pictures"
     short = ["generator_training.num_steps=3", "generator_training.decay_fraction=0"]
     run("train", "generator", "--recipe", "digits", "--tokenizer", tokenizer, *SETTINGS, *short, "--out", out)
-    for name in ("codes-00000.npy", "labels.npy"):
+    for name in ("codes-00000.safetensors", "meta.json"):
         assert (out / "codes" / "train" / name).read_bytes() == (work / "codes" / "train" / name).read_bytes()
     ours, theirs = ([m["loss"] for m in metrics(run) if m["kind"] == "train"] for run in (out, generator))
     assert ours == pytest.approx(theirs[:3], rel=1e-5)

@@ -135,7 +135,7 @@ def test_run_folders(work: Path, parts: dict[str, Path], model: Path) -> None:
     }
     for name in ("train", "held_out"):
         files = sorted(path.name for path in (work / "voice" / "codes" / name).iterdir())
-        assert files == ["meta.json", "speech-00000.safetensors"]
+        assert files == ["codes-00000.safetensors", "meta.json"]
     suffixes = {path.suffix for path in work.rglob("*") if path.is_file()}
     assert not suffixes & {".pt", ".pth", ".bin", ".pkl", ".ckpt", ".tmp"}
 
@@ -148,13 +148,13 @@ def test_the_record_of_every_part_goes_with_the_model(tmp_path: Path, model: Pat
 
 
 def test_durations_sum_to_the_frames_and_the_alphabet_is_the_corpus_s(work: Path, model: Path) -> None:
-    from resgen.data.codes.speech import open_speech_codes
+    from resgen.data.codes.cache import open_codes
 
-    codes = open_speech_codes(work / "voice" / "codes" / "train")
-    assert len(codes) == 16 and codes.speaker_names == ("high", "low")
+    codes = open_codes(work / "voice" / "codes" / "train")
+    assert len(codes) == 16 and set(codes.texts("speakers")) == {"high", "low"}
     for index in range(len(codes)):
-        part = codes.utterance(index)
-        assert int(part.durations.sum()) == 8 * len(part.codes) and int(part.durations.min()) >= 1
+        part = codes.sample(index)
+        assert int(part["durations"].sum()) == 8 * len(part["codes"]) and int(part["durations"].min()) >= 1
     assert json.loads((model / "config.json").read_text())["alphabet"] == " abc"
 
 
@@ -387,7 +387,7 @@ def test_parts_that_do_not_fit_are_refused_before_the_training(
     generator(*own, "--text", small, "--data", corpus, names="12 bands, not of 20")
     codes = work / "voice" / "codes"
     generator("--tokenizer", small, "--text", small, "--data", codes, names="the tokenizer has")
-    other = shutil.copytree(codes, tmp_path / "codes") / "held_out" / "speech-00000.safetensors"
+    other = shutil.copytree(codes, tmp_path / "codes") / "held_out" / "codes-00000.safetensors"
     other.write_bytes(other.read_bytes()[:-5])
     generator(*own, "--text", parts["text"], "--data", tmp_path / "codes", names="damaged")
     refused(

@@ -21,8 +21,7 @@ from resgen.cli.reconstruct import of_sound
 from resgen.errors import ConfigError
 
 if TYPE_CHECKING:
-    from resgen.data.codes.pictures import CodeCache
-    from resgen.data.codes.speech import SpeechCodes
+    from resgen.data.codes.cache import CodeCache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +114,7 @@ class Encode:
             "out": self.out,
             "num_samples": {"train": len(train), "held_out": len(held_out)},
             "spec": train.spec,
-            "class_names": train.class_names,
+            "class_names": train.plan.class_names,
         }
         shape = "x".join(map(str, train.spec.shape))
         counts = f"{len(train)} samples to train on and {len(held_out)} held out"
@@ -149,14 +148,14 @@ class Encode:
         if is_first_process():
             self.report_speech(*caches)
 
-    def report_speech(self, train: SpeechCodes, held_out: SpeechCodes) -> None:
+    def report_speech(self, train: CodeCache, held_out: CodeCache) -> None:
         """Say what is in `--out`."""
         document = {
             "out": self.out,
             "num_samples": {"train": len(train), "held_out": len(held_out)},
             "num_positions": {"train": train.lengths.sum(), "held_out": held_out.lengths.sum()},
             "spec": train.spec,
-            "speakers": train.speaker_names,
+            "speakers": sorted(set(train.texts("speakers"))),
         }
         counts = f"{len(train)} utterances to train on and {len(held_out)} held out"
         positions = f"{int(train.lengths.min())} to {int(train.lengths.max())} positions"

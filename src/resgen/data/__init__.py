@@ -1,11 +1,13 @@
 """Data in and out: pictures, cached codes, the order of batches, sample sheets."""
 
-from resgen.data.codes.pictures import CodeCache, open_codes, write_codes
+from resgen.data.codes.cache import CachePlan, CodeCache, open_codes
+from resgen.data.codes.encoding import write_codes
 from resgen.data.loader import CounterSampler
 from resgen.data.pictures.grid import picture_grid, save_picture
 from resgen.data.pictures.sources import ImageSource, available_splits, load_array, open_images, read_image
 
 __all__ = [
+    "CachePlan",
     "CodeCache",
     "CounterSampler",
     "ImageSource",

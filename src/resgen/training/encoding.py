@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from resgen.data.codes.shard_files import Encoding, Plan, Shard
+from resgen.data.codes.cache import CachePlan, Shard
+from resgen.data.codes.encoding import Encoding
 from resgen.training.parallel import first_alone
 from resgen.types import Reduce
 
@@ -18,15 +18,11 @@ COUNT_EVERY = 16
 """Batches between two sums of what all processes have encoded: seldom enough to cost nothing, often enough that none
 waits for another until it gives up."""
 
-E = TypeVar("E", bound=Encoding[Any])
-
 
 def encode_together(
-    encoding_class: type[E],
     out: Path,
-    plan: Callable[[], Plan],
-    make: Callable[[E, list[Shard]], Iterator[int]],
-    finish: Callable[[E], None],
+    plan: Callable[[], CachePlan],
+    make: Callable[[Encoding, list[Shard]], Iterator[int]],
     *,
     name: str,
     batches: Callable[[Shard], int],
@@ -35,28 +31,26 @@ def encode_together(
     """Make a cache, or what is missing of it; every process calls this.
 
     Args:
-        encoding_class: what kind of cache.
         out: its place.
         plan: what it is to hold; asked of the first process only, for it may have to read all data.
         make: makes shards, and yields after every batch how many samples it had.
-        finish: gives the cache its place, in the first process.
         name: of the data, for the progress bar.
         batches: the most that `make` yields for a shard.
         reduce: the processes.
     """
     with first_alone(reduce):
-        encoding = encoding_class.begin(out, plan()) if reduce.rank == 0 else encoding_class.join(out)
+        encoding = Encoding.begin(out, plan()) if reduce.rank == 0 else Encoding.join(out)
     if encoding is None:
         return
     _make_missing(encoding, make, name, batches, reduce)
     with first_alone(reduce):
         if reduce.rank == 0:
-            finish(encoding)
+            encoding.finish()
 
 
 def _make_missing(
-    encoding: E,
-    make: Callable[[E, list[Shard]], Iterator[int]],
+    encoding: Encoding,
+    make: Callable[[Encoding, list[Shard]], Iterator[int]],
     name: str,
     batches: Callable[[Shard], int],
     reduce: Reduce,

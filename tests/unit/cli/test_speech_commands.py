@@ -18,7 +18,7 @@ from resgen.checkpoints.speech import VoiceConfig, save_speech_pipeline, save_te
 from resgen.cli import demo
 from resgen.cli.demo import bundled_voices, demo_texts
 from resgen.cli.main import main
-from resgen.data.codes.speech import open_speech_codes
+from resgen.data.codes.cache import open_codes
 from resgen.data.sound.decode import read_sound, write_sound
 from resgen.errors import CheckpointError, install_command
 from resgen.models.resgen import ResGen, ResGenConfig
@@ -178,7 +178,7 @@ def test_encode_speech(models: Path, data: Path, tmp_path: Path, capsys: Any) ->
     argv = ["encode", "--tokenizer", models / "mel", "--text", models / "text", "--recipe", "spoken_digits"]
     argv += ["--data", data, "--out", tmp_path / "codes", "--device", "cpu", "--set", "data.max_seconds=0.75"]
     document = run_json(argv, capsys)
-    train = open_speech_codes(tmp_path / "codes" / "train")
+    train = open_codes(tmp_path / "codes" / "train")
     assert document["num_samples"] == {"train": 2, "held_out": 2} and len(train) == 2, "one is longer than 0.75 s"
     assert document["spec"]["depth"] == 3 and document["speakers"] == ["s0", "s1"]
     assert document["num_positions"]["train"] == int(train.lengths.sum())
@@ -190,18 +190,20 @@ def test_encode_speech(models: Path, data: Path, tmp_path: Path, capsys: Any) ->
     assert main(verify) == 0 and main([*verify, *made]) == 0 and capsys.readouterr().out.count(said) == 2
     table = data / "test" / "metadata.csv"
     table.write_text(table.read_text().replace("one", "six"))
-    refused([*verify, *made], "codes/held_out' have data_fingerprint", capsys)
-    whole = open_speech_codes(tmp_path / "codes" / "train")
+    refused([*verify, *made], "codes/held_out' was made from data", capsys)
+    whole = open_codes(tmp_path / "codes" / "train")
     argv += ["--shard-samples", "2", "--out", tmp_path / "shards"]
     run_json(argv, capsys)
-    parts = open_speech_codes(tmp_path / "shards" / "train", verify=True)
-    assert len(parts.parts) == 2 and parts.texts == whole.texts
+    parts = open_codes(tmp_path / "shards" / "train", verify=True)
+    assert len(parts.parts) == 2 and parts.texts("texts") == whole.texts("texts")
     for index in range(2):
-        for one, other in zip(parts.utterance(index), whole.utterance(index), strict=True):
+        for one, other in zip(parts.sample(index).values(), whole.sample(index).values(), strict=True):
             assert torch.equal(one, other)
-    shard = tmp_path / "shards" / "train" / "speech-00001.safetensors"
+    shard = tmp_path / "shards" / "train" / "codes-00001.safetensors"
     shard.write_bytes(shard.read_bytes()[:-1])
-    refused(["encode", "--verify", "--out", tmp_path / "shards"], "speech-00001.safetensors': damaged", capsys)
+    refused(
+        ["encode", "--verify", "--out", tmp_path / "shards"], "codes-00001.safetensors is truncated or damaged", capsys
+    )
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from codec_parts import FAMILIES, LEVELS, RATE, SIZE, UNITS, WIDTH, make_codec, 
 from resgen.checkpoints.artefacts import fingerprint, save_tokenizer
 from resgen.checkpoints.speech import load_sound_tokenizer, open_codec
 from resgen.config import config_from_dict, config_to_dict
-from resgen.data.codes.speech import EncodedUtterance, open_speech_codes, write_speech_codes
+from resgen.data.codes.cache import CachePlan
+from resgen.data.codes.encoding import write_codes
 from resgen.data.text import encode_text
 from resgen.errors import CheckpointError, ConfigError, DataError
 from resgen.tokenizers.codec import CodecTokenizer, CodecTokenizerConfig, codec_settings
@@ -258,13 +259,15 @@ def test_codes_through_the_cache(tmp_path: Path) -> None:
     codes = tokenizer.encode(make_sounds("mimi"))
     tokens = encode_text("abc")
     durations = torch.tensor([COUNT, *[0] * (len(tokens) - 1)])
-    parts = [EncodedUtterance(row, tokens, durations) for row in codes]
     made_from = {"tokenizer": fingerprint(tokenizer)}
-    write_speech_codes(tmp_path, parts, spec=tokenizer.spec, texts=["abc"] * 3, speakers=["x"] * 3, made_from=made_from)
-    cache = open_speech_codes(tmp_path)
-    assert cache.spec == tokenizer.spec and cache.made_from == made_from
+    columns = {"tokens": "row", "durations": "row"}
+    plan = CachePlan(
+        spec=tokenizer.spec, num_samples=3, columns=columns, made_from=made_from, ragged=True, shard_samples=3
+    )
+    cache = write_codes(tmp_path / "codes", plan, list(codes), {"tokens": [tokens] * 3, "durations": [durations] * 3})
+    assert cache.spec == tokenizer.spec and cache.plan.made_from == made_from
     for row in range(3):
-        kept = cache.utterance(row).codes
+        kept = cache.sample(row)["codes"]
         assert torch.equal(kept, codes[row])
         assert torch.equal(tokenizer.decode(kept[None]), tokenizer.decode(codes[row : row + 1]))
 

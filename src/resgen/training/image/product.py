@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from resgen.checkpoints.artefacts import save_pipeline
-from resgen.data.codes.pictures import CodeCache
+from resgen.data.codes.cache import CodeCache
 from resgen.data.pictures.grid import picture_grid, save_picture
 from resgen.kinds import AnySampling, sample
 from resgen.models.base import CodeModel

@@ -13,8 +13,8 @@ from rich.console import Console
 from resgen.checkpoints.artefacts import check_belongs, fingerprint, load_tokenizer
 from resgen.checkpoints.classifiers import load_classifier
 from resgen.checkpoints.locate import resolve_model
-from resgen.data.codes.pictures import CodeCache, CodeEncoding, open_codes
-from resgen.data.codes.shards import SHARD_SAMPLES, CodePlan, Shard
+from resgen.data.codes.cache import META_NAME, CachePlan, CodeCache, Shard, open_codes, usual_shard
+from resgen.data.codes.encoding import Encoding
 from resgen.data.pictures.sources import ImageSource, available_splits, open_images
 from resgen.data.pictures.store import MAX_BYTES_IN_MEMORY, PictureStore
 from resgen.devices import choose_device
@@ -40,6 +40,8 @@ HELD_OUT_EVERY = 20
 MAX_HELD_OUT = 5000
 MAX_VALIDATED = 1000
 """Held-out pictures on which a tokenizer is validated."""
+SHARD_SAMPLES = 1 << 14
+"""Samples per shard, if nothing else is said; their codes are in memory at a time."""
 ENCODE_BATCH = 256
 
 
@@ -132,8 +134,8 @@ def train_generator(
             device=recipe.generator_training.device,
         )
     for cache in (train, held_out):
-        check_belongs(loaded, cache.spec, cache.tokenizer_fingerprint, str(cache.path))
-    num_classes = len(train.class_names) if len(train.class_names) > 1 else 0
+        check_belongs(loaded, cache.spec, cache.plan.made_from.get("tokenizer"), str(cache.path))
+    num_classes = len(train.plan.class_names) if len(train.plan.class_names) > 1 else 0
     model_config = replace(recipe.generator, num_classes=num_classes)
     with seeded(recipe.generator_training.seed, "generator"):
         model = build(model_config, loaded.spec)
@@ -145,7 +147,7 @@ def train_generator(
         ClassExamples(train, num_classes),
         ClassExamples(held_out, num_classes),
         quantizer=loaded.quantizer,
-        product=ImageProduct(loaded, train.class_names),
+        product=ImageProduct(loaded, train.plan.class_names),
         sampling=recipe.sampling,
         evaluate=evaluator(loaded) if evaluator is not None and initialise().rank == 0 else None,
         history={"tokenizer": folder.record("tokenizer")},
@@ -160,9 +162,9 @@ def train_generator(
         resume=resume,
         init=init,
         about={
-            "sha256": train.data_fingerprint,
-            "versions": train.versions,
-            "tokenizer": train.tokenizer_fingerprint,
+            "sha256": train.plan.made_from["data"],
+            "versions": train.plan.versions,
+            "tokenizer": train.plan.made_from["tokenizer"],
         },
         configs={"generator": model_config, "generator_loss": recipe.generator_loss, "sampling": recipe.sampling},
         kind=kind_of(model_config).name,
@@ -191,20 +193,21 @@ def encode_data(
         flip: store every training picture mirrored as well.
         resize: cut out and resize pictures of another size.
         device: `auto`, `cpu` or `cuda`.
-        shard_samples: the most samples of a file; `SHARD_SAMPLES` by default. What is there keeps its division.
+        shard_samples: the most samples of a file; by default `usual_shard`. What is there keeps its division.
     """
     reduce = initialise()  # chooses the GPU of this process
     if not isinstance(tokenizer, ImageTokenizer):
         tokenizer, _ = load_tokenizer(tokenizer)
     tokenizer.to(choose_device(device))
-    size = SHARD_SAMPLES if shard_samples is None else shard_samples
-    check_agreement({"tokenizer": fingerprint(tokenizer), "flip": flip, "resize": resize, "shards": size}, reduce)
+    check_agreement(
+        {"tokenizer": fingerprint(tokenizer), "flip": flip, "resize": resize, "shards": shard_samples}, reduce
+    )
     with first_alone(reduce):
         sources = open_splits(data)
     caches = []
     for source, name in zip(sources, CODE_FOLDERS, strict=True):
         versions = 2 if flip and name == "train" else 1
-        caches.append(_encode_source(tokenizer, source, Path(out) / name, versions, resize, size, reduce))
+        caches.append(_encode_source(tokenizer, source, Path(out) / name, versions, resize, shard_samples, reduce))
     return caches[0], caches[1]
 
 
@@ -225,16 +228,16 @@ def check_encoded(
     if tokenizer is not None:
         loaded, _ = load_tokenizer(tokenizer)
         for cache in (train, held_out):
-            check_belongs(loaded, cache.spec, cache.tokenizer_fingerprint, str(cache.path))
+            check_belongs(loaded, cache.spec, cache.plan.made_from.get("tokenizer"), str(cache.path))
     if data is not None:
         for cache, source in zip((train, held_out), open_splits(data), strict=True):
-            cache.require(data_fingerprint=source.fingerprint)
+            cache.require("data", source.fingerprint)
     return train, held_out
 
 
 def is_encoded(path: str | Path) -> bool:
     """Whether `encode_data` wrote this folder."""
-    return all((Path(path) / name / "meta.json").is_file() for name in CODE_FOLDERS)
+    return all((Path(path) / name / META_NAME).is_file() for name in CODE_FOLDERS)
 
 
 def open_splits(data: str | Path) -> tuple[ImageSource, ImageSource]:
@@ -257,26 +260,24 @@ def _encode_source(
     out: Path,
     versions: int,
     resize: bool,
-    shard_samples: int,
+    shard_samples: int | None,
     reduce: Reduce,
 ) -> CodeCache:
-    def plan() -> CodePlan:
-        return CodePlan(
+    def plan() -> CachePlan:
+        return CachePlan(
             spec=tokenizer.spec,
             num_samples=len(source),
             versions=versions,
+            columns={"labels": "number"},
             class_names=tuple(source.class_names),
-            tokenizer_fingerprint=fingerprint(tokenizer),
-            data_fingerprint=source.fingerprint,
-            shard_samples=shard_samples,
+            made_from={"tokenizer": fingerprint(tokenizer), "data": source.fingerprint},
+            shard_samples=shard_samples or usual_shard(len(source), versions, least=SHARD_SAMPLES),
         )
 
     encode_together(
-        CodeEncoding,
         out,
         plan,
         lambda encoding, shards: _encode_shards(tokenizer, source, encoding, shards, resize),
-        lambda encoding: encoding.finish(source.labels),
         name=source.name,
         batches=lambda shard: -(-shard.num_samples // ENCODE_BATCH),
         reduce=reduce,
@@ -286,7 +287,7 @@ def _encode_source(
 
 @torch.inference_mode()
 def _encode_shards(
-    tokenizer: ImageTokenizer, source: ImageSource, encoding: CodeEncoding, shards: list[Shard], resize: bool
+    tokenizer: ImageTokenizer, source: ImageSource, encoding: Encoding, shards: list[Shard], resize: bool
 ) -> Iterator[int]:
     """Make shards, in float32 arithmetic: version 0 as it is, version 1 mirrored. Yields the size of every batch."""
     if not shards:
@@ -297,13 +298,15 @@ def _encode_shards(
     store = _store(tokenizer, source, resize, memory)
     for shard in shards:
         version, first = divmod(shard.begin, encoding.plan.num_samples)
-        with encoding.write(shard) as append:
-            parts = torch.arange(first, first + shard.num_samples).split(ENCODE_BATCH)
-            for rows, following in zip(parts, [*parts[1:], parts[-1][:0]], strict=True):
-                store.prefetch(torch.cat([rows, following]))
-                images = from_uint8(store.batch(rows).to(device))
-                append(tokenizer.encode(images.flip(-1) if version else images))
-                yield len(rows)
+        codes = []
+        parts = torch.arange(first, first + shard.num_samples).split(ENCODE_BATCH)
+        for rows, following in zip(parts, [*parts[1:], parts[-1][:0]], strict=True):
+            store.prefetch(torch.cat([rows, following]))
+            images = from_uint8(store.batch(rows).to(device))
+            codes.append(tokenizer.encode(images.flip(-1) if version else images).int().cpu())
+            yield len(rows)
+        labels = source.labels[first : first + shard.num_samples].tolist()
+        encoding.write(shard, torch.cat(codes), {"labels": labels})
 
 
 def _perceptual(config: TokenizerLossConfig, channels: int) -> PerceptualLoss | None:

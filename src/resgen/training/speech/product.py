@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from resgen.checkpoints.speech import VoiceConfig, save_speech_pipeline
-from resgen.data.codes.speech import EncodedUtterance, SpeechCodes
+from resgen.data.codes.cache import CodeCache
 from resgen.data.pictures.grid import save_picture
 from resgen.data.sound.decode import write_sound
 from resgen.data.sound.spectrogram import spectrogram_sheet
@@ -62,6 +62,29 @@ class Piece(NamedTuple):
     features: Float[Tensor, "T E"]
 
 
+COLUMNS: dict[str, Literal["number", "row", "text"]] = {
+    "tokens": "row",
+    "durations": "row",
+    "texts": "text",
+    "speakers": "text",
+}
+"""What an utterance has in a code cache, besides its codes: texts are normalised."""
+
+
+class EncodedUtterance(NamedTuple):
+    """One utterance.
+
+    Attributes:
+        codes: L positions.
+        tokens: of `data.text.encode_text`.
+        durations: mel frames of each token; they sum to the frames of the L positions.
+    """
+
+    codes: Int[Tensor, "L D"]
+    tokens: Int[Tensor, " N"]
+    durations: Int[Tensor, " N"]
+
+
 class SpeechExamples:
     """Encoded speech as `generator_task.Examples`: sequences that begin with a prompt.
 
@@ -75,7 +98,7 @@ class SpeechExamples:
 
     def __init__(
         self,
-        cache: SpeechCodes,
+        cache: CodeCache,
         text_model: TextModel,
         prompts: PromptConfig,
         *,
@@ -84,8 +107,9 @@ class SpeechExamples:
     ) -> None:
         self.cache, self.text_model, self.prompts, self.stride = cache, text_model, prompts, stride
         self.max_prompt = max(1, int(prompts.max_seconds * positions_per_second))
-        order = cache.speakers.argsort(stable=True)
-        counts = torch.bincount(cache.speakers, minlength=len(cache.speaker_names))
+        numbers = {name: number for number, name in enumerate(sorted(set(cache.texts("speakers"))))}
+        self._speakers = torch.tensor([numbers[name] for name in cache.texts("speakers")])
+        order, counts = self._speakers.argsort(stable=True), torch.bincount(self._speakers)
         self._of_speaker = order.split(counts.tolist())
 
     def __len__(self) -> int:
@@ -98,7 +122,7 @@ class SpeechExamples:
 
     def codes(self, indices: Int[Tensor, " B"]) -> Int[Tensor, "1 M D"]:
         """All positions of the utterances in one row."""
-        return torch.cat([self.cache.utterance(index).codes for index in indices.tolist()])[None]
+        return torch.cat([self.cache.sample(index)["codes"] for index in indices.tolist()])[None]
 
     def batch(self, indices: Int[Tensor, " B"], generator: torch.Generator) -> Batch:
         """Codes and conditions; prompts are drawn from `generator`."""
@@ -123,7 +147,7 @@ class SpeechExamples:
         """Another utterance to begin with, or None, and the length of the prompt in positions."""
         first, second, third = torch.rand(3, generator=generator).tolist()
         length, most = int(self.cache.lengths[index]), self.cache.spec.num_positions
-        same = self._of_speaker[int(self.cache.speakers[index])]
+        same = self._of_speaker[int(self._speakers[index])]
         if first < self.prompts.other_share and len(same) > 1:
             place = int(second * (len(same) - 1))
             other = int(same[place])
@@ -136,7 +160,7 @@ class SpeechExamples:
 
     @torch.no_grad()
     def _pieces(self, indices: list[int]) -> list[Piece]:
-        parts = [self.cache.utterance(index) for index in indices]
+        parts = [EncodedUtterance(**self.cache.sample(index)) for index in indices]
         return [Piece(part.codes, features) for part, features in zip(parts, self.features(parts), strict=True)]
 
     @torch.no_grad()
@@ -210,7 +234,7 @@ class SpeechProduct:
             rows.append([log_mel(sound[row : row + 1, :end], self.mel)[0].cpu() for sound in sounds])
             name = f"{path.stem}_{row + 1}.wav"
             write_sound(sounds[1][row, :end].cpu(), self.codec.sample_rate_hz, path.with_name(name))
-        labels = [self.examples.cache.texts[index][:40] for index in indices.tolist()]
+        labels = [self.examples.cache.texts("texts")[index][:40] for index in indices.tolist()]
         save_picture(spectrogram_sheet(rows, labels=["tokenizer", "model"], row_labels=labels), path)
 
     def export(self, folder: Path, model: CodeModel, sampling: AnySampling, history: Mapping[str, Any]) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,8 @@ from resgen.checkpoints.artefacts import check_belongs, fingerprint
 from resgen.checkpoints.speech import VoiceConfig, load_sound_tokenizer, load_text_model, load_vocoder
 from resgen.checkpoints.tensors import module_tensors, sha256_tensor
 from resgen.config import config_to_dict
-from resgen.data.codes.shard_files import Shard
-from resgen.data.codes.speech import (
-    FILE_NAME,
-    EncodedUtterance,
-    SpeechCodes,
-    SpeechEncoding,
-    SpeechPlan,
-    open_speech_codes,
-    usual_shard,
-)
+from resgen.data.codes.cache import CachePlan, CodeCache, Shard, is_cache, open_codes, usual_shard
+from resgen.data.codes.encoding import Encoding
 from resgen.data.sound.sources import SpeechSource, available_splits, open_speech
 from resgen.data.sound.store import SpeechStore
 from resgen.data.text import encode_text, normalise_text, pad_texts
@@ -45,15 +36,16 @@ from resgen.training.encoding import encode_together
 from resgen.training.generator_task import GeneratorTask
 from resgen.training.initial import check_init, start_from, start_generator_from
 from resgen.training.parallel import first_alone, initialise
-from resgen.training.speech.product import SpeechExamples, SpeechProduct
+from resgen.training.speech.product import COLUMNS, EncodedUtterance, SpeechExamples, SpeechProduct
 from resgen.training.speech.recipe import SpeechRecipe, mel_of
 from resgen.training.speech.text_task import TextTask
 from resgen.training.speech.tokenizer_task import SoundTokenizerTask
 from resgen.training.speech.vocoder_task import VocoderTask
 from resgen.training.stages import CODE_FOLDERS, check_start, data_path, run_stage
-from resgen.types import Reduce
 
 HELD_OUT_SPLITS = ("test_seen_speaker", "test_seen", "test", "val", "valid", "validation")
+SHARD_UTTERANCES = 1 << 11
+"""Recordings per shard, if nothing else is said: an hour or more, prepared in memory at a time."""
 ENCODE_BATCH = 16
 
 
@@ -222,13 +214,13 @@ def train_speech_generator(
         raise ConfigError(f"'{text}' takes mels of {text_model.config.num_bands} bands, not of {mel.num_bands}")
     path = data_path(recipe, data)
     if is_encoded_speech(path):
-        caches = [open_speech_codes(Path(path) / name) for name in CODE_FOLDERS]
+        caches = [open_codes(Path(path) / name) for name in CODE_FOLDERS]
     else:
         device = recipe.generator_training.device
         caches = list(encode_speech(loaded, text_model, path, Path(out) / "codes", recipe=recipe, device=device))
     for cache in caches:
-        check_belongs(loaded, cache.spec, cache.made_from.get("tokenizer"), str(path))
-        if cache.made_from.get("text") != _text_fingerprint(text_model):
+        check_belongs(loaded, cache.spec, cache.plan.made_from.get("tokenizer"), str(path))
+        if cache.plan.made_from.get("text") != _text_fingerprint(text_model):
             raise DataError(f"'{path}' was aligned by another text model than '{text}'; encode again")
     examples = [
         SpeechExamples(
@@ -275,7 +267,7 @@ def train_speech_generator(
         max_minutes=max_minutes,
         resume=resume,
         init=init,
-        about=caches[0].made_from,
+        about=caches[0].plan.made_from,
         configs=config,
         kind=kind_of(model_config).name,
     )
@@ -290,7 +282,7 @@ def encode_speech(
     recipe: SpeechRecipe,
     device: str = "auto",
     shard_samples: int | None = None,
-) -> tuple[SpeechCodes, SpeechCodes]:
+) -> tuple[CodeCache, CodeCache]:
     """Encode recordings and align their texts into `out/train` and `out/held_out`; shards already made from the same
     things are kept.
 
@@ -320,35 +312,34 @@ def encode_speech(
     for source, name in zip(sources, CODE_FOLDERS, strict=True):
         folder = Path(out) / name
 
-        def plan(source: SpeechSource = source) -> SpeechPlan:
-            return SpeechPlan(
+        def plan(source: SpeechSource = source) -> CachePlan:
+            return CachePlan(
                 spec=tokenizer.spec,
                 num_samples=len(source),
+                columns=COLUMNS,
                 made_from=_made_from(tokenizer, text_model, source, recipe, mel),
-                shard_samples=shard_samples or usual_shard(len(source)),
+                ragged=True,
+                shard_samples=shard_samples or usual_shard(len(source), least=SHARD_UTTERANCES),
             )
 
-        def make(encoding: SpeechEncoding, shards: list[Shard], source: SpeechSource = source) -> Iterator[int]:
+        def make(encoding: Encoding, shards: list[Shard], source: SpeechSource = source) -> Iterator[int]:
             return _encode_shards(codec, text_model, source, encoding, shards, recipe, mel)
 
-        if not _is_old_and_same(folder, plan, reduce):
-            encode_together(
-                SpeechEncoding,
-                folder,
-                plan,
-                make,
-                SpeechEncoding.finish,
-                name=f"{source.name} {source.split}",
-                batches=lambda shard: 1 + -(-shard.num_samples // ENCODE_BATCH),
-                reduce=reduce,
-            )
-        caches.append(open_speech_codes(folder))
+        encode_together(
+            folder,
+            plan,
+            make,
+            name=f"{source.name} {source.split}",
+            batches=lambda shard: 1 + -(-shard.num_samples // ENCODE_BATCH),
+            reduce=reduce,
+        )
+        caches.append(open_codes(folder))
     return caches[0], caches[1]
 
 
 def check_encoded_speech(
     out: str | Path, *, tokenizer: str | Path | None = None, data: str | Path | None = None
-) -> tuple[SpeechCodes, SpeechCodes]:
+) -> tuple[CodeCache, CodeCache]:
     """Read all that `encode_speech` wrote and compare it with its hashes; nothing is changed.
 
     Args:
@@ -359,25 +350,20 @@ def check_encoded_speech(
     Raises:
         DataError: something is missing, damaged or made from something else.
     """
-    train, held_out = (open_speech_codes(Path(out) / name, verify=True) for name in CODE_FOLDERS)
+    train, held_out = (open_codes(Path(out) / name, verify=True) for name in CODE_FOLDERS)
     if tokenizer is not None:
         loaded, _ = load_sound_tokenizer(tokenizer)
         for cache in (train, held_out):
-            check_belongs(loaded, cache.spec, cache.made_from.get("tokenizer"), str(cache.path))
+            check_belongs(loaded, cache.spec, cache.plan.made_from.get("tokenizer"), str(cache.path))
     if data is not None:
         for cache, source in zip((train, held_out), open_speech_splits(data), strict=True):
-            if cache.made_from.get("data") != source.fingerprint:
-                raise DataError(
-                    f"speech codes '{cache.path}' have data_fingerprint {cache.made_from.get('data')}, but "
-                    f"{source.fingerprint} is wanted; encode again"
-                )
+            cache.require("data", source.fingerprint)
     return train, held_out
 
 
 def is_encoded_speech(path: str | Path) -> bool:
     """Whether `encode_speech` wrote this folder."""
-    folders = [Path(path) / name for name in CODE_FOLDERS]
-    return all((folder / FILE_NAME).is_file() for folder in folders) or all(map(SpeechEncoding.is_there, folders))
+    return all(is_cache(Path(path) / name, *COLUMNS) for name in CODE_FOLDERS)
 
 
 def open_speech_splits(data: str | Path) -> tuple[SpeechSource, SpeechSource]:
@@ -407,21 +393,11 @@ def _made_from(
     }
 
 
-def _is_old_and_same(folder: Path, plan: Callable[[], SpeechPlan], reduce: Reduce) -> bool:
-    """Whether a cache of one file, as older versions wrote them, is there and made from the same things."""
-    same = torch.zeros((), dtype=torch.int64)
-    if reduce.rank == 0 and (folder / FILE_NAME).is_file():
-        with contextlib.suppress(DataError):  # damaged: encode
-            cache, wanted = open_speech_codes(folder), plan()
-            same += int((cache.spec, cache.made_from) == (wanted.spec, wanted.made_from))
-    return bool(reduce.sum(same))
-
-
 def _encode_shards(
     codec: SoundCodec,
     text_model: TextModel,
     source: SpeechSource,
-    encoding: SpeechEncoding,
+    encoding: Encoding,
     shards: list[Shard],
     recipe: SpeechRecipe,
     mel: MelConfig,
@@ -436,7 +412,10 @@ def _encode_shards(
         for rows in order.split(ENCODE_BATCH) if len(order) else ():
             utterances |= _encode(codec, text_model, store, texts, mel, rows)
             yield len(rows)
-        encoding.write(shard, [utterances[row] for row in range(len(store))], texts, store.speakers)
+        parts = [utterances[row] for row in range(len(store))]
+        columns: dict[str, Sequence[Any]] = {"texts": texts, "speakers": store.speakers}
+        columns |= {name: [getattr(one, name) for one in parts] for name in ("tokens", "durations")}
+        encoding.write(shard, [one.codes for one in parts], columns)
         yield store.num_left_out
 
 

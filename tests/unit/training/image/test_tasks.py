@@ -13,7 +13,8 @@ import torch
 
 from processes import run_threads
 from resgen.checkpoints.artefacts import fingerprint, load_pipeline, load_tokenizer
-from resgen.data.codes.pictures import CodeCache, write_codes
+from resgen.data.codes.cache import CachePlan, CodeCache
+from resgen.data.codes.encoding import write_codes
 from resgen.data.pictures.sources import ImageSource
 from resgen.data.pictures.store import PictureStore
 from resgen.errors import ConfigError
@@ -82,15 +83,15 @@ def cache(tokenizer: ImageTokenizer, path: Path) -> CodeCache:
     pictures = store()
     with torch.no_grad():
         codes = tokenizer.encode(from_uint8(pictures.batch(torch.arange(32))))
-    return write_codes(
-        path,
-        [(codes, pictures.labels)],
+    plan = CachePlan(
         spec=tokenizer.spec,
         num_samples=32,
+        columns={"labels": "number"},
         class_names=CLASSES,
-        tokenizer_fingerprint=fingerprint(tokenizer),
-        data_fingerprint="0" * 64,
+        made_from={"tokenizer": fingerprint(tokenizer), "data": "0" * 64},
+        shard_samples=32,
     )
+    return write_codes(path, plan, codes, {"labels": pictures.labels.tolist()})
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from codec_parts import LEVELS, RATE, make_codec, save_codec
 from resgen.checkpoints.artefacts import fingerprint
 from resgen.checkpoints.speech import load_sound_tokenizer, load_speech_pipeline, save_text_model
 from resgen.config import replace_nested
-from resgen.data.codes.speech import open_speech_codes
+from resgen.data.codes.cache import open_codes
 from resgen.data.sound.decode import write_sound
 from resgen.errors import CheckpointError, ConfigError
 from resgen.pipelines.speech.pipeline import SpeechPipeline
@@ -65,9 +65,9 @@ def test_trained_exported_and_heard(tmp_path: Path, corpus: Path, codec: Path, t
     recipe, out = make_recipe(), tmp_path / "run"
     metrics = train_speech_generator(recipe, data=str(corpus), tokenizer=codec, text=text, vocoder=None, out=out)
     assert metrics and all(torch.isfinite(torch.tensor(float(value))) for value in metrics.values())
-    cache = open_speech_codes(out / "codes" / "train")
+    cache = open_codes(out / "codes" / "train")
     tokenizer, _ = load_sound_tokenizer(codec)
-    assert cache.made_from["tokenizer"] == fingerprint(tokenizer) and cache.spec == tokenizer.spec
+    assert cache.plan.made_from["tokenizer"] == fingerprint(tokenizer) and cache.spec == tokenizer.spec
     parts = load_speech_pipeline(out / "model")
     assert isinstance(parts.tokenizer, CodecTokenizer) and parts.vocoder is None
     assert parts.voice.mel == recipe.vocoder.mel and parts.generator.config.feature_stride == UNIT // HOP

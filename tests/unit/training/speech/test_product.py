@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from resgen.checkpoints.speech import VoiceConfig, load_speech_pipeline
-from resgen.data.codes.speech import EncodedUtterance, SpeechCodes, write_speech_codes
+from resgen.data.codes.cache import CachePlan, CodeCache
+from resgen.data.codes.encoding import write_codes
 from resgen.data.sound.decode import read_sound
 from resgen.data.text import encode_text
 from resgen.errors import ConfigError
@@ -17,7 +18,7 @@ from resgen.ops.alignment import expand
 from resgen.ops.random import generator
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.tokenizers.sound import SoundCodec
-from resgen.training.speech.product import PromptConfig, SpeechExamples, SpeechProduct
+from resgen.training.speech.product import COLUMNS, EncodedUtterance, PromptConfig, SpeechExamples, SpeechProduct
 from resgen.types import SequenceCondition
 from speech_parts import (
     ALPHABET,
@@ -40,7 +41,7 @@ LENGTHS = (9, 12, 15, 20, 30, 10)
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> SpeechCodes:
+def cache(tmp_path_factory: pytest.TempPathFactory) -> CodeCache:
     stream = torch.Generator().manual_seed(0)
     parts = []
     for text, length in zip(TEXTS, LENGTHS, strict=True):
@@ -51,10 +52,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> SpeechCodes:
         parts.append(EncodedUtterance(codes, tokens, durations))
     folder = tmp_path_factory.mktemp("codes")
     spec = make_tokenizer(max_positions=40).spec
-    return write_speech_codes(folder, parts, spec=spec, texts=TEXTS, speakers=SPEAKERS, made_from={})
+    plan = CachePlan(spec=spec, num_samples=len(parts), columns=COLUMNS, made_from={}, ragged=True, shard_samples=4)
+    columns = {"texts": TEXTS, "speakers": SPEAKERS}
+    columns |= {name: [getattr(part, name) for part in parts] for name in ("tokens", "durations")}
+    return write_codes(folder, plan, [part.codes for part in parts], columns)
 
 
-def make_examples(cache: SpeechCodes, **prompts) -> SpeechExamples:
+def make_examples(cache: CodeCache, **prompts) -> SpeechExamples:
     config = PromptConfig(**prompts)
     return SpeechExamples(cache, make_text_model(), config, positions_per_second=RATE / UNIT, stride=STRIDE)
 
@@ -67,13 +71,13 @@ def draw(
     return codes, class_ids, sequence
 
 
-def own_features(cache: SpeechCodes, index: int) -> torch.Tensor:
-    part = cache.utterance(index)
+def own_features(cache: CodeCache, index: int) -> torch.Tensor:
+    part = EncodedUtterance(**cache.sample(index))
     hidden = make_text_model()(part.tokens[None], torch.ones(1, len(part.tokens), dtype=torch.bool))
     return expand(hidden, part.durations[None], STRIDE * len(part.codes))[0]
 
 
-def test_a_batch_of_own_beginnings(cache: SpeechCodes) -> None:
+def test_a_batch_of_own_beginnings(cache: CodeCache) -> None:
     examples = make_examples(cache, other_share=0.0)
     assert len(examples) == 6 and examples.lengths.tolist() == list(LENGTHS)
     indices = [4, 0, 2, 0]
@@ -83,14 +87,14 @@ def test_a_batch_of_own_beginnings(cache: SpeechCodes) -> None:
     assert sequence.lengths == [LENGTHS[index] for index in indices]
     for row, index in enumerate(indices):
         length = LENGTHS[index]
-        assert torch.equal(codes[row, :length], cache.utterance(index).codes) and not codes[row, length:].any()
+        assert torch.equal(codes[row, :length], cache.sample(index)["codes"]) and not codes[row, length:].any()
         features = sequence.features[row]
         torch.testing.assert_close(features[: length * STRIDE], own_features(cache, index), atol=1e-5, rtol=1e-4)
         assert not features[length * STRIDE :].any(), "padding is zero"
         assert sequence.valid[row].tolist() == [at < length for at in range(30)]
 
 
-def test_own_prompts_are_beginnings_up_to_their_share(cache: SpeechCodes) -> None:
+def test_own_prompts_are_beginnings_up_to_their_share(cache: CodeCache) -> None:
     examples = make_examples(cache, other_share=0.0, max_share=0.5, max_seconds=0.4)
     _, _, sequence = draw(examples, [4] * 200 + [0] * 200)
     counts = sequence.prompt.sum(1)
@@ -101,7 +105,7 @@ def test_own_prompts_are_beginnings_up_to_their_share(cache: SpeechCodes) -> Non
     assert not sequence.prompt.any()
 
 
-def test_other_prompts_are_of_the_same_speaker(cache: SpeechCodes) -> None:
+def test_other_prompts_are_of_the_same_speaker(cache: CodeCache) -> None:
     examples = make_examples(cache, other_share=1.0, max_seconds=0.5)
     indices = [0, 1, 2, 3, 4] * 20
     codes, _, sequence = draw(examples, indices)
@@ -110,9 +114,9 @@ def test_other_prompts_are_of_the_same_speaker(cache: SpeechCodes) -> None:
     for row, index in enumerate(indices):
         length, count = LENGTHS[index], int(sequence.prompt[row].sum())
         assert sequence.lengths[row] == count + length
-        assert torch.equal(codes[row, count : count + length], cache.utterance(index).codes)
+        assert torch.equal(codes[row, count : count + length], cache.sample(index)["codes"])
         others = [k for k in range(6) if SPEAKERS[k] == SPEAKERS[index] and k != index]
-        found = [k for k in others if torch.equal(codes[row, :count], cache.utterance(k).codes[:count])]
+        found = [k for k in others if torch.equal(codes[row, :count], cache.sample(k)["codes"][:count])]
         assert len(found) == 1 and count == min(10, LENGTHS[found[0]], 40 - length)
         shown = own_features(cache, found[0])[: count * STRIDE]
         torch.testing.assert_close(sequence.features[row, : count * STRIDE], shown, atol=1e-5, rtol=1e-4)
@@ -120,23 +124,23 @@ def test_other_prompts_are_of_the_same_speaker(cache: SpeechCodes) -> None:
     assert seen == {0: {1, 2}, 1: {0, 2}, 2: {0, 1}, 3: {4}, 4: {3}}, "all of them are used"
 
 
-def test_a_speaker_of_one_utterance_begins_with_its_own(cache: SpeechCodes) -> None:
+def test_a_speaker_of_one_utterance_begins_with_its_own(cache: CodeCache) -> None:
     _, _, sequence = draw(make_examples(cache, other_share=1.0), [5] * 50)
     assert set(sequence.lengths) == {10} and sequence.prompt.sum(1).max() == 3
 
 
-def test_sequences_never_outgrow_the_model(cache: SpeechCodes) -> None:
+def test_sequences_never_outgrow_the_model(cache: CodeCache) -> None:
     _, _, sequence = draw(make_examples(cache, other_share=1.0, max_seconds=3.0), [4] * 20)
     assert set(sequence.lengths) == {40}
 
 
-def test_the_share_of_other_prompts(cache: SpeechCodes) -> None:
+def test_the_share_of_other_prompts(cache: CodeCache) -> None:
     _, _, sequence = draw(make_examples(cache, other_share=0.3, max_seconds=0.2), [0] * 1000)
     share = sum(length > LENGTHS[0] for length in sequence.lengths) / 1000
     assert share == pytest.approx(0.3, abs=0.06)
 
 
-def test_prompts_come_from_the_generator(cache: SpeechCodes) -> None:
+def test_prompts_come_from_the_generator(cache: CodeCache) -> None:
     examples = make_examples(cache)
     torch.manual_seed(1)
     codes, _, sequence = draw(examples, list(range(6)) * 4)
@@ -147,9 +151,9 @@ def test_prompts_come_from_the_generator(cache: SpeechCodes) -> None:
     assert sequence.prompt.shape != other.prompt.shape or not torch.equal(sequence.prompt, other.prompt)
 
 
-def test_codes_for_statistics_have_no_padding(cache: SpeechCodes) -> None:
+def test_codes_for_statistics_have_no_padding(cache: CodeCache) -> None:
     codes = make_examples(cache).codes(torch.tensor([2, 0]))
-    wanted = torch.cat([cache.utterance(2).codes, cache.utterance(0).codes])
+    wanted = torch.cat([cache.sample(2)["codes"], cache.sample(0)["codes"]])
     assert torch.equal(codes, wanted[None])
 
 
@@ -167,13 +171,13 @@ def test_settings_out_of_range(changes: dict, named: str) -> None:
         PromptConfig(**changes)
 
 
-def make_product(cache: SpeechCodes, vocoder: bool = True) -> tuple[SpeechProduct, SpeechExamples]:
+def make_product(cache: CodeCache, vocoder: bool = True) -> tuple[SpeechProduct, SpeechExamples]:
     examples = make_examples(cache, other_share=1.0, max_seconds=0.5)
     codec = SoundCodec(make_tokenizer(max_positions=40), make_vocoder() if vocoder else None)
     return SpeechProduct(codec, make_text_model(), ALPHABET, examples, MEL, VoiceConfig()), examples
 
 
-def test_samples_are_a_picture_and_sounds(cache: SpeechCodes, tmp_path: Path) -> None:
+def test_samples_are_a_picture_and_sounds(cache: CodeCache, tmp_path: Path) -> None:
     product, examples = make_product(cache)
     product.to(torch.device("cpu"))
     model = make_generator(product.codec.tokenizer)
@@ -190,7 +194,7 @@ def test_samples_are_a_picture_and_sounds(cache: SpeechCodes, tmp_path: Path) ->
     assert (tmp_path / "step_1.wav").read_bytes() == before, "the same sounds at every step of a training"
 
 
-def test_the_export_is_a_pipeline(cache: SpeechCodes, tmp_path: Path) -> None:
+def test_the_export_is_a_pipeline(cache: CodeCache, tmp_path: Path) -> None:
     for vocoder in (True, False):
         product, _ = make_product(cache, vocoder)
         model = make_generator(product.codec.tokenizer)
