@@ -13,7 +13,9 @@ from typing import Any
 from resgen.cli.main import main
 from resgen.tokenizers.image import ImageTokenizer
 from resgen.tokenizers.mel import MelTokenizer
-from resgen.training import encoding, runs, speech_runs
+from resgen.training import encoding
+from resgen.training.image import runs
+from resgen.training.speech import runs as speech_runs
 
 BATCH = 3
 """Pictures or recordings, so that a shard is several batches."""

@@ -18,7 +18,7 @@ from resgen.config import parse_overrides, replace_nested
 from resgen.data.pictures.store import PictureStore
 from resgen.quantizers import QuantizerConfig
 from resgen.tokenizers.image import ImageTokenizerConfig
-from resgen.training import runs
+from resgen.training.image import runs
 from resgen.training.image.recipe import Recipe
 from resgen.training.image.tokenizer_task import TokenizerLossConfig, TokenizerTask
 from resgen.training.interface import TrainerConfig
