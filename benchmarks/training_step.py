@@ -16,8 +16,8 @@ import tyro
 
 from resgen.allocator import keep_freed_memory
 from resgen.evaluation.bench.timing import interleaved, medians, ratio
-from resgen.kinds import GeneratorLossConfig, make_objective
-from resgen.models.resgen import PRESETS, ResGen
+from resgen.kinds import GeneratorLossConfig, build, make_objective
+from resgen.models.resgen import PRESETS
 from resgen.types import CodeSpec
 
 WARM_UP = 2
@@ -35,7 +35,7 @@ def main(head: Literal["residual", "mixture"] = "residual", batch_size: int = 32
     generator = torch.Generator().manual_seed(0)
     spec = CodeSpec(depth=8, codebook_size=1024, code_dim=64, shape=(8, 8))
     config = dataclasses.replace(PRESETS["base"], num_classes=10, head=head)
-    network = ResGen(config, spec)
+    network = build(config, spec)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.normal_(std=0.02, generator=generator)

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from resgen.data import open_images
 from resgen.data.pictures.store import PictureStore
-from resgen.ops.random import seeded
+from resgen.nn.seeding import seeded
 from resgen.quantizers import Quantization, Quantizer, QuantizerConfig
 from resgen.quantizers.base import track_variances
 from resgen.recipes import get_recipe

@@ -65,10 +65,10 @@ def main() -> None:
     predict = Frequencies(counted.codes, spec.codebook_size)
     sampling = SamplingConfig(num_steps=args.steps, guidance_scale=0.0, choice_temperature=1.0)
     noise = draw_noise(0, range(8), sampling.num_steps, spec, NoiseSize(uniform=spec.depth, normal=0))
-    samples = sample_codes(predict, noise, sampling)
+    codes = sample_codes(predict, noise, sampling)
     tile_grid(counted.images[:8], 8).save(args.out / "counted.png")
-    tile_grid(pipe.decode(samples.codes), 8).save(args.out / "frequencies.png")
-    print(f"8 samples of {spec.num_tokens} codes in {len(samples.steps)} steps: {args.out / 'frequencies.png'}")
+    tile_grid(pipe.decode(codes), 8).save(args.out / "frequencies.png")
+    print(f"8 samples of {spec.num_tokens} codes in {sampling.num_steps} steps: {args.out / 'frequencies.png'}")
 
 
 if __name__ == "__main__":

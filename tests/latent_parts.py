@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from resgen.ops.residual import confidence_unit, residual_encode
+from resgen.samplers.records import Recorder, Samples
 from resgen.types import LevelWalk, ProposalNoise
 
 
@@ -27,3 +28,10 @@ class LatentPrediction:
         latents = self.sample(rows, noise.uniform[:, 0], noise.normal, top_p=top_p, temperature=temperature)
         start, unit = self.visible[rows], confidence_unit(self.level_std)
         return residual_encode(latents, self.codebooks, start, walk=walk, unit=unit)
+
+
+def recorded(sampler: Any, *args: Any, num_steps: int | None = None, callback: Any = None, **given: Any) -> Samples:
+    """What a sampler gives, with its records; the number of steps is that of the settings by default."""
+    visible = given.get("visible")
+    record = Recorder(num_steps or args[-1].num_steps, 0 if visible is None else int(visible.sum()), callback)
+    return Samples(sampler(*args, record=record, **given), record.steps)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from resgen.checkpoints.speech import VoiceConfig, save_speech_pipeline
+from resgen.kinds import build
 from resgen.models.resgen import ResGen, ResGenConfig
 from resgen.models.text import TextModel, TextModelConfig
 from resgen.ops.mel import MelConfig
@@ -90,7 +91,7 @@ def make_generator(tokenizer: SoundTokenizer, seed: int = 0, feature_width: int 
         feature_width=feature_width,
         feature_stride=STRIDE,
     )
-    model = shaken(ResGen(config, tokenizer.spec), seed)
+    model = shaken(build(config, tokenizer.spec), seed)
     codes = torch.randint(SIZE, (20, 30, DEPTH), generator=torch.Generator().manual_seed(seed))
     model.set_codebooks(tokenizer.quantizer.codebooks, tokenizer.quantizer.variances, codes)
     return model

@@ -51,7 +51,8 @@ from resgen.evaluation.speech.speakers import (
     save_speaker_network,
 )
 from resgen.evaluation.speech.transcribers import PocketsphinxTranscriber, RecognizerTranscriber, Transcriber
-from resgen.ops.random import generator, seeded
+from resgen.nn.seeding import seeded
+from resgen.ops.random import generator
 
 REPORT_EVERY_S = 10.0
 MAX_GRADIENT = 5.0

@@ -207,6 +207,15 @@ class Distribution(Protocol):
         ...
 
 
+class Record(Protocol):
+    """What a sampler tells of its work; see `samplers.records.Recorder`."""
+
+    def __call__(self, step: int, weight: float, revealed: int, codes: Tensor, visible: Tensor) -> None:
+        """Called after evaluation number `step` (from 0) with its guidance weight, how many tokens it revealed, and the
+        batch."""
+        ...
+
+
 @runtime_checkable
 class Predictor(Protocol):
     """What a sampler knows of a model: codes and what is visible in, a distribution of what is masked out."""

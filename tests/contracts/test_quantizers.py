@@ -15,15 +15,10 @@ from torch import Tensor, nn
 
 from resgen.errors import ConfigError
 from resgen.ops.residual import residual_decode, residual_encode
-from resgen.quantizers import (
-    EMAQuantizer,
-    ProbabilisticQuantizer,
-    Quantization,
-    Quantizer,
-    QuantizerConfig,
-    RFSQuantizer,
-    make_quantizer,
-)
+from resgen.quantizers import Quantization, Quantizer, QuantizerConfig, make_quantizer
+from resgen.quantizers.ema import EMAQuantizer
+from resgen.quantizers.probabilistic import ProbabilisticQuantizer
+from resgen.quantizers.rfsq import RFSQuantizer
 
 DEPTH, SIZE, DIM = 3, 16, 4
 KINDS = ("probabilistic", "ema", "rfsq")

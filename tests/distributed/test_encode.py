@@ -15,7 +15,7 @@ from PIL import Image
 from processes import encoding_as_a_worker, run_processes
 from resgen.checkpoints.artefacts import save_tokenizer
 from resgen.cli.main import main
-from resgen.ops.random import seeded
+from resgen.nn.seeding import seeded
 from resgen.quantizers import QuantizerConfig
 from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from resgen.training.image import runs

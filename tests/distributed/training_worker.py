@@ -24,7 +24,7 @@ from resgen.models.base import CodeModel
 from resgen.models.maskgit import MaskGITConfig
 from resgen.models.resgen import ResGenConfig
 from resgen.models.rq_transformer import RQTransformerConfig
-from resgen.ops.random import seeded
+from resgen.nn.seeding import seeded
 from resgen.quantizers import QuantizerConfig, make_quantizer
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.training.generator_task import Batch, GeneratorTask

@@ -9,7 +9,8 @@ import pytest
 import torch
 from scipy import stats
 
-from resgen.ops.mixture import low_rank_squared_distance, mixture_bound, mixture_log_prob, squared_distance
+from mixtures import mixture_bound, mixture_log_prob
+from resgen.ops.mixture import low_rank_squared_distance, squared_distance
 
 Arrays = dict[str, np.ndarray]
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from resgen.quantizers import ProbabilisticQuantizer, QuantizerConfig
+from resgen.quantizers import QuantizerConfig
+from resgen.quantizers.probabilistic import ProbabilisticQuantizer
 
 Array = NDArray[np.float64]
 

@@ -140,7 +140,7 @@ def enumerate_sampler(toy: Toy, plan: list[int], law: Law, start: State | None =
 def sampled(toy: Toy, config: SamplingConfig, *, level_std: tuple[float, ...] = (1.0, 1.0), **given: torch.Tensor):
     toy.level_std = torch.tensor(level_std)
     noise = draw_noise(1, range(SAMPLES), config.num_steps, toy.spec, NoiseSize(uniform=1, normal=1))
-    return sample_codes(toy, noise, config, **given).codes
+    return sample_codes(toy, noise, config, **given)
 
 
 def counts_of(toy: Toy, codes: torch.Tensor) -> np.ndarray:

@@ -16,7 +16,7 @@ from resgen.checkpoints.format import read_json
 from resgen.config import config_from_dict, config_to_dict, load_yaml
 from resgen.errors import CheckpointError, ConfigError, DataError, ResGenError
 from resgen.files import write_json
-from resgen.models.resgen import HEADS
+from resgen.models.head_choice import HEADS
 
 FORMAT, FORMAT_VERSION = "resgen-reference-curves", 1
 REFERENCE_FOLDER = Path(__file__).parents[1] / "assets" / "reference-curves"

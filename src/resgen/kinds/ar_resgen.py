@@ -90,7 +90,8 @@ def sample(model: ARResGen, request: Request, sampling: LatentAutoregressiveConf
         lengths=request.lengths,
     )
     decoder = model.decoder(*request.condition)
-    return sample_latent_autoregressive(decoder, model.spec, noise, sampling, **request.rest)
+    positions = noise.uniform.shape[1]
+    return request.recorded(positions, sample_latent_autoregressive, decoder, model.spec, noise, sampling)
 
 
 def _sized(config: ResGenConfig, num_layers: int) -> ARResGenConfig:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -10,13 +10,12 @@ from torch import Tensor
 
 from resgen.kinds.objective import GeneratorLossConfig, log_frequencies
 from resgen.losses.mixture import mixture_loss
-from resgen.losses.tokens import masked_level_loss
+from resgen.losses.tokens import masked_level_loss, residual_above
 from resgen.models.ar_resgen import ARResGen
 from resgen.models.head_start import start_mixture
 from resgen.models.heads import MixtureHead
 from resgen.models.resgen import ResGen
 from resgen.models.token_head import TokenHead
-from resgen.ops.residual import residual_above
 
 VALIDATION_ROWS = 1024
 
@@ -109,4 +108,4 @@ def head_loss(model: ResGen | ARResGen, config: GeneratorLossConfig) -> HeadLoss
     """The loss of a model's head."""
     if isinstance(model.head, MixtureHead):
         return DensityLoss(model, model.head, config)
-    return CodesLoss(model, model.head, config)
+    return CodesLoss(model, cast(TokenHead, model.head), config)

@@ -19,7 +19,7 @@ from resgen.models.rq_transformer import RQTransformerConfig
 from resgen.models.valle import ValleConfig
 from resgen.samplers.autoregressive import AutoregressiveConfig, LatentAutoregressiveConfig
 from resgen.samplers.depthwise import DepthwiseConfig
-from resgen.samplers.records import Samples, StepCallback
+from resgen.samplers.records import Recorder, Samples, StepCallback
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.types import CodeSpec, SequenceCondition
 
@@ -58,10 +58,21 @@ class Request(NamedTuple):
         """What a model's predictor or decoder is made for."""
         return self.class_ids, self.sequence
 
-    @property
-    def rest(self) -> dict[str, Any]:
-        """What every sampler takes besides its predictor, noise and settings."""
-        return {"codes": self.codes, "visible": self.visible, "callback": self.callback}
+    def recorded(
+        self, num_steps: int, sampler: Callable[..., Int[Tensor, "B L D"]], *args: Any, **recording: Any
+    ) -> Samples:
+        """What a sampler gives, with a record of every evaluation.
+
+        Args:
+            num_steps: evaluations at most.
+            sampler: takes given codes and a record besides `args`.
+            args: predictor, noise and settings.
+            recording: further settings of the `Recorder`.
+        """
+        given = 0 if self.visible is None else int(self.visible.sum())
+        record = Recorder(num_steps, given, self.callback, **recording)
+        codes = sampler(*args, codes=self.codes, visible=self.visible, record=record)
+        return Samples(codes, record.steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +82,8 @@ class Kind:
     Attributes:
         name: on the command line and in saved models.
         title: in reports.
-        model: class of the network, called with a configuration and the shape of the codes.
+        model: class of the network.
+        make: `(configuration, shape of the codes) -> model`; the class itself by default.
         config: class of its configuration.
         sampling: class of its sampling settings.
         sample: `(model, request, sampling) -> Samples`.
@@ -101,6 +113,7 @@ class Kind:
     search: Mapping[str, Sequence[Any]]
     presets: Mapping[str, ModelConfig] = field(default_factory=dict)
     head: str | None = None
+    make: Callable[[Any, CodeSpec], CodeModel] | None = None
     level_decay: bool = False
     step_counts: Callable[[int], Sequence[int]] = lambda depth: ()
     ordered_levels: int | None = 0
@@ -109,7 +122,7 @@ class Kind:
 
     def build(self, config: ModelConfig, spec: CodeSpec) -> CodeModel:
         """A new model."""
-        return cast(Callable[..., CodeModel], self.model)(config, spec)
+        return (self.make or cast(Callable[..., CodeModel], self.model))(config, spec)
 
     def count_parameters(self, config: ModelConfig, spec: CodeSpec) -> int:
         """Parameters of a model, counted on the meta device: no memory is allocated."""

@@ -95,7 +95,8 @@ def sample(model: MaskGIT, request: Request, sampling: DepthwiseConfig) -> Sampl
         lengths=request.lengths,
         device=model.codebooks.device,
     )
-    return sample_codes(model.predictor(*request.condition), model.spec, noise, sampling, **request.rest)
+    predict = model.predictor(*request.condition)
+    return request.recorded(sampling.num_steps, sample_codes, predict, model.spec, noise, sampling)
 
 
 MASKGIT = Kind(

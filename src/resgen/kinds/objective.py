@@ -17,8 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from resgen.errors import ConfigError, unknown
+from resgen.ops.code_usage import code_histogram
 from resgen.ops.masking import SCHEDULES
-from resgen.ops.residual import code_histogram
 from resgen.types import LOCAL, CodeSpec, Reduce, SequenceCondition
 
 VALIDATION_PROGRESS = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
@@ -35,7 +35,7 @@ class GeneratorLossConfig:
         smoothing: of the assignment q in the mixture's bound.
         level_decay: weight of a masked level in the cross-entropy of a residual head, relative to the level above; 1 is
             plain likelihood. Direct tokens are the paper's ablation (Eq. 2) with 1.
-        data_start: fit a mixture head to the data before the first step (a deviation; see the heads' `initialize`).
+        data_start: fit a mixture head to the data before the first step (a deviation; see `start_mixture`).
         validation_samples: held-out samples that each validation looks at.
     """
 

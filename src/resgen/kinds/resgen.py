@@ -13,6 +13,7 @@ from torch import Tensor
 from resgen.kinds.heads import head_loss
 from resgen.kinds.kind import Kind, Request
 from resgen.kinds.objective import VALIDATION_PROGRESS, Batches, GeneratorLossConfig, by_name, by_progress, numbered
+from resgen.models.head_choice import make_head
 from resgen.models.resgen import PRESETS, ResGen, ResGenConfig
 from resgen.ops.masking import num_masked, sample_visible
 from resgen.ops.random import generator as make_generator
@@ -120,7 +121,7 @@ def sample(model: ResGen, request: Request, sampling: SamplingConfig) -> Samples
         device=model.codebooks.device,
     )
     predict = model.predictor(*request.condition, prompt_guidance=sampling.prompt_guidance)
-    return sample_codes(predict, noise, sampling, **request.rest)
+    return request.recorded(sampling.num_steps, sample_codes, predict, noise, sampling, passes=sampling.passes)
 
 
 def _kind(
@@ -148,6 +149,7 @@ def _kind(
         search=search,
         presets={size: replace(preset, head=head) for size, preset in PRESETS.items()},
         head=head,
+        make=lambda config, spec: ResGen(config, spec, make_head(config, spec)),
         level_decay=level_decay,
         step_counts=lambda depth: STEP_COUNTS,
     )

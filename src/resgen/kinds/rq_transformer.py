@@ -67,7 +67,8 @@ class AutoregressiveObjective:
 def sample(model: RQTransformer, request: Request, sampling: AutoregressiveConfig) -> Samples:
     """Code by code."""
     noise = draw_autoregressive_noise(request.seed, request.indices, model.spec, lengths=request.lengths)
-    return sample_autoregressive(model.decoder(*request.condition), noise, sampling, **request.rest)
+    decoder = model.decoder(*request.condition)
+    return request.recorded(noise.shape[1], sample_autoregressive, decoder, noise, sampling)
 
 
 def _sized(config: ResGenConfig, num_layers: int) -> RQTransformerConfig:

@@ -67,7 +67,7 @@ def mixture_loss(
         visible: levels that are visible at each position.
         weight: of each position's bound. The caller divides by the number of masked tokens.
         chunk_size: rows per chunk; by default `head.rows_per_chunk`.
-        smoothing: of q, see `mixture_bound`.
+        smoothing: of q, see `bound_from_distance`.
 
     Raises:
         ConfigError: if the lengths differ or `chunk_size` is below 1.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from resgen.ops.blocks import masked_blocks
+from resgen.ops.blocks import rows_per_block
 from resgen.ops.mixture import at_least_float32
 
 
@@ -76,6 +77,43 @@ def masked_level_loss(
     return LevelLoss(total, scale.sum(), per_level, masked.sum(0))
 
 
+def residual_above(
+    codes: Int[Tensor, "*batch D"], codebooks: Float[Tensor, "D V H"], visible: Int[Tensor, "*batch"]
+) -> Float[Tensor, "*batch D H"]:
+    """For every level, the sum of the embeddings of the *masked* levels above it (0 up to the first masked one)."""
+    total = codebooks.new_zeros(*codes.shape[:-1], codebooks.shape[-1])
+    sums = []
+    for level in range(codes.shape[-1]):
+        sums.append(total)
+        embedded = torch.nn.functional.embedding(codes[..., level], codebooks[level])
+        total = total + embedded * (visible <= level).unsqueeze(-1)
+    return torch.stack(sums, dim=-2)
+
+
+def _masked_blocks(
+    visible: Int[Tensor, " N"], depth: int, elements: int
+) -> tuple[Int[Tensor, " N"], Iterator[tuple[int, slice]]]:
+    """Blocks of the rows in which each level is masked, coarse to fine.
+
+    Args:
+        visible: first masked level of each row, 0..D.
+        depth: D.
+        elements: numbers of a row and level, see `rows_per_block`.
+
+    Returns:
+        An order of the rows by their first masked level, under which the rows of a level are the first ones; and pairs
+        of a level and a slice of the ordered rows.
+    """
+    size = rows_per_block(elements, visible.device)
+    active = torch.bincount(visible, minlength=depth + 1).cumsum(0).tolist()
+    blocks = (
+        (level, slice(begin, min(begin + size, active[level])))
+        for level in range(depth)
+        for begin in range(0, active[level], size)
+    )
+    return visible.argsort(stable=True), blocks
+
+
 class _LevelSums(torch.autograd.Function):
     """The weighted sum and the plain sums by level; gradients of the first are computed in the forward pass."""
 
@@ -94,7 +132,7 @@ class _LevelSums(torch.autograd.Function):
         kind = hidden.device.type
         low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
         wide = at_least_float32(hidden[:0]).dtype
-        order, blocks = masked_blocks(visible, len(weight), weight.shape[1])
+        order, blocks = _masked_blocks(visible, len(weight), weight.shape[1])
         first, inputs, targets = visible[order], hidden[order].to(low), codes[order]
         sums_above = None if above is None else above[order].to(low)
         needs_grad = ctx.needs_input_grad

@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from resgen.errors import ConfigError, unknown
 from resgen.models.base import check_config
 from resgen.models.causal import CausalModel, CausalSteps
+from resgen.models.head_choice import make_head
 from resgen.models.metric import METRICS
-from resgen.models.resgen import HEADS, HeadPrediction, make_head
+from resgen.models.resgen import HEADS, HeadPrediction
 from resgen.nn.transformer import modulate
 from resgen.ops.residual import Codebooks
 from resgen.types import CodeSpec, SequenceCondition
@@ -214,4 +215,4 @@ class ARResGenDecoder:
             self.steps.modulation,
         )
         guided = self.steps.guide(hidden[:, 0], guidance_scale)
-        return HeadPrediction(self.model.head, guided, visible, self.codebooks)
+        return HeadPrediction(head=self.model.head, hidden=guided, visible=visible, codebooks=self.codebooks)

@@ -18,15 +18,8 @@ from resgen.ops.residual import residual_decode, residual_suffix
 from resgen.types import CodeSpec, SequenceCondition
 
 INIT_STD = 0.02
-SHARED_FIELDS = (
-    "width",
-    "num_heads",
-    "mlp_width",
-    "condition_width",
-    "num_classes",
-    "class_dropout",
-    "feature_width",
-    "feature_stride",
+SHARED_FIELDS = tuple(
+    "width num_heads mlp_width condition_width num_classes class_dropout feature_width feature_stride".split()
 )
 """What the configurations of all generators have."""
 

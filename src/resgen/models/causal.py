@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from resgen.errors import ConfigError
 from resgen.models.base import CodeModel
 from resgen.models.conditions import ClassCondition
-from resgen.nn.attention import KeyValueCache
+from resgen.nn.cache import KeyValueCache, new_caches
 from resgen.nn.positions import Positions
 from resgen.nn.transformer import SharedModulation, Transformer
 from resgen.ops.guidance import guide
@@ -118,7 +118,7 @@ class CausalSteps:
         self.condition = model.condition(ids)
         self.modulation = model.modulation(self.condition)
         length = model.spec.num_positions if self.sequence is None else self.sequence.valid.shape[1]
-        self.caches = model.transformer.new_caches(length) if self.cached else None
+        self.caches = new_caches(model.transformer, length) if self.cached else None
         self.latents = model.codebooks.new_zeros(len(self.class_ids), 0, model.spec.code_dim)
 
     def next_position(self, codes: Int[Tensor, "B S D"]) -> Float[Tensor, "C 1 O"]:

@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from resgen.errors import ConfigError
-from resgen.nn.positions import Positions
-from resgen.nn.transformer import Transformer
+from resgen.models.base import CodeModel
 from resgen.ops.guidance import guide
 from resgen.types import SequenceCondition
-
-
-class ParallelModel(Protocol):
-    """What is evaluated: a `CodeModel` with a transformer over all positions at once."""
-
-    positions: Positions
-    transformer: Transformer
-
-    def embed(self, codes: Int[Tensor, "B L D"], visible: Int[Tensor, "B L"]) -> Float[Tensor, "B L O"]:
-        """Network input of all positions."""
-        ...
-
-    def branches(
-        self, sequence: SequenceCondition | None, prompt_guidance: float = 0.0
-    ) -> tuple[Float[Tensor, "C L O"] | None, Bool[Tensor, "C L"] | None]:
-        """See `CodeModel.branches`."""
-        ...
 
 
 class GuidedEvaluation:
@@ -39,14 +20,21 @@ class GuidedEvaluation:
 
     Args:
         model: to evaluate.
+        embed: network input of all positions, from codes and what is visible of them.
         sequence: the condition, for sequences.
         prompt_guidance: share of the guidance that is away from the request without its prompt.
     """
 
-    def __init__(self, model: ParallelModel, sequence: SequenceCondition | None, prompt_guidance: float = 0.0) -> None:
+    def __init__(
+        self,
+        model: CodeModel,
+        embed: Callable[[Tensor, Tensor], Tensor],
+        sequence: SequenceCondition | None,
+        prompt_guidance: float = 0.0,
+    ) -> None:
         if prompt_guidance and sequence is None:
             raise ConfigError(f"prompt_guidance={prompt_guidance} is for sequences with prompts; set it to 0")
-        self.model, self.prompt_guidance = model, prompt_guidance
+        self.model, self.embed, self.prompt_guidance = model, embed, prompt_guidance
         self.features, self.valid = model.branches(sequence, prompt_guidance)
 
     def __call__(
@@ -67,7 +55,7 @@ class GuidedEvaluation:
         """
         branches = modulations if guidance_scale else modulations[:1]
         modulation = torch.cat([branch.expand_as(modulations[0]) for branch in branches])
-        x = self.model.embed(codes, visible).repeat(len(branches), 1, 1)
+        x = self.embed(codes, visible).repeat(len(branches), 1, 1)
         if self.features is not None:
             x = x + self.features[: len(x)]
         valid = None if self.valid is None else self.valid[: len(x)]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -26,7 +27,7 @@ from resgen.ops.mixture import (
 )
 from resgen.ops.residual import Codebooks, residual_encode
 from resgen.ops.sampling import nucleus_choice
-from resgen.types import LevelWalk, NoiseSize, ProposalNoise
+from resgen.types import CodeSpec, LevelWalk, NoiseSize, ProposalNoise
 
 MAX_LOG_SCALE = 10.0
 CHUNK_ELEMENTS = 1 << 22
@@ -35,6 +36,27 @@ GATHER_BYTES = 32 << 20
 GROUPED_TYPES = (torch.float32, torch.bfloat16)
 FLAG_ALIGNMENT = 8
 INIT_STD = 0.02
+
+
+class Head(Protocol):
+    """What a generator and its sampler know of a head for all masked levels of a position.
+
+    Attributes:
+        is_density: whether it predicts the sum of the masked embeddings, or else the codes themselves.
+    """
+
+    is_density: ClassVar[bool]
+
+    @property
+    def noise(self) -> NoiseSize:
+        """What a proposal takes."""
+        ...
+
+    @property
+    def propose(self) -> Callable[..., tuple[Int[Tensor, "N D"], Float[Tensor, "N D"]]]:
+        """`(hidden, visible, codebooks, noise, walk, *, top_p, temperature) -> codes, scores` of N positions; see
+        `types.Distribution`."""
+        ...
 
 
 class MixtureHead(nn.Module):
@@ -103,6 +125,18 @@ class MixtureHead(nn.Module):
             self.basis = nn.Parameter(torch.empty(num_components, code_dim, rank))
             self.offset = nn.Parameter(torch.empty(num_components, code_dim))
         self.reset_parameters()
+
+    @classmethod
+    def of(cls, config: Any, spec: CodeSpec) -> MixtureHead:
+        """The head of a configuration with ResGen's fields."""
+        return cls(
+            width=config.width,
+            num_components=config.num_components,
+            code_dim=spec.code_dim,
+            rank=config.mean_rank,
+            metric=config.metric,
+            depth=spec.depth,
+        )
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Start from unit-normal means, nearly equal weights, scale 1 and shift 0 everywhere."""

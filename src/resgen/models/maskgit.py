@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from resgen.models.base import INIT_STD, CodeModel, check_config
 from resgen.models.conditions import ClassCondition
 from resgen.models.guided import GuidedEvaluation
-from resgen.models.token_head import LevelHead
+from resgen.models.level_head import LevelHead
 from resgen.nn.positions import Positions
 from resgen.nn.transformer import SharedModulation, Transformer
 from resgen.ops.masking import num_masked, sample_visible
@@ -129,7 +129,7 @@ class MaskGITPredictor:
         self.condition = model.condition(torch.cat([class_ids, null_ids]))
         self.level = -1
         self.modulation = self.condition[:0]
-        self.evaluate = GuidedEvaluation(model, sequence)
+        self.evaluate = GuidedEvaluation(model, model.embed, sequence)
 
     def __call__(
         self, codes: Int[Tensor, "B L D"], visible: Int[Tensor, "B L"], level: int, guidance_scale: float

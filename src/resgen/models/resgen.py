@@ -4,7 +4,7 @@ masked levels as a mixture of Gaussians (Sec. 3, App. A.1)."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -14,19 +14,14 @@ from resgen.errors import ConfigError, unknown
 from resgen.models.base import INIT_STD, CodeModel, check_config
 from resgen.models.conditions import ClassCondition
 from resgen.models.guided import GuidedEvaluation
-from resgen.models.heads import MixtureHead
+from resgen.models.heads import Head, MixtureHead
 from resgen.models.metric import METRICS
-from resgen.models.token_head import TokenHead
 from resgen.nn.positions import Positions
 from resgen.nn.transformer import SharedModulation, Transformer
 from resgen.ops.residual import Codebooks, residual_decode
 from resgen.types import CodeSpec, LevelWalk, ProposalNoise, SequenceCondition
 
-HEADS: dict[str, type[MixtureHead] | type[TokenHead]] = {
-    "mixture": MixtureHead,
-    "residual": TokenHead,
-    "tokens": TokenHead,
-}
+HEADS = ("mixture", "residual", "tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,27 +94,23 @@ PRESETS: dict[str, ResGenConfig] = {
 }
 
 
-def make_head(config: Any, spec: CodeSpec) -> MixtureHead | TokenHead:
-    """The head that `config.head` names, for a configuration with ResGen's fields."""
-    if config.head == "mixture":
-        return MixtureHead(
-            width=config.width,
-            num_components=config.num_components,
-            code_dim=spec.code_dim,
-            rank=config.mean_rank,
-            metric=config.metric,
-            depth=spec.depth,
-        )
-    code_dim = spec.code_dim if config.head == "residual" else None
-    return TokenHead(config.width, spec.depth, spec.codebook_size, code_dim)
-
-
 class ResGen(CodeModel):
-    """The generator: a bidirectional transformer over the visible sums of all positions (App. A.1)."""
+    """The generator: a bidirectional transformer over the visible sums of all positions (App. A.1).
 
-    head: MixtureHead | TokenHead
+    Args:
+        config: shape of the network.
+        spec: shape of the codes.
+        head: what `config.head` names, see `models.head_choice.make_head`; the paper's mixture by default.
 
-    def __init__(self, config: ResGenConfig, spec: CodeSpec) -> None:
+    Raises:
+        ConfigError: no head is given, and the configuration is of another than the paper's.
+    """
+
+    head: Head
+
+    def __init__(self, config: ResGenConfig, spec: CodeSpec, head: Head | None = None) -> None:
+        if head is None and config.head != "mixture":
+            raise ConfigError(f"head='{config.head}' must be given to ResGen; kinds.build makes it")
         super().__init__(config, spec)
         self.positions = Positions(spec.shape, config.width, config.num_heads)
         self.input = nn.Linear(spec.code_dim, config.width)
@@ -131,7 +122,7 @@ class ResGen(CodeModel):
         )
         nn.init.normal_(self.visible_embedding.weight, std=INIT_STD)
         self.summary = nn.Linear(2 * spec.code_dim, config.width) if config.prompt_summary else None
-        self.head = make_head(config, spec)
+        self.head = MixtureHead.of(config, spec) if head is None else head
 
     def forward(
         self,
@@ -191,7 +182,7 @@ class ResGenPredictor:
         prompt_guidance: float = 0.0,
     ) -> None:
         self.model, self.class_ids, self.sequence = model, class_ids, sequence
-        self.evaluate = GuidedEvaluation(model, sequence, prompt_guidance)
+        self.evaluate = GuidedEvaluation(model, model.embed, sequence, prompt_guidance)
         null_ids = torch.full_like(class_ids, model.condition.null_id)
         self.away = [null_ids[:1]] if prompt_guidance < 1 else []
         if prompt_guidance and sequence is not None:
@@ -208,20 +199,17 @@ class ResGenPredictor:
             condition = model.condition(self.class_ids) + model.summarise(codes, self.sequence)
             self.modulations = [model.modulation(c) for c in (condition, *map(model.condition, self.away))]
         hidden = self.evaluate(codes, visible, self.modulations, guidance_scale).flatten(0, 1)
-        return HeadPrediction(model.head, hidden, visible.flatten(), self.codebooks)
+        return HeadPrediction(head=model.head, hidden=hidden, visible=visible.flatten(), codebooks=self.codebooks)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
 class HeadPrediction:
     """`types.Distribution`: hidden states of N positions under a head, and what is visible of them."""
 
-    def __init__(
-        self,
-        head: MixtureHead | TokenHead,
-        hidden: Float[Tensor, "N O"],
-        visible: Int[Tensor, " N"],
-        codebooks: Codebooks,
-    ) -> None:
-        self.head, self.hidden, self.visible, self.codebooks = head, hidden, visible, codebooks
+    head: Head
+    hidden: Float[Tensor, "N O"]
+    visible: Int[Tensor, " N"]
+    codebooks: Codebooks
 
     def propose(
         self, rows: Int[Tensor, " M"], noise: ProposalNoise, walk: LevelWalk, *, top_p: float, temperature: float

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from resgen.models.base import check_config
 from resgen.models.causal import CausalModel, CausalSteps
-from resgen.models.token_head import LevelHead
+from resgen.models.level_head import LevelHead
+from resgen.nn.cache import new_caches
 from resgen.nn.transformer import Transformer
 from resgen.types import CodeSpec, SequenceCondition
 
@@ -159,7 +160,7 @@ class RQTransformerDecoder:
         """Start at the first position, with the unconditional branch if `guided`."""
         self.steps.begin(guided)
         depth = self.model.spec.depth
-        self.caches = self.model.depth_transformer.new_caches(depth) if self.steps.cached else None
+        self.caches = new_caches(self.model.depth_transformer, depth) if self.steps.cached else None
 
     def next_position(self, codes: Int[Tensor, "B S D"]) -> None:
         """Go on to the position after `codes`, which are the S positions finished since the last call."""

@@ -8,7 +8,6 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional
 
 from resgen.errors import ConfigError
 from resgen.ops.linear import linear
@@ -137,40 +136,3 @@ class TokenHead(nn.Module):
             log_probs[rows, level] = log_prob.gather(1, drawn[:, None]).squeeze(1)
             above[rows] += codebooks.vectors[level][drawn]
         return codes, log_probs
-
-
-class LevelHead(nn.Module):
-    """One linear map from the width to the logits of each level, of which only the levels at hand are multiplied.
-
-    For generators that predict one level at a time. The product may run in bfloat16; logits are returned as float32.
-
-    Args:
-        width: O.
-        depth: D.
-        codebook_size: V.
-    """
-
-    def __init__(self, width: int, depth: int, codebook_size: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(depth, codebook_size, width))
-        self.bias = nn.Parameter(torch.zeros(depth, codebook_size))
-        nn.init.normal_(self.weight, std=INIT_STD)
-
-    def forward(self, hidden: Float[Tensor, "B L O"], level: Int[Tensor, " B"]) -> Float[Tensor, "B L V"]:
-        """Logits of each sample's own level; samples of one level are multiplied together."""
-        order = level.argsort(stable=True)
-        counts = torch.bincount(level, minlength=len(self.weight)).tolist()
-        # `unbind` gathers the gradients of all levels at once; indexing would add a full [D, V, O] for each.
-        parts = zip(hidden[order].split(counts), self.weight.unbind(), self.bias.unbind(), strict=True)
-        logits = torch.cat([functional.linear(part, weight, bias) for part, weight, bias in parts if len(part)])
-        return at_least_float32(logits[order.argsort()])
-
-    def at_level(self, hidden: Float[Tensor, "*rows O"], level: int) -> Float[Tensor, "*rows V"]:
-        """Logits of one level for all rows."""
-        return at_least_float32(functional.linear(hidden, self.weight[level], self.bias[level]))
-
-    def every_level(self, hidden: Float[Tensor, "B L D O"]) -> Float[Tensor, "B L D V"]:
-        """Logits of all levels from a hidden state for each."""
-        rows = hidden.flatten(0, 1).transpose(0, 1)
-        logits = torch.baddbmm(self.bias[:, None], rows, self.weight.transpose(1, 2))
-        return at_least_float32(logits.transpose(0, 1).unflatten(0, hidden.shape[:2]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -45,36 +46,32 @@ class Upsample(nn.Module):
 
 
 class ConvEncoder(nn.Module):
-    """Pictures to a grid of latents, `patch_size * 2^(stages - 1)` times smaller on each side."""
+    """Pictures to a grid of latents, `patch_size * 2^(stages - 1)` times smaller on each side.
 
-    def __init__(
-        self,
-        *,
-        in_channels: int,
-        width: int,
-        multipliers: tuple[int, ...],
-        num_res_blocks: int,
-        patch_size: int,
-        code_dim: int,
-    ) -> None:
+    Args:
+        in_channels: of the pictures.
+        config: `width`, `multipliers` of it by stage, `num_res_blocks` of a stage, `patch_size` and `code_dim`.
+    """
+
+    def __init__(self, in_channels: int, config: Any) -> None:
         super().__init__()
-        widths = [width * m for m in multipliers]
+        widths = [config.width * m for m in config.multipliers]
         layers: list[nn.Module] = [
-            nn.PixelUnshuffle(patch_size),
-            nn.Conv2d(in_channels * patch_size**2, widths[0], 3, padding=1),
+            nn.PixelUnshuffle(config.patch_size),
+            nn.Conv2d(in_channels * config.patch_size**2, widths[0], 3, padding=1),
         ]
         current = widths[0]
         for stage, channels in enumerate(widths):
             if stage:
                 layers.append(nn.Conv2d(current, current, 3, stride=2, padding=1))
-            for _ in range(num_res_blocks):
+            for _ in range(config.num_res_blocks):
                 layers.append(ResBlock(current, channels))
                 current = channels
         layers += [
             ResBlock(current, current),
             group_norm(current),
             nn.SiLU(),
-            nn.Conv2d(current, code_dim, 3, padding=1),
+            nn.Conv2d(current, config.code_dim, 3, padding=1),
         ]
         self.layers = nn.Sequential(*layers)
 
@@ -85,30 +82,21 @@ class ConvEncoder(nn.Module):
 class ConvDecoder(nn.Module):
     """The encoder's mirror image, with one more residual block per stage (as in RQ-VAE)."""
 
-    def __init__(
-        self,
-        *,
-        out_channels: int,
-        width: int,
-        multipliers: tuple[int, ...],
-        num_res_blocks: int,
-        patch_size: int,
-        code_dim: int,
-    ) -> None:
+    def __init__(self, out_channels: int, config: Any) -> None:
         super().__init__()
-        widths = [width * m for m in reversed(multipliers)]
+        widths = [config.width * m for m in reversed(config.multipliers)]
         current = widths[0]
-        layers: list[nn.Module] = [nn.Conv2d(code_dim, current, 3, padding=1), ResBlock(current, current)]
+        layers: list[nn.Module] = [nn.Conv2d(config.code_dim, current, 3, padding=1), ResBlock(current, current)]
         for stage, channels in enumerate(widths):
             if stage:
                 layers.append(Upsample(current))
-            for _ in range(num_res_blocks + 1):
+            for _ in range(config.num_res_blocks + 1):
                 layers.append(ResBlock(current, channels))
                 current = channels
         layers += [group_norm(current), nn.SiLU()]
         self.layers = nn.Sequential(*layers)
-        self.out = nn.Conv2d(current, out_channels * patch_size**2, 3, padding=1)
-        self.shuffle = nn.PixelShuffle(patch_size)
+        self.out = nn.Conv2d(current, out_channels * config.patch_size**2, 3, padding=1)
+        self.shuffle = nn.PixelShuffle(config.patch_size)
 
     def forward(self, latents: Float[Tensor, "B H y x"]) -> Float[Tensor, "B C Y X"]:
         return self.shuffle(self.out(self.layers(latents)))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resgen.nn.attention import Attention, KeyValueCache
+from resgen.nn.attention import Attention, Cache
 from resgen.ops.linear import feed_forward
 
 
@@ -35,8 +36,8 @@ class SharedModulation(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each in `x + gate * f(modulate(x))`; the modulation is the shared one plus this block's
-    bias."""
+    """Attention (with its options) and MLP, each in `x + gate * f(modulate(x))`; the modulation is the shared one plus
+    this block's bias."""
 
     def __init__(self, width: int, num_heads: int, mlp_width: int) -> None:
         super().__init__()
@@ -49,16 +50,12 @@ class Block(nn.Module):
         self,
         x: Float[Tensor, "B L O"],
         modulation: Float[Tensor, "B 8 O"],
-        angles: Float[Tensor, "S h"] | None = None,
-        valid: Bool[Tensor, "B M"] | None = None,
-        *,
-        causal: bool = False,
-        segment: int | None = None,
-        cache: KeyValueCache | None = None,
+        *scope: Any,
+        **options: Any,
     ) -> Float[Tensor, "B L O"]:
         shift1, scale1, gate1, shift2, scale2, gate2 = (modulation[:, :6] + self.bias).unbind(1)
         h = modulate(x, shift1, scale1)
-        x = x + gate1[:, None] * self.attention(h, angles, valid, causal=causal, segment=segment, cache=cache)
+        x = x + gate1[:, None] * self.attention(h, *scope, **options)
         h = modulate(x, shift2, scale2)
         h = feed_forward(h, self.up.weight, self.up.bias, self.down.weight, self.down.bias)
         return x + gate2[:, None] * h
@@ -85,7 +82,7 @@ class Transformer(nn.Module):
         *,
         causal: bool = False,
         segment: int | None = None,
-        caches: Sequence[KeyValueCache] | None = None,
+        caches: Sequence[Cache] | None = None,
     ) -> Float[Tensor, "B L O"]:
         """All blocks; see `Attention` for the options. `caches` holds one cache per block."""
         for i, block in enumerate(self.blocks):
@@ -93,7 +90,3 @@ class Transformer(nn.Module):
             x = block(x, modulation, angles, valid, causal=causal, segment=segment, cache=cache)
         shift, scale = (modulation[:, 6:] + self.out_bias).unbind(1)
         return modulate(x, shift, scale)
-
-    def new_caches(self, capacity: int) -> list[KeyValueCache]:
-        """One empty cache per block, for at most `capacity` positions."""
-        return [KeyValueCache(capacity) for _ in self.blocks]

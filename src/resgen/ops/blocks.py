@@ -29,27 +29,3 @@ def walk_levels(start: Int[Tensor, " N"], end: Int[Tensor, " N"]) -> LevelWalk:
             yield from ((level, part) for part in rows.split(size) if len(part))
 
     return walk
-
-
-def masked_blocks(
-    visible: Int[Tensor, " N"], depth: int, elements: int
-) -> tuple[Int[Tensor, " N"], Iterator[tuple[int, slice]]]:
-    """Blocks of the rows in which each level is masked, coarse to fine.
-
-    Args:
-        visible: first masked level of each row, 0..D.
-        depth: D.
-        elements: numbers of a row and level, see `rows_per_block`.
-
-    Returns:
-        An order of the rows by their first masked level, under which the rows of a level are the first ones; and pairs
-        of a level and a slice of the ordered rows.
-    """
-    size = rows_per_block(elements, visible.device)
-    active = torch.bincount(visible, minlength=depth + 1).cumsum(0).tolist()
-    blocks = (
-        (level, slice(begin, min(begin + size, active[level])))
-        for level in range(depth)
-        for begin in range(0, active[level], size)
-    )
-    return visible.argsort(stable=True), blocks

@@ -55,7 +55,19 @@ def bound_from_distance(
     code_dim: int,
     smoothing: float = 0.01,
 ) -> MixtureBound:
-    """The training bound from the squared distances |z~ - mu_v|^2 (Eq. 1); see `mixture_bound`."""
+    """Jensen's bound on the negative log-likelihood, the training objective, from the squared distances |z~ - mu_v|^2
+    (Eq. 1).
+
+    -log p(z) <= H log a - sum_v q(v) log N(z~; mu_v, I) + KL(q || pi), with q(v) = softmax_v(-|z~ - mu_v|^2 / 2).
+    Deviation: q is held constant in the gradient and smoothed, (1 - s) q + s / K; the bound holds for every q.
+
+    Args:
+        distance: to the components of each row.
+        logits: of the weights pi.
+        log_scale: log a.
+        code_dim: H.
+        smoothing: s in [0, 1].
+    """
     num_components = distance.shape[-1]
     with torch.no_grad():
         q = torch.softmax(-0.5 * distance, dim=-1)
@@ -64,43 +76,6 @@ def bound_from_distance(
     regression = code_dim * (log_scale + 0.5 * LOG_2PI) + 0.5 * (q * distance).sum(dim=-1)
     classification = negative_entropy - (q * logits.log_softmax(dim=-1)).sum(dim=-1)
     return MixtureBound(total=regression + classification, regression=regression, classification=classification)
-
-
-def mixture_log_prob(
-    target: Float[Tensor, "N H"],
-    logits: Float[Tensor, "N K"],
-    means: Float[Tensor, "N K H"],
-    log_scale: Float[Tensor, " N"],
-    shift: Float[Tensor, "N H"],
-) -> Float[Tensor, " N"]:
-    """Exact log-likelihood log p(z) of each target, in nats (App. A.2)."""
-    distance = squared_distance(standardize(target, log_scale, shift), means)
-    return log_prob_from_distance(distance, logits, log_scale, target.shape[-1])
-
-
-def mixture_bound(
-    target: Float[Tensor, "N H"],
-    logits: Float[Tensor, "N K"],
-    means: Float[Tensor, "N K H"],
-    log_scale: Float[Tensor, " N"],
-    shift: Float[Tensor, "N H"],
-    smoothing: float = 0.01,
-) -> MixtureBound:
-    """Jensen's bound on the negative log-likelihood, the training objective (Eq. 1).
-
-    -log p(z) <= H log a - sum_v q(v) log N(z~; mu_v, I) + KL(q || pi), with q(v) = softmax_v(-|z~ - mu_v|^2 / 2).
-    Deviation: q is held constant in the gradient and smoothed, (1 - s) q + s / K; the bound holds for every q.
-
-    Args:
-        target: z, the sum of the masked levels' embeddings.
-        logits: of the weights pi.
-        means: mu_v, may be bfloat16.
-        log_scale: log a.
-        shift: b.
-        smoothing: s in [0, 1].
-    """
-    distance = squared_distance(standardize(target, log_scale, shift), means)
-    return bound_from_distance(distance, logits, log_scale, target.shape[-1], smoothing)
 
 
 class _SquaredDistance(torch.autograd.Function):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -30,14 +29,6 @@ def sample_streams(seed: int | Sequence[int], indices: Sequence[int]) -> list[to
     """
     seeds = [seed] * len(indices) if isinstance(seed, int) else seed
     return [generator("sample", own, index) for own, index in zip(seeds, indices, strict=True)]
-
-
-@contextlib.contextmanager
-def seeded(*parts: int | str) -> Iterator[None]:
-    """Torch's global generator, seeded for the block and put back after it: constructors of modules take no other."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive_seed(*parts))
-        yield
 
 
 def fill_uniform(target: Tensor, generator: torch.Generator) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from resgen.ops.blocks import rows_per_block, walk_levels
@@ -167,36 +167,3 @@ def residual_suffix(
         embedded = torch.nn.functional.embedding(codes[..., level], codebooks[level])
         total = total + embedded * (visible <= level).unsqueeze(-1)
     return total
-
-
-def residual_above(
-    codes: Int[Tensor, "*batch D"], codebooks: Float[Tensor, "D V H"], visible: Int[Tensor, "*batch"]
-) -> Float[Tensor, "*batch D H"]:
-    """For every level, the sum of the embeddings of the *masked* levels above it (0 up to the first masked one)."""
-    total = codebooks.new_zeros(*codes.shape[:-1], codebooks.shape[-1])
-    sums = []
-    for level in range(codes.shape[-1]):
-        sums.append(total)
-        embedded = torch.nn.functional.embedding(codes[..., level], codebooks[level])
-        total = total + embedded * (visible <= level).unsqueeze(-1)
-    return torch.stack(sums, dim=-2)
-
-
-def code_histogram(
-    codes: Int[Tensor, "*batch D"], codebook_size: int, valid: Bool[Tensor, "*batch"] | None = None
-) -> Int[Tensor, "D V"]:
-    """How often each code of each level occurs among the valid positions."""
-    flat = codes.reshape(-1, codes.shape[-1])
-    if valid is not None:
-        flat = flat[valid.reshape(-1)]
-    depth = flat.shape[-1]
-    offset = torch.arange(depth, device=codes.device) * codebook_size
-    return torch.bincount((flat + offset).reshape(-1), minlength=depth * codebook_size).reshape(depth, codebook_size)
-
-
-def usage_and_perplexity(histogram: Int[Tensor, "D V"]) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
-    """Per level: the fraction of codes that occur, and the exponential of the entropy of the code frequencies
-    (1..V)."""
-    share = histogram.double() / histogram.sum(-1, keepdim=True).clamp(min=1)
-    entropy = -torch.special.xlogy(share, share).sum(-1)
-    return (histogram > 0).double().mean(-1), entropy.exp()

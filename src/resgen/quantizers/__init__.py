@@ -1,29 +1,16 @@
 """Residual quantizers behind one contract."""
 
-from collections.abc import Callable
+from importlib import import_module
 
 from resgen.quantizers.base import Quantization, Quantizer, QuantizerConfig
-from resgen.quantizers.ema import EMAQuantizer
-from resgen.quantizers.probabilistic import ProbabilisticQuantizer
-from resgen.quantizers.rfsq import RFSQuantizer
 
-__all__ = [
-    "EMAQuantizer",
-    "ProbabilisticQuantizer",
-    "Quantization",
-    "Quantizer",
-    "QuantizerConfig",
-    "RFSQuantizer",
-    "make_quantizer",
-]
+__all__ = ["Quantization", "Quantizer", "QuantizerConfig", "make_quantizer"]
 
-_KINDS: dict[str, Callable[[QuantizerConfig, int], Quantizer]] = {
-    "probabilistic": ProbabilisticQuantizer,
-    "ema": EMAQuantizer,
-    "rfsq": RFSQuantizer,
-}
+_CLASSES = {"probabilistic": "ProbabilisticQuantizer", "ema": "EMAQuantizer", "rfsq": "RFSQuantizer"}
 
 
 def make_quantizer(config: QuantizerConfig, code_dim: int) -> Quantizer:
-    """The quantizer that `config.kind` names."""
-    return _KINDS[config.kind](config, code_dim)
+    """The quantizer that `config.kind` names; the kind is the name of its module, and only that is imported."""
+    module = import_module(f"resgen.quantizers.{config.kind}")
+    quantizer: Quantizer = getattr(module, _CLASSES[config.kind])(config, code_dim)
+    return quantizer

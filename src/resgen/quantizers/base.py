@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -103,17 +103,6 @@ class Quantization:
     commitment: Float[Tensor, ""]
     residuals: Float[Tensor, "E N H"]
     valid_codes: Int[Tensor, "N D"]
-
-
-def joined(parts: Sequence[Quantization]) -> Quantization:
-    """What the micro-batches of a step give `Quantizer.update` together; codes and latents are those of the first."""
-    return replace(
-        parts[0],
-        quantized=parts[0].quantized.detach(),
-        commitment=parts[0].commitment.detach(),
-        residuals=torch.cat([part.residuals for part in parts], dim=1),
-        valid_codes=torch.cat([part.valid_codes for part in parts]),
-    )
 
 
 class Quantizer(nn.Module, ABC):

@@ -15,11 +15,10 @@ from torch import Tensor
 from resgen.errors import ConfigError, unknown
 from resgen.ops.blocks import walk_levels
 from resgen.ops.guidance import guidance_weights
-from resgen.ops.masking import SCHEDULES, reveal_plan
+from resgen.ops.masking import SCHEDULES, given_codes, reveal_plan
 from resgen.ops.random import sample_streams
-from resgen.ops.sampling import nucleus_choice, top_k_filter
-from resgen.samplers.records import Recorder, Samples, StepCallback, given_codes
-from resgen.types import CodeSpec, Distribution, NoiseSize, ProposalNoise
+from resgen.ops.sampling import nucleus_choice
+from resgen.types import CodeSpec, Distribution, NoiseSize, ProposalNoise, Record
 
 
 @runtime_checkable
@@ -198,8 +197,8 @@ def sample_autoregressive(
     *,
     codes: Int[Tensor, "B L D"] | None = None,
     visible: Int[Tensor, "B L"] | None = None,
-    callback: StepCallback | None = None,
-) -> Samples:
+    record: Record | None = None,
+) -> Int[Tensor, "B L D"]:
     """Draw a batch code by code: positions in order, and the levels of each from coarse to fine.
 
     Args:
@@ -209,17 +208,17 @@ def sample_autoregressive(
         codes: given codes; only the first `visible` levels of a position are read, and those are never altered.
         visible: how many levels of each position are given (none by default). What is drawn depends on what is given
             at the same and at earlier positions only.
-        callback: called after every position with (record, codes, visible); masked levels of `codes` are 0.
+        record: called after every position; masked levels of the codes are 0.
 
     Returns:
-        Codes, and one record per position: each stands for one pass over the position and D over its levels. Positions
+        Codes. One record per position stands for one pass over the position and D over its levels. Positions
         that are given in all samples cost and record nothing.
 
     Raises:
         ConfigError: only one of `codes` and `visible` is given.
     """
     batch, length, depth = noise.shape
-    run = _Progress(codes, visible, (batch, length, depth), decoder.device, config, callback)
+    run = _Progress(codes, visible, (batch, length, depth), decoder.device, config, record)
     noise = noise.to(decoder.device)
     decoder.begin(config.guidance_scale > 0)
     for position in run.positions():
@@ -233,7 +232,7 @@ def sample_autoregressive(
             run.codes[:, position, level] = above
         run.visible[:, position] = depth
         run.finish()
-    return Samples(run.codes, run.record.steps)
+    return run.codes
 
 
 @torch.inference_mode()
@@ -245,8 +244,8 @@ def sample_latent_autoregressive(
     *,
     codes: Int[Tensor, "B L D"] | None = None,
     visible: Int[Tensor, "B L"] | None = None,
-    callback: StepCallback | None = None,
-) -> Samples:
+    record: Record | None = None,
+) -> Int[Tensor, "B L D"]:
     """Draw a batch position by position, the levels of each in `config.num_steps` unmasking iterations: all masked
     levels are proposed, and the coarsest are kept, as many as the mask schedule says.
 
@@ -258,10 +257,10 @@ def sample_latent_autoregressive(
         codes: given codes; only the first `visible` levels of a position are read, and those are never altered.
         visible: how many levels of each position are given (none by default). What is drawn depends on what is given
             at the same and at earlier positions only.
-        callback: called after every position with (record, codes, visible); masked levels of `codes` are 0.
+        record: called after every position; masked levels of the codes are 0.
 
     Returns:
-        Codes, and one record per position: each stands for one pass of the transformer and at most `num_steps` of the
+        Codes. One record per position stands for one pass of the transformer and at most `num_steps` of the
         depth head. Positions that are given in all samples cost and record nothing.
 
     Raises:
@@ -271,7 +270,7 @@ def sample_latent_autoregressive(
     if num_steps != config.num_steps:
         raise ConfigError(f"noise for {num_steps} steps does not fit num_steps={config.num_steps}")
     device, settings = decoder.device, {"top_p": config.top_p, "temperature": config.temperature}
-    run = _Progress(codes, visible, (batch, length, spec.depth), device, config, callback)
+    run = _Progress(codes, visible, (batch, length, spec.depth), device, config, record)
     levels, noise = torch.arange(spec.depth, device=device), LatentNoise(*(part.to(device) for part in noise))
     decoder.begin(config.guidance_scale > 0)
     for position in run.positions():
@@ -290,7 +289,7 @@ def sample_latent_autoregressive(
             here, known = torch.where(revealed, proposal, here), next_known
         run.codes[:, position], run.visible[:, position] = here, known
         run.finish()
-    return Samples(run.codes, run.record.steps)
+    return run.codes
 
 
 class _Progress:
@@ -303,7 +302,7 @@ class _Progress:
         shape: tuple[int, int, int],
         device: torch.device,
         config: AutoregressiveConfig | LatentAutoregressiveConfig,
-        callback: StepCallback | None,
+        record: Record | None,
     ) -> None:
         self.codes, visible = given_codes(codes, visible, shape, device)
         self.visible = visible.clone()
@@ -311,7 +310,7 @@ class _Progress:
         first = config.guidance_scale if config.guidance_first is None else config.guidance_first
         on = config.guidance_scale > 0
         self.weights = guidance_weights(shape[1], first, config.guidance_scale) if on else [0.0] * shape[1]
-        self.record = Recorder(shape[1], self.codes.numel() - int(self.masked.sum()), callback)
+        self.record = record
 
     def positions(self) -> Iterator[int]:
         """Those where anything is to be drawn, in order; sets what the loop over them uses."""
@@ -328,5 +327,24 @@ class _Progress:
 
     def finish(self) -> None:
         """Record the position."""
-        revealed, passes = int(self.masked[:, self.position].sum()), 2 if self.weight else 1
-        self.record(self.position, self.weight, revealed, passes, self.codes.clone(), self.visible.clone())
+        if self.record is not None:
+            revealed = int(self.masked[:, self.position].sum())
+            self.record(self.position, self.weight, revealed, self.codes.clone(), self.visible.clone())
+
+
+def top_k_filter(logits: Float[Tensor, "N K"], top_k: int) -> Float[Tensor, "N K"]:
+    """Exclude (-inf) all but the `top_k` most likely items of each row, and those as likely as the last of them.
+
+    Args:
+        logits: unnormalised log probabilities.
+        top_k: items to keep; 0 keeps all.
+
+    Raises:
+        ConfigError: if `top_k` is negative.
+    """
+    if top_k < 0:
+        raise ConfigError(f"top_k={top_k} must be at least 1, or 0 to keep all")
+    if top_k == 0 or top_k >= logits.shape[-1]:
+        return logits
+    least = logits.topk(top_k, dim=-1).values[:, -1:]
+    return logits.masked_fill(logits < least, -torch.inf)

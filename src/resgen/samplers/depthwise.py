@@ -14,11 +14,10 @@ from torch import Tensor
 
 from resgen.errors import ConfigError, unknown
 from resgen.ops.guidance import check_interval, guidance_weights
-from resgen.ops.masking import SCHEDULES, reveal, reveal_plan
+from resgen.ops.masking import SCHEDULES, given_codes, reveal, reveal_plan
 from resgen.ops.random import fill_uniform, sample_streams
 from resgen.ops.sampling import nucleus_choice
-from resgen.samplers.records import Recorder, Samples, StepCallback, given_codes
-from resgen.types import CodeSpec
+from resgen.types import CodeSpec, Record
 
 
 class LevelPredictor(Protocol):
@@ -153,8 +152,8 @@ def sample_codes(
     *,
     codes: Int[Tensor, "B L D"] | None = None,
     visible: Int[Tensor, "B L"] | None = None,
-    callback: StepCallback | None = None,
-) -> Samples:
+    record: Record | None = None,
+) -> Int[Tensor, "B L D"]:
     """Decode all levels of a batch, coarse to fine, on the device of the noise.
 
     Each step draws a code at every masked position of the level, scores it by its log-probability (the model's own,
@@ -168,7 +167,7 @@ def sample_codes(
         noise: from `draw_noise`, for the same batch and `config.num_steps`.
         codes: given codes; only the first `visible` levels of a position are read, and those are never altered.
         visible: how many levels of each position are given (none by default).
-        callback: called after every evaluation with (record, codes, visible); masked levels of `codes` are 0.
+        record: called after every evaluation; masked levels of the codes are 0.
 
     Raises:
         ConfigError: fewer steps than levels, only one of `codes` and `visible` is given, or the noise is made for
@@ -180,7 +179,6 @@ def sample_codes(
         raise ConfigError(f"noise for {num_steps} steps does not fit num_steps={config.num_steps}")
     codes, visible = given_codes(codes, visible, (batch, positions, spec.depth), noise.code.device)
     levels, weights = torch.arange(spec.depth, device=visible.device), config.guidance
-    record = Recorder(num_steps, int(visible.sum()), callback)
     step = -1
     for level, plan in enumerate(level_plans(config.mask_schedule, level_steps, visible.cpu())):
         for level_step, num_reveal in enumerate(plan):
@@ -202,8 +200,9 @@ def sample_codes(
             proposal = torch.zeros_like(visible).flatten().index_copy_(0, rows, draws).view_as(visible)
             codes = torch.where(revealed[..., None] & (levels == level), proposal[..., None], codes)
             visible = visible + revealed
-            record(step, weights[step], int(num_reveal.sum()), 2 if weights[step] else 1, codes, visible)
-    return Samples(codes, record.steps)
+            if record is not None:
+                record(step, weights[step], int(num_reveal.sum()), codes, visible)
+    return codes
 
 
 def level_plans(

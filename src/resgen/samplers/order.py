@@ -10,7 +10,6 @@ whatever the depth.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -18,23 +17,9 @@ from torch import Tensor
 
 from resgen.ops.blocks import rows_per_block, walk_levels
 from resgen.ops.masking import reveal
-from resgen.types import LevelWalk
 
 ROUNDING = 1e-4
 """Relative error of scores that are added up here, level by level, and elsewhere in other orders."""
-
-
-class Order(Protocol):
-    """The order of one step."""
-
-    @property
-    def walk(self) -> LevelWalk:
-        """The levels that the step can reveal."""
-        ...
-
-    def reveal(self, scores: Float[Tensor, "N D"]) -> Int[Tensor, "B L"]:
-        """Visible levels after the step, given the scores of what was drawn."""
-        ...
 
 
 class RandomOrder:

@@ -1,4 +1,4 @@
-"""What all samplers start from and give back: given codes, finished codes, and a record of every network evaluation."""
+"""Records of what a sampler does: time, guidance and progress of every network evaluation."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Int
 from torch import Tensor
-
-from resgen.errors import ConfigError
 
 
 class StepRecord(NamedTuple):
@@ -36,46 +33,32 @@ StepCallback = Callable[[StepRecord, Tensor, Tensor], None]
 
 
 class Recorder:
-    """Keeps a record of every network evaluation, and passes it on.
+    """The `types.Record` of a call: keeps what every evaluation did, and passes it on.
 
     Args:
         num_steps: evaluations at most.
         visible_tokens: codes that are given, over the whole batch.
-        callback: called after every evaluation with (record, codes, visible).
+        callback: called after every evaluation with (record, codes, visible); masked levels of `codes` are 0.
+        passes: branches of guidance that an evaluation computes, by its guidance weight.
     """
 
-    def __init__(self, num_steps: int, visible_tokens: int, callback: StepCallback | None) -> None:
+    def __init__(
+        self,
+        num_steps: int,
+        visible_tokens: int = 0,
+        callback: StepCallback | None = None,
+        passes: Callable[[float], int] = lambda weight: 2 if weight else 1,
+    ) -> None:
         self.steps: list[StepRecord] = []
-        self.num_steps, self.visible_tokens, self.callback = num_steps, visible_tokens, callback
+        self.num_steps, self.visible_tokens, self.callback, self.passes = num_steps, visible_tokens, callback, passes
         self.started = time.perf_counter()
 
-    def __call__(
-        self, step: int, guidance_scale: float, revealed: int, passes: int, codes: Tensor, visible: Tensor
-    ) -> None:
-        """Note what evaluation number `step` (from 0) did; its time is what has passed since the one before."""
+    def __call__(self, step: int, weight: float, revealed: int, codes: Tensor, visible: Tensor) -> None:
+        """Note an evaluation; its time is what has passed since the one before."""
         seconds = time.perf_counter() - self.started
         self.visible_tokens += revealed
-        record = (step + 1, self.num_steps, guidance_scale, revealed, self.visible_tokens, seconds, passes)
+        record = (step + 1, self.num_steps, weight, revealed, self.visible_tokens, seconds, self.passes(weight))
         self.steps.append(StepRecord(*record))
         if self.callback is not None:
             self.callback(self.steps[-1], codes, visible)
         self.started = time.perf_counter()
-
-
-def given_codes(
-    codes: Int[Tensor, "B L D"] | None,
-    visible: Int[Tensor, "B L"] | None,
-    shape: tuple[int, int, int],
-    device: torch.device,
-) -> tuple[Int[Tensor, "B L D"], Int[Tensor, "B L"]]:
-    """Codes to start from and how many levels of each position are visible: by default none; masked codes are 0.
-
-    Raises:
-        ConfigError: only one of `codes` and `visible` is given.
-    """
-    if (codes is None) != (visible is None):
-        raise ConfigError("codes and visible must be given together")
-    if codes is None or visible is None:
-        codes, visible = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape[:2], dtype=torch.int64)
-    codes, visible = codes.to(device), visible.to(device)
-    return torch.where(torch.arange(shape[2], device=device) < visible[..., None], codes, 0), visible

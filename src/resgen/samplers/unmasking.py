@@ -14,11 +14,10 @@ from torch import Tensor
 
 from resgen.errors import ConfigError, unknown
 from resgen.ops.guidance import check_interval, guidance_weights
-from resgen.ops.masking import SCHEDULES, reveal_plan
+from resgen.ops.masking import SCHEDULES, given_codes, reveal_plan
 from resgen.ops.random import fill_normal, fill_uniform, sample_streams
 from resgen.samplers.order import ORDERS
-from resgen.samplers.records import Recorder, Samples, StepCallback, given_codes
-from resgen.types import CodeSpec, NoiseSize, Predictor, ProposalNoise
+from resgen.types import CodeSpec, NoiseSize, Predictor, ProposalNoise, Record
 
 UNMASKING = tuple(ORDERS)
 
@@ -145,8 +144,8 @@ def sample_codes(
     *,
     codes: Int[Tensor, "B L D"] | None = None,
     visible: Int[Tensor, "B L"] | None = None,
-    callback: StepCallback | None = None,
-) -> Samples:
+    record: Record | None = None,
+) -> Int[Tensor, "B L D"]:
     """Algorithm 2 for a batch, on the device of the noise.
 
     Args:
@@ -156,7 +155,7 @@ def sample_codes(
         codes: given codes; only the first `visible` levels of a position are read, and those are never altered.
         visible: how many levels of each position are given (none by default). The schedule then covers the remaining
             tokens.
-        callback: called after every evaluation with (record, codes, visible); masked levels of `codes` are 0.
+        record: called after every evaluation; masked levels of the codes are 0.
 
     Raises:
         ConfigError: only one of `codes` and `visible` is given, or the noise is made for another number of steps.
@@ -168,7 +167,6 @@ def sample_codes(
     levels, masked = torch.arange(depth, device=visible.device), (depth - visible).sum(1).cpu()
     settings = {"top_p": config.top_p, "temperature": config.temperature}
     weights = config.guidance
-    record = Recorder(num_steps, codes.numel() - int(masked.sum()), callback)
     for step, num_reveal in enumerate(reveal_plan(config.mask_schedule, num_steps, masked)):
         if not num_reveal.any():  # reveals nothing, costs nothing
             continue
@@ -181,5 +179,6 @@ def sample_codes(
         next_visible = order.reveal(scores)
         revealed = (levels >= visible[..., None]) & (levels < next_visible[..., None])
         codes, visible = torch.where(revealed, proposal, codes), next_visible
-        record(step, weight, int(num_reveal.sum()), config.passes(weight), codes, visible)
-    return Samples(codes, record.steps)
+        if record is not None:
+            record(step, weight, int(num_reveal.sum()), codes, visible)
+    return codes

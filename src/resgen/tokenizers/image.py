@@ -86,16 +86,9 @@ class ImageTokenizer(nn.Module):
     def __init__(self, config: ImageTokenizerConfig) -> None:
         super().__init__()
         self.config = config
-        shape = {
-            "width": config.width,
-            "multipliers": config.multipliers,
-            "num_res_blocks": config.num_res_blocks,
-            "patch_size": config.patch_size,
-            "code_dim": config.code_dim,
-        }
-        self.encoder = ConvEncoder(in_channels=config.channels, **shape)  # type: ignore[arg-type]
+        self.encoder = ConvEncoder(config.channels, config)
         self.quantizer = make_quantizer(config.quantizer, config.code_dim)
-        self.decoder = ConvDecoder(out_channels=config.channels, **shape)  # type: ignore[arg-type]
+        self.decoder = ConvDecoder(config.channels, config)
 
     @property
     def spec(self) -> CodeSpec:

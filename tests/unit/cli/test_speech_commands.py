@@ -23,8 +23,8 @@ from resgen.data.sound.decode import read_sound, write_sound
 from resgen.errors import CheckpointError, install_command
 from resgen.models.resgen import ResGen, ResGenConfig
 from resgen.models.text import TextModel, TextModelConfig
+from resgen.nn.seeding import seeded
 from resgen.ops.mel import MelConfig
-from resgen.ops.random import seeded
 from resgen.pipelines.speech.pipeline import SpeechPipeline
 from resgen.quantizers import QuantizerConfig
 from resgen.samplers.unmasking import SamplingConfig

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mixtures import mixture_bound, mixture_log_prob
 from resgen.errors import ConfigError
 from resgen.models import heads
 from resgen.models.head_start import start_mixture
 from resgen.models.heads import MixtureHead
-from resgen.ops.mixture import mixture_bound, mixture_log_prob
 
 RANKS = pytest.mark.parametrize("rank", [None, 2])
 

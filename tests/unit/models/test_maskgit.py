@@ -9,8 +9,8 @@ import torch
 
 from resgen.errors import ConfigError
 from resgen.models import resgen
+from resgen.models.level_head import LevelHead
 from resgen.models.maskgit import PRESETS, MaskGIT, MaskGITConfig, draw_level
-from resgen.models.token_head import LevelHead
 from resgen.types import CodeSpec
 
 SPECS = {

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from resgen.errors import ConfigError
+from resgen.losses.tokens import residual_above
 from resgen.models import token_head
 from resgen.models.token_head import TokenHead
 from resgen.ops import blocks
 from resgen.ops.blocks import walk_levels
-from resgen.ops.residual import Codebooks, residual_above
+from resgen.ops.residual import Codebooks
 from resgen.types import ProposalNoise
 
 WIDTH, DEPTH, SIZE, ROWS, DIM = 6, 3, 5, 40, 4

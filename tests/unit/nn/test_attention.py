@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from resgen.errors import ConfigError
-from resgen.nn.attention import Attention, KeyValueCache
+from resgen.nn.attention import Attention
+from resgen.nn.cache import KeyValueCache, new_caches
 from resgen.nn.positions import rotary_angles
 from resgen.nn.transformer import Transformer
 
@@ -50,7 +51,7 @@ def test_a_cache_gives_what_the_whole_sequence_gives(pieces: list[int], rotary: 
     x, modulation = torch.randn(2, 7, 8), torch.randn(2, 8, 8)
     angles = rotary_angles(7, 4) if rotary else None
     whole = model(x, modulation, angles, causal=True)
-    caches = model.new_caches(7)
+    caches = new_caches(model, 7)
     for _ in range(2):  # the second time in the buffers of the first
         parts, begin = [], 0
         for size in pieces:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -10,19 +12,19 @@ from resgen.nn.conv2d import ConvDecoder, ConvEncoder, ResBlock, group_norm
 
 @pytest.mark.parametrize(("patch_size", "multipliers"), [(1, (1,)), (2, (1, 2)), (1, (1, 1, 2)), (4, (1, 2, 2))])
 def test_sizes(patch_size: int, multipliers: tuple[int, ...]) -> None:
-    shape = {"width": 8, "multipliers": multipliers, "num_res_blocks": 1, "patch_size": patch_size, "code_dim": 5}
+    shape = SimpleNamespace(width=8, multipliers=multipliers, num_res_blocks=1, patch_size=patch_size, code_dim=5)
     down = patch_size * 2 ** (len(multipliers) - 1)
     images = torch.randn(2, 3, 3 * down, 2 * down)
-    latents = ConvEncoder(in_channels=3, **shape)(images)
+    latents = ConvEncoder(3, shape)(images)
     assert latents.shape == (2, 5, 3, 2)
-    assert ConvDecoder(out_channels=3, **shape)(latents).shape == images.shape
+    assert ConvDecoder(3, shape)(latents).shape == images.shape
 
 
 def test_the_paper_s_layers() -> None:
     """RQ-VAE: 2 residual blocks per stage in the encoder and 3 in the decoder, 32 times smaller pictures."""
-    shape = {"width": 128, "multipliers": (1, 1, 2, 2, 4, 4), "num_res_blocks": 2, "patch_size": 1, "code_dim": 64}
+    shape = SimpleNamespace(width=128, multipliers=(1, 1, 2, 2, 4, 4), num_res_blocks=2, patch_size=1, code_dim=64)
     with torch.device("meta"):
-        encoder, decoder = ConvEncoder(in_channels=3, **shape), ConvDecoder(out_channels=3, **shape)
+        encoder, decoder = ConvEncoder(3, shape), ConvDecoder(3, shape)
         assert encoder(torch.empty(1, 3, 256, 256)).shape == (1, 64, 8, 8)
     blocks = [sum(isinstance(m, ResBlock) for m in part.modules()) for part in (encoder, decoder)]
     assert blocks == [6 * 2 + 1, 6 * 3 + 1]

@@ -12,14 +12,12 @@ from hypothesis import strategies as st
 from resgen.errors import ConfigError
 from resgen.ops.masking import (
     SCHEDULES,
-    marginal_log_prob,
     mask_schedule,
     num_masked,
-    posterior_log_prob,
     reveal,
     sample_visible,
-    step_log_prob,
 )
+from resgen.ops.masking_law import marginal_log_prob, posterior_log_prob, step_log_prob
 
 
 def _generator(seed: int) -> torch.Generator:

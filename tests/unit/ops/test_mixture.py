@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mixtures import mixture_bound, mixture_log_prob
 from resgen.ops import blocks
-from resgen.ops.mixture import low_rank_squared_distance, mixture_bound, mixture_log_prob, squared_distance
+from resgen.ops.mixture import low_rank_squared_distance, squared_distance
 
 
 @settings(max_examples=80, deadline=None)

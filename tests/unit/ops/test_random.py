@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resgen.ops.random import derive_seed, generator, seeded
+from resgen.nn.seeding import seeded
+from resgen.ops.random import derive_seed, generator
 
 names = st.text(st.characters(min_codepoint=32, max_codepoint=0x2FFF), max_size=8)
 part_lists = st.lists(st.one_of(st.integers(-(2**70), 2**70), names), max_size=4)

@@ -13,15 +13,8 @@ from torch import Tensor
 
 from resgen.ops import blocks
 from resgen.ops.blocks import walk_levels
-from resgen.ops.residual import (
-    code_histogram,
-    confidence_unit,
-    consistent_codes,
-    residual_decode,
-    residual_encode,
-    residual_suffix,
-    usage_and_perplexity,
-)
+from resgen.ops.code_usage import code_histogram, usage_and_perplexity
+from resgen.ops.residual import confidence_unit, consistent_codes, residual_decode, residual_encode, residual_suffix
 
 PROBLEMS = {
     "rows": st.integers(0, 9),

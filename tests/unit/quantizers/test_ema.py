@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from resgen.quantizers import EMAQuantizer, QuantizerConfig
+from resgen.quantizers import QuantizerConfig
+from resgen.quantizers.ema import EMAQuantizer
 
 
 def _make(depth: int, size: int, dim: int, **settings: Any) -> EMAQuantizer:

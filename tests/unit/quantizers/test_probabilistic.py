@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from resgen.ops.residual import code_histogram, usage_and_perplexity
-from resgen.quantizers import ProbabilisticQuantizer, QuantizerConfig
+from resgen.ops.code_usage import code_histogram, usage_and_perplexity
+from resgen.quantizers import QuantizerConfig
+from resgen.quantizers.probabilistic import ProbabilisticQuantizer
 
 
 def _make(depth: int, size: int, dim: int, momentum: float) -> ProbabilisticQuantizer:

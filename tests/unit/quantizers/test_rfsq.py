@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from resgen.errors import ConfigError
-from resgen.ops.residual import code_histogram, residual_decode, residual_encode, residual_suffix, usage_and_perplexity
-from resgen.quantizers import QuantizerConfig, RFSQuantizer
-from resgen.quantizers.rfsq import grid_codes, grid_digits
+from resgen.ops.code_usage import code_histogram, usage_and_perplexity
+from resgen.ops.residual import residual_decode, residual_encode, residual_suffix
+from resgen.quantizers import QuantizerConfig
+from resgen.quantizers.rfsq import RFSQuantizer, grid_codes, grid_digits
 
 
 def _generator(seed: int = 0) -> torch.Generator:

@@ -10,8 +10,8 @@ import torch
 
 from resgen.config import config_from_dict, config_to_dict, replace_nested
 from resgen.errors import ConfigError
-from resgen.kinds import KINDS, kind_of
-from resgen.models.resgen import PRESETS, ResGen, ResGenConfig
+from resgen.kinds import KINDS, build, kind_of
+from resgen.models.resgen import PRESETS, ResGenConfig
 from resgen.recipes import get_recipe, get_speech_recipe, images, recipe_names, speech, speech_recipe_names
 from resgen.recipes.describe import count_parameters, describe_recipe
 from resgen.tokenizers.image import ImageTokenizer
@@ -38,7 +38,7 @@ def test_every_recipe_builds(name: str) -> None:
     assert recipe.name == name
     with torch.device("meta"):
         tokenizer = ImageTokenizer(recipe.tokenizer)
-        generator = ResGen(recipe.generator, tokenizer.spec)
+        generator = build(recipe.generator, tokenizer.spec)
         size, channels = recipe.tokenizer.image_size, recipe.tokenizer.channels
         latents = tokenizer.latents(torch.empty(2, channels, size, size))
         assert latents.shape == (2, tokenizer.spec.num_positions, tokenizer.spec.code_dim)

@@ -9,12 +9,12 @@ import pytest
 import torch
 from scipy import stats
 
-from latent_parts import LatentPrediction
+from latent_parts import LatentPrediction, recorded
 from resgen.errors import ConfigError
 from resgen.models.ar_resgen import ARResGen, ARResGenConfig
 from resgen.models.rq_transformer import RQTransformer, RQTransformerConfig
 from resgen.ops.residual import residual_decode
-from resgen.ops.sampling import top_k_filter
+from resgen.samplers import autoregressive
 from resgen.samplers.autoregressive import (
     AutoregressiveConfig,
     LatentAutoregressiveConfig,
@@ -23,11 +23,12 @@ from resgen.samplers.autoregressive import (
     LevelDecoder,
     draw_autoregressive_noise,
     draw_latent_autoregressive_noise,
-    sample_autoregressive,
-    sample_latent_autoregressive,
+    top_k_filter,
 )
 from resgen.types import CodeSpec, NoiseSize
 
+sample_autoregressive = partial(recorded, autoregressive.sample_autoregressive, num_steps=6)
+sample_latent_autoregressive = partial(recorded, autoregressive.sample_latent_autoregressive, num_steps=6)
 SPEC = CodeSpec(depth=4, codebook_size=9, code_dim=6, shape=(3, 2))
 SIZE = NoiseSize(uniform=1, normal=6)
 

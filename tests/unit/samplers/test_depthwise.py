@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
 
+from latent_parts import recorded
 from resgen.errors import ConfigError
 from resgen.models.maskgit import MaskGIT, MaskGITConfig
 from resgen.ops.masking import SCHEDULES, num_masked
+from resgen.samplers import depthwise
 from resgen.samplers.depthwise import (
     DepthwiseConfig,
     DepthwiseNoise,
     draw_noise,
-    sample_codes,
     steps_per_level,
 )
 from resgen.types import CodeSpec
 
+sample_codes = partial(recorded, depthwise.sample_codes)
 SPEC = CodeSpec(depth=3, codebook_size=8, code_dim=6, shape=(3, 2))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from latent_parts import LatentPrediction
+from latent_parts import LatentPrediction, recorded
 from resgen.errors import ConfigError
 from resgen.models.resgen import ResGen, ResGenConfig
 from resgen.ops.masking import SCHEDULES, reveal_plan
@@ -51,7 +51,7 @@ class Scripted(LatentPrediction):
     def run(self, config: SamplingConfig, batch: int = 3, seed: int = 0, **given):
         size = NoiseSize(uniform=1, normal=self.spec.code_dim)
         noise = draw_noise(seed, range(batch), config.num_steps, self.spec, size)
-        return sample_codes(self, noise, config, **given)
+        return recorded(sample_codes, self, noise, config, **given)
 
 
 def settings(**changes) -> SamplingConfig:
@@ -74,7 +74,8 @@ def tiny_model(num_classes: int = 3, spec: CodeSpec = SPEC) -> ResGen:
 
 def run_model(model: ResGen, class_ids: list[int], indices, config: SamplingConfig, seed: int = 0, **given):
     noise = draw_noise(seed, indices, config.num_steps, model.spec, model.head.noise)
-    return sample_codes(model.predictor(torch.tensor(class_ids)), noise, config, **given)
+    predict = model.predictor(torch.tensor(class_ids))
+    return recorded(sample_codes, predict, noise, config, **given)
 
 
 # What is evaluated.
@@ -291,7 +292,7 @@ def test_extreme_choice_noise_reveals_all_the_same() -> None:
         model,
         noise,
         settings(choice_temperature=1e6),
-        callback=lambda *state: states.append(state[2]),
+        record=lambda *state: states.append(state[-1]),
     )
     assert (states[-1] == SPEC.depth).all()
 
@@ -321,7 +322,7 @@ def test_without_choice_noise_the_most_confident_position_comes_first() -> None:
         Near(),
         draw_noise(0, [0], 4, spec, NoiseSize(uniform=1, normal=1)),
         SamplingConfig(num_steps=4, mask_schedule="linear", choice_temperature=0.0, guidance_scale=0.0),
-        callback=lambda record, codes, visible: states.append(visible[0]),
+        record=lambda *state: states.append(state[-1][0]),
     )
     assert [state.tolist() for state in states[:2]] == [[0, 1], [0, 2]]
 

@@ -14,7 +14,7 @@ from resgen.errors import CheckpointError
 from resgen.kinds import build
 from resgen.models.base import CodeModel
 from resgen.models.resgen import ResGenConfig
-from resgen.ops.random import seeded
+from resgen.nn.seeding import seeded
 from resgen.quantizers import QuantizerConfig
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig

@@ -52,9 +52,9 @@ from resgen.evaluation.report import (
     report_markdown,
     write_report,
 )
+from resgen.ops.code_usage import code_histogram, usage_and_perplexity
 from resgen.ops.images import psnr_db
 from resgen.ops.random import generator
-from resgen.ops.residual import code_histogram, usage_and_perplexity
 
 __all__ = [
     "EvaluationReport",

@@ -21,8 +21,8 @@ from resgen.devices import choose_device
 from resgen.errors import ConfigError, DataError
 from resgen.kinds import build, kind_of
 from resgen.losses.perceptual import ClassifierPerceptualLoss, PerceptualLoss, VGGPerceptualLoss
+from resgen.nn.seeding import seeded
 from resgen.ops.images import from_uint8
-from resgen.ops.random import seeded
 from resgen.tokenizers.image import ImageTokenizer
 from resgen.training.agreement import check_agreement
 from resgen.training.encoding import encode_together

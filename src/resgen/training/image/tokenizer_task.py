@@ -17,10 +17,10 @@ from resgen.data.pictures.store import PictureStore
 from resgen.errors import ConfigError
 from resgen.losses.adversarial import PatchDiscriminator, adaptive_weight, discriminator_hinge, generator_hinge
 from resgen.losses.perceptual import PerceptualLoss
+from resgen.ops.code_usage import code_histogram, usage_and_perplexity
 from resgen.ops.images import from_uint8, psnr_db, to_uint8
-from resgen.ops.residual import code_histogram, usage_and_perplexity
 from resgen.quantizers import Quantization
-from resgen.quantizers.base import joined
+from resgen.quantizers.micro_batches import joined
 from resgen.tokenizers.image import ImageTokenizer
 from resgen.types import LOCAL, Reduce
 

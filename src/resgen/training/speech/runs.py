@@ -24,8 +24,8 @@ from resgen.devices import choose_device
 from resgen.errors import ConfigError, DataError
 from resgen.kinds import build, kind_of
 from resgen.models.text import TextModel
+from resgen.nn.seeding import seeded
 from resgen.ops.mel import MelConfig, log_mel
-from resgen.ops.random import seeded
 from resgen.tokenizers.codec import CodecTokenizerConfig
 from resgen.tokenizers.mel import MelTokenizer, MelTokenizerConfig
 from resgen.tokenizers.sound import SoundCodec, SoundTokenizer

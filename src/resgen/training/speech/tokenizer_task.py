@@ -26,10 +26,10 @@ from resgen.losses.sound_adversarial import (
     least_squares_generator,
 )
 from resgen.losses.spectral import frame_mean, multi_scale_mel_l1
+from resgen.ops.code_usage import code_histogram, usage_and_perplexity
 from resgen.ops.mel import MelConfig, log_mel
-from resgen.ops.residual import code_histogram, usage_and_perplexity
 from resgen.quantizers import Quantization
-from resgen.quantizers.base import joined
+from resgen.quantizers.micro_batches import joined
 from resgen.tokenizers.mel import MelTokenizer
 from resgen.tokenizers.waveform import WaveformTokenizer
 from resgen.types import LOCAL, Reduce

@@ -17,8 +17,8 @@ from resgen.evaluation.speech.recognizer import (
     load_recognizer,
     save_recognizer,
 )
+from resgen.nn.seeding import seeded
 from resgen.ops.mel import MelConfig
-from resgen.ops.random import seeded
 
 _MEL = MelConfig(sample_rate_hz=8000, fft_size=256, window_size=200, hop_size=80, num_bands=20, max_hz=4000.0)
 _SMALL = {"mel": _MEL, "front": 8, "width": 32, "num_blocks": 1}

@@ -29,8 +29,8 @@ from resgen.evaluation.speech.speakers import (
     open_speaker_encoder,
     save_speaker_network,
 )
+from resgen.nn.seeding import seeded
 from resgen.ops.mel import MelConfig
-from resgen.ops.random import seeded
 
 _MEL = MelConfig(sample_rate_hz=8000, fft_size=256, window_size=200, hop_size=80, num_bands=20, max_hz=4000.0)
 _SMALL = SpeakerNetworkConfig(mel=_MEL, width=24, num_blocks=2, pooled=32, embedding_size=16)

@@ -28,7 +28,7 @@ from resgen.evaluation.speech.transcribers import (
     check_vocabulary,
     open_transcriber,
 )
-from resgen.ops.random import seeded
+from resgen.nn.seeding import seeded
 
 
 def _babble(seed: int) -> Tensor:

@@ -15,8 +15,8 @@ from resgen.checkpoints.speech import VoiceConfig, save_text_model, save_vocoder
 from resgen.data.sound.decode import loudness_db, read_sound, write_sound
 from resgen.errors import CheckpointError, ConfigError, DataError
 from resgen.models.text import TextModel, TextModelConfig
+from resgen.nn.seeding import seeded
 from resgen.ops.mel import MelConfig, log_mel
-from resgen.ops.random import seeded
 from resgen.pipelines.describe import describe_artefact, is_sound_model
 from resgen.pipelines.speech.reconstruct import (
     Utterance,

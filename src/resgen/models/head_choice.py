@@ -1,0 +1,23 @@
+"""The heads for all masked levels of a position, by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from resgen.models.heads import MixtureHead
+from resgen.models.token_head import TokenHead
+from resgen.types import CodeSpec
+
+HEADS: dict[str, type[MixtureHead] | type[TokenHead]] = {
+    "mixture": MixtureHead,
+    "residual": TokenHead,
+    "tokens": TokenHead,
+}
+
+
+def make_head(config: Any, spec: CodeSpec) -> MixtureHead | TokenHead:
+    """The head that `config.head` names, for a configuration with ResGen's fields."""
+    if config.head == "mixture":
+        return MixtureHead.of(config, spec)
+    code_dim = spec.code_dim if config.head == "residual" else None
+    return TokenHead(config.width, spec.depth, spec.codebook_size, code_dim)
