@@ -130,13 +130,17 @@ def imports(tree: ast.AST, *, inner: bool) -> Iterator[tuple[str, str]]:
             yield from imports(node, inner=inner)
 
 
-def import_graph(*, inner: bool) -> dict[str, set[str]]:
-    """The modules of the package that each imports."""
-    files = {
+def modules() -> dict[str, Path]:
+    """The modules of the package and their files."""
+    return {
         ".".join(p.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__"): p
         for p in SOURCE.rglob("*.py")
     }
-    graph = {}
+
+
+def import_graph(*, inner: bool) -> dict[str, set[str]]:
+    """The modules of the package that each imports."""
+    graph, files = {}, modules()
     for module, path in files.items():
         names = imports(ast.parse(path.read_text()), inner=inner)
         targets = {full if (full := f"{source}.{name}") in files else source for source, name in names}
@@ -158,3 +162,19 @@ def circle(graph: dict[str, set[str]]) -> list[str] | None:
 def test_no_modules_import_each_other_in_a_circle(inner):
     assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}}) is not None
     assert circle(import_graph(inner=inner)) is None
+
+
+CORE = "ops.masking ops.mixture quantizers.probabilistic models.resgen samplers.unmasking tokenizers.image".split()
+MAX_CORE_LINES = 3_080
+
+
+def test_the_core_and_all_that_it_imports_stay_small():
+    """What a reader of the paper's method has to open at most."""
+    files, graph = modules(), import_graph(inner=True)
+    reached: set[str] = set()
+    new = {f"resgen.{name}" for name in CORE}
+    while new:
+        reached |= new
+        new = {target for module in new for target in graph[module]} - reached
+    lines = {module: len(files[module].read_text().splitlines()) for module in reached}
+    assert sum(lines.values()) <= MAX_CORE_LINES, lines
