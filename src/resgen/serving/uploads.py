@@ -64,7 +64,7 @@ async def read_form(
             continue
         if isinstance(value, UploadFile) != (name in files):
             raise HTTPException(
-                422, f"{_field_name(name)}: {'a file is wanted' if name in files else 'no file is wanted'}"
+                422, f"{_field_name(name)}: {'a file is expected' if name in files else 'no file is expected'}"
             )
         if isinstance(value, UploadFile):
             content = await value.read()

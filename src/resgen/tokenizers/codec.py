@@ -345,7 +345,7 @@ def level_codebooks(codec: nn.Module, config: CodecTokenizerConfig) -> Float[Ten
 
     Args:
         codec: the network.
-        config: which it is, and how many levels are wanted.
+        config: which it is, and how many levels are expected.
     """
     quantizer: Any = codec.quantizer
     if config.family == "encodec":

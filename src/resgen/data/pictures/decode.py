@@ -113,7 +113,7 @@ def pixels(stored: Picture, where: str, size: int, channels: int, resize: bool) 
         size: S, side in pixels.
         channels: C, 1 (grey) or 3 (RGB). Grey becomes RGB without loss.
         resize: cut out the centred square, resize and convert it; without it a picture of another size or mode, or with
-            colours where grey is wanted, is an error.
+            colours where grey is expected, is an error.
 
     Raises:
         DataError: see `decode_picture`.
@@ -122,7 +122,7 @@ def pixels(stored: Picture, where: str, size: int, channels: int, resize: bool) 
     if not resize and channels == 1 and picture.mode == "RGB":
         array = np.asarray(picture).astype(np.int16)
         if np.ptp(array, axis=2).max() > MAX_GREY_SPREAD:
-            raise DataError(f"{where} has colours, but grey pictures are wanted; {REMEDY}")
+            raise DataError(f"{where} has colours, but grey pictures are expected; {REMEDY}")
     return picture_array(picture, size, channels)
 
 
@@ -160,12 +160,12 @@ def _read(stored: Path | memoryview) -> bytes | memoryview:
 
 def _check_size(picture: Image.Image, where: str, size: int | None) -> None:
     if size is not None and picture.size != (size, size):
-        raise DataError(f"{where} is {picture.width}x{picture.height} pixels, but {size}x{size} is wanted; {REMEDY}")
+        raise DataError(f"{where} is {picture.width}x{picture.height} pixels, but {size}x{size} is expected; {REMEDY}")
 
 
 def _check_mode(picture: Image.Image, where: str) -> None:
     if picture.mode not in _KEPT_MODES:
-        raise DataError(f"{where} has mode {picture.mode}, but {' or '.join(_MODES.values())} is wanted; {REMEDY}")
+        raise DataError(f"{where} has mode {picture.mode}, but {' or '.join(_MODES.values())} is expected; {REMEDY}")
     transparent = picture.mode in ("LA", "PA", "RGBA") or "transparency" in picture.info
     if transparent and picture.convert("RGBA").getchannel("A").getextrema() != (255, 255):
         raise DataError(f"{where} has transparent pixels; {REMEDY}")

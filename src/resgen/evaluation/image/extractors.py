@@ -94,7 +94,7 @@ class Extractor:
         if tuple(features.shape) != shape:
             raise DataError(
                 f"extractor '{self.name}' gave features of shape {tuple(features.shape)} for {len(pictures)} pictures; "
-                f"{shape} is wanted"
+                f"{shape} is expected"
             )
         check_finite(features, f"features of extractor '{self.name}'")
         if logits is not None:

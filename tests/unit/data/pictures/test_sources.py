@@ -137,7 +137,7 @@ def test_digits_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_other_size_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", np.zeros((6, 5, 3), np.uint8))
     message = (
-        r"a.png' is 5x6 pixels, but 4x4 is wanted; convert it, or .* \(--resize; in training --set data.resize=true\)"
+        r"a.png' is 5x6 pixels, but 4x4 is expected; convert it, or .* \(--resize; in training --set data.resize=true\)"
     )
     with pytest.raises(DataError, match=message):
         load_array(open_images(tmp_path), size=4, channels=3)
@@ -179,9 +179,9 @@ def test_modes_are_converted(tmp_path: Path, array: np.ndarray, channels: int, e
 @pytest.mark.parametrize(
     ("array", "channels", "message"),
     [
-        (np.full((2, 2, 3), (255, 0, 0), np.uint8), 1, "has colours, but grey pictures are wanted"),
+        (np.full((2, 2, 3), (255, 0, 0), np.uint8), 1, "has colours, but grey pictures are expected"),
         (np.full((2, 2, 4), (255, 0, 0, 254), np.uint8), 3, "has transparent pixels"),
-        (np.full((2, 2), 0x8123, np.uint16), 1, "has mode I;16, but L or RGB is wanted"),
+        (np.full((2, 2), 0x8123, np.uint16), 1, "has mode I;16, but L or RGB is expected"),
     ],
 )
 def test_modes_that_lose_something_are_refused(tmp_path: Path, array: np.ndarray, channels: int, message: str) -> None:

@@ -487,7 +487,7 @@ def test_opening_a_reference(tmp_path: Path) -> None:
     assert len(found) == 179 and found.class_names == tuple("0123456789") and found.is_labelled
     assert found.batch(torch.tensor([3])).shape == (1, 1, 8, 8) and found.resize == "none"
     assert len(found.sha256) == 64
-    with pytest.raises(DataError, match="8x8 pixels, but 16x16 is wanted.*--resize"):
+    with pytest.raises(DataError, match="8x8 pixels, but 16x16 is expected.*--resize"):
         open_reference("digits", split="test", image_size=16, channels=1)
     resized = open_reference("digits", split="test", image_size=16, channels=1, resize=True)
     assert resized.resize == "lanczos" and resized.batch(torch.tensor([0])).shape == (1, 1, 16, 16)

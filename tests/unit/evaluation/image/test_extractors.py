@@ -109,7 +109,7 @@ def test_a_function() -> None:
     found = extractor(PICTURES)
     assert torch.equal(found.features, PICTURES.flatten(1).float()) and found.logits is None
     assert extractor.metric_name == "FD-pixels"
-    with pytest.raises(DataError, match=r"shape \(7, 64\) for 7 pictures; \(7, 65\) is wanted"):
+    with pytest.raises(DataError, match=r"shape \(7, 64\) for 7 pictures; \(7, 65\) is expected"):
         callable_extractor("pixels", function, num_features=65)(PICTURES)
     with pytest.raises(DataError, match=r"\(1, 64\)"):
         callable_extractor("one", lambda pictures: function(pictures)[:1])(PICTURES)
