@@ -32,16 +32,17 @@ FOREIGN = re.compile(
 
 
 def modules(package: Path) -> list[Path]:
-    """The Python files of a package that are part of the reference."""
+    """The Python files of a package and of those within it that are part of the reference."""
     return [
-        path for path in sorted(package.glob("*.py")) if path.name != "__init__.py" and not path.name.startswith("_")
+        path for path in sorted(package.rglob("*.py")) if path.name != "__init__.py" and not path.name.startswith("_")
     ]
 
 
 def packages() -> dict[str, list[Path]]:
     """Pages of the reference by name, with their modules; `resgen` has those that lie directly in the package."""
     folders = [path for path in sorted(PACKAGE.iterdir()) if (path / "__init__.py").is_file()]
-    contents = {"resgen": modules(PACKAGE), **{path.name: modules(path) for path in folders}}
+    top = [path for path in modules(PACKAGE) if path.parent == PACKAGE]
+    contents = {"resgen": top, **{path.name: modules(path) for path in folders}}
     init_only = {name: [PACKAGE / name / "__init__.py"] for name, files in contents.items() if not files}
     return contents | init_only
 
@@ -74,7 +75,7 @@ def site_target(path: Path, anchor: str) -> str | None:
     if path.is_relative_to(PACKAGE / "assets"):
         return f"models/{path.relative_to(PACKAGE / 'assets').parts[0]}.md"
     if path.is_relative_to(PACKAGE) and path.suffix == ".py" and not path.name.startswith("__main"):
-        page = path.parent.name if path.parent != PACKAGE else "resgen"
+        page = path.relative_to(PACKAGE).parts[0] if path.parent != PACKAGE else "resgen"
         if path.name == "__init__.py":
             return f"api/{page}.md"
         entry = module_name(path) + (f".{anchor}" if anchor and has_anchor(path, anchor) else "")
