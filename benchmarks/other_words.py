@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 import tyro
 
-from resgen.cli.common import phase_bars
 from resgen.cli.main import guard
 from resgen.config import config_to_dict
 from resgen.data.sound.sources import open_speech
@@ -32,6 +31,7 @@ from resgen.files import write_json
 from resgen.kinds import sampling_with
 from resgen.ops.random import generator
 from resgen.pipelines.speech.pipeline import SpeechPipeline
+from resgen.progress import progress_bars
 
 
 def main(
@@ -80,7 +80,7 @@ def main(
         candidates |= {f"{folder}:{name}": sounds for name, sounds in candidate_sounds(folder, pipe).items()}
     names = sorted(candidates)
     texts, sounds = [], []
-    with phase_bars() as advance:
+    with progress_bars() as advance:
         voices = candidate_voices(candidates, names, encoder, advance)
         for number, trial in enumerate(trials):
             count = int(torch.randint(length[0], length[1] + 1, (), generator=stream))

@@ -17,7 +17,6 @@ import torch
 import tyro
 from torch import Tensor
 
-from resgen.cli.common import phase_bars
 from resgen.cli.main import guard
 from resgen.data.sound.sources import open_speech
 from resgen.data.text import encode_text, normalise_text
@@ -30,6 +29,7 @@ from resgen.files import write_json
 from resgen.ops.alignment import expand
 from resgen.ops.mel import log_mel
 from resgen.pipelines.speech.pipeline import SpeechPipeline
+from resgen.progress import progress_bars
 
 ROWS = ("recordings", "tokenizer", "text alone, aligned durations", "text alone, predicted durations")
 
@@ -62,7 +62,7 @@ def main(
     check_vocabulary(hear, source.texts)
     transcripts: dict[str, list[str]] = {name: [] for name in ROWS}
     indices = torch.linspace(0, len(source) - 1, min(num, len(source))).long().tolist()
-    with phase_bars() as advance:
+    with progress_bars() as advance:
         for count, index in enumerate(indices):
             samples = prepared(pipe, source, index)
             sounds = [samples, copied(pipe, Sound(samples, pipe.sample_rate_hz)).samples]

@@ -34,9 +34,9 @@ import pyarrow.parquet
 import tyro
 from PIL import Image
 
-from resgen.data.progress import show_progress
 from resgen.errors import DataError, ResGenError
 from resgen.ops.random import derive_seed
+from resgen.progress import show_progress
 
 PACKAGES = {"@dicebear/core": "9.4.3", "@dicebear/collection": "9.4.3", "@resvg/resvg-js": "2.6.2"}
 LICENCES = ("CC0 1.0", "CC BY 4.0")

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from resgen.cli.common import Json, check_out_file, flatten, option, phase_bars, plain, report, table
+from resgen.cli.common import Json, check_out_file, flatten, option, plain, report, table
 from resgen.errors import ConfigError
+from resgen.progress import progress_bars
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,7 @@ class Bench:
             dtype=self.dtype,
             device=self.device,
         )
-        with phase_bars() as advance:
+        with progress_bars() as advance:
             document = bench(config, advance)
         text = bench_text(document)
         if self.out is not None:

@@ -11,7 +11,6 @@ import os
 import re
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -21,13 +20,13 @@ from tyro.conf import UseAppendAction, arg
 
 from resgen.config import load_yaml, parse_overrides, replace_nested
 from resgen.errors import ConfigError, unknown
+from resgen.progress import progress_bars
 
 if TYPE_CHECKING:
     from resgen.training.image.recipe import Recipe
     from resgen.training.speech.recipe import SpeechRecipe
 
 T = TypeVar("T")
-QUIET_SECONDS = 2.0
 """How long a command may take before it shows a bar."""
 SOUND_SUFFIXES = (".wav", ".flac", ".ogg")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -249,52 +248,6 @@ def to_pixels(images: Sequence[Any]) -> Any:
 
 @contextlib.contextmanager
 def progress_bar(title: str) -> Iterator[Callable[..., None]]:
-    """A bar of steps with the time left on standard error, if that is a terminal; yields the callback of a sampler."""
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress
-
-    console = Console(stderr=True)
-    columns = _columns(MofNCompleteColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(title, total=None)
-
-        def step_done(record: Any, *_: Any) -> None:
-            progress.update(task, completed=record.step + 1, total=record.num_steps)
-
-        yield step_done
-
-
-def _columns(count: Any) -> tuple[Any, ...]:
-    """Title, bar, how much is done, and the time taken and left."""
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    title, left = TextColumn("{task.description}"), TextColumn("left")
-    return title, BarColumn(), count, TimeElapsedColumn(), left, TimeRemainingColumn()
-
-
-@contextlib.contextmanager
-def phase_bars() -> Iterator[Callable[[float, float, str], None]]:
-    """Bars with the time left on standard error, if that is a terminal, once the work takes over two seconds; yields a
-    callback of (done, total, title of the phase)."""
-    from rich.console import Console
-    from rich.progress import Progress, TaskProgressColumn
-
-    console = Console(stderr=True)
-    columns = _columns(TaskProgressColumn())
-    tasks: dict[str, Any] = {}
-    progress = Progress(*columns, console=console, disable=not console.is_terminal, speed_estimate_period=3600.0)
-
-    def advance(done: int | float, total: int | float, title: str) -> None:
-        if title not in tasks:
-            tasks[title] = progress.add_task(title, total=total)
-        progress.update(tasks[title], completed=done, total=total)
-
-    later = threading.Timer(QUIET_SECONDS, progress.start)
-    later.daemon = True
-    later.start()
-    try:
-        yield advance
-    finally:
-        later.cancel()
-        later.join()
-        progress.stop()
+    """A bar of steps; yields the callback of a sampler."""
+    with progress_bars() as advance:
+        yield lambda record, *_: advance(record.step + 1, record.num_steps, title)

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from resgen.cli.common import Json, check_out_dir, check_out_file, option, phase_bars, positive, report
+from resgen.cli.common import Json, check_out_dir, check_out_file, option, positive, report
 from resgen.errors import ConfigError
+from resgen.progress import progress_bars
 
 if TYPE_CHECKING:
     from resgen.evaluation.image.evaluate import EvaluationReport
@@ -88,7 +89,7 @@ class Evaluate:
         self._check()
         if self.task is not None:
             return self._speech()
-        with phase_bars() as advance:
+        with progress_bars() as advance:
             result = self._generation(advance) if self.model is not None else self._reconstruction(advance)
         from resgen.config import config_to_dict
         from resgen.evaluation.report import report_markdown, write_report
@@ -133,7 +134,7 @@ class Evaluate:
             "guidance_scale": self.guidance_scale,
             "prompt_guidance": self.prompt_guidance,
         }
-        with phase_bars() as advance:
+        with progress_bars() as advance:
             run_speech(
                 model=str(self.model),
                 data=self.data,

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from resgen.data.announce import announce
 from resgen.data.codes.cache import CachePlan, Shard
 from resgen.data.codes.encoding import Encoding
+from resgen.progress import progress_bars
 from resgen.training.parallel import first_alone
 from resgen.types import Reduce
 
@@ -67,18 +67,16 @@ def _make_missing(
     # Every process counts along until the one with the most to do is done.
     steps = max(sum(map(batches, part)) for part in parts)
     before = encoding.plan.rows - sum(shard.num_samples for shard in missing)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    if rank == 0 and len(missing) < len(shards):
-        console.print(f"{name}: {len(shards) - len(missing)} of {len(shards)} shards are there")
+    if len(missing) < len(shards):
+        announce(f"{name}: {len(shards) - len(missing)} of {len(shards)} shards are there")
     made = make(encoding, parts[rank])
-    with Progress(*columns, console=console, speed_estimate_period=600, disable=rank > 0) as progress:
-        task = progress.add_task(f"encoding {name}", total=encoding.plan.rows, completed=before)
+    title, total = f"encoding {name}", encoding.plan.rows
+    with progress_bars(enabled=rank == 0) as advance:
         num_made = torch.zeros((), dtype=torch.int64)
         for step in range(1, steps + 1):
             num_made += next(made, 0)
             if count == 1 or step % COUNT_EVERY == 0:
-                progress.update(task, completed=before + int(reduce.sum(num_made)))
+                advance(before + int(reduce.sum(num_made)), total, title)
         for _ in made:  # none is left, but the last shard gets its name
             pass
-        progress.update(task, completed=before + int(reduce.sum(num_made)))
+        advance(before + int(reduce.sum(num_made)), total, title)

@@ -18,13 +18,14 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from resgen.data.announce import announce
 from resgen.data.parquet import ParquetRows, encoded_bytes, join_labels, read_parquet
 from resgen.data.pictures.decode import Pictures, ReadPictures, check_shape, decode_picture, pixels, read_image
-from resgen.data.progress import announce, show_progress
 from resgen.data.splits import known_split, parquet_splits, split_folders, split_of, subfolders
 from resgen.data.tar.index import fingerprint, index_shards, join_classes, labels_of, reader
 from resgen.data.tar.paths import class_names, shard_splits
 from resgen.errors import DataError, MissingExtraError, unknown
+from resgen.progress import show_progress
 
 __all__ = ["ImageSource", "available_splits", "load_array", "open_images", "read_image"]
 

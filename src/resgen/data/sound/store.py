@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float, Int, Int16, Int64
 from torch import Tensor
 
-from resgen.data.progress import show_progress
 from resgen.data.sound.decode import normalise_loudness, trim_silence
 from resgen.data.sound.sources import SpeechSource
 from resgen.errors import ConfigError, DataError
+from resgen.progress import show_progress
 
 FULL_SCALE = 32768.0  # as decoders of 16-bit files have it, so that such samples are kept exactly
 _DECODE_ROWS = 32

@@ -30,11 +30,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from resgen.data.labels import NAMES, PREFERRED
-from resgen.data.progress import show_progress
 from resgen.data.splits import known_split
 from resgen.data.tar.archive import Member, read_bytes, tar_members
 from resgen.errors import DataError, WriteError
 from resgen.files import atomic_path
+from resgen.progress import show_progress
 
 FORMAT, FORMAT_VERSION = "resgen-shard-index", 2
 MAX_MEDIA_BYTES = 1 << 30

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import torch
 from jaxtyping import UInt8
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from resgen.checkpoints.artefacts import load_tokenizer
@@ -18,6 +16,7 @@ from resgen.data.pictures.grid import picture_grid, save_picture
 from resgen.data.pictures.sources import SUFFIXES, available_splits, open_images
 from resgen.data.pictures.store import PictureStore
 from resgen.ops.images import from_uint8, psnr_db, to_uint8
+from resgen.progress import show_progress
 from resgen.tokenizers.image import ImageTokenizer
 
 SHOWN = 8
@@ -65,7 +64,7 @@ def reconstruct(
     psnr = torch.zeros(depth, dtype=torch.float64)
     count = 0
     rows: list[Tensor] = []
-    for pictures in track(batches, "reconstructing", console=Console(stderr=True), disable=len(batches) == 1):
+    for pictures in show_progress(((1, batch) for batch in batches), len(batches), "reconstructing"):
         batch = pictures().to(model.quantizer.codebooks.device)
         outputs = decode_levels(model, batch)
         psnr += torch.stack([psnr_db(output, batch).sum() for output in outputs]).cpu()

@@ -10,8 +10,6 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
@@ -24,6 +22,7 @@ from resgen.data.sound.sources import available_splits, open_speech
 from resgen.data.sound.spectrogram import spectrogram_sheet
 from resgen.errors import ConfigError, DataError
 from resgen.ops.mel import MelConfig, log_mel
+from resgen.progress import show_progress
 from resgen.tokenizers.mel import MelTokenizer
 from resgen.tokenizers.sound import SoundCodec
 
@@ -178,7 +177,7 @@ def reconstruct_sound(
     codes, valid = codec.encode(F.pad(padded, (0, -padded.shape[1] % unit)), lengths)
     counts = levels_shown(codec.spec.depth)
     decoded: list[list[Tensor]] = []
-    for count in track(counts, "reconstructing", console=Console(stderr=True), transient=True):
+    for count in show_progress(((1, count) for count in counts), len(counts), "reconstructing"):
         sounds = codec.decode(codes, valid, count)
         decoded.append([sound[:length] for sound, length in zip(sounds, lengths.tolist(), strict=True)])
     seconds = time.perf_counter() - begin

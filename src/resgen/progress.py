@@ -1,0 +1,67 @@
+"""Bars with the time left on standard error, for work that takes over two seconds; none where it is not a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+QUIET_SECONDS = 2.0
+
+Advance = Callable[[int | float, int | float, str], None]
+"""Called with (done, total, title): moves the bar of that title, which the first call makes."""
+
+
+@contextlib.contextmanager
+def progress_bars(*, enabled: bool = True) -> Iterator[Advance]:
+    """Bars while the block runs; yields what moves them."""
+    from rich.console import Console  # not before something is shown: commands start faster
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(show_speed=False),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    disable = not (enabled and console.is_terminal)
+    progress = Progress(*columns, console=console, disable=disable, speed_estimate_period=3600.0)
+    tasks: dict[str, Any] = {}
+
+    def advance(done: int | float, total: int | float, title: str) -> None:
+        if title not in tasks:
+            tasks[title] = progress.add_task(title, total=total)
+        progress.update(tasks[title], completed=done, total=total)
+
+    later = threading.Timer(QUIET_SECONDS, progress.start)
+    later.daemon = True
+    later.start()
+    try:
+        yield advance
+    finally:
+        later.cancel()
+        later.join()
+        progress.stop()
+
+
+def show_progress(items: Iterable[tuple[int, T]], total: int, title: str) -> Iterator[T]:
+    """The second entry of every item, with a bar; the first says how much of `total` it is."""
+    done = 0
+    with progress_bars() as advance:
+        advance(0, total, title)
+        for count, item in items:
+            yield item
+            done += count
+            advance(done, total, title)
