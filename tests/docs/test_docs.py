@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -230,3 +231,18 @@ def test_the_table_of_models_says_which_head_each_has() -> None:
             assert KINDS[kind].config is ResGenConfig and KINDS[kind].head == head
             expected = f"`{kind}`, `{head}` ({owners[head]})"
         assert cells.split("|")[1].strip() == expected, name
+
+
+def test_the_map_has_the_floors_that_are_enforced() -> None:
+    """The table of docs/architecture.md against import-linter's contract; links of the page are checked with all."""
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
+    enforced = [set(re.findall(r"resgen\.(\w+)", floor)) for floor in contract["layers"]]
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8").split("## The way of the data")[0]
+    drawn = [set(re.findall(r"`(\w+)`", row.split("|")[1])) for row in page.splitlines() if row.startswith("| `")]
+    assert drawn == enforced
+    there = {
+        path.stem
+        for path in (ROOT / "src" / "resgen").iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert set().union(*enforced) == there - {"__init__"}
