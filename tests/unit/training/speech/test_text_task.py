@@ -181,7 +181,7 @@ def test_refused_data_and_settings() -> None:
         texts=("abcabc",),
         speakers=("x",),
         ids=("x",),
-        read=lambda i, rate: torch.ones(201) / 2,
+        read=lambda i, rate: torch.arange(201) / 402,
     )
     with pytest.raises(DataError, match="utterance 0 has 8 text tokens, at most 6 fit"):
         Recordings(SpeechStore(source, RATE, trim=False, loudness_db=None), MEL, 20)
