@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 if not os.environ.get("RESGEN_NO_TYPECHECK"):
     from jaxtyping import install_import_hook
 
@@ -15,3 +17,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     import torch
 
     torch.set_num_threads(1)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line when the browser's tests were skipped, with what to install."""
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if "chromium" in str(report.longrepr)]
+    if skipped:
+        terminalreporter.write_line(
+            f"{len(skipped)} browser tests were skipped: install Chromium and its driver, "
+            "on Debian `apt install chromium chromium-driver`"
+        )
