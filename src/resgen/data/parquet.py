@@ -1,4 +1,5 @@
-"""Parquet files in the schema of Hugging Face `datasets`: pictures as bytes, labels as whole numbers or names."""
+"""Parquet files in the schema of Hugging Face `datasets`: cells with encoded pictures or sounds, labels as whole
+numbers or names. `opened`, `check_encoded` and `encoded_cells` serve every modality, the rest pictures."""
 
 from __future__ import annotations
 
@@ -18,6 +19,66 @@ from resgen.errors import DataError, MissingExtraError
 IMAGE_COLUMNS = ("image", "img")
 _BATCH_ROWS = 1024
 _MAX_UNNAMED_CLASSES = 100_000
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """A `pyarrow.parquet.ParquetFile`.
+
+    Raises:
+        DataError: it cannot be opened, or, within the block, not be read.
+        MissingExtraError: pyarrow is not installed.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingExtraError("pyarrow", "data") from error
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            yield file
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise DataError(f"parquet file '{path}' cannot be read: {reason}") from error
+
+
+def check_encoded(path: Path, schema: Any, name: str) -> None:
+    """Refuse a column that holds no encoded files.
+
+    Raises:
+        DataError: naming it and what is allowed.
+    """
+    from pyarrow import types
+
+    kind = schema.field(name).type
+    nested = types.is_struct(kind) and kind.get_field_index("bytes") >= 0
+    content = kind.field("bytes").type if nested else kind
+    if not (types.is_binary(content) or types.is_large_binary(content)):
+        raise DataError(f"'{path}' column '{name}' must hold bytes or {{bytes, path}}, not {kind}")
+
+
+def encoded_cells(path: Path, column: Any, name: str, start: int) -> list[memoryview]:
+    """The encoded bytes of a batch's column, shared with Arrow's memory; `start` is the row of the first.
+
+    Raises:
+        DataError: a row without bytes.
+    """
+    from pyarrow import compute, types
+
+    column = compute.struct_field(column, "bytes") if types.is_struct(column.type) else column
+    if column.null_count:
+        row = start + column.is_null().to_pylist().index(True)
+        raise DataError(f"'{path}' row {row} holds no bytes in column '{name}'; they must be in the file")
+    return [memoryview(value.as_buffer()) for value in column]
+
+
+def file_names(column: Any) -> list[str | None]:
+    """The `path` beside the bytes of each cell, where there is one."""
+    from pyarrow import compute, types
+
+    named = types.is_struct(column.type) and column.type.get_field_index("path") >= 0
+    paths = compute.struct_field(column, "path").to_pylist() if named else [None] * len(column)
+    return [path if isinstance(path, str) else None for path in paths]
 
 
 class ParquetPictures(NamedTuple):
@@ -54,7 +115,7 @@ def read_parquet(path: Path, *, pictures: bool = True) -> ParquetPictures:
     """
     files: list[memoryview] = []
     labels: list[np.ndarray] = []
-    with _opened(path) as file:
+    with opened(path) as file:
         schema = file.schema_arrow
         image, label = _image_column(path, schema.names), _label_column(path, schema)
         _check_types(path, schema, image, label)
@@ -63,7 +124,7 @@ def read_parquet(path: Path, *, pictures: bool = True) -> ParquetPictures:
         start = 0
         for batch in file.iter_batches(_BATCH_ROWS, columns=columns):  # a whole struct column may exceed 2 GB
             if pictures:
-                files += _pictures(path, batch.column(image), image, start)
+                files += encoded_cells(path, batch.column(image), image, start)
             if label is not None:
                 labels.append(_labels(path, batch.column(label), start))
             start += len(batch)
@@ -183,16 +244,16 @@ class _Group:
 
 def _read_group(path: Path, number: int, start: int) -> list[memoryview]:
     rows: list[memoryview] = []
-    with _opened(path) as file:
+    with opened(path) as file:
         image = _image_column(path, file.schema_arrow.names)
         for batch in file.iter_batches(_BATCH_ROWS, row_groups=[number], columns=[image]):
-            rows += _pictures(path, batch.column(image), image, start + len(rows))
+            rows += encoded_cells(path, batch.column(image), image, start + len(rows))
     return rows
 
 
 def _groups(path: Path) -> list[tuple[int, int]]:
     """Rows and bytes of pictures of every row group."""
-    with _opened(path) as file:
+    with opened(path) as file:
         image = _image_column(path, file.schema_arrow.names)
         about = file.metadata
         groups = []
@@ -202,31 +263,6 @@ def _groups(path: Path) -> list[tuple[int, int]]:
             size = sum(c.total_uncompressed_size for c in columns if c.path_in_schema.split(".")[0] == image)
             groups.append((group.num_rows, size))
     return groups
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtraError("pyarrow", "data") from error
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            yield file
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise DataError(f"parquet file '{path}' cannot be read: {reason}") from error
-
-
-def _pictures(path: Path, column: Any, name: str, start: int) -> list[memoryview]:
-    from pyarrow import compute, types
-
-    column = compute.struct_field(column, "bytes") if types.is_struct(column.type) else column
-    if column.null_count:
-        row = start + column.is_null().to_pylist().index(True)
-        raise DataError(f"'{path}' row {row} holds no picture bytes in column '{name}'")
-    return [memoryview(value.as_buffer()) for value in column]
 
 
 def _image_column(path: Path, names: Sequence[str]) -> str:
@@ -246,13 +282,7 @@ def _label_column(path: Path, schema: Any) -> str | None:
 
 
 def _check_types(path: Path, schema: Any, image: str, label: str | None) -> None:
-    from pyarrow import types
-
-    kind = schema.field(image).type
-    nested = types.is_struct(kind) and kind.get_field_index("bytes") >= 0
-    content = kind.field("bytes").type if nested else kind
-    if not (types.is_binary(content) or types.is_large_binary(content)):
-        raise DataError(f"'{path}' column '{image}' must hold bytes or {{bytes, path}}, not {kind}")
+    check_encoded(path, schema, image)
     if label is not None and not _is_label(schema.field(label).type):
         raise DataError(f"'{path}' column '{label}' must hold whole numbers or names, not {schema.field(label).type}")
 

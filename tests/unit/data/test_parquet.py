@@ -121,8 +121,8 @@ def test_errors_name_file_and_row_within_the_shard(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pictures": [b"x", None]}, "row 1 holds no picture bytes"),
-        ({"pictures": [b"x", {"bytes": None, "path": "elsewhere.png"}]}, "row 1 holds no picture bytes"),
+        ({"pictures": [b"x", None]}, "row 1 holds no bytes in column"),
+        ({"pictures": [b"x", {"bytes": None, "path": "elsewhere.png"}]}, "row 1 holds no bytes in column"),
         ({"pictures": [b"x"], "image": "photo"}, "no column image or img; it has: photo"),
         ({"pictures": ["x"], "struct": False, "kind": pa.string()}, "must hold bytes or {bytes, path}, not string"),
         ({"pictures": [b"x", b"y"], "labels": [0.5, 1.0]}, "'label' must hold whole numbers or names, not double"),
@@ -209,5 +209,5 @@ def test_a_row_without_bytes_is_named_when_it_is_read(tmp_path: Path, monkeypatc
     monkeypatch.setattr(images, "MAX_ENCODED_BYTES", 100)
     source = open_images(path)
     assert source[3][0][0, 0, 0] == 3
-    with pytest.raises(DataError, match="row 5 holds no picture bytes"):
+    with pytest.raises(DataError, match="row 5 holds no bytes in column"):
         source[6]

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
+from resgen.data.parquet import check_encoded, encoded_cells, file_names, opened
 from resgen.data.sound.decode import read_sound
 from resgen.data.tar.index import (
     MAX_NOTE_BYTES,
@@ -25,7 +26,7 @@ from resgen.data.tar.index import (
     reader,
 )
 from resgen.data.tar.paths import shard_splits
-from resgen.errors import DataError, MissingExtraError, unknown
+from resgen.errors import DataError, unknown
 
 TABLE = "metadata.csv"
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
@@ -238,46 +239,23 @@ def _open_parquet(files: Sequence[Path], name: str, split: str) -> SpeechSource:
 
 def _read_parquet(path: Path, rows: _Rows) -> None:
     """Add the rows of a file."""
-    try:
-        import pyarrow
-        import pyarrow.compute
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingExtraError("pyarrow", "data") from error
     first = len(rows.sounds)
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            with_prompts = all(name in schema.names for name in PROMPT_COLUMNS)
-            columns = COLUMNS + PROMPT_COLUMNS if with_prompts else COLUMNS
-            _check_columns(path, schema, columns)
-            for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns)):
-                start = len(rows.sounds) - first
-                for name, sounds in (("audio", rows.sounds), ("prompt", rows.prompts))[: 1 + with_prompts]:
-                    sounds.extend(_sounds(path, batch.column(name), name, start))
-                column = batch.column("audio")
-                named = pyarrow.types.is_struct(column.type) and column.type.get_field_index("path") >= 0
-                paths = pyarrow.compute.struct_field(column, "path").to_pylist() if named else [None] * len(batch)
-                rows.paths.extend(path if isinstance(path, str) else None for path in paths)
-                texts = (("text", rows.texts), ("speaker_id", rows.speakers), ("prompt_text", rows.prompt_texts))
-                for name, values in texts[: 2 + with_prompts]:
-                    for row, value in enumerate(batch.column(name).to_pylist(), start):
-                        if not (value or "").strip():
-                            raise DataError(f"'{path}' row {row} has nothing in column '{name}'")
-                        values.append(value)
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise DataError(f"parquet file '{path}' cannot be read: {reason}") from error
-
-
-def _sounds(path: Path, column: Any, name: str, start: int) -> Iterator[memoryview]:
-    from pyarrow import compute, types
-
-    sounds = compute.struct_field(column, "bytes") if types.is_struct(column.type) else column
-    if sounds.null_count:
-        row = start + sounds.is_null().to_pylist().index(True)
-        raise DataError(f"'{path}' row {row} holds no sound in column '{name}'; the bytes must be in the file")
-    return (memoryview(value.as_buffer()) for value in sounds)
+    with opened(path) as file:
+        schema = file.schema_arrow
+        with_prompts = all(name in schema.names for name in PROMPT_COLUMNS)
+        columns = COLUMNS + PROMPT_COLUMNS if with_prompts else COLUMNS
+        _check_columns(path, schema, columns)
+        for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns)):
+            start = len(rows.sounds) - first
+            for name, sounds in (("audio", rows.sounds), ("prompt", rows.prompts))[: 1 + with_prompts]:
+                sounds.extend(encoded_cells(path, batch.column(name), name, start))
+            rows.paths.extend(file_names(batch.column("audio")))
+            texts = (("text", rows.texts), ("speaker_id", rows.speakers), ("prompt_text", rows.prompt_texts))
+            for name, values in texts[: 2 + with_prompts]:
+                for row, value in enumerate(batch.column(name).to_pylist(), start):
+                    if not (value or "").strip():
+                        raise DataError(f"'{path}' row {row} has nothing in column '{name}'")
+                    values.append(value)
 
 
 def _check_columns(path: Path, schema: Any, columns: Sequence[str]) -> None:
@@ -290,10 +268,7 @@ def _check_columns(path: Path, schema: Any, columns: Sequence[str]) -> None:
     for name in columns:
         kind = schema.field(name).type
         if name in ("audio", "prompt"):
-            nested = types.is_struct(kind) and kind.get_field_index("bytes") >= 0
-            content = kind.field("bytes").type if nested else kind
-            if not (types.is_binary(content) or types.is_large_binary(content)):
-                raise DataError(f"'{path}' column '{name}' must hold bytes or {{bytes, path}}, not {kind}")
+            check_encoded(path, schema, name)
         elif not (types.is_string(kind) or types.is_large_string(kind)):
             raise DataError(f"'{path}' column '{name}' must hold text, not {kind}")
 

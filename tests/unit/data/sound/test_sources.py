@@ -104,7 +104,7 @@ def test_utterances_with_prompts(tmp_path: Path) -> None:
     assert len({one.fingerprint for one in (source, plain, other_text, other_sound)}) == 4
     for columns, message in (
         ({"prompt": ["a.wav"]}, "column 'prompt' must hold bytes"),
-        ({"prompt": pa.array([None], pa.binary())}, "row 0 holds no sound in column 'prompt'"),
+        ({"prompt": pa.array([None], pa.binary())}, "row 0 holds no bytes in column 'prompt'"),
         ({"prompt_text": [""]}, "row 0 has nothing in column 'prompt_text'"),
     ):
         with pytest.raises(DataError, match=message):
@@ -132,8 +132,8 @@ def test_without_a_split_several_need_one_called_train(tmp_path: Path) -> None:
         ({"audio": None}, "has no column audio; it has: text, speaker_id"),
         ({"audio": ["a.wav"]}, "column 'audio' must hold bytes or {bytes, path}, not string"),
         ({"text": [7]}, "column 'text' must hold text, not int64"),
-        ({"audio": pa.array([None], pa.binary())}, "row 0 holds no sound in column"),
-        ({"audio": pa.array([{"bytes": None}], pa.struct([("bytes", pa.binary())]))}, "row 0 holds no sound in column"),
+        ({"audio": pa.array([None], pa.binary())}, "row 0 holds no bytes in column"),
+        ({"audio": pa.array([{"bytes": None}], pa.struct([("bytes", pa.binary())]))}, "row 0 holds no bytes in column"),
         ({"text": [" "]}, "row 0 has nothing in column 'text'"),
         ({"speaker_id": pa.array([None], pa.string())}, "row 0 has nothing in column 'speaker_id'"),
     ],
