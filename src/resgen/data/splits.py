@@ -8,8 +8,8 @@ from pathlib import Path
 
 from resgen.errors import DataError
 
-SPLITS = {name: name for name in ("train", "test", "val", "valid", "validation")}
-SPLITS |= {"training": "train", "testing": "test", "dev": "validation"}
+SPLITS = {name: name for name in ("train", "test", "val", "valid", "validation", "dev")}
+SPLITS |= {"training": "train", "testing": "test"}
 _NUMBER = re.compile(r"[-_.]?\d+(-of-\d+)?(-[0-9a-f]{6,})?$")
 _FOREIGN = ("__macosx",)
 """Folders that programs leave in archives."""

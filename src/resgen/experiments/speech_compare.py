@@ -16,6 +16,7 @@ from typing import Any, cast
 from resgen.checkpoints.format import read_json
 from resgen.checkpoints.speech import load_sound_tokenizer, load_text_model
 from resgen.config import config_to_dict
+from resgen.data.sound.held_out import HELD_OUT_SPLITS
 from resgen.data.sound.sources import available_splits, open_speech
 from resgen.errors import ConfigError, DataError, unknown
 from resgen.evaluation.speech.evaluate import speech_document
@@ -25,7 +26,7 @@ from resgen.experiments.speech_judge import judge_speech
 from resgen.files import write_json, write_text
 from resgen.pipelines.speech.pipeline import SpeechPipeline
 from resgen.training.speech.recipe import SpeechRecipe, with_speech_kind
-from resgen.training.speech.runs import HELD_OUT_SPLITS, encode_speech, train_speech_generator
+from resgen.training.speech.runs import encode_speech, train_speech_generator
 
 KINDS = ("residual", "clam_tts", "valle")
 

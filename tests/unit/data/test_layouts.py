@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from resgen.data import available_splits, open_images
+from resgen.data.sound.decode import encode_sound, read_sound
+from resgen.data.sound.held_out import open_speech_splits
+from resgen.data.sound.sources import open_speech
 from resgen.errors import DataError
 from tars import png, write_tar
 
@@ -40,7 +45,7 @@ def table(path: Path, **columns: list[object]) -> Path:
         (["train/cat/1.png", "train/dog/1.png", "test/cat/2.png", "__MACOSX/train/cat/._1.png"], ("train", "test")),
         (["Train/cat/1.png", "Train/dog/1.png", "Test/cat/2.png"], ("train", "test")),
         (["training/cat/1.png", "training/dog/1.png", "testing/cat/2.png", "notes/a.xml"], ("train", "test")),
-        (["train/cat/1.png", "train/dog/1.png", "dev/cat/2.png", "more/3.png"], ("train", "validation")),
+        (["train/cat/1.png", "train/dog/1.png", "dev/cat/2.png", "more/3.png"], ("train", "dev")),
         (["train/cat/1.png", "train/dog/1.png", "more/3.png"], ("train",)),
         (["TRAIN/cat/1.jfif", "TRAIN/dog/1.TIF", "VALID/cat/2.gif"], ("train", "valid")),
     ],
@@ -172,3 +177,86 @@ def test_classes_of_tar_samples_in_their_path_or_category(tmp_path: Path) -> Non
         (tmp_path / "d" / folder).mkdir(parents=True)
         write_tar(tmp_path / "d" / folder / "0.tar", {"1.png": png(0)})
     assert available_splits(tmp_path / "d") == ("train", "test")
+
+
+SOUND = encode_sound(torch.sin(torch.arange(2000) / 5), 8000)
+
+
+def recordings(root: Path, *lines: str, folder: str = "") -> Path:
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    (root / "metadata.csv").write_text("\n".join(lines))
+    for line in lines:
+        (root / folder / f"{line.split('|')[0].removesuffix('.wav')}.wav").write_bytes(SOUND)
+    return root
+
+
+@pytest.mark.parametrize("speakers", [1, 3, 40])
+def test_recordings_without_a_held_out_split(tmp_path: Path, speakers: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """As the tutorial says: one folder, one table."""
+    recordings(tmp_path / "d", *(f"{i:03}.wav|text {i}|s{i % speakers:02}" for i in range(80)))
+    train, held_out = open_speech_splits(tmp_path / "d")
+    assert (len(train), len(held_out)) == (76, 4) and not set(train.ids) & set(held_out.ids)
+    assert train.split != held_out.split and held_out.read(3, 8000).shape == (2000,)
+    assert set(train.speakers).isdisjoint(held_out.speakers) == (speakers == 40)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith(f"data 'd' split 'train': 80 utterances, {speakers} speaker") and len(lines) == 2
+    assert "4 utterances (2 speakers) are held out" in lines[1] or "every 20th utterance" in lines[1]
+
+
+def test_tables_of_two_fields_and_of_ljspeech(tmp_path: Path) -> None:
+    two = open_speech(recordings(tmp_path / "two", "a.wav|one", "b.wav|two"))
+    assert two.texts == ("one", "two") and set(two.speakers) == {"speaker"}
+    lines = ("LJ1|Dr. A|Doctor A", "LJ2|2|two", "LJ3|No|No")
+    lj = open_speech(recordings(tmp_path / "lj", *lines, folder="wavs"))
+    assert lj.texts == ("Doctor A", "two", "No") and set(lj.speakers) == {"speaker"} and lj.ids[0] == "wavs/LJ1.wav"
+    with pytest.raises(DataError, match="another speaker in every line, such as 'a b'; the third field is the speaker"):
+        open_speech(recordings(tmp_path / "bad", "a.wav|a b|a b", "b.wav|c d|c d", "c.wav|e f|e f"))
+
+
+@pytest.mark.parametrize(
+    ("columns", "speakers"),
+    [
+        ({"sentence": ["a", "b"], "client_id": ["x", "y"]}, ("x", "y")),
+        ({"transcription": ["a", "b"], "speaker": ["x", "y"]}, ("x", "y")),
+        ({"text": ["a", "b"], "speaker_id": [7, 0]}, ("7", "0")),
+        ({"text": ["a", "b"], "speaker_id": "categorical"}, ("x", "y")),
+    ],
+)
+def test_speech_columns_of_other_names_and_types(tmp_path: Path, columns: dict, speakers: tuple[str, ...]) -> None:
+    if columns.get("speaker_id") == "categorical":
+        columns = columns | {"speaker_id": pyarrow.array(["x", "y"]).dictionary_encode()}
+    for file in ("train/0000.parquet", "test/0000.parquet"):
+        (tmp_path / file).parent.mkdir()
+        parquet.write_table(pyarrow.table({"audio": [SOUND] * 2, "age": [1, 2], **columns}), tmp_path / file)
+    train, held_out = open_speech_splits(tmp_path)
+    assert train.texts == ("a", "b") and train.speakers == speakers and held_out.split == "test"
+    assert train.left_out == ("column age",)
+
+
+def test_librispeech_splits(tmp_path: Path) -> None:
+    for split in (
+        "train.clean.100-00000-of-00014",
+        "train.other.500-00000-of-00002",
+        "validation.clean-00000-of-00001",
+    ):
+        content = {"audio": [SOUND], "text": ["a"], "speaker_id": [split]}
+        parquet.write_table(pyarrow.table(content), tmp_path / f"{split}.parquet")
+    train, held_out = open_speech_splits(tmp_path)
+    assert len(train) == 2 and held_out.split == "validation.clean"
+
+
+def test_sounds_of_other_codecs_and_scales(tmp_path: Path) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    content = io.BytesIO()
+    soundfile.write(content, torch.sin(torch.arange(3200) / 5).numpy() / 2, 8000, format="WAV", subtype="GSM610")
+    assert len(read_sound(content.getvalue(), 8000)) == 3200
+    sixteen = io.BytesIO()
+    soundfile.write(sixteen, 20000 * torch.sin(torch.arange(800.0)).numpy(), 8000, format="WAV", subtype="FLOAT")
+    with pytest.raises(
+        DataError, match=r"a.wav holds values up to 2e\+04, but those of a sound lie in \[-1, 1\]; scale"
+    ):
+        read_sound(sixteen.getvalue(), 8000, where="a.wav")
+    columns = {"audio": [[0.5, 1.0]], "text": ["a"], "speaker_id": ["x"]}
+    parquet.write_table(pyarrow.table(columns), tmp_path / "train.parquet")
+    with pytest.raises(DataError, match="column 'audio' must hold bytes or {bytes, path}, not list"):
+        open_speech(tmp_path)

@@ -321,7 +321,7 @@ def _decode(
         content = bytes(source) if isinstance(source, bytes | memoryview) else _read_file(Path(source))
         with soundfile.SoundFile(_Content(content)) as file:
             _check_header(file, content, where, max_seconds, max_values)
-            samples = file.read(dtype="float32", always_2d=True)
+            samples = file.read(file.frames, dtype="float32", always_2d=True)  # GSM has to be told how many
             announced, rate, layout = file.frames, file.samplerate, file.format
     except DataError:
         raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PureWindowsPath
@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
+from resgen.data.announce import announce
 from resgen.data.parquet import check_encoded, encoded_cells, file_names, opened
 from resgen.data.sound.decode import read_sound
+from resgen.data.splits import known_split, parquet_splits, split_of, subfolders
 from resgen.data.tar.index import (
     MAX_NOTE_BYTES,
     ShardIndex,
@@ -32,9 +34,16 @@ TABLE = "metadata.csv"
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 """Of recordings in tar shards."""
 FIELDS = ("file", "text", "speaker")
-COLUMNS = ("audio", "text", "speaker_id")
-PROMPT_COLUMNS = ("prompt", "prompt_text")
-_SHARD = re.compile(r"[-_.]?\d+(-of-\d+)?(-[0-9a-f]{6,})?$")
+LJSPEECH_FIELDS = ("id", "text", "normalised")
+COLUMNS = {
+    "audio": ("audio",),
+    "text": ("text", "sentence", "transcription", "transcript", "normalized_text"),
+    "speaker_id": ("speaker_id", "speaker", "client_id"),
+}
+"""What a column may be called, the first that is there."""
+PROMPT_COLUMNS = {"prompt": ("prompt",), "prompt_text": ("prompt_text",)}
+ONE_SPEAKER = "speaker"
+"""Of data that names none."""
 _BATCH_ROWS = 1024
 _DIGEST_RATE_HZ = 16_000
 
@@ -54,6 +63,7 @@ class SpeechSource:
             speaker, to be imitated.
         read_prompt: the same as `read` for the prompts.
         digest: computes `fingerprint`; without it the samples are decoded for that.
+        left_out: what there is besides, and is not used.
     """
 
     name: str
@@ -65,6 +75,7 @@ class SpeechSource:
     digest: Callable[[], str] | None = None
     prompt_texts: tuple[str, ...] | None = None
     read_prompt: Callable[[int, int], Float[Tensor, " S"]] | None = None
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not len(self.texts) == len(self.speakers) == len(self.ids):
@@ -74,19 +85,35 @@ class SpeechSource:
     def __len__(self) -> int:
         return len(self.texts)
 
+    def summary(self) -> str:
+        """What it is, in one line."""
+        names = list(dict.fromkeys(self.speakers))
+        speakers = (
+            f"{len(names):,} speaker{'s' * (len(names) != 1)} ({', '.join(names[:4])}{', ...' * (len(names) > 4)})"
+        )
+        prompts = "" if self.prompt_texts is None else ", each with a prompt"
+        left_out = f"; left out: {', '.join(self.left_out)}" if self.left_out else ""
+        count = f"{len(self):,} utterance{'s' * (len(self) != 1)}"
+        return f"data '{self.name}' split '{self.split}': {count}{prompts}, {speakers}{left_out}"
+
     def part(self, begin: int, end: int) -> SpeechSource:
         """The utterances from `begin` to `end - 1`; with the fingerprint of all."""
-        rows, read_prompt = slice(begin, end), self.read_prompt
+        return self.subset(range(len(self))[begin:end])
+
+    def subset(self, rows: Sequence[int], split: str | None = None) -> SpeechSource:
+        """The utterances of the given rows, of the same or another split; with the fingerprint of all."""
+        read_prompt, prompts = self.read_prompt, self.prompt_texts
         return SpeechSource(
             name=self.name,
-            split=self.split,
-            texts=self.texts[rows],
-            speakers=self.speakers[rows],
-            ids=self.ids[rows],
-            read=lambda index, sample_rate_hz: self.read(begin + index, sample_rate_hz),
+            split=self.split if split is None else split,
+            texts=tuple(self.texts[row] for row in rows),
+            speakers=tuple(self.speakers[row] for row in rows),
+            ids=tuple(self.ids[row] for row in rows),
+            read=lambda index, sample_rate_hz: self.read(rows[index], sample_rate_hz),
             digest=lambda: self.fingerprint,
-            prompt_texts=None if self.prompt_texts is None else self.prompt_texts[rows],
-            read_prompt=None if read_prompt is None else lambda index, rate: read_prompt(begin + index, rate),
+            prompt_texts=None if prompts is None else tuple(prompts[row] for row in rows),
+            read_prompt=None if read_prompt is None else lambda index, rate: read_prompt(rows[index], rate),
+            left_out=self.left_out,
         )
 
     @cached_property
@@ -105,10 +132,12 @@ def open_speech(path: str | Path, split: str | None = None) -> SpeechSource:
     """Open recordings with texts.
 
     * a parquet file, or a folder of them (or of `data/*.parquet`) named by split (`train.parquet`,
-      `test-00000-of-00002.parquet`), with the columns `audio` ({bytes, path} or bytes), `text` and `speaker_id`; with
-      `prompt` (as `audio`) and `prompt_text` as well, every utterance comes with a prompt.
+      `test-00000-of-00002.parquet`), with the columns `audio` ({bytes, path} or bytes), `text` and `speaker_id`, or as
+      they are called in `COLUMNS`; with `prompt` (as `audio`) and `prompt_text` as well, every utterance comes with a
+      prompt.
     * a folder with `metadata.csv`, or folders of that form named by split. Each line is `file|text|speaker`, the file
-      relative to the table's folder; there are no quotes, a first line of just these words is skipped.
+      relative to the table's folder, or `file|text` of one speaker; there are no quotes, a first line of just these
+      words is skipped. In the form of LJSpeech, `id|text|normalised` of `wavs/id.wav`, the last is what is said.
     * tar shards, see `data.tar.paths.shard_splits`, with `KEY.wav` (or another of `SUFFIXES`) and its text in
       `KEY.txt` or `text` of `KEY.json`, its speaker in `speaker_id` or `speaker` of `KEY.json`. Without that all are of
       the one speaker `speaker`.
@@ -117,10 +146,18 @@ def open_speech(path: str | Path, split: str | None = None) -> SpeechSource:
         path: the file or folder.
         split: one of `available_splits(path)`; left out, it is the only one, or `train`.
 
+    One line on standard error says what was opened.
+
     Raises:
         DataError: nothing there, no such split, no rows, or of a form that cannot be read.
         MissingExtraError: pyarrow is needed and not installed.
     """
+    source = _open(path, split)
+    announce(source.summary())
+    return source
+
+
+def _open(path: str | Path, split: str | None) -> SpeechSource:
     splits = available_splits(path)
     path = Path(path)
     if split is None:
@@ -134,8 +171,9 @@ def open_speech(path: str | Path, split: str | None = None) -> SpeechSource:
             return _open_parquet([path], path.name, split)
         if (path / TABLE).is_file():
             return _open_table(path, path.name, split)
-        files = [file for file in _parquet_files(path) if _split_of(file) == split]
-        return _open_parquet(files, path.name, split) if files else _open_table(path / split, path.name, split)
+        if groups := parquet_splits(path):
+            return _open_parquet(groups[split], path.name, split)
+        return _open_table(_table_folders(path)[split], path.name, split)
     except OSError as error:
         raise DataError(f"'{path}' cannot be read: {error.strerror or error}") from error
 
@@ -153,13 +191,12 @@ def available_splits(path: str | Path) -> list[str]:
         if path.is_file():
             if path.suffix.lower() != ".parquet":
                 raise DataError(f"file '{path}' is not a .parquet or .tar file; for a {TABLE} give its folder")
-            return [_split_of(path)]
+            return [split_of(path)]
         if not path.is_dir():
             raise DataError(f"speech data '{path}' is not there; give a .parquet file or a folder")
         if (path / TABLE).is_file():
             return ["train"]
-        names = {_split_of(file) for file in _parquet_files(path)}
-        names = names or {table.parent.name for table in path.glob(f"*/{TABLE}") if table.parent.name[0] != "."}
+        names = parquet_splits(path) or _table_folders(path)
     except OSError as error:
         raise DataError(f"'{path}' cannot be read: {error.strerror or error}") from error
     if not names:
@@ -167,16 +204,8 @@ def available_splits(path: str | Path) -> list[str]:
     return sorted(names, key=lambda name: (name != "train", name))
 
 
-def _parquet_files(folder: Path) -> list[Path]:
-    for place in (folder, folder / "data"):
-        files = sorted(f for f in place.glob("*.parquet") if f.is_file() and not f.name.startswith("."))
-        if files:
-            return files
-    return []
-
-
-def _split_of(file: Path) -> str:
-    return _SHARD.sub("", file.stem) or "train"
+def _table_folders(path: Path) -> dict[str, Path]:
+    return {known_split(part.name) or part.name: part for part in subfolders(path) if (part / TABLE).is_file()}
 
 
 class _Rows(NamedTuple):
@@ -188,10 +217,11 @@ class _Rows(NamedTuple):
     speakers: list[str]
     prompts: list[memoryview]
     prompt_texts: list[str]
+    unused: set[str]
 
 
 def _open_parquet(files: Sequence[Path], name: str, split: str) -> SpeechSource:
-    rows = _Rows([], [], [], [], [], [])
+    rows = _Rows([], [], [], [], [], [], set())
     ends = []
     for file in files:
         _read_parquet(file, rows)
@@ -234,6 +264,7 @@ def _open_parquet(files: Sequence[Path], name: str, split: str) -> SpeechSource:
         digest=lambda: _digest(ids, texts, speakers, map(content, range(len(ids)))),
         prompt_texts=tuple(rows.prompt_texts) if rows.prompts else None,
         read_prompt=read_prompt if rows.prompts else None,
+        left_out=tuple(f"column {name}" for name in sorted(rows.unused)),
     )
 
 
@@ -243,39 +274,46 @@ def _read_parquet(path: Path, rows: _Rows) -> None:
     with opened(path) as file:
         schema = file.schema_arrow
         with_prompts = all(name in schema.names for name in PROMPT_COLUMNS)
-        columns = COLUMNS + PROMPT_COLUMNS if with_prompts else COLUMNS
-        _check_columns(path, schema, columns)
-        for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns)):
+        columns = _columns(path, schema, {**COLUMNS, **PROMPT_COLUMNS} if with_prompts else COLUMNS)
+        rows.unused.update(set(schema.names) - set(columns.values()))
+        for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns.values())):
             start = len(rows.sounds) - first
             for name, sounds in (("audio", rows.sounds), ("prompt", rows.prompts))[: 1 + with_prompts]:
-                sounds.extend(encoded_cells(path, batch.column(name), name, start))
-            rows.paths.extend(file_names(batch.column("audio")))
+                sounds.extend(encoded_cells(path, batch.column(columns[name]), columns[name], start))
+            rows.paths.extend(file_names(batch.column(columns["audio"])))
             texts = (("text", rows.texts), ("speaker_id", rows.speakers), ("prompt_text", rows.prompt_texts))
             for name, values in texts[: 2 + with_prompts]:
-                for row, value in enumerate(batch.column(name).to_pylist(), start):
-                    if not (value or "").strip():
-                        raise DataError(f"'{path}' row {row} has nothing in column '{name}'")
-                    values.append(value)
+                for row, value in enumerate(batch.column(columns[name]).to_pylist(), start):
+                    text = "" if value is None else str(value)
+                    if not text.strip():
+                        raise DataError(f"'{path}' row {row} has nothing in column '{columns[name]}'")
+                    values.append(text)
 
 
-def _check_columns(path: Path, schema: Any, columns: Sequence[str]) -> None:
+def _columns(path: Path, schema: Any, allowed: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """What the columns are called in a file."""
     from pyarrow import types
 
-    missing = [name for name in columns if name not in schema.names]
-    if missing:
+    columns = {name: next((one for one in called if one in schema.names), "") for name, called in allowed.items()}
+    if missing := [name for name, column in columns.items() if not column]:
         there = ", ".join(schema.names) or "none"
-        raise DataError(f"'{path}' has no column {' and no column '.join(missing)}; it has: {there}")
-    for name in columns:
-        kind = schema.field(name).type
+        called = ", ".join(f"'{other}'" for name in missing for other in allowed[name][1:])
+        others = f"; also read: {called}" if called else ""
+        raise DataError(f"'{path}' has no column {' and no column '.join(missing)}; it has: {there}{others}")
+    for name, column in columns.items():
+        kind = schema.field(column).type
+        kind = kind.value_type if types.is_dictionary(kind) else kind
+        is_text = types.is_string(kind) or types.is_large_string(kind)
         if name in ("audio", "prompt"):
-            check_encoded(path, schema, name)
-        elif not (types.is_string(kind) or types.is_large_string(kind)):
-            raise DataError(f"'{path}' column '{name}' must hold text, not {kind}")
+            check_encoded(path, schema, column)
+        elif not is_text and not (name == "speaker_id" and types.is_integer(kind)):
+            raise DataError(f"'{path}' column '{column}' must hold text, not {kind}")
+    return columns
 
 
 def _shards(path: Path) -> dict[str, list[Path]]:
     """Tar shards by split, where there are some and nothing that has always come first."""
-    first = path.is_dir() and ((path / TABLE).is_file() or bool(_parquet_files(path)))
+    first = path.is_dir() and ((path / TABLE).is_file() or bool(parquet_splits(path)))
     return {} if first else shard_splits(path)
 
 
@@ -317,7 +355,7 @@ def _notes(index: ShardIndex) -> Iterator[tuple[str, str]]:
         text = decode_note(read_text(row), f"{called} .txt") if sizes[0] else ""
         about = parse_note(decode_note(read_json(row), called), f"{called} .json") if sizes[1] else {}
         text = text or about.get("text", "")
-        speaker = about.get("speaker_id", about.get("speaker", "speaker"))
+        speaker = about.get("speaker_id", about.get("speaker", ONE_SPEAKER))
         if not isinstance(text, str) or not text.strip():
             raise DataError(f"{called} has no text; give KEY.txt, or 'text' in KEY.json")
         if not isinstance(speaker, str | int) or not str(speaker).strip():
@@ -335,7 +373,8 @@ def _open_table(folder: Path, name: str, split: str) -> SpeechSource:
     rows: dict[str, tuple[str, str]] = {}
     for number, line in enumerate(lines, 1):
         fields = [field.strip() for field in line.split("|")]
-        if not line.strip() or (number == 1 and tuple(field.lower() for field in fields) == FIELDS):
+        header = number == 1 and tuple(field.lower() for field in fields) in (FIELDS, FIELDS[:2], LJSPEECH_FIELDS)
+        if not line.strip() or header:
             continue
         file, text, speaker = _check_line(folder, fields, f"'{table}' line {number}")
         if file in rows:
@@ -344,6 +383,12 @@ def _open_table(folder: Path, name: str, split: str) -> SpeechSource:
         rows[file] = text, speaker
     if not rows:
         raise DataError(f"'{table}' holds no lines '{'|'.join(FIELDS)}'")
+    voices = {speaker for _, speaker in rows.values()}
+    if len(voices) == len(rows) > 2 and any(" " in voice for voice in voices):
+        raise DataError(
+            f"'{table}' has another speaker in every line, such as {min(voices)[:40]!r}; the third "
+            "field is the speaker: leave it out where all are of one"
+        )
     ids = tuple(rows)
     texts, speakers = (tuple(values) for values in zip(*rows.values(), strict=True))
 
@@ -361,20 +406,25 @@ def _open_table(folder: Path, name: str, split: str) -> SpeechSource:
     )
 
 
-def _check_line(folder: Path, fields: Sequence[str], where: str) -> Sequence[str]:
-    """The three fields, if the line is whole and its file lies below `folder`: tables come with downloaded data."""
-    if len(fields) != len(FIELDS):
-        raise DataError(f"{where} has {len(fields)} fields; allowed: {len(FIELDS)}, {'|'.join(FIELDS)}")
-    for name, value in zip(FIELDS, fields, strict=True):
+def _check_line(folder: Path, fields: Sequence[str], where: str) -> tuple[str, str, str]:
+    """File, text and speaker, if the line is whole and its file below `folder`: tables come with downloaded data."""
+    if len(fields) not in (2, 3):
+        raise DataError(
+            f"{where} has {len(fields)} fields; allowed: {len(FIELDS)}, {'|'.join(FIELDS)}, or the first two"
+        )
+    for name, value in zip(FIELDS, fields, strict=False):
         if not value:
             raise DataError(f"{where} has no {name}")
-    file = fields[0]
+    file, text, speaker = (*fields, ONE_SPEAKER)[:3]
     outside = PureWindowsPath(file).anchor or ".." in re.split(r"[\\/]", file)
     if outside or not file.isprintable():
         raise DataError(f"{where} names {file!r}; allowed: a file below the folder of the table")
-    if not (folder / file).is_file():
-        raise DataError(f"{where} names '{file}', but there is no such file")
-    return fields
+    if (folder / file).is_file():
+        return file, text, speaker
+    for place in ("wavs/", "wav/", ""):  # LJSpeech's form
+        if (folder / f"{place}{file}.wav").is_file():
+            return f"{place}{file}.wav", fields[-1], ONE_SPEAKER
+    raise DataError(f"{where} names '{file}', but there is no such file, nor 'wavs/{file}.wav'")
 
 
 def _digest(ids: Sequence[str], texts: Sequence[str], speakers: Sequence[str], contents: Iterable[bytes]) -> str:

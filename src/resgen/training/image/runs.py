@@ -35,7 +35,7 @@ from resgen.training.parallel import first_alone, initialise
 from resgen.training.stages import CODE_FOLDERS, check_start, data_path, run_stage
 from resgen.types import Reduce
 
-HELD_OUT_SPLITS = ("test", "val", "valid", "validation")
+HELD_OUT_SPLITS = ("test", "val", "valid", "validation", "dev")
 HELD_OUT_EVERY = 20
 MAX_HELD_OUT = 5000
 MAX_VALIDATED = 1000

@@ -17,7 +17,8 @@ from resgen.checkpoints.tensors import module_tensors, sha256_tensor
 from resgen.config import config_to_dict
 from resgen.data.codes.cache import CachePlan, CodeCache, Shard, is_cache, open_codes, usual_shard
 from resgen.data.codes.encoding import Encoding
-from resgen.data.sound.sources import SpeechSource, available_splits, open_speech
+from resgen.data.sound.held_out import open_speech_splits
+from resgen.data.sound.sources import SpeechSource
 from resgen.data.sound.store import SpeechStore
 from resgen.data.text import encode_text, normalise_text, pad_texts
 from resgen.devices import choose_device
@@ -43,7 +44,6 @@ from resgen.training.speech.tokenizer_task import SoundTokenizerTask
 from resgen.training.speech.vocoder_task import VocoderTask
 from resgen.training.stages import CODE_FOLDERS, check_start, data_path, run_stage
 
-HELD_OUT_SPLITS = ("test_seen_speaker", "test_seen", "test", "val", "valid", "validation")
 SHARD_UTTERANCES = 1 << 11
 """Recordings per shard, if nothing else is said: an hour or more, prepared in memory at a time."""
 ENCODE_BATCH = 16
@@ -364,22 +364,6 @@ def check_encoded_speech(
 def is_encoded_speech(path: str | Path) -> bool:
     """Whether `encode_speech` wrote this folder."""
     return all(is_cache(Path(path) / name, *COLUMNS) for name in CODE_FOLDERS)
-
-
-def open_speech_splits(data: str | Path) -> tuple[SpeechSource, SpeechSource]:
-    """Training and held-out recordings.
-
-    Raises:
-        DataError: the data has no split for either.
-    """
-    splits = available_splits(data)
-    held_out = next((name for name in HELD_OUT_SPLITS if name in splits), None)
-    if "train" not in splits or held_out is None:
-        raise DataError(
-            f"'{data}' has the splits {', '.join(splits)}; "
-            f"training needs 'train' and one of {', '.join(HELD_OUT_SPLITS)}"
-        )
-    return open_speech(data, "train"), open_speech(data, held_out)
 
 
 def _made_from(
