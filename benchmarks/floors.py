@@ -247,9 +247,9 @@ class _Examples(ClassExamples):
 
     seconds = 0.0
 
-    def batch(self, indices: Int[Tensor, " B"], generator: torch.Generator) -> Any:
+    def batch(self, samples: Int[Tensor, " B"]) -> Any:
         result: list[Any] = []
-        self.seconds = timed(lambda: result.append(ClassExamples.batch(self, indices, generator)))
+        self.seconds = timed(lambda: result.append(ClassExamples.batch(self, samples)))
         return result[0]
 
 

@@ -60,7 +60,8 @@ def main(head: Literal["residual", "mixture"] = "residual", batch_size: int = 32
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16):
-            loss, _ = objective.loss(codes, classes, torch.Generator().manual_seed(1))
+            visible = objective.draw(torch.ones_like(codes[..., 0], dtype=torch.bool), torch.Generator().manual_seed(1))
+            loss, _ = objective.loss((codes, classes, None), visible)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()

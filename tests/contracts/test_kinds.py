@@ -134,7 +134,7 @@ def test_guidance_moves_towards_the_class(kind: str) -> None:
     first = None
     for _ in range(60):
         dropped = torch.where(torch.rand(96, generator=stream) < 0.2, 3, class_ids)
-        loss, _ = objective.loss(codes, dropped, stream)
+        loss, _ = objective.loss((codes, dropped, None), objective.draw(torch.ones(96, 6, dtype=torch.bool), stream))
         first = float(loss.detach()) if first is None else first
         optimizer.zero_grad()
         loss.backward()

@@ -96,7 +96,9 @@ def test_features_are_heard(kind: str) -> None:
 def loss_of(kind: str, codes: torch.Tensor, sequence: SequenceCondition) -> float:
     objective = make_objective(make(kind), GeneratorLossConfig(data_start=False))
     stream = torch.Generator().manual_seed(5)
-    return float(objective.loss(codes, torch.zeros(len(codes), dtype=torch.int64), stream, sequence)[0].detach())
+    visible = objective.draw(sequence.targets, stream)
+    class_ids = torch.zeros(len(codes), dtype=torch.int64)
+    return float(objective.loss((codes, class_ids, sequence), visible)[0].detach())
 
 
 def test_the_loss_does_not_know_the_padding_but_knows_what_is_wanted(kind: str) -> None:

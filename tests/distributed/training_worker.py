@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import yaml
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -73,8 +73,11 @@ class Examples:
     def codes(self, indices: Int[Tensor, " B"]) -> Int[Tensor, "B L D"]:
         return self._codes[indices]
 
-    def batch(self, indices: Int[Tensor, " B"], generator: torch.Generator) -> Batch:
-        return self._codes[indices], self.class_ids[indices], None
+    def draw(self, indices: Int[Tensor, " B"], generator: torch.Generator) -> tuple[Tensor, Bool[Tensor, "B L"]]:
+        return indices, torch.ones(len(indices), 9, dtype=torch.bool)
+
+    def batch(self, samples: Int[Tensor, " B"]) -> Batch:
+        return self._codes[samples], self.class_ids[samples], None
 
 
 class Product:

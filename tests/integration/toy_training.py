@@ -6,6 +6,7 @@ Run as a program it trains in a folder: `python toy_training.py OUT [--resume] [
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 import time
@@ -59,16 +60,28 @@ class ToyTask:
         with torch.no_grad():
             self.module.codebook.copy_(torch.randn(6, generator=generator))
 
-    def losses(self, indices, step, micro, generator):
-        self.on_loss(step, micro)
-        time.sleep(self.slow)
+    def losses(self, indices, parts, step, generator, reduce):
         clean = self.data[indices]
-        out = self.module.main(clean + torch.randn(clean.shape, generator=generator)) + self.module.codebook
-        scale = float("nan") if step == self.nan_at else 1.0
-        loss = scale * (out - clean).square().mean() - 0.01 * self.module.critic(out).mean()
-        yield "main", loss, {"rms": out.detach().square().mean().sqrt()}
-        critic = (self.module.critic(out.detach()).mean() - self.module.critic(clean).mean()).square()
-        yield "critic", critic, {}
+        noisy = clean + torch.randn(clean.shape, generator=generator)
+        losses = []
+        for rows in parts:
+            outputs = []
+            losses.append(("main", functools.partial(self.main, clean, noisy, rows, step, outputs)))
+            losses.append(("critic", functools.partial(self.critic, clean, rows, outputs)))
+        return losses
+
+    def main(self, clean, noisy, rows, step, outputs):
+        self.on_loss(step, rows.start)
+        time.sleep(self.slow)
+        out, scale = self.module.main(noisy[rows]) + self.module.codebook, (rows.stop - rows.start) / len(clean)
+        outputs.append(out.detach())
+        worth = float("nan") if step == self.nan_at else 1.0
+        loss = worth * (out - clean[rows]).square().mean() - 0.01 * self.module.critic(out).mean()
+        return scale * loss, {"rms": scale * out.detach().square().mean().sqrt()}
+
+    def critic(self, clean, rows, outputs):
+        difference = self.module.critic(outputs.pop()) - self.module.critic(clean[rows])
+        return difference.square().sum() / len(clean), {}
 
     def after_step(self, step, generator, reduce):
         with torch.no_grad():

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from resgen.kinds.heads import head_loss
+from resgen.kinds.heads import Rows, head_loss, masked_rows
 from resgen.kinds.kind import Kind, Request, shared_fields
-from resgen.kinds.objective import Batches, GeneratorLossConfig, by_name, numbered
+from resgen.kinds.objective import Batch, Batches, GeneratorLossConfig, by_name, numbered, targets_of
 from resgen.models.ar_resgen import PRESETS, ARResGen, ARResGenConfig
 from resgen.models.resgen import ResGenConfig
 from resgen.ops.masking import num_masked
@@ -38,16 +38,19 @@ class LatentAutoregressiveObjective:
         if self.data_start:
             self.head_loss.start(codes, generator)
 
+    def draw(self, targets: Bool[Tensor, "B L"], generator: torch.Generator) -> Int[Tensor, "B L"]:
+        """At least one level of every target is masked."""
+        depth = self.model.spec.depth
+        progress = torch.rand(targets.shape, generator=generator, dtype=torch.float64, device=generator.device)
+        visible = (depth - num_masked(self.mask_schedule, progress, depth)).clamp(max=depth - 1)
+        return torch.where(targets, visible.to(targets.device), depth)
+
     def loss(
-        self,
-        codes: Int[Tensor, "B L D"],
-        class_ids: Int[Tensor, " B"],
-        generator: torch.Generator,
-        sequence: SequenceCondition | None = None,
+        self, batch: Batch, visible: Int[Tensor, "B L"], whole: Int[Tensor, "G M"] | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The head's loss per masked token."""
-        progress = torch.rand(codes.shape[:2], generator=generator, dtype=torch.float64, device=generator.device)
-        return self.head_loss.loss(*self._rows(codes, class_ids, progress, sequence))
+        codes, class_ids, sequence = batch
+        return self.head_loss.loss(self._rows(codes, class_ids, visible, sequence), visible if whole is None else whole)
 
     def validate(self, batches: Batches, reduce: Reduce = LOCAL) -> dict[str, float]:
         """Nats per masked token, by visible levels."""
@@ -55,8 +58,8 @@ class LatentAutoregressiveObjective:
         by_level = torch.zeros(2, spec.depth, dtype=torch.float64)
         for number, (codes, class_ids, sequence) in numbered(batches, reduce):
             stream = make_generator("validation", number)
-            progress = torch.rand(codes.shape[:2], generator=stream, dtype=torch.float64)
-            hidden, true, start = self._rows(codes, class_ids, progress, sequence)
+            visible = self.draw(targets_of(codes, sequence), stream)
+            hidden, true, start = self._rows(codes, class_ids, visible, sequence)
             value = self.head_loss.nll(hidden, true, start).double().cpu()
             by_level[0].index_add_(0, start.cpu(), value)
             by_level[1].index_add_(0, start.cpu(), (spec.depth - start.cpu()).double())
@@ -67,16 +70,11 @@ class LatentAutoregressiveObjective:
         self,
         codes: Int[Tensor, "B L D"],
         class_ids: Int[Tensor, " B"],
-        progress: Float[Tensor, "B L"],
+        visible: Int[Tensor, "B L"],
         sequence: SequenceCondition | None,
-    ) -> tuple[Float[Tensor, "N O"], Int[Tensor, "N D"], Int[Tensor, " N"]]:
-        """Hidden states, true codes and visible levels of all target positions, with at least one level masked each."""
-        depth = self.model.spec.depth
-        visible = (depth - num_masked(self.mask_schedule, progress, depth)).clamp(max=depth - 1).to(codes.device)
-        hidden = self.model(codes, visible, class_ids, sequence)
-        if sequence is None:
-            return hidden.flatten(0, 1), codes.flatten(0, 1), visible.flatten()
-        return hidden[sequence.targets], codes[sequence.targets], visible[sequence.targets]
+    ) -> Rows:
+        """Of all positions with something masked."""
+        return masked_rows(self.model(codes, visible, class_ids, sequence), codes, visible)
 
 
 def sample(model: ARResGen, request: Request, sampling: LatentAutoregressiveConfig) -> Samples:

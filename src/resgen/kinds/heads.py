@@ -10,7 +10,7 @@ from torch import Tensor
 
 from resgen.kinds.objective import GeneratorLossConfig, log_frequencies
 from resgen.losses.mixture import mixture_loss
-from resgen.losses.tokens import masked_level_loss, residual_above
+from resgen.losses.tokens import level_weight, masked_level_loss, residual_above
 from resgen.models.ar_resgen import ARResGen
 from resgen.models.head_start import start_mixture
 from resgen.models.heads import MixtureHead
@@ -18,19 +18,26 @@ from resgen.models.resgen import ResGen
 from resgen.models.token_head import TokenHead
 
 VALIDATION_ROWS = 1024
+Rows = tuple[Float[Tensor, "N O"], Int[Tensor, "N D"], Int[Tensor, " N"]]
+"""Hidden states, true codes and visible levels of positions with something masked."""
+
+
+def masked_rows(hidden: Float[Tensor, "B L O"], codes: Int[Tensor, "B L D"], visible: Int[Tensor, "B L"]) -> Rows:
+    """The rows of a batch."""
+    flat = visible.flatten()
+    rows = (flat < codes.shape[2]).nonzero().squeeze(1)
+    return hidden.flatten(0, 1)[rows], codes.flatten(0, 1)[rows], flat[rows]
 
 
 class HeadLoss(Protocol):
-    """What the objectives know of a head; rows are positions with at least one level masked."""
+    """What the objectives know of a head."""
 
     def start(self, codes: Int[Tensor, "B L D"], generator: torch.Generator) -> None:
         """Fit the head to data."""
         ...
 
-    def loss(
-        self, hidden: Float[Tensor, "N O"], codes: Int[Tensor, "N D"], visible: Int[Tensor, " N"]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss per masked token, and metrics for the log."""
+    def loss(self, rows: Rows, whole: Int[Tensor, "G M"]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss per masked token of the whole batch, whose masks are `whole`, and metrics for the log."""
         ...
 
     def nll(
@@ -51,12 +58,11 @@ class DensityLoss:
         flat = codes.flatten(0, 1)
         start_mixture(self.head, lambda c: self.model.target(flat, torch.full_like(flat[:, 0], c)), generator)
 
-    def loss(
-        self, hidden: Float[Tensor, "N O"], codes: Int[Tensor, "N D"], visible: Int[Tensor, " N"]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The bound, summed over the batch, over the number of masked tokens."""
-        total = (self.model.spec.depth - visible).sum()
-        weight = (1 / total).expand(len(hidden)).float()
+    def loss(self, rows: Rows, whole: Int[Tensor, "G M"]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The bound, summed over the rows, over the number of masked tokens."""
+        hidden, codes, visible = rows
+        tokens = (self.model.spec.depth - whole).sum()
+        weight = (1 / tokens).expand(len(hidden)).float()
         target = self.model.target(codes, visible)
         bound = mixture_loss(self.head, hidden, target, visible, weight, smoothing=self.smoothing)
         return bound.loss, {"regression": bound.regression, "classification": bound.classification}
@@ -78,16 +84,17 @@ class CodesLoss:
         """Start from the frequencies of the codes."""
         self.head.logits.bias.copy_(log_frequencies(codes, self.model.spec).flatten())
 
-    def loss(
-        self, hidden: Float[Tensor, "N O"], codes: Int[Tensor, "N D"], visible: Int[Tensor, " N"]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, rows: Rows, whole: Int[Tensor, "G M"]) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy; deeper levels may weigh less."""
+        hidden, codes, visible = rows
+        depth = self.model.spec.depth
         steering = self.head.steering
         above = None if steering is None else residual_above(codes, self.model.codebooks, visible)
         loss = masked_level_loss(
             hidden, codes, visible, *self.head.levels, above=above, steering=steering, decay=self.level_decay
         )
-        return loss.total / loss.weight, {"nll": loss.per_level.sum() / loss.counts.sum()}
+        nll = loss.per_level.sum() / (depth - whole).sum()
+        return loss.total / level_weight(whole, depth, self.level_decay), {"nll": nll}
 
     def nll(
         self, hidden: Float[Tensor, "N O"], codes: Int[Tensor, "N D"], visible: Int[Tensor, " N"]

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from resgen.kinds.kind import Kind, Request, shared_fields
 from resgen.kinds.objective import (
     VALIDATION_PROGRESS,
+    Batch,
     Batches,
     GeneratorLossConfig,
     by_name,
     by_progress,
     log_frequencies,
     numbered,
+    targets_of,
 )
 from resgen.losses.tokens import token_loss
 from resgen.models.maskgit import PRESETS, MaskGIT, MaskGITConfig, draw_level
@@ -36,21 +38,21 @@ class DepthwiseObjective:
         if self.data_start:
             self.model.head.bias.copy_(log_frequencies(codes, self.model.spec))
 
+    def draw(self, targets: Bool[Tensor, "B L"], generator: torch.Generator) -> Int[Tensor, "B L"]:
+        """Masks of one random level per sample at random progress of the schedule."""
+        count, place = len(targets), generator.device
+        level = torch.randint(self.model.spec.depth, (count,), generator=generator, device=place)
+        progress = torch.rand(count, generator=generator, dtype=torch.float64, device=place)
+        return self._draw(targets, level.to(targets.device), progress, generator)
+
     def loss(
-        self,
-        codes: Int[Tensor, "B L D"],
-        class_ids: Int[Tensor, " B"],
-        generator: torch.Generator,
-        sequence: SequenceCondition | None = None,
+        self, batch: Batch, visible: Int[Tensor, "B L"], whole: Int[Tensor, "G M"] | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy per masked position."""
-        level = torch.randint(codes.shape[2], codes.shape[:1], generator=generator, device=generator.device)
-        level = level.to(codes.device)
-        progress = torch.rand(len(codes), generator=generator, dtype=torch.float64, device=generator.device)
-        visible = draw_level(codes, level, self.mask_schedule, progress, generator, sequence)
-        weight = (visible == level[:, None]).float()
-        logits, true = self._logits(codes, visible, level, class_ids, sequence)
-        return token_loss(logits.flatten(0, 1), true.flatten(), weight.flatten() / weight.sum()), {}
+        codes, class_ids, sequence = batch
+        counted, all_counted = (_at_lowest(masks) for masks in (visible, visible if whole is None else whole))
+        logits, true = self._logits(codes, visible, visible.amin(1), class_ids, sequence)
+        return token_loss(logits.flatten(0, 1), true.flatten(), counted.flatten() / all_counted.sum()), {}
 
     def validate(self, batches: Batches, reduce: Reduce = LOCAL) -> dict[str, float]:
         """Nats per masked position, by progress of the mask schedule and by level."""
@@ -62,7 +64,7 @@ class DepthwiseObjective:
                 stream = make_generator("validation", f"{progress:.2f}", number)
                 level = torch.arange(len(codes), device=codes.device) % spec.depth
                 everywhere = torch.full((len(codes),), progress, dtype=torch.float64)
-                visible = draw_level(codes, level, self.mask_schedule, everywhere, stream, sequence)
+                visible = self._draw(targets_of(codes, sequence), level, everywhere, stream)
                 logits, true = self._logits(codes, visible, level, class_ids, sequence)
                 value = -logits.log_softmax(-1).gather(2, true[..., None]).squeeze(2)
                 counts = visible == level[:, None]
@@ -72,6 +74,15 @@ class DepthwiseObjective:
                 sums[0, column] += value.sum()
                 sums[1, column] += counts.sum().cpu()
         return by_progress(reduce.sum(sums)) | by_name("nll_level", reduce.sum(by_level))
+
+    def _draw(
+        self,
+        targets: Bool[Tensor, "B L"],
+        level: Int[Tensor, " B"],
+        progress: Float[Tensor, " B"],
+        generator: torch.Generator,
+    ) -> Int[Tensor, "B L"]:
+        return draw_level(targets, level, self.model.spec.depth, self.mask_schedule, progress, generator)
 
     def _logits(
         self,
@@ -83,6 +94,11 @@ class DepthwiseObjective:
     ) -> tuple[Float[Tensor, "B L V"], Int[Tensor, "B L"]]:
         true = codes.gather(2, level[:, None, None].expand(-1, codes.shape[1], 1)).squeeze(2)
         return self.model(codes, visible, level, class_ids, sequence), true
+
+
+def _at_lowest(visible: Int[Tensor, "B L"]) -> Bool[Tensor, "B L"]:
+    """The positions with the fewest visible levels of their sample: those that are masked."""
+    return visible == visible.amin(1, keepdim=True)
 
 
 def sample(model: MaskGIT, request: Request, sampling: DepthwiseConfig) -> Samples:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from resgen.errors import ConfigError, unknown
@@ -57,21 +57,31 @@ class GeneratorLossConfig:
 
 
 class Objective(Protocol):
-    """What the generator's task knows of a kind."""
+    """What the generator's task knows of a kind.
+
+    All that is random about a step is a mask, drawn for its whole batch at once. The loss of a part of the batch is the
+    sum over the part's tokens divided by the number of tokens in the whole; so the parts add up to the loss of the
+    batch, however it is divided over micro-batches and processes.
+    """
 
     def start(self, codes: Int[Tensor, "B L D"], generator: torch.Generator) -> None:
         """Initialise from data, before the first step."""
         ...
 
+    def draw(self, targets: Bool[Tensor, "B L"], generator: torch.Generator) -> Int[Tensor, "B L"]:
+        """Visible levels of a training step, on the device of `targets`; all of them where there is no target."""
+        ...
+
     def loss(
-        self,
-        codes: Int[Tensor, "B L D"],
-        class_ids: Int[Tensor, " B"],
-        generator: torch.Generator,
-        sequence: SequenceCondition | None = None,
+        self, batch: Batch, visible: Int[Tensor, "B L"], whole: Int[Tensor, "G M"] | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of a batch and metrics for the log; masks are drawn from `generator`. Of sequences only the `targets`
-        count."""
+        """Share of a part in the loss of a batch and in the metrics for the log.
+
+        Args:
+            batch: the part.
+            visible: its rows of `draw`.
+            whole: all rows of `draw`; the part is the whole batch by default.
+        """
         ...
 
     def validate(self, batches: Batches, reduce: Reduce = LOCAL) -> dict[str, float]:
@@ -80,6 +90,11 @@ class Objective(Protocol):
         Of several processes each gives its own batches: of all of them number `rank`, `rank + world_size`, ...
         """
         ...
+
+
+def targets_of(codes: Int[Tensor, "B L D"], sequence: SequenceCondition | None) -> Bool[Tensor, "B L"]:
+    """The positions of a batch that are to be predicted."""
+    return torch.ones_like(codes[..., 0], dtype=torch.bool) if sequence is None else sequence.targets
 
 
 def log_frequencies(codes: Int[Tensor, "B L D"], spec: CodeSpec) -> Float[Tensor, "D V"]:

@@ -7,12 +7,21 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from resgen.kinds.heads import head_loss
+from resgen.kinds.heads import Rows, head_loss, masked_rows
 from resgen.kinds.kind import Kind, Request
-from resgen.kinds.objective import VALIDATION_PROGRESS, Batches, GeneratorLossConfig, by_name, by_progress, numbered
+from resgen.kinds.objective import (
+    VALIDATION_PROGRESS,
+    Batch,
+    Batches,
+    GeneratorLossConfig,
+    by_name,
+    by_progress,
+    numbered,
+    targets_of,
+)
 from resgen.models.head_choice import make_head
 from resgen.models.resgen import PRESETS, ResGen, ResGenConfig
 from resgen.ops.masking import num_masked, sample_visible
@@ -48,18 +57,19 @@ class UnmaskingObjective:
         if self.data_start:
             self.head_loss.start(codes, generator)
 
+    def draw(self, targets: Bool[Tensor, "B L"], generator: torch.Generator) -> Int[Tensor, "B L"]:
+        """Masks at random progress of the schedule."""
+        progress = torch.rand(len(targets), generator=generator, dtype=torch.float64, device=generator.device)
+        return self._draw(targets, progress, generator)
+
     def loss(
-        self,
-        codes: Int[Tensor, "B L D"],
-        class_ids: Int[Tensor, " B"],
-        generator: torch.Generator,
-        sequence: SequenceCondition | None = None,
+        self, batch: Batch, visible: Int[Tensor, "B L"], whole: Int[Tensor, "G M"] | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The batch sum of the mixture's bound (Eq. 1) or of the cross-entropy (Eq. 2) over the number of masked
         tokens."""
-        progress = torch.rand(len(codes), generator=generator, dtype=torch.float64, device=generator.device)
-        visible = self._draw(codes, progress, generator, sequence)
-        return self.head_loss.loss(*self._masked_rows(codes, visible, class_ids, sequence))
+        codes, class_ids, sequence = batch
+        rows = self._masked_rows(codes, visible, class_ids, sequence)
+        return self.head_loss.loss(rows, visible if whole is None else whole)
 
     def validate(self, batches: Batches, reduce: Reduce = LOCAL) -> dict[str, float]:
         """Nats per masked token: by progress of the mask schedule and by visible levels."""
@@ -70,7 +80,7 @@ class UnmaskingObjective:
             for column, progress in enumerate(VALIDATION_PROGRESS):
                 stream = make_generator("validation", f"{progress:.2f}", number)
                 everywhere = torch.full((len(codes),), progress, dtype=torch.float64)
-                visible = self._draw(codes, everywhere, stream, sequence)
+                visible = self._draw(targets_of(codes, sequence), everywhere, stream)
                 hidden, true, start = self._masked_rows(codes, visible, class_ids, sequence)
                 value = self.head_loss.nll(hidden, true, start).double().cpu()
                 by_level[0].index_add_(0, start.cpu(), value)
@@ -80,18 +90,13 @@ class UnmaskingObjective:
         return by_progress(reduce.sum(sums)) | by_name("nll_visible", reduce.sum(by_level))
 
     def _draw(
-        self,
-        codes: Int[Tensor, "B L D"],
-        progress: Float[Tensor, " B"],
-        generator: torch.Generator,
-        sequence: SequenceCondition | None,
+        self, targets: Bool[Tensor, "B L"], progress: Float[Tensor, " B"], generator: torch.Generator
     ) -> Int[Tensor, "B L"]:
-        """Masks at the given progress of the schedule; what is no target of a sequence is visible throughout."""
-        length, depth = codes.shape[1:]
-        targets = None if sequence is None else sequence.targets
-        tokens = depth * (length if targets is None else targets.sum(1).to(progress.device))
-        masked = num_masked(self.mask_schedule, progress, tokens).to(codes.device)
-        return sample_visible(masked, length, depth, generator, targets)
+        """Masks at the given progress of the schedule."""
+        depth = self.model.spec.depth
+        tokens = depth * targets.sum(1).to(progress.device)
+        masked = num_masked(self.mask_schedule, progress, tokens).to(targets.device)
+        return sample_visible(masked, targets.shape[1], depth, generator, targets)
 
     def _masked_rows(
         self,
@@ -99,12 +104,9 @@ class UnmaskingObjective:
         visible: Int[Tensor, "B L"],
         class_ids: Int[Tensor, " B"],
         sequence: SequenceCondition | None,
-    ) -> tuple[Float[Tensor, "N O"], Int[Tensor, "N D"], Int[Tensor, " N"]]:
+    ) -> Rows:
         """Hidden states, true codes and visible levels of the positions with something masked."""
-        flat = visible.flatten()
-        rows = (flat < self.model.spec.depth).nonzero().squeeze(1)
-        hidden = self.model(codes, visible, class_ids, sequence).flatten(0, 1)[rows]
-        return hidden, codes.flatten(0, 1)[rows], flat[rows]
+        return masked_rows(self.model(codes, visible, class_ids, sequence), codes, visible)
 
 
 def sample(model: ResGen, request: Request, sampling: SamplingConfig) -> Samples:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
 from resgen.kinds.kind import Kind, Request, shared_fields
-from resgen.kinds.objective import Batches, GeneratorLossConfig, by_name, log_frequencies
+from resgen.kinds.objective import Batch, Batches, GeneratorLossConfig, by_name, log_frequencies, targets_of
 from resgen.losses.tokens import token_loss
 from resgen.models.resgen import ResGenConfig
 from resgen.models.rq_transformer import PRESETS, RQTransformer, RQTransformerConfig
@@ -29,16 +29,16 @@ class AutoregressiveObjective:
         if self.data_start:
             self.model.heads.bias.copy_(log_frequencies(codes, self.model.spec))
 
+    def draw(self, targets: Bool[Tensor, "B L"], generator: torch.Generator) -> Int[Tensor, "B L"]:
+        """Nothing is random: all levels are masked."""
+        return torch.where(targets, 0, self.model.spec.depth)
+
     def loss(
-        self,
-        codes: Int[Tensor, "B L D"],
-        class_ids: Int[Tensor, " B"],
-        generator: torch.Generator,
-        sequence: SequenceCondition | None = None,
+        self, batch: Batch, visible: Int[Tensor, "B L"], whole: Int[Tensor, "G M"] | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy per token."""
-        sums, count = self.sums(codes, class_ids, sequence)
-        return sums.sum() / (count * codes.shape[2]), {}
+        tokens = (self.model.spec.depth - (visible if whole is None else whole)).sum()
+        return self.sums(*batch)[0].sum() / tokens, {}
 
     def validate(self, batches: Batches, reduce: Reduce = LOCAL) -> dict[str, float]:
         """Nats per token, over all and by level."""
@@ -55,8 +55,7 @@ class AutoregressiveObjective:
     ) -> tuple[Float[Tensor, " D"], Float[Tensor, ""]]:
         """Sums per level, and how many positions they are over; the logits of one level exist at a time."""
         hidden = self.model.hidden(codes, class_ids, sequence)
-        targets = torch.ones_like(codes[..., 0], dtype=torch.bool) if sequence is None else sequence.targets
-        weight = targets.flatten().float()
+        weight = targets_of(codes, sequence).flatten().float()
         # `unbind` gathers the gradients of all levels at once; indexing would add a full [D, V, O] for each.
         parts = zip(hidden.unbind(2), self.model.heads.weight.unbind(), self.model.heads.bias.unbind(), strict=True)
         logits = (functional.linear(part.flatten(0, 1), matrix, bias) for part, matrix, bias in parts)

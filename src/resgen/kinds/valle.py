@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
 from resgen.kinds import maskgit, rq_transformer
 from resgen.kinds.kind import Kind, Request, shared_fields
-from resgen.kinds.objective import Batches, GeneratorLossConfig, by_name, log_frequencies
+from resgen.kinds.objective import Batch, Batches, GeneratorLossConfig, by_name, log_frequencies, targets_of
 from resgen.kinds.rq_transformer import AutoregressiveObjective
 from resgen.models.resgen import ResGenConfig
 from resgen.models.valle import Valle, ValleConfig
@@ -36,18 +36,20 @@ class FirstThenRestObjective:
         if self.data_start:
             self.model.rest.head.bias.copy_(log_frequencies(codes, self.model.spec))
 
+    def draw(self, targets: Bool[Tensor, "B L"], generator: torch.Generator) -> Int[Tensor, "B L"]:
+        """One random level per sample, from the second on, and all below it are masked."""
+        depth, place = self.model.spec.depth, generator.device
+        level = 1 + torch.randint(depth - 1, (len(targets), 1), generator=generator, device=place)
+        return torch.where(targets, level.to(targets.device), depth)
+
     def loss(
-        self,
-        codes: Int[Tensor, "B L D"],
-        class_ids: Int[Tensor, " B"],
-        generator: torch.Generator,
-        sequence: SequenceCondition | None = None,
+        self, batch: Batch, visible: Int[Tensor, "B L"], whole: Int[Tensor, "G M"] | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum of both networks' cross-entropies per token."""
-        level = 1 + torch.randint(codes.shape[2] - 1, codes.shape[:1], generator=generator, device=generator.device)
-        first, _ = self.first.loss(codes[..., :1], class_ids, generator, sequence)
-        sums, counts = self._rest(codes, level.to(codes.device), class_ids, sequence)
-        rest = sums.sum() / counts.sum()
+        codes, class_ids, sequence = batch
+        positions = ((visible if whole is None else whole) < self.model.spec.depth).sum()
+        first = self.first.sums(codes[..., :1], class_ids, sequence)[0].sum() / positions
+        rest = self._rest(codes, visible.amin(1), class_ids, sequence)[0].sum() / positions
         return first + rest, {"first": first.detach(), "rest": rest.detach()}
 
     def validate(self, batches: Batches, reduce: Reduce = LOCAL) -> dict[str, float]:
@@ -72,9 +74,8 @@ class FirstThenRestObjective:
         sequence: SequenceCondition | None,
     ) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"]]:
         """Sum of the cross-entropies of each sample's level, and how many positions it is over."""
-        visible = level[:, None].expand(codes.shape[:2])
-        targets = torch.ones_like(visible, dtype=torch.bool) if sequence is None else sequence.targets
-        visible = torch.where(targets, visible, codes.shape[2])
+        targets = targets_of(codes, sequence)
+        visible = torch.where(targets, level[:, None], codes.shape[2])
         logits = self.model.rest(codes, visible, level, class_ids, sequence)
         true = codes.gather(2, level[:, None, None].expand(-1, codes.shape[1], 1))
         value = -logits.log_softmax(-1).gather(2, true).squeeze(2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -43,10 +42,6 @@ def generator_hinge(fake: Float[Tensor, "*b"]) -> Float[Tensor, ""]:
     return -fake.float().mean()
 
 
-def adaptive_weight(
-    reconstruction: Float[Tensor, ""], adversarial: Float[Tensor, ""], last_layer: Tensor
-) -> Float[Tensor, ""]:
-    """Ratio of the two losses' gradient norms at the decoder's last layer, at most 1e4, without gradient."""
-    reconstruction_norm = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)[0].norm()
-    adversarial_norm = torch.autograd.grad(adversarial, last_layer, retain_graph=True)[0].norm()
-    return (reconstruction_norm / (adversarial_norm + 1e-4)).clamp(0, 1e4).detach()
+def adaptive_weight(reconstruction: Tensor, adversarial: Tensor) -> Float[Tensor, ""]:
+    """Ratio of the norms of the two losses' gradients at the decoder's last layer, at most 1e4."""
+    return (reconstruction.norm() / (adversarial.norm() + 1e-4)).clamp(0, 1e4)

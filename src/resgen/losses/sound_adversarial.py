@@ -1,12 +1,13 @@
 """Discriminators of sounds and their least-squares losses (App. A.1; HiFi-GAN, UnivNet, DAC, CLaM-TTS).
 
 Time is always the third axis (axis 2) of logits and features, so that one function can leave padding out of every loss.
+Sounds may be a part of a batch (`rows`, with what is `valid` in all of it); losses are then their share in the batch's.
 Widths are settings: the published discriminators are several times larger than what they judge here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from resgen.errors import ConfigError
+from resgen.losses.spectral import ALL
 
 PERIODS = (2, 3, 5, 7, 11)
 FFT_SIZES = (2048, 1024, 512)
@@ -28,12 +30,14 @@ class Judgement(NamedTuple):
     Attributes:
         logits: `[B, 1, T', K]`, near 1 for real and near 0 for generated sound.
         features: outputs of the layers before, `[B, C, T', K]` with a T' and K of their own.
-        valid: `[B, T]`, which part of its input was not padding, at any rate; None for all of it.
+        valid: `[G, T]`, which part of its input was not padding, at any rate; None for all of it.
+        rows: which of the batch of G sounds that losses are means over these are.
     """
 
     logits: Float[Tensor, "B 1 t k"]
     features: list[Tensor]
-    valid: Bool[Tensor, "B T"] | None
+    valid: Bool[Tensor, "G T"] | None
+    rows: slice = ALL
 
 
 class MultiPeriodDiscriminator(nn.Module):
@@ -53,14 +57,15 @@ class MultiPeriodDiscriminator(nn.Module):
             _Stack(1, widths, kernel=(5, 1), stride=(3, 1), last_kernel=(3, 1)) for _ in self.periods
         )
 
-    def forward(self, samples: Float[Tensor, "B S"], valid: Bool[Tensor, "B S"] | None = None) -> list[Judgement]:
+    def forward(
+        self, samples: Float[Tensor, "B S"], valid: Bool[Tensor, "G S"] | None = None, rows: slice = ALL
+    ) -> list[Judgement]:
         judgements = []
         for period, part in zip(self.periods, self.parts, strict=True):
             missing = -samples.shape[1] % period
-            rows = F.pad(samples, (0, missing)).unflatten(1, (-1, period)).unsqueeze(1)
-            logits, features = part(rows)
+            logits, features = part(F.pad(samples, (0, missing)).unflatten(1, (-1, period)).unsqueeze(1))
             inside = None if valid is None else F.pad(valid, (0, missing))
-            judgements.append(Judgement(logits, features, inside))
+            judgements.append(Judgement(logits, features, inside, rows))
         return judgements
 
 
@@ -83,7 +88,9 @@ class MultiResolutionDiscriminator(nn.Module):
             _Stack(2, (width,) * 4, kernel=(3, 9), stride=(1, 2), last_kernel=(3, 3)) for _ in self.fft_sizes
         )
 
-    def forward(self, samples: Float[Tensor, "B S"], valid: Bool[Tensor, "B S"] | None = None) -> list[Judgement]:
+    def forward(
+        self, samples: Float[Tensor, "B S"], valid: Bool[Tensor, "G S"] | None = None, rows: slice = ALL
+    ) -> list[Judgement]:
         judgements = []
         for size, part in zip(self.fft_sizes, self.parts, strict=True):
             spectrum = torch.stft(
@@ -97,7 +104,7 @@ class MultiResolutionDiscriminator(nn.Module):
                 return_complex=True,
             )
             logits, features = part(torch.view_as_real(spectrum).permute(0, 3, 2, 1))
-            judgements.append(Judgement(logits, features, valid))
+            judgements.append(Judgement(logits, features, valid, rows))
         return judgements
 
 
@@ -114,8 +121,10 @@ class WaveformDiscriminator(nn.Module):
         self.periods = MultiPeriodDiscriminator(widths=(width, 2 * width, 4 * width, 8 * width))
         self.resolutions = MultiResolutionDiscriminator(width=width)
 
-    def forward(self, samples: Float[Tensor, "B S"], valid: Bool[Tensor, "B S"] | None = None) -> list[Judgement]:
-        return self.periods(samples, valid) + self.resolutions(samples, valid)
+    def forward(
+        self, samples: Float[Tensor, "B S"], valid: Bool[Tensor, "G S"] | None = None, rows: slice = ALL
+    ) -> list[Judgement]:
+        return self.periods(samples, valid, rows) + self.resolutions(samples, valid, rows)
 
 
 class MelDiscriminator(nn.Module):
@@ -150,22 +159,26 @@ class MelDiscriminator(nn.Module):
         return (turns.to(lengths.device) * (room + 1)).long().clamp(max=room)
 
     def forward(
-        self, mels: Float[Tensor, "B F T"], starts: Int[Tensor, "W B"], valid: Bool[Tensor, "B T"] | None = None
+        self,
+        mels: Float[Tensor, "B F T"],
+        starts: Int[Tensor, "W G"],
+        valid: Bool[Tensor, "G T"] | None = None,
+        rows: slice = ALL,
     ) -> list[Judgement]:
         """Judge the windows that `starts` names, the same ones for a mel and its reconstruction."""
         judgements = []
         for window, part, first in zip(self.windows, self.parts, starts, strict=True):
             frames = first[:, None] + torch.arange(min(window, mels.shape[2]), device=mels.device)
-            cut = mels.transpose(1, 2).gather(1, frames[..., None].expand(-1, -1, mels.shape[1]))
+            cut = mels.transpose(1, 2).gather(1, frames[rows, :, None].expand(-1, -1, mels.shape[1]))
             logits, features = part(cut.unsqueeze(1))
-            judgements.append(Judgement(logits, features, None if valid is None else valid.gather(1, frames)))
+            judgements.append(Judgement(logits, features, None if valid is None else valid.gather(1, frames), rows))
         return judgements
 
 
 def least_squares_discriminator(real: list[Judgement], fake: list[Judgement]) -> Float[Tensor, ""]:
     """`mean (D(real) - 1)^2 + mean D(fake)^2`, summed over sub-discriminators (LSGAN as in HiFi-GAN, Eq. 1)."""
     terms = [
-        _mean((a.logits.float() - 1).square(), a.valid) + _mean(b.logits.float().square(), b.valid)
+        _mean((a.logits.float() - 1).square(), a) + _mean(b.logits.float().square(), b)
         for a, b in zip(real, fake, strict=True)
     ]
     return torch.stack(terms).sum()
@@ -173,7 +186,7 @@ def least_squares_discriminator(real: list[Judgement], fake: list[Judgement]) ->
 
 def least_squares_generator(fake: list[Judgement]) -> Float[Tensor, ""]:
     """`mean (D(fake) - 1)^2`, summed over sub-discriminators (HiFi-GAN, Eq. 2)."""
-    return torch.stack([_mean((part.logits.float() - 1).square(), part.valid) for part in fake]).sum()
+    return torch.stack([_mean((part.logits.float() - 1).square(), part) for part in fake]).sum()
 
 
 def feature_matching(real: list[Judgement], fake: list[Judgement]) -> Float[Tensor, ""]:
@@ -182,11 +195,34 @@ def feature_matching(real: list[Judgement], fake: list[Judgement]) -> Float[Tens
     No gradient reaches the real side.
     """
     terms = [
-        _mean((fake_feature.float() - real_feature.detach().float()).abs(), b.valid)
+        _mean((fake_feature.float() - real_feature.detach().float()).abs(), b)
         for a, b in zip(real, fake, strict=True)
         for real_feature, fake_feature in zip(a.features, b.features, strict=True)
     ]
     return torch.stack(terms).sum()
+
+
+class Duel:
+    """The two sides of an adversarial step on the same sounds, one after the other."""
+
+    _judge: Callable[[Tensor], list[Judgement]]
+    _real: list[Judgement]
+    _output: Tensor
+
+    def generator_losses(
+        self, judge: Callable[[Tensor], list[Judgement]], real: Tensor, output: Tensor
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Least-squares and feature matching loss of what made `output`; comes first."""
+        self._judge, self._real, self._output = judge, judge(real), output.detach()
+        fake = judge(output)
+        return least_squares_generator(fake), feature_matching(self._real, fake)
+
+    def discriminator_loss(self) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """The discriminator's own, and its metric; comes second."""
+        # The real side's graph is still whole: the first losses have no gradient with respect to it.
+        loss = least_squares_discriminator(self._real, self._judge(self._output))
+        del self._judge, self._real, self._output
+        return loss, {"discriminator": loss.detach()}
 
 
 class _Stack(nn.Module):
@@ -217,14 +253,16 @@ class _Stack(nn.Module):
         return self.out(x), features
 
 
-def _mean(values: Float[Tensor, "B C t k"], valid: Bool[Tensor, "B T"] | None) -> Float[Tensor, ""]:
-    """Mean over the rows in time whose first input was not padding; 0 where there are none."""
-    if valid is None:
+def _mean(values: Float[Tensor, "B C t k"], of: Judgement) -> Float[Tensor, ""]:
+    """Mean over the rows in time whose first input was not padding, or the share of these sounds in that of their
+    batch; 0 where there are none."""
+    if of.valid is None:
         return values.mean()
-    rows = values.shape[2]
-    first = torch.arange(rows, device=valid.device) * valid.shape[1] // rows
-    weight = valid[:, first].to(values.dtype)
-    return (values * weight[:, None, :, None]).sum() / (weight.sum() * values.shape[1] * values.shape[3]).clamp(min=1)
+    count = values.shape[2]
+    first = torch.arange(count, device=values.device) * of.valid.shape[1] // count
+    weight = of.valid[:, first].to(values.dtype)
+    total = (weight.sum() * values.shape[1] * values.shape[3]).clamp(min=1)
+    return (values * weight[of.rows, None, :, None]).sum() / total
 
 
 def _check_sizes(name: str, sizes: Sequence[int], at_least: int = 1) -> None:

@@ -18,16 +18,12 @@ class LevelLoss(NamedTuple):
     """Sums over the masked tokens of a batch, in nats.
 
     Attributes:
-        total: weighted; carries the gradient. The caller divides by `weight`.
-        weight: sum of the weights of the masked tokens.
+        total: weighted; carries the gradient. The caller divides by `level_weight`.
         per_level: plain sums by level, for logs.
-        counts: masked tokens of each level.
     """
 
     total: Float[Tensor, ""]
-    weight: Float[Tensor, ""]
     per_level: Float[Tensor, " D"]
-    counts: Int[Tensor, " D"]
 
 
 def token_loss(
@@ -70,11 +66,13 @@ def masked_level_loss(
         decay: weight of a masked level relative to the one above it, in (0, 1]. Below 1 the levels that are revealed
             next count most; the deepest ones are nearly noise given the few that are known.
     """
-    beyond = torch.arange(codes.shape[1], device=codes.device) - visible[:, None]
-    masked = beyond >= 0
-    total, per_level = _LevelSums.apply(hidden, codes, visible, above, decay, weight, bias, steering)
-    scale = decay ** beyond[masked].to(total.dtype)
-    return LevelLoss(total, scale.sum(), per_level, masked.sum(0))
+    return LevelLoss(*_LevelSums.apply(hidden, codes, visible, above, decay, weight, bias, steering))
+
+
+def level_weight(visible: Int[Tensor, "*b"], depth: int, decay: float) -> Float[Tensor, ""]:
+    """Sum of the weights that `masked_level_loss` gives the masked levels of all rows."""
+    beyond = torch.arange(depth, device=visible.device) - visible[..., None]
+    return (decay ** beyond.clamp(min=0).float() * (beyond >= 0)).sum()
 
 
 def residual_above(

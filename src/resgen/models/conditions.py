@@ -22,13 +22,6 @@ class ClassCondition(nn.Module):
     def forward(self, class_ids: Int[Tensor, " B"]) -> Float[Tensor, "B O"]:
         return self.embedding(class_ids)
 
-    def drop(self, class_ids: Int[Tensor, " B"], probability: float, generator: torch.Generator) -> Int[Tensor, " B"]:
-        """Replace each class by "no class" with the given probability (0.1 in the paper)."""
-        dropped = (
-            torch.rand(class_ids.shape, generator=generator, device=generator.device).to(class_ids.device) < probability
-        )
-        return torch.where(dropped, self.null_id, class_ids)
-
 
 class FeatureInput(nn.Module):
     """One vector per position from features at `stride` rows per position, by a strided convolution without overlap

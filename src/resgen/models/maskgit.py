@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from resgen.models.base import INIT_STD, CodeModel, check_config
@@ -145,18 +145,15 @@ class MaskGITPredictor:
 
 
 def draw_level(
-    codes: Int[Tensor, "B L D"],
+    targets: Bool[Tensor, "B L"],
     level: Int[Tensor, " B"],
+    depth: int,
     mask_schedule: str,
     progress: Float[Tensor, " B"],
     generator: torch.Generator,
-    sequence: SequenceCondition | None,
 ) -> Int[Tensor, "B L"]:
     """A state of depth-wise decoding: `level` visible levels at n = ceil(gamma(r) L) positions, one more at the others;
-    all at the positions of a sequence that are no targets."""
-    length, depth = codes.shape[1:]
-    targets = None if sequence is None else sequence.targets
-    count = length if targets is None else targets.sum(1).to(progress.device)
-    masked = num_masked(mask_schedule, progress, count).to(codes.device)
-    visible = level[:, None] + sample_visible(masked, length, 1, generator, targets)
-    return visible if targets is None else torch.where(targets, visible, depth)
+    all where nothing is targets."""
+    masked = num_masked(mask_schedule, progress, targets.sum(1).to(progress.device)).to(targets.device)
+    visible = level[:, None] + sample_visible(masked, targets.shape[1], 1, generator, targets)
+    return torch.where(targets, visible, depth)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -19,8 +19,9 @@ from resgen.models.base import CodeModel
 from resgen.nn.transformer import Block
 from resgen.ops.random import generator as make_generator
 from resgen.quantizers.base import Quantizer
+from resgen.training.interface import LossOf
 from resgen.training.sharding import Shard
-from resgen.types import LOCAL, Reduce, SequenceCondition
+from resgen.types import LOCAL, Reduce
 
 VALIDATION_BATCH = 256
 Evaluate = Callable[[CodeModel, AnySampling], Mapping[str, float]]
@@ -36,8 +37,13 @@ class Examples(Protocol):
         """Codes of the samples without padding, for statistics: all positions count alike."""
         ...
 
-    def batch(self, indices: Int[Tensor, " B"], generator: torch.Generator) -> Batch:
-        """Codes, classes and, for sequences, the rest of the condition; what is drawn comes from `generator`."""
+    def draw(self, indices: Int[Tensor, " B"], generator: torch.Generator) -> tuple[Any, Bool[Tensor, "B L"]]:
+        """All that is random about the samples of a step, as a sequence or tensor with one entry for each; and the
+        positions that are to be targets."""
+        ...
+
+    def batch(self, samples: Any) -> Batch:
+        """Codes, classes and, for sequences, the rest of the condition, of a slice of what was drawn."""
         ...
 
 
@@ -169,17 +175,29 @@ class GeneratorTask:
         self.objective.start(self.train.codes(index).to(self.device), generator)
 
     def losses(
-        self, indices: Int[Tensor, " B"], step: int, micro: int, generator: torch.Generator
-    ) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
+        self,
+        indices: Int[Tensor, " B"],
+        parts: Sequence[slice],
+        step: int,
+        generator: torch.Generator,
+        reduce: Reduce = LOCAL,
+    ) -> list[LossOf]:
         """The loss of the kind's objective, with some conditions dropped for guidance."""
-        codes, class_ids, sequence = self._batch(self.train, indices, generator)
+        samples, targets = self.train.draw(indices, generator)
         dropout = self.model.config.class_dropout
-        class_ids = self.model.condition.drop(class_ids, dropout, generator)
-        if sequence is not None and self.model.config.feature_width:
-            keep = torch.rand(len(codes), generator=generator, device=generator.device) >= dropout
-            sequence = replace(sequence, keep=keep.to(self.device))
-        loss, metrics = self._loss(codes, class_ids, generator, sequence)
-        yield "generator", loss, metrics
+        keep = torch.rand(len(indices), generator=generator, device=generator.device) >= dropout
+        visible = self.objective.draw(targets.to(self.device), generator)
+
+        def loss_of(rows: slice) -> tuple[Tensor, dict[str, Tensor]]:
+            codes, class_ids, sequence = self._to_device(self.train.batch(samples[rows]))
+            with_condition = keep[rows].to(self.device)
+            class_ids = torch.where(with_condition, class_ids, self.model.condition.null_id)
+            if sequence is not None and self.model.config.feature_width:
+                sequence = replace(sequence, keep=with_condition)
+            masks = visible[rows, : codes.shape[1]]  # beyond are the positions of longer samples
+            return self._loss((codes, class_ids, sequence), masks, visible)
+
+        return [("generator", functools.partial(loss_of, rows)) for rows in parts]
 
     def after_step(self, step: int, generator: torch.Generator, reduce: Reduce = LOCAL) -> None:
         """Nothing: the codebooks are frozen."""
@@ -189,8 +207,8 @@ class GeneratorTask:
         """Exact negative log-likelihood in nats per token; the same held-out codes and masks at every validation."""
         count = min(len(self.held_out), self.config.validation_samples)
         parts = list(enumerate(torch.arange(count).split(VALIDATION_BATCH)))[reduce.rank :: reduce.world_size]
-        batches = (self._batch(self.held_out, part, make_generator("validation", number)) for number, part in parts)
-        return self.objective.validate(batches, reduce)
+        draws = (self.held_out.draw(part, make_generator("validation", number))[0] for number, part in parts)
+        return self.objective.validate((self._to_device(self.held_out.batch(samples)) for samples in draws), reduce)
 
     def evaluate(self, module: nn.Module) -> dict[str, float]:
         """Metrics of generated samples, if the task was given a way to take them."""
@@ -204,8 +222,8 @@ class GeneratorTask:
         """Write the pipeline folder."""
         self.product.export(folder, self.model, self.sampling, {**self.history, "generator": dict(history)})
 
-    def _batch(self, data: Examples, indices: Int[Tensor, " B"], generator: torch.Generator) -> Batch:
-        codes, class_ids, sequence = data.batch(indices, generator)
+    def _to_device(self, batch: Batch) -> Batch:
+        codes, class_ids, sequence = batch
         moved = None if sequence is None else sequence.to(self.device)
         return codes.to(self.device), class_ids.to(self.device), moved
 
@@ -218,13 +236,9 @@ class _Loss(nn.Module):
         self.model, self.objective = model, objective
 
     def forward(
-        self,
-        codes: Int[Tensor, "B L D"],
-        class_ids: Int[Tensor, " B"],
-        generator: torch.Generator,
-        sequence: SequenceCondition | None,
+        self, batch: Batch, visible: Int[Tensor, "B L"], whole: Int[Tensor, "G M"]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.objective.loss(codes, class_ids, generator, sequence)
+        return self.objective.loss(batch, visible, whole)
 
 
 def recomputed(forward: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -109,6 +109,10 @@ class TrainerConfig:
             raise ConfigError(unknown("device", self.device, ("auto", "cpu", "cuda", "cuda:N")))
 
 
+LossOf = tuple[str, Callable[[], tuple[Tensor, Mapping[str, Tensor]]]]
+"""A group of parameters, and what computes its loss and metrics; all metrics of a step are sums over its parts, too."""
+
+
 class Task(Protocol):
     """What is trained: data, modules and losses. The trainer knows nothing else of it.
 
@@ -121,7 +125,7 @@ class Task(Protocol):
       steps;
     * `lengths` of the samples, for batches of like length, or `blocks`, ends of stretches of samples that are read as
       one; see `CounterSampler`;
-    * `prefetch(indices)`, called before the losses of a micro-batch with the indices of the one after it.
+    * `prefetch(indices)`, called before the losses of a step with this process's samples of the step after it.
     """
 
     name: str
@@ -154,9 +158,26 @@ class Task(Protocol):
         ...
 
     def losses(
-        self, indices: Int[Tensor, " B"], step: int, micro: int, generator: torch.Generator
-    ) -> Iterator[tuple[str, Tensor, Mapping[str, Tensor | float]]]:
-        """Yield (group, loss, metrics); the trainer runs that group's backward pass before it asks again."""
+        self,
+        indices: Int[Tensor, " B"],
+        parts: Sequence[slice],
+        step: int,
+        generator: torch.Generator,
+        reduce: Reduce,
+    ) -> Sequence[LossOf]:
+        """The losses of a step in the order in which they are to be computed, each with its group.
+
+        All that is random is drawn here, for the whole batch, and is the same in every process. A loss is a part's
+        share in the loss of the whole batch: a sum over the part, divided by what counts in all of it. So the gradients
+        of all parts of all processes add up to that of the batch, however it is divided.
+
+        Args:
+            indices: samples of the whole batch, in all processes.
+            parts: the micro-batches of this process.
+            step: number of the step.
+            generator: of the step.
+            reduce: the processes; all call the same losses in the same order.
+        """
         ...
 
     def after_step(self, step: int, generator: torch.Generator, reduce: Reduce) -> Mapping[str, Tensor | float] | None:

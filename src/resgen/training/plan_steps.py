@@ -14,7 +14,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Int64, UInt8
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -34,9 +34,10 @@ from resgen.tokenizers.waveform import WaveformTokenizer
 from resgen.training.generator_task import recomputed
 from resgen.training.image.recipe import Recipe
 from resgen.training.image.tokenizer_task import TokenizerTask
+from resgen.training.interface import LossOf
 from resgen.training.speech import text_task
 from resgen.training.speech.recipe import SpeechRecipe, mel_of
-from resgen.training.speech.text_task import TextTask, Utterances
+from resgen.training.speech.text_task import Sizes, TextTask, Utterances
 from resgen.training.speech.tokenizer_task import SoundTokenizerTask
 from resgen.training.speech.vocoder_task import VocoderTask
 from resgen.training.tracing import CPU, EvenDraws, StepCost
@@ -46,7 +47,6 @@ Number = int | float
 Cost = Mapping[str, Number]
 """Bytes by item that are alive when the loss is known, the largest sum before it (`forward`) and after it
 (`backward`), and floating-point `operations`."""
-Losses = Iterator[tuple[str, Tensor, dict[str, Tensor]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class Step:
     """
 
     module: nn.Module
-    losses: Callable[[Tensor, torch.Generator], Losses]
+    losses: Callable[[int, torch.Generator], Sequence[LossOf]]
     groups: Mapping[str, list[nn.Parameter]]
 
 
@@ -80,21 +80,17 @@ def trace(make: Callable[[], Step], *, samples: int, bf16: bool) -> Cost:
         live = StepCost(step.module, dict(_items(step.module)))
         cost: dict[str, Number] = {"forward": 0, "backward": 0}
         with EvenDraws(), live:
-            items = step.losses(torch.arange(samples), torch.Generator())
-            while True:
+            for group, compute in step.losses(samples, torch.Generator()):
                 live.restart()
                 with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                    item = next(items, None)
-                if item is None:
-                    break
+                    loss, _ = compute()
                 kept = live.by_item()
                 if kept.total() >= sum(cost.values()) - cost["forward"] - cost["backward"]:
                     cost = {**kept, "forward": cost["forward"], "backward": cost["backward"]}
                 cost["forward"] = max(cost["forward"], live.largest)
                 live.restart()
-                group, loss, _ = item
                 loss.backward(inputs=groups[group])
-                del loss, item
+                del loss
                 cost["backward"] = max(cost["backward"], live.largest)
     return {**cost, "operations": live.operations}
 
@@ -181,6 +177,7 @@ def text_step(recipe: SpeechRecipe, tokens: int, frames: int) -> Step:
         return Utterances(torch.zeros(count, tokens, dtype=torch.int64), valid, mels, torch.full((count,), frames))
 
     task.train.batch = batch  # type: ignore[method-assign]
+    task.train.sizes = lambda indices: Sizes(len(indices), len(indices) * tokens, len(indices) * frames)  # type: ignore[method-assign]
     return _of_task(task)
 
 
@@ -195,16 +192,18 @@ def generator_step(
             block.forward = functools.partial(recomputed, block.forward)  # type: ignore[method-assign]
     objective = make_objective(model, recipe.generator_loss)
 
-    def losses(indices: Tensor, stream: torch.Generator) -> Losses:
-        count = len(indices)
+    def loss(count: int, stream: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         codes = torch.zeros(count, positions, spec.depth, dtype=torch.int64)
         sequence = None
         if features:
             rows = torch.zeros(count, positions * features["feature_stride"], features["feature_width"])
             everywhere = torch.ones(count, positions, dtype=torch.bool)
             sequence = SequenceCondition(valid=everywhere, prompt=~everywhere, features=rows)
-        value, metrics = objective.loss(codes, torch.zeros(count, dtype=torch.int64), stream, sequence)
-        yield "generator", value, metrics
+        visible = objective.draw(torch.ones(count, positions, dtype=torch.bool), stream)
+        return objective.loss((codes, torch.zeros(count, dtype=torch.int64), sequence), visible)
+
+    def losses(count: int, stream: torch.Generator) -> list[LossOf]:
+        return [("generator", functools.partial(loss, count, stream))]
 
     return Step(module=model, losses=losses, groups={"generator": list(model.parameters())})
 
@@ -224,21 +223,25 @@ class _Recordings(SpeechStore):
 
     def __init__(self, sample_rate_hz: int) -> None:
         self.sample_rate_hz = sample_rate_hz
-        self.lengths = torch.tensor([sample_rate_hz], device=CPU)
+        self.lengths = torch.tensor([3600 * sample_rate_hz], device=CPU)
         self.texts = ("a",)
 
     def __len__(self) -> int:
         return 1
 
-    def crops(
+    def crop_starts(
         self, indices: Int[Tensor, " B"] | Sequence[int], num_samples: int, generator: torch.Generator
-    ) -> tuple[Float[Tensor, "B S"], Int[Tensor, " B"]]:
-        count = len(indices)
-        return torch.zeros(count, num_samples), torch.full((count,), num_samples)
+    ) -> Int64[Tensor, " B"]:
+        return torch.zeros(len(indices), dtype=torch.int64)
+
+    def crops(
+        self, indices: Int[Tensor, " B"] | Sequence[int], starts: Int64[Tensor, " B"], num_samples: int
+    ) -> Float[Tensor, "B S"]:
+        return torch.zeros(len(indices), num_samples)
 
 
 def _of_task(task: Any, first_step: int = 0) -> Step:
-    def losses(indices: Tensor, stream: torch.Generator) -> Losses:
-        return task.losses(indices, first_step, 0, stream)
+    def losses(count: int, stream: torch.Generator) -> Sequence[LossOf]:
+        return task.losses(torch.zeros(count, dtype=torch.int64), [slice(count)], first_step, stream)
 
     return Step(module=task.module, losses=losses, groups=task.optimizer_groups())

@@ -1,6 +1,6 @@
 """The training loop: one step after another, exactly resumable, within a number of steps or minutes.
 
-All randomness of step `s` comes from streams named by (seed, step, micro-batch), and the order of the data from (seed,
+All randomness of step `s` comes from streams named by (seed, step), and the order of the data from (seed,
 epoch, step); so the number of steps done is the whole state besides tensors, and a resumed run repeats the unbroken
 one.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -266,55 +266,50 @@ class Trainer:
 
     def _train_step(self) -> float | None:
         """One optimizer step; returns the main loss where it is known without waiting for the device."""
-        config, step = self.config, self._step
-        world = self.reduce.world_size
-        first = self.reduce.rank * config.accumulate
-        micro_batches = self._micro_batches(step)
+        step, world = self._step, self.reduce.world_size
         self._optimizers.zero_grad()
-        totals: dict[str, Tensor] = {}
-        for micro, indices in enumerate(micro_batches, first):
-            stream = generator(config.seed, "train", step, micro)
-            self._prefetch(micro_batches[micro - first + 1 :], step)
-            items = iter(self.task.losses(indices, step, micro, stream))
-            while True:
-                with autocast(self.precision, self.device):
-                    item = next(items, None)
-                if item is None:
-                    break
-                group, loss, metrics = item
-                self._backward(group, loss / config.accumulate)
-                part = loss.detach().float() / config.accumulate
-                totals[group] = totals[group] + part if group in totals else part
-                for name, value in metrics.items():
-                    self._pending.add(name, value)
-        losses = {self._label("loss", group): self.reduce.sum(total) / world for group, total in totals.items()}
+        self._prefetch(step, step + 1)
+        stream = generator(self.config.seed, "train", step)
+        losses: dict[str, Tensor] = {}
+        metrics: dict[str, Tensor] = {}
+        with autocast(self.precision, self.device):
+            tasks = self.task.losses(self._sampler.indices(step), self._parts, step, stream, self.reduce)
+        for group, compute in tasks:
+            with autocast(self.precision, self.device):
+                loss, more = compute()
+            self._backward(group, loss * world)  # of which the processes take the mean
+            _add(losses, {self._label("loss", group): loss.detach().float()})
+            _add(metrics, more)
+        for name, value in metrics.items():
+            self._pending.add(name, value * world)  # of which the log takes the mean
+        losses = {name: self.reduce.sum(loss) for name, loss in losses.items()}
         self._note(losses)
         if self._skeleton is None:  # a divided model averages its own
             for parameters in self._optimizers.parameters.values():
                 average_gradients(parameters, self.reduce)
         self._note({self._label("grad_norm", group): norm for group, norm in self._optimizers.clip().items()})
         self._optimizers.step(self._factor(step))
-        stream = generator(config.seed, "after_step", step)
-        for name, value in (self.task.after_step(step, stream, self.reduce) or {}).items():
-            self._pending.add(name, value)
+        stream = generator(self.config.seed, "after_step", step)
+        for name, noted in (self.task.after_step(step, stream, self.reduce) or {}).items():
+            self._pending.add(name, noted)
         if self._ema is not None:
             self._ema.update(step)
         return float(losses["loss"]) if self.device.type == "cpu" and "loss" in losses else None
 
-    def _prefetch(self, following: Sequence[Tensor], step: int) -> None:
-        """Name the micro-batch after the present one to a task that wants to know it."""
-        prefetch = getattr(self.task, "prefetch", None)
-        if prefetch is None:
-            return
-        last = step + 1 >= self.config.num_steps
-        if following := following or (() if last else self._micro_batches(step + 1)):
-            prefetch(following[0])
+    def _prefetch(self, *steps: int) -> None:
+        """Name this process's samples of steps to a task that wants to know them."""
+        if (prefetch := getattr(self.task, "prefetch", None)) is not None:
+            own = slice(self._parts[0].start, self._parts[-1].stop)
+            for step in steps:
+                if step < self.config.num_steps:
+                    prefetch(self._sampler.indices(step)[own])
 
-    def _micro_batches(self, step: int) -> tuple[Tensor, ...]:
-        """This process's part of a step's samples."""
-        begin = self.reduce.rank * self.config.accumulate
-        parts = self._sampler.indices(step).chunk(self.config.accumulate * self.reduce.world_size)
-        return parts[begin : begin + self.config.accumulate]
+    @property
+    def _parts(self) -> list[slice]:
+        """The micro-batches of this process within the batch of a step."""
+        count, rank = self.config.accumulate, self.reduce.rank
+        size = self.config.batch_size // (count * self.reduce.world_size)
+        return [slice(number * size, (number + 1) * size) for number in range(rank * count, (rank + 1) * count)]
 
     def _backward(self, group: str, loss: Tensor) -> None:
         parameters = self._optimizers.parameters
@@ -494,3 +489,8 @@ class Trainer:
             "precision": self.precision,
             "device": self.device.type,
         }
+
+
+def _add(totals: dict[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    for name, value in values.items():
+        totals[name] = totals[name] + value if name in totals else value

@@ -16,15 +16,9 @@ def test_hinge_values() -> None:
 
 
 def test_adaptive_weight_is_the_ratio_of_gradient_norms() -> None:
-    layer = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
-    first, second = (layer * torch.tensor([3.0, 4.0])).sum(), (0.5 * layer).sum()
-    weight = adaptive_weight(first, second, layer)
+    weight = adaptive_weight(torch.tensor([3.0, 4.0]), torch.tensor([0.5, 0.5]))
     assert float(weight) == pytest.approx(5 / (0.5**0.5 + 1e-4), rel=1e-5)
-    assert not weight.requires_grad
-    (first + weight * second).backward()  # the graphs are still there
-    assert layer.grad is not None
-    tiny = adaptive_weight((layer * 1e4).sum(), (layer * 1e-9).sum(), layer)
-    assert float(tiny) == 1e4
+    assert float(adaptive_weight(torch.tensor([1e4]), torch.tensor([1e-9]))) == 1e4
 
 
 def test_a_picture_does_not_depend_on_its_batch() -> None:

@@ -70,11 +70,11 @@ def test_waveform_discriminators(index: int) -> None:
     samples = torch.randn(2, 1001)
     judgements = discriminator(samples)
     assert len(judgements) == (2, 2, 8)[index]
-    for logits, features, valid in judgements:
+    for logits, features, valid, _ in judgements:
         assert logits.shape[:2] == (2, 1) and valid is None and len(features) >= 3
         assert all(feature.shape[0] == 2 and feature.shape[2] >= logits.shape[2] for feature in features)
     for row in range(2):
-        for (logits, _, _), (together, _, _) in zip(discriminator(samples[row : row + 1]), judgements, strict=True):
+        for (logits, *_), (together, *_) in zip(discriminator(samples[row : row + 1]), judgements, strict=True):
             assert torch.allclose(logits[0], together[row], atol=1e-5), "a sound does not depend on its batch"
 
 
@@ -85,7 +85,7 @@ def test_time_is_the_third_axis(index: int) -> None:
     samples = torch.randn(1, 8000)
     changed = samples.clone()
     changed[:, -40:] += 1
-    for (a, first, _), (b, second, _) in zip(discriminator(samples), discriminator(changed), strict=True):
+    for (a, first, *_), (b, second, *_) in zip(discriminator(samples), discriminator(changed), strict=True):
         for before, after in zip([a, *first], [b, *second], strict=True):
             moved = (before != after).flatten(3).any(-1).any(1)[0]
             assert moved.any() and not moved[: len(moved) // 2].any()

@@ -125,9 +125,10 @@ def test_spectral_convergence_and_log_magnitude() -> None:
 
 def test_mean_over_real_frames() -> None:
     values = torch.tensor([[[1.0, 2.0, 100.0], [3.0, 4.0, 100.0]]])
-    assert float(frame_mean(values, torch.tensor([[True, True, False]]))) == 2.5
-    assert float(frame_mean(values, None)) == 35
-    assert float(frame_mean(values, torch.zeros(1, 3, dtype=torch.bool))) == 0
+    assert float(frame_mean(values, 4, torch.tensor([5]))) == 2.5
+    assert float(frame_mean(values, 4)) == 35
+    assert float(frame_mean(values, 4, torch.tensor([0]))) == 0
+    assert float(frame_mean(values, 4, torch.tensor([400, 5]), slice(1, 2))) == pytest.approx(10 / (102 * 2)), "a share"
 
 
 @pytest.mark.parametrize("windows", [(), (12,), (34,)])

@@ -43,7 +43,8 @@ def batch(spec: CodeSpec, size: int = 5):
     stream = torch.Generator().manual_seed(3)
     codes = torch.randint(spec.codebook_size, (size, spec.num_positions, spec.depth), generator=stream)
     level, progress = torch.randint(spec.depth, (size,), generator=stream), torch.rand(size, generator=stream).double()
-    visible = draw_level(codes, level, "cosine", progress, stream, None)
+    targets = torch.ones(size, spec.num_positions, dtype=torch.bool)
+    visible = draw_level(targets, level, spec.depth, "cosine", progress, stream)
     return codes, visible, level, torch.arange(size) % 3
 
 
@@ -135,8 +136,8 @@ def test_guidance_runs_one_batch_and_none_where_it_is_off() -> None:
 
 def test_training_states_mask_one_level_over_positions() -> None:
     stream = torch.Generator().manual_seed(0)
-    codes, level = torch.zeros(4000, 16, 4, dtype=torch.int64), torch.randint(4, (4000,), generator=stream)
-    visible = draw_level(codes, level, "cosine", torch.rand(4000, generator=stream).double(), stream, None)
+    level, progress = torch.randint(4, (4000,), generator=stream), torch.rand(4000, generator=stream).double()
+    visible = draw_level(torch.ones(4000, 16, dtype=torch.bool), level, 4, "cosine", progress, stream)
     above = visible - level[:, None]
     assert above.min() == 0 and above.max() == 1
     masked = (above == 0).sum(1)

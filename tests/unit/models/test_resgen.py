@@ -9,7 +9,6 @@ import torch
 
 from resgen.errors import ConfigError
 from resgen.losses.mixture import mixture_loss
-from resgen.models.conditions import ClassCondition
 from resgen.models.resgen import PRESETS, ResGen, ResGenConfig
 from resgen.ops.blocks import walk_levels
 from resgen.ops.residual import residual_encode
@@ -281,18 +280,6 @@ def test_a_prediction_draws_from_the_head_at_the_rows_asked_for() -> None:
 
 
 # Conditions.
-
-
-@pytest.mark.parametrize("probability", [0.0, 0.1, 0.7])
-def test_share_of_dropped_classes(probability: float) -> None:
-    condition = ClassCondition(10, 4)
-    class_ids = torch.arange(20_000) % 10
-    dropped = condition.drop(class_ids, probability, torch.Generator().manual_seed(0))
-    gone = dropped == condition.null_id
-    assert gone.float().mean() == pytest.approx(probability, abs=0.012)
-    assert torch.equal(dropped[~gone], class_ids[~gone])
-    for label in range(10):  # whatever the class
-        assert gone[class_ids == label].float().mean() == pytest.approx(probability, abs=0.04)
 
 
 def test_a_model_without_classes_has_only_the_null_condition() -> None:

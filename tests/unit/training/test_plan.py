@@ -91,7 +91,8 @@ def real_loss(recipe: Recipe, samples: int, sequences: bool) -> tuple[nn.Module,
     if sequences:
         rows = [torch.zeros(2 * LENGTH, 8)] * samples
         condition = SequenceCondition.of([LENGTH] * samples, [0] * samples, rows)
-    return model, lambda: objective.loss(codes, torch.zeros(samples, dtype=torch.int64), stream, condition)[0]
+    targets, class_ids = torch.ones(samples, LENGTH, dtype=torch.bool), torch.zeros(samples, dtype=torch.int64)
+    return model, lambda: objective.loss((codes, class_ids, condition), objective.draw(targets, stream))[0]
 
 
 @pytest.mark.parametrize(("kind", "sequences"), [*((kind, False) for kind in KINDS[:-1]), ("residual", True)])

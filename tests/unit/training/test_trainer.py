@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -37,8 +38,8 @@ def run(toy, out, *, task=None, resume=False, max_minutes=None, clock=None, run_
 
 
 def interrupt(task, step, number=signal.SIGTERM, times=1):
-    def on_loss(at, micro):
-        if at == step and micro == 0:
+    def on_loss(at, first):
+        if at == step and first == 0:
             for _ in range(times):
                 os.kill(os.getpid(), number)
 
@@ -151,7 +152,7 @@ def test_folder_with_a_run_needs_resume(toy, tmp_path, capsys):
 def test_two_processes_cannot_train_in_one_folder(toy, tmp_path):
     task, errors = toy.ToyTask(), []
 
-    def second(step, micro):
+    def second(step, first):
         if step == 1 and not errors:
             try:
                 run(toy, tmp_path, resume=True)
@@ -170,8 +171,8 @@ class Clock:
         self.now = 1000.0
         task.on_loss = self.tick
 
-    def tick(self, step, micro):
-        if micro == 0:
+    def tick(self, step, first):
+        if first == 0:
             self.now += 1.0
 
     def __call__(self):
@@ -197,7 +198,7 @@ def test_budget_counts_earlier_sessions_and_keeps_the_plan(toy, tmp_path, stop_a
     whole, task = toy.ToyTask(), interrupt(toy.ToyTask(), stop_at)
     run(toy, tmp_path / "a", task=whole, clock=Clock(whole), **options)
     stop, clock = task.on_loss, Clock(task)
-    task.on_loss = lambda step, micro: (stop(step, micro), clock.tick(step, micro))
+    task.on_loss = lambda step, first: (stop(step, first), clock.tick(step, first))
     with pytest.raises(Interrupted):
         run(toy, tmp_path / "b", task=task, clock=clock, **options)
     rest = toy.ToyTask()
@@ -208,7 +209,7 @@ def test_budget_counts_earlier_sessions_and_keeps_the_plan(toy, tmp_path, stop_a
 def test_budget_is_a_hard_stop_if_steps_become_slower(toy, tmp_path, capsys):
     task = toy.ToyTask()
     clock = Clock(task)
-    task.on_loss = lambda step, micro: setattr(clock, "now", clock.now + (0.5 if step < 45 else 2.0))
+    task.on_loss = lambda step, first: setattr(clock, "now", clock.now + (0.5 if step < 45 else 2.0))
     run(toy, tmp_path, task=task, clock=clock, max_minutes=1.0, num_steps=10**6, decay_fraction=0.25)
     assert task.exports[0]["steps"] == 49 and steps(tmp_path)[-1] == 49
     assert "max_minutes=1.0 are over" in capsys.readouterr().err
@@ -245,16 +246,10 @@ def test_validation_uses_the_average_and_leaves_no_trace(toy, tmp_path):
 
 
 def test_micro_batches_sum_to_the_gradient_of_the_batch(toy, tmp_path):
-    """With noise switched off, one step in 1 or 4 micro-batches gives the same weights."""
-
-    class Quiet(toy.ToyTask):
-        def losses(self, indices, step, micro, generator):
-            clean = self.data[indices]
-            yield "main", (self.module.main(clean) - clean).square().mean(), {}
-
+    """What is random is drawn for the whole batch: a step in 1 or 4 micro-batches gives the same weights."""
     result = []
     for accumulate in (1, 4):
-        _, task = run(toy, tmp_path / str(accumulate), task=Quiet(), accumulate=accumulate, num_steps=3)
+        _, task = run(toy, tmp_path / str(accumulate), task=toy.ToyTask(), accumulate=accumulate, num_steps=3)
         result.append((task.module.main[0].weight.detach(), toy.metrics(tmp_path / str(accumulate))[0]))
     torch.testing.assert_close(result[0][0], result[1][0], rtol=1e-4, atol=1e-6)
     assert result[0][1]["loss"] == pytest.approx(result[1][1]["loss"], rel=1e-5)
@@ -264,7 +259,7 @@ def test_micro_batches_sum_to_the_gradient_of_the_batch(toy, tmp_path):
 def test_a_loss_moves_its_own_group_only(toy, tmp_path):
     class MainOnly(toy.ToyTask):
         def losses(self, *args):
-            yield next(super().losses(*args))
+            return super().losses(*args)[:1]
 
     task = MainOnly()
     before = task.module.critic.weight.detach().clone()
@@ -391,8 +386,12 @@ def test_losses_run_in_bfloat16_where_asked(toy, tmp_path):
 
     class Watch(toy.ToyTask):
         def losses(self, *args):
+            ((group, compute), *_) = super().losses(*args)
+            return [(group, functools.partial(self.watch, compute))]
+
+        def watch(self, compute):
             kinds.append(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None)
-            yield from super().losses(*args)
+            return compute()
 
         def validate(self, module, reduce):
             kinds.append(torch.is_autocast_enabled("cpu"))

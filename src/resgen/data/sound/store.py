@@ -100,26 +100,27 @@ class SpeechStore:
         num_samples = -(-int(lengths.max()) // multiple) * multiple
         return self._gather(rows, torch.zeros_like(lengths), lengths, num_samples), lengths
 
-    def crops(
+    def crop_starts(
         self, indices: Int[Tensor, " B"] | Sequence[int], num_samples: int, generator: torch.Generator
-    ) -> tuple[Float[Tensor, "B S"], Int64[Tensor, " B"]]:
-        """A random piece of `num_samples` (S) of every utterance; a shorter utterance is whole, zero-padded at the end.
+    ) -> Int64[Tensor, " B"]:
+        """First samples of random pieces of `num_samples`; 0 where an utterance has no more.
 
         Args:
             indices: the utterances.
-            num_samples: S.
+            num_samples: of a piece.
             generator: of the CPU; one number per utterance is drawn, whatever its length.
-
-        Returns:
-            Samples, and how many of each are real.
         """
         if num_samples < 1:
             raise ConfigError(f"num_samples={num_samples} must be at least 1")
+        places = (self.lengths[self._row_numbers(indices)] - num_samples).clamp_min(0) + 1
+        return (torch.rand(len(places), generator=generator, dtype=torch.float64) * places).long()
+
+    def crops(
+        self, indices: Int[Tensor, " B"] | Sequence[int], starts: Int64[Tensor, " B"], num_samples: int
+    ) -> Float[Tensor, "B S"]:
+        """Pieces of `num_samples` (S) of utterances from `starts` on; a shorter one is zero-padded at the end."""
         rows = self._row_numbers(indices)
-        places = (self.lengths[rows] - num_samples).clamp_min(0) + 1
-        starts = (torch.rand(len(rows), generator=generator, dtype=torch.float64) * places).long()
-        lengths = self.lengths[rows].clamp_max(num_samples)
-        return self._gather(rows, starts, lengths, num_samples), lengths
+        return self._gather(rows, starts, (self.lengths[rows] - starts).clamp_max(num_samples), num_samples)
 
     def _row_numbers(self, indices: Int[Tensor, " B"] | Sequence[int]) -> Int64[Tensor, " B"]:
         rows = torch.as_tensor(indices, dtype=torch.int64, device="cpu")

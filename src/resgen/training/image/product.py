@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from resgen.checkpoints.artefacts import save_pipeline
@@ -40,9 +40,15 @@ class ClassExamples:
         """Codes of the rows."""
         return self.cache.batch(indices)[0]
 
-    def batch(self, indices: Int[Tensor, " B"], generator: torch.Generator) -> Batch:
-        """Codes and classes of the rows; nothing is drawn."""
-        codes, labels = self.cache.batch(indices)
+    def draw(
+        self, indices: Int[Tensor, " B"], generator: torch.Generator
+    ) -> tuple[Int[Tensor, " B"], Bool[Tensor, "B L"]]:
+        """Nothing is random: the rows themselves, and all their positions."""
+        return indices, torch.ones(len(indices), self.cache.spec.num_positions, dtype=torch.bool)
+
+    def batch(self, samples: Int[Tensor, " B"]) -> Batch:
+        """Codes and classes of the rows."""
+        codes, labels = self.cache.batch(samples)
         return codes, labels if self.num_classes else torch.zeros_like(labels), None
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from resgen.checkpoints.artefacts import save_tokenizer
@@ -22,10 +23,10 @@ from resgen.ops.images import from_uint8, psnr_db, to_uint8
 from resgen.quantizers import Quantization
 from resgen.quantizers.micro_batches import joined
 from resgen.tokenizers.image import ImageTokenizer
+from resgen.training.interface import LossOf
 from resgen.types import LOCAL, Reduce
 
 VALIDATION_BATCH = 256
-Losses = Iterator[tuple[str, Tensor, dict[str, Tensor]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,24 @@ class TokenizerLossConfig:
         for name in ("commitment_weight", "perceptual_weight", "adversarial_weight", "adversarial_start"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name}={getattr(self, name)} must not be negative")
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """A part of a batch on its way through the tokenizer; losses are shares of the batch's.
+
+    Attributes:
+        share: of the batch's pictures.
+        fooled: the adversarial loss, where there is a discriminator.
+    """
+
+    share: float
+    images: Tensor
+    output: Tensor
+    quantization: Quantization
+    reconstruction: Tensor
+    fooled: Tensor | None
+    metrics: dict[str, Tensor]
 
 
 class TokenizerTask:
@@ -140,35 +159,79 @@ class TokenizerTask:
         latents = self.tokenizer.latents(self._pictures(index)).flatten(0, 1)
         self.tokenizer.quantizer.initialize(latents, generator, reduce)
 
-    def losses(self, indices: Int[Tensor, " B"], step: int, micro: int, generator: torch.Generator) -> Losses:
-        """Reconstruction, commitment, perceptual and adversarial loss; then the discriminator's own."""
-        config = self.config
-        images = self._pictures(indices)
-        if config.flip:
-            mirrored = torch.rand(len(images), generator=generator, device=generator.device) < 0.5
-            images = torch.where(mirrored.to(images.device)[:, None, None, None], images.flip(-1), images)
+    def losses(
+        self,
+        indices: Int[Tensor, " B"],
+        parts: Sequence[slice],
+        step: int,
+        generator: torch.Generator,
+        reduce: Reduce = LOCAL,
+    ) -> list[LossOf]:
+        """Of every part reconstruction, commitment, perceptual and adversarial loss, then the discriminator's own."""
+        config, count = self.config, len(indices)
+        mirrored = torch.rand(count, generator=generator, device=generator.device) < 0.5 * config.flip
+        adversarial = config.adversarial_weight > 0 and step >= config.adversarial_start
+
+        def forward(rows: slice) -> _Pass:
+            images = self._pictures(indices[rows])
+            flipped = torch.where(mirrored[rows].to(images.device)[:, None, None, None], images.flip(-1), images)
+            return self._forward(flipped, len(images) / count, adversarial)
+
+        passes: list[Callable[[], _Pass]] = [functools.partial(forward, rows) for rows in parts]
+        if not adversarial:
+            return [("tokenizer", functools.partial(self._tokenizer_loss, run, None, [])) for run in passes]
+        if len(passes) == 1:
+            passes = [functools.cache(passes[0])]  # the pass that is weighed is the one to learn from
+        weight = functools.cache(functools.partial(self._adaptive_weight, passes, reduce))
+        losses: list[LossOf] = []
+        for run in passes:
+            kept: list[_Pass] = []
+            losses.append(("tokenizer", functools.partial(self._tokenizer_loss, run, weight, kept)))
+            losses.append(("discriminator", functools.partial(self._discriminator_loss, kept)))
+        return losses
+
+    def _forward(self, images: Float[Tensor, "B C S S"], share: float, adversarial: bool) -> _Pass:
         images = images.contiguous(memory_format=torch.channels_last)
         output, quantization = self.tokenizer(images)
-        self._pending.append(quantization)
-        reconstruction = (output - images).square().mean()
-        metrics = {"mse": reconstruction.detach(), "commitment": quantization.commitment.detach()}
-        if self.perceptual is not None and config.perceptual_weight > 0:
-            distance = self.perceptual(output, images)
+        reconstruction = share * (output - images).square().mean()
+        metrics = {"mse": reconstruction.detach(), "commitment": share * quantization.commitment.detach()}
+        if self.perceptual is not None and self.config.perceptual_weight > 0:
+            distance = share * self.perceptual(output, images)
             metrics["perceptual"] = distance.detach()
-            reconstruction = reconstruction + config.perceptual_weight * distance
-        loss = reconstruction + config.commitment_weight * quantization.commitment
-        adversarial = config.adversarial_weight > 0 and step >= config.adversarial_start
-        if adversarial:
-            discriminator = self.module["discriminator"]
-            generator_loss = generator_hinge(discriminator(output))
-            weight = adaptive_weight(reconstruction, generator_loss, self.tokenizer.decoder.out.weight)
-            loss = loss + config.adversarial_weight * weight * generator_loss
-            metrics |= {"adversarial": generator_loss.detach(), "adaptive_weight": weight}
-        yield "tokenizer", loss, metrics
-        if adversarial:
-            # Real and fake apart from the graph of the tokenizer.
-            loss = discriminator_hinge(discriminator(images), discriminator(output.detach()))
-            yield "discriminator", loss, {"discriminator": loss.detach()}
+            reconstruction = reconstruction + self.config.perceptual_weight * distance
+        fooled = share * generator_hinge(self.module["discriminator"](output)) if adversarial else None
+        return _Pass(share, images, output, quantization, reconstruction, fooled, metrics)
+
+    def _tokenizer_loss(
+        self, run: Callable[[], _Pass], weight_of_batch: Callable[[], Tensor] | None, kept: list[_Pass]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a pass, which is then kept for the discriminator, without its graph."""
+        weight = None if weight_of_batch is None else weight_of_batch()
+        one, config = run(), self.config
+        self._pending.append(one.quantization)
+        loss = one.reconstruction + config.commitment_weight * one.share * one.quantization.commitment
+        metrics = dict(one.metrics)
+        if weight is not None and one.fooled is not None:
+            loss = loss + config.adversarial_weight * weight * one.fooled
+            metrics |= {"adversarial": one.fooled.detach(), "adaptive_weight": one.share * weight}
+            kept.append(replace(one, output=one.output.detach()))
+        return loss, metrics
+
+    def _discriminator_loss(self, kept: list[_Pass]) -> tuple[Tensor, dict[str, Tensor]]:
+        one, discriminator = kept.pop(), self.module["discriminator"]
+        loss = one.share * discriminator_hinge(discriminator(one.images), discriminator(one.output))
+        return loss, {"discriminator": loss.detach()}
+
+    def _adaptive_weight(self, passes: Sequence[Callable[[], _Pass]], reduce: Reduce) -> Tensor:
+        """VQGAN's weight for the whole batch: a ratio of gradients, which the parts of a batch cannot have alone."""
+        layer = self.tokenizer.decoder.out.weight
+        sums = layer.new_zeros(2, *layer.shape)
+        for run in passes:
+            one = run()
+            assert one.fooled is not None
+            for row, loss in enumerate((one.reconstruction, one.fooled)):
+                sums[row] += torch.autograd.grad(loss, layer, retain_graph=True)[0]
+        return adaptive_weight(*reduce.sum(sums))
 
     def after_step(self, step: int, generator: torch.Generator, reduce: Reduce = LOCAL) -> None:
         """One codebook update from all micro-batches of the step together."""

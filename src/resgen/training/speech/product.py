@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -85,6 +85,20 @@ class EncodedUtterance(NamedTuple):
     durations: Int[Tensor, " N"]
 
 
+class Prompted(NamedTuple):
+    """An utterance of a step and what it begins with.
+
+    Attributes:
+        utterance: its index.
+        other: index of another, whose beginning is the prompt; None for the utterance's own.
+        prompt: length of the prompt in positions.
+    """
+
+    utterance: int
+    other: int | None
+    prompt: int
+
+
 class SpeechExamples:
     """Encoded speech as `generator_task.Examples`: sequences that begin with a prompt.
 
@@ -124,27 +138,30 @@ class SpeechExamples:
         """All positions of the utterances in one row."""
         return torch.cat([self.cache.sample(index)["codes"] for index in indices.tolist()])[None]
 
-    def batch(self, indices: Int[Tensor, " B"], generator: torch.Generator) -> Batch:
-        """Codes and conditions; prompts are drawn from `generator`."""
-        draws = [self._draw(index, generator) for index in indices.tolist()]
-        rows = indices.tolist() + [other for other, _ in draws if other is not None]
-        pieces = dict(zip(rows, self._pieces(rows), strict=True))
-        codes, features, prompts = [], [], []
-        for index, (other, length) in zip(indices.tolist(), draws, strict=True):
-            own = pieces[index]
-            if other is not None:
-                prompt = pieces[other]
-                codes.append(torch.cat([prompt.codes[:length], own.codes]))
-                features.append(torch.cat([prompt.features[: length * self.stride], own.features]))
-            else:
-                codes.append(own.codes)
-                features.append(own.features)
-            prompts.append(length)
-        sequence = SequenceCondition.of([len(one) for one in codes], prompts, features)
-        return pad_sequence(codes, batch_first=True), torch.zeros_like(indices), sequence
+    def draw(
+        self, indices: Int[Tensor, " B"], generator: torch.Generator
+    ) -> tuple[list[Prompted], Bool[Tensor, "B L"]]:
+        """Utterances with a prompt each, and the positions after it."""
+        samples = [self._draw(index, generator) for index in indices.tolist()]
+        ends = [one.prompt * (one.other is not None) + int(self.cache.lengths[one.utterance]) for one in samples]
+        return samples, SequenceCondition.of(ends, [one.prompt for one in samples]).targets
 
-    def _draw(self, index: int, generator: torch.Generator) -> tuple[int | None, int]:
-        """Another utterance to begin with, or None, and the length of the prompt in positions."""
+    def batch(self, samples: Sequence[Prompted]) -> Batch:
+        """Codes and conditions."""
+        needed = [one.utterance for one in samples] + [one.other for one in samples if one.other is not None]
+        pieces = dict(zip(needed, self._pieces(needed), strict=True))
+        codes, features = [], []
+        for one in samples:
+            parts = [pieces[one.utterance]]
+            if one.other is not None:
+                other = pieces[one.other]
+                parts.insert(0, Piece(other.codes[: one.prompt], other.features[: one.prompt * self.stride]))
+            codes.append(torch.cat([part.codes for part in parts]))
+            features.append(torch.cat([part.features for part in parts]))
+        sequence = SequenceCondition.of([len(one) for one in codes], [one.prompt for one in samples], features)
+        return pad_sequence(codes, batch_first=True), torch.zeros(len(samples), dtype=torch.int64), sequence
+
+    def _draw(self, index: int, generator: torch.Generator) -> Prompted:
         first, second, third = torch.rand(3, generator=generator).tolist()
         length, most = int(self.cache.lengths[index]), self.cache.spec.num_positions
         same = self._of_speaker[int(self._speakers[index])]
@@ -152,11 +169,11 @@ class SpeechExamples:
             place = int(second * (len(same) - 1))
             other = int(same[place])
             other = int(same[-1]) if other == index else other
-            prompt_length = min(int(self.cache.lengths[other]), self.max_prompt, most - length)
-            if prompt_length > 0:
-                return other, prompt_length
+            prompt = min(int(self.cache.lengths[other]), self.max_prompt, most - length)
+            if prompt > 0:
+                return Prompted(index, other, prompt)
         longest = min(self.max_prompt, int(length * self.prompts.max_share))
-        return None, int(third * (longest + 1))
+        return Prompted(index, None, int(third * (longest + 1)))
 
     @torch.no_grad()
     def _pieces(self, indices: list[int]) -> list[Piece]:
@@ -212,7 +229,8 @@ class SpeechProduct:
         and what the model says, and the model's as WAV files."""
         count = min(SHOWN, len(self.examples))
         indices = torch.linspace(0, len(self.examples) - 1, count).long()
-        codes, class_ids, sequence = self.examples.batch(indices, make_generator("sample prompts"))
+        samples, _ = self.examples.draw(indices, make_generator("sample prompts"))
+        codes, class_ids, sequence = self.examples.batch(samples)
         assert sequence is not None
         device = model.codebooks.device
         sequence, codes = sequence.to(device), codes.to(device)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
+from torch.nn import functional
 
 from resgen.checkpoints.speech import save_text_model
 from resgen.data.pictures.grid import save_picture
@@ -22,6 +24,7 @@ from resgen.models.text import TextModel
 from resgen.nn.transformer import Block
 from resgen.ops.alignment import alignment_prior, expand
 from resgen.ops.mel import MelConfig, log_mel
+from resgen.training.interface import LossOf
 from resgen.types import LOCAL, Reduce
 
 VALIDATION_BATCH = 32
@@ -84,6 +87,14 @@ class Utterances(NamedTuple):
     frames: Int[Tensor, " B"]
 
 
+class Sizes(NamedTuple):
+    """What counts in a whole batch: utterances, tokens and frames without padding."""
+
+    utterances: int
+    tokens: int
+    frames: int
+
+
 class Recordings:
     """Recordings with their texts as tokens, as batches of mels.
 
@@ -113,13 +124,21 @@ class Recordings:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def sizes(self, indices: Int[Tensor, " B"]) -> Sizes:
+        """What counts in a batch."""
+        frames = -(-self.store.lengths[indices] // self.mel.hop_size)
+        return Sizes(len(indices), sum(len(self.tokens[index]) for index in indices.tolist()), int(frames.sum()))
+
     def batch(self, indices: Int[Tensor, " B"], device: torch.device) -> Utterances:
-        """Whole utterances, padded at the end."""
-        samples, lengths = self.store.batch(indices, multiple=self.mel.hop_size)
+        """Whole utterances, padded at the end: silence follows all of them, the longest too, so that the last frames do
+        not depend on the rest of the batch."""
+        hop = self.mel.hop_size
+        samples, lengths = self.store.batch(indices, multiple=hop)
+        silence = -(-self.mel.fft_size // (2 * hop)) * hop
         tokens, valid = pad_texts([self.tokens[index] for index in indices.tolist()])
-        frames = -(-lengths // self.mel.hop_size)
+        frames = -(-lengths // hop)
         with torch.autocast(device.type, enabled=False):
-            mels = log_mel(samples.to(device), self.mel)
+            mels = log_mel(functional.pad(samples.to(device), (0, silence)), self.mel)[..., : samples.shape[1] // hop]
         return Utterances(tokens.to(device), valid.to(device), mels, frames.to(device))
 
 
@@ -193,13 +212,21 @@ class TextTask:
         """Nothing: there are no statistics to start from."""
 
     def losses(
-        self, indices: Int[Tensor, " B"], step: int, micro: int, generator: torch.Generator
-    ) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
+        self,
+        indices: Int[Tensor, " B"],
+        parts: Sequence[slice],
+        step: int,
+        generator: torch.Generator,
+        reduce: Reduce = LOCAL,
+    ) -> list[LossOf]:
         """Distance of mels and expanded hidden states, and the errors of log durations and log lengths."""
-        batch = self.train.batch(indices, self.device)
         fade = max(0.0, 1.0 - step / self.config.prior_steps) if self.config.prior_steps else 0.0
-        loss, metrics, _ = self._losses(batch, fade)
-        yield "text", loss, metrics
+        sizes = self.train.sizes(indices)
+
+        def loss_of(rows: slice) -> tuple[Tensor, dict[str, Tensor]]:
+            return self._losses(self.train.batch(indices[rows], self.device), sizes, fade)[:2]
+
+        return [("text", functools.partial(loss_of, rows)) for rows in parts]
 
     def after_step(self, step: int, generator: torch.Generator, reduce: Reduce = LOCAL) -> None:
         """Nothing: all parameters have gradients."""
@@ -212,19 +239,18 @@ class TextTask:
         utterance's length, and `length_bias_percent` its mean with sign (predicted less true).
         """
         count = min(len(self.held_out), self.config.validation_samples)
+        sizes = self.held_out.sizes(torch.arange(count))
         names = ("val_loss", *PARTS, "length_error_percent", "length_bias_percent")
-        sums = torch.zeros(len(names) + 2, dtype=torch.float64)  # and the errors of durations, and tokens
+        sums = torch.zeros(len(names) + 1, dtype=torch.float64)  # and the errors of durations
         for part in torch.arange(count).split(VALIDATION_BATCH)[reduce.rank :: reduce.world_size]:
             batch = self.held_out.batch(part, self.device)
-            loss, metrics, durations = self._losses(batch, 0.0)
+            loss, metrics, durations = self._losses(batch, sizes, 0.0)
             predicted = self.model.durations(self.model(batch.tokens, batch.valid), batch.valid)
-            ratio = 100 * (predicted.sum(dim=1) / batch.frames - 1)
-            values = [loss * len(part), *(metrics[name] * len(part) for name in PARTS), ratio.abs().sum(), ratio.sum()]
-            values += [(predicted - durations).abs().sum(), batch.valid.sum()]
+            ratio = 100 * (predicted.sum(dim=1) / batch.frames - 1) / count
+            error = (predicted - durations).abs().sum() / sizes.tokens
+            values = [loss, *(metrics[name] for name in PARTS), ratio.abs().sum(), ratio.sum(), error]
             sums += torch.tensor([float(value) for value in values], dtype=torch.float64)
-        *totals, error, tokens = reduce.sum(sums).tolist()
-        metrics_of_all = {name: total / count for name, total in zip(names, totals, strict=True)}
-        return {**metrics_of_all, "duration_error_frames": error / tokens}
+        return dict(zip((*names, "duration_error_frames"), reduce.sum(sums).tolist(), strict=True))
 
     @torch.no_grad()
     def sample(self, path: Path) -> None:
@@ -251,8 +277,9 @@ class TextTask:
         history = {**self.history, **history}
         save_text_model(folder, self.model, alphabet=alphabet_of([self._alphabet, *self.train.texts]), history=history)
 
-    def _losses(self, batch: Utterances, fade: float) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """Loss, metrics, and the durations of the alignment, with `fade` of the priors."""
+    def _losses(self, batch: Utterances, sizes: Sizes, fade: float) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """Loss and metrics as shares of a batch of these sizes, and the durations of the alignment, with `fade` of the
+        priors."""
         model = self.model
         hidden = model(batch.tokens, batch.valid)
         target = model.normalise(batch.mels, batch.frames)
@@ -262,11 +289,11 @@ class TextTask:
         means = expand(model.to_mel(hidden).float(), durations, target.shape[2])
         inside = (torch.arange(target.shape[2], device=target.device) < batch.frames[:, None])[..., None]
         distance = ((target.transpose(1, 2) - means).square() * inside).sum() / 2
-        mel_loss = distance / (batch.frames.sum() * target.shape[1])
+        mel_loss = distance / (sizes.frames * target.shape[1])
         logs = model.log_durations(hidden, batch.valid).float()
         error = logs - durations.clamp(min=1).log()
-        duration_loss = (error.square() * batch.valid).sum() / batch.valid.sum()
-        length_loss = ((logs.exp() * batch.valid).sum(dim=1) / batch.frames).log().square().mean()
+        duration_loss = (error.square() * batch.valid).sum() / sizes.tokens
+        length_loss = ((logs.exp() * batch.valid).sum(dim=1) / batch.frames).log().square().sum() / sizes.utterances
         loss = mel_loss + self.config.duration_weight * duration_loss + self.config.length_weight * length_loss
         parts = (mel_loss, duration_loss, length_loss)
         return loss, {name: part.detach() for name, part in zip(PARTS, parts, strict=True)}, durations

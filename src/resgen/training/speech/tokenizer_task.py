@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -17,24 +18,16 @@ from resgen.data.pictures.grid import save_picture
 from resgen.data.sound.spectrogram import spectrogram_sheet
 from resgen.data.sound.store import SpeechStore
 from resgen.errors import ConfigError, DataError
-from resgen.losses.sound_adversarial import (
-    Judgement,
-    MelDiscriminator,
-    WaveformDiscriminator,
-    feature_matching,
-    least_squares_discriminator,
-    least_squares_generator,
-)
-from resgen.losses.spectral import frame_mean, multi_scale_mel_l1
+from resgen.losses.sound_adversarial import Duel, Judgement, MelDiscriminator, WaveformDiscriminator
+from resgen.losses.spectral import ALL, frame_mean, multi_scale_mel_l1
 from resgen.ops.code_usage import code_histogram, usage_and_perplexity
 from resgen.ops.mel import MelConfig, log_mel
 from resgen.quantizers import Quantization
 from resgen.quantizers.micro_batches import joined
 from resgen.tokenizers.mel import MelTokenizer
 from resgen.tokenizers.waveform import WaveformTokenizer
+from resgen.training.interface import LossOf
 from resgen.types import LOCAL, Reduce
-
-Losses = Iterator[tuple[str, Tensor, dict[str, Tensor]]]
 
 START_CROPS = 128  # sounds whose latents the codebooks start from
 VALIDATION_BATCH = 8
@@ -83,21 +76,21 @@ class SoundTokenizerLossConfig:
 
 
 class SoundBatch(NamedTuple):
-    """Sounds as a tokenizer takes them.
+    """Sounds as a tokenizer takes them: a batch, or a part of one.
 
     Attributes:
         inputs: log-mels `[B, F, T]` or samples `[B, S]`.
         valid: what goes to the tokenizer with them, over frames or positions: whole positions.
         positions: `[B, L]`, the same over positions.
-        real: over frames or samples, True up to the last sample of the sound: what losses look at.
-        lengths: `[B]`, real samples.
+        lengths: `[G]`, real samples of all sounds of the batch.
+        rows: which of the batch these are; losses are their share in the batch's.
     """
 
     inputs: Tensor
     valid: Bool[Tensor, "B _"]
     positions: Bool[Tensor, "B L"]
-    real: Bool[Tensor, "B _"]
-    lengths: Int[Tensor, " B"]
+    lengths: Int[Tensor, " G"]
+    rows: slice
 
 
 class Side(Protocol):
@@ -105,7 +98,7 @@ class Side(Protocol):
 
     mel: MelConfig
 
-    def batch(self, samples: Tensor, lengths: Tensor) -> SoundBatch:
+    def batch(self, samples: Tensor, lengths: Tensor, rows: slice = ALL) -> SoundBatch:
         """Samples `[B, S]`, a multiple of the samples per position, as the tokenizer takes them."""
         ...
 
@@ -121,14 +114,16 @@ class Side(Protocol):
         """Inputs or outputs as log-mels `[B, F, T]`, to be measured and drawn."""
         ...
 
-    def draw(self, discriminator: nn.Module, batch: SoundBatch, generator: torch.Generator) -> Tensor | None:
-        """What the discriminator is to look at, where that is random."""
+    def draw(
+        self, discriminator: nn.Module, lengths: Int[Tensor, " G"], num_samples: int, generator: torch.Generator
+    ) -> Tensor | None:
+        """What of a batch the discriminator is to look at, where that is random."""
         ...
 
     def judge(
         self, discriminator: nn.Module, signal: Tensor, batch: SoundBatch, draw: Tensor | None
     ) -> list[Judgement]:
-        """The discriminator's opinion of inputs or outputs."""
+        """The discriminator's opinion of inputs or outputs, padding left out."""
         ...
 
 
@@ -214,35 +209,57 @@ class SoundTokenizerTask:
         """Start the codebooks from encoder outputs, where the quantizer does so."""
         count = min(len(self.train), START_CROPS)
         index = torch.randint(len(self.train), (count,), generator=generator, device=generator.device).cpu()
-        crops = self.train.crops(index, self.crop_samples, generator)
-        own = [part.tensor_split(reduce.world_size)[reduce.rank].to(self.device) for part in crops]
-        batch = self.side.batch(*own)
+        starts = self.train.crop_starts(index, self.crop_samples, generator)
+        own = torch.arange(count).tensor_split(reduce.world_size)[reduce.rank]
+        batch = self._crops(index[own], starts[own])
         latents = self.tokenizer.latents(batch.inputs, batch.valid)
         self.tokenizer.quantizer.initialize(latents[batch.positions], generator, reduce)
 
-    def losses(self, indices: Int[Tensor, " B"], step: int, micro: int, generator: torch.Generator) -> Losses:
-        """Reconstruction, commitment, adversarial and feature matching loss; then the discriminator's own."""
-        config, side = self.config, self.side
-        batch = self._crops(indices, generator)
-        output, quantization = side.reconstruct(batch)
+    def losses(
+        self,
+        indices: Int[Tensor, " B"],
+        parts: Sequence[slice],
+        step: int,
+        generator: torch.Generator,
+        reduce: Reduce = LOCAL,
+    ) -> list[LossOf]:
+        """Of every part reconstruction, commitment, adversarial and feature matching loss; then the discriminator's
+        own."""
+        starts = self.train.crop_starts(indices, self.crop_samples, generator)
+        if self.config.adversarial_weight == 0 or step < self.config.adversarial_start:
+            return [("tokenizer", functools.partial(self._tokenizer_loss, indices, starts, rows)) for rows in parts]
+        lengths = self._lengths(indices)
+        windows = self.side.draw(self.module["discriminator"], lengths, self.crop_samples, generator)
+        losses: list[LossOf] = []
+        for rows in parts:
+            duel = Duel()
+            losses.append(("tokenizer", functools.partial(self._tokenizer_loss, indices, starts, rows, duel, windows)))
+            losses.append(("discriminator", duel.discriminator_loss))
+        return losses
+
+    def _tokenizer_loss(
+        self,
+        indices: Int[Tensor, " B"],
+        starts: Int[Tensor, " B"],
+        rows: slice,
+        duel: Duel | None = None,
+        windows: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        config = self.config
+        batch = self._crops(indices, starts, rows)
+        output, quantization = self.side.reconstruct(batch)
         self._pending.append(quantization)
-        distance = side.distance(output, batch)
-        metrics = {"reconstruction": distance.detach(), "commitment": quantization.commitment.detach()}
-        loss = config.reconstruction_weight * distance + config.commitment_weight * quantization.commitment
-        adversarial = config.adversarial_weight > 0 and step >= config.adversarial_start
-        if adversarial:
-            discriminator = self.module["discriminator"]
-            draw = side.draw(discriminator, batch, generator)
-            real = side.judge(discriminator, batch.inputs, batch, draw)
-            fake = side.judge(discriminator, output, batch, draw)
-            generator_loss, matching = least_squares_generator(fake), feature_matching(real, fake)
-            loss = loss + config.adversarial_weight * generator_loss + config.feature_weight * matching
-            metrics |= {"adversarial": generator_loss.detach(), "feature_matching": matching.detach()}
-        yield "tokenizer", loss, metrics
-        if adversarial:
-            # The real side's graph is still whole: the loss above has no gradient with respect to it.
-            loss = least_squares_discriminator(real, side.judge(discriminator, output.detach(), batch, draw))
-            yield "discriminator", loss, {"discriminator": loss.detach()}
+        distance = self.side.distance(output, batch)
+        positions = -(-batch.lengths // self.tokenizer.samples_per_position)
+        commitment = quantization.commitment * (batch.positions.sum() / positions.sum())
+        loss = config.reconstruction_weight * distance + config.commitment_weight * commitment
+        metrics = {"reconstruction": distance.detach(), "commitment": commitment.detach()}
+        if duel is not None:
+            judge = functools.partial(self.side.judge, self.module["discriminator"], batch=batch, draw=windows)
+            fooled, matching = duel.generator_losses(judge, batch.inputs, output)
+            loss = loss + config.adversarial_weight * fooled + config.feature_weight * matching
+            metrics |= {"adversarial": fooled.detach(), "feature_matching": matching.detach()}
+        return loss, metrics
 
     def after_step(self, step: int, generator: torch.Generator, reduce: Reduce = LOCAL) -> None:
         """One codebook update from all micro-batches of the step together."""
@@ -257,24 +274,21 @@ class SoundTokenizerTask:
         tokenizer, spec = self.tokenizer, self.tokenizer.spec
         counts = level_counts(spec.depth)
         histogram = torch.zeros(spec.depth, spec.codebook_size, dtype=torch.int64)
-        errors = torch.zeros(len(counts), dtype=torch.float64)
-        sums = torch.zeros(2, dtype=torch.float64)  # of the distance, and of what it is weighted by
-        for part in self._held_out.split(VALIDATION_BATCH)[reduce.rank :: reduce.world_size]:
-            batch = self._whole(part)
+        sums = torch.zeros(1 + len(counts), dtype=torch.float64)  # of the distance, and of the differences
+        for begin in list(range(0, len(self._held_out), VALIDATION_BATCH))[reduce.rank :: reduce.world_size]:
+            batch = self._whole(self._held_out, slice(begin, begin + VALIDATION_BATCH))
             codes = tokenizer.encode(batch.inputs, batch.valid)
             histogram += code_histogram(codes, spec.codebook_size, batch.positions).cpu()
-            target = self.side.mels(batch.inputs)
-            frames = torch.arange(target.shape[2], device=self.device) * self.side.mel.hop_size
-            real = frames < batch.lengths[:, None]
-            share = float(batch.lengths.sum())
+            target, hop = self.side.mels(batch.inputs), self.side.mel.hop_size
             for row, count in enumerate(counts):
                 output = tokenizer.decode(codes, count, batch.positions)
-                errors[row] += share * float(frame_mean((self.side.mels(output) - target).abs(), real))
-            sums += torch.tensor([share * float(self.side.distance(output, batch)), share], dtype=torch.float64)
-        errors, (distance, weight) = reduce.sum(errors), reduce.sum(sums).tolist()
+                difference = (self.side.mels(output) - target).abs()
+                sums[1 + row] += float(frame_mean(difference, hop, batch.lengths, batch.rows))
+            sums[0] += float(self.side.distance(output, batch))
+        distance, *errors = reduce.sum(sums).tolist()
         usage, perplexity = usage_and_perplexity(reduce.sum(histogram))
-        metrics = {"val_loss": distance / weight}
-        metrics |= {f"mel_l1/{count}": float(errors[row]) / weight for row, count in enumerate(counts)}
+        metrics = {"val_loss": distance}
+        metrics |= {f"mel_l1/{count}": error for count, error in zip(counts, errors, strict=True)}
         for level in range(spec.depth):
             metrics[f"usage/{level + 1}"] = float(usage[level])
             metrics[f"perplexity/{level + 1}"] = float(perplexity[level])
@@ -285,13 +299,13 @@ class SoundTokenizerTask:
         """Spectrograms of the beginnings of four held-out utterances (rows), decoded from 1, 4, 16 and all levels, the
         original last."""
         count = min(SHEET_ROWS, len(self._held_out))
-        batch = self._whole(torch.arange(count), math.ceil(SHEET_SECONDS * self.tokenizer.sample_rate_hz))
+        batch = self._whole(torch.arange(count), most=math.ceil(SHEET_SECONDS * self.tokenizer.sample_rate_hz))
         codes = self.tokenizer.encode(batch.inputs, batch.valid)
         depth = self.tokenizer.spec.depth
         levels = [level for level in (1, 4, 16) if level < depth] + [depth]
         columns = [self.side.mels(self.tokenizer.decode(codes, level, batch.positions)) for level in levels]
         columns.append(self.side.mels(batch.inputs))
-        frames = (batch.lengths // self.side.mel.hop_size).clamp(min=1).tolist()
+        frames = (batch.lengths[batch.rows] // self.side.mel.hop_size).clamp(min=1).tolist()
         rows = [[column[row, :, : frames[row]] for column in columns] for row in range(count)]
         labels = [str(level) for level in levels[:-1]] + [f"all {depth}", "real"]
         save_picture(spectrogram_sheet(rows, labels=labels, row_labels=[str(row + 1) for row in range(count)]), path)
@@ -300,18 +314,24 @@ class SoundTokenizerTask:
         """Write the tokenizer folder."""
         save_tokenizer(folder, self.tokenizer, history=history)
 
-    def _crops(self, indices: Int[Tensor, " B"], generator: torch.Generator) -> SoundBatch:
-        samples, lengths = self.train.crops(indices, self.crop_samples, generator)
-        return self.side.batch(samples.to(self.device), lengths.to(self.device))
+    def _crops(self, indices: Int[Tensor, " B"], starts: Int[Tensor, " B"], rows: slice = ALL) -> SoundBatch:
+        """Crops of a batch, or a part of them."""
+        samples = self.train.crops(indices[rows], starts[rows], self.crop_samples)
+        return self.side.batch(samples.to(self.device), self._lengths(indices), rows)
 
-    def _whole(self, indices: Int[Tensor, " B"], most: int | None = None) -> SoundBatch:
-        """Held-out utterances from their beginning, up to `most` samples or as many as the tokenizer takes."""
+    def _lengths(self, indices: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
+        """Real samples of crops."""
+        return self.train.lengths[indices].clamp(max=self.crop_samples).to(self.device)
+
+    def _whole(self, indices: Int[Tensor, " G"], rows: slice = ALL, most: int | None = None) -> SoundBatch:
+        """Held-out utterances from their beginning, up to `most` samples or as many as the tokenizer takes; a part
+        of those at `indices`."""
         unit = self.tokenizer.samples_per_position
-        samples, lengths = self.held_out.batch(indices, multiple=unit)
+        samples, _ = self.held_out.batch(indices[rows], multiple=unit)
         longest = self.tokenizer.spec.num_positions * unit
         longest = longest if most is None else min(longest, -(-most // unit) * unit)
-        samples, lengths = samples[:, :longest], lengths.clamp(max=longest)
-        return self.side.batch(samples.to(self.device), lengths.to(self.device))
+        lengths = self.held_out.lengths[indices].clamp(max=longest)
+        return self.side.batch(samples[:, :longest].to(self.device), lengths.to(self.device), rows)
 
 
 class _MelSide:
@@ -319,36 +339,35 @@ class _MelSide:
         self.tokenizer = tokenizer
         self.mel = tokenizer.config.mel
 
-    def batch(self, samples: Float[Tensor, "B S"], lengths: Int[Tensor, " B"]) -> SoundBatch:
-        positions = _begins_before(lengths, samples.shape[1], self.tokenizer.samples_per_position)
-        return SoundBatch(
-            inputs=log_mel(samples, self.mel),
-            valid=positions.repeat_interleave(self.tokenizer.frames_per_position, dim=1),
-            positions=positions,
-            real=_begins_before(lengths, samples.shape[1], self.mel.hop_size),
-            lengths=lengths,
-        )
+    def batch(self, samples: Float[Tensor, "B S"], lengths: Int[Tensor, " G"], rows: slice = ALL) -> SoundBatch:
+        positions = _begins_before(lengths[rows], samples.shape[1], self.tokenizer.samples_per_position)
+        valid = positions.repeat_interleave(self.tokenizer.frames_per_position, dim=1)
+        return SoundBatch(log_mel(samples, self.mel), valid, positions, lengths, rows)
 
     def reconstruct(self, batch: SoundBatch) -> tuple[Tensor, Quantization]:
         output = self.tokenizer(batch.inputs, batch.valid)
         return output.mels, output.quantization
 
     def distance(self, outputs: Tensor, batch: SoundBatch) -> Tensor:
-        return frame_mean((outputs.float() - batch.inputs).abs(), batch.real)
+        return frame_mean((outputs.float() - batch.inputs).abs(), self.mel.hop_size, batch.lengths, batch.rows)
 
     def mels(self, signal: Tensor) -> Tensor:
         return signal
 
-    def draw(self, discriminator: nn.Module, batch: SoundBatch, generator: torch.Generator) -> Tensor:
+    def draw(
+        self, discriminator: nn.Module, lengths: Int[Tensor, " G"], num_samples: int, generator: torch.Generator
+    ) -> Tensor:
         assert isinstance(discriminator, MelDiscriminator)
-        return discriminator.starts(batch.real.sum(1), batch.inputs.shape[2], generator)
+        hop = self.mel.hop_size
+        return discriminator.starts(-(-lengths // hop), num_samples // hop, generator)
 
     def judge(
         self, discriminator: nn.Module, signal: Tensor, batch: SoundBatch, draw: Tensor | None
     ) -> list[Judgement]:
-        config = self.tokenizer.config
+        config, frames = self.tokenizer.config, signal.shape[2]
+        real = _begins_before(batch.lengths, frames * self.mel.hop_size, self.mel.hop_size)
         normalised = (signal - config.mel_shift) / config.mel_scale
-        return discriminator(normalised * batch.real[:, None], draw, batch.real)
+        return discriminator(normalised * real[batch.rows, None], draw, real, batch.rows)
 
 
 class _WaveformSide:
@@ -357,28 +376,31 @@ class _WaveformSide:
         rate = tokenizer.sample_rate_hz
         self.mel = MelConfig(sample_rate_hz=rate, fft_size=2048, max_hz=min(8000.0, rate / 2))
 
-    def batch(self, samples: Float[Tensor, "B S"], lengths: Int[Tensor, " B"]) -> SoundBatch:
-        positions = _begins_before(lengths, samples.shape[1], self.tokenizer.samples_per_position)
-        real = _begins_before(lengths, samples.shape[1], 1)
-        return SoundBatch(inputs=samples, valid=positions, positions=positions, real=real, lengths=lengths)
+    def batch(self, samples: Float[Tensor, "B S"], lengths: Int[Tensor, " G"], rows: slice = ALL) -> SoundBatch:
+        positions = _begins_before(lengths[rows], samples.shape[1], self.tokenizer.samples_per_position)
+        return SoundBatch(samples, positions, positions, lengths, rows)
 
     def reconstruct(self, batch: SoundBatch) -> tuple[Tensor, Quantization]:
         output = self.tokenizer(batch.inputs, batch.valid)
         return output.samples, output.quantization
 
     def distance(self, outputs: Tensor, batch: SoundBatch) -> Tensor:
-        return multi_scale_mel_l1(outputs, batch.inputs, self.tokenizer.sample_rate_hz, lengths=batch.lengths)
+        rate = self.tokenizer.sample_rate_hz
+        return multi_scale_mel_l1(outputs, batch.inputs, rate, lengths=batch.lengths, rows=batch.rows)
 
     def mels(self, signal: Tensor) -> Tensor:
         return log_mel(signal, self.mel)
 
-    def draw(self, discriminator: nn.Module, batch: SoundBatch, generator: torch.Generator) -> None:
+    def draw(
+        self, discriminator: nn.Module, lengths: Int[Tensor, " G"], num_samples: int, generator: torch.Generator
+    ) -> None:
         return None
 
     def judge(
         self, discriminator: nn.Module, signal: Tensor, batch: SoundBatch, draw: Tensor | None
     ) -> list[Judgement]:
-        return discriminator(signal * batch.real, batch.real)
+        real = _begins_before(batch.lengths, signal.shape[1], 1)
+        return discriminator(signal * real[batch.rows], real, batch.rows)
 
 
 def level_counts(depth: int) -> list[int]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,20 +19,14 @@ from resgen.data.sound.decode import write_sound
 from resgen.data.sound.spectrogram import spectrogram_sheet
 from resgen.data.sound.store import SpeechStore
 from resgen.errors import ConfigError
-from resgen.losses.sound_adversarial import (
-    WaveformDiscriminator,
-    feature_matching,
-    least_squares_discriminator,
-    least_squares_generator,
-)
-from resgen.losses.spectral import frame_mean, multi_resolution_stft
+from resgen.losses.sound_adversarial import Duel, WaveformDiscriminator
+from resgen.losses.spectral import ALL, frame_mean, multi_resolution_stft
 from resgen.ops.mel import log_mel
 from resgen.tokenizers.mel import MelTokenizer
 from resgen.tokenizers.vocoder import Vocoder
+from resgen.training.interface import LossOf
 from resgen.training.speech.tokenizer_task import check_rates
 from resgen.types import LOCAL, Reduce
-
-Losses = Iterator[tuple[str, Tensor, dict[str, Tensor]]]
 
 MARGIN_POSITIONS = 2  # of sound beside a crop, so that its mels do not feel the crop's ends
 VALIDATION_BATCH = 8
@@ -72,6 +67,32 @@ class VocoderLossConfig:
             raise ConfigError(f"crop_seconds={self.crop_seconds} must be above 0")
         if not 0 <= self.reconstructed_share <= 1:
             raise ConfigError(f"reconstructed_share={self.reconstructed_share} must lie in [0, 1]")
+
+
+class _Crops(NamedTuple):
+    """What a step draws: utterances, where their crops begin, and whose mels the tokenizer makes."""
+
+    indices: Int[Tensor, " G"]
+    starts: Int[Tensor, " G"]
+    reconstructed: Bool[Tensor, " G"]
+
+
+class _Batch(NamedTuple):
+    """A part of a batch.
+
+    Attributes:
+        samples: what is to be made.
+        mels: what it is made from.
+        valid: frames of whole positions.
+        lengths: real samples of all sounds of the batch.
+        rows: which of them these are.
+    """
+
+    samples: Float[Tensor, "B S"]
+    mels: Float[Tensor, "B F T"]
+    valid: Bool[Tensor, "B T"]
+    lengths: Int[Tensor, " G"]
+    rows: slice
 
 
 class VocoderTask:
@@ -158,29 +179,40 @@ class VocoderTask:
     def before_start(self, generator: torch.Generator, reduce: Reduce = LOCAL) -> None:
         """Nothing starts from data."""
 
-    def losses(self, indices: Int[Tensor, " B"], step: int, micro: int, generator: torch.Generator) -> Losses:
-        """Spectral losses, adversarial and feature matching loss; then the discriminators' own."""
+    def losses(
+        self,
+        indices: Int[Tensor, " B"],
+        parts: Sequence[slice],
+        step: int,
+        generator: torch.Generator,
+        reduce: Reduce = LOCAL,
+    ) -> list[LossOf]:
+        """Of every part spectral losses, adversarial and feature matching loss; then the discriminators' own."""
+        config, crops = self.config, self._draw(indices, generator)
+        adversarial = config.adversarial_weight > 0 and step >= config.adversarial_start
+        losses: list[LossOf] = []
+        for rows in parts:
+            duel = Duel() if adversarial else None
+            losses.append(("vocoder", functools.partial(self._vocoder_loss, crops, rows, duel)))
+            if duel is not None:
+                losses.append(("discriminator", duel.discriminator_loss))
+        return losses
+
+    def _vocoder_loss(self, crops: _Crops, rows: slice, duel: Duel | None) -> tuple[Tensor, dict[str, Tensor]]:
         config = self.config
-        samples, lengths, mels, valid = self._crops(indices, generator)
-        output = self.vocoder(mels, valid)
-        real_samples = torch.arange(samples.shape[1], device=self.device) < lengths[:, None]
-        output = output * real_samples
-        mel_distance = self._mel_distance(output, samples, lengths)
-        spectral = multi_resolution_stft(output, samples, lengths=lengths)
+        batch = self._cut(crops, rows)
+        real = torch.arange(self.crop_samples, device=self.device) < batch.lengths[:, None]
+        output = self.vocoder(batch.mels, batch.valid) * real[rows]
+        mel_distance = self._mel_distance(output, batch)
+        spectral = multi_resolution_stft(output, batch.samples, lengths=batch.lengths, rows=rows)
         metrics = {"mel_l1": mel_distance.detach(), "stft": spectral.detach()}
         loss = config.mel_weight * mel_distance + config.stft_weight * spectral
-        adversarial = config.adversarial_weight > 0 and step >= config.adversarial_start
-        if adversarial:
-            discriminator = self.module["discriminator"]
-            real, fake = discriminator(samples, real_samples), discriminator(output, real_samples)
-            generator_loss, matching = least_squares_generator(fake), feature_matching(real, fake)
-            loss = loss + config.adversarial_weight * generator_loss + config.feature_weight * matching
-            metrics |= {"adversarial": generator_loss.detach(), "feature_matching": matching.detach()}
-        yield "vocoder", loss, metrics
-        if adversarial:
-            # The real side's graph is still whole: the loss above has no gradient with respect to it.
-            loss = least_squares_discriminator(real, discriminator(output.detach(), real_samples))
-            yield "discriminator", loss, {"discriminator": loss.detach()}
+        if duel is not None:
+            judge = functools.partial(self.module["discriminator"], valid=real, rows=rows)
+            fooled, matching = duel.generator_losses(judge, batch.samples, output)
+            loss = loss + config.adversarial_weight * fooled + config.feature_weight * matching
+            metrics |= {"adversarial": fooled.detach(), "feature_matching": matching.detach()}
+        return loss, metrics
 
     def after_step(self, step: int, generator: torch.Generator, reduce: Reduce = LOCAL) -> None:
         """Nothing learns without gradients."""
@@ -190,38 +222,32 @@ class VocoderTask:
         """Held-out utterances in whole, made from their own mels: mean absolute difference of log-mels (`val_loss`) and
         the multi-resolution distance; `mel_l1_reconstructed` from the tokenizer's mels, where there is one."""
         names = ["val_loss", "stft", *(["mel_l1_reconstructed"] if self.tokenizer is not None else [])]
-        sums = torch.zeros(len(names) + 1, dtype=torch.float64)
-        for part in self._held_out.split(VALIDATION_BATCH)[reduce.rank :: reduce.world_size]:
-            samples, lengths, mels, valid = self._whole(part)
-            share = float(lengths.sum())
-            output = self.vocoder(mels, valid)
-            values = [
-                self._mel_distance(output, samples, lengths),
-                multi_resolution_stft(output, samples, lengths=lengths),
-            ]
+        sums = torch.zeros(len(names), dtype=torch.float64)
+        for begin in list(range(0, len(self._held_out), VALIDATION_BATCH))[reduce.rank :: reduce.world_size]:
+            batch = self._whole(self._held_out, slice(begin, begin + VALIDATION_BATCH))
+            output = self.vocoder(batch.mels, batch.valid)
+            stft = multi_resolution_stft(output, batch.samples, lengths=batch.lengths, rows=batch.rows)
+            values = [self._mel_distance(output, batch), stft]
             if self.tokenizer is not None:
-                output = self.vocoder(self._reconstruct(mels, valid), valid)
-                values.append(self._mel_distance(output, samples, lengths))
-            sums += share * torch.tensor([*map(float, values), 1.0], dtype=torch.float64)
-        *totals, weight = reduce.sum(sums).tolist()
-        return {name: total / weight for name, total in zip(names, totals, strict=True)}
+                output = self.vocoder(self._reconstruct(batch.mels, batch.valid), batch.valid)
+                values.append(self._mel_distance(output, batch))
+            sums += torch.tensor([float(value) for value in values], dtype=torch.float64)
+        return dict(zip(names, reduce.sum(sums).tolist(), strict=True))
 
     @torch.no_grad()
     def sample(self, path: Path) -> None:
         """Spectrograms of the beginnings of four held-out utterances (rows), made from their own mels and from the
         tokenizer's, the original last; beside the picture all of them as WAV files."""
         count = min(SHEET_ROWS, len(self._held_out))
-        samples, lengths, mels, valid = self._whole(
-            torch.arange(count), math.ceil(SHEET_SECONDS * self.vocoder.sample_rate_hz)
-        )
-        columns = {"vocoder": self.vocoder(mels, valid)}
+        batch = self._whole(torch.arange(count), most=math.ceil(SHEET_SECONDS * self.vocoder.sample_rate_hz))
+        columns = {"vocoder": self.vocoder(batch.mels, batch.valid)}
         if self.tokenizer is not None:
-            columns["tokens"] = self.vocoder(self._reconstruct(mels, valid), valid)
-        columns["real"] = samples
+            columns["tokens"] = self.vocoder(self._reconstruct(batch.mels, batch.valid), batch.valid)
+        columns["real"] = batch.samples
         hop, rate = self.vocoder.mel.hop_size, self.vocoder.sample_rate_hz
         spectrograms = {name: log_mel(column, self.vocoder.mel) for name, column in columns.items()}
         rows = []
-        for row, length in enumerate(lengths.tolist()):
+        for row, length in enumerate(batch.lengths[batch.rows].tolist()):
             rows.append([mel[row, :, : max(length // hop, 1)] for mel in spectrograms.values()])
             for name, column in columns.items():
                 write_sound(column[row, :length].cpu(), rate, path.with_name(f"{path.stem}_{row + 1}_{name}.wav"))
@@ -232,44 +258,45 @@ class VocoderTask:
         """Write the vocoder folder."""
         save_vocoder(folder, self.vocoder, history=history)
 
-    def _mel_distance(
-        self, output: Float[Tensor, "B S"], samples: Float[Tensor, "B S"], lengths: Int[Tensor, " B"]
-    ) -> Tensor:
+    def _mel_distance(self, output: Float[Tensor, "B S"], batch: _Batch) -> Tensor:
         mel = self.vocoder.mel
-        difference = (log_mel(output, mel) - log_mel(samples, mel)).abs()
-        frames = torch.arange(difference.shape[2], device=lengths.device) * mel.hop_size
-        return frame_mean(difference, frames < lengths[:, None])
+        difference = (log_mel(output, mel) - log_mel(batch.samples, mel)).abs()
+        return frame_mean(difference, mel.hop_size, batch.lengths, batch.rows)
 
-    def _crops(
-        self, indices: Int[Tensor, " B"], generator: torch.Generator
-    ) -> tuple[Float[Tensor, "B S"], Int[Tensor, " B"], Float[Tensor, "B F T"], Bool[Tensor, "B T"]]:
-        """Samples and their mels without the margins on both sides, from which the mels were made."""
+    def _draw(self, indices: Int[Tensor, " G"], generator: torch.Generator) -> _Crops:
+        starts = self.train.crop_starts(indices, self.crop_samples + 2 * self.margin_samples, generator)
+        turns = torch.rand(len(indices), generator=generator, device=generator.device)
+        return _Crops(indices, starts, turns < self.config.reconstructed_share)
+
+    def _cut(self, crops: _Crops, rows: slice) -> _Batch:
+        """A part of the crops, and their mels without the margins on both sides, from which the mels were made."""
         margin, hop = self.margin_samples, self.vocoder.mel.hop_size
-        wide, wide_lengths = self.train.crops(indices, self.crop_samples + 2 * margin, generator)
-        wide, wide_lengths = wide.to(self.device), wide_lengths.to(self.device)
+        length = self.crop_samples + 2 * margin
+        wide = self.train.crops(crops.indices[rows], crops.starts[rows], length).to(self.device)
+        wide_lengths = self.train.lengths[crops.indices].clamp(max=length).to(self.device)
         mels = log_mel(wide, self.vocoder.mel)
-        valid = self._valid(wide_lengths, mels.shape[2])
+        valid = self._valid(wide_lengths[rows], mels.shape[2])
         if self.tokenizer is not None:
-            uniform = torch.rand(len(indices), generator=generator, device=generator.device)
-            rows = (uniform < self.config.reconstructed_share).to(self.device).nonzero().squeeze(1)
-            if len(rows):
+            chosen = crops.reconstructed[rows].to(self.device).nonzero().squeeze(1)
+            if len(chosen):
                 with torch.no_grad():
-                    mels = mels.index_copy(0, rows, self._reconstruct(mels[rows], valid[rows]))
+                    mels = mels.index_copy(0, chosen, self._reconstruct(mels[chosen], valid[chosen]))
         middle = slice(margin // hop, (margin + self.crop_samples) // hop)
         lengths = (wide_lengths - margin).clamp(min=0, max=self.crop_samples)
-        return wide[:, margin : margin + self.crop_samples], lengths, mels[..., middle], valid[:, middle]
+        return _Batch(wide[:, margin : margin + self.crop_samples], mels[..., middle], valid[:, middle], lengths, rows)
 
-    def _whole(
-        self, indices: Int[Tensor, " B"], most: int | None = None
-    ) -> tuple[Float[Tensor, "B S"], Int[Tensor, " B"], Float[Tensor, "B F T"], Bool[Tensor, "B T"]]:
-        """Held-out utterances from their beginning, up to `most` samples or as many as the tokenizer takes."""
-        samples, lengths = self.held_out.batch(indices, multiple=self.unit_samples)
-        longest = samples.shape[1] if most is None else -(-most // self.unit_samples) * self.unit_samples
+    def _whole(self, indices: Int[Tensor, " G"], rows: slice = ALL, most: int | None = None) -> _Batch:
+        """Held-out utterances from their beginning, up to `most` samples or as many as the tokenizer takes; a part
+        of those at `indices`."""
+        samples, lengths = self.held_out.batch(indices[rows], multiple=self.unit_samples)
+        unit = self.unit_samples
+        longest = -(-(int(self.held_out.lengths[indices].max()) if most is None else most) // unit) * unit
         if self.tokenizer is not None:
-            longest = min(longest, self.tokenizer.spec.num_positions * self.unit_samples)
-        samples, lengths = samples[:, :longest].to(self.device), lengths.clamp(max=longest).to(self.device)
+            longest = min(longest, self.tokenizer.spec.num_positions * unit)
+        samples = samples[:, :longest].to(self.device)
+        lengths = self.held_out.lengths[indices].clamp(max=longest).to(self.device)
         mels = log_mel(samples, self.vocoder.mel)
-        return samples, lengths, mels, self._valid(lengths, mels.shape[2])
+        return _Batch(samples, mels, self._valid(lengths[rows], mels.shape[2]), lengths, rows)
 
     def _valid(self, lengths: Int[Tensor, " B"], num_frames: int) -> Bool[Tensor, "B T"]:
         """Frames up to the end of the last position with a real sample."""

@@ -76,30 +76,34 @@ def test_batches_equal_single_reads() -> None:
     assert store.batch([3], multiple=8)[0].shape == (1, 8)
 
 
+def crops(store: SpeechStore, indices: torch.Tensor, *stream: str | int) -> torch.Tensor:
+    return store.crops(indices, store.crop_starts(indices, 10, generator(*stream)), 10)
+
+
 def test_crops_are_pieces_and_follow_the_generator() -> None:
     store = plain(ramp(50, 1000), ramp(4, 2000), ramp(30, 3000))
     indices = torch.tensor([0, 1, 2] * 20)
-    samples, lengths = store.crops(indices, 10, generator("crops", 1))
+    samples, lengths = crops(store, indices, "crops", 1), store.lengths[indices].clamp(max=10)
     assert samples.shape == (60, 10) and lengths.tolist() == [10, 4, 10] * 20
     for row, index in enumerate(indices.tolist()):
         piece = samples[row, : lengths[row]]
         start = round(piece[0].item() * 32768) - 1000 * (index + 1)
         assert torch.equal(piece, store.samples(index)[start : start + lengths[row]])
         assert not samples[row, lengths[row] :].any()
-    assert torch.equal(samples, store.crops(indices, 10, generator("crops", 1))[0])
-    assert not torch.equal(samples, store.crops(indices, 10, generator("crops", 2))[0])
+    assert torch.equal(samples, crops(store, indices, "crops", 1))
+    assert not torch.equal(samples, crops(store, indices, "crops", 2))
 
 
 def test_crops_reach_every_start_equally_often() -> None:
     store = plain(ramp(12, 1))
-    starts = store.crops([0] * 3000, 10, generator("starts"))[0][:, 0] * 32768 - 1
+    starts = crops(store, torch.tensor([0] * 3000), "starts")[:, 0] * 32768 - 1
     counts = starts.long().bincount(minlength=3)
     assert counts.shape == (3,) and counts.min() > 900  # 1,000 each expected, standard deviation 26
 
 
 def test_crops_of_one_row_do_not_depend_on_the_lengths_of_others() -> None:
     long, short = plain(ramp(50, 1), ramp(50, 100)), plain(ramp(5, 1), ramp(50, 100))
-    first, second = (store.crops([0, 1], 10, generator("rows"))[0][1] for store in (long, short))
+    first, second = (crops(store, torch.tensor([0, 1]), "rows")[1] for store in (long, short))
     assert torch.equal(first, second)
 
 
@@ -149,7 +153,7 @@ def test_settings_and_arguments_are_checked() -> None:
     with pytest.raises(ConfigError, match="multiple=0"):
         store.batch([0], multiple=0)
     with pytest.raises(ConfigError, match="num_samples=0"):
-        store.crops([0], 0, generator("x"))
+        store.crop_starts([0], 0, generator("x"))
     with pytest.raises(ConfigError, match="at least one index"):
         store.batch([], multiple=1)
     for index in (1, -1):

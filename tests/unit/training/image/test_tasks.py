@@ -34,6 +34,7 @@ from resgen.training.image.product import ClassExamples, ImageProduct
 from resgen.training.image.tokenizer_task import TokenizerLossConfig, TokenizerTask
 from resgen.training.interface import TrainerConfig
 from resgen.training.trainer import Trainer
+from steps import losses
 
 SIZE, CLASSES = 12, ("left", "right")
 
@@ -197,9 +198,8 @@ def test_accumulation_updates_the_codebooks_once_from_all_pictures() -> None:
     states = []
     for parts in (1, 2):
         task = tokenizer_task()
-        for micro, indices in enumerate(torch.arange(16).chunk(parts)):
-            for _ in task.losses(indices, 0, micro, generator(0)):
-                pass
+        for _ in losses(task, torch.arange(16), 0, generator(0), parts):
+            pass
         task.after_step(0, generator(1))
         states.append(task.tokenizer.quantizer.codebooks.clone())
     assert torch.allclose(*states, atol=1e-5)
@@ -211,7 +211,7 @@ def test_flip_mirrors_half_of_the_pictures() -> None:
     seen = []
     forward = task.tokenizer.forward
     task.tokenizer.forward = lambda images: seen.append(images) or forward(images)  # type: ignore[method-assign]
-    for _ in task.losses(torch.arange(32), 0, 0, generator(3)):
+    for _ in losses(task, torch.arange(32), 0, generator(3)):
         pass
     original = from_uint8(task.train.batch(torch.arange(32)))
     same = (seen[0] == original).flatten(1).all(1)
@@ -230,7 +230,7 @@ def test_losses_of_tokenizer_and_discriminator_stay_apart(tmp_path: Path) -> Non
     assert list(groups) == ["tokenizer", "discriminator"]
     trainer = Trainer(task, settings(num_steps=1), tmp_path)
     trainer._prepare()
-    for group, loss, _ in task.losses(torch.arange(8), 0, 0, generator(0)):
+    for group, loss, _ in losses(task, torch.arange(8), 0, generator(0)):
         trainer._optimizers.zero_grad()
         trainer._backward(group, loss)
         for name, parameters in groups.items():
@@ -258,7 +258,7 @@ def test_the_adversarial_loss_moves_the_tokenizer() -> None:
         torch.manual_seed(1)
         for parameter in task.module["discriminator"].parameters():
             torch.nn.init.normal_(parameter, std=0.1)
-        _, loss, _ = next(task.losses(torch.arange(8), 0, 0, generator(0)))
+        _, loss, _ = next(losses(task, torch.arange(8), 0, generator(0)))
         loss.backward(inputs=list(task.tokenizer.decoder.out.parameters()))
         gradients.append(task.tokenizer.decoder.out.weight.grad)
     assert not torch.allclose(*gradients, rtol=1e-2)
@@ -269,7 +269,7 @@ def test_perceptual_loss_counts() -> None:
     for weight in (0.0, 2.0):
         task = tokenizer_task(perceptual_weight=weight)
         task.perceptual = lambda images, targets: (images - targets).abs().mean()
-        _, loss, metrics = next(task.losses(torch.arange(8), 0, 0, generator(0)))
+        _, loss, metrics = next(losses(task, torch.arange(8), 0, generator(0)))
         values[weight] = float(loss.detach()), metrics
     assert "perceptual" not in values[0.0][1]
     assert values[2.0][0] - values[0.0][0] == pytest.approx(2 * float(values[2.0][1]["perceptual"]), rel=1e-4)
@@ -293,9 +293,9 @@ def test_tokenizer_loss_settings(name: str) -> None:
 def test_the_generator_learns(generator_task: GeneratorTask, tmp_path: Path) -> None:
     before = generator_task.validate(generator_task.module)["val_loss"]
     lines = train(generator_task, tmp_path / "run", num_steps=60, ema_decay=0.8)
-    losses = [line["loss"] for line in lines]
-    assert all(math.isfinite(loss) for loss in losses)
-    assert np.mean(losses[-10:]) < np.mean(losses[:5]) - 0.1
+    values = [line["loss"] for line in lines]
+    assert all(math.isfinite(value) for value in values)
+    assert np.mean(values[-10:]) < np.mean(values[:5]) - 0.1
     for line in lines:
         assert line["loss"] == pytest.approx(line["regression"] + line["classification"], abs=1e-4)
     pipeline = load_pipeline(tmp_path / "run")
@@ -323,7 +323,7 @@ def test_generator_validation(generator_task: GeneratorTask, monkeypatch: pytest
 def test_the_exact_likelihood_never_exceeds_the_bound(generator_task: GeneratorTask) -> None:
     generator_task.before_start(generator(0))
     model = generator_task.model
-    codes, labels, _ = generator_task.train.batch(torch.arange(32), generator(0))
+    codes, labels, _ = generator_task.train.batch(torch.arange(32))
     for progress in (0.0, 0.5, 0.9):
         masked = num_masked("circle", torch.full((32,), progress), model.spec.num_tokens)
         visible = sample_visible(masked, model.spec.num_positions, model.spec.depth, generator(1))
@@ -339,10 +339,11 @@ def test_the_exact_likelihood_never_exceeds_the_bound(generator_task: GeneratorT
 def test_the_training_loss_is_the_bound_per_masked_token(generator_task: GeneratorTask) -> None:
     generator_task.before_start(generator(0))
     model, stream = generator_task.model, generator(4)
-    name, loss, _ = next(generator_task.losses(torch.arange(8), 0, 0, generator(4)))
+    name, loss, _ = next(losses(generator_task, torch.arange(8), 0, generator(4)))
     assert name == "generator"
-    codes, labels, _ = generator_task.train.batch(torch.arange(8), generator(0))
-    class_ids = model.condition.drop(labels, 0.1, stream)
+    codes, labels, _ = generator_task.train.batch(torch.arange(8))
+    kept = torch.rand(8, generator=stream) >= 0.1
+    class_ids = torch.where(kept, labels, model.condition.null_id)
     progress = torch.rand(8, generator=stream, dtype=torch.float64)
     masked = num_masked("circle", progress, 18)
     visible = sample_visible(masked, 9, 2, stream)
@@ -370,7 +371,7 @@ def test_recomputed_blocks_keep_less_and_learn_the_same(generator_task: Generato
 
         model.zero_grad()
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            ((_, loss, _),) = generator_task.losses(torch.arange(8), 0, 0, generator(1))
+            ((_, loss, _),) = losses(generator_task, torch.arange(8), 0, generator(1))
             kept[len(kept)] = sum(size for _, size in saved)
             loss.backward()
         return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]

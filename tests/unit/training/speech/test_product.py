@@ -66,8 +66,9 @@ def make_examples(cache: CodeCache, **prompts) -> SpeechExamples:
 def draw(
     examples: SpeechExamples, indices: list[int], seed: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor, SequenceCondition]:
-    codes, class_ids, sequence = examples.batch(torch.tensor(indices), generator("test", seed))
-    assert sequence is not None
+    samples, targets = examples.draw(torch.tensor(indices), generator("test", seed))
+    codes, class_ids, sequence = examples.batch(samples)
+    assert sequence is not None and torch.equal(targets, sequence.targets)
     return codes, class_ids, sequence
 
 
@@ -185,7 +186,7 @@ def test_samples_are_a_picture_and_sounds(cache: CodeCache, tmp_path: Path) -> N
     assert {path.name for path in tmp_path.iterdir()} == {"step.png", *(f"step_{k}.wav" for k in range(1, 5))}
     with Image.open(tmp_path / "step.png") as picture:
         picture.verify()
-    _, _, sequence = examples.batch(torch.tensor([0, 1, 3, 5]), generator("sample prompts"))
+    _, _, sequence = examples.batch(examples.draw(torch.tensor([0, 1, 3, 5]), generator("sample prompts"))[0])
     assert sequence is not None
     for row, length in enumerate(sequence.lengths):
         assert len(read_sound(tmp_path / f"step_{row + 1}.wav", RATE)) == length * UNIT

@@ -25,6 +25,7 @@ from resgen.training.interface import TrainerConfig
 from resgen.training.speech import vocoder_task
 from resgen.training.speech.vocoder_task import VocoderLossConfig, VocoderTask
 from resgen.training.trainer import Trainer
+from steps import losses
 
 RATE, HOP = 4000, 16
 MEL = MelConfig(sample_rate_hz=RATE, fft_size=64, window_size=64, hop_size=HOP, num_bands=8, max_hz=2000.0)
@@ -134,7 +135,7 @@ def test_samples_are_written_as_sound_too(with_tokenizer: bool, tmp_path: Path) 
 def test_crops_and_their_mels_belong_together() -> None:
     """The mels of a crop are those of the utterance at the same place; no edge of the crop shows in them."""
     task = make_task(data=store((0.5,)))
-    samples, lengths, mels, valid = task._crops(torch.tensor([0]), generator(3))
+    samples, mels, valid, lengths, _ = task._cut(task._draw(torch.tensor([0]), generator(3)), slice(None))
     assert samples.shape == (1, 400) and int(lengths) == 400 and mels.shape == (1, 8, 25) and valid.all()
     whole = task.train.samples(0)
     matches = [k for k in range(len(whole) - 399) if torch.equal(whole[k : k + 400], samples[0])]
@@ -148,11 +149,11 @@ def test_crops_and_their_mels_belong_together() -> None:
 
 def test_short_utterances_end_before_the_crop() -> None:
     task = make_task(data=store((0.06, 0.001)))
-    samples, lengths, _, valid = task._crops(torch.tensor([0, 1]), generator(0))
+    samples, _, valid, lengths, _ = task._cut(task._draw(torch.tensor([0, 1]), generator(0)), slice(None))
     margin = task.margin_samples
     assert lengths.tolist() == [240 - margin, 0] and (samples[0, 240 - margin :] == 0).all()
     assert valid.sum(1).tolist() == [math.ceil((240 - margin) / HOP), 0]
-    ((_, loss, _),) = task.losses(torch.tensor([0, 1]), 0, 0, generator(0))
+    ((_, loss, _),) = losses(task, torch.tensor([0, 1]), 0, generator(0))
     loss.backward()
     assert all(p.grad.isfinite().all() for p in task.vocoder.parameters())
 
@@ -161,9 +162,9 @@ def test_short_utterances_end_before_the_crop() -> None:
 def test_the_share_of_decoded_mels(share: float, low: int, high: int) -> None:
     tokenizer = make_tokenizer()
     task = make_task(data=store((0.5,)), tokenizer=tokenizer, reconstructed_share=share)
-    samples, _, mels, _ = task._crops(torch.zeros(32, dtype=torch.int64), generator(5))
+    samples, mels, *_ = task._cut(task._draw(torch.zeros(32, dtype=torch.int64), generator(5)), slice(None))
     plain = make_task(data=store((0.5,)), tokenizer=tokenizer, reconstructed_share=0.0)
-    original, _, real, _ = plain._crops(torch.zeros(32, dtype=torch.int64), generator(5))
+    original, real, *_ = plain._cut(plain._draw(torch.zeros(32, dtype=torch.int64), generator(5)), slice(None))
     assert torch.equal(samples, original), "the waveform is the real one in either case"
     changed = (mels != real).flatten(1).any(1)
     assert low <= int(changed.sum()) <= high
@@ -180,7 +181,7 @@ def test_the_tokenizer_is_no_part_of_what_is_trained() -> None:
 def test_losses_of_vocoder_and_discriminator_stay_apart() -> None:
     task = make_task(adversarial_weight=1.0)
     groups = task.optimizer_groups()
-    for group, loss, _ in task.losses(torch.arange(4), 0, 0, generator(0)):
+    for group, loss, _ in losses(task, torch.arange(4), 0, generator(0)):
         task.module.zero_grad()
         if group == "discriminator":
             reached = torch.autograd.grad(loss, groups["vocoder"], allow_unused=True, retain_graph=True)
