@@ -11,21 +11,21 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import tyro
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from resgen.checkpoints.classifiers import load_classifier
 from resgen.cli.main import guard
 from resgen.data import load_array, open_images, picture_grid, save_picture
 from resgen.data.pictures.decode import picture_array
-from resgen.errors import ConfigError
+from resgen.errors import ConfigError, DataError
 from resgen.evaluation.image.classifier import accuracy, classify, features
-from resgen.evaluation.image.metrics import frechet_distance
-from resgen.evaluation.image.samples import nearest_neighbours, wilson_interval
+from resgen.evaluation.image.metrics import frechet_distance, wilson_interval
 from resgen.files import write_json
 from resgen.nn.classifier import Classifier
 from resgen.ops.images import from_uint8, to_uint8
@@ -181,6 +181,59 @@ def reference(
         "fd_classifier": frechet_distance(features(judge, pictures[held_out]), train_features),
         "fd_pictures": len(held_out),
     }
+
+
+class Neighbours(NamedTuple):
+    """The most similar reference pictures of every picture.
+
+    Attributes:
+        indices: into the reference, nearest first.
+        distances: root mean square difference per pixel and channel, 0..255.
+    """
+
+    indices: Int[Tensor, "N k"]
+    distances: Float[Tensor, "N k"]
+
+
+def nearest_neighbours(
+    pictures: UInt8[Tensor, "N C S S"],
+    reference: UInt8[Tensor, "M C2 S2 S2"],
+    count: int = 2,
+    *,
+    chunk_size: int = 4096,
+) -> Neighbours:
+    """The `count` reference pictures nearest to every picture in pixels, by exhaustive search.
+
+    Args:
+        pictures: 0..255.
+        reference: at least `count` pictures of the same shape.
+        count: neighbours per picture.
+        chunk_size: reference pictures compared at one time.
+
+    Raises:
+        DataError: pictures of different shapes, or fewer references than `count`.
+    """
+    if pictures.shape[1:] != reference.shape[1:] or len(reference) < count:
+        raise DataError(
+            f"{len(reference)} references of shape {tuple(reference.shape[1:])} do not do for {count} neighbours of "
+            f"pictures of shape {tuple(pictures.shape[1:])}"
+        )
+    rows = pictures.flatten(1).float() - 127.5
+    norms = rows.square().sum(1, keepdim=True)
+    best = torch.full((len(rows), 0), 0.0)
+    indices = torch.zeros(len(rows), 0, dtype=torch.int64)
+    for begin in range(0, len(reference), chunk_size):
+        part = reference[begin : begin + chunk_size].flatten(1).float() - 127.5
+        squares = torch.addmm(norms, rows, part.T, alpha=-2) + part.square().sum(1)
+        number = torch.arange(begin, begin + len(part)).expand(len(rows), -1)
+        best, indices = torch.cat([best, squares], 1), torch.cat([indices, number], 1)
+        best, order = best.topk(min(count, best.shape[1]), dim=1, largest=False)
+        indices = indices.gather(1, order)
+    # The expansion above rounds; the distances of the chosen ones are computed directly.
+    nearest = reference[indices].flatten(2).float() - 127.5
+    distances = (nearest - rows[:, None]).square().mean(2).sqrt()
+    distances, order = distances.sort(dim=1, stable=True)
+    return Neighbours(indices.gather(1, order), distances)
 
 
 def nearness(pictures: Tensor, candidates: Tensor) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from resgen.errors import ConfigError
 from resgen.evaluation.speech.evaluate import candidate_voices
 from resgen.evaluation.speech.metrics import error_rates, mean_interval, nearest_speaker, similarity
 from resgen.evaluation.speech.recognizer import DIGITS
-from resgen.evaluation.speech.speakers import embed_all, open_speaker_encoder
+from resgen.evaluation.speech.speakers import open_speaker_encoder
 from resgen.evaluation.speech.transcribers import open_transcriber
 from resgen.experiments.speech_judge import candidate_sounds, copied, cross_sentence
 from resgen.files import write_json
@@ -90,7 +90,7 @@ def main(
             sounds.append(pipe(texts[-1], **prompt, seed=100_003 * seed + number, **settings).audio)
             advance(number + 1, len(trials), "speaking")
     transcripts = [hear(sound) for sound in sounds]
-    prompts = embed_all(encoder, [trial.prompt.samples for trial in trials])
+    prompts = torch.stack([encoder(trial.prompt.samples) for trial in trials])
     speakers = torch.tensor([names.index(f"{data}:{trial.speaker}") for trial in trials])
     errors, voice = error_rates(texts, transcripts), {}
     for name, group in (
@@ -98,7 +98,7 @@ def main(
         ("recordings", [trial.truth.samples for trial in trials]),
         ("tokenizer", [copied(pipe, trial.truth).samples for trial in trials]),
     ):
-        embedded = embed_all(encoder, group)
+        embedded = torch.stack([encoder(sound) for sound in group])
         alike = mean_interval(similarity(embedded, prompts))
         voice[name] = {"sim_o": alike, "nearest": mean_interval(nearest_speaker(embedded, speakers, voices).float())}
     print("| speech | WER | SIM-o | nearest speaker is the prompt's |\n| --- | --- | --- | --- |")

@@ -25,7 +25,7 @@ from resgen.data import save_picture
 from resgen.data.sound.sources import open_speech
 from resgen.data.sound.spectrogram import HIGHEST, spectrogram_sheet
 from resgen.errors import ConfigError, DataError
-from resgen.evaluation.image.samples import wilson_interval
+from resgen.evaluation.image.metrics import wilson_interval
 from resgen.evaluation.speech.metrics import normalise_transcript
 from resgen.evaluation.speech.recognizer import DIGITS
 from resgen.evaluation.speech.transcribers import Transcriber, open_transcriber

@@ -8,14 +8,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resgen.errors import ConfigError
+from resgen.errors import ConfigError, DataError
 from resgen.evaluation.speech.hearing import framed_log_mel, normalise
 from resgen.ops.mel import MelConfig, mel_filters
 
@@ -227,3 +227,74 @@ def _range(count: int, size: int, longest: int, stream: torch.Generator) -> Tens
     begin = (torch.rand(count, 1, generator=stream) * (size - length + 1)).long()
     place = torch.arange(size)[None]
     return (place >= begin) & (place < begin + length)
+
+
+class Verification(NamedTuple):
+    """How well embeddings tell speakers apart.
+
+    Attributes:
+        nearest: share of the utterances whose own speaker has the nearest centroid.
+        equal_error_rate: where false acceptance and false rejection of pairs of utterances are equally frequent.
+        num_utterances: that were tested.
+        num_candidates: speakers to choose from.
+    """
+
+    nearest: float
+    equal_error_rate: float
+    num_utterances: int
+    num_candidates: int
+
+
+def verify(
+    embeddings: Float[Tensor, "N E"],
+    speakers: Int[Tensor, " N"],
+    *,
+    tested: Bool[Tensor, " N"] | None = None,
+) -> Verification:
+    """Tell apart the speakers of recordings, each left out of its own speaker's centroid.
+
+    Args:
+        embeddings: unit length, of recordings.
+        speakers: their speakers, from 0 without gaps; at least two utterances of each that is tested.
+        tested: recordings to be recognised; the others only make candidates. All by default. The pairs of the equal
+            error rate are those among the tested recordings, and with all others as impostors.
+
+    Raises:
+        DataError: a tested speaker with one utterance only, or only one speaker.
+    """
+    count = int(speakers.max()) + 1
+    if tested is None:
+        tested = torch.ones_like(speakers, dtype=torch.bool)
+    embeddings = embeddings.double()
+    totals = torch.bincount(speakers, minlength=count)
+    if count < 2 or int(totals[speakers[tested]].min()) < 2:
+        raise DataError("two speakers at least, and two utterances of each tested speaker, are needed to tell apart")
+    sums = embeddings.new_zeros(count, embeddings.shape[1]).index_add_(0, speakers, embeddings)
+    probes, own = embeddings[tested], speakers[tested]
+    scores = probes @ torch.nn.functional.normalize(sums, dim=1).T
+    rest = torch.nn.functional.normalize(sums[own] - probes, dim=1)
+    scores[torch.arange(len(own)), own] = (probes * rest).sum(1)
+    pairs = probes @ embeddings.T
+    same = own[:, None] == speakers[None]
+    itself = torch.nonzero(tested)[:, 0][:, None] == torch.arange(len(speakers))[None]
+    return Verification(
+        nearest=float((scores.argmax(1) == own).double().mean()),
+        equal_error_rate=equal_error_rate(pairs[same & ~itself].float(), pairs[~same].float()),
+        num_utterances=len(own),
+        num_candidates=count,
+    )
+
+
+def equal_error_rate(same: Float[Tensor, " N"], different: Float[Tensor, " M"]) -> float:
+    """Rate at the threshold where as large a share of `different` is accepted as of `same` is rejected, 0..1.
+
+    Raises:
+        DataError: no scores on one side.
+    """
+    if not len(same) or not len(different):
+        raise DataError(f"{len(same)} scores of equal and {len(different)} of different speakers; both are needed")
+    thresholds = torch.cat([same, different]).unique()
+    rejected = torch.searchsorted(same.sort().values, thresholds).double() / len(same)
+    accepted = 1 - torch.searchsorted(different.sort().values, thresholds).double() / len(different)
+    nearest = (rejected - accepted).abs().argmin()
+    return float((rejected[nearest] + accepted[nearest]) / 2)

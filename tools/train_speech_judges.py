@@ -25,7 +25,7 @@ from typing import Annotated, Any
 import torch
 import tyro
 from jaxtyping import Float, Int
-from judge_training import Report, change_speed, decay_matrices, fit, hear_changed, length_batches
+from judge_training import Report, change_speed, decay_matrices, fit, hear_changed, length_batches, verify
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,22 +33,17 @@ from resgen.data.sound.sources import open_speech
 from resgen.data.sound.store import SpeechStore
 from resgen.devices import has_bfloat16
 from resgen.errors import ConfigError, DataError, MissingExtraError, ResGenError
-from resgen.evaluation.speech.metrics import NORMALISER, error_rates, verify
+from resgen.evaluation.speech.folders import load_judge, save_judge
+from resgen.evaluation.speech.metrics import NORMALISER, error_rates
 from resgen.evaluation.speech.recognizer import (
     CHARACTERS,
     DIGITS,
     Recognizer,
     RecognizerConfig,
-    load_recognizer,
-    save_recognizer,
 )
-from resgen.evaluation.speech.recognizer import KIND as RECOGNIZER
-from resgen.evaluation.speech.speakers import KIND as SPEAKERS
 from resgen.evaluation.speech.speakers import (
     SpeakerNetwork,
     SpeakerNetworkConfig,
-    load_speaker_network,
-    save_speaker_network,
 )
 from resgen.evaluation.speech.transcribers import PocketsphinxTranscriber, RecognizerTranscriber, Transcriber
 from resgen.nn.seeding import seeded
@@ -129,9 +124,9 @@ class Recognize(Training):
             report=report,
         )
         history = {**described(self, data, report.step, time.monotonic() - begin), "normaliser": NORMALISER}
-        save_recognizer(self.out, model, history=history)
+        save_judge(self.out, model, history=history)
         scores = score_recognizer(self.out, tests)
-        save_recognizer(self.out, load_recognizer(self.out)[0], history={**history, "scores": scores})
+        save_judge(self.out, load_judge(self.out, Recognizer)[0], history={**history, "scores": scores})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,9 +161,9 @@ class Speakers(Training):
             report=report,
         )
         history = {**described(self, data, report.step, time.monotonic() - begin), "speakers": len(names)}
-        save_speaker_network(self.out, model, history=history)
+        save_judge(self.out, model, history=history)
         scores = score_speakers(self.out, data, tests, self.per_speaker)
-        save_speaker_network(self.out, load_speaker_network(self.out)[0], history={**history, "scores": scores})
+        save_judge(self.out, load_judge(self.out, SpeakerNetwork)[0], history={**history, "scores": scores})
 
 
 class Progress:
@@ -245,9 +240,9 @@ def train_recognizer(
         raise ConfigError(f"batch_seconds={batch_seconds} must be positive")
     targets = [config.encode(text) for text in texts]
     place = device or torch.device("cpu")
-    with seeded(RECOGNIZER, seed, "weights"):
+    with seeded(Recognizer.kind, seed, "weights"):
         model = Recognizer(config).to(place)
-    stream = generator(RECOGNIZER, seed, "batches")
+    stream = generator(Recognizer.kind, seed, "batches")
     lengths = torch.tensor([len(x) for x in recordings])
     batches = length_batches(lengths, int(batch_seconds * config.mel.sample_rate_hz), stream)
 
@@ -330,11 +325,11 @@ def train_speaker_network(
     if len(rows_of) < 2 or not all(len(rows) for rows in rows_of):
         raise DataError("speakers must be numbered 0..P-1 without gaps, and be two at least")
     place = device or torch.device("cpu")
-    with seeded(SPEAKERS, seed, "weights"):
+    with seeded(SpeakerNetwork.kind, seed, "weights"):
         model = SpeakerNetwork(config)
         classes = nn.Parameter(torch.randn(len(rows_of) * len(SPEEDS), config.embedding_size))
     trained = nn.ModuleDict({"model": model, "classes": nn.ParameterList([classes])}).to(place)
-    stream = generator(SPEAKERS, seed, "batches")
+    stream = generator(SpeakerNetwork.kind, seed, "batches")
 
     def draw(size: int) -> int:
         return int(torch.randint(size, (), generator=stream))
@@ -424,7 +419,7 @@ def score_speakers(folder: Path, data: Recordings, tests: dict[Path, Recordings]
         tests: each recording is left out of the centroid of its own speaker.
         per_speaker: at least 1.
     """
-    network, _ = load_speaker_network(folder)
+    network, _ = load_judge(folder, SpeakerNetwork)
     taken: Counter[str] = Counter()
     known = []
     for speaker, sound in zip(data.speakers, data.sounds, strict=True):

@@ -7,6 +7,7 @@ traceback.
 from __future__ import annotations
 
 import difflib
+import importlib
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
@@ -58,6 +59,18 @@ class MissingExtraError(ResGenError, ImportError):
         super().__init__(f"'{package}' is not installed; install it with: {command}")
 
 
+def import_extra(module: str, extra: str | None, package: str | None = None) -> Any:
+    """An optional module by its full name; `package`, by default the name's first part, is installed by `extra`.
+
+    Raises:
+        MissingExtraError: it is not installed, or a library that it wraps is not.
+    """
+    try:
+        return importlib.import_module(module)
+    except (ImportError, OSError) as error:
+        raise MissingExtraError(package or module.partition(".")[0], extra) from error
+
+
 def install_command(extra: str) -> str:
     """What installs an extra: from the clone that this package lies in, or as the installed distribution."""
     clone = Path(__file__).resolve().parents[2]
@@ -73,3 +86,18 @@ def unknown(what: str, value: object, allowed: Iterable[object]) -> str:
     near = difflib.get_close_matches(str(value), names, n=1)
     hint = f" (did you mean '{near[0]}'?)" if near else ""
     return f"unknown {what} '{value}'{hint}; allowed: {', '.join(names) or 'none'}"
+
+
+def check_least(record: object, least: int, *names: str) -> None:
+    """Refuse attributes of a record below `least`; of one that holds several numbers each counts, and none is refused.
+
+    Raises:
+        ConfigError: naming the first such attribute.
+    """
+    for name in names:
+        value = getattr(record, name)
+        if isinstance(value, tuple):
+            if not value or min(value) < least:
+                raise ConfigError(f"{name}={value} must hold one or more numbers of at least {least}")
+        elif value < least:
+            raise ConfigError(f"{name}={value} must be at least {least}")

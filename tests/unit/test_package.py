@@ -67,9 +67,9 @@ def test_an_extra_is_installed_from_where_the_package_came_from(monkeypatch, tmp
 
 def test_extras_that_messages_name_exist():
     text = "".join(path.read_text() for path in SOURCE.rglob("*.py"))
-    extras = re.findall(r"""MissingExtraError\([^)]*, "([\w-]+)"\)|install_command\(["']([\w-]+)["']\)""", text)
-    names = {first or second for first, second in extras}
-    assert {"fid", "moonshine", "train"} <= names <= PROJECT["optional-dependencies"].keys()
+    calls = r"""(?:MissingExtraError|import_extra)\([^,)]*, "([\w-]+)"|install_command\(["']([\w-]+)["']\)"""
+    names = {first or second for first, second in re.findall(calls, text)}
+    assert {"fid", "moonshine", "train", "speech-eval"} <= names <= PROJECT["optional-dependencies"].keys()
     assert str(MissingExtraError("resemblyzer", None)).endswith("pip install resemblyzer")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from resgen.checkpoints.card import CARD_NAME, write_card
 from resgen.checkpoints.format import CONFIG_NAME, load_folder
-from resgen.errors import CheckpointError, MissingExtraError
+from resgen.errors import CheckpointError, import_extra
 
 FILES = ("*.json", "*.safetensors", "*.md", "*.flac", "*.png")
 """What is taken from a repository: nothing that could be code."""
@@ -98,10 +98,7 @@ def _is_allowed(name: str) -> bool:
 
 
 def _hub() -> Any:
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise MissingExtraError("huggingface_hub", "hub") from error
+    huggingface_hub = import_extra("huggingface_hub", "hub")
     return huggingface_hub
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from resgen.checkpoints.format import resgen_version
 from resgen.errors import ConfigError, DataError
 from resgen.evaluation.image.extractors import Extractor
-from resgen.evaluation.image.reference import Reference, ReferenceFeatures, ReportProgress
+from resgen.evaluation.image.reference import Reference, ReferenceFeatures
 from resgen.evaluation.protocol import FEW_SAMPLES, MANIFOLD_SIZE, EvaluationProtocol
 from resgen.evaluation.report import Floor
 
@@ -150,13 +150,3 @@ def machine() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),
     }
-
-
-def advance_of(report_progress: ReportProgress | None, title: str) -> Callable[[int, int], None]:
-    """A callback of (done, total) for the phase `title`."""
-
-    def advance(done: int, total: int) -> None:
-        if report_progress is not None:
-            report_progress(done, total, title)
-
-    return advance

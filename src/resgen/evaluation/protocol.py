@@ -11,8 +11,7 @@ from typing import Any
 
 from resgen.checkpoints.format import read_json
 from resgen.config import config_from_dict, config_to_dict
-from resgen.errors import ConfigError, unknown
-from resgen.files import write_json
+from resgen.errors import ConfigError, check_least, unknown
 
 METRICS_VERSION = 1
 """Raised with every change that alters a number."""
@@ -109,12 +108,8 @@ class EvaluationProtocol:
                 raise ConfigError(f"{name}='' must not be empty: the protocol names what a number depends on")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
             raise ConfigError(f"seeds={self.seeds} must be one or more different numbers of at least 0")
-        for name in ("image_size", "channels", "kid_subsets", "is_splits", "pr_k"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("num_samples", "num_reference", "bootstrap", "kid_subset_size", "manifold_size"):
-            if getattr(self, name) < 2:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 2")
+        check_least(self, 1, "image_size", "channels", "kid_subsets", "is_splits", "pr_k")
+        check_least(self, 2, "num_samples", "num_reference", "bootstrap", "kid_subset_size", "manifold_size")
         least = min(self.num_samples, self.num_reference, self.manifold_size)
         if self.purpose == "generation":
             self._check_samples(least)
@@ -157,11 +152,6 @@ def distance_name(extractor: str, sha256: str) -> str:
     """`FID` for the standard Inception network, `FD-<extractor>` for everything else."""
     standard = extractor == INCEPTION and sha256.startswith(INCEPTION_SHA256)
     return "FID" if standard else f"FD-{extractor}"
-
-
-def save_protocol(protocol: EvaluationProtocol, path: str | Path) -> None:
-    """Write a protocol as JSON, atomically."""
-    write_json(path, config_to_dict(protocol))
 
 
 def load_protocol(path: str | Path) -> EvaluationProtocol:

@@ -22,13 +22,9 @@ from resgen.experiments.reference_curves import (
     find_reference,
     load_reference,
     read_run,
-    save_reference,
 )
 
-__all__ = [
-    "Finding", "ReferenceCurves", "Run", "diagnose", "find_reference", "load_reference", "read_run", "save_reference",
-    "verdict",
-]  # fmt: skip
+__all__ = ["Finding", "ReferenceCurves", "Run", "diagnose", "find_reference", "load_reference", "read_run", "verdict"]
 
 LEVELS = ("problem", "notice", "ok")
 TOLERANCE = 0.05
@@ -41,7 +37,7 @@ FAR = 4.0
 """Widenings outside the band from which on a deviation is a problem and no notice."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Finding:
     """One thing that was looked at.
 
@@ -107,9 +103,7 @@ def compare(run: Run, reference: ReferenceCurves) -> list[Finding]:
                 groups[name.split("/")[0], scale].append((name, placed))
     if not groups:
         value = f"'{reference.name}' has no metric at any step of this run"
-        return [
-            Finding(level="notice", what="reference", value=value, normal="a reference of the same recipe and kind")
-        ]
+        return [Finding("notice", "reference", value, "a reference of the same recipe and kind")]
     result: list[Finding] = []
     for members in groups.values():
         within = [finding for _, finding in members if finding.level == "ok"]
@@ -133,26 +127,26 @@ def _place(run: Run, reference: ReferenceCurves, name: str, scale: float, *, sof
     margin = TOLERANCE * abs(mean) + (high - low) / 2
     if run.stage == "generator":
         margin = max(margin, NATS_TOLERANCE)
-    samples = (
-        f" ({step * run.training('batch_size', 0):,.0f} samples, as many as the reference at step {step * scale:,.0f})"
-    )
-    value_text = f"{value:.4g} at step {step:,}{samples if scale != 1 else ''}"
+    value_text = f"{value:.4g} at step {step:,}"
+    if scale != 1:
+        samples = step * run.training("batch_size", 0)
+        value_text += f" ({samples:,.0f} samples, as many as the reference at step {step * scale:,.0f})"
     normal = f"reference {low:.4g} to {high:.4g}"
     outside = max(low - margin - value, value - high - margin, 0.0)
     if not outside:
-        return Finding(level="ok", what=name, value=value_text, normal=normal)
+        return Finding("ok", name, value_text, normal)
     above = value > high
     higher_is_better = name.startswith(("psnr_db", "usage", "perplexity"))
     normal = f"{normal}, widened by {margin:.2g}"
     value_text += f", {'above' if above else 'below'} the band"
     if above == higher_is_better:
         advice = "better than the reference: make sure that no held-out sample is in the training data"
-        return Finding(level="notice", what=name, value=value_text, normal=normal, advice=advice)
+        return Finding("notice", name, value_text, normal, advice)
     far = outside > (FAR - 1) * max(margin, 1e-12) and not soft
     advice = "the settings differ from the reference's, which may explain it" if soft else (
         "worse than every seed of the reference: compare config.yaml with the recipe, then the data"
     )  # fmt: skip
-    return Finding(level="problem" if far else "notice", what=name, value=value_text, normal=normal, advice=advice)
+    return Finding("problem" if far else "notice", name, value_text, normal, advice)
 
 
 def _damaged(run: Run) -> list[Finding]:
@@ -162,7 +156,7 @@ def _damaged(run: Run) -> list[Finding]:
     level = "problem" if run.damaged > max(1, total // 10) else "notice"
     advice = "a kill may cut off the last line, more than that is a damaged disk or two runs in one folder"
     normal = "0, or 1 after a kill"
-    return [Finding(level=level, what="damaged lines", value=f"{run.damaged} of {total}", normal=normal, advice=advice)]
+    return [Finding(level, "damaged lines", f"{run.damaged} of {total}", normal, advice)]
 
 
 def _finite(run: Run) -> list[Finding]:
@@ -174,10 +168,9 @@ def _finite(run: Run) -> list[Finding]:
     }  # fmt: skip
     advice = "lower learning_rate or set precision=fp32, and start from the last good checkpoint"
     findings = [
-        Finding(level="problem", what=name, value=f"not finite at step {step:,}", normal="a number", advice=advice)
-        for name, step in bad.items()
+        Finding("problem", name, f"not finite at step {step:,}", "a number", advice) for name, step in bad.items()
     ]
-    return findings or [Finding(level="ok", what="losses", value="all finite", normal="numbers at every step")]
+    return findings or [Finding("ok", "losses", "all finite", "numbers at every step")]
 
 
 def _main_curve(run: Run) -> tuple[str, Points]:
@@ -199,17 +192,15 @@ def _learning(run: Run) -> list[Finding]:
     after = [point for point in points if point[0] > warmup]
     if len(after) < 4:
         normal = f"at least 4 lines of the log after the warm-up of {warmup:.0f} steps"
-        advice = "look again later"
-        value = "too early to judge"
-        return [Finding(level="notice", what=name, value=value, normal=normal, advice=advice, untrained=True)]
+        return [Finding("notice", name, "too early to judge", normal, "look again later", untrained=True)]
     part = max(len(points) // 10, 1)
     start = statistics.fmean(value for _, value in points[:part])
     end = statistics.fmean(value for _, value in points[-part:])
     value = f"{start:.4g} at first, {end:.4g} at step {points[-1][0]:,}"
     if start - end >= 0.01 * max(abs(start), 1e-6):
-        return [Finding(level="ok", what=name, value=value, normal="it falls")]
+        return [Finding("ok", name, value, "it falls")]
     advice = "try another learning_rate (config.yaml), and look at some pictures and labels of the data"
-    return [Finding(level="problem", what=name, value=value, normal="it falls after the warm-up", advice=advice)]
+    return [Finding("problem", name, value, "it falls after the warm-up", advice)]
 
 
 def _divergence(run: Run) -> list[Finding]:
@@ -225,10 +216,10 @@ def _divergence(run: Run) -> list[Finding]:
     value = f"{last:.4g} at step {points[-1][0]:,}, {lost}"
     normal = f"best {best:.4g}"
     if rise <= 0.25:
-        return [Finding(level="ok", what=f"{name} against its best", value=value, normal=normal)]
+        return [Finding("ok", f"{name} against its best", value, normal)]
     level = "problem" if rise > 0.5 else "notice"
     advice = "it diverges: go back to the best checkpoint and lower learning_rate"
-    return [Finding(level=level, what=f"{name} against its best", value=value, normal=normal, advice=advice)]
+    return [Finding(level, f"{name} against its best", value, normal, advice)]
 
 
 def _gradients(run: Run) -> list[Finding]:
@@ -241,23 +232,18 @@ def _gradients(run: Run) -> list[Finding]:
     spikes = [step for step, value in norms if value > 10 * middle]
     if spikes:
         level = "problem" if len(spikes) > max(2, len(norms) // 20) else "notice"
-        value, normal = (
-            f"above 10 times its median {len(spikes)} times, last at step {spikes[-1]:,}",
-            f"median {middle:.3g}",
-        )
+        value = f"above 10 times its median {len(spikes)} times, last at step {spikes[-1]:,}"
         advice = "a few are harmless with clip_norm; if the loss jumps there, lower learning_rate"
-        findings.append(Finding(level=level, what="grad_norm", value=value, normal=normal, advice=advice))
+        findings.append(Finding(level, "grad_norm", value, f"median {middle:.3g}", advice))
     clip = run.training("clip_norm", 0)
     share = sum(value > clip for _, value in norms) / len(norms)
     if clip > 0 and share > 0.9:
         value = f"above clip_norm={clip:g} in {share:.0%} of the lines, median {middle:.3g}"
         advice = (
-            "every step is cut to one length; if learning is slow, raise clip_norm, if it is rough, lower learning_rate"
+            "all steps are cut to one length: raise clip_norm if learning is slow, lower learning_rate if it is rough"
         )
-        findings.append(Finding(level="notice", what="grad_norm", value=value, normal="now and then", advice=advice))
-    return findings or [
-        Finding(level="ok", what="grad_norm", value=f"median {middle:.3g}", normal="no spikes, clipped rarely")
-    ]
+        findings.append(Finding("notice", "grad_norm", value, "now and then", advice))
+    return findings or [Finding("ok", "grad_norm", f"median {middle:.3g}", "no spikes, clipped rarely")]
 
 
 def _learning_rate(run: Run) -> list[Finding]:
@@ -267,16 +253,15 @@ def _learning_rate(run: Run) -> list[Finding]:
     last = rates[-1][1] / peak
     what, value = "learning rate", f"ended at {last:.0%} of its peak"
     if run.last_step < run.training("warmup_steps", 0):
-        value = (
-            f"still in its warm-up of {run.training('warmup_steps', 0):.0f} steps at the end, step {run.last_step:,}"
-        )
+        warmup = run.training("warmup_steps", 0)
+        value = f"still in its warm-up of {warmup:.0f} steps at the end, step {run.last_step:,}"
         advice = "train longer, or set warmup_steps to a tenth of the steps"
-        return [Finding(level="notice", what=what, value=value, normal="full after the warm-up", advice=advice)]
+        return [Finding("notice", what, value, "full after the warm-up", advice)]
     if run.training("decay_fraction", 0) <= 0 or last <= 0.2:
-        return [Finding(level="ok", what=what, value=value, normal="near 0 at the end, if it falls at all")]
+        return [Finding("ok", what, value, "near 0 at the end, if it falls at all")]
     advice = "the last improvement comes with the decline: train with num_steps or --max-minutes that can be reached"
     level = "problem" if last > 0.9 else "notice"
-    return [Finding(level=level, what=what, value=value, normal="near 0: it should fall before the end", advice=advice)]
+    return [Finding(level, what, value, "near 0: it should fall before the end", advice)]
 
 
 def _validation(run: Run) -> list[Finding]:
@@ -290,7 +275,7 @@ def _validation(run: Run) -> list[Finding]:
     value = f"{last:.4g} at step {last_step:,}"
     normal = f"best {best:.4g} at step {best_step:,}"
     if rise <= 0.1:
-        return [Finding(level="ok", what="val_loss", value=value, normal=normal)]
+        return [Finding("ok", "val_loss", value, normal)]
     name, training = _main_curve(run)
     near = [value for step, value in training if step <= best_step][-3:]
     end = [value for _, value in training][-3:]
@@ -298,7 +283,7 @@ def _validation(run: Run) -> list[Finding]:
     what = f"val_loss (rises while {name} falls: overfitting)" if overfits else "val_loss (rises)"
     note = "the best checkpoint is kept in checkpoints/"
     advice = f"more data, data.flip or a smaller model; {note}" if overfits else f"lower learning_rate; {note}"
-    return [Finding(level="problem" if rise > 0.3 else "notice", what=what, value=value, normal=normal, advice=advice)]
+    return [Finding("problem" if rise > 0.3 else "notice", what, value, normal, advice)]
 
 
 def _codebooks(run: Run) -> list[Finding]:
@@ -314,16 +299,16 @@ def _codebooks(run: Run) -> list[Finding]:
         if perplexity < max(2.0, 0.05 * (size or 0)) or (usage is not None and usage < 0.1):
             normal = "usage near 100 %, perplexity above a quarter of the codes"
             advice = "collapsed: raise quantizer.dead_threshold, lower learning_rate, or use fewer or smaller codebooks"
-            findings.append(Finding(level="problem", what=what, value=value, normal=normal, advice=advice))
+            findings.append(Finding("problem", what, value, normal, advice))
         elif perplexity < 0.25 * (size or 0) or (usage is not None and usage < 0.5) or perplexity < best / 2:
             normal = f"perplexity above a quarter of the codes and near its best, {best:.1f}"
             advice = "many codes idle: fewer codes do as well, or look whether it goes on falling"
-            findings.append(Finding(level="notice", what=what, value=value, normal=normal, advice=advice))
+            findings.append(Finding("notice", what, value, normal, advice))
     if findings or not levels:
         return findings
     low = min(points[-1][1] for _, points in levels)
     value = f"{len(levels)} levels, lowest perplexity {low:.1f}{f' of {size}' if size else ''}"
-    return [Finding(level="ok", what="codebooks", value=value, normal="all levels in use")]
+    return [Finding("ok", "codebooks", value, "all levels in use")]
 
 
 def _reconstruction(run: Run) -> list[Finding]:
@@ -336,12 +321,12 @@ def _reconstruction(run: Run) -> list[Finding]:
     idle = [level for (level, _), a, b in zip(levels[1:], values, values[1:], strict=False) if b <= a]
     if max(values) - min(values) < LEAST_GAIN_DB:
         advice = "the levels after the first add next to nothing: train longer, or use fewer levels"
-        return [Finding(level="notice", what=what, value=value, normal=normal, advice=advice, untrained=True)]
+        return [Finding("notice", what, value, normal, advice, untrained=True)]
     if not idle:
-        return [Finding(level="ok", what=what, value=value, normal=normal)]
+        return [Finding("ok", what, value, normal)]
     advice = f"level {', '.join(map(str, idle))} adds nothing or makes it worse; if that stays, use fewer levels"
     level = "problem" if values[-1] < values[0] else "notice"
-    return [Finding(level=level, what=what, value=value, normal=normal, advice=advice)]
+    return [Finding(level, what, value, normal, advice)]
 
 
 def _likelihood(run: Run) -> list[Finding]:
@@ -352,36 +337,25 @@ def _likelihood(run: Run) -> list[Finding]:
     step, value = validations[-1]
     if run.codebook_size and not run.is_density:
         guess = math.log(run.codebook_size)
-        what, text, normal = (
-            "val_loss",
-            f"{value:.4g} at step {step:,}",
-            f"log {run.codebook_size} = {guess:.3g} is guessing",
-        )
+        text, normal = f"{value:.4g} at step {step:,}", f"log {run.codebook_size} = {guess:.3g} is guessing"
         late = step > max(2 * run.training("warmup_steps", 0), run.training("num_steps", 0) / 2)
         untrained = value > 0.98 * guess
         if value > 1.02 * guess and step > run.training("warmup_steps", 0):
             advice = "worse than guessing: codes and model do not fit together, or learning_rate is too high"
-            findings.append(Finding(level="problem", what=what, value=text, normal=normal, advice=advice))
+            findings.append(Finding("problem", "val_loss", text, normal, advice))
         elif untrained and late:
             advice = "little was learned so far; train longer or look whether the codes carry anything"
-            findings.append(
-                Finding(level="notice", what=what, value=text, normal=normal, advice=advice, untrained=True)
-            )
+            findings.append(Finding("notice", "val_loss", text, normal, advice, untrained=True))
         else:
             normal += "; runs start there and the finest levels stay near it, 4 % of tokens guessed right can be normal"
-            findings.append(Finding(level="ok", what=what, value=text, normal=normal, untrained=untrained))
+            findings.append(Finding("ok", "val_loss", text, normal, untrained=untrained))
         findings += _shape(run)
-    worse = []
-    for name in (n for n in run.metrics() if n.startswith("nll_")):
-        points = run.curve(name)
-        if len(points) > 2 and points[-1][1] > points[0][1] and value < validations[0][1]:
-            worse.append(name)
-    if worse:
-        advice = (
-            "the mean improves at their cost; look at generator_loss.mask_schedule and at the codes of these levels"
-        )
+    curves = {name: run.curve(name) for name in run.metrics() if name.startswith("nll_")}
+    worse = [name for name, points in curves.items() if len(points) > 2 and points[-1][1] > points[0][1]]
+    if worse and value < validations[0][1]:
+        advice = "the mean improves at their cost; look at generator_loss.mask_schedule and the codes of these levels"
         text, normal = f"worse than at the first validation ({', '.join(worse)})", "all improve together"
-        findings.append(Finding(level="notice", what="likelihood by level", value=text, normal=normal, advice=advice))
+        findings.append(Finding("notice", "likelihood by level", text, normal, advice))
     return findings
 
 
@@ -395,17 +369,14 @@ def _shape(run: Run) -> list[Finding]:
             value, normal = f"{first:.3g} for the coarsest, {last:.3g} for the finest", "rises from coarse to fine"
             advice = "usual only if the finest codebook is hardly used; else check that levels are not in reverse"
             bad = first > 1.05 * last
-            findings.append(
-                Finding(level="notice" if bad else "ok", what=group, value=value, normal=normal, advice=advice * bad)
-            )
+            findings.append(Finding("notice" if bad else "ok", group, value, normal, advice * bad))
     early, late = run.curve("nll_progress/0.05"), run.curve("nll_progress/0.95")
     if run.kind == "maskgit" and early and late:
         a, b = early[-1][1], late[-1][1]
         bad = b > 1.02 * a
         value, normal = f"{a:.3g} with all positions masked, {b:.3g} with few", "falls as more positions are known"
         advice = "the network makes nothing of the known positions: check the masks" * bad
-        level = "notice" if bad else "ok"
-        findings.append(Finding(level=level, what="nll_progress", value=value, normal=normal, advice=advice))
+        findings.append(Finding("notice" if bad else "ok", "nll_progress", value, normal, advice))
     return findings
 
 
@@ -417,22 +388,21 @@ def _throughput(run: Run) -> list[Finding]:
     before, now = statistics.median(speeds[:quarter]), statistics.median(speeds[-quarter:])
     value, normal = f"{now:.4g} samples per second", f"{before:.4g} at first"
     if now >= 0.7 * before:
-        return [Finding(level="ok", what="speed", value=value, normal=normal)]
+        return [Finding("ok", "speed", value, normal)]
     advice = "look for other programs on the machine, heat, or memory that swaps"
-    return [Finding(level="notice", what="speed", value=value, normal=normal, advice=advice)]
+    return [Finding("notice", "speed", value, normal, advice)]
 
 
 def _end(run: Run) -> list[Finding]:
     what, again = "end of training", "the same command with --resume"
     planned = f"step {run.last_step:,} of {run.training('num_steps', 0):,.0f}"
     if run.finished and run.has_model:
-        return [Finding(level="ok", what=what, value=f"reached at step {run.last_step:,}", normal="a 'final' line")]
+        return [Finding("ok", what, f"reached at step {run.last_step:,}", "a 'final' line")]
     if run.finished:
-        advice = f"{again} writes it"
-        return [Finding(level="notice", what=what, value="reached, but no model/", normal="model/", advice=advice)]
+        return [Finding("notice", what, "reached, but no model/", "model/", f"{again} writes it")]
     advice = f"if it is not running any more, {again} goes on"
     advice += " from the last checkpoint" if run.has_checkpoint else ", from the beginning: there is no checkpoint yet"
-    return [Finding(level="notice", what=what, value=f"not reached: {planned}", normal="a 'final' line", advice=advice)]
+    return [Finding("notice", what, f"not reached: {planned}", "a 'final' line", advice)]
 
 
 def _numbered(run: Run, group: str) -> list[tuple[int, Points]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from resgen.errors import MissingExtraError
+from resgen.errors import import_extra
 from resgen.files import atomic_path
 
 
@@ -21,10 +21,7 @@ def save_figure(draw: Callable[[Any], None], path: Path, *, size: tuple[float, f
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "train") from error
+    Figure = import_extra("matplotlib.figure", "train").Figure
     figure = Figure(figsize=size, layout="constrained")
     draw(figure)
     with atomic_path(path, sync=False) as temporary:

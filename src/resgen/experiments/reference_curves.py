@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from resgen.checkpoints.format import read_json
-from resgen.config import config_from_dict, config_to_dict, load_yaml
+from resgen.config import config_from_dict, load_yaml
 from resgen.errors import CheckpointError, ConfigError, DataError, ResGenError
-from resgen.files import write_json
 from resgen.models.head_choice import HEADS
 
 FORMAT, FORMAT_VERSION = "resgen-reference-curves", 1
@@ -244,61 +243,8 @@ def read_run(path: str | Path) -> Run:
     )
 
 
-def reference_from_runs(runs: Sequence[Run], name: str, *, max_points: int = 60) -> ReferenceCurves:
-    """Join the runs of several seeds; steps are thinned to `max_points`, half of them evenly, half denser at first.
-
-    Raises:
-        ConfigError: there is no run, or they differ in more than the seed.
-    """
-    if not runs:
-        raise ConfigError("reference curves need at least one run")
-    first = runs[0]
-    curves = {}
-    for metric in first.metrics():
-        points = [run.curve(metric) for run in runs]
-        if metric in NOT_COMPARED or metric.startswith("grad_norm") or not all(points):
-            continue
-        begin, end = max(p[0][0] for p in points), min(p[-1][0] for p in points)
-        steps = [step for step, _ in points[0] if begin <= step <= end]
-        if not steps:
-            continue
-        steps = [steps[i] for i in _thin(len(steps), max_points)]
-        values = np.stack([np.interp(steps, [step for step, _ in p], [value for _, value in p]) for p in points])
-        low, high, mean = values.min(0), values.max(0), values.mean(0)
-        curves[metric] = Curve(
-            steps=tuple(steps), low=tuple(low.tolist()), high=tuple(high.tolist()), mean=tuple(mean.tolist())
-        )
-    reference = ReferenceCurves(
-        name=name,
-        stage=first.stage,
-        kind=first.kind,
-        head=first.head,
-        recipe=first.recipe,
-        batch_size=int(first.training("batch_size", 1)),
-        learning_rate=first.training("learning_rate", 0.0),
-        num_steps=int(first.training("num_steps", 1)),
-        seeds=len(runs),
-        data_sha256=first.data_sha256,
-        curves=curves,
-    )
-    for run in runs:
-        others = reference.differences(run)
-        if others:
-            raise ConfigError(f"'{run.path}' differs from '{first.path}' in more than the seed: {'; '.join(others)}")
-    return reference
-
-
-def save_reference(reference: ReferenceCurves, path: str | Path) -> None:
-    """Write strict JSON, atomically.
-
-    Raises:
-        WriteError: writing fails.
-    """
-    write_json(path, {"format": FORMAT, "format_version": FORMAT_VERSION, **config_to_dict(reference)})
-
-
 def load_reference(path: str | Path) -> ReferenceCurves:
-    """Read what `save_reference` wrote.
+    """Read the JSON file of a reference.
 
     Raises:
         DataError: missing, damaged, of another format, or with values that are not allowed.
@@ -375,16 +321,6 @@ def _codebook_size(path: Path, config: Mapping[str, Any]) -> int | None:
         if type(node) is int and node > 1:
             return node
     return None
-
-
-def _thin(count: int, most: int) -> list[int]:
-    """At most `most` of `count` indices, the first and the last among them."""
-    if count <= most:
-        return list(range(count))
-    half = max(most // 2, 1)
-    return sorted(
-        {round(i) for i in np.linspace(0, count - 1, half)} | {round(i) - 1 for i in np.geomspace(1, count, half)}
-    )
 
 
 def _short(value: object) -> str:

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from resgen.errors import ConfigError, unknown
+from resgen.errors import ConfigError, check_least, unknown
 from resgen.ops.code_usage import code_histogram
 from resgen.ops.masking import SCHEDULES
 from resgen.types import LOCAL, CodeSpec, Reduce, SequenceCondition
@@ -52,8 +52,7 @@ class GeneratorLossConfig:
             raise ConfigError(f"smoothing={self.smoothing} must lie in [0, 1)")
         if not 0 < self.level_decay <= 1:
             raise ConfigError(f"level_decay={self.level_decay} must lie in (0, 1]")
-        if self.validation_samples < 1:
-            raise ConfigError(f"validation_samples={self.validation_samples} must be at least 1")
+        check_least(self, 1, "validation_samples")
 
 
 class Objective(Protocol):

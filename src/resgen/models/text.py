@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resgen.data.text import NUM_TOKENS
-from resgen.errors import CheckpointError, ConfigError, DataError, MissingExtraError
+from resgen.errors import CheckpointError, ConfigError, DataError, check_least, import_extra
 from resgen.nn.conv1d import Conv1d
 from resgen.nn.positions import rotary_angles
 from resgen.nn.transformer import Transformer
@@ -64,9 +64,7 @@ class TextModelConfig:
     byt5_folder: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("width", "num_layers", "num_heads", "mlp_width", "num_bands"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        check_least(self, 1, "width", "num_layers", "num_heads", "mlp_width", "num_bands")
         if self.width % (2 * self.num_heads):
             raise ConfigError(f"width={self.width} must be a multiple of 2 num_heads={2 * self.num_heads}")
         if self.prenet_layers < 0:
@@ -260,10 +258,7 @@ def load_byt5_encoder(folder: str | Path) -> Any:
         MissingExtraError: transformers is not installed.
         CheckpointError: no such folder, no safetensors in it, or no ByT5.
     """
-    try:
-        from transformers import T5EncoderModel
-    except ImportError as error:
-        raise MissingExtraError("transformers", "pretrained") from error
+    T5EncoderModel = import_extra("transformers", "pretrained").T5EncoderModel
     if not (Path(folder) / "config.json").is_file() or not any(Path(folder).glob("*.safetensors")):
         raise CheckpointError(f"'{folder}' must be the folder of a ByT5: config.json and *.safetensors are needed")
     try:

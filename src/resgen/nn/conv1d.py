@@ -135,7 +135,6 @@ class ConvEncoder1d(nn.Module):
 
     def __init__(
         self,
-        *,
         in_channels: int,
         out_channels: int,
         widths: tuple[int, ...],
@@ -166,7 +165,6 @@ class ConvDecoder1d(nn.Module):
 
     def __init__(
         self,
-        *,
         in_channels: int,
         out_channels: int,
         widths: tuple[int, ...],

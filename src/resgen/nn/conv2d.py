@@ -67,12 +67,8 @@ class ConvEncoder(nn.Module):
             for _ in range(config.num_res_blocks):
                 layers.append(ResBlock(current, channels))
                 current = channels
-        layers += [
-            ResBlock(current, current),
-            group_norm(current),
-            nn.SiLU(),
-            nn.Conv2d(current, config.code_dim, 3, padding=1),
-        ]
+        last = nn.Conv2d(current, config.code_dim, 3, padding=1)
+        layers += [ResBlock(current, current), group_norm(current), nn.SiLU(), last]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, images: Float[Tensor, "B C Y X"]) -> Float[Tensor, "B H y x"]:

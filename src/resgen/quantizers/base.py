@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from resgen.errors import ConfigError
+from resgen.errors import ConfigError, check_least
 from resgen.ops.random import generator as make_generator
 from resgen.ops.residual import consistent_codes, residual_decode, residual_encode
-from resgen.types import LOCAL, Reduce
+from resgen.types import LOCAL, CodeSpec, Reduce
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,17 +53,13 @@ class QuantizerConfig:
     def __post_init__(self) -> None:
         if self.kind not in ("probabilistic", "ema", "rfsq"):
             raise ConfigError(f"quantizer kind='{self.kind}' must be 'probabilistic', 'ema' or 'rfsq'")
-        for name in ("depth", "codebook_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"quantizer {name}={getattr(self, name)} must be at least 1")
+        check_least(self, 1, "depth", "codebook_size")
+        check_least(self, 0, "kmeans_iterations", "consistent_rounds")
         for name in ("momentum", "variance_momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"quantizer {name}={getattr(self, name)} must lie in [0, 1)")
         if not 0 <= self.dead_threshold < 1:  # 1 is the share of the average code
             raise ConfigError(f"quantizer dead_threshold={self.dead_threshold} must lie in [0, 1)")
-        for name in ("kmeans_iterations", "consistent_rounds"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"quantizer {name}={getattr(self, name)} must not be negative")
         if self.kind == "rfsq":
             if math.prod(self.grid) != self.codebook_size or min(self.grid, default=1) < 2:
                 raise ConfigError(
@@ -72,6 +68,10 @@ class QuantizerConfig:
                 )
         elif self.steps:
             raise ConfigError(f"quantizer steps={list(self.steps)} must be empty: kind='{self.kind}' has no grid")
+
+    def spec(self, code_dim: int, shape: tuple[int, ...]) -> CodeSpec:
+        """The shape of the codes of latents of width `code_dim` at `shape` positions."""
+        return CodeSpec(depth=self.depth, codebook_size=self.codebook_size, code_dim=code_dim, shape=shape)
 
     @property
     def grid(self) -> tuple[int, ...]:

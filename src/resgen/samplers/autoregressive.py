@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from resgen.errors import ConfigError, unknown
+from resgen.errors import ConfigError, check_least, unknown
 from resgen.ops.blocks import walk_levels
 from resgen.ops.guidance import guidance_weights
 from resgen.ops.masking import SCHEDULES, given_codes, reveal_plan
@@ -21,9 +21,8 @@ from resgen.ops.sampling import nucleus_choice
 from resgen.types import CodeSpec, Distribution, NoiseSize, ProposalNoise, Record
 
 
-@runtime_checkable
-class LevelDecoder(Protocol):
-    """What the sampler knows of a model that predicts one code at a time. Guidance is on logits."""
+class PositionDecoder(Protocol):
+    """What both samplers know of a model that goes through the positions in order."""
 
     @property
     def device(self) -> torch.device:
@@ -37,6 +36,11 @@ class LevelDecoder(Protocol):
     def next_position(self, codes: Int[Tensor, "B S D"]) -> None:
         """Go on to the position after `codes`, the S positions finished since the last call (none at first)."""
         ...
+
+
+@runtime_checkable
+class LevelDecoder(PositionDecoder, Protocol):
+    """A model that predicts one code at a time. Guidance is on logits."""
 
     def next_level(self, codes: Int[Tensor, " B"] | None, guidance_scale: float) -> Float[Tensor, "B V"]:
         """Logits of the next level of this position, given the codes of the level above (None at level 0)."""
@@ -44,21 +48,8 @@ class LevelDecoder(Protocol):
 
 
 @runtime_checkable
-class LatentDecoder(Protocol):
-    """What the sampler knows of a model that predicts all masked levels of a position."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where codes are expected."""
-        ...
-
-    def begin(self, guided: bool) -> None:
-        """Start at the first position; `guided` if any later `guidance_scale` will not be 0."""
-        ...
-
-    def next_position(self, codes: Int[Tensor, "B S D"]) -> None:
-        """Go on to the position after `codes`, the S positions finished since the last call (none at first)."""
-        ...
+class LatentDecoder(PositionDecoder, Protocol):
+    """A model that predicts all masked levels of a position."""
 
     def predict(self, codes: Int[Tensor, "B D"], visible: Int[Tensor, " B"], guidance_scale: float) -> Distribution:
         """The masked levels of this position; `rows` of the distribution index into B."""
@@ -115,8 +106,7 @@ class LatentAutoregressiveConfig:
     guidance_first: float | None = None
 
     def __post_init__(self) -> None:
-        if self.num_steps < 1:
-            raise ConfigError(f"num_steps={self.num_steps} must be at least 1")
+        check_least(self, 1, "num_steps")
         if self.mask_schedule not in SCHEDULES:
             raise ConfigError(unknown("mask schedule", self.mask_schedule, SCHEDULES))
         if not 0 <= self.temperature < math.inf:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from resgen.errors import ConfigError, unknown
+from resgen.errors import ConfigError, check_least, unknown
 from resgen.ops.guidance import check_interval, guidance_weights
 from resgen.ops.masking import SCHEDULES, given_codes, reveal, reveal_plan
 from resgen.ops.random import fill_uniform, sample_streams
@@ -64,8 +64,7 @@ class DepthwiseConfig:
     guidance_end: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.num_steps < 1:
-            raise ConfigError(f"num_steps={self.num_steps} must be at least 1")
+        check_least(self, 1, "num_steps")
         if self.mask_schedule not in SCHEDULES:
             raise ConfigError(unknown("mask schedule", self.mask_schedule, SCHEDULES))
         if not 0 < self.level_decay <= 1:
@@ -165,9 +164,7 @@ def sample_codes(
             more: what it is trained on.
         spec: shape of the codes.
         noise: from `draw_noise`, for the same batch and `config.num_steps`.
-        codes: given codes; only the first `visible` levels of a position are read, and those are never altered.
-        visible: how many levels of each position are given (none by default).
-        record: called after every evaluation; masked levels of the codes are 0.
+        codes, visible, record: as of `unmasking.sample_codes`.
 
     Raises:
         ConfigError: fewer steps than levels, only one of `codes` and `visible` is given, or the noise is made for
@@ -179,8 +176,11 @@ def sample_codes(
         raise ConfigError(f"noise for {num_steps} steps does not fit num_steps={config.num_steps}")
     codes, visible = given_codes(codes, visible, (batch, positions, spec.depth), noise.code.device)
     levels, weights = torch.arange(spec.depth, device=visible.device), config.guidance
+    # Known before the first step, so that none waits for the device: positions are decoded from their `visible` on.
+    counts = [(visible.cpu() <= level).sum(1) for level in range(spec.depth)]
+    plans = [reveal_plan(config.mask_schedule, *sizes) for sizes in zip(level_steps, counts, strict=True)]
     step = -1
-    for level, plan in enumerate(level_plans(config.mask_schedule, level_steps, visible.cpu())):
+    for level, plan in enumerate(plans):
         for level_step, num_reveal in enumerate(plan):
             step += 1
             if not num_reveal.any():  # reveals nothing, costs nothing
@@ -203,12 +203,3 @@ def sample_codes(
             if record is not None:
                 record(step, weights[step], int(num_reveal.sum()), codes, visible)
     return codes
-
-
-def level_plans(
-    mask_schedule: str, level_steps: Sequence[int], visible: Int[Tensor, "B L"]
-) -> list[list[Int[Tensor, " B"]]]:
-    """How many positions each sample reveals in each step of each level, for `visible` given levels to begin with; a
-    position is decoded at the levels from its `visible` on. Known before the first step, so that no step waits for the
-    device."""
-    return [reveal_plan(mask_schedule, steps, (visible <= level).sum(1)) for level, steps in enumerate(level_steps)]

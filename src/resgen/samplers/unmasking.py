@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from resgen.errors import ConfigError, unknown
+from resgen.errors import ConfigError, check_least, unknown
 from resgen.ops.guidance import check_interval, guidance_weights
 from resgen.ops.masking import SCHEDULES, given_codes, reveal_plan
 from resgen.ops.random import fill_normal, fill_uniform, sample_streams
@@ -56,8 +56,7 @@ class SamplingConfig:
     prompt_guidance: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.num_steps < 1:
-            raise ConfigError(f"num_steps={self.num_steps} must be at least 1")
+        check_least(self, 1, "num_steps")
         if self.mask_schedule not in SCHEDULES:
             raise ConfigError(unknown("mask schedule", self.mask_schedule, SCHEDULES))
         if self.unmasking not in UNMASKING:

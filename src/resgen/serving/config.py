@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from resgen.errors import ConfigError
+from resgen.errors import ConfigError, check_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +39,7 @@ class ServerConfig:
     api_key: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_batch", "max_queue", "max_steps", "max_samples", "max_text", "max_upload_bytes"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        check_least(self, 1, "max_batch", "max_queue", "max_steps", "max_samples", "max_text", "max_upload_bytes")
         if self.max_samples > self.max_batch:
             raise ConfigError(
                 f"max_samples={self.max_samples} must not exceed max_batch={self.max_batch}: the pictures of a request "
@@ -52,7 +50,6 @@ class ServerConfig:
         for name in ("timeout_s", "max_sound_s"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"{name}={getattr(self, name)} must be a number above 0")
-        if self.max_pixels < 1:
-            raise ConfigError(f"max_pixels={self.max_pixels} must be at least 1")
+        check_least(self, 1, "max_pixels")
         if self.api_key is not None and (len(self.api_key) < 8 or not self.api_key.isascii()):
             raise ConfigError("the API key must have at least 8 characters, all of them ASCII")

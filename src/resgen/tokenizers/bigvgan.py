@@ -57,7 +57,7 @@ class BigVGAN(nn.Module):
 
     def __init__(self, config: BigVGANConfig, mel: MelConfig) -> None:
         super().__init__()
-        self.config, self.mel = config, mel
+        self.config, self.mel, self.sample_rate_hz = config, mel, mel.sample_rate_hz
         width = config.upsample_initial_channel
         self.conv_pre = nn.Conv1d(config.num_mels, width, 7, padding=3)
         ups, blocks = [], []
@@ -70,11 +70,6 @@ class BigVGAN(nn.Module):
         self.ups, self.resblocks = nn.ModuleList(ups), nn.ModuleList(blocks)
         self.activation_post = _AntiAliased(config, width)
         self.conv_post = nn.Conv1d(width, 1, 7, padding=3, bias=config.use_bias_at_final)
-
-    @property
-    def sample_rate_hz(self) -> int:
-        """Rate of the waveforms."""
-        return self.mel.sample_rate_hz
 
     def forward(
         self, log_mels: Float[Tensor, "B F T"], valid: Bool[Tensor, "B T"] | None = None

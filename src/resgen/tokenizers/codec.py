@@ -16,7 +16,6 @@ from the codec's by float32 rounding only.
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from resgen.errors import ConfigError, DataError, MissingExtraError, unknown
+from resgen.errors import ConfigError, DataError, check_least, import_extra, unknown
 from resgen.quantizers import Quantization, Quantizer, QuantizerConfig
 from resgen.types import LOCAL, CodeSpec, Reduce
 
@@ -66,8 +65,7 @@ class CodecTokenizerConfig:
         self._check_family()
         if not 1 <= self.num_levels <= self.most_levels:
             raise ConfigError(f"num_levels={self.num_levels} must lie in 1..{self.most_levels}, the codec's levels")
-        if self.max_positions < 1:
-            raise ConfigError(f"max_positions={self.max_positions} must be at least 1")
+        check_least(self, 1, "max_positions")
 
     @property
     def sample_rate_hz(self) -> int:
@@ -98,12 +96,7 @@ class CodecTokenizerConfig:
             code_dim = self.codec["encoder_hidden_size"] * 2 ** len(self.codec[self._ratios])
         else:
             code_dim = self.codec["hidden_size"]
-        return CodeSpec(
-            depth=self.num_levels,
-            codebook_size=self.codec["codebook_size"],
-            code_dim=code_dim,
-            shape=(self.max_positions,),
-        )
+        return self.quantizer.spec(code_dim, (self.max_positions,))
 
     @property
     def quantizer(self) -> QuantizerConfig:
@@ -214,27 +207,13 @@ class CodecTokenizer(nn.Module):
 
     def __init__(self, config: CodecTokenizerConfig, codec: nn.Module | None = None) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.spec = config, config.spec
+        self.sample_rate_hz, self.samples_per_position = config.sample_rate_hz, config.samples_per_position
         self.codec: Any = _new_codec(config) if codec is None else codec
         self.quantizer = CodecQuantizer(config.spec)
         self.eval().requires_grad_(False)
         if codec is not None:
             self.quantizer.take(level_codebooks(codec, config))
-
-    @property
-    def spec(self) -> CodeSpec:
-        """The shape of the codes; a sample may have fewer positions."""
-        return self.config.spec
-
-    @property
-    def sample_rate_hz(self) -> int:
-        """Rate of the waveforms."""
-        return self.config.sample_rate_hz
-
-    @property
-    def samples_per_position(self) -> int:
-        """Samples that one position stands for."""
-        return self.config.samples_per_position
 
     def train(self, mode: bool = True) -> CodecTokenizer:
         """Stays in evaluation mode: DAC drops levels at random in training."""
@@ -313,24 +292,20 @@ class CodecTokenizer(nn.Module):
         return cast(Tensor, encoded.latents if self.config.family == "mimi" else encoded)
 
     def _codes(self, samples: Float[Tensor, "N 1 R"]) -> Int[Tensor, "N D L"]:
-        family, depth = self.config.family, self.spec.depth
+        family, config, depth = self.config.family, self.codec.config, self.spec.depth
         if family == "encodec":  # takes only some numbers of levels, by their bandwidths
-            codes = self.codec.encode(samples, bandwidth=self.codec.config.target_bandwidths[-1]).audio_codes[0]
+            codes = self.codec.encode(samples, bandwidth=config.target_bandwidths[-1]).audio_codes[0]
         elif family == "dac":
             codes = self.codec.encode(samples, n_quantizers=depth).audio_codes
         else:
-            least = self.codec.config.num_semantic_quantizers
-            codes = self.codec.encode(samples, num_quantizers=max(depth, least)).audio_codes
+            num_levels = max(depth, config.num_semantic_quantizers)
+            codes = self.codec.encode(samples, num_quantizers=num_levels).audio_codes
         return codes[:, :depth]
 
     def _samples(self, codes: Int[Tensor, "N D L"]) -> Float[Tensor, "N R"]:
         if self.config.family == "encodec":
-            samples = self.codec.decode(codes[None], [None]).audio_values
-        elif self.config.family == "dac":
-            samples = self.codec.decode(audio_codes=codes).audio_values
-        else:
-            samples = self.codec.decode(codes).audio_values
-        return samples.flatten(1)
+            return self.codec.decode(codes[None], [None]).audio_values.flatten(1)
+        return self.codec.decode(audio_codes=codes).audio_values.flatten(1)
 
 
 def codec_settings(config: Any) -> dict[str, Any]:
@@ -345,7 +320,7 @@ def level_codebooks(codec: nn.Module, config: CodecTokenizerConfig) -> Float[Ten
 
     Args:
         codec: the network.
-        config: which it is, and how many levels are expected.
+        config: which it is, and how many levels are needed.
     """
     quantizer: Any = codec.quantizer
     if config.family == "encodec":
@@ -364,10 +339,7 @@ def codec_class(family: str, kind: Literal["Config", "Model"]) -> Any:
     Raises:
         MissingExtraError: it is not installed.
     """
-    try:
-        return getattr(importlib.import_module("transformers"), FAMILIES[family] + kind)
-    except ImportError as error:
-        raise MissingExtraError("transformers", "pretrained") from error
+    return getattr(import_extra("transformers", "pretrained"), FAMILIES[family] + kind)
 
 
 def _new_codec(config: CodecTokenizerConfig) -> nn.Module:

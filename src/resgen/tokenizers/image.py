@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resgen.errors import ConfigError, DataError
+from resgen.errors import ConfigError, DataError, check_least
 from resgen.nn.conv2d import ConvDecoder, ConvEncoder
 from resgen.quantizers import Quantization, QuantizerConfig, make_quantizer
 from resgen.types import CodeSpec
@@ -21,8 +21,7 @@ class ImageTokenizerConfig:
 
     Attributes:
         image_size: side of the square pictures in pixels. Sizes that `downsampling` does not divide are padded at
-            the lower and
-            right edges by repetition and cropped again after decoding.
+            the lower and right edges by repetition and cropped again after decoding.
         channels: 3 (RGB) or 1 (grey).
         patch_size: side of the pixel blocks folded into channels before the first convolution (1: none, as in the
             paper).
@@ -45,11 +44,7 @@ class ImageTokenizerConfig:
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
             raise ConfigError(f"channels={self.channels} must be 1 (grey) or 3 (RGB)")
-        for name in ("image_size", "patch_size", "width", "num_res_blocks", "code_dim"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
-        if not self.multipliers or min(self.multipliers) < 1:
-            raise ConfigError(f"multipliers={self.multipliers} must hold one or more numbers of at least 1")
+        check_least(self, 1, "image_size", "patch_size", "width", "num_res_blocks", "code_dim", "multipliers")
         if self.image_size < self.downsampling:
             raise ConfigError(
                 f"image_size={self.image_size} is smaller than the downsampling {self.downsampling}; "
@@ -65,12 +60,7 @@ class ImageTokenizerConfig:
     def spec(self) -> CodeSpec:
         """The shape of the codes."""
         side = -(-self.image_size // self.downsampling)
-        return CodeSpec(
-            depth=self.quantizer.depth,
-            codebook_size=self.quantizer.codebook_size,
-            code_dim=self.code_dim,
-            shape=(side, side),
-        )
+        return self.quantizer.spec(self.code_dim, (side, side))
 
 
 class Reconstruction(NamedTuple):
@@ -85,15 +75,10 @@ class ImageTokenizer(nn.Module):
 
     def __init__(self, config: ImageTokenizerConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.spec = config, config.spec
         self.encoder = ConvEncoder(config.channels, config)
         self.quantizer = make_quantizer(config.quantizer, config.code_dim)
         self.decoder = ConvDecoder(config.channels, config)
-
-    @property
-    def spec(self) -> CodeSpec:
-        """The shape of the codes."""
-        return self.config.spec
 
     def forward(self, images: Float[Tensor, "B C S S"]) -> Reconstruction:
         """Encode, quantize with the straight-through gradient, decode."""
@@ -122,11 +107,7 @@ class ImageTokenizer(nn.Module):
         return self.quantizer.encode(self.latents(images))
 
     def decode(
-        self,
-        codes: Int[Tensor, "B L D"],
-        num_levels: int | None = None,
-        *,
-        visible: Int[Tensor, "B L"] | None = None,
+        self, codes: Int[Tensor, "B L D"], num_levels: int | None = None, *, visible: Int[Tensor, "B L"] | None = None
     ) -> Float[Tensor, "B C S S"]:
         """Pictures from the first `num_levels` levels of the codes (all by default), or from the first `visible` levels
         of each position; clamped to [-1, 1]."""

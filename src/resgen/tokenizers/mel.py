@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from resgen.errors import ConfigError, DataError
+from resgen.errors import ConfigError, DataError, check_least
 from resgen.nn.conv1d import ConvDecoder1d, ConvEncoder1d, coarse_valid, fine_valid
 from resgen.ops.mel import MelConfig
 from resgen.quantizers import Quantization, QuantizerConfig, make_quantizer
@@ -51,11 +51,7 @@ class MelTokenizerConfig:
     quantizer: QuantizerConfig = field(default_factory=lambda: QuantizerConfig(depth=32))
 
     def __post_init__(self) -> None:
-        for name in ("width", "num_blocks", "code_dim", "max_positions"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
-        if not self.strides or min(self.strides) < 1:
-            raise ConfigError(f"strides={self.strides} must hold one or more numbers of at least 1")
+        check_least(self, 1, "width", "num_blocks", "code_dim", "max_positions", "strides")
         if not 0 < self.mel_scale < math.inf:
             raise ConfigError(f"mel_scale={self.mel_scale} must be finite and above 0")
         if not math.isfinite(self.mel_shift):
@@ -69,12 +65,7 @@ class MelTokenizerConfig:
     @property
     def spec(self) -> CodeSpec:
         """The shape of the codes; a sample may have fewer positions."""
-        return CodeSpec(
-            depth=self.quantizer.depth,
-            codebook_size=self.quantizer.codebook_size,
-            code_dim=self.code_dim,
-            shape=(self.max_positions,),
-        )
+        return self.quantizer.spec(self.code_dim, (self.max_positions,))
 
 
 PRESETS: dict[str, MelTokenizerConfig] = {
@@ -103,50 +94,26 @@ class MelTokenizer(nn.Module):
     `valid` (True = not padding) is over frames for what takes mels and over positions for what takes codes; a position
     is valid if its first frame is. Padding changes nothing of the real part; codes at padding are 0, and decoded
     frames there are silence, the logarithm of the mels' floor.
+
+    Attributes:
+        config: what it was made with.
+        spec: the shape of the codes; a sample may have fewer positions.
+        sample_rate_hz: rate of the waveforms that the mels describe.
+        frames_per_position: mel frames that one position stands for.
+        samples_per_position: samples of the waveform, likewise.
     """
 
     def __init__(self, config: MelTokenizerConfig) -> None:
         super().__init__()
         self.config = config
+        self.spec, self.sample_rate_hz = config.spec, config.mel.sample_rate_hz
+        self.frames_per_position = config.frames_per_position
+        self.samples_per_position = config.frames_per_position * config.mel.hop_size
         widths = (config.width,) * (len(config.strides) + 1)
         bands, code_dim = config.mel.num_bands, config.code_dim
-        self.encoder = ConvEncoder1d(
-            in_channels=bands,
-            out_channels=code_dim,
-            widths=widths,
-            strides=config.strides,
-            num_blocks=config.num_blocks,
-            causal=config.causal,
-        )
-        self.decoder = ConvDecoder1d(
-            in_channels=code_dim,
-            out_channels=bands,
-            widths=widths,
-            strides=config.strides,
-            num_blocks=config.num_blocks,
-            causal=config.causal,
-        )
+        self.encoder = ConvEncoder1d(bands, code_dim, widths, config.strides, config.num_blocks, config.causal)
+        self.decoder = ConvDecoder1d(code_dim, bands, widths, config.strides, config.num_blocks, config.causal)
         self.quantizer = make_quantizer(config.quantizer, code_dim)
-
-    @property
-    def spec(self) -> CodeSpec:
-        """The shape of the codes; a sample may have fewer positions."""
-        return self.config.spec
-
-    @property
-    def sample_rate_hz(self) -> int:
-        """Rate of the waveforms that the mels describe."""
-        return self.config.mel.sample_rate_hz
-
-    @property
-    def frames_per_position(self) -> int:
-        """Mel frames that one position stands for."""
-        return self.config.frames_per_position
-
-    @property
-    def samples_per_position(self) -> int:
-        """Samples of the waveform that one position stands for."""
-        return self.frames_per_position * self.config.mel.hop_size
 
     def forward(self, mels: Float[Tensor, "B F T"], valid: Bool[Tensor, "B T"] | None = None) -> MelReconstruction:
         """Encode, quantize with the straight-through gradient, decode."""

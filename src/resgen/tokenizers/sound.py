@@ -15,7 +15,6 @@ from resgen.ops.random import generator as make_generator
 from resgen.tokenizers.codec import CodecTokenizer
 from resgen.tokenizers.mel import MelTokenizer
 from resgen.tokenizers.waveform import WaveformTokenizer
-from resgen.types import CodeSpec
 
 SoundTokenizer = MelTokenizer | WaveformTokenizer | CodecTokenizer
 
@@ -28,6 +27,11 @@ class SoundCodec:
         vocoder: log-mels `[B, F, T]` and `valid` to samples `[B, T * hop_size]`, for a mel tokenizer; without one the
             phases are found by Griffin-Lim, which is slower and rougher.
 
+    Attributes:
+        spec: the shape of the codes.
+        sample_rate_hz: rate of the waveforms.
+        samples_per_position: samples that one position stands for.
+
     Raises:
         ConfigError: a vocoder for a waveform tokenizer, which needs none, or one of other mels than the tokenizer's.
     """
@@ -38,21 +42,8 @@ class SoundCodec:
                 raise ConfigError("a waveform tokenizer takes no vocoder: it decodes to samples itself")
             check_mels(tokenizer.config.mel, getattr(vocoder, "mel", None))
         self.tokenizer, self.vocoder = tokenizer, vocoder
-
-    @property
-    def spec(self) -> CodeSpec:
-        """The shape of the codes."""
-        return self.tokenizer.spec
-
-    @property
-    def sample_rate_hz(self) -> int:
-        """Rate of the waveforms."""
-        return self.tokenizer.sample_rate_hz
-
-    @property
-    def samples_per_position(self) -> int:
-        """Samples that one position stands for."""
-        return self.tokenizer.samples_per_position
+        self.spec, self.sample_rate_hz = tokenizer.spec, tokenizer.sample_rate_hz
+        self.samples_per_position = tokenizer.samples_per_position
 
     @property
     def needs_vocoder(self) -> bool:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from resgen.errors import ConfigError, DataError
+from resgen.errors import ConfigError, DataError, check_least
 from resgen.nn.conv1d import Conv1d, ConvNeXtBlock1d, zero_invalid
 from resgen.ops.mel import MelConfig, inverse_stft
 
@@ -36,9 +36,7 @@ class VocoderConfig:
     hidden_multiple: int = 3
 
     def __post_init__(self) -> None:
-        for name in ("width", "num_layers", "hidden_multiple"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        check_least(self, 1, "width", "num_layers", "hidden_multiple")
         mel = self.mel
         if mel.window_size < 2 * mel.hop_size:
             raise ConfigError(
@@ -69,7 +67,7 @@ class Vocoder(nn.Module):
 
     def __init__(self, config: VocoderConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.mel, self.sample_rate_hz = config, config.mel, config.mel.sample_rate_hz
         self.embed = Conv1d(config.mel.num_bands, config.width)
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
         self.blocks = nn.ModuleList(
@@ -84,16 +82,6 @@ class Vocoder(nn.Module):
             if isinstance(module, (nn.Conv1d, nn.Linear)):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
-
-    @property
-    def mel(self) -> MelConfig:
-        """The mels that it takes."""
-        return self.config.mel
-
-    @property
-    def sample_rate_hz(self) -> int:
-        """Rate of the waveforms."""
-        return self.config.mel.sample_rate_hz
 
     def forward(
         self, log_mels: Float[Tensor, "B F T"], valid: Bool[Tensor, "B T"] | None = None

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor, nn
 
-from resgen.errors import ConfigError, DataError
+from resgen.errors import ConfigError, DataError, check_least
 from resgen.nn.conv1d import ConvDecoder1d, ConvEncoder1d, fine_valid
 from resgen.ops.mel import inverse_stft
 from resgen.quantizers import Quantization, QuantizerConfig, make_quantizer
@@ -50,18 +50,14 @@ class WaveformTokenizerConfig:
     quantizer: QuantizerConfig = field(default_factory=lambda: QuantizerConfig(depth=72))
 
     def __post_init__(self) -> None:
-        for name in ("sample_rate_hz", "num_blocks", "code_dim", "max_positions"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        check_least(self, 1, "sample_rate_hz", "num_blocks", "code_dim", "max_positions")
         if self.hop_size < 2:  # 1 leaves the first sample of a window of 2 to a Hann window's zero
             raise ConfigError(f"hop_size={self.hop_size} must be at least 2")
         if self.window_size < 2 * self.hop_size or self.window_size % self.hop_size:
             raise ConfigError(
                 f"window_size={self.window_size} must be a multiple of hop_size={self.hop_size}, twice as much or more"
             )
-        for name in ("widths", "strides"):
-            if not getattr(self, name) or min(getattr(self, name)) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must hold one or more numbers of at least 1")
+        check_least(self, 1, "widths", "strides")
         if len(self.widths) != len(self.strides):
             raise ConfigError(f"widths={self.widths} and strides={self.strides} must be equally many, one per stage")
 
@@ -78,12 +74,7 @@ class WaveformTokenizerConfig:
     @property
     def spec(self) -> CodeSpec:
         """The shape of the codes; a sample may have fewer positions."""
-        return CodeSpec(
-            depth=self.quantizer.depth,
-            codebook_size=self.quantizer.codebook_size,
-            code_dim=self.code_dim,
-            shape=(self.max_positions,),
-        )
+        return self.quantizer.spec(self.code_dim, (self.max_positions,))
 
 
 PRESETS: dict[str, WaveformTokenizerConfig] = {
@@ -113,42 +104,23 @@ class WaveformTokenizer(nn.Module):
 
     `valid` is over positions (True = not padding). Padding changes nothing of the real part; codes at padding are 0,
     and decoded samples there are 0.
+
+    Attributes:
+        config: what it was made with.
+        spec: the shape of the codes; a sample may have fewer positions.
+        sample_rate_hz: rate of the waveforms.
+        samples_per_position: samples that one position stands for.
     """
 
     def __init__(self, config: WaveformTokenizerConfig) -> None:
         super().__init__()
         self.config = config
-        channels = 2 * (config.window_size // 2 + 1)
-        self.encoder = ConvEncoder1d(
-            in_channels=channels,
-            out_channels=config.code_dim,
-            widths=config.widths,
-            strides=config.strides,
-            num_blocks=config.num_blocks,
-        )
-        self.decoder = ConvDecoder1d(
-            in_channels=config.code_dim,
-            out_channels=channels,
-            widths=config.widths,
-            strides=config.strides,
-            num_blocks=config.num_blocks,
-        )
+        self.spec, self.sample_rate_hz = config.spec, config.sample_rate_hz
+        self.samples_per_position = config.samples_per_position
+        channels, code_dim = 2 * (config.window_size // 2 + 1), config.code_dim
+        self.encoder = ConvEncoder1d(channels, code_dim, config.widths, config.strides, config.num_blocks)
+        self.decoder = ConvDecoder1d(code_dim, channels, config.widths, config.strides, config.num_blocks)
         self.quantizer = make_quantizer(config.quantizer, config.code_dim)
-
-    @property
-    def spec(self) -> CodeSpec:
-        """The shape of the codes; a sample may have fewer positions."""
-        return self.config.spec
-
-    @property
-    def sample_rate_hz(self) -> int:
-        """Rate of the waveforms."""
-        return self.config.sample_rate_hz
-
-    @property
-    def samples_per_position(self) -> int:
-        """Samples that one position stands for."""
-        return self.config.samples_per_position
 
     def forward(
         self, samples: Float[Tensor, "B S"], valid_positions: Bool[Tensor, "B L"] | None = None

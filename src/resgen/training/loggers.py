@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from resgen.checkpoints.format import read_json
-from resgen.errors import CheckpointError, ConfigError, MissingExtraError, unknown
+from resgen.errors import CheckpointError, ConfigError, MissingExtraError, import_extra, unknown
 from resgen.files import write_json
 
 RUNS_NAME = "loggers.json"
@@ -67,11 +67,9 @@ class TensorBoardLogger:
     run_id = None
 
     def __init__(self, run: RunInfo) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise MissingExtraError("tensorboard", "train") from error
-        self._writer: Any = SummaryWriter(str(run.folder / "tb"), purge_step=run.step + 1 if run.step else None)
+        tensorboard = import_extra("torch.utils.tensorboard", "train", "tensorboard")
+        purge_step = run.step + 1 if run.step else None
+        self._writer: Any = tensorboard.SummaryWriter(str(run.folder / "tb"), purge_step=purge_step)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """See `Logger`."""

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import tyro
 import yaml
+from make_reference_curves import reference_from_runs, save_reference
 
 from resgen.cli.doctor import Doctor
 from resgen.cli.main import guard
 from resgen.errors import install_command
-from resgen.experiments.reference_curves import read_run, reference_from_runs, save_reference
+from resgen.experiments.reference_curves import read_run
 
 
 def write_run(path: Path, *, spoiled: bool = False) -> Path:

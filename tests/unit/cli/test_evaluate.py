@@ -119,7 +119,7 @@ def test_the_samples_are_the_pipeline_s(place: Path, tmp_path: Path, monkeypatch
     from resgen.evaluation.image import evaluate
 
     made: dict[bool, list[torch.Tensor]] = {True: [], False: []}
-    original = evaluate._generated
+    original = evaluate.evaluate_generation
 
     def spy(generate: Any, *args: Any, **options: Any) -> Any:
         def recorded(indices: range, class_ids: list[int], guided: bool, seed: int) -> torch.Tensor:
@@ -128,7 +128,7 @@ def test_the_samples_are_the_pipeline_s(place: Path, tmp_path: Path, monkeypatch
 
         return original(recorded, *args, **{**options, "chunk_size": 9})
 
-    monkeypatch.setattr(evaluate, "_generated", spy)
+    monkeypatch.setattr(evaluate, "evaluate_generation", spy)
     on_digits(place, tmp_path / "a.json", "--dtype", "float32", "--batch-size", 4, "--seed", 5, num_samples=20)
     pipe = ImagePipeline.from_pretrained(place / "model", dtype="float32")
     assert not torch.equal(torch.cat(made[True]), torch.cat(made[False]))

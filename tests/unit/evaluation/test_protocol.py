@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
+from resgen.config import config_to_dict
 from resgen.errors import CheckpointError, ConfigError
 from resgen.evaluation.protocol import (
     EvaluationProtocol,
     check_comparable,
     distance_name,
     load_protocol,
-    save_protocol,
 )
+from resgen.files import write_json
 
 SETTINGS: dict[str, Any] = {
     "purpose": "generation",
@@ -63,7 +64,7 @@ def make(**changes: Any) -> EvaluationProtocol:
 
 def test_file(tmp_path: Path) -> None:
     protocol = make(seeds=(3, 1))
-    save_protocol(protocol, tmp_path / "protocol.json")
+    write_json(tmp_path / "protocol.json", config_to_dict(protocol))
     assert load_protocol(tmp_path / "protocol.json") == protocol
     (tmp_path / "report.json").write_text(json.dumps({"format": "x", "protocol": json.loads(_text(tmp_path))}))
     assert load_protocol(tmp_path / "report.json") == protocol, "the protocol of a report"
@@ -75,7 +76,7 @@ def _text(folder: Path) -> str:
 
 def test_file_is_read_strictly(tmp_path: Path) -> None:
     path = tmp_path / "protocol.json"
-    save_protocol(make(), path)
+    write_json(path, config_to_dict(make()))
     good = json.loads(path.read_text())
     for changes, named in (({"num_sample": 5}, "num_samples"), ({"num_samples": "5"}, "num_samples")):
         path.write_text(json.dumps({**good, **changes}))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from make_reference_curves import reference_from_runs, save_reference
 
 from resgen.errors import ConfigError, DataError
 from resgen.experiments.doctor import Finding, diagnose, verdict
@@ -18,8 +19,6 @@ from resgen.experiments.reference_curves import (
     find_reference,
     load_reference,
     read_run,
-    reference_from_runs,
-    save_reference,
 )
 
 STEPS = range(50, 2001, 50)

@@ -12,16 +12,18 @@ from judge_training import (
     change_speed,
     decay_matrices,
     disturb,
+    equal_error_rate,
     fit,
     hear_changed,
     length_batches,
     mask_parts,
     one_cycle,
+    verify,
     warp_bands,
 )
 from torch import Tensor, nn
 
-from resgen.errors import ConfigError
+from resgen.errors import ConfigError, DataError
 from resgen.evaluation.speech.hearing import MEL
 from resgen.ops.mel import mel_filters
 
@@ -145,3 +147,38 @@ def test_fit_ends_in_time_and_says_how_far_it_is() -> None:
 
 def test_one_cycle() -> None:
     assert [one_cycle(p) for p in (0.0, 0.1, 0.2, 0.6, 1.0, 1.5)] == pytest.approx([0, 0.5, 1, 0.5, 0, 0])
+
+
+def _voices() -> tuple[torch.Tensor, torch.Tensor]:
+    """Three speakers near the axes, four utterances each."""
+    stream = torch.Generator().manual_seed(0)
+    speakers = torch.arange(3).repeat_interleave(4)
+    embeddings = torch.eye(3)[speakers] + 0.1 * torch.randn(12, 3, generator=stream)
+    return torch.nn.functional.normalize(embeddings, dim=1), speakers
+
+
+def test_verify_leaves_the_tested_utterance_out() -> None:
+    embeddings, speakers = _voices()
+    assert verify(embeddings, speakers) == (1, 0, 12, 3)
+    # two utterances of a fourth speaker that have nothing in common: only their own presence could make them nearest
+    odd = torch.tensor([[1.0, 1.0, 1.0], [-1.0, -1.0, -1.0]]) / math.sqrt(3)
+    mixed, owners = torch.cat([embeddings, odd]), torch.cat([speakers, torch.tensor([3, 3])])
+    tested = owners == 3
+    found = verify(mixed, owners, tested=tested)
+    assert found.nearest == 0 and found.num_utterances == 2 and found.num_candidates == 4
+    assert found.equal_error_rate > 0.5
+    assert verify(mixed, owners).nearest == pytest.approx(12 / 14)
+    with pytest.raises(DataError, match="two utterances"):
+        verify(mixed[:13], owners[:13])
+
+
+def test_equal_error_rate_of_known_scores() -> None:
+    assert equal_error_rate(torch.tensor([0.8, 0.9]), torch.tensor([0.1, 0.2, 0.3])) == 0
+    # one of four equal pairs below one of four different ones
+    assert equal_error_rate(torch.tensor([0.9, 0.8, 0.7, 0.3]), torch.tensor([0.1, 0.2, 0.0, 0.6])) == pytest.approx(
+        0.25
+    )
+    same = torch.linspace(0, 1, 50)
+    assert equal_error_rate(same, same) == pytest.approx(0.5, abs=0.02)
+    with pytest.raises(DataError, match="both are needed"):
+        equal_error_rate(same, same[:0])

@@ -6,12 +6,12 @@ import math
 
 import pytest
 import torch
+from judge_training import verify
 from torch import Tensor
 from torch.nn import functional as F
 from train_speech_judges import angular_margin_loss, train_recognizer, train_speaker_network
 
 from resgen.errors import ConfigError, DataError
-from resgen.evaluation.speech.metrics import verify
 from resgen.evaluation.speech.recognizer import RecognizerConfig
 from resgen.evaluation.speech.speakers import SpeakerNetworkConfig
 from resgen.ops.mel import MelConfig

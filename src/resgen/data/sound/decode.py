@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from resgen.errors import ConfigError, DataError, MissingExtraError
+from resgen.errors import ConfigError, DataError, import_extra
 from resgen.files import atomic_path
 
 MAX_SECONDS = 600.0
@@ -148,10 +148,7 @@ def resample(samples: Float[Tensor, " S"], from_hz: int, to_hz: int) -> Float[Te
     _check_rate(to_hz)
     if from_hz == to_hz or not len(samples):
         return samples
-    try:
-        import soxr
-    except ImportError as error:
-        raise MissingExtraError("soxr", "speech") from error
+    soxr = import_extra("soxr", "speech")
     result = torch.from_numpy(soxr.resample(samples.detach().cpu().float().numpy(), from_hz, to_hz))
     length = max(1, round(len(samples) * to_hz / from_hz))
     padded = torch.nn.functional.pad(result, (0, max(0, length - len(result))))  # soxr rounds down at times
@@ -176,10 +173,7 @@ def loudness_db(samples: Float[Tensor, " S"], sample_rate_hz: int) -> float:
         return -math.inf
     if len(values) < _BLOCK_S * sample_rate_hz:
         return _power_db(float(values.var()))  # around the mean: a constant is silence too
-    try:
-        import pyloudnorm
-    except ImportError as error:
-        raise MissingExtraError("pyloudnorm", "speech") from error
+    pyloudnorm = import_extra("pyloudnorm", "speech")
     meter = pyloudnorm.Meter(sample_rate_hz, block_size=_BLOCK_S)
     loudness = float(meter.integrated_loudness(values))
     if not math.isfinite(loudness):
@@ -298,10 +292,7 @@ def _check_rate(sample_rate_hz: int) -> None:
 
 
 def _soundfile() -> Any:
-    try:
-        import soundfile
-    except (ImportError, OSError) as error:  # OSError: the package is there, but not the library that it wraps
-        raise MissingExtraError("soundfile", "speech") from error
+    soundfile = import_extra("soundfile", "speech")
     return soundfile
 
 

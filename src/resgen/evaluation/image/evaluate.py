@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from typing import Protocol as Contract
 
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 from resgen.checkpoints.format import Folder
 from resgen.errors import ConfigError, DataError
 from resgen.evaluation.cache import cache_key, read_cache, write_cache
-from resgen.evaluation.checks import advance_of, check_pictures, check_protocol, floor_of, machine, warnings_of
+from resgen.evaluation.checks import check_pictures, check_protocol, floor_of, machine, warnings_of
 from resgen.evaluation.image.extractors import Extractor
 from resgen.evaluation.image.metrics import (
     FeatureStatistics,
@@ -32,6 +32,7 @@ from resgen.evaluation.image.metrics import (
     neighbour_radii,
     precision_recall,
     ssim,
+    wilson_interval,
 )
 from resgen.evaluation.image.reference import (
     CHUNK,
@@ -39,9 +40,9 @@ from resgen.evaluation.image.reference import (
     ReferenceFeatures,
     ReportProgress,
     fixed_order,
+    no_progress,
     reference_features,
 )
-from resgen.evaluation.image.samples import wilson_interval
 from resgen.evaluation.protocol import EvaluationProtocol
 from resgen.evaluation.report import (
     EvaluationReport,
@@ -70,7 +71,10 @@ __all__ = [
     "write_report",
 ]
 
-FEATURES_VERSION = 1
+FEATURES_VERSION = 2
+
+Chunk = dict[str, Tensor]
+"""What is kept of a chunk of pictures, and what they were made from (`inputs`)."""
 
 
 class Generate(Contract):
@@ -83,12 +87,6 @@ class Generate(Contract):
 
 Reconstruct = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 """uint8 `[B, C, S, S]` to the same after decoding and codes `[B, L, D]` (None where there are none)."""
-
-
-class _Samples(NamedTuple):
-    features: Tensor
-    logits: Tensor | None
-    seconds: float
 
 
 def class_ids_of(protocol: EvaluationProtocol, reference: Reference) -> list[int]:
@@ -120,7 +118,7 @@ def evaluate_generation(
     model_sha256: str,
     cache_dir: str | Path | None = None,
     chunk_size: int = CHUNK,
-    report_progress: ReportProgress | None = None,
+    report_progress: ReportProgress = no_progress,
     command: str = "",
     environment: Mapping[str, Any] | None = None,
 ) -> EvaluationReport:
@@ -154,30 +152,27 @@ def evaluate_generation(
         report_progress=report_progress,
     )
     radii = neighbour_radii(real.rows, protocol.pr_k)
-    class_ids = class_ids_of(protocol, reference)
+    class_ids = torch.tensor(class_ids_of(protocol, reference))
     judged = protocol.class_balance != "none" and extractor.class_names == reference.class_names
     results = []
     for guided in (True, False) if protocol.guided else (False,):
         setting = "guided" if guided else "unguided"
         for seed in protocol.seeds:
+
+            def generated(begin: int, ids: Tensor, guided: bool = guided, seed: int = seed) -> Chunk:
+                start = time.perf_counter()
+                pictures = generate(range(begin, begin + len(ids)), ids.tolist(), guided, seed)
+                seconds = time.perf_counter() - start
+                check_pictures(pictures, len(ids), protocol)
+                return _chunk(extractor, pictures, seconds)
+
             title = f"{setting}, seed {seed}"
-            samples = _generated(
-                generate,
-                protocol,
-                extractor,
-                class_ids,
-                guided,
-                seed,
-                folder=_samples_folder(cache, protocol, extractor, model_sha256, guided, seed),
-                chunk_size=chunk_size,
-                advance=advance_of(report_progress, title),
-            )
-            if report_progress is not None:
-                report_progress(0, 1, f"{title}: measures")
-            measures = _measures(samples, real, radii, protocol, torch.tensor(class_ids) if judged else None)
-            results.append(GenerationResult(setting=setting, seed=seed, seconds=samples.seconds, **measures))
-            if report_progress is not None:
-                report_progress(1, 1, f"{title}: measures")
+            folder = _samples_folder(cache, protocol, extractor, model_sha256, guided, seed)
+            parts = _chunks(generated, class_ids, chunk_size, folder, report_progress, title)
+            report_progress(0, 1, f"{title}: measures")
+            measures = _measures(parts, real, radii, protocol, class_ids if judged else None)
+            results.append(GenerationResult(setting=setting, seed=seed, seconds=_seconds(parts), **measures))
+            report_progress(1, 1, f"{title}: measures")
     return EvaluationReport(
         protocol=protocol,
         model=model,
@@ -201,27 +196,19 @@ def evaluate_reconstruction(
     model_sha256: str,
     cache_dir: str | Path | None = None,
     chunk_size: int = CHUNK,
-    report_progress: ReportProgress | None = None,
+    report_progress: ReportProgress = no_progress,
     command: str = "",
     environment: Mapping[str, Any] | None = None,
 ) -> EvaluationReport:
-    """Compare pictures of the reference with what a tokenizer makes of them; arguments as `evaluate_generation`.
+    """Compare pictures of the reference with what a tokenizer makes of them.
 
     If the protocol asks for fewer samples than the reference holds, a fixed random choice of it is reconstructed.
 
     Args:
         reconstruct: encodes and decodes a batch.
-        protocol: what is to be done.
-        extractor: the protocol's.
-        reference: the protocol's.
         codebook_size: V, for the usage of the codes.
-        model: name for the report.
-        model_sha256: of the weights; empty for a tokenizer that is changing.
-        cache_dir: for features.
-        chunk_size: pictures at one time.
-        report_progress: called with (done, total, what).
-        command: for the report.
-        environment: further entries for the report.
+
+    The other arguments are those of `evaluate_generation`.
 
     Raises:
         ConfigError: extractor, reference or purpose are not the protocol's, or more samples than pictures.
@@ -245,19 +232,11 @@ def evaluate_reconstruction(
         version=FEATURES_VERSION,
     )
     folder = cache / f"reconstructions-{key}" if cache is not None and model_sha256 and extractor.sha256 else None
-    advance = advance_of(report_progress, "reconstructions")
-    parts = []
-    for begin in range(0, len(order), chunk_size):
-        advance(begin, len(order))
-        indices = order[begin : begin + chunk_size]
-        path = folder / f"chunk-{begin:08d}.safetensors" if folder is not None else None
-        part = read_cache(path)
-        if part is None or not torch.equal(part["indices"], indices):
-            part = _reconstructed(reconstruct, extractor, reference, indices, codebook_size)
-            if path is not None:
-                write_cache(path, part)
-        parts.append(part)
-    advance(len(order), len(order))
+
+    def reconstructed(begin: int, indices: Tensor) -> Chunk:
+        return _reconstructed(reconstruct, extractor, reference.batch(indices), codebook_size)
+
+    parts = _chunks(reconstructed, order, chunk_size, folder, report_progress, "reconstructions")
     return EvaluationReport(
         protocol=protocol,
         model=model,
@@ -277,54 +256,53 @@ def folder_sha256(folder: Folder, *names: str) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _generated(
-    generate: Generate,
-    protocol: EvaluationProtocol,
-    extractor: Extractor,
-    class_ids: list[int],
-    guided: bool,
-    seed: int,
-    *,
+def _chunks(
+    make: Callable[[int, Tensor], Chunk],
+    inputs: Int[Tensor, " N"],
+    size: int,
     folder: Path | None,
-    chunk_size: int,
-    advance: Callable[[int, int], None],
-) -> _Samples:
+    report_progress: ReportProgress,
+    title: str,
+) -> list[Chunk]:
+    """What `make` makes of the number of a chunk's first input and its inputs; from `folder` where it is there."""
     parts = []
-    for begin in range(0, protocol.num_samples, chunk_size):
-        advance(begin, protocol.num_samples)
-        indices = range(begin, min(begin + chunk_size, protocol.num_samples))
-        ids = class_ids[indices.start : indices.stop]
+    for begin in range(0, len(inputs), size):
+        report_progress(begin, len(inputs), title)
+        own = inputs[begin : begin + size]
         path = folder / f"chunk-{begin:08d}.safetensors" if folder is not None else None
         part = read_cache(path)
-        if part is None or part["class_ids"].tolist() != ids:
-            start = time.perf_counter()
-            pictures = generate(indices, ids, guided, seed)
-            seconds = time.perf_counter() - start
-            check_pictures(pictures, len(ids), protocol)
-            output = extractor(pictures)
-            part = {
-                "features": output.features,
-                "class_ids": torch.tensor(ids),
-                "seconds": torch.tensor(seconds, dtype=torch.float64),
-                **({} if output.logits is None else {"logits": output.logits}),
-            }
+        if part is None or not torch.equal(part["inputs"], own):
+            part = {"inputs": own, **make(begin, own)}
             if path is not None:
                 write_cache(path, part)
         parts.append(part)
-    advance(protocol.num_samples, protocol.num_samples)
-    logits = torch.cat([p["logits"] for p in parts]) if "logits" in parts[0] else None
-    return _Samples(torch.cat([p["features"] for p in parts]), logits, sum(float(p["seconds"]) for p in parts))
+    report_progress(len(inputs), len(inputs), title)
+    return parts
+
+
+def _chunk(extractor: Extractor, pictures: Tensor, seconds: float) -> Chunk:
+    output = extractor(pictures)
+    part = {"features": output.features, "seconds": torch.tensor(seconds, dtype=torch.float64)}
+    return part if output.logits is None else {**part, "logits": output.logits}
+
+
+def _joined(parts: list[Chunk], name: str) -> Tensor:
+    return torch.cat([part[name] for part in parts])
+
+
+def _seconds(parts: list[Chunk]) -> float:
+    return sum(float(part["seconds"]) for part in parts)
 
 
 def _measures(
-    samples: _Samples,
+    parts: list[Chunk],
     real: ReferenceFeatures,
     radii: Tensor,
     protocol: EvaluationProtocol,
     class_ids: Int[Tensor, " N"] | None,
 ) -> dict[str, Any]:
     """The numbers of one setting and seed, by the names of `GenerationResult`. All draws come from fixed streams."""
-    rows = samples.features
+    rows, logits = _joined(parts, "features"), _joined(parts, "logits") if "logits" in parts[0] else None
     kid = kernel_distance(
         rows,
         real.rows,
@@ -334,12 +312,10 @@ def _measures(
     )
     manifold = precision_recall(rows[: protocol.manifold_size], real.rows, k=protocol.pr_k, reference_radii=radii)
     score = None
-    if samples.logits is not None:
+    if logits is not None:
         stream = generator("evaluation", "inception score")
-        score = inception_score(samples.logits, splits=protocol.is_splits, stream=stream)
-    right = None
-    if class_ids is not None and samples.logits is not None:
-        right = int((samples.logits.argmax(1) == class_ids).sum())
+        score = inception_score(logits, splits=protocol.is_splits, stream=stream)
+    right = None if class_ids is None or logits is None else int((logits.argmax(1) == class_ids).sum())
     return {
         **_distance(rows, real.statistics, protocol),
         "kernel_distance": kid.mean,
@@ -364,10 +340,7 @@ def _distance(rows: Tensor, reference: FeatureStatistics, protocol: EvaluationPr
     return {"distance": value, "distance_interval": (max(0.0, interval.low), interval.high)}
 
 
-def _reconstructed(
-    reconstruct: Reconstruct, extractor: Extractor, reference: Reference, indices: Tensor, codebook_size: int
-) -> dict[str, Tensor]:
-    pictures = reference.batch(indices)
+def _reconstructed(reconstruct: Reconstruct, extractor: Extractor, pictures: Tensor, codebook_size: int) -> Chunk:
     start = time.perf_counter()
     outputs, codes = reconstruct(pictures)
     seconds = time.perf_counter() - start
@@ -377,43 +350,31 @@ def _reconstructed(
             f"{pictures.dtype} of shape {tuple(pictures.shape)}"
         )
     outputs = outputs.cpu()
-    judgement = extractor(outputs)
-    part = {
-        "indices": indices,
-        "features": judgement.features,
-        "psnr_db": psnr_db(outputs, pictures),
-        "ssim": ssim(outputs, pictures),
-        "seconds": torch.tensor(seconds, dtype=torch.float64),
-    }
-    if judgement.logits is not None:
-        part["logits"] = judgement.logits
+    part = {"psnr_db": psnr_db(outputs, pictures), "ssim": ssim(outputs, pictures)}
     if codes is not None:
         part["histogram"] = code_histogram(codes.cpu(), codebook_size)
-    return part
+    return {**_chunk(extractor, outputs, seconds), **part}
 
 
 def _reconstruction_result(
-    parts: list[dict[str, Tensor]],
+    parts: list[Chunk],
     real: ReferenceFeatures,
     reference: Reference,
     extractor: Extractor,
     protocol: EvaluationProtocol,
 ) -> ReconstructionResult:
-    def joined(name: str) -> Tensor:
-        return torch.cat([part[name] for part in parts])
-
     recognised = None
     if real.num_recognised is not None and "logits" in parts[0]:
-        right = joined("logits").argmax(1) == reference.labels[joined("indices")]
+        right = _joined(parts, "logits").argmax(1) == reference.labels[_joined(parts, "inputs")]
         recognised = float(right.double().mean())
     usage: tuple[float, ...] = ()
     perplexity: tuple[float, ...] = ()
     if "histogram" in parts[0]:
         levels = usage_and_perplexity(torch.stack([part["histogram"] for part in parts]).sum(0))
         usage, perplexity = (tuple(values.tolist()) for values in levels)
-    psnr, similarity = joined("psnr_db"), joined("ssim")
+    psnr, similarity = _joined(parts, "psnr_db"), _joined(parts, "ssim")
     return ReconstructionResult(
-        **_distance(joined("features"), real.statistics, protocol),
+        **_distance(_joined(parts, "features"), real.statistics, protocol),
         psnr_db=float(psnr.mean()),
         psnr_db_std=float(psnr.std()),
         ssim=float(similarity.mean()),
@@ -421,7 +382,7 @@ def _reconstruction_result(
         recognised=recognised,
         usage=usage,
         perplexity=perplexity,
-        seconds=sum(float(part["seconds"]) for part in parts),
+        seconds=_seconds(parts),
     )
 
 

@@ -1,4 +1,4 @@
-"""Networks whose features are compared: bundled classifiers, folders of classifiers, Inception, any callable."""
+"""Networks whose features are compared: bundled classifiers, folders of classifiers, Inception."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from resgen.checkpoints.locate import list_bundled, resolve_model
 from resgen.checkpoints.tensors import sha256_file
 from resgen.errors import CheckpointError, ConfigError, DataError, MissingExtraError, unknown
 from resgen.evaluation.image.metrics import check_finite
-from resgen.evaluation.protocol import INCEPTION, INCEPTION_SHA256, distance_name
+from resgen.evaluation.protocol import INCEPTION, INCEPTION_SHA256
 from resgen.ops.images import from_uint8
 
 WEIGHTS_VARIABLE = "RESGEN_INCEPTION_WEIGHTS"
@@ -42,7 +42,7 @@ class Extractor:
     Attributes:
         name: names the metric.
         sha256: of the weights; empty where they cannot be known, and then nothing is cached.
-        num_features: F, width of the features; None if it is known only when they are there.
+        num_features: F, width of the features.
         extract: uint8 `[B, C, S, S]` to features, or to features and logits.
         class_names: of the logits.
         image_size: side of the pictures it takes; None for any.
@@ -51,16 +51,11 @@ class Extractor:
 
     name: str
     sha256: str
-    num_features: int | None
+    num_features: int
     extract: Extract
     class_names: tuple[str, ...] = ()
     image_size: int | None = None
     channels: int | None = None
-
-    @property
-    def metric_name(self) -> str:
-        """`FID` for the standard Inception network only, else `FD-<name>`."""
-        return distance_name(self.name, self.sha256)
 
     def check_pictures(self, image_size: int, channels: int) -> None:
         """Refuse pictures that the network is not made for, before any work.
@@ -90,7 +85,7 @@ class Extractor:
     def _part(self, pictures: Tensor) -> Features:
         result = self.extract(pictures)
         features, logits = result if isinstance(result, tuple) else (result, None)
-        shape = (len(pictures), features.shape[-1] if self.num_features is None else self.num_features)
+        shape = (len(pictures), self.num_features)
         if tuple(features.shape) != shape:
             raise DataError(
                 f"extractor '{self.name}' gave features of shape {tuple(features.shape)} for {len(pictures)} pictures; "
@@ -129,35 +124,6 @@ def load_extractor(
         extractor = _classifier(name_or_path, torch.device(device))
     _check_hash(str(name_or_path), extractor.sha256, expected_sha256)
     return extractor
-
-
-def callable_extractor(
-    name: str,
-    function: Extract,
-    *,
-    sha256: str = "",
-    num_features: int | None = None,
-    class_names: Sequence[str] = (),
-) -> Extractor:
-    """An extractor of one's own.
-
-    Args:
-        name: names the metric, `FD-<name>`.
-        function: uint8 `[B, C, S, S]` to features `[B, F]`, or to a pair of features and logits `[B, classes]`.
-        sha256: identifies the weights. Without it nothing is cached, and the report says that nobody can verify it.
-        num_features: F.
-        class_names: of the logits.
-
-    Raises:
-        ConfigError: the name is empty, or that of the standard Inception network.
-    """
-    return Extractor(
-        name=_check_name(name),
-        sha256=sha256,
-        num_features=num_features,
-        extract=function,
-        class_names=tuple(class_names),
-    )
 
 
 def bundled_classifiers() -> list[str]:

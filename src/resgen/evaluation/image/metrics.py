@@ -7,6 +7,7 @@ Inception score (Salimans et al., arXiv:1606.03498); pairs of pictures the struc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -92,11 +93,6 @@ class FeatureStatistics:
         return self.scatter / (self.count - 1)
 
     @property
-    def is_singular(self) -> bool:
-        """Whether there are too few rows for a covariance of full rank."""
-        return self.count <= self.num_features
-
-    @property
     def factor(self) -> Float[Tensor, "F F"]:
         """A matrix `A` with `A A^T` = covariance; kept until the statistics change."""
         if self._factor is None:
@@ -162,7 +158,7 @@ def frechet_distance(
 
     `|m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^1/2`. With `S = A A^T` the last trace is the sum of the singular values
     of `A1^T A2`, which needs no root of a product and stays accurate for singular covariances: those of fewer rows than
-    features + 1 (`FeatureStatistics.is_singular`) give a finite, but strongly biased number. It is biased upwards for
+    features + 1 give a finite, but strongly biased number. It is biased upwards for
     small sets in any case: compare only distances of equally many rows, in the same feature space.
 
     Raises:
@@ -316,6 +312,20 @@ def bootstrap_interval(
     std = float(torch.tensor(values, dtype=torch.float64).std())
     value = statistic(rows)
     return Interval(value - Z_95 * std, value + Z_95 * std, std)
+
+
+def wilson_interval(successes: int, trials: int, z: float = Z_95) -> tuple[float, float]:
+    """Wilson's score interval of a share; 95 % by default.
+
+    Raises:
+        DataError: no trials, or more successes than trials.
+    """
+    if trials < 1 or not 0 <= successes <= trials:
+        raise DataError(f"{successes} successes of {trials} trials: an interval needs 0 <= successes <= trials >= 1")
+    share = successes / trials
+    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
+    half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def ssim(first: UInt8[Tensor, "B C Y X"], second: UInt8[Tensor, "B C Y X"]) -> Float[Tensor, " B"]:

@@ -28,6 +28,10 @@ ReportProgress = Callable[[int, int, str], None]
 """Called with (done, total, what is being done)."""
 
 
+def no_progress(done: int, total: int, what: str) -> None:
+    """Tells nobody."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reference:
     """Real pictures by index.
@@ -144,7 +148,7 @@ def reference_features(
     *,
     manifold_size: int,
     cache_dir: Path | None = None,
-    report_progress: ReportProgress | None = None,
+    report_progress: ReportProgress = no_progress,
 ) -> ReferenceFeatures:
     """Statistics and features of the reference, from `cache_dir` where they are known.
 
@@ -171,8 +175,7 @@ def reference_features(
         ]
         rows = [saved["rows"]]
     while count < total:
-        if report_progress is not None:
-            report_progress(count, total, "reference")
+        report_progress(count, total, "reference")
         indices = torch.arange(count, min(count + CHUNK, total))
         output = extractor(reference.batch(indices))
         halves = halves or [FeatureStatistics(output.features.shape[1]) for _ in range(2)]
@@ -186,8 +189,7 @@ def reference_features(
         if path is not None and (count == total or count // CHUNK % SAVE_EVERY == 0):
             rows = [torch.cat(rows)]
             write_cache(path, _state(count, recognised, halves, rows[0]))
-    if report_progress is not None:
-        report_progress(total, total, "reference")
+    report_progress(total, total, "reference")
     statistics = FeatureStatistics(halves[0].num_features)
     for half in halves:
         statistics.merge(half)

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import nn
 
@@ -18,19 +18,35 @@ from resgen.checkpoints.format import (
     load_folder,
     load_tensors,
     read_json,
+    resgen_version,
     save_folder,
 )
 from resgen.checkpoints.locate import list_bundled, resolve_model
 from resgen.checkpoints.tensors import load_state, module_tensors, sha256_file
 from resgen.config import config_from_dict, config_to_dict
-from resgen.errors import CheckpointError, MissingExtraError, unknown
+from resgen.errors import CheckpointError, import_extra, unknown
 
 BUILT_IN = "built-in"
 """Instead of a hash, for weights that come with another package: its version names them."""
 
 _UNUSED = "masked_spec_embed"  # of training only; many published models lack it
 
-Network = TypeVar("Network", bound=nn.Module)
+
+class JudgeNetwork(nn.Module):
+    """A network that judges speech.
+
+    Attributes:
+        kind: of its component and its folder.
+        config_type: of its configuration.
+        config: what it was made with.
+    """
+
+    kind: ClassVar[str]
+    config_type: ClassVar[type[Any]]
+    config: Any
+
+
+Network = TypeVar("Network", bound=JudgeNetwork)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,30 +70,35 @@ class TransformersFolder:
     processor: Any
 
 
-def save_judge(path: str | Path, kind: str, model: nn.Module, config: Any, history: Mapping[str, Any] | None) -> None:
-    """Write the folder of a network with one component called `kind`; matrices in bfloat16, vectors as they are.
+def save_judge(path: str | Path, model: JudgeNetwork, *, history: Mapping[str, Any] | None = None) -> None:
+    """Write the folder of a network, with one component; matrices in bfloat16, vectors as they are.
 
     Raises:
         CheckpointError: the place holds something else or cannot be written.
     """
     tensors = {name: x.bfloat16() if x.ndim > 1 else x for name, x in module_tensors(model).items()}
-    part = Component(type=kind, config=config_to_dict(config), tensors=tensors)
-    save_folder(path, kind=kind, components={kind: part}, extra={"history": dict(history or {})})
+    part = Component(type=model.kind, config=config_to_dict(model.config), tensors=tensors)
+    save_folder(path, kind=model.kind, components={model.kind: part}, extra={"history": dict(history or {})})
 
 
-def load_judge(path: str | Path, kind: str, network: type[Network], config: type[Any]) -> tuple[Network, Folder]:
+def load_judge(path: str | Path, network: type[Network]) -> tuple[Network, Folder]:
     """The network of a folder, in evaluation mode; its file is compared with its hash.
 
     Raises:
         CheckpointError: nothing there, damaged, or of another kind.
     """
-    folder = load_folder(path)
+    folder, kind = load_folder(path), network.kind
     saved = folder.component(kind)
     if saved.type != kind:
         raise CheckpointError(f"'{saved.path}': type '{saved.type}' is not known; this version knows '{kind}'")
-    model = network(config_from_dict(config, saved.config, where=f"{kind}."))
+    model = network(config_from_dict(network.config_type, saved.config, where=f"{kind}."))
     load_state(model, load_tensors(saved), str(saved.path))
     return model.eval().requires_grad_(False), folder
+
+
+def names_of(folder: Folder) -> tuple[str, str, str]:
+    """What reports call the judge of a folder: by its name, the version of the software and the hash of its weights."""
+    return folder.path.resolve().name, f"resgen {resgen_version()}", folder.component(folder.kind).sha256
 
 
 def bundled_judges(kind: str) -> list[str]:
@@ -122,10 +143,7 @@ def open_transformers(folder: str | Path, model_class: str, processor_class: str
         MissingExtraError: transformers is not installed.
     """
     path = Path(folder)
-    try:
-        import transformers
-    except ImportError as error:
-        raise MissingExtraError("transformers", "pretrained") from error
+    transformers = import_extra("transformers", "pretrained")
     files = sorted(path.glob("*.safetensors"))
     if not files:
         raise CheckpointError(f"'{path}' holds no *.safetensors file; save the model with safe serialization")

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from resgen.errors import DataError
 from resgen.ops.mel import MelConfig, log_mel
 
 MEL = MelConfig(sample_rate_hz=16000, fft_size=512, window_size=400, hop_size=160)
@@ -14,6 +15,16 @@ MEL = MelConfig(sample_rate_hz=16000, fft_size=512, window_size=400, hop_size=16
 
 _RANGE = 7.0  # nats below the loudest, 61 dB: what is softer, digital silence too, is heard as equally soft
 _SCALE = 2.0
+
+
+def check_sound(samples: Float[Tensor, " S"]) -> None:
+    """Refuse a sound without samples.
+
+    Raises:
+        DataError: there are none.
+    """
+    if not len(samples):
+        raise DataError("0 samples given; there is nothing to be recognised")
 
 
 def hear(
@@ -26,7 +37,11 @@ def hear(
         lengths: real samples of each, at least 1.
         mel: shape of the spectrogram.
         centred: see `normalise`.
+
+    Raises:
+        DataError: no samples.
     """
+    check_sound(samples[0])
     log_mels, valid = framed_log_mel(samples, lengths, mel)
     return normalise(log_mels, valid, centred=centred), valid
 

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from resgen.errors import DataError, MissingExtraError
+from resgen.errors import DataError, import_extra
 from resgen.evaluation.image.metrics import Interval
 from resgen.ops.random import generator
 
@@ -57,32 +57,12 @@ class ErrorRates:
         characters: character error rate; spaces count as characters.
         exact: share of the utterances without any error.
         num_words: words of all texts.
-        num_utterances: texts.
-        normaliser: what both sides went through first.
     """
 
     words: Rate
     characters: Rate
     exact: float
     num_words: int
-    num_utterances: int
-    normaliser: str = NORMALISER
-
-
-class Verification(NamedTuple):
-    """How well embeddings tell speakers apart.
-
-    Attributes:
-        nearest: share of the utterances whose own speaker has the nearest centroid.
-        equal_error_rate: where false acceptance and false rejection of pairs of utterances are equally frequent.
-        num_utterances: that were tested.
-        num_candidates: speakers to choose from.
-    """
-
-    nearest: float
-    equal_error_rate: float
-    num_utterances: int
-    num_candidates: int
 
 
 def normalise_transcript(text: str) -> str:
@@ -116,10 +96,7 @@ def error_rates(
         DataError: no texts, not one transcript per text, or a text without a word.
         MissingExtraError: jiwer is not installed.
     """
-    try:
-        import jiwer
-    except ImportError as error:
-        raise MissingExtraError("jiwer", "speech-eval") from error
+    jiwer = import_extra("jiwer", "speech-eval")
     if not texts or len(texts) != len(transcripts):
         raise DataError(f"{len(texts)} texts and {len(transcripts)} transcripts; one transcript per text is needed")
     counts = torch.zeros(4, len(texts), dtype=torch.float64)  # word errors, words, character errors, characters
@@ -139,7 +116,6 @@ def error_rates(
         characters=_rate(counts[2], counts[3], num_resamples, stream),
         exact=float((counts[0] == 0).double().mean()),
         num_words=int(counts[1].sum()),
-        num_utterances=len(texts),
     )
 
 
@@ -200,10 +176,7 @@ def stoi(reference: Float[Tensor, " S"], degraded: Float[Tensor, " S"], sample_r
         DataError: shorter than 0.4 s, of which the measure is made.
         MissingExtraError: pystoi is not installed.
     """
-    try:
-        import pystoi
-    except ImportError as error:
-        raise MissingExtraError("pystoi", "speech-eval") from error
+    pystoi = import_extra("pystoi", "speech-eval")
     seconds = len(reference) / sample_rate_hz
     if seconds < MIN_STOI_SECONDS:
         raise DataError(f"{seconds:.2f} s of sound are too short; STOI needs at least {MIN_STOI_SECONDS} s")
@@ -237,61 +210,6 @@ def nearest_speaker(
     return (embeddings.double() @ candidates.double().T).argmax(1) == speakers
 
 
-def verify(
-    embeddings: Float[Tensor, "N E"],
-    speakers: Int[Tensor, " N"],
-    *,
-    tested: Bool[Tensor, " N"] | None = None,
-) -> Verification:
-    """Tell apart the speakers of recordings, each left out of its own speaker's centroid.
-
-    Args:
-        embeddings: unit length, of recordings.
-        speakers: their speakers, from 0 without gaps; at least two utterances of each that is tested.
-        tested: recordings to be recognised; the others only make candidates. All by default. The pairs of the equal
-            error rate are those among the tested recordings, and with all others as impostors.
-
-    Raises:
-        DataError: a tested speaker with one utterance only, or only one speaker.
-    """
-    count = int(speakers.max()) + 1
-    if tested is None:
-        tested = torch.ones_like(speakers, dtype=torch.bool)
-    embeddings = embeddings.double()
-    totals = torch.bincount(speakers, minlength=count)
-    if count < 2 or int(totals[speakers[tested]].min()) < 2:
-        raise DataError("two speakers at least, and two utterances of each tested speaker, are needed to tell apart")
-    sums = embeddings.new_zeros(count, embeddings.shape[1]).index_add_(0, speakers, embeddings)
-    probes, own = embeddings[tested], speakers[tested]
-    scores = probes @ torch.nn.functional.normalize(sums, dim=1).T
-    rest = torch.nn.functional.normalize(sums[own] - probes, dim=1)
-    scores[torch.arange(len(own)), own] = (probes * rest).sum(1)
-    pairs = probes @ embeddings.T
-    same = own[:, None] == speakers[None]
-    itself = torch.nonzero(tested)[:, 0][:, None] == torch.arange(len(speakers))[None]
-    return Verification(
-        nearest=float((scores.argmax(1) == own).double().mean()),
-        equal_error_rate=equal_error_rate(pairs[same & ~itself].float(), pairs[~same].float()),
-        num_utterances=len(own),
-        num_candidates=count,
-    )
-
-
-def equal_error_rate(same: Float[Tensor, " N"], different: Float[Tensor, " M"]) -> float:
-    """Rate at the threshold where as large a share of `different` is accepted as of `same` is rejected, 0..1.
-
-    Raises:
-        DataError: no scores on one side.
-    """
-    if not len(same) or not len(different):
-        raise DataError(f"{len(same)} scores of equal and {len(different)} of different speakers; both are needed")
-    thresholds = torch.cat([same, different]).unique()
-    rejected = torch.searchsorted(same.sort().values, thresholds).double() / len(same)
-    accepted = 1 - torch.searchsorted(different.sort().values, thresholds).double() / len(different)
-    nearest = (rejected - accepted).abs().argmin()
-    return float((rejected[nearest] + accepted[nearest]) / 2)
-
-
 def _rate(numerators: Tensor, denominators: Tensor, num_resamples: int, stream: torch.Generator) -> Rate:
     if not len(numerators):
         raise DataError("0 values; a mean needs at least one")
@@ -302,14 +220,11 @@ def _rate(numerators: Tensor, denominators: Tensor, num_resamples: int, stream: 
 
 def _spoken(number: re.Match[str]) -> str:
     """A number in words: cardinal, ordinal or with decimals; digit by digit where it is too long to have a name."""
-    try:
-        from num2words import num2words
-    except ImportError as error:
-        raise MissingExtraError("num2words", "speech-eval") from error
+    num2words = import_extra("num2words", "speech-eval").num2words
     whole, decimals, ordinal = number[1].replace(",", ""), number[2] or "", number[3]
-    one_by_one = whole if len(whole) > _MAX_DIGITS else ""
-    words = [num2words(int(c)) for c in one_by_one]
-    if not one_by_one:
+    if len(whole) > _MAX_DIGITS:
+        words = [num2words(int(c)) for c in whole]
+    else:
         words = [num2words(int(whole), to="ordinal" if ordinal else "cardinal")]
     if decimals:
         words += ["point", *(num2words(int(c)) for c in decimals)]

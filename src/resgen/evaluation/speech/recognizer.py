@@ -6,25 +6,20 @@ made for closed vocabularies, such as digits, and for speakers that it never hea
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resgen.checkpoints.format import Folder
-from resgen.errors import ConfigError, DataError, unknown
-from resgen.evaluation.speech.folders import load_judge, save_judge
+from resgen.errors import ConfigError, DataError, check_least, unknown
+from resgen.evaluation.speech.folders import JudgeNetwork
 from resgen.evaluation.speech.hearing import MEL, hear
 from resgen.evaluation.speech.metrics import normalise_transcript
 from resgen.nn.conv1d import ConvNeXtBlock1d
 from resgen.ops.mel import MelConfig
 
-KIND = "recognizer"
 UNITS = ("words", "characters")
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CHARACTERS = (" ", *"abcdefghijklmnopqrstuvwxyz")
@@ -65,9 +60,7 @@ class RecognizerConfig:
             fits = len(symbol) == 1 if self.unit == "characters" else " " not in symbol
             if not space and not (symbol and fits and normalise_transcript(symbol) == symbol):
                 raise ConfigError(f"symbol {symbol!r} cannot occur among the {self.unit} of a normalised transcript")
-        for name in ("front", "width", "num_blocks"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        check_least(self, 1, "front", "width", "num_blocks")
         if self.kernel_size < 1 or self.kernel_size % 2 == 0:
             raise ConfigError(f"kernel_size={self.kernel_size} must be odd and at least 1")
 
@@ -92,8 +85,10 @@ class RecognizerConfig:
         return " ".join(joint.join(self.symbols[n - 1] for n in numbers).split())
 
 
-class Recognizer(nn.Module):
+class Recognizer(JudgeNetwork):
     """Two strided convolutions over time and frequency, ConvNeXt blocks over time, one linear layer."""
+
+    kind, config_type = "recognizer", RecognizerConfig
 
     def __init__(self, config: RecognizerConfig) -> None:
         super().__init__()
@@ -136,28 +131,6 @@ class Recognizer(nn.Module):
         Raises:
             DataError: no samples.
         """
-        if not len(samples):
-            raise DataError("0 samples given; there is nothing to be recognised")
-        device = self.out.weight.device
-        features, valid = hear(
-            samples[None].to(device), torch.tensor([len(samples)]), self.config.mel, centred=self.config.centred
-        )
+        sounds, lengths = samples[None].to(self.out.weight.device), torch.tensor([len(samples)])
+        features, valid = hear(sounds, lengths, self.config.mel, centred=self.config.centred)
         return self.config.decode(self(features, valid)[0][0].argmax(-1).cpu())
-
-
-def save_recognizer(path: str | Path, model: Recognizer, *, history: Mapping[str, Any] | None = None) -> None:
-    """Write a recogniser's folder; matrices in bfloat16.
-
-    Raises:
-        CheckpointError: the place holds something else or cannot be written.
-    """
-    save_judge(path, KIND, model, model.config, history)
-
-
-def load_recognizer(path: str | Path) -> tuple[Recognizer, Folder]:
-    """The recogniser of a folder, in evaluation mode; its file is compared with its hash.
-
-    Raises:
-        CheckpointError: nothing there, damaged, or not a recogniser.
-    """
-    return load_judge(path, KIND, Recognizer, RecognizerConfig)

@@ -6,25 +6,22 @@ A small network of our own, trained to tell speakers apart, models of the `trans
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resgen.checkpoints.format import Folder, resgen_version
-from resgen.errors import ConfigError, DataError, MissingExtraError
-from resgen.evaluation.speech.folders import BUILT_IN, find_judge, load_judge, open_transformers, save_judge
-from resgen.evaluation.speech.hearing import MEL, hear
+from resgen.errors import check_least, import_extra
+from resgen.evaluation.speech.folders import BUILT_IN, JudgeNetwork, find_judge, load_judge, names_of, open_transformers
+from resgen.evaluation.speech.hearing import MEL, check_sound, hear
 from resgen.nn.conv1d import ConvNeXtBlock1d, Downsample1d, zero_invalid
 from resgen.ops.mel import MelConfig
 
-KIND = "speaker-encoder"
 RESEMBLYZER = "resemblyzer"
 STRIDE = 4
 
@@ -69,16 +66,16 @@ class SpeakerNetworkConfig:
     embedding_size: int = 128
 
     def __post_init__(self) -> None:
-        for name in ("width", "num_blocks", "pooled", "embedding_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        check_least(self, 1, "width", "num_blocks", "pooled", "embedding_size")
 
 
-class SpeakerNetwork(nn.Module):
+class SpeakerNetwork(JudgeNetwork):
     """ConvNeXt blocks whose outputs are joined, attentive statistics over time, one linear layer.
 
     The joining of all blocks and the attention that sees the whole sound are those of ECAPA-TDNN (arXiv:2005.07143).
     """
+
+    kind, config_type = "speaker-encoder", SpeakerNetworkConfig
 
     def __init__(self, config: SpeakerNetworkConfig) -> None:
         super().__init__()
@@ -129,9 +126,8 @@ class SpeakerNetwork(nn.Module):
         Raises:
             DataError: no samples.
         """
-        _check_sound(samples)
-        device = self.out.weight.device
-        features, valid = hear(samples[None].to(device), torch.tensor([len(samples)]), self.config.mel)
+        sounds, lengths = samples[None].to(self.out.weight.device), torch.tensor([len(samples)])
+        features, valid = hear(sounds, lengths, self.config.mel)
         return self(features, valid)[0].cpu()
 
 
@@ -139,10 +135,8 @@ class NetworkSpeakerEncoder:
     """A `SpeakerNetwork` of a folder as a `SpeakerEncoder`."""
 
     def __init__(self, folder: str | Path) -> None:
-        self.network, saved = load_speaker_network(folder)
-        self.name = saved.path.resolve().name
-        self.version = f"resgen {resgen_version()}"
-        self.sha256 = saved.component(KIND).sha256
+        self.network, saved = load_judge(folder, SpeakerNetwork)
+        self.name, self.version, self.sha256 = names_of(saved)
         self.sample_rate_hz = self.network.config.mel.sample_rate_hz
 
     def __call__(self, samples: Float[Tensor, " S"]) -> Float[Tensor, " E"]:
@@ -171,7 +165,7 @@ class TransformersSpeakerEncoder:
         Raises:
             DataError: no samples.
         """
-        _check_sound(samples)
+        check_sound(samples)
         inputs = self._processor(samples.cpu().numpy(), sampling_rate=self.sample_rate_hz, return_tensors="pt")
         return F.normalize(self._model(**inputs).embeddings[0].float(), dim=0)
 
@@ -184,11 +178,7 @@ class ResemblyzerSpeakerEncoder:
     """
 
     def __init__(self) -> None:
-        try:
-            from resemblyzer import VoiceEncoder
-        except ImportError as error:
-            raise MissingExtraError(RESEMBLYZER, None) from error
-        self._encoder = VoiceEncoder("cpu", verbose=False)
+        self._encoder = import_extra(RESEMBLYZER, None).VoiceEncoder("cpu", verbose=False)
         self.name, self.version, self.sha256 = RESEMBLYZER, metadata.version("resemblyzer"), BUILT_IN
         self.sample_rate_hz = 16000
 
@@ -198,7 +188,7 @@ class ResemblyzerSpeakerEncoder:
         Raises:
             DataError: no samples.
         """
-        _check_sound(samples)
+        check_sound(samples)
         return F.normalize(torch.from_numpy(self._encoder.embed_utterance(samples.cpu().numpy())).float(), dim=0)
 
 
@@ -211,40 +201,8 @@ def open_speaker_encoder(name_or_folder: str | Path) -> SpeakerEncoder:
     """
     if str(name_or_folder) == RESEMBLYZER:
         return ResemblyzerSpeakerEncoder()
-    folder, ours = find_judge(name_or_folder, KIND, (RESEMBLYZER,))
+    folder, ours = find_judge(name_or_folder, SpeakerNetwork.kind, (RESEMBLYZER,))
     return NetworkSpeakerEncoder(folder) if ours else TransformersSpeakerEncoder(folder)
-
-
-def embed_all(encoder: SpeakerEncoder, sounds: Sequence[Tensor]) -> Float[Tensor, "N E"]:
-    """Embeddings of several sounds, each `[S]` at the encoder's rate.
-
-    Raises:
-        DataError: no sounds, or an embedding that is not finite.
-    """
-    if not sounds:
-        raise DataError("0 sounds given; at least one is needed")
-    embeddings = torch.stack([encoder(x) for x in sounds])
-    if not bool(embeddings.isfinite().all()):
-        raise DataError(f"encoder '{encoder.name}' gave embeddings that are not finite; check the sounds")
-    return embeddings
-
-
-def save_speaker_network(path: str | Path, model: SpeakerNetwork, *, history: Mapping[str, Any] | None = None) -> None:
-    """Write a speaker encoder's folder; matrices in bfloat16.
-
-    Raises:
-        CheckpointError: the place holds something else or cannot be written.
-    """
-    save_judge(path, KIND, model, model.config, history)
-
-
-def load_speaker_network(path: str | Path) -> tuple[SpeakerNetwork, Folder]:
-    """The network of a folder, in evaluation mode; its file is compared with its hash.
-
-    Raises:
-        CheckpointError: nothing there, damaged, or not a speaker encoder.
-    """
-    return load_judge(path, KIND, SpeakerNetwork, SpeakerNetworkConfig)
 
 
 def _statistics(x: Float[Tensor, "B T C"], weights: Float[Tensor, "B T C2"]) -> tuple[Tensor, Tensor]:
@@ -252,8 +210,3 @@ def _statistics(x: Float[Tensor, "B T C"], weights: Float[Tensor, "B T C2"]) -> 
     mean = (x * weights).sum(1)
     variance = (x.square() * weights).sum(1) - mean.square()
     return mean, variance.clamp(min=1e-5).sqrt()
-
-
-def _check_sound(samples: Tensor) -> None:
-    if not len(samples):
-        raise DataError("0 samples given; there is nothing to be recognised")

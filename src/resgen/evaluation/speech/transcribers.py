@@ -11,11 +11,27 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from resgen.checkpoints.format import CONFIG_NAME, read_json, resgen_version
-from resgen.errors import CheckpointError, ConfigError, DataError, MissingExtraError, install_command, unknown
-from resgen.evaluation.speech.folders import BUILT_IN, find_judge, open_transformers, sha256_of_all
+from resgen.checkpoints.format import CONFIG_NAME, read_json
+from resgen.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    MissingExtraError,
+    import_extra,
+    install_command,
+    unknown,
+)
+from resgen.evaluation.speech.folders import (
+    BUILT_IN,
+    find_judge,
+    load_judge,
+    names_of,
+    open_transformers,
+    sha256_of_all,
+)
+from resgen.evaluation.speech.hearing import check_sound
 from resgen.evaluation.speech.metrics import normalise_transcript
-from resgen.evaluation.speech.recognizer import DIGITS, KIND, load_recognizer
+from resgen.evaluation.speech.recognizer import DIGITS, Recognizer
 
 POCKETSPHINX = "pocketsphinx"
 GRAMMARS = {"digits": DIGITS}
@@ -61,19 +77,15 @@ class PocketsphinxTranscriber:
     def __init__(self, grammar: str | None = None) -> None:
         if grammar is not None and grammar not in GRAMMARS:
             raise ConfigError(unknown("grammar", grammar, GRAMMARS))
-        try:
-            from pocketsphinx import Decoder
-        except ImportError as error:
-            raise MissingExtraError("pocketsphinx", "speech-eval") from error
+        pocketsphinx = import_extra("pocketsphinx", "speech-eval")
         self.name = POCKETSPHINX if grammar is None else f"{POCKETSPHINX}-{grammar}"
         self.version = f"pocketsphinx {metadata.version('pocketsphinx')}"
         self.sha256 = BUILT_IN
         self.sample_rate_hz = 16000
         self.vocabulary: tuple[str, ...] = () if grammar is None else GRAMMARS[grammar]
-        if grammar is None:
-            self._decoder = Decoder(samprate=self.sample_rate_hz, loglevel="FATAL")
-        else:
-            self._decoder = Decoder(samprate=self.sample_rate_hz, lm=None, loglevel="FATAL")
+        closed = {} if grammar is None else {"lm": None}
+        self._decoder = pocketsphinx.Decoder(samprate=self.sample_rate_hz, loglevel="FATAL", **closed)
+        if grammar is not None:
             words = " | ".join(GRAMMARS[grammar])
             self._decoder.add_jsgf_string(grammar, f"#JSGF V1.0; grammar {grammar}; public <said> = ({words})+;")
             self._decoder.activate_search(grammar)
@@ -84,7 +96,7 @@ class PocketsphinxTranscriber:
         Raises:
             DataError: no samples.
         """
-        _check_sound(samples)
+        check_sound(samples)
         pcm = (samples.detach().cpu().clamp(-1, 1) * 32767).round().to(torch.int16).numpy().tobytes()
         self._decoder.reinit_feat()  # it adapts; the result must not depend on what was heard before
         self._decoder.start_utt()
@@ -128,7 +140,7 @@ class MoonshineTranscriber:
         Raises:
             DataError: no samples.
         """
-        _check_sound(samples)
+        check_sound(samples)
         transcript = self._transcriber.transcribe_without_streaming(samples.float().cpu().tolist(), self.sample_rate_hz)
         return " ".join(line.text.strip() for line in transcript.lines).strip()
 
@@ -158,7 +170,7 @@ class TransformersTranscriber:
         Raises:
             DataError: no samples, or more than the model can hear at one time.
         """
-        _check_sound(samples)
+        check_sound(samples)
         longest = getattr(self._processor.feature_extractor, "n_samples", None)  # of Whisper: 30 s, the rest is cut off
         if longest is not None and len(samples) > longest:
             raise DataError(
@@ -183,10 +195,8 @@ class RecognizerTranscriber:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.recognizer, saved = load_recognizer(folder)
-        self.name = saved.path.resolve().name
-        self.version = f"resgen {resgen_version()}"
-        self.sha256 = saved.component(KIND).sha256
+        self.recognizer, saved = load_judge(folder, Recognizer)
+        self.name, self.version, self.sha256 = names_of(saved)
         config = self.recognizer.config
         self.sample_rate_hz = config.mel.sample_rate_hz
         self.vocabulary: tuple[str, ...] = config.symbols if config.unit == "words" else ()
@@ -207,7 +217,7 @@ def open_transcriber(name_or_folder: str | Path) -> Transcriber:
         return MoonshineTranscriber()
     if str(name_or_folder) in NAMES:
         return PocketsphinxTranscriber(str(name_or_folder).partition("-")[2] or None)
-    folder, ours = find_judge(name_or_folder, KIND, NAMES)
+    folder, ours = find_judge(name_or_folder, Recognizer.kind, NAMES)
     return RecognizerTranscriber(folder) if ours else TransformersTranscriber(folder)
 
 
@@ -224,8 +234,3 @@ def check_vocabulary(transcriber: Transcriber, texts: Iterable[str]) -> None:
                     f"'{transcriber.name}' hears {len(transcriber.vocabulary)} words only, and {word!r} is none of "
                     f"them; name another recogniser: --transcriber {MOONSHINE}, {POCKETSPHINX} or a folder"
                 )
-
-
-def _check_sound(samples: Tensor) -> None:
-    if not len(samples):
-        raise DataError("0 samples given; there is nothing to be recognised")

@@ -25,7 +25,7 @@ from resgen.evaluation.image.evaluate import (
     report_markdown,
     write_report,
 )
-from resgen.evaluation.image.extractors import Extractor, callable_extractor
+from resgen.evaluation.image.extractors import Extractor
 from resgen.evaluation.image.metrics import frechet_distance, kernel_distance, precision_recall, ssim
 from resgen.evaluation.image.reference import Reference, choose_split, open_reference, reference_features
 from resgen.evaluation.protocol import EvaluationProtocol
@@ -98,7 +98,7 @@ def counted() -> Counted:
 
 @pytest.fixture
 def extractor(counted: Counted) -> Extractor:
-    return callable_extractor("toy", counted, sha256="e" * 64, class_names=CLASSES)
+    return Extractor(name="toy", extract=counted, sha256="e" * 64, num_features=4, class_names=CLASSES)
 
 
 def make_protocol(extractor: Extractor, reference: Reference, **changes: Any) -> EvaluationProtocol:
@@ -303,7 +303,7 @@ def test_nan_features_are_refused_and_not_kept(counted: Counted, tmp_path: Path)
         rows[-1] = math.nan
         return rows
 
-    extractor = callable_extractor("bad", spoiled, sha256="9" * 64)
+    extractor = Extractor(name="bad", extract=spoiled, sha256="9" * 64, num_features=4)
     with pytest.raises(DataError, match="1 of 90 rows of features of extractor 'bad' hold NaN"):
         generation(extractor, cache_dir=tmp_path)
     assert not list(tmp_path.rglob("*.safetensors"))

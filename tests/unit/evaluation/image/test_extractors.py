@@ -7,6 +7,7 @@ import math
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -18,12 +19,12 @@ from resgen.checkpoints.tensors import sha256_file
 from resgen.errors import CheckpointError, ConfigError, DataError, MissingExtraError
 from resgen.evaluation.image import extractors, metrics
 from resgen.evaluation.image.extractors import (
+    Extractor,
     bundled_classifiers,
-    callable_extractor,
     default_extractor,
     load_extractor,
 )
-from resgen.evaluation.protocol import INCEPTION_SHA256
+from resgen.evaluation.protocol import INCEPTION_SHA256, distance_name
 from resgen.nn.classifier import Classifier, ClassifierConfig
 from resgen.ops.images import from_uint8
 
@@ -50,7 +51,7 @@ def test_a_classifier(folder: Path) -> None:
     assert torch.equal(found.features, features) and found.features.dtype == torch.float32
     assert found.logits is not None and torch.equal(found.logits, model.out(features).detach())
     assert extractor.num_features == 32 and extractor.class_names == ("a", "b", "c")
-    assert (extractor.name, extractor.metric_name) == ("judge", "FD-judge")
+    assert extractor.name == "judge"
     assert extractor.sha256 == sha256_file(folder / "classifier.safetensors")
     assert load_extractor(folder.parent / "judge", expected_sha256=extractor.sha256[:8].upper()).name == "judge"
 
@@ -101,19 +102,22 @@ def test_pictures_of_another_shape(folder: Path) -> None:
             extractor(torch.zeros(shape, dtype=torch.uint8))
 
 
+def _of_function(name: str, extract: Any, num_features: int = 64) -> Extractor:
+    return Extractor(name=name, sha256="ab", num_features=num_features, extract=extract)
+
+
 def test_a_function() -> None:
     def function(pictures: Tensor) -> Tensor:
         return pictures.flatten(1).double()
 
-    extractor = callable_extractor("pixels", function, sha256="ab")
+    extractor = _of_function("pixels", function)
     found = extractor(PICTURES)
     assert torch.equal(found.features, PICTURES.flatten(1).float()) and found.logits is None
-    assert extractor.metric_name == "FD-pixels"
     with pytest.raises(DataError, match=r"shape \(7, 64\) for 7 pictures; \(7, 65\) is expected"):
-        callable_extractor("pixels", function, num_features=65)(PICTURES)
+        _of_function("pixels", function, num_features=65)(PICTURES)
     with pytest.raises(DataError, match=r"\(1, 64\)"):
-        callable_extractor("one", lambda pictures: function(pictures)[:1])(PICTURES)
-    pair = callable_extractor("pair", lambda pictures: (function(pictures), function(pictures)[:, :2]))(PICTURES)
+        _of_function("one", lambda pictures: function(pictures)[:1])(PICTURES)
+    pair = _of_function("pair", lambda pictures: (function(pictures), function(pictures)[:, :2]))(PICTURES)
     assert pair.logits is not None and pair.logits.shape == (7, 2)
 
 
@@ -125,18 +129,15 @@ def test_features_that_are_not_finite() -> None:
         return rows, logits
 
     with pytest.raises(DataError, match="1 of 7 rows of logits of extractor 'bad'"):
-        callable_extractor("bad", spoiled)(PICTURES)
+        _of_function("bad", spoiled)(PICTURES)
     with pytest.raises(DataError, match="7 of 7 rows of features of extractor 'bad' hold NaN"):
-        callable_extractor("bad", lambda pictures: pictures.flatten(1) * math.nan)(PICTURES)
+        _of_function("bad", lambda pictures: pictures.flatten(1) * math.nan)(PICTURES)
 
 
-@pytest.mark.parametrize("name", ["", "inception", "Inception", "FID"])
+@pytest.mark.parametrize("name", ["inception", "Inception", "FID"])
 def test_nothing_else_is_called_inception(name: str, folder: Path) -> None:
     with pytest.raises(ConfigError, match="another name"):
-        callable_extractor(name, lambda pictures: pictures)
-    if name == "inception":
-        with pytest.raises(ConfigError, match="another name"):
-            load_extractor(folder.rename(folder.parent / "inception"))
+        load_extractor(folder.rename(folder.parent / name))
 
 
 def test_the_default_knows_the_classes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +205,7 @@ def test_inception_with_a_stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(extractors, "sha256_file", lambda path: INCEPTION_SHA256 + "0" * 56)
     extractor = load_extractor(file)
     assert calls == [("inception", ["2048", "logits_unbiased"], str(file))]
-    assert (extractor.name, extractor.metric_name, extractor.num_features) == ("inception", "FID", 2048)
+    assert (extractor.name, extractor.num_features) == ("inception", 2048)
     assert extractor(PICTURES).features.shape == (7, 2048), "grey pictures become RGB"
 
 
@@ -218,7 +219,7 @@ def test_inception() -> None:
     found = extractor(pictures)
     assert found.features.shape == (4, 2048) and (found.features >= 0).all()
     assert found.logits is not None and found.logits.shape == (4, 1008)
-    assert extractor.metric_name == "FID" and extractor.sha256.startswith(INCEPTION_SHA256)
+    assert distance_name("inception", extractor.sha256) == "FID" and extractor.sha256.startswith(INCEPTION_SHA256)
 
 
 class _Pictures(Dataset[Tensor]):

@@ -18,6 +18,7 @@ from resgen.evaluation.image.metrics import (
     neighbour_radii,
     precision_recall,
     ssim,
+    wilson_interval,
 )
 
 
@@ -58,9 +59,6 @@ def test_frechet_distance_of_rotated_gaussians() -> None:
 def test_frechet_distance_of_a_set_with_itself_even_if_singular() -> None:
     few = 10 * torch.randn(20, 64, generator=_stream())
     assert frechet_distance(few, few) == pytest.approx(0.0, abs=1e-6)
-    assert FeatureStatistics.of(few).is_singular
-    assert FeatureStatistics.of(torch.randn(64, 64)).is_singular
-    assert not FeatureStatistics.of(torch.randn(65, 64)).is_singular
     other = torch.randn(20, 64, generator=_stream(1))
     assert math.isfinite(frechet_distance(few, other)) and frechet_distance(few, other) > 1
 
@@ -252,3 +250,15 @@ def test_ssim_of_small_pictures(side: int) -> None:
     pictures = torch.randint(0, 256, (2, 1, side, side), generator=_stream(), dtype=torch.uint8)
     assert ssim(pictures, pictures).tolist() == pytest.approx([1, 1])
     assert (ssim(pictures, 255 - pictures) < 0.9).all()
+
+
+def test_wilson_interval_published_values() -> None:
+    assert wilson_interval(8, 10) == pytest.approx((0.4901625, 0.9433178), abs=1e-6)
+    assert wilson_interval(0, 20) == pytest.approx((0.0, 0.1611252), abs=1e-6)
+    assert wilson_interval(20, 20) == pytest.approx((1 - 0.1611252, 1.0), abs=1e-6)
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 0), (3, 2), (-1, 2)])
+def test_wilson_interval_refuses(successes: int, trials: int) -> None:
+    with pytest.raises(DataError, match="successes"):
+        wilson_interval(successes, trials)

@@ -8,14 +8,12 @@ import pytest
 import torch
 
 from resgen.errors import CheckpointError, ConfigError, DataError
+from resgen.evaluation.speech.folders import load_judge, save_judge
 from resgen.evaluation.speech.hearing import hear
 from resgen.evaluation.speech.recognizer import (
     CHARACTERS,
-    KIND,
     Recognizer,
     RecognizerConfig,
-    load_recognizer,
-    save_recognizer,
 )
 from resgen.nn.seeding import seeded
 from resgen.ops.mel import MelConfig
@@ -83,16 +81,16 @@ def test_transcribes_any_length_but_none() -> None:
 def test_saved_and_loaded(tmp_path: Path) -> None:
     with seeded("saved"):
         model = Recognizer(RecognizerConfig(**_SMALL)).eval()
-    save_recognizer(tmp_path / "judge", model, history={"num_steps": 3})
-    loaded, folder = load_recognizer(tmp_path / "judge")
-    assert folder.kind == KIND and folder.extra["history"] == {"num_steps": 3}
+    save_judge(tmp_path / "judge", model, history={"num_steps": 3})
+    loaded, folder = load_judge(tmp_path / "judge", Recognizer)
+    assert folder.kind == Recognizer.kind and folder.extra["history"] == {"num_steps": 3}
     assert loaded.config == model.config
     for name, tensor in model.state_dict().items():
         expected = tensor.bfloat16().float() if tensor.ndim > 1 else tensor
         assert torch.equal(loaded.state_dict()[name], expected), name
     features, valid = hear(torch.randn(1, 8000), torch.tensor([8000]), _MEL)
     assert torch.allclose(loaded(features, valid)[0], model(features, valid)[0], atol=0.05)
-    file = folder.component(KIND).path
+    file = folder.component(Recognizer.kind).path
     file.write_bytes(file.read_bytes()[:-1] + b"\x00\x01")
     with pytest.raises(CheckpointError, match="damaged"):
-        load_recognizer(tmp_path / "judge")
+        load_judge(tmp_path / "judge", Recognizer)

@@ -15,19 +15,16 @@ from torch.nn import functional as F
 
 from resgen.errors import CheckpointError, DataError, MissingExtraError
 from resgen.evaluation.speech import speakers as module
-from resgen.evaluation.speech.recognizer import Recognizer, RecognizerConfig, save_recognizer
+from resgen.evaluation.speech.folders import load_judge, save_judge
+from resgen.evaluation.speech.recognizer import Recognizer, RecognizerConfig
 from resgen.evaluation.speech.speakers import (
-    KIND,
     NetworkSpeakerEncoder,
     ResemblyzerSpeakerEncoder,
     SpeakerEncoder,
     SpeakerNetwork,
     SpeakerNetworkConfig,
     TransformersSpeakerEncoder,
-    embed_all,
-    load_speaker_network,
     open_speaker_encoder,
-    save_speaker_network,
 )
 from resgen.nn.seeding import seeded
 from resgen.ops.mel import MelConfig
@@ -76,22 +73,20 @@ def test_padding_changes_nothing(frames: int) -> None:
 
 def test_folder_as_encoder(tmp_path: Path) -> None:
     model = _network("folder")
-    save_speaker_network(tmp_path / "voices", model, history={"speakers": 2})
-    loaded, folder = load_speaker_network(tmp_path / "voices")
+    save_judge(tmp_path / "voices", model, history={"speakers": 2})
+    loaded, folder = load_judge(tmp_path / "voices", SpeakerNetwork)
     assert loaded.config == _SMALL and folder.extra["history"] == {"speakers": 2}
     encoder = open_speaker_encoder(tmp_path / "voices")
     assert isinstance(encoder, NetworkSpeakerEncoder) and isinstance(encoder, SpeakerEncoder)
     assert encoder.name == "voices" and encoder.sample_rate_hz == 8000
-    assert encoder.sha256 == folder.component(KIND).sha256
+    assert encoder.sha256 == folder.component(SpeakerNetwork.kind).sha256
     sounds, _ = _corpus([0, 1], 1, 0)
-    embeddings = embed_all(encoder, sounds)
+    embeddings = torch.stack([encoder(sound) for sound in sounds])
     assert embeddings.shape == (2, 16)
     assert torch.allclose(embeddings[0], model.embed(sounds[0]), atol=0.03)  # bfloat16
     with pytest.raises(DataError, match="0 samples"):
         encoder(torch.zeros(0))
-    with pytest.raises(DataError, match="0 sounds"):
-        embed_all(encoder, [])
-    file = folder.component(KIND).path
+    file = folder.component(SpeakerNetwork.kind).path
     file.write_bytes(file.read_bytes()[:-2] + b"\x12\x34")
     with pytest.raises(CheckpointError, match="damaged"):
         open_speaker_encoder(tmp_path / "voices")
@@ -101,7 +96,7 @@ def test_what_is_no_encoder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="unknown speaker-encoder 'resemblizer'.*resemblyzer"):
         open_speaker_encoder("resemblizer")
     with seeded("other"):
-        save_recognizer(tmp_path / "other", Recognizer(RecognizerConfig(width=8, front=2, num_blocks=1)))
+        save_judge(tmp_path / "other", Recognizer(RecognizerConfig(width=8, front=2, num_blocks=1)))
     with pytest.raises(CheckpointError, match="holds a recognizer"):
         open_speaker_encoder(tmp_path / "other")
 

@@ -16,9 +16,10 @@ from torch.nn import functional as F
 
 from resgen.data.sound.decode import resample
 from resgen.errors import CheckpointError, ConfigError, DataError, MissingExtraError
+from resgen.evaluation.speech.folders import save_judge
 from resgen.evaluation.speech.metrics import normalise_transcript
-from resgen.evaluation.speech.recognizer import KIND, Recognizer, RecognizerConfig, save_recognizer
-from resgen.evaluation.speech.speakers import SpeakerNetwork, SpeakerNetworkConfig, save_speaker_network
+from resgen.evaluation.speech.recognizer import Recognizer, RecognizerConfig
+from resgen.evaluation.speech.speakers import SpeakerNetwork, SpeakerNetworkConfig
 from resgen.evaluation.speech.transcribers import (
     MoonshineTranscriber,
     PocketsphinxTranscriber,
@@ -78,12 +79,12 @@ def test_our_folder(tmp_path: Path) -> None:
     with seeded("transcriber"):
         model = Recognizer(RecognizerConfig(width=16, front=4, num_blocks=1)).eval()
         model.out.bias.data[3] = 100.0  # always "two"
-    save_recognizer(tmp_path / "ours", model)
+    save_judge(tmp_path / "ours", model)
     found = open_transcriber(tmp_path / "ours")
     assert isinstance(found, RecognizerTranscriber) and isinstance(found, Transcriber)
     assert found.name == "ours" and found.sample_rate_hz == 16000 and found.version.startswith("resgen ")
     config = json.loads((tmp_path / "ours" / "config.json").read_text())
-    assert found.sha256 == config["components"][KIND]["sha256"]
+    assert found.sha256 == config["components"][Recognizer.kind]["sha256"]
     assert found(_babble(0)) == "two"
 
 
@@ -130,7 +131,7 @@ def test_what_is_no_transcriber_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="unknown recognizer 'pocketsphynx' .did you mean 'pocketsphinx'"):
         open_transcriber("pocketsphynx")
     with seeded("other"):
-        save_speaker_network(tmp_path / "voices", SpeakerNetwork(SpeakerNetworkConfig(width=8, num_blocks=1, pooled=8)))
+        save_judge(tmp_path / "voices", SpeakerNetwork(SpeakerNetworkConfig(width=8, num_blocks=1, pooled=8)))
     with pytest.raises(CheckpointError, match="holds a speaker-encoder"):
         open_transcriber(tmp_path / "voices")
     (tmp_path / "empty").mkdir()

@@ -1,28 +1,16 @@
-"""Measures of pictures against closed forms and brute force."""
+"""The nearest training pictures, against brute force."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from class_accuracy import nearest_neighbours
 
 from resgen.errors import DataError
-from resgen.evaluation.image.samples import nearest_neighbours, wilson_interval
 
 
 def _stream() -> torch.Generator:
     return torch.Generator().manual_seed(0)
-
-
-def test_wilson_interval_published_values() -> None:
-    assert wilson_interval(8, 10) == pytest.approx((0.4901625, 0.9433178), abs=1e-6)
-    assert wilson_interval(0, 20) == pytest.approx((0.0, 0.1611252), abs=1e-6)
-    assert wilson_interval(20, 20) == pytest.approx((1 - 0.1611252, 1.0), abs=1e-6)
-
-
-@pytest.mark.parametrize(("successes", "trials"), [(0, 0), (3, 2), (-1, 2)])
-def test_wilson_interval_refuses(successes: int, trials: int) -> None:
-    with pytest.raises(DataError, match="successes"):
-        wilson_interval(successes, trials)
 
 
 @pytest.mark.parametrize("chunk_size", [1, 7, 1000])
