@@ -50,6 +50,8 @@ class Encode:
     """Pictures: encode every training picture mirrored as well."""
     resize: bool = False
     """Pictures: cut out, resize and convert those of another size or mode, instead of refusing them."""
+    skip_unreadable: bool = False
+    """Pictures: leave out those that cannot be read, and say how many, instead of refusing the data."""
     shard_samples: Annotated[int | None, option("N")] = None
     """The most samples of a file of codes: 262144 pictures or 2048 recordings if left out; what was begun keeps its own
     number."""
@@ -88,6 +90,7 @@ class Encode:
             self.out,
             flip=self.flip,
             resize=self.resize,
+            skip_unreadable=self.skip_unreadable,
             device=self.device,
             shard_samples=self.shard_samples,
         )
@@ -96,7 +99,12 @@ class Encode:
 
     def run_verify(self, named: list[str]) -> None:
         """Check what is there."""
-        others = {"--flip": self.flip, "--resize": self.resize, "--shard-samples": self.shard_samples}
+        others = {
+            "--flip": self.flip,
+            "--resize": self.resize,
+            "--skip-unreadable": self.skip_unreadable,
+            "--shard-samples": self.shard_samples,
+        }
         named = [*named, *(name for name, value in others.items() if value)]
         if named:
             raise ConfigError(f"{' and '.join(named)} must be left out: --verify only reads the codes in --out")
@@ -123,8 +131,10 @@ class Encode:
 
     def run_speech(self, sound_tokenizer: str, data: str) -> None:
         """The same for a tokenizer of sound."""
-        if self.flip or self.resize:
-            raise ConfigError(f"--flip and --resize are for pictures; tokenizer '{sound_tokenizer}' is of sound")
+        if self.flip or self.resize or self.skip_unreadable:
+            raise ConfigError(
+                f"--flip, --resize and --skip-unreadable are for pictures; tokenizer '{sound_tokenizer}' is of sound"
+            )
         if self.text is None or self.recipe is None:
             raise ConfigError(
                 f"--text and --recipe are needed: tokenizer '{sound_tokenizer}' is of sound; texts are aligned by "

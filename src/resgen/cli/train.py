@@ -49,6 +49,8 @@ class Training(ABC):
     """Go on from the newest checkpoint in --out."""
     init: Annotated[str | None, option("DIR")] = None
     """Start from the weights of this model, of the same shape, instead of anew (fine-tuning)."""
+    skip_unreadable: bool = False
+    """Pictures: leave out those that cannot be read, and say how many, instead of refusing the data."""
     as_json: Json = False
 
     @abstractmethod
@@ -66,12 +68,19 @@ class Training(ABC):
             "init": self.init,
         }
 
+    @property
+    def picture_overrides(self) -> tuple[tuple[str, ...], ...]:
+        """`--set`, and the other options of pictures that are part of the recipe."""
+        return (*self.overrides, *((("data.skip_unreadable=true",),) if self.skip_unreadable else ()))
+
     def run(self) -> int:
         """Train and report the last metrics; the message of an interrupted training says how to go on."""
         from resgen.training import Interrupted
 
         if is_first_process():  # the check makes folders and removes them: not for several processes at once
             check_out_dir(self.out)
+        if self.skip_unreadable and is_speech(self.recipe):
+            raise ConfigError(f"--skip-unreadable is for pictures; recipe '{self.recipe}' is for speech")
         if self.max_minutes is not None and not self.max_minutes > 0:
             raise ConfigError(f"--max-minutes {self.max_minutes:g} must be greater than 0")
         try:
@@ -111,7 +120,7 @@ class TrainTokenizer(Training):
             from resgen.training.speech.runs import train_sound_tokenizer
 
             return train_sound_tokenizer(speech, **self.common)
-        recipe = load_recipe(self.recipe, self.config, self.overrides)
+        recipe = load_recipe(self.recipe, self.config, self.picture_overrides)
         from resgen.training.image.runs import train_tokenizer
 
         return train_tokenizer(recipe, **self.common)
@@ -189,7 +198,7 @@ class TrainGenerator(Training):
             return self.train_speech()
         if self.text is not None or self.vocoder is not None:
             raise ConfigError(f"--text and --vocoder are for speech; recipe '{self.recipe}' is for pictures")
-        recipe = load_recipe(self.recipe, self.config, self.overrides, self.kind)
+        recipe = load_recipe(self.recipe, self.config, self.picture_overrides, self.kind)
         from resgen.training.image.runs import train_generator
 
         evaluator = None

@@ -10,7 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from resgen.cli.main import main
 from resgen.data import available_splits, open_images
+from resgen.data.codes.cache import open_codes
+from resgen.data.pictures.sources import readable
+from resgen.data.pictures.store import PictureStore
 from resgen.data.sound.decode import encode_sound, read_sound
 from resgen.data.sound.held_out import open_speech_splits
 from resgen.data.sound.sources import open_speech
@@ -77,6 +81,43 @@ def test_pictures_of_every_known_suffix_are_read(tmp_path: Path) -> None:
     Image.new("F", (4, 4)).save(tmp_path / "d" / "png0" / "2.tif")
     with pytest.raises(DataError, match="2.tif' holds floating-point numbers"):
         open_images(tmp_path / "d")[open_images(tmp_path / "d").class_names.index("png0") + 1]
+
+
+@pytest.mark.parametrize("max_bytes", [1 << 20, 0])
+def test_all_bad_pictures_are_named_at_once(tmp_path: Path, max_bytes: int, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make(tmp_path / "d", *(f"{name}/{i:02}.png" for name in ("cat", "dog") for i in range(30)))
+    bad = [root / "cat" / f"{i:02}.png" for i in range(5, 28)]
+    for path in bad:
+        path.write_bytes(path.read_bytes()[:40])
+    source = open_images(root)
+    with pytest.raises(DataError) as caught:
+        PictureStore(source, size=4, channels=3, max_bytes=max_bytes).batch(torch.arange(60))
+    line = str(caught.value)
+    assert line.startswith("23 of 60 pictures of 'd' cannot be read: ") and "and 3 more; remove them, or leave" in line
+    assert all(str(path) in line for path in bad[:20]) and str(bad[20]) not in line and "\n" not in line
+    capsys.readouterr()
+    kept = readable(source, size=4, channels=3, skip=True)
+    assert len(kept) == 37 and kept.labels.tolist() == [0] * 7 + [1] * 30
+    assert capsys.readouterr().err.startswith("left out: 23 of 60 pictures of 'd' cannot be read")
+    PictureStore(kept, size=4, channels=3, max_bytes=max_bytes).batch(torch.arange(37))
+    with pytest.raises(DataError, match="60 of 60 pictures"):
+        readable(source, size=5, channels=3, skip=True)
+
+
+def test_trainings_and_caches_without_what_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make(tmp_path / "d", *(f"{name}/{i:02}.png" for name in ("cat", "dog") for i in range(30)))
+    (root / "cat" / "03.png").write_bytes(b"no picture")
+    settings = ["tokenizer.image_size=4", "tokenizer.channels=3", "tokenizer_training.num_steps=1", "tokenizer.width=8"]
+    train = ["train", "tokenizer", "--recipe", "digits", "--data", root, "--out", tmp_path / "t", "--set", *settings]
+    model = tmp_path / "t" / "model"
+    encode = ["encode", "--tokenizer", model, "--data", root, "--out", tmp_path / "codes"]
+    for command in (train, encode):
+        assert main([str(word) for word in command]) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("error: ") and "03.png' is not a picture" in error and "--skip-unreadable" in error
+        assert main([*map(str, command), "--skip-unreadable"]) == 0
+        assert "left out: 1 of 57 pictures of 'd' cannot be read" in capsys.readouterr().err
+    assert len(open_codes(tmp_path / "codes" / "train")) == 56
 
 
 def test_one_line_says_what_was_opened_and_what_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,6 +34,8 @@ BUILT_IN = ("digits",)
 MAX_ENCODED_BYTES = 4 << 30
 """Of pictures in parquet files that are kept in memory as they are stored; of more, stretch by stretch is read."""
 FLAT_CLASS = "picture"
+MAX_NAMED = 20
+"""Of pictures that cannot be read, in one message."""
 _DECODE_ROWS = 64
 
 
@@ -180,7 +182,7 @@ def load_array(
         Pictures in 0..255 and labels.
 
     Raises:
-        DataError: naming the first picture that is damaged or of another size.
+        DataError: naming the pictures that are damaged or of another size, see `readable`.
     """
     check_shape(size, channels)
     count = len(source)
@@ -191,10 +193,51 @@ def load_array(
         raise DataError(f"'{source.name}': {count} pictures need {needed:.1f} GiB of memory") from error
     rows = images.numpy()
 
+    def keep(index: int, array: UInt8[np.ndarray, "C S S"]) -> None:
+        rows[index] = array
+
+    _refuse(_decode_all(source, keep, size, channels, resize), source)
+    return images, torch.from_numpy(source.labels.copy())
+
+
+def readable(source: ImageSource, *, size: int, channels: int, resize: bool = False, skip: bool = False) -> ImageSource:
+    """The pictures that can be decoded, all of which are tried.
+
+    Args:
+        source: the pictures.
+        size: as of `load_array`, and so are the next two.
+        channels: 1 or 3.
+        resize: cut out and resize.
+        skip: leave out what cannot be read, and say so, in place of refusing it.
+
+    Raises:
+        DataError: naming all that cannot be read, or the first `MAX_NAMED` and their number; nothing can be read.
+    """
+    bad = _decode_all(source, lambda index, array: None, size, channels, resize)
+    if not skip or len(bad) == len(source):
+        _refuse(bad, source)
+    if bad:
+        announce(f"left out: {_listed(bad, source)}")
+    return source.subset(np.array([row for row in range(len(source)) if row not in bad])) if bad else source
+
+
+def _decode_all(
+    source: ImageSource,
+    take: Callable[[int, UInt8[np.ndarray, "C S S"]], None],
+    size: int,
+    channels: int,
+    resize: bool,
+) -> dict[int, str]:
+    """Decode every picture, in a few threads; those that cannot be read, and why."""
+    count, bad = len(source), dict[int, str]()
+
     def decode(start: int) -> int:
         stop = min(start + _DECODE_ROWS, count)
         for index in range(start, stop):
-            rows[index] = pixels(source.pictures[index], source.where(index), size, channels, resize)
+            try:
+                take(index, pixels(source.pictures[index], source.where(index), size, channels, resize))
+            except DataError as error:
+                bad[index] = str(error)
         return stop - start
 
     pool = ThreadPoolExecutor(max_workers=max(2, min(4, os.cpu_count() or 1)))
@@ -204,7 +247,20 @@ def load_array(
             pass
     finally:
         pool.shutdown(cancel_futures=True)
-    return images, torch.from_numpy(source.labels.copy())
+    return dict(sorted(bad.items()))
+
+
+def _refuse(bad: dict[int, str], source: ImageSource) -> None:
+    if len(bad) == 1:
+        raise DataError(f"{next(iter(bad.values()))}; remove it, or leave it out with --skip-unreadable")
+    if bad:
+        raise DataError(f"{_listed(bad, source)}; remove them, or leave them out with --skip-unreadable")
+
+
+def _listed(bad: dict[int, str], source: ImageSource) -> str:
+    named = "; ".join(list(bad.values())[:MAX_NAMED])
+    more = f"; and {len(bad) - MAX_NAMED} more" if len(bad) > MAX_NAMED else ""
+    return f"{len(bad)} of {len(source)} pictures of '{source.name}' cannot be read: {named}{more}"
 
 
 def _open_digits(split: str) -> ImageSource:

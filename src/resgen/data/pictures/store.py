@@ -11,7 +11,8 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from resgen.data.pictures.decode import pixels
-from resgen.data.pictures.sources import ImageSource, load_array
+from resgen.data.pictures.sources import ImageSource, load_array, readable
+from resgen.errors import DataError
 
 MAX_BYTES_IN_MEMORY = 4 << 30
 
@@ -47,6 +48,15 @@ class PictureStore:
     def __len__(self) -> int:
         return len(self.source)
 
+    def readable(self) -> None:
+        """See that every picture can be decoded, as was seen of those in memory.
+
+        Raises:
+            DataError: see `sources.readable`.
+        """
+        if self._array is None:
+            readable(self.source, size=self.size, channels=self.channels, resize=self.resize)
+
     @property
     def in_memory(self) -> bool:
         """Whether all pictures are decoded."""
@@ -63,7 +73,11 @@ class PictureStore:
         order = indices.tolist()
         self.prefetch(indices)
         parts = {index: self._ahead.pop(index) for index in set(order)}
-        return torch.from_numpy(np.stack([parts[index].result() for index in order]))
+        try:
+            return torch.from_numpy(np.stack([parts[index].result() for index in order]))
+        except DataError:
+            self.readable()  # names all that are damaged
+            raise
 
     def prefetch(self, indices: Int[Tensor, " B"]) -> None:
         """Begin to decode what one of the next calls of `batch` will ask for."""

@@ -19,11 +19,13 @@ class DataConfig:
     Attributes:
         path: data used when none is given on the command line; null where the user must give one.
         resize: cut out, resize and convert pictures of another size or mode, instead of refusing them.
+        skip_unreadable: leave out pictures that cannot be read, instead of refusing the data.
         flip: encode every training picture mirrored as well, for the generator.
     """
 
     path: str | None = None
     resize: bool = False
+    skip_unreadable: bool = False
     flip: bool = False
 
 

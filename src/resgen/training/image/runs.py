@@ -15,7 +15,7 @@ from resgen.checkpoints.classifiers import load_classifier
 from resgen.checkpoints.locate import resolve_model
 from resgen.data.codes.cache import META_NAME, CachePlan, CodeCache, Shard, open_codes, usual_shard
 from resgen.data.codes.encoding import Encoding
-from resgen.data.pictures.sources import ImageSource, available_splits, open_images
+from resgen.data.pictures.sources import ImageSource, available_splits, open_images, readable
 from resgen.data.pictures.store import MAX_BYTES_IN_MEMORY, PictureStore
 from resgen.devices import choose_device
 from resgen.errors import ConfigError, DataError
@@ -23,7 +23,7 @@ from resgen.kinds import build, kind_of
 from resgen.losses.perceptual import ClassifierPerceptualLoss, PerceptualLoss, VGGPerceptualLoss
 from resgen.nn.seeding import seeded
 from resgen.ops.images import from_uint8
-from resgen.tokenizers.image import ImageTokenizer
+from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from resgen.training.agreement import check_agreement
 from resgen.training.encoding import encode_together
 from resgen.training.generator_task import Evaluate, GeneratorTask
@@ -68,6 +68,7 @@ def train_tokenizer(
     check_start(recipe, out, max_minutes=max_minutes, resume=resume)
     with first_alone(initialise()):  # who finds indices of shards there that the first has built
         train, held_out = open_splits(data_path(recipe, data))
+    train, held_out = _readable(recipe.tokenizer, (train, held_out), recipe.data.resize, recipe.data.skip_unreadable)
     subset = held_out.subset(np.arange(min(len(held_out), MAX_VALIDATED)))
     with seeded(recipe.tokenizer_training.seed, "tokenizer"):
         tokenizer = ImageTokenizer(recipe.tokenizer)
@@ -131,6 +132,7 @@ def train_generator(
             Path(out) / "codes",
             flip=recipe.data.flip,
             resize=recipe.data.resize,
+            skip_unreadable=recipe.data.skip_unreadable,
             device=recipe.generator_training.device,
         )
     for cache in (train, held_out):
@@ -178,6 +180,7 @@ def encode_data(
     *,
     flip: bool = False,
     resize: bool = False,
+    skip_unreadable: bool = False,
     device: str = "auto",
     shard_samples: int | None = None,
 ) -> tuple[CodeCache, CodeCache]:
@@ -192,6 +195,7 @@ def encode_data(
         out: folder for the two caches.
         flip: store every training picture mirrored as well.
         resize: cut out and resize pictures of another size.
+        skip_unreadable: leave out pictures that cannot be read; every process then decodes all, once more.
         device: `auto`, `cpu` or `cuda`.
         shard_samples: the most samples of a file; by default `usual_shard`. What is there keeps its division.
     """
@@ -204,6 +208,8 @@ def encode_data(
     )
     with first_alone(reduce):
         sources = open_splits(data)
+    if skip_unreadable:
+        sources = _readable(tokenizer.config, sources, resize, True)
     caches = []
     for source, name in zip(sources, CODE_FOLDERS, strict=True):
         versions = 2 if flip and name == "train" else 1
@@ -252,6 +258,21 @@ def open_splits(data: str | Path) -> tuple[ImageSource, ImageSource]:
     every = max(min(HELD_OUT_EVERY, len(source)), -(-len(source) // MAX_HELD_OUT))
     held_out = np.arange(len(source)) % every == every - 1
     return source.subset(np.flatnonzero(~held_out)), source.subset(np.flatnonzero(held_out))
+
+
+def _readable(
+    config: ImageTokenizerConfig, sources: tuple[ImageSource, ImageSource], resize: bool, skip: bool
+) -> tuple[ImageSource, ImageSource]:
+    """Pictures without those that cannot be read or, if these are not to be skipped, all; of data that fits into
+    memory, the store sees to that."""
+    size, channels = config.image_size, config.channels
+    train, held_out = (
+        readable(source, size=size, channels=channels, resize=resize, skip=skip)
+        if skip or len(source) * channels * size * size > MAX_BYTES_IN_MEMORY
+        else source
+        for source in sources
+    )
+    return train, held_out
 
 
 def _encode_source(
