@@ -14,6 +14,7 @@ from resgen.losses.tokens import level_weight, masked_level_loss, residual_above
 from resgen.models.ar_resgen import ARResGen
 from resgen.models.head_start import start_mixture
 from resgen.models.heads import MixtureHead
+from resgen.models.metric import MetricHead
 from resgen.models.resgen import ResGen
 from resgen.models.token_head import TokenHead
 
@@ -50,7 +51,7 @@ class HeadLoss(Protocol):
 class DensityLoss:
     """Of a mixture over the sum of the masked embeddings (Eq. 1)."""
 
-    def __init__(self, model: ResGen | ARResGen, head: MixtureHead, config: GeneratorLossConfig) -> None:
+    def __init__(self, model: ResGen | ARResGen, head: MixtureHead | MetricHead, config: GeneratorLossConfig) -> None:
         self.model, self.head, self.smoothing = model, head, config.smoothing
 
     def start(self, codes: Int[Tensor, "B L D"], generator: torch.Generator) -> None:
@@ -113,6 +114,6 @@ class CodesLoss:
 
 def head_loss(model: ResGen | ARResGen, config: GeneratorLossConfig) -> HeadLoss:
     """The loss of a model's head."""
-    if isinstance(model.head, MixtureHead):
+    if isinstance(model.head, MixtureHead | MetricHead):
         return DensityLoss(model, model.head, config)
     return CodesLoss(model, cast(TokenHead, model.head), config)

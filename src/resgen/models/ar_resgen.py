@@ -15,8 +15,7 @@ from resgen.errors import ConfigError, unknown
 from resgen.models.base import check_config
 from resgen.models.causal import CausalModel, CausalSteps
 from resgen.models.head_choice import make_head
-from resgen.models.metric import METRICS
-from resgen.models.resgen import HEADS, HeadPrediction
+from resgen.models.resgen import HEADS, METRICS, HeadPrediction
 from resgen.nn.transformer import modulate
 from resgen.ops.residual import Codebooks
 from resgen.types import CodeSpec, SequenceCondition

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from resgen.models.heads import MixtureHead
+from resgen.models.metric import MetricHead
 from resgen.models.token_head import TokenHead
 from resgen.types import CodeSpec
 
@@ -15,9 +16,9 @@ HEADS: dict[str, type[MixtureHead] | type[TokenHead]] = {
 }
 
 
-def make_head(config: Any, spec: CodeSpec) -> MixtureHead | TokenHead:
-    """The head that `config.head` names, for a configuration with ResGen's fields."""
+def make_head(config: Any, spec: CodeSpec) -> MixtureHead | MetricHead | TokenHead:
+    """The head that `config.head` and `config.metric` name, for a configuration with ResGen's fields."""
     if config.head == "mixture":
-        return MixtureHead.of(config, spec)
+        return MixtureHead.of(config, spec) if config.metric == "none" else MetricHead(config, spec)
     code_dim = spec.code_dim if config.head == "residual" else None
     return TokenHead(config.width, spec.depth, spec.codebook_size, code_dim)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from resgen.errors import ConfigError
 from resgen.models.heads import MixtureHead
-from resgen.models.metric import TargetMetric
+from resgen.models.metric import MetricHead
 
 MAX_ROWS = 16_384
 ITERATIONS = 5
@@ -21,7 +21,7 @@ Targets = Callable[[int], Float[Tensor, "M H"]]
 
 
 @torch.no_grad()
-def start_mixture(head: MixtureHead, targets: Targets, generator: torch.Generator) -> None:
+def start_mixture(head: MixtureHead | MetricHead, targets: Targets, generator: torch.Generator) -> None:
     """Make the untrained head a mixture fitted to the targets, nearly the same for every input.
 
     Deviation: the paper does not state an initialisation. From a random start all components are far from the data and
@@ -40,11 +40,12 @@ def start_mixture(head: MixtureHead, targets: Targets, generator: torch.Generato
         ConfigError: if there are no targets or they are of another width.
     """
     first = targets(0)
-    if first.ndim != 2 or first.shape[0] == 0 or first.shape[1] != head.code_dim:
-        raise ConfigError(f"targets of shape {tuple(first.shape)}; needed: one or more rows of {head.code_dim}")
+    code_dim = (head.mixture if isinstance(head, MetricHead) else head).code_dim
+    if first.ndim != 2 or first.shape[0] == 0 or first.shape[1] != code_dim:
+        raise ConfigError(f"targets of shape {tuple(first.shape)}; needed: one or more rows of {code_dim}")
     head.reset_parameters(generator)
-    if head.metric is not None:
-        _start_metric(head, head.metric, targets, generator)
+    if isinstance(head, MetricHead):
+        _start_metric(head, targets, generator)
         return
     clusters = _cluster(_sample(first.float(), MAX_ROWS, generator), head.num_components, generator)
     scale = clusters.within.square().mean().sqrt().clamp(MIN_SCALE, 1.0)
@@ -54,24 +55,25 @@ def start_mixture(head: MixtureHead, targets: Targets, generator: torch.Generato
     head.affine.bias[head.num_components] = scale.log()
 
 
-def _start_metric(head: MixtureHead, metric: TargetMetric, targets: Targets, generator: torch.Generator) -> None:
+def _start_metric(head: MetricHead, targets: Targets, generator: torch.Generator) -> None:
     """The start in a metric; scale and shift stay at 1 and 0, as the metric makes them."""
+    mixture, metric = head.mixture, head.metric
     for shape in range(metric.num_shapes):
         counts = (metric.shape_of == shape).nonzero().flatten().tolist()
         rows = [metric.standardize(_sample(targets(c), MAX_ROWS // len(counts), generator), c).float() for c in counts]
-        groups = [torch.cat(rows)] if head.offset is not None else rows
-        clusters = [_cluster(group, head.num_components, generator) for group in groups]
+        groups = [torch.cat(rows)] if mixture.offset is not None else rows
+        clusters = [_cluster(group, mixture.num_components, generator) for group in groups]
         within = torch.cat([each.within for each in clusters]).double()
         root = metric.fit_shape(shape, within.T @ within / len(within)).float()
         nearest = torch.cat([each.nearest for each in clusters]).split([len(part) for part in rows])
         for c, part in zip(counts, nearest, strict=True):
-            head.affine.weight[: head.num_components, head.width + c] = _log_shares(part, head.num_components)
-        if head.offset is not None:
-            head.offset.copy_(clusters[0].centres @ root.T)
+            mixture.affine.weight[: mixture.num_components, head.width + c] = _log_shares(part, mixture.num_components)
+        if mixture.offset is not None:
+            mixture.offset.copy_(clusters[0].centres @ root.T)
             continue
-        head.means.bias.zero_()
+        mixture.means.bias.zero_()
         for c, each in zip(counts, clusters, strict=True):
-            head.means.weight[:, head.width + c] = (each.centres @ root.T).flatten()
+            mixture.means.weight[:, head.width + c] = (each.centres @ root.T).flatten()
 
 
 class _Clusters(NamedTuple):

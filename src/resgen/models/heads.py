@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from resgen.errors import ConfigError
-from resgen.models.metric import MAX_SHAPES, TargetMetric
 from resgen.ops.blocks import rows_per_block
 from resgen.ops.linear import linear
 from resgen.ops.mixture import (
@@ -34,7 +32,6 @@ CHUNK_ELEMENTS = 1 << 22
 MIN_CHUNK_ROWS = 1024
 GATHER_BYTES = 32 << 20
 GROUPED_TYPES = (torch.float32, torch.bfloat16)
-FLAG_ALIGNMENT = 8
 INIT_STD = 0.02
 
 
@@ -72,18 +69,14 @@ class MixtureHead(nn.Module):
         rank: h, or None for full means. With a rank the projection gives mu~_v in R^h, and mu_v = M_v mu~_v + s_v with
             trainable `basis` M and `offset` s.
         min_log_scale: lower limit of log a; keeps the density of degenerate targets finite.
-        metric: `none`, or a kind of `TargetMetric`: the mixture then models T_c (z - m_c) for the number c of visible
-            levels, and logits, scale, shift and means have a bias for each c.
-        depth: D; c lies in 0..D-1. Without a metric nothing depends on c.
 
     Raises:
-        ConfigError: if a size is below 1, `rank` exceeds `code_dim` or the metric is unknown.
+        ConfigError: if a size is below 1 or `rank` exceeds `code_dim`.
     """
 
     is_density: ClassVar[bool] = True
     basis: nn.Parameter | None
     offset: nn.Parameter | None
-    metric: TargetMetric | None
 
     def __init__(
         self,
@@ -93,12 +86,9 @@ class MixtureHead(nn.Module):
         code_dim: int,
         rank: int | None = None,
         min_log_scale: float = -4.0,
-        metric: str = "none",
-        depth: int = 1,
     ) -> None:
         super().__init__()
-        sizes = {"width": width, "num_components": num_components, "code_dim": code_dim, "depth": depth}
-        for name, size in sizes.items():
+        for name, size in (("width", width), ("num_components", num_components), ("code_dim", code_dim)):
             if size < 1:
                 raise ConfigError(f"{name}={size} must be at least 1")
         if rank is not None and not 1 <= rank <= code_dim:
@@ -110,14 +100,8 @@ class MixtureHead(nn.Module):
         self.code_dim = code_dim
         self.rank = rank
         self.min_log_scale = min_log_scale
-        # One offset per component, as means of low rank have it, can start right in one metric only.
-        max_shapes = MAX_SHAPES if rank is None else 1
-        self.metric = None if metric == "none" else TargetMetric(depth, code_dim, metric, max_shapes)
-        # The biases for each number of visible levels are weights of as many inputs, of which one is 1, so that every
-        # product stays one product. Their number is rounded up to the alignment of the grouped product.
-        self.num_flags = 0 if self.metric is None else -(-depth // FLAG_ALIGNMENT) * FLAG_ALIGNMENT
-        self.affine = nn.Linear(width + self.num_flags, num_components + 1 + code_dim)
-        self.means = nn.Linear(width + self.num_flags, num_components * (rank or code_dim))
+        self.affine = nn.Linear(width, num_components + 1 + code_dim)
+        self.means = nn.Linear(width, num_components * (rank or code_dim))
         if rank is None:
             self.register_parameter("basis", None)
             self.register_parameter("offset", None)
@@ -129,14 +113,8 @@ class MixtureHead(nn.Module):
     @classmethod
     def of(cls, config: Any, spec: CodeSpec) -> MixtureHead:
         """The head of a configuration with ResGen's fields."""
-        return cls(
-            width=config.width,
-            num_components=config.num_components,
-            code_dim=spec.code_dim,
-            rank=config.mean_rank,
-            metric=config.metric,
-            depth=spec.depth,
-        )
+        sizes = {"num_components": config.num_components, "code_dim": spec.code_dim, "rank": config.mean_rank}
+        return cls(width=config.width, **sizes)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Start from unit-normal means, nearly equal weights, scale 1 and shift 0 everywhere."""
@@ -145,8 +123,6 @@ class MixtureHead(nn.Module):
             self.affine.weight[: self.num_components].normal_(std=INIT_STD, generator=generator)
             self.affine.bias.zero_()
             self.means.weight.normal_(std=INIT_STD, generator=generator)
-            for linear_map in (self.affine, self.means):
-                linear_map.weight[:, self.width :] = 0
             if self.basis is None or self.offset is None:
                 self.means.bias.normal_(generator=generator)
             else:
@@ -175,27 +151,6 @@ class MixtureHead(nn.Module):
             return squared_distance(z, projected, overwrite=projected.grad_fn is not None)
         return low_rank_squared_distance(z, projected, self.basis, self.offset)
 
-    def flagged(self, hidden: Float[Tensor, "N O"], visible: Int[Tensor, " N"]) -> Float[Tensor, "N F"]:
-        """The input of both linear maps: with a metric, `hidden` and which c it is."""
-        if self.metric is None:
-            return hidden
-        return torch.cat([hidden, functional.one_hot(visible, self.num_flags).to(hidden.dtype)], dim=1)
-
-    def bound(
-        self,
-        hidden: Float[Tensor, "N O"],
-        target: Float[Tensor, "N H"],
-        visible: Int[Tensor, " N"],
-        smoothing: float = 0.01,
-    ) -> MixtureBound:
-        """Training bound on the negative log-likelihood (Eq. 1); holds N x K x H at once, see `mixture_loss`."""
-        distance, logits, log_scale = self._distance(hidden, target, visible)
-        bound = bound_from_distance(distance, logits, log_scale, self.code_dim, smoothing)
-        if self.metric is None:
-            return bound
-        log_det = self.metric.log_det(visible)
-        return replace(bound, total=bound.total - log_det, regression=bound.regression - log_det)
-
     def forward(
         self,
         hidden: Float[Tensor, "N O"],
@@ -203,17 +158,17 @@ class MixtureHead(nn.Module):
         visible: Int[Tensor, " N"],
         smoothing: float = 0.01,
     ) -> MixtureBound:
-        """Same as `bound`."""
-        return self.bound(hidden, target, visible, smoothing)
+        """Training bound on the negative log-likelihood (Eq. 1), whatever is visible; holds N x K x H at once, see
+        `mixture_loss`."""
+        distance, logits, log_scale = self._distance(hidden, target)
+        return bound_from_distance(distance, logits, log_scale, self.code_dim, smoothing)
 
     def _distance(
-        self, hidden: Float[Tensor, "N O"], target: Float[Tensor, "N H"], visible: Int[Tensor, " N"]
+        self, hidden: Float[Tensor, "N O"], target: Float[Tensor, "N H"]
     ) -> tuple[Float[Tensor, "N K"], Float[Tensor, "N K"], Float[Tensor, " N"]]:
         """Squared distances of the standardized targets, logits and log a."""
-        hidden = self.flagged(hidden, visible)
         logits, log_scale, shift = self.affine_parameters(hidden)
-        mapped = target if self.metric is None else self.metric(target, visible)
-        return self.squared_distance(hidden, standardize(mapped, log_scale, shift)), logits, log_scale
+        return self.squared_distance(hidden, standardize(target, log_scale, shift)), logits, log_scale
 
     @property
     def rows_per_chunk(self) -> int:
@@ -238,16 +193,16 @@ class MixtureHead(nn.Module):
         Args:
             hidden: input of the head.
             target: z.
-            visible: c of each row, 0..D-1.
+            visible: levels visible at each row; the mixture does not look at them.
             chunk_size: rows computed at once; by default `rows_per_chunk`.
         """
         parts = [torch.zeros(0, device=hidden.device)]
         size = chunk_size or self.rows_per_chunk
         for start in range(0, hidden.shape[0], size):
             rows = slice(start, start + size)
-            distance, logits, log_scale = self._distance(hidden[rows], target[rows], visible[rows])
+            distance, logits, log_scale = self._distance(hidden[rows], target[rows])
             parts.append(log_prob_from_distance(distance, logits, log_scale, self.code_dim))
-        return torch.cat(parts) if self.metric is None else torch.cat(parts) + self.metric.log_det(visible)
+        return torch.cat(parts)
 
     @property
     def noise(self) -> NoiseSize:
@@ -269,7 +224,7 @@ class MixtureHead(nn.Module):
 
         A score is -|residual after the level|^2 / (2 sigma_d^2), see `confidence_unit`.
         """
-        latents = self.sample(hidden, visible, noise.uniform[:, 0], noise.normal, top_p=top_p, temperature=temperature)
+        latents = self.sample(hidden, noise.uniform[:, 0], noise.normal, top_p=top_p, temperature=temperature)
         vectors, norms, unit = codebooks
         return residual_encode(latents, vectors, visible, walk=walk, norms=norms, unit=unit)
 
@@ -277,7 +232,6 @@ class MixtureHead(nn.Module):
     def sample(
         self,
         hidden: Float[Tensor, "N O"],
-        visible: Int[Tensor, " N"],
         uniform: Float[Tensor, " N"],
         normal: Float[Tensor, "N H"],
         *,
@@ -291,7 +245,6 @@ class MixtureHead(nn.Module):
 
         Args:
             hidden: input of the head.
-            visible: c of each row, 0..D-1.
             uniform: one number in [0, 1) per row; chooses the component.
             normal: standard normal noise.
             top_p: mass of the nucleus of components, in (0, 1].
@@ -305,30 +258,28 @@ class MixtureHead(nn.Module):
         """
         if temperature < 0.0:
             raise ConfigError(f"temperature={temperature} must be at least 0")
-        hidden = self.flagged(hidden, visible)
         size = rows_per_block(self.num_components, hidden.device)
-        chosen, scales, shifts = [], [], []
+        components, scales, shifts = [], [], []
         for rows, numbers in zip(hidden.split(size), uniform.split(size), strict=True):
             logits, log_scale, shift = self.affine_parameters(rows)
-            chosen.append(nucleus_choice(logits, numbers, top_p))
+            components.append(nucleus_choice(logits, numbers, top_p))
             scales.append(torch.exp(log_scale))
             shifts.append(shift.clone())  # without the logits that it is a part of
-        mean = self.component_mean(hidden, torch.cat(chosen))
-        drawn = torch.cat(shifts) + torch.cat(scales)[:, None] * (mean + temperature * normal)
-        return drawn if self.metric is None else self.metric.inverse(drawn, visible)
+        mean = self.component_mean(hidden, torch.cat(components))
+        return torch.cat(shifts) + torch.cat(scales)[:, None] * (mean + temperature * normal)
 
     def component_mean(self, hidden: Float[Tensor, "N O"], component: Int[Tensor, " N"]) -> Float[Tensor, "N H"]:
         """mu_v of one given component per row, in float32; rows of the same component are multiplied together."""
         order = component.argsort()
-        chosen = component[order]
+        component_ids = component[order]
         weight = self.means.weight.unflatten(0, (self.num_components, -1))
         bias = self.means.bias.unflatten(0, (self.num_components, -1))
         with torch.autocast(device_type=hidden.device.type, enabled=False):
-            value = _product_per_component(hidden[order].to(weight.dtype), weight, chosen)
-            value = at_least_float32(value) + bias[chosen]
+            value = _product_per_component(hidden[order].to(weight.dtype), weight, component_ids)
+            value = at_least_float32(value) + bias[component_ids]
             if self.basis is not None and self.offset is not None:
-                value = _product_per_component(value.to(self.basis.dtype), self.basis, chosen)
-                value = at_least_float32(value) + self.offset[chosen]
+                value = _product_per_component(value.to(self.basis.dtype), self.basis, component_ids)
+                value = at_least_float32(value) + self.offset[component_ids]
         return torch.empty_like(value).index_copy_(0, order, value)
 
 
@@ -337,9 +288,9 @@ def _product_per_component(
 ) -> Float[Tensor, "N C"]:
     """Each row times its component's matrix; `component` is sorted."""
     if rows.device.type == "cpu" and len(rows) < len(weight) // 4:  # most components have no row
-        found, counts = component.unique_consecutive(return_counts=True)
+        present, counts = component.unique_consecutive(return_counts=True)
         parts = rows.split(counts.tolist())
-        products = [part @ weight[index].T for part, index in zip(parts, found.tolist(), strict=True)]
+        products = [part @ weight[index].T for part, index in zip(parts, present.tolist(), strict=True)]
         return torch.cat([rows.new_zeros(0, weight.shape[1]), *products])
     if rows.dtype in GROUPED_TYPES and weight.shape[2] * rows.element_size() % 16 == 0:
         ends = torch.searchsorted(component, torch.arange(len(weight), device=component.device), right=True)
@@ -347,6 +298,6 @@ def _product_per_component(
     # The grouped product wants aligned rows; small and odd shapes take their matrices one by one, in pieces.
     size = max(1, GATHER_BYTES // (weight[0].numel() * weight.element_size()))
     parts = [rows.new_zeros(0, weight.shape[1])]
-    for part, chosen in zip(rows.split(size), component.split(size), strict=True):
-        parts.append(torch.bmm(weight[chosen], part[..., None]).squeeze(-1))
+    for part, component_ids in zip(rows.split(size), component.split(size), strict=True):
+        parts.append(torch.bmm(weight[component_ids], part[..., None]).squeeze(-1))
     return torch.cat(parts)

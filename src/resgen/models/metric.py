@@ -1,16 +1,24 @@
-"""Where a mixture lives: an affine map of its targets for each number of visible levels."""
+"""A mixture in a metric of its own: an affine map of the targets for each number of visible levels, and the head."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from resgen.errors import ConfigError, unknown
-from resgen.ops.mixture import at_least_float32
+from resgen.models.heads import MixtureHead
+from resgen.models.resgen import METRICS
+from resgen.ops.mixture import MixtureBound, at_least_float32
+from resgen.ops.residual import Codebooks, residual_encode
+from resgen.types import CodeSpec, LevelWalk, NoiseSize, ProposalNoise
 
-METRICS = ("none", "scale", "diagonal", "triangular")
 MAX_SHAPES = 16
+FLAG_ALIGNMENT = 8
 SHRINKAGE = 1e-4
 """Of a covariance's largest eigenvalue, added to all of them."""
 
@@ -126,3 +134,114 @@ class TargetMetric(nn.Module):
             row, column = torch.tril_indices(self.code_dim, self.code_dim, -1, device=root.device)
             self.below.view(self.num_shapes, -1)[shape] = root[row, column].to(self.below)
         return root
+
+
+class MetricHead(nn.Module):
+    """A mixture of T_c (z - m_c), whose logits, scale, shift and means have a bias for each c.
+
+    Those biases are weights of as many inputs of the mixture, of which one is 1, so that every product stays one
+    product. Their number is rounded up to the alignment of the grouped product.
+
+    Args:
+        config: a configuration with ResGen's fields.
+        spec: shape of the codes.
+
+    Raises:
+        ConfigError: see `MixtureHead` and `TargetMetric`.
+    """
+
+    is_density: ClassVar[bool] = True
+
+    def __init__(self, config: Any, spec: CodeSpec) -> None:
+        super().__init__()
+        self.width = config.width
+        self.num_flags = -(-spec.depth // FLAG_ALIGNMENT) * FLAG_ALIGNMENT
+        sizes = {"num_components": config.num_components, "code_dim": spec.code_dim, "rank": config.mean_rank}
+        self.mixture = MixtureHead(width=config.width + self.num_flags, **sizes)
+        # One offset per component, as means of low rank have it, can start right in one metric only.
+        max_shapes = MAX_SHAPES if config.mean_rank is None else 1
+        self.metric = TargetMetric(spec.depth, spec.code_dim, config.metric, max_shapes)
+        self.reset_parameters()
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Start as the mixture does, with biases of 0."""
+        self.mixture.reset_parameters(generator)
+        with torch.no_grad():
+            for part in (self.mixture.affine, self.mixture.means):
+                part.weight[:, self.width :] = 0
+
+    def flagged(self, hidden: Float[Tensor, "N O"], visible: Int[Tensor, " N"]) -> Float[Tensor, "N F"]:
+        """The mixture's input: `hidden`, and which c it is."""
+        return torch.cat([hidden, one_hot(visible, self.num_flags).to(hidden.dtype)], dim=1)
+
+    def forward(
+        self,
+        hidden: Float[Tensor, "N O"],
+        target: Float[Tensor, "N H"],
+        visible: Int[Tensor, " N"],
+        smoothing: float = 0.01,
+    ) -> MixtureBound:
+        """Training bound on the negative log-likelihood of z (Eq. 1)."""
+        bound = self.mixture(self.flagged(hidden, visible), self.metric(target, visible), visible, smoothing)
+        log_det = self.metric.log_det(visible)
+        return replace(bound, total=bound.total - log_det, regression=bound.regression - log_det)
+
+    @torch.no_grad()
+    def log_prob(
+        self,
+        hidden: Float[Tensor, "N O"],
+        target: Float[Tensor, "N H"],
+        visible: Int[Tensor, " N"],
+        chunk_size: int | None = None,
+    ) -> Float[Tensor, " N"]:
+        """Exact log-likelihood of each target z in nats; arguments as for `MixtureHead.log_prob`."""
+        mapped = self.mixture.log_prob(self.flagged(hidden, visible), self.metric(target, visible), visible, chunk_size)
+        return mapped + self.metric.log_det(visible)
+
+    @property
+    def rows_per_chunk(self) -> int:
+        """See `MixtureHead`."""
+        return self.mixture.rows_per_chunk
+
+    @property
+    def rounded(self) -> frozenset[str]:
+        """See `losses.mixture.BoundHead`."""
+        return frozenset(f"mixture.{name}" for name in self.mixture.rounded)
+
+    @property
+    def noise(self) -> NoiseSize:
+        """See `MixtureHead`."""
+        return self.mixture.noise
+
+    @torch.no_grad()
+    def sample(
+        self,
+        hidden: Float[Tensor, "N O"],
+        visible: Int[Tensor, " N"],
+        uniform: Float[Tensor, " N"],
+        normal: Float[Tensor, "N H"],
+        *,
+        top_p: float = 1.0,
+        temperature: float = 1.0,
+    ) -> Float[Tensor, "N H"]:
+        """Draw z; arguments as for `MixtureHead.sample`, whose noise is that of the metric."""
+        inputs = self.flagged(hidden, visible)
+        return self.metric.inverse(
+            self.mixture.sample(inputs, uniform, normal, top_p=top_p, temperature=temperature), visible
+        )
+
+    def propose(
+        self,
+        hidden: Float[Tensor, "N O"],
+        visible: Int[Tensor, " N"],
+        codebooks: Codebooks,
+        noise: ProposalNoise,
+        walk: LevelWalk,
+        *,
+        top_p: float = 1.0,
+        temperature: float = 1.0,
+    ) -> tuple[Int[Tensor, "N D"], Float[Tensor, "N D"]]:
+        """Draw z and quantize it, as `MixtureHead.propose` does."""
+        latents = self.sample(hidden, visible, noise.uniform[:, 0], noise.normal, top_p=top_p, temperature=temperature)
+        vectors, norms, unit = codebooks
+        return residual_encode(latents, vectors, visible, walk=walk, norms=norms, unit=unit)

@@ -15,13 +15,13 @@ from resgen.models.base import INIT_STD, CodeModel, check_config
 from resgen.models.conditions import ClassCondition
 from resgen.models.guided import GuidedEvaluation
 from resgen.models.heads import Head, MixtureHead
-from resgen.models.metric import METRICS
 from resgen.nn.positions import Positions
 from resgen.nn.transformer import SharedModulation, Transformer
 from resgen.ops.residual import Codebooks, residual_decode
 from resgen.types import CodeSpec, LevelWalk, ProposalNoise, SequenceCondition
 
 HEADS = ("mixture", "residual", "tokens")
+METRICS = ("none", "scale", "diagonal", "triangular")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +45,8 @@ class ResGenConfig:
         head: what is predicted: `mixture`, the sum of the masked embeddings (Eq. 1); `residual`, the codes, each given
             the sum of those above it (see `TokenHead`); `tokens`, the codes, each level on its own (Eq. 2).
             `num_components`, `mean_rank` and `metric` are of `mixture` only.
-        metric: of the mixture's targets for each number of visible levels, one of `models.metric.METRICS`; the paper's
-            has `none`.
+        metric: of the mixture's targets for each number of visible levels, `scale`, `diagonal` or `triangular`,
+            see `models.metric.TargetMetric`; `none` is the paper's.
     """
 
     tag: ClassVar[str] = "unmasking"  # of the network; which kind it is, its head says
@@ -109,8 +109,10 @@ class ResGen(CodeModel):
     head: Head
 
     def __init__(self, config: ResGenConfig, spec: CodeSpec, head: Head | None = None) -> None:
-        if head is None and config.head != "mixture":
-            raise ConfigError(f"head='{config.head}' must be given to ResGen; kinds.build makes it")
+        if head is None and (config.head, config.metric) != ("mixture", "none"):
+            raise ConfigError(
+                f"head='{config.head}' with metric='{config.metric}' must be given to ResGen; kinds.build makes it"
+            )
         super().__init__(config, spec)
         self.positions = Positions(spec.shape, config.width, config.num_heads)
         self.input = nn.Linear(spec.code_dim, config.width)

@@ -11,7 +11,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from resgen.errors import ConfigError
 from resgen.losses import mixture_loss
+from resgen.models.head_choice import make_head
 from resgen.models.heads import MixtureHead
+from resgen.models.metric import MetricHead
+from resgen.models.resgen import ResGenConfig
+from resgen.types import CodeSpec
 
 WIDTH, COMPONENTS, DIM, DEPTH, ROWS = 12, 7, 6, 3, 11
 
@@ -35,9 +39,10 @@ class _Watch(TorchDispatchMode):
 
 def _problem(
     rank: int | None = None, dtype: torch.dtype = torch.float32, metric: str = "triangular"
-) -> tuple[MixtureHead, list[torch.Tensor], torch.Tensor]:
+) -> tuple[MixtureHead | MetricHead, list[torch.Tensor], torch.Tensor]:
     torch.manual_seed(0)
-    head = MixtureHead(width=WIDTH, num_components=COMPONENTS, code_dim=DIM, rank=rank, metric=metric, depth=DEPTH)
+    config = ResGenConfig(width=WIDTH, num_heads=1, num_components=COMPONENTS, mean_rank=rank, metric=metric)
+    head = make_head(config, CodeSpec(depth=DEPTH, codebook_size=9, code_dim=DIM, shape=(2,)))
     with torch.no_grad():
         for param in head.parameters():
             param.add_(0.1 * torch.randn_like(param))
@@ -62,7 +67,7 @@ def test_equal_to_autograd(rank: int | None, chunk_size: int | None, dtype: torc
     plain_head = copy.deepcopy(head)
     plain_hidden = hidden.clone().requires_grad_()
     hidden.requires_grad_()
-    bound = plain_head.bound(plain_hidden, target, visible, 0.02)
+    bound = plain_head(plain_hidden, target, visible, 0.02)
     plain = (bound.total * weight).sum()
     (3.0 * plain).backward()
     result = mixture_loss(head, hidden, target, visible, weight, chunk_size, smoothing=0.02)
@@ -80,7 +85,7 @@ def test_equal_to_autograd(rank: int | None, chunk_size: int | None, dtype: torc
 
 
 def test_under_autocast() -> None:
-    head, (hidden, target, weight), visible = _problem()
+    head, (hidden, target, weight), visible = _problem(metric="none")
     full = mixture_loss(head, hidden, target, visible, weight)
     full.loss.backward()
     expected = {name: param.grad.clone() for name, param in head.named_parameters()}
@@ -97,7 +102,7 @@ def test_under_autocast() -> None:
 
 
 def test_hidden_in_bfloat16_gets_a_bfloat16_gradient() -> None:
-    head, (hidden, target, weight), visible = _problem()
+    head, (hidden, target, weight), visible = _problem(metric="none")
     hidden = hidden.bfloat16().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
         mixture_loss(head, hidden, target, visible, weight, 4).loss.backward()
@@ -105,7 +110,7 @@ def test_hidden_in_bfloat16_gets_a_bfloat16_gradient() -> None:
 
 
 def test_frozen_parameters_get_no_gradient() -> None:
-    head, (hidden, target, weight), visible = _problem()
+    head, (hidden, target, weight), visible = _problem(metric="none")
     head.means.weight.requires_grad_(False)
     mixture_loss(head, hidden, target, visible, weight, 4).loss.backward()
     assert head.means.weight.grad is None
@@ -118,7 +123,7 @@ def test_frozen_parameters_get_no_gradient() -> None:
 
 
 def test_frozen_parameters_cost_nothing() -> None:
-    head, (hidden, target, weight), visible = _problem()
+    head, (hidden, target, weight), visible = _problem(metric="none")
     counts = []
     for trained in (True, False):
         head.means.weight.requires_grad_(trained)
@@ -129,7 +134,7 @@ def test_frozen_parameters_cost_nothing() -> None:
 
 
 def test_no_rows() -> None:
-    head, (hidden, target, weight), visible = _problem()
+    head, (hidden, target, weight), visible = _problem(metric="none")
     hidden = hidden[:0].requires_grad_()
     result = mixture_loss(head, hidden, target[:0], visible[:0], weight[:0])
     result.loss.backward()
@@ -139,7 +144,7 @@ def test_no_rows() -> None:
 
 
 def test_weights_of_zero() -> None:
-    head, (hidden, target, weight), visible = _problem()
+    head, (hidden, target, weight), visible = _problem(metric="none")
     result = mixture_loss(head, hidden, target, visible, torch.zeros_like(weight), 4)
     result.loss.backward()
     assert float(result.loss.detach()) == 0.0
@@ -160,7 +165,7 @@ def test_never_more_than_one_chunk_of_means(grad: bool) -> None:
 
 
 def test_no_gradient_work_without_grad() -> None:
-    head, (hidden, target, weight), visible = _problem()
+    head, (hidden, target, weight), visible = _problem(metric="none")
     hidden.requires_grad_()
     with _Watch() as watch, torch.no_grad():
         result = mixture_loss(head, hidden, target, visible, weight, 4)
@@ -174,7 +179,7 @@ def test_no_gradient_work_without_grad() -> None:
 
 
 def test_retained_graph_may_run_twice() -> None:
-    head, (hidden, target, weight), visible = _problem()
+    head, (hidden, target, weight), visible = _problem(metric="none")
     loss = mixture_loss(head, hidden, target, visible, weight, 4).loss
     first = torch.autograd.grad(loss, head.means.bias, retain_graph=True)[0]
     second = torch.autograd.grad(2 * loss, head.means.bias)[0]
@@ -182,6 +187,6 @@ def test_retained_graph_may_run_twice() -> None:
 
 
 def test_wrong_arguments() -> None:
-    head, (hidden, target, weight), visible = _problem()
+    head, (hidden, target, weight), visible = _problem(metric="none")
     with pytest.raises(ConfigError, match="chunk_size=0"):
         mixture_loss(head, hidden, target, visible, weight, 0)

@@ -50,9 +50,7 @@ def test_density_and_bound_are_those_of_the_mixture(rank: int | None) -> None:
     exact = mixture_log_prob(*params)
     assert torch.allclose(head.log_prob(hidden, target, nothing(target)), exact)
     assert torch.allclose(head.log_prob(hidden, target, nothing(target), chunk_size=2), exact)
-    assert torch.allclose(
-        head.bound(hidden, target, nothing(target), 0.1).total, mixture_bound(*params, smoothing=0.1).total
-    )
+    assert torch.allclose(head(hidden, target, nothing(target), 0.1).total, mixture_bound(*params, smoothing=0.1).total)
 
 
 @RANKS
@@ -70,14 +68,14 @@ def test_float32_inside_a_bfloat16_network(rank: int | None) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         inside = head.affine_parameters(hidden)
         value = head.log_prob(hidden, target, nothing(target))
-        total = head.bound(hidden, target, nothing(target)).total
+        total = head(hidden, target, nothing(target)).total
     for one, other in zip(plain, inside, strict=True):
         assert one.dtype == other.dtype == torch.float32
         assert torch.equal(one, other)
     assert value.dtype == total.dtype == torch.float32
     assert torch.allclose(value, expected, rtol=0.02, atol=0.1)
     noise = torch.rand(5), torch.randn(5, 4)
-    drawn = head.bfloat16().sample(hidden.bfloat16(), nothing(hidden), *noise, top_p=0.9, temperature=1.0)
+    drawn = head.bfloat16().sample(hidden.bfloat16(), *noise, top_p=0.9, temperature=1.0)
     assert drawn.dtype == torch.float32
 
 
@@ -87,7 +85,7 @@ def test_log_scale_is_clamped() -> None:
     assert head.affine_parameters(torch.zeros(1, 2))[1].tolist() == [-1.5]
     head.affine.bias.data[3] = 50.0
     assert head.affine_parameters(torch.zeros(1, 2))[1].tolist() == [10.0]
-    bound = head.bound(torch.zeros(1, 2), torch.ones(1, 2), nothing(torch.ones(1)))
+    bound = head(torch.zeros(1, 2), torch.ones(1, 2), nothing(torch.ones(1)))
     assert torch.isfinite(bound.total).all()
 
 
@@ -99,9 +97,7 @@ def test_samples_have_the_moments_of_the_mixture(rank: int | None, temperature: 
     hidden = torch.randn(1, 10)
     generator = torch.Generator().manual_seed(1)
     noise = torch.rand(draws, generator=generator), torch.randn(draws, 4, generator=generator)
-    sample = head.sample(
-        hidden.expand(draws, -1), torch.zeros(draws, dtype=torch.int64), *noise, top_p=1.0, temperature=temperature
-    ).double()
+    sample = head.sample(hidden.expand(draws, -1), *noise, top_p=1.0, temperature=temperature).double()
     logits, log_scale, shift = (value[0].detach().double() for value in head.affine_parameters(hidden))
     pi, means, scale = logits.softmax(-1), _means(head, hidden)[0].detach().double(), log_scale.exp()
     centre = pi @ means
@@ -114,7 +110,7 @@ def test_samples_stay_in_the_nucleus() -> None:
     head = _head(None)
     head.affine.bias.data[:6] = torch.tensor([5.0, 0, 0, 0, 0, 0])
     hidden = torch.randn(200, 10) * 0.01
-    sample = head.sample(hidden, nothing(hidden), torch.rand(200), torch.randn(200, 4), top_p=0.5, temperature=0.0)
+    sample = head.sample(hidden, torch.rand(200), torch.randn(200, 4), top_p=0.5, temperature=0.0)
     _, log_scale, shift = head.affine_parameters(hidden)
     expected = shift + log_scale.exp()[:, None] * _means(head, hidden)[:, 0]
     assert torch.allclose(sample, expected, atol=1e-5)
@@ -148,14 +144,7 @@ def test_sampling_never_builds_all_means(rank: int | None) -> None:
     rows, components, dim, width = 32, 64, 8, 4
     head = MixtureHead(width=width, num_components=components, code_dim=dim, rank=rank)
     with _Largest() as largest:
-        head.sample(
-            torch.randn(rows, width),
-            torch.zeros(rows, dtype=torch.int64),
-            torch.rand(rows),
-            torch.randn(rows, dim),
-            top_p=0.9,
-            temperature=1.0,
-        )
+        head.sample(torch.randn(rows, width), torch.rand(rows), torch.randn(rows, dim), top_p=0.9, temperature=1.0)
     # One mean's weights per row, or the logits; all means would be 16,384 numbers, all low-rank coefficients 4,096.
     assert largest.numel <= rows * max(dim * width, components + 1 + dim)
 
@@ -205,10 +194,8 @@ def test_initialize_finds_the_clusters(rank: int | None) -> None:
     after = -head.log_prob(hidden, samples, nothing(samples)).mean()
     # The entropy of the truth is 4 (log 0.1 + 1.419) + log 3 = -2.44 nats; the random start is far above 0.
     assert after < 0.0 < before
-    assert after < head.bound(hidden, samples, nothing(samples)).total.mean()
-    drawn = head.sample(
-        hidden, nothing(hidden), torch.rand(900, generator=generator), torch.zeros(900, 4), top_p=1.0, temperature=0.0
-    )
+    assert after < head(hidden, samples, nothing(samples)).total.mean()
+    drawn = head.sample(hidden, torch.rand(900, generator=generator), torch.zeros(900, 4), top_p=1.0, temperature=0.0)
     assert torch.cdist(drawn, centres).min(dim=1).values.max() < 0.6
     counts = torch.bincount(torch.cdist(drawn, centres).argmin(1), minlength=3) / 900
     assert torch.allclose(counts, torch.bincount(label, minlength=3) / 900, atol=0.06)
@@ -251,8 +238,6 @@ def test_errors() -> None:
         MixtureHead(width=3, num_components=0, code_dim=4)
     head = MixtureHead(width=3, num_components=4, code_dim=2)
     with pytest.raises(ConfigError, match="temperature=-1"):
-        head.sample(
-            torch.zeros(1, 3), nothing(torch.zeros(1)), torch.zeros(1), torch.zeros(1, 2), top_p=1.0, temperature=-1.0
-        )
+        head.sample(torch.zeros(1, 3), torch.zeros(1), torch.zeros(1, 2), top_p=1.0, temperature=-1.0)
     with pytest.raises(ConfigError, match="rows of 2"):
         start_mixture(head, lambda _: torch.zeros(4, 3), torch.Generator())

@@ -10,7 +10,9 @@ from resgen.devices import cast_parameters
 from resgen.errors import ConfigError
 from resgen.models.head_start import start_mixture
 from resgen.models.heads import MixtureHead
-from resgen.models.metric import MAX_SHAPES, METRICS, TargetMetric
+from resgen.models.metric import MAX_SHAPES, MetricHead, TargetMetric
+from resgen.models.resgen import METRICS, ResGenConfig
+from resgen.types import CodeSpec
 
 DEPTH, DIM, WIDTH, COMPONENTS = 3, 4, 10, 6
 kinds = pytest.mark.parametrize("kind", METRICS[1:])
@@ -27,15 +29,19 @@ def _metric(kind: str, depth: int = DEPTH, max_shapes: int = MAX_SHAPES) -> Targ
     return metric
 
 
-def _head(kind: str, rank: int | None = None, depth: int = DEPTH, components: int = COMPONENTS) -> MixtureHead:
+def _new(kind: str, rank: int | None = None, depth: int = DEPTH, components: int = COMPONENTS) -> MetricHead:
+    config = ResGenConfig(width=WIDTH, num_heads=1, num_components=components, mean_rank=rank, metric=kind)
+    return MetricHead(config, CodeSpec(depth=depth, codebook_size=9, code_dim=DIM, shape=(2,)))
+
+
+def _head(kind: str, rank: int | None = None, components: int = COMPONENTS) -> MetricHead:
     torch.manual_seed(1)
-    head = MixtureHead(width=WIDTH, num_components=components, code_dim=DIM, rank=rank, metric=kind, depth=depth)
+    head = _new(kind, rank, components=components)
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
-        if head.metric is not None:
-            head.metric.centre.normal_()
-            head.metric.log_scale.normal_()
+        head.metric.centre.normal_()
+        head.metric.log_scale.normal_()
     return head
 
 
@@ -60,13 +66,12 @@ def test_maps_and_maps_back(kind: str, depth: int) -> None:
 def test_density_is_that_of_the_mixture(kind: str, rank: int | None) -> None:
     """log p(z) in float64: a mixture of Gaussians with means m + T^-1 (b + a mu_v) and covariance a^2 (T'T)^-1."""
     head = _head(kind, rank).double()
-    assert head.metric is not None
     hidden, target, visible = torch.randn(9, WIDTH).double(), torch.randn(9, DIM).double(), torch.arange(9) % DEPTH
     inputs = head.flagged(hidden, visible)
-    logits, log_scale, shift = head.affine_parameters(inputs)
-    means = head.means(inputs).unflatten(-1, (COMPONENTS, -1))
-    if head.basis is not None and head.offset is not None:
-        means = torch.einsum("khr,nkr->nkh", head.basis, means) + head.offset
+    logits, log_scale, shift = head.mixture.affine_parameters(inputs)
+    means = head.mixture.means(inputs).unflatten(-1, (COMPONENTS, -1))
+    if head.mixture.basis is not None and head.mixture.offset is not None:
+        means = torch.einsum("khr,nkr->nkh", head.mixture.basis, means) + head.mixture.offset
     expected = []
     for row, c in enumerate(visible.tolist()):
         matrix = head.metric.factors[head.metric.shape_of[c]] / head.metric.log_scale[c].exp()
@@ -77,7 +82,7 @@ def test_density_is_that_of_the_mixture(kind: str, rank: int | None) -> None:
     exact = head.log_prob(hidden, target, visible)
     torch.testing.assert_close(exact, torch.stack(expected))
     torch.testing.assert_close(head.log_prob(hidden, target, visible, chunk_size=2), exact)
-    assert (head.bound(hidden, target, visible).total >= -exact - 1e-9).all()
+    assert (head(hidden, target, visible).total >= -exact - 1e-9).all()
 
 
 def test_samples_have_the_density(kind: str = "triangular") -> None:
@@ -89,9 +94,8 @@ def test_samples_have_the_density(kind: str = "triangular") -> None:
     uniform, normal = torch.rand(count, generator=stream), torch.randn(count, DIM, generator=stream)
     drawn = head.sample(hidden, visible, uniform, normal).double()
     inputs = head.flagged(hidden[:1], visible[:1])
-    logits, log_scale, shift = (part.double()[0] for part in head.affine_parameters(inputs))
-    means = head.means(inputs).view(2, DIM).double()
-    assert head.metric is not None
+    logits, log_scale, shift = (part.double()[0] for part in head.mixture.affine_parameters(inputs))
+    means = head.mixture.means(inputs).view(2, DIM).double()
     inverse = torch.linalg.inv(head.metric.factors[1].double() / head.metric.log_scale[1].exp())
     shares = logits.softmax(0)
     centres = head.metric.centre[1] + (shift + log_scale.exp() * means) @ inverse.T
@@ -118,9 +122,9 @@ def test_start_from_targets_of_many_scales(rank: int | None, depth: int) -> None
         noise = torch.randn(2000, DIM, generator=torch.Generator().manual_seed(c))
         return (centres[labels] + 0.3 * noise * axes) * 0.7**c + c
 
-    plain = MixtureHead(width=WIDTH, num_components=8, code_dim=DIM, rank=rank, depth=depth)
+    plain = MixtureHead(width=WIDTH, num_components=8, code_dim=DIM, rank=rank)
     start_mixture(plain, targets, torch.Generator().manual_seed(0))
-    head = MixtureHead(width=WIDTH, num_components=8, code_dim=DIM, rank=rank, metric="triangular", depth=depth)
+    head = _new("triangular", rank, depth, components=8)
     start_mixture(head, targets, torch.Generator().manual_seed(0))
     hidden = torch.zeros(2000, WIDTH)
     for c in range(0, depth, 5):
@@ -129,14 +133,14 @@ def test_start_from_targets_of_many_scales(rank: int | None, depth: int) -> None
         # The truth: -entropy of the noise and, at most, of the five labels.
         entropy = DIM * (1.4189 + torch.log(torch.tensor(0.3 * 0.7**c))) + axes.log().sum()
         assert value > -entropy - 2.3 and value > before + 1, (c, float(value), float(-entropy))
-    assert head.metric is not None and head.metric.num_shapes == (1 if rank else min(depth, MAX_SHAPES))
+    assert head.metric.num_shapes == (1 if rank else min(depth, MAX_SHAPES))
 
 
 @kinds
 def test_degenerate_targets_stay_finite(kind: str) -> None:
     """One row, and rows in a plane: no scale of 0, no singular covariance."""
     for rows in (torch.ones(1, DIM), torch.randn(50, DIM) * torch.tensor([1.0, 1.0, 0.0, 0.0])):
-        head = MixtureHead(width=WIDTH, num_components=3, code_dim=DIM, metric=kind, depth=2)
+        head = _new(kind, depth=2, components=3)
         start_mixture(head, lambda _, rows=rows: rows, torch.Generator().manual_seed(0))
         assert all(torch.isfinite(value).all() for value in head.state_dict().values())
         assert torch.isfinite(head.log_prob(torch.zeros(1, WIDTH), rows[:1], torch.zeros(1, dtype=torch.int64))).all()
@@ -148,7 +152,7 @@ def test_stays_float32_in_a_bfloat16_network() -> None:
     uniform, normal = torch.rand(5), torch.randn(5, DIM)
     full = head.sample(hidden, visible, uniform, normal)
     cast_parameters(head, torch.bfloat16)
-    assert head.means.weight.dtype == torch.bfloat16 and head.metric is not None
+    assert head.mixture.means.weight.dtype == torch.bfloat16
     assert {parameter.dtype for parameter in head.metric.parameters()} == {torch.float32}
     rounded = head.sample(hidden.bfloat16(), visible, uniform, normal)
     assert rounded.dtype == torch.float32
