@@ -191,14 +191,14 @@ def compare_reports(reports: Sequence[EvaluationReport], *, varying: Collection[
         check_comparable(reports[0].protocol, other.protocol, varying=varying)
     head = ["model", *_columns(reports[0])]
     rows = [[report.model, *cells] for report in reports for cells in _rows(report)]
-    return _table(head, rows)
+    return markdown_table(head, rows)
 
 
 def report_markdown(report: EvaluationReport) -> str:
     """A report for a person: numbers, warnings, protocol, command."""
     protocol, floor = report.protocol, report.floor
     lines = [f"# Evaluation of {report.model}", ""]
-    lines += [_table(_columns(report), _rows(report)), ""]
+    lines += [markdown_table(_columns(report), _rows(report)), ""]
     if len(protocol.seeds) > 1:
         lines += [f"Mean and standard deviation over {len(protocol.seeds)} seeds.", ""]
     if protocol.purpose == "generation":
@@ -206,7 +206,7 @@ def report_markdown(report: EvaluationReport) -> str:
     if report.reconstruction is not None:
         pairs = zip(report.reconstruction.usage, report.reconstruction.perplexity, strict=True)
         levels = [[str(i + 1), f"{u:.1%}", f"{p:.1f}"] for i, (u, p) in enumerate(pairs)]
-        lines += [_table(["level", "usage", "perplexity"], levels), ""] if levels else []
+        lines += [markdown_table(["level", "usage", "perplexity"], levels), ""] if levels else []
     known = f"; of the reference, {floor.recognised:.1%} are recognised" if floor.recognised is not None else ""
     distance = protocol.metric_name.removeprefix("r")
     lines += [
@@ -217,7 +217,7 @@ def report_markdown(report: EvaluationReport) -> str:
     lines += [*(f"- Warning: {warning}" for warning in report.warnings), ""] if report.warnings else []
     lines += [f"## Protocol {protocol.protocol_id}", ""]
     entries = {**config_to_dict(protocol), "model_sha256": report.model_sha256, **report.environment}
-    lines += [_table(["what", "value"], [[key, _plain(value)] for key, value in entries.items()])]
+    lines += [markdown_table(["what", "value"], [[key, _plain(value)] for key, value in entries.items()])]
     if report.command:
         lines += ["", "```", report.command, "```"]
     return "\n".join(lines) + "\n"
@@ -281,6 +281,7 @@ def _plain(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

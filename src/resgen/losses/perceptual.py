@@ -31,8 +31,7 @@ class VGGPerceptualLoss(nn.Module):
 
     Args:
         path: safetensors with `features.N.weight|bias` as in the common VGG-16 layout, and optionally `linK.weight`
-            `[1, C, 1, 1]`
-            (K = 0..4), LPIPS's learned channel weights.
+            `[1, C, 1, 1]` (K = 0..4), LPIPS's learned channel weights.
 
     Raises:
         CheckpointError: the file is missing, unreadable or lacks a tensor.

@@ -50,8 +50,7 @@ class MultiPeriodDiscriminator(nn.Module):
 
     def __init__(self, periods: Sequence[int] = PERIODS, widths: Sequence[int] = (8, 16, 32, 64)) -> None:
         super().__init__()
-        _check_sizes("periods", periods)
-        _check_sizes("widths", widths)
+        _check_sizes(periods=periods, widths=widths)
         self.periods = tuple(periods)
         self.parts = nn.ModuleList(
             _Stack(1, widths, kernel=(5, 1), stride=(3, 1), last_kernel=(3, 1)) for _ in self.periods
@@ -81,8 +80,8 @@ class MultiResolutionDiscriminator(nn.Module):
 
     def __init__(self, fft_sizes: Sequence[int] = FFT_SIZES, width: int = 8) -> None:
         super().__init__()
-        _check_sizes("fft_sizes", fft_sizes, at_least=8)
-        _check_sizes("width", (width,))
+        _check_sizes(8, fft_sizes=fft_sizes)
+        _check_sizes(width=(width,))
         self.fft_sizes = tuple(fft_sizes)
         self.parts = nn.ModuleList(
             _Stack(2, (width,) * 4, kernel=(3, 9), stride=(1, 2), last_kernel=(3, 3)) for _ in self.fft_sizes
@@ -117,7 +116,7 @@ class WaveformDiscriminator(nn.Module):
 
     def __init__(self, width: int = 8) -> None:
         super().__init__()
-        _check_sizes("width", (width,))
+        _check_sizes(width=(width,))
         self.periods = MultiPeriodDiscriminator(widths=(width, 2 * width, 4 * width, 8 * width))
         self.resolutions = MultiResolutionDiscriminator(width=width)
 
@@ -137,8 +136,7 @@ class MelDiscriminator(nn.Module):
 
     def __init__(self, windows: Sequence[int] = MEL_WINDOWS, width: int = 16) -> None:
         super().__init__()
-        _check_sizes("windows", windows)
-        _check_sizes("width", (width,))
+        _check_sizes(windows=windows, width=(width,))
         self.windows = tuple(windows)
         self.parts = nn.ModuleList(
             _Stack(1, (width, 2 * width, 4 * width), kernel=(5, 5), stride=(2, 2), last_kernel=(3, 3))
@@ -265,6 +263,7 @@ def _mean(values: Float[Tensor, "B C t k"], of: Judgement) -> Float[Tensor, ""]:
     return (values * weight[of.rows, None, :, None]).sum() / total
 
 
-def _check_sizes(name: str, sizes: Sequence[int], at_least: int = 1) -> None:
-    if not sizes or min(sizes) < at_least:
-        raise ConfigError(f"{name}={tuple(sizes)} must hold one or more numbers of at least {at_least}")
+def _check_sizes(least: int = 1, **lists: Sequence[int]) -> None:
+    for name, sizes in lists.items():
+        if not sizes or min(sizes) < least:
+            raise ConfigError(f"{name}={tuple(sizes)} must hold one or more numbers of at least {least}")

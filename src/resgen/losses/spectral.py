@@ -8,6 +8,7 @@ share in the batch's distance.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Sequence
@@ -54,7 +55,11 @@ def multi_scale_mel_l1(
     Raises:
         ConfigError: no windows, or a window that is not a multiple of 4 or below 16.
     """
-    _check_windows(windows)
+    if not windows:
+        raise ConfigError("windows=() must hold at least one window")
+    for window in windows:
+        if window < 16 or window % 4:
+            raise ConfigError(f"window={window} must be a multiple of 4, 16 or more")
     outputs, targets = outputs.float(), targets.float()
     outputs, targets = (_without_padding(samples, lengths, rows) for samples in (outputs, targets))
     windows = _fitting(windows, outputs.shape[1])
@@ -149,31 +154,14 @@ def _fitting(sizes: Sequence[int], num_samples: int) -> list[int]:
     return fitting or [min(sizes)]
 
 
-def _check_windows(windows: Sequence[int]) -> None:
-    if not windows:
-        raise ConfigError("windows=() must hold at least one window")
-    for window in windows:
-        if window < 16 or window % 4:
-            raise ConfigError(f"window={window} must be a multiple of 4, 16 or more")
-
-
 @functools.lru_cache(maxsize=128)
 def _mel_config(sample_rate_hz: int, window: int) -> MelConfig:
     """The most bands up to 5 w / 32 that all hold a frequency bin; at high rates w = 32 has no room for 5."""
-    for num_bands in range(max(5 * window // 32, 1), 0, -1):
-        try:
-            return MelConfig(
-                sample_rate_hz=sample_rate_hz,
-                fft_size=window,
-                window_size=window,
-                hop_size=window // 4,
-                num_bands=num_bands,
-                max_hz=sample_rate_hz / 2,
-            )
-        except ConfigError:
-            if num_bands == 1:
-                raise
-    raise AssertionError("the loop returns or raises")
+    sizes = {"fft_size": window, "window_size": window, "hop_size": window // 4}
+    for num_bands in range(5 * window // 32, 1, -1):
+        with contextlib.suppress(ConfigError):
+            return MelConfig(sample_rate_hz=sample_rate_hz, **sizes, num_bands=num_bands, max_hz=sample_rate_hz / 2)
+    return MelConfig(sample_rate_hz=sample_rate_hz, **sizes, num_bands=1, max_hz=sample_rate_hz / 2)
 
 
 def _magnitude(samples: Tensor, fft_size: int, hop_size: int, window_size: int) -> Float[Tensor, "B bins T"]:

@@ -62,12 +62,9 @@ def create_app(service: Service) -> ASGIApp:
 
     keyed = [Depends(HTTPBearer(auto_error=False)), Depends(APIKeyHeader(name="X-API-Key", auto_error=False))]
     app.include_router(_models(service), dependencies=keyed if service.config.api_key else [])
-    app.add_exception_handler(StarletteHTTPException, _http_error)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(ResGenError, _refused)
-    for kind in (QueueFullError, ClosedError, TimeoutError):
-        app.add_exception_handler(kind, _not_now)
-    app.add_exception_handler(Exception, _defect)
+    refusals = (StarletteHTTPException, RequestValidationError, ResGenError, QueueFullError, ClosedError, TimeoutError)
+    for kind in (*refusals, Exception):
+        app.add_exception_handler(kind, _failed)
     return Gate(app, service)
 
 
@@ -285,31 +282,23 @@ def _error(status: int, reason: str, headers: Any = None) -> Response:
     return Response(error_body(reason), status, headers=fields, media_type="application/json")
 
 
-async def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, StarletteHTTPException)
-    return _error(error.status_code, str(error.detail), error.headers)
-
-
-async def _invalid(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        return _error(415, "the body must be application/json")
-    if any(one["type"] == "json_invalid" for one in error.errors()):
-        return _error(400, "the body is not valid JSON")
-    return _error(422, validation_line(error.errors()))
-
-
-async def _refused(request: Request, error: Exception) -> Response:
-    return _error(404 if isinstance(error, UnknownModelError) else 422, str(error))
-
-
-async def _not_now(request: Request, error: Exception) -> Response:
-    if isinstance(error, QueueFullError):
-        return _error(429, "too many requests wait; try again later")
-    if isinstance(error, ClosedError):
-        return _error(503, "the server is shutting down")
-    return _error(504, "the answer took too long; ask for fewer samples or steps")
-
-
-async def _defect(request: Request, error: Exception) -> Response:
+async def _failed(request: Request, error: Exception) -> Response:
+    """The answer to whatever a route raises."""
+    match error:
+        case StarletteHTTPException():
+            return _error(error.status_code, str(error.detail), error.headers)
+        case RequestValidationError():
+            if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+                return _error(415, "the body must be application/json")
+            if any(one["type"] == "json_invalid" for one in error.errors()):
+                return _error(400, "the body is not valid JSON")
+            return _error(422, validation_line(error.errors()))
+        case ResGenError():
+            return _error(404 if isinstance(error, UnknownModelError) else 422, str(error))
+        case QueueFullError():
+            return _error(429, "too many requests wait; try again later")
+        case ClosedError():
+            return _error(503, "the server is shutting down")
+        case TimeoutError():
+            return _error(504, "the answer took too long; ask for fewer samples or steps")
     return _error(500, DEFECT)

@@ -29,21 +29,9 @@ HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(self)",
     "Cache-Control": "no-store",
 }
-ROUTES = (
-    "/",
-    "/v1/models",
-    "/v1/images",
-    "/v1/images/stream",
-    "/v1/images/edit",
-    "/v1/images/levels",
-    "/v1/speech",
-    "/healthz",
-    "/readyz",
-    "/metrics",
-    "/openapi.json",
-    "/docs",
-)
 FORMS = ("/v1/images/edit", "/v1/images/levels", "/v1/speech")
+OPEN = ("/", "/healthz", "/readyz", "/docs")
+ROUTES = (*OPEN, "/v1/models", "/v1/images", "/v1/images/stream", *FORMS, "/metrics", "/openapi.json")
 MAX_JSON_BYTES = 1 << 16
 LATE_BYTES, LATE_S = 1 << 28, 10.0
 """How much of a body is read, and for how long, after the answer: a client that is still sending when the connection
@@ -108,7 +96,7 @@ class Gate:
     def _refusal(self, scope: Scope, computing: bool) -> tuple[int, str] | None:
         """Status and reason for which a request is not even read."""
         service, path, headers = self.service, scope["path"], Headers(scope=scope)
-        is_open = path in ("/", "/healthz", "/readyz", "/docs") or path.startswith("/page/")
+        is_open = path in OPEN or path.startswith("/page/")
         if service.config.api_key is not None and not is_open and not has_key(headers, service.config.api_key):
             return 401, "a key is needed: Authorization: Bearer KEY, or X-API-Key: KEY"
         if path.startswith("/v1/") and service.state != READY:
@@ -186,11 +174,10 @@ def route_of(path: str) -> str:
     return path if path in ROUTES else "/page/{name}" if path.startswith("/page/") else "other"
 
 
-async def send_error(send: Send, status: int, reason: str, headers: dict[str, str] | None = None) -> None:
+async def send_error(send: Send, status: int, reason: str) -> None:
     """`{"error": reason}` in one line of ASCII."""
-    extra = {**(headers or {}), **status_headers(status)}
     body = error_body(reason)
-    fields = {"content-type": "application/json", "content-length": str(len(body)), **extra}
+    fields = {"content-type": "application/json", "content-length": str(len(body)), **status_headers(status)}
     start: dict[str, Any] = {"type": "http.response.start", "status": status}
     start["headers"] = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in fields.items()]
     await send(start)

@@ -52,17 +52,10 @@ class Service:
             observe=lambda samples, seconds: self.metrics.computed(samples, seconds),
         )
         self.metrics = Metrics(lambda: len(self.batcher), lambda: self.busy)
-        self._load = [
-            functools.partial(
-                ServedSpeech if is_sound_model(source) else ServedImages,
-                name,
-                source,
-                config,
-                device=device,
-                dtype=dtype,
-            )
-            for name, source in sources.items()
-        ]
+        self._load = []
+        for name, source in sources.items():
+            served = ServedSpeech if is_sound_model(source) else ServedImages
+            self._load.append(functools.partial(served, name, source, config, device=device, dtype=dtype))
 
     async def start(self) -> None:
         """Load the models in the worker thread; then the service is ready.
@@ -102,18 +95,11 @@ class Service:
         """The body of `GET /v1/models`."""
         config = self.config
         limits = {name: getattr(config, name) for name in ("max_steps", "max_samples", "max_text", "max_upload_bytes")}
-        return {
-            "models": [
-                {
-                    "name": name,
-                    "kind": model.kind,
-                    "description": model.description,
-                    **model.describe(),
-                    "limits": limits,
-                }
-                for name, model in self.models.items()
-            ]
-        }
+        answers = []
+        for name, model in self.models.items():
+            about = {"name": name, "kind": model.kind, "description": model.description}
+            answers.append({**about, **model.describe(), "limits": limits})
+        return {"models": answers}
 
     async def result(self, ticket: Ticket) -> Any:
         """Wait for a ticket's result within the time that a request may take."""

@@ -125,7 +125,8 @@ class Log:
             file.write(json.dumps(line) + "\n")
         self._finished = kind == "final"
         if self._loggers is not None:
-            self._loggers.metrics(step, {f"{kind}/{name}": value for name, value in values.items()})
+            named = {f"{kind}/{name}": value for name, value in values.items()}
+            self._loggers.tell(lambda logger: logger.metrics(step, named))
 
     def samples(self, step: int, picture: Path) -> None:
         """Tell the loggers of a sample picture and of the sounds `<its name>_*.wav` beside it."""
@@ -133,7 +134,7 @@ class Log:
             return
         begin = len(picture.stem) + 1
         sounds = {path.stem[begin:]: path for path in sorted(picture.parent.glob(f"{picture.stem}_*.wav"))}
-        self._loggers.samples(step, picture, sounds)
+        self._loggers.tell(lambda logger: logger.samples(step, picture, sounds))
 
     def start(self, total: int, completed: int) -> None:
         """Show the progress bar, if stderr is a terminal."""
@@ -171,7 +172,7 @@ class Log:
             self._progress.stop()
             self._progress = None
         if self._loggers is not None:
-            self._loggers.close(self._finished)
+            self._loggers.tell(lambda logger: logger.close(self._finished))
             self._loggers = None
 
 

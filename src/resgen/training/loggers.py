@@ -72,12 +72,10 @@ class TensorBoardLogger:
         self._writer: Any = tensorboard.SummaryWriter(str(run.folder / "tb"), purge_step=purge_step)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """See `Logger`."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
     def samples(self, step: int, picture: Path, sounds: Mapping[str, Path]) -> None:
-        """See `Logger`."""
         with Image.open(picture) as image:
             self._writer.add_image("samples", np.asarray(image.convert("RGB")), step, dataformats="HWC")
         for name, path in sounds.items():
@@ -86,7 +84,6 @@ class TensorBoardLogger:
                 self._writer.add_audio(f"samples/{name}", values[None] / 32768, step, file.getframerate())
 
     def close(self, finished: bool) -> None:
-        """See `Logger`."""
         self._writer.close()
 
 
@@ -112,16 +109,13 @@ class WandbLogger:
         self._run.define_metric("*", step_metric="step")
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """See `Logger`."""
         self._run.log({"step": step, **values})
 
     def samples(self, step: int, picture: Path, sounds: Mapping[str, Path]) -> None:
-        """See `Logger`."""
         audio = {f"samples/{name}": self._wandb.Audio(str(path)) for name, path in sounds.items()}
         self._run.log({"step": step, "samples": self._wandb.Image(str(picture)), **audio})
 
     def close(self, finished: bool) -> None:
-        """See `Logger`."""
         self._run.finish(exit_code=0 if finished else 1)
 
 
@@ -155,20 +149,8 @@ class Loggers:
         if now != ids:
             write_json(folder / RUNS_NAME, now)
 
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """See `Logger`."""
-        self._each(lambda logger: logger.metrics(step, values))
-
-    def samples(self, step: int, picture: Path, sounds: Mapping[str, Path]) -> None:
-        """See `Logger`."""
-        self._each(lambda logger: logger.samples(step, picture, sounds))
-
-    def close(self, finished: bool) -> None:
-        """See `Logger`."""
-        self._each(lambda logger: logger.close(finished))
-        self._open.clear()
-
-    def _each(self, act: Callable[[Logger], None]) -> None:
+    def tell(self, act: Callable[[Logger], None]) -> None:
+        """Have every logger do something."""
         for name, logger in list(self._open.items()):
             try:
                 act(logger)

@@ -126,7 +126,7 @@ def encode_sound(
         raise DataError(f"cannot write {where}: the sound holds values that are not finite (NaN or infinity)")
     # rounded here: libsndfile multiplies by 32,767 in writing and divides by 32,768 in reading
     whole = (samples.detach().cpu().double() * 32768).round().clamp(-32768, 32767).to(torch.int16).numpy()
-    soundfile = _soundfile()
+    soundfile = import_extra("soundfile", "speech")
     content = io.BytesIO()
     try:
         with soundfile.SoundFile(content, "w", sample_rate_hz, 1, kind[1], format=kind[0]) as file:
@@ -184,12 +184,7 @@ def loudness_db(samples: Float[Tensor, " S"], sample_rate_hz: int) -> float:
 def normalise_loudness(
     samples: Float[Tensor, " S"], sample_rate_hz: int, target_db: float = -23.0
 ) -> Float[Tensor, " S"]:
-    """Scale a sound by its `loudness_gain`; silence stays.
-
-    Raises:
-        ConfigError: a rate outside 1,000..384,000 Hz, or a target that is not finite.
-        MissingExtraError: pyloudnorm is not installed.
-    """
+    """Scale a sound by its `loudness_gain`, whose errors it raises; silence stays."""
     return samples * loudness_gain(samples, sample_rate_hz, target_db)
 
 
@@ -291,11 +286,6 @@ def _check_rate(sample_rate_hz: int) -> None:
         raise ConfigError(f"sample_rate_hz={sample_rate_hz} must lie in {_RATES_HZ[0]}..{_RATES_HZ[1]}")
 
 
-def _soundfile() -> Any:
-    soundfile = import_extra("soundfile", "speech")
-    return soundfile
-
-
 class _Content(io.BytesIO):
     """Bytes for libsndfile, which on damaged files seeks before the start; an exception there would only be printed."""
 
@@ -307,7 +297,7 @@ def _decode(
     source: str | Path | bytes | memoryview, where: str, max_seconds: float, max_values: int
 ) -> tuple[Float[np.ndarray, "S C"], int]:
     """All channels, and the rate in Hz; refuses what is empty or not whole."""
-    soundfile = _soundfile()
+    soundfile = import_extra("soundfile", "speech")
     try:
         content = bytes(source) if isinstance(source, bytes | memoryview) else _read_file(Path(source))
         with soundfile.SoundFile(_Content(content)) as file:

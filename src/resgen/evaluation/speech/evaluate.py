@@ -15,6 +15,7 @@ from torch import Tensor
 from resgen.config import config_to_dict
 from resgen.data.sound.decode import resample
 from resgen.errors import DataError
+from resgen.evaluation.report import markdown_table
 from resgen.evaluation.speech.metrics import (
     NORMALISER,
     Rate,
@@ -197,7 +198,7 @@ def evaluate_speech(
     texts = [trial.text for trial, _, _ in runs]
     prompts = torch.stack([_embed(encoder, trial.prompt) for trial, _, _ in runs])
     copies = torch.stack([_embed(encoder, one.prompt_reconstructed) for one in spoken])
-    scores, generated_transcripts = [], []
+    scores, generated = [], []
     for name, sounds in (
         ("generated", [one.generated for one in spoken]),
         ("recordings", [trial.truth for trial, _, _ in runs]),
@@ -222,14 +223,12 @@ def evaluate_speech(
             )
         )
         if name == "generated":
-            generated_transcripts = transcripts
-    prompt_speakers = [trial.speaker for trial, _, _ in runs]
+            generated = transcripts
+    transcribed = [(trial.speaker, trial.text, said) for (trial, _, _), said in zip(runs, generated, strict=True)]
     by_speaker = {}
-    for who in sorted(set(prompt_speakers)):
-        rows = [row for row, name in enumerate(prompt_speakers) if name == who]
-        by_speaker[who] = error_rates(
-            [texts[row] for row in rows], [generated_transcripts[row] for row in rows]
-        ).words.value
+    for who in sorted({speaker for speaker, _, _ in transcribed}):
+        own = [(text, said) for speaker, text, said in transcribed if speaker == who]
+        by_speaker[who] = error_rates([text for text, _ in own], [said for _, said in own]).words.value
     duration = sum(len(one.generated.samples) / one.generated.sample_rate_hz for one in spoken)
     return SpeechReport(
         protocol=protocol,
@@ -239,7 +238,7 @@ def evaluate_speech(
         real_time_factor=seconds / duration,
         passes=sum(one.passes for one in spoken) / len(spoken),
         command=command,
-        transcripts=list(zip(prompt_speakers, texts, generated_transcripts, strict=True)),
+        transcripts=transcribed,
     )
 
 
@@ -251,42 +250,29 @@ def about_judge(judge: Transcriber | SpeakerEncoder) -> dict[str, str]:
 def speech_markdown(report: SpeechReport) -> str:
     """A report for people: one table, and the protocol it rests on."""
     protocol = report.protocol
-    lines = [
-        f"# Speech of {report.model}: {protocol.task}",
-        "",
-        "| speech | WER | CER | without error | SIM-o | SIM-r | nearest speaker is the prompt's |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    names = ("speech", "WER", "CER", "without error", "SIM-o", "SIM-r", "nearest speaker is the prompt's")
+    rows = []
     for row in report.scores:
         rates = [row.wer.percent(), row.cer.percent(), f"{row.exact:.1%}"]
         alike = [f"{rate.value:.3f}" for rate in (row.sim_o, row.sim_r)]
-        lines.append("| " + " | ".join([row.name, *rates, *alike, row.nearest.percent()]) + " |")
-    lines += [
-        "",
+        rows.append([row.name, *rates, *alike, row.nearest.percent()])
+    speakers = [[name, f"{value:.1%}"] for name, value in report.by_speaker.items()]
+    settings = [[name, str(value)] for name, value in config_to_dict(protocol).items() if name != "candidates"]
+    parts = [
+        f"# Speech of {report.model}: {protocol.task}",
+        markdown_table(names, rows),
         f"Brackets: 95 % intervals by bootstrap over the utterances. {protocol.num_trials} utterances for each of the "
         f"seeds {', '.join(map(str, protocol.seeds))}; {report.passes:.0f} network passes per utterance; real-time "
         f"factor {report.real_time_factor:.2f}, all included.",
-        "",
         f"The rows 'recordings' and 'tokenizer' are the scores of `{protocol.transcriber['name']}` and "
         f"`{protocol.speaker_encoder['name']}` on the true recordings, as they are and through the tokenizer: what is "
         f"lost there is not the generator's doing. {len(protocol.candidates)} candidate speakers.",
-        "",
-        "| speaker | WER of generated speech |",
-        "| --- | --- |",
-        *(f"| {name} | {value:.1%} |" for name, value in report.by_speaker.items()),
-        "",
+        markdown_table(("speaker", "WER of generated speech"), speakers),
         "## Protocol",
-        "",
-        "| what | value |",
-        "| --- | --- |",
-        *(f"| {name} | {value} |" for name, value in config_to_dict(protocol).items() if name != "candidates"),
-        "",
-        "```",
-        report.command,
-        "```",
-        "",
+        markdown_table(("what", "value"), settings),
+        f"```\n{report.command}\n```\n",
     ]
-    return "\n".join(lines)
+    return "\n\n".join(parts)
 
 
 def speech_document(report: SpeechReport) -> dict[str, Any]:

@@ -85,10 +85,9 @@ class StepTrace(ABC):
         if not batches:
             raise ConfigError("no step was taken, so there is nothing to show in a trace (--trace)")
         # A batch with fewer steps than the others keeps its last.
-        steps = zip_longest(*batches)
         last: list[_Moment] = [batch[0] for batch in batches]
         frames = []
-        for step in steps:
+        for step in zip_longest(*batches):
             last = [new or old for new, old in zip(step, last, strict=True)]
             record = max((moment.record for moment in last), key=lambda record: record.step)
             codes = [row for moment in last for row in moment.codes]

@@ -236,9 +236,8 @@ class SpeechEditor:
         real = torch.ones_like(tokens, dtype=torch.bool)
         hidden = self.text_model(tokens, real)
         new_tokens = slice(len(left) + 1, len(left) + 1 + len(new))
-        exact = self.text_model.log_durations(hidden, real)[0, new_tokens].double().exp().cpu() / (
-            recording.rate * speed
-        )
+        exact = self.text_model.log_durations(hidden, real)[0, new_tokens].double().exp().cpu()
+        exact = exact / (recording.rate * speed)
         before, after = recording.durations[: len(left) + 1], recording.durations[-len(right) - 1 :].clone()
         first, last = begin * self.stride, end * self.stride
         ends, begins = int(before.sum()), int(recording.durations.sum() - after.sum())
