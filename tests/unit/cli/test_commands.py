@@ -197,7 +197,7 @@ def test_train_refuses_before_it_begins(options, named, trainings, tmp_path, cap
 
 class FakeCache:
     spec = CodeSpec(depth=8, codebook_size=16, code_dim=4, shape=(2, 3))
-    class_names = ("a",)
+    plan = SimpleNamespace(class_names=("a",))
 
     def __init__(self, size):
         self.size = size
@@ -219,6 +219,7 @@ def test_encode_reports_the_caches(fake, tmp_path, capsys, monkeypatch):
     argv = ["encode", "--tokenizer", "t", "--data", "digits", "--flip", "--device", "cpu", "--out", str(tmp_path / "c")]
     document = run_json(argv, capsys)
     assert document["spec"]["shape"] == [2, 3] and document["num_samples"] == {"train": 7, "held_out": 2}
+    assert document["class_names"] == ["a"]
     assert main([*argv, "--shard-samples", "500"]) == 0
     assert "7 samples to train on and 2 held out, each of 2x3 positions and 8 levels" in capsys.readouterr().out
     options = {"flip": True, "resize": False, "device": "cpu"}
