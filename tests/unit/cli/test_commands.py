@@ -222,7 +222,7 @@ def test_encode_reports_the_caches(fake, tmp_path, capsys, monkeypatch):
     assert document["class_names"] == ["a"]
     assert main([*argv, "--shard-samples", "500"]) == 0
     assert "7 samples to train on and 2 held out, each of 2x3 positions and 8 levels" in capsys.readouterr().out
-    options = {"flip": True, "resize": False, "device": "cpu"}
+    options = {"flip": True, "resize": False, "skip_unreadable": False, "device": "cpu"}
     assert calls == [{**options, "shard_samples": None}, {**options, "shard_samples": 500}]
     monkeypatch.setenv("RANK", "1")
     assert main(argv) == 0 and capsys.readouterr().out == "", "one report is enough"
