@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import stat
@@ -59,7 +60,7 @@ class Run:
     def kind(self) -> str:
         """Of generator, or of a tokenizer's quantizer."""
         if self.stage == "tokenizer":
-            return str(self._get("tokenizer", "quantizer", "kind", default="probabilistic"))
+            return str(self._get("tokenizer", "quantizer", "kind") or "probabilistic")
         return str(self.config.get("kind", "resgen"))
 
     @property
@@ -114,11 +115,8 @@ class Run:
         names = dict.fromkeys(name for lines in self.lines.values() for line in lines for name in line)
         return [name for name in names if name != "step"]
 
-    def _get(self, *path: str, default: Any = None) -> Any:
-        node: Any = self.config
-        for name in path:
-            node = node.get(name, default) if isinstance(node, Mapping) else default
-        return node
+    def _get(self, *path: str) -> Any:
+        return _lookup(self.config, path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,24 +301,25 @@ def _read_line(text: str) -> tuple[str, Line] | None:
 
 def _codebook_size(path: Path, config: Mapping[str, Any]) -> int | None:
     """V: a tokenizer's from its configuration, a generator's from the codes or the model in its folder."""
-    node: Any = config.get("tokenizer")
-    for name in ("quantizer", "codebook_size"):
-        node = node.get(name) if isinstance(node, Mapping) else None
-    if type(node) is int:
-        return node if node > 1 else None
+    own = _lookup(config, ("tokenizer", "quantizer", "codebook_size"))
+    if type(own) is int:
+        return own if own > 1 else None
     for file, keys in (
         (path / "codes" / "train" / "meta.json", ("spec", "codebook_size")),
         (path / "model" / "config.json", ("components", "tokenizer", "config", "quantizer", "codebook_size")),
     ):
-        try:
-            node = read_json(file)
-        except ResGenError:
-            continue
-        for name in keys:
-            node = node.get(name) if isinstance(node, Mapping) else None
-        if type(node) is int and node > 1:
-            return node
+        with contextlib.suppress(ResGenError):
+            size = _lookup(read_json(file), keys)
+            if type(size) is int and size > 1:
+                return size
     return None
+
+
+def _lookup(node: Any, path: Sequence[str]) -> Any:
+    """A value within nested mappings; None where there is none."""
+    for name in path:
+        node = node.get(name) if isinstance(node, Mapping) else None
+    return node
 
 
 def _short(value: object) -> str:

@@ -86,10 +86,8 @@ def write_sound(samples: Float[Tensor, " S"], sample_rate_hz: int, path: str | P
         path: a `.wav`, `.flac` or `.ogg` (Vorbis, with loss) file.
 
     Raises:
-        ConfigError: a rate outside 1,000..384,000 Hz.
-        DataError: unknown suffix, no samples, values that are not finite, or a rate that the format lacks.
+        DataError: unknown suffix; further errors are those of `encode_sound`.
         WriteError: the place cannot be written.
-        MissingExtraError: soundfile is not installed.
     """
     path = Path(path)
     suffix = path.suffix.lower()

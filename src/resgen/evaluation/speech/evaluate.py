@@ -16,6 +16,7 @@ from resgen.config import config_to_dict
 from resgen.data.sound.decode import resample
 from resgen.errors import DataError
 from resgen.evaluation.report import markdown_table
+from resgen.evaluation.speech.folders import SoundJudge
 from resgen.evaluation.speech.metrics import (
     NORMALISER,
     Rate,
@@ -242,7 +243,7 @@ def evaluate_speech(
     )
 
 
-def about_judge(judge: Transcriber | SpeakerEncoder) -> dict[str, str]:
+def about_judge(judge: SoundJudge) -> dict[str, str]:
     """What a protocol says of a recogniser or speaker encoder."""
     return {"name": judge.name, "version": judge.version, "sha256": judge.sha256}
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from torch import nn
 
@@ -30,6 +30,22 @@ BUILT_IN = "built-in"
 """Instead of a hash, for weights that come with another package: its version names them."""
 
 _UNUSED = "masked_spec_embed"  # of training only; many published models lack it
+
+
+class SoundJudge(Protocol):
+    """What is known of every judge of speech.
+
+    Attributes:
+        name: in reports.
+        version: of the software.
+        sha256: of the weights, or `built-in`.
+        sample_rate_hz: that the sounds must have.
+    """
+
+    name: str
+    version: str
+    sha256: str
+    sample_rate_hz: int
 
 
 class JudgeNetwork(nn.Module):

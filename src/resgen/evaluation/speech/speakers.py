@@ -17,7 +17,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resgen.errors import check_least, import_extra
-from resgen.evaluation.speech.folders import BUILT_IN, JudgeNetwork, find_judge, load_judge, names_of, open_transformers
+from resgen.evaluation.speech.folders import (
+    BUILT_IN,
+    JudgeNetwork,
+    SoundJudge,
+    find_judge,
+    load_judge,
+    names_of,
+    open_transformers,
+)
 from resgen.evaluation.speech.hearing import MEL, check_sound, hear
 from resgen.nn.conv1d import ConvNeXtBlock1d, Downsample1d, zero_invalid
 from resgen.ops.mel import MelConfig
@@ -27,20 +35,8 @@ STRIDE = 4
 
 
 @runtime_checkable
-class SpeakerEncoder(Protocol):
-    """What makes an embedding of a voice.
-
-    Attributes:
-        name: in reports.
-        version: of the software.
-        sha256: of the weights, or `built-in`.
-        sample_rate_hz: that the sounds must have.
-    """
-
-    name: str
-    version: str
-    sha256: str
-    sample_rate_hz: int
+class SpeakerEncoder(SoundJudge, Protocol):
+    """What makes an embedding of a voice."""
 
     def __call__(self, samples: Float[Tensor, " S"]) -> Float[Tensor, " E"]:
         """Embedding of unit length of a sound in -1..1."""

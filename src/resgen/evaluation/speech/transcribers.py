@@ -23,6 +23,7 @@ from resgen.errors import (
 )
 from resgen.evaluation.speech.folders import (
     BUILT_IN,
+    SoundJudge,
     find_judge,
     load_judge,
     names_of,
@@ -40,21 +41,13 @@ NAMES = (POCKETSPHINX, *(f"{POCKETSPHINX}-{grammar}" for grammar in GRAMMARS), M
 
 
 @runtime_checkable
-class Transcriber(Protocol):
+class Transcriber(SoundJudge, Protocol):
     """What understands speech.
 
     Attributes:
-        name: in reports.
-        version: of the software.
-        sha256: of the weights, or `built-in`.
-        sample_rate_hz: that the sounds must have.
         vocabulary: the only words that it can hear; empty for any.
     """
 
-    name: str
-    version: str
-    sha256: str
-    sample_rate_hz: int
     vocabulary: tuple[str, ...]
 
     def __call__(self, samples: Float[Tensor, " S"]) -> str:
