@@ -13,8 +13,36 @@ from resgen.training.image.recipe import DataConfig, Recipe
 from resgen.training.image.tokenizer_task import TokenizerLossConfig
 from resgen.training.trainer import TrainerConfig
 
-_RESIDUAL = GeneratorLossConfig(level_decay=0.7)
-_MSE_ONLY = TokenizerLossConfig(perceptual_weight=0.0, adversarial_weight=0.0, flip=False)
+# What the small recipes have in common; each says what differs.
+_MSE_ONLY = TokenizerLossConfig(perceptual_weight=0.0, adversarial_weight=0.0)
+_TOKENIZER_TRAINING = TrainerConfig(
+    num_steps=1000, batch_size=128, learning_rate=1e-3, betas=(0.9, 0.99), decay_fraction=0.4, ema_decay=0.0
+)
+_GENERATOR_LOSS = GeneratorLossConfig(level_decay=0.7)
+_GENERATOR_TRAINING = TrainerConfig(
+    num_steps=3000,
+    batch_size=64,
+    learning_rate=1e-3,
+    betas=(0.9, 0.98),
+    weight_decay=0.03,
+    decay_fraction=0.5,
+    ema_decay=0.995,
+)
+_LONGER_TRAINING = replace(
+    _GENERATOR_TRAINING,
+    batch_size=128,
+    learning_rate=8e-4,
+    ema_decay=0.999,
+    warmup_steps=300,
+    validate_every=1000,
+    sample_every=1000,
+    checkpoint_every=1000,
+)
+_SAMPLING = SamplingConfig(num_steps=24, mask_schedule="power", top_p=0.95, choice_temperature=1.0)
+
+
+def _quantizer(depth: int, codebook_size: int) -> QuantizerConfig:
+    return QuantizerConfig(depth=depth, codebook_size=codebook_size, momentum=0.99, variance_momentum=0.99)
 
 
 def _generator(width: int, num_layers: int, num_components: int) -> ResGenConfig:
@@ -41,30 +69,14 @@ def digits() -> Recipe:
             multipliers=(1, 2),
             num_res_blocks=1,
             code_dim=16,
-            quantizer=QuantizerConfig(depth=4, codebook_size=64, momentum=0.99, variance_momentum=0.99),
+            quantizer=_quantizer(4, 64),
         ),
-        tokenizer_loss=_MSE_ONLY,
-        tokenizer_training=TrainerConfig(
-            num_steps=1000, batch_size=128, learning_rate=2e-3, betas=(0.9, 0.99), decay_fraction=0.4, ema_decay=0.0
-        ),
+        tokenizer_loss=replace(_MSE_ONLY, flip=False),
+        tokenizer_training=replace(_TOKENIZER_TRAINING, learning_rate=2e-3),
         generator=_generator(128, 4, 64),
-        generator_loss=_RESIDUAL,
-        generator_training=TrainerConfig(
-            num_steps=1500,
-            batch_size=128,
-            learning_rate=1e-3,
-            betas=(0.9, 0.98),
-            weight_decay=0.05,
-            decay_fraction=0.5,
-            ema_decay=0.995,
-        ),
-        sampling=SamplingConfig(
-            num_steps=16,
-            mask_schedule="power",
-            top_p=0.95,
-            choice_temperature=1.0,
-            guidance_scale=2.0,
-        ),
+        generator_loss=_GENERATOR_LOSS,
+        generator_training=replace(_GENERATOR_TRAINING, num_steps=1500, batch_size=128, weight_decay=0.05),
+        sampling=replace(_SAMPLING, num_steps=16, guidance_scale=2.0),
     )
 
 
@@ -72,6 +84,7 @@ def fashion_mnist() -> Recipe:
     """Fashion-MNIST: 28x28 grey, 4x4 positions, 8 levels of 256."""
     return Recipe(
         name="fashion_mnist",
+        data=DataConfig(flip=False),
         tokenizer=ImageTokenizerConfig(
             image_size=28,
             channels=1,
@@ -80,35 +93,14 @@ def fashion_mnist() -> Recipe:
             multipliers=(1, 2, 4),
             num_res_blocks=1,
             code_dim=32,
-            quantizer=QuantizerConfig(depth=8, codebook_size=256, momentum=0.99, variance_momentum=0.99),
+            quantizer=_quantizer(8, 256),
         ),
-        tokenizer_loss=TokenizerLossConfig(perceptual_weight=0.0, adversarial_weight=0.0),
-        tokenizer_training=TrainerConfig(
-            num_steps=3500, batch_size=128, learning_rate=1e-3, betas=(0.9, 0.99), decay_fraction=0.4, ema_decay=0.0
-        ),
+        tokenizer_loss=_MSE_ONLY,
+        tokenizer_training=replace(_TOKENIZER_TRAINING, num_steps=3500),
         generator=_generator(320, 6, 128),
-        generator_loss=_RESIDUAL,
-        generator_training=TrainerConfig(
-            num_steps=9000,
-            batch_size=128,
-            learning_rate=8e-4,
-            betas=(0.9, 0.98),
-            weight_decay=0.03,
-            decay_fraction=0.5,
-            ema_decay=0.999,
-            warmup_steps=300,
-            validate_every=1000,
-            sample_every=1000,
-            checkpoint_every=1000,
-        ),
-        data=DataConfig(flip=False),
-        sampling=SamplingConfig(
-            num_steps=16,
-            mask_schedule="power",
-            top_p=1.0,
-            choice_temperature=4.0,
-            guidance_scale=4.0,
-        ),
+        generator_loss=_GENERATOR_LOSS,
+        generator_training=replace(_LONGER_TRAINING, num_steps=9000),
+        sampling=replace(_SAMPLING, num_steps=16, top_p=1.0, choice_temperature=4.0, guidance_scale=4.0),
     )
 
 
@@ -119,59 +111,33 @@ def cifar10() -> Recipe:
         data=DataConfig(flip=True),
         tokenizer=ImageTokenizerConfig(
             image_size=32,
-            channels=3,
             patch_size=2,
             width=48,
             multipliers=(1, 2, 3),
             num_res_blocks=1,
             code_dim=32,
-            quantizer=QuantizerConfig(depth=16, codebook_size=512, momentum=0.99, variance_momentum=0.99),
+            quantizer=_quantizer(16, 512),
         ),
-        tokenizer_loss=TokenizerLossConfig(perceptual_weight=0.0, adversarial_weight=0.0),
-        tokenizer_training=TrainerConfig(
-            num_steps=4000, batch_size=128, learning_rate=1e-3, betas=(0.9, 0.99), decay_fraction=0.4, ema_decay=0.0
-        ),
+        tokenizer_loss=_MSE_ONLY,
+        tokenizer_training=replace(_TOKENIZER_TRAINING, num_steps=4000),
         generator=_generator(288, 6, 128),
-        generator_loss=_RESIDUAL,
-        generator_training=TrainerConfig(
-            num_steps=12000,
-            batch_size=128,
-            learning_rate=8e-4,
-            betas=(0.9, 0.98),
-            weight_decay=0.03,
-            decay_fraction=0.5,
-            ema_decay=0.999,
-            warmup_steps=300,
-            validate_every=1000,
-            sample_every=1000,
-            checkpoint_every=1000,
-        ),
-        sampling=SamplingConfig(
-            num_steps=24,
-            mask_schedule="power",
-            top_p=0.95,
-            choice_temperature=1.0,
-            guidance_scale=3.0,
-        ),
+        generator_loss=_GENERATOR_LOSS,
+        generator_training=replace(_LONGER_TRAINING, num_steps=12_000),
+        sampling=replace(_SAMPLING, guidance_scale=3.0),
     )
 
 
 def cifar10_8x8() -> Recipe:
     """CIFAR-10 on 8x8 positions of 8 levels of 512: sharper than `cifar10`, and more to learn for the generator."""
     coarse = cifar10()
-    quantizer = replace(coarse.tokenizer.quantizer, depth=8)
     return replace(
         coarse,
         name="cifar10_8x8",
-        tokenizer=replace(coarse.tokenizer, multipliers=(1, 2), quantizer=quantizer),
+        tokenizer=replace(coarse.tokenizer, multipliers=(1, 2), quantizer=_quantizer(8, 512)),
         tokenizer_training=replace(coarse.tokenizer_training, num_steps=6000, batch_size=64),
         generator=_generator(192, 4, 128),
-        generator_training=replace(
-            coarse.generator_training, batch_size=64, learning_rate=1e-3, warmup_steps=100, num_steps=12_000
-        ),
-        sampling=SamplingConfig(
-            num_steps=24, mask_schedule="power", top_p=0.95, choice_temperature=4.0, guidance_scale=5.0
-        ),
+        generator_training=replace(coarse.generator_training, batch_size=64, learning_rate=1e-3, warmup_steps=100),
+        sampling=replace(_SAMPLING, choice_temperature=4.0, guidance_scale=5.0),
     )
 
 
@@ -185,41 +151,27 @@ def avatars64() -> Recipe:
         name="avatars64",
         tokenizer=ImageTokenizerConfig(
             image_size=64,
-            channels=3,
             patch_size=4,
             width=96,
             multipliers=(1, 2),
             num_res_blocks=1,
             code_dim=64,
-            quantizer=QuantizerConfig(depth=12, codebook_size=512, momentum=0.99, variance_momentum=0.99),
+            quantizer=_quantizer(12, 512),
         ),
         tokenizer_loss=TokenizerLossConfig(adversarial_weight=0.4, adversarial_start=1400),
-        tokenizer_training=TrainerConfig(
+        tokenizer_training=replace(
+            _TOKENIZER_TRAINING,
             num_steps=3000,
             batch_size=32,
-            learning_rate=1e-3,
-            betas=(0.9, 0.99),
             decay_fraction=0.3,
-            ema_decay=0.0,
             validate_every=1000,
             sample_every=400,
             checkpoint_every=200,
         ),
         generator=_generator(256, 6, 128),
-        generator_loss=_RESIDUAL,
-        generator_training=TrainerConfig(
-            num_steps=3000,
-            batch_size=64,
-            learning_rate=1e-3,
-            betas=(0.9, 0.98),
-            weight_decay=0.03,
-            decay_fraction=0.5,
-            ema_decay=0.995,
-            checkpoint_every=200,
-        ),
-        sampling=SamplingConfig(
-            num_steps=24, mask_schedule="power", top_p=0.95, choice_temperature=4.0, guidance_scale=3.0
-        ),
+        generator_loss=_GENERATOR_LOSS,
+        generator_training=replace(_GENERATOR_TRAINING, checkpoint_every=200),
+        sampling=replace(_SAMPLING, choice_temperature=4.0, guidance_scale=3.0),
     )
 
 
@@ -229,33 +181,16 @@ def imagenette64() -> Recipe:
         name="imagenette64",
         data=DataConfig(flip=True, resize=True),
         tokenizer=ImageTokenizerConfig(
-            image_size=64,
-            channels=3,
-            patch_size=2,
-            width=64,
-            multipliers=(1, 2, 4),
-            num_res_blocks=2,
-            code_dim=64,
-            quantizer=QuantizerConfig(depth=16, codebook_size=1024, momentum=0.99, variance_momentum=0.99),
+            image_size=64, patch_size=2, width=64, multipliers=(1, 2, 4), quantizer=_quantizer(16, 1024)
         ),
         tokenizer_loss=TokenizerLossConfig(adversarial_start=5000),
         tokenizer_training=TrainerConfig(
             num_steps=20_000, batch_size=64, learning_rate=5e-4, betas=(0.5, 0.9), decay_fraction=0.3, ema_decay=0.0
         ),
         generator=replace(PRESETS["small"], head="residual"),
-        generator_loss=_RESIDUAL,
-        generator_training=TrainerConfig(
-            num_steps=40_000,
-            batch_size=64,
-            learning_rate=5e-4,
-            betas=(0.9, 0.98),
-            weight_decay=0.03,
-            decay_fraction=0.5,
-            ema_decay=0.999,
-        ),
-        sampling=SamplingConfig(
-            num_steps=28, mask_schedule="power", top_p=0.95, choice_temperature=1.0, guidance_scale=2.4
-        ),
+        generator_loss=_GENERATOR_LOSS,
+        generator_training=replace(_GENERATOR_TRAINING, num_steps=40_000, learning_rate=5e-4, ema_decay=0.999),
+        sampling=replace(_SAMPLING, num_steps=28, guidance_scale=2.4),
     )
 
 

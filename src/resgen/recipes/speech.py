@@ -17,6 +17,8 @@ from resgen.training.speech.tokenizer_task import SoundTokenizerLossConfig
 from resgen.training.speech.vocoder_task import VocoderLossConfig
 from resgen.training.trainer import TrainerConfig
 
+_SAMPLING = SamplingConfig(num_steps=16, mask_schedule="power", top_p=0.95, choice_temperature=1.0, guidance_scale=1.0)
+
 
 def spoken_digits() -> SpeechRecipe:
     """Sequences of spoken digits at 16 kHz, 10 positions of 32 levels of 256 per second: all stages in an hour or two
@@ -61,9 +63,7 @@ def spoken_digits() -> SpeechRecipe:
             sample_every=500,
             checkpoint_every=500,
         ),
-        sampling=SamplingConfig(
-            num_steps=16, mask_schedule="power", top_p=0.95, choice_temperature=1.0, guidance_scale=1.0
-        ),
+        sampling=_SAMPLING,
     )
 
 
@@ -79,9 +79,7 @@ def spoken_digits_small() -> SpeechRecipe:
         generator=replace(
             digits.generator, width=192, num_heads=6, mlp_width=768, condition_width=192, prompt_summary=True
         ),
-        sampling=SamplingConfig(
-            num_steps=12, mask_schedule="power", top_p=0.95, choice_temperature=1.0, guidance_scale=1.0
-        ),
+        sampling=replace(_SAMPLING, num_steps=12),
     )
 
 
@@ -118,9 +116,7 @@ def sentences_small() -> SpeechRecipe:
         text=replace(small.text, width=160, mlp_width=640),
         text_training=replace(small.text_training, num_steps=6000),
         generator_training=replace(small.generator_training, num_steps=40_000),
-        sampling=SamplingConfig(
-            num_steps=15, mask_schedule="power", top_p=0.95, choice_temperature=1.0, guidance_scale=1.0
-        ),
+        sampling=replace(_SAMPLING, num_steps=15),
     )
 
 
