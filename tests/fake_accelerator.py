@@ -24,6 +24,7 @@ from torch.utils import backend_registration
 from resgen import kinds
 from resgen.devices import cast_parameters
 from resgen.kinds import KINDS, GeneratorLossConfig, make_objective, matched_config
+from resgen.kinds.objective import targets_of
 from resgen.models.base import CodeModel
 from resgen.models.resgen import ResGenConfig
 from resgen.training.tracing import KnownValues
@@ -82,8 +83,9 @@ def training_step(model: CodeModel, known: KnownValues, device: torch.device, se
     codes = known.place(torch.randint(16, (SAMPLES, LENGTH, 3)), device)
     class_ids = known.place(torch.zeros(SAMPLES, dtype=torch.int64), device)
     sequence = condition(sequences)
-    stream = torch.Generator().manual_seed(0)
-    loss, metrics = objective.loss(codes, class_ids, stream, None if sequence is None else sequence.to(device))
+    sequence = None if sequence is None else sequence.to(device)
+    visible = objective.draw(targets_of(codes, sequence), torch.Generator().manual_seed(0))
+    loss, metrics = objective.loss((codes, class_ids, sequence), visible)
     loss.backward()
     check({"loss": loss, **metrics, **{name: p.grad for name, p in model.named_parameters()}}, device)
     torch.optim.AdamW(model.parameters()).step()
