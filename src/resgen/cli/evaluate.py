@@ -14,10 +14,10 @@ from resgen.errors import ConfigError
 from resgen.progress import progress_bars
 
 if TYPE_CHECKING:
-    from resgen.evaluation.image.evaluate import EvaluationReport
     from resgen.evaluation.image.extractors import Extractor
     from resgen.evaluation.image.reference import Reference
     from resgen.evaluation.protocol import EvaluationProtocol
+    from resgen.evaluation.report import EvaluationReport
 
 NUM_SAMPLES = 10_000
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ INCEPTION_SHA256 = "6726825d"
 PURPOSES = ("generation", "reconstruction")
 CLASS_BALANCES = ("equal", "data", "none")
 RESIZE_KERNELS = ("none", "lanczos")
-VARYING = ("sampling", "seeds")
 FEW_SAMPLES = 10_000
 MANIFOLD_SIZE = 10_000
 
@@ -39,8 +38,8 @@ _REASONS = {
     "image_size": "features depend on the resolution",
     "channels": "features depend on the colours",
     "resize": "features depend on how the reference was resized",
-    "sampling": "the samplers' settings differ; where that is what is compared, say so with varying=('sampling',)",
-    "seeds": "the samples were drawn from other seeds; where that is meant, say so with varying=('seeds',)",
+    "sampling": "the samplers' settings differ",
+    "seeds": "the samples were drawn from other seeds",
     "metrics_version": "the measures were computed by versions of resgen that give other numbers",
 }
 
@@ -166,31 +165,26 @@ def load_protocol(path: str | Path) -> EvaluationProtocol:
     return config_from_dict(EvaluationProtocol, inner if isinstance(inner, dict) else data, where="protocol.")
 
 
-def check_comparable(first: EvaluationProtocol, second: EvaluationProtocol, *, varying: Collection[str] = ()) -> None:
+def check_comparable(first: EvaluationProtocol, second: EvaluationProtocol, *, any_sampling: bool = False) -> None:
     """Refuse to compare numbers that were made under different protocols.
 
     Args:
         first: protocol of one number.
         second: of the other.
-        varying: what may differ because it is what is compared: `sampling`, one of its settings
-            (`sampling.num_steps`), or `seeds`.
+        any_sampling: the samplers' settings may differ, because they are what is compared.
 
     Raises:
         ConfigError: naming the first field that differs, both values and why they cannot be compared.
     """
-    for name in varying:
-        if name.partition(".")[0] not in VARYING or name == "sampling.":
-            raise ConfigError(unknown("field that may vary", name, (*VARYING, "sampling.SETTING")))
     for one in fields(EvaluationProtocol):
         a, b = getattr(first, one.name), getattr(second, one.name)
-        if one.name in varying or a == b or one.name == "reference":  # a name; the contents are compared
+        if a == b or one.name == "reference":  # a name; the contents are compared
             continue
-        if one.name == "sampling":
-            for key in sorted({*a, *b}):
-                if f"sampling.{key}" not in varying and a.get(key) != b.get(key):
-                    raise _different(f"sampling.{key}", a.get(key), b.get(key), _REASONS["sampling"])
-            continue
-        raise _different(one.name, a, b, _REASONS.get(one.name, "the measure is defined by it"))
+        if one.name != "sampling":
+            raise _different(one.name, a, b, _REASONS.get(one.name, "the measure is defined by it"))
+        if not any_sampling:
+            key = next(key for key in sorted({*a, *b}) if a.get(key) != b.get(key))
+            raise _different(f"sampling.{key}", a.get(key), b.get(key), _REASONS["sampling"])
 
 
 def _different(name: str, first: object, second: object, reason: str) -> ConfigError:

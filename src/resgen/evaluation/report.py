@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from resgen.checkpoints.format import read_json
 from resgen.config import config_from_dict, config_to_dict
 from resgen.errors import CheckpointError, ConfigError
 from resgen.evaluation.image.metrics import MeanStd
-from resgen.evaluation.protocol import EvaluationProtocol, check_comparable
+from resgen.evaluation.protocol import EvaluationProtocol
 from resgen.files import write_json, write_text
 
 FORMAT, FORMAT_VERSION = "resgen-evaluation", 1
@@ -177,21 +177,6 @@ def load_report(path: str | Path) -> EvaluationReport:
         if data.get(name) != value:
             raise CheckpointError(f"'{path}': {name}={data.get(name)!r} is not that of its protocol, '{value}'")
     return report
-
-
-def compare_reports(reports: Sequence[EvaluationReport], *, varying: Collection[str] = ()) -> str:
-    """A Markdown table of several reports under one protocol.
-
-    Raises:
-        ConfigError: no reports, or protocols that do not allow it; see `check_comparable`.
-    """
-    if not reports:
-        raise ConfigError("reports=[] must hold at least one report to compare")
-    for other in reports[1:]:
-        check_comparable(reports[0].protocol, other.protocol, varying=varying)
-    head = ["model", *_columns(reports[0])]
-    rows = [[report.model, *cells] for report in reports for cells in _rows(report)]
-    return markdown_table(head, rows)
 
 
 def report_markdown(report: EvaluationReport) -> str:

@@ -27,38 +27,26 @@ _COLOURS = np.array(
 )
 
 
-def spectrogram_colours(
-    mel: Float[Tensor, "F T"], *, low: float = LOWEST, high: float = HIGHEST
-) -> UInt8[Tensor, "3 F T"]:
-    """Colours of a log-mel, band 0 in the last row.
-
-    Args:
-        mel: natural-log mel, or any other array with bands first.
-        low: this and less is black.
-        high: this and more is the lightest colour.
+def spectrogram_colours(mel: Float[Tensor, "F T"]) -> UInt8[Tensor, "3 F T"]:
+    """Colours of a natural-log mel, band 0 in the last row: black from `LOWEST` down, the lightest from `HIGHEST` up.
 
     Raises:
-        ConfigError: `low` is not below `high`.
         DataError: the mel is empty.
     """
-    if not low < high:
-        raise ConfigError(f"low={low} must be below high={high}")
     if not mel.numel():
         raise DataError(f"a spectrogram needs bands and frames, not the shape {tuple(mel.shape)}")
-    values = torch.nan_to_num(mel.detach().cpu().double(), nan=low).flip(0).numpy()
-    place = ((values - low) / (high - low)).clip(0, 1) * (len(_COLOURS) - 1)
+    values = torch.nan_to_num(mel.detach().cpu().double(), nan=LOWEST).flip(0).numpy()
+    place = ((values - LOWEST) / (HIGHEST - LOWEST)).clip(0, 1) * (len(_COLOURS) - 1)
     stops = np.arange(len(_COLOURS))
     channels = [np.interp(place, stops, _COLOURS[:, channel]).round() for channel in range(3)]
     return torch.from_numpy(np.stack(channels).astype(np.uint8))
 
 
-def spectrogram_picture(
-    mel: Float[Tensor, "F T"], *, low: float = LOWEST, high: float = HIGHEST, scale: int = 1
-) -> Image.Image:
-    """One log-mel as an `RGB` picture, `scale` pixels per band and frame; arguments as in `spectrogram_colours`."""
+def spectrogram_picture(mel: Float[Tensor, "F T"], *, scale: int = 1) -> Image.Image:
+    """One log-mel as an `RGB` picture, `scale` pixels per band and frame."""
     if scale < 1:
         raise ConfigError(f"scale={scale} must be at least 1")
-    picture = Image.fromarray(spectrogram_colours(mel, low=low, high=high).permute(1, 2, 0).contiguous().numpy())
+    picture = Image.fromarray(spectrogram_colours(mel).permute(1, 2, 0).contiguous().numpy())
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
 
 
@@ -67,8 +55,6 @@ def spectrogram_sheet(
     *,
     labels: Sequence[str] | None = None,
     row_labels: Sequence[str] | None = None,
-    low: float = LOWEST,
-    high: float = HIGHEST,
     scale: int = 1,
 ) -> Image.Image:
     """Log-mels side by side, all in one scale; what is shorter than the longest ends in white.
@@ -77,12 +63,10 @@ def spectrogram_sheet(
         rows: equally many mels in each row (one sound in several versions, say), all with the same bands.
         labels: text above the columns.
         row_labels: text left of the rows.
-        low: this and less is black.
-        high: this and more is the lightest colour.
         scale: pixels per band and frame.
 
     Raises:
-        ConfigError: as `spectrogram_colours` and `picture_grid`.
+        ConfigError: as `picture_grid`.
         DataError: no mels, rows of different lengths, or mels of different bands.
     """
     counts, bands = {len(row) for row in rows}, {mel.shape[0] for row in rows for mel in row}
@@ -95,6 +79,6 @@ def spectrogram_sheet(
     tiles = []
     for mel in (mel for row in rows for mel in row):
         tile = torch.full((3, max(bands), width), 255, dtype=torch.uint8)
-        tile[..., : mel.shape[1]] = spectrogram_colours(mel, low=low, high=high)
+        tile[..., : mel.shape[1]] = spectrogram_colours(mel)
         tiles.append(tile)
     return picture_grid(torch.stack(tiles), max(counts), scale, labels=labels, row_labels=row_labels)

@@ -44,32 +44,10 @@ from resgen.evaluation.image.reference import (
     reference_features,
 )
 from resgen.evaluation.protocol import EvaluationProtocol
-from resgen.evaluation.report import (
-    EvaluationReport,
-    GenerationResult,
-    ReconstructionResult,
-    compare_reports,
-    load_report,
-    report_markdown,
-    write_report,
-)
+from resgen.evaluation.report import EvaluationReport, GenerationResult, ReconstructionResult
 from resgen.ops.code_usage import code_histogram, usage_and_perplexity
 from resgen.ops.images import psnr_db
 from resgen.ops.random import generator
-
-__all__ = [
-    "EvaluationReport",
-    "Generate",
-    "Reconstruct",
-    "class_ids_of",
-    "compare_reports",
-    "evaluate_generation",
-    "evaluate_reconstruction",
-    "folder_sha256",
-    "load_report",
-    "report_markdown",
-    "write_report",
-]
 
 FEATURES_VERSION = 2
 

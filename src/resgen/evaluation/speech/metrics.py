@@ -1,4 +1,4 @@
-"""Measures of generated speech: errors of what is understood, likeness of the speaker, closeness of the spectrum.
+"""Measures of generated speech: errors of what is understood, likeness of the speaker, intelligibility.
 
 Word and character error rates compare a recogniser's transcript with the text that was asked for, both through one
 normaliser; similarities compare embeddings of a speaker encoder (Sec. 5.1 of the paper: SIM-o against the prompt as
@@ -150,23 +150,6 @@ def mean_interval(values: Float[Tensor, " N"], *, num_resamples: int = NUM_RESAM
         DataError: no values.
     """
     return _rate(values, torch.ones_like(values), num_resamples, generator("mean_interval", seed))
-
-
-def mel_distance(
-    first: Float[Tensor, "B F T"], second: Float[Tensor, "B F T"], valid: Bool[Tensor, "B T"] | None = None
-) -> Float[Tensor, " B"]:
-    """Mean absolute difference of natural-log mels, per utterance, over all bands and valid frames.
-
-    Raises:
-        DataError: an utterance without a valid frame.
-    """
-    error = (first.double() - second.double()).abs().mean(1)
-    if valid is None:
-        valid = torch.ones_like(error, dtype=torch.bool)
-    frames = valid.sum(1)
-    if not bool((frames > 0).all()):
-        raise DataError(f"valid marks {frames.tolist()} frames; every utterance needs at least one")
-    return ((error * valid).sum(1) / frames).float()
 
 
 def stoi(reference: Float[Tensor, " S"], degraded: Float[Tensor, " S"], sample_rate_hz: int) -> float:

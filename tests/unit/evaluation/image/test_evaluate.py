@@ -16,19 +16,15 @@ from resgen.errors import CheckpointError, ConfigError, DataError, WriteError
 from resgen.evaluation.checks import generation_protocol, reconstruction_protocol
 from resgen.evaluation.image import reference as reference_module
 from resgen.evaluation.image.evaluate import (
-    EvaluationReport,
     class_ids_of,
-    compare_reports,
     evaluate_generation,
     evaluate_reconstruction,
-    load_report,
-    report_markdown,
-    write_report,
 )
 from resgen.evaluation.image.extractors import Extractor
 from resgen.evaluation.image.metrics import frechet_distance, kernel_distance, precision_recall, ssim
 from resgen.evaluation.image.reference import Reference, choose_split, open_reference, reference_features
 from resgen.evaluation.protocol import EvaluationProtocol
+from resgen.evaluation.report import EvaluationReport, load_report, report_markdown, write_report
 from resgen.ops.images import psnr_db
 
 CLASSES = ("dark", "middle", "light")
@@ -460,24 +456,6 @@ def test_no_report_without_its_protocol(extractor: Extractor, tmp_path: Path) ->
         (tmp_path / "b.json").write_text(json.dumps({**good, **changes}))
         with pytest.raises(error):
             load_report(tmp_path / "b.json")
-
-
-def test_comparison(extractor: Extractor) -> None:
-    first = generation(extractor)
-    second = dataclasses.replace(generation(extractor, Model()), model="other")
-    lines = compare_reports([first, second]).splitlines()
-    assert lines[0].startswith("| model | setting | FD-toy |") and len(lines) == 2 + 4
-    assert [line.split(" | ")[0] for line in lines[2:]] == ["| toy", "| toy", "| other", "| other"]
-    more = generation(extractor, sampling={**GUIDED, "num_steps": 9})
-    with pytest.raises(ConfigError, match=r"sampling\.num_steps is 4 and 9"):
-        compare_reports([first, more])
-    assert "| toy |" in compare_reports([first, more], varying=("sampling",))
-    with pytest.raises(ConfigError, match="near copies"):
-        compare_reports([first, reconstruction(extractor)])
-    with pytest.raises(ConfigError, match="num_samples is 60 and 61; the distance is biased"):
-        compare_reports([first, generation(extractor, num_samples=61)])
-    with pytest.raises(ConfigError, match="at least one"):
-        compare_reports([])
 
 
 def test_opening_a_reference(tmp_path: Path) -> None:

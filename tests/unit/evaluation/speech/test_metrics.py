@@ -15,7 +15,6 @@ from resgen.evaluation.speech.metrics import (
     centroids,
     error_rates,
     mean_interval,
-    mel_distance,
     nearest_speaker,
     normalise_transcript,
     ratio_interval,
@@ -99,17 +98,6 @@ def test_similarity_is_a_cosine() -> None:
     first, second = torch.tensor([[3.0, 0.0], [1.0, 1.0]]), torch.tensor([[2.0, 0.0], [-1.0, -1.0]])
     assert similarity(first, second).tolist() == pytest.approx([1, -1])
     assert similarity(first[:1], second[1:]).item() == pytest.approx(-math.sqrt(0.5))
-
-
-def test_mel_distance_counts_valid_frames_only() -> None:
-    first = torch.zeros(2, 3, 4)
-    second = torch.ones(2, 3, 4)
-    second[0, :, 2:] = 100
-    valid = torch.tensor([[True, True, False, False], [True] * 4])
-    assert mel_distance(first, second, valid).tolist() == [1, 1]
-    assert mel_distance(first, second).tolist() == pytest.approx([50.5, 1])
-    with pytest.raises(DataError, match=r"\[0, 4\]"):
-        mel_distance(first, second, torch.tensor([[False] * 4, [True] * 4]))
 
 
 def test_stoi_falls_with_noise() -> None:
