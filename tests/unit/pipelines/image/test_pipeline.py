@@ -213,6 +213,7 @@ assert torch.equal(again(["bag", 0, 2], **settings).codes, plain.codes)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 def test_compiled_pipelines_draw_the_same_codes(model: Path, tmp_path: Path) -> None:
     """In a process of its own: the suite's checks of types cannot be compiled."""
