@@ -19,7 +19,7 @@ from resgen.evaluation.bench.timing import interleaved, medians
 from resgen.files import write_json
 from resgen.kinds import build, sample
 from resgen.models.resgen import ResGen, ResGenConfig
-from resgen.recipes import get_speech_recipe
+from resgen.recipes import get_recipe
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.types import CodeSpec, SequenceCondition
 
@@ -64,7 +64,7 @@ class SequenceDepth:
     def model(self, head: str, depth: int) -> ResGen:
         """Random weights, bfloat16."""
         spec = CodeSpec(depth=depth, codebook_size=1024, code_dim=64, shape=(256,))
-        base = get_speech_recipe("spoken_digits").generator
+        base = get_recipe("spoken_digits").generator
         assert isinstance(base, ResGenConfig)
         config = replace(
             base,

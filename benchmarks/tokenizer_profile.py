@@ -20,6 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 from resgen.allocator import keep_freed_memory
 from resgen.config import replace_nested
 from resgen.recipes import get_recipe
+from resgen.training import Run
 from resgen.training.image.runs import train_tokenizer
 from resgen.training.image.tokenizer_task import TokenizerTask
 
@@ -58,7 +59,7 @@ def main(recipe: str, data: str, compile: bool = False) -> None:  # the option's
         yield from losses(self, *arguments, **named)
 
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(TokenizerTask, "losses", watched), ended:
-        train_tokenizer(ready, data=data, out=Path(folder) / "run")
+        train_tokenizer(ready, Run(data=data, out=Path(folder) / "run"))
     timed = begins[WARM_UP : WARM_UP + TIMED + 1]
     print(f"step {median(b - a for a, b in zip(timed, timed[1:], strict=False)):.3f} s")
     rows = sorted(profiler.key_averages(), key=lambda entry: -entry.self_cpu_time_total)

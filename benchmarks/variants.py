@@ -28,6 +28,7 @@ from resgen.experiments.judge import Judge
 from resgen.files import write_json
 from resgen.kinds import sampling_with, without_guidance
 from resgen.pipelines.image.pipeline import ImagePipeline
+from resgen.training import Run
 from resgen.training.image.runs import encode_data, train_generator
 
 
@@ -123,7 +124,8 @@ def main(
                 minutes = training.minutes or max_minutes
                 codes = str(out / "codes")
                 train_generator(
-                    ready, data=codes, tokenizer=tokenizer, out=run, max_minutes=minutes, resume=run.exists()
+                    ready,
+                    Run(data=codes, out=run, max_minutes=minutes, resume=run.exists(), models={"tokenizer": tokenizer}),
                 )
             for row in measurements:
                 if row.training != name or (name, dict(row.sampling), seed) in finished:

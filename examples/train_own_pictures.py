@@ -17,6 +17,7 @@ from pathlib import Path
 from resgen import ImagePipeline
 from resgen.pipelines.image.edit import tile_grid
 from resgen.recipes import get_recipe
+from resgen.training import Run
 from resgen.training.image.runs import train_generator, train_tokenizer
 
 
@@ -38,11 +39,11 @@ def main() -> None:
             generator_training=replace(recipe.generator_training, num_steps=args.steps),
         )
     tokenizer, generator = args.out / "tokenizer", args.out / "generator"
-    metrics = train_tokenizer(recipe, data=args.data, out=tokenizer, max_minutes=args.minutes)
+    metrics = train_tokenizer(recipe, Run(data=args.data, out=tokenizer, max_minutes=args.minutes))
     print(f"reconstruction: {metrics[f'psnr_db/{recipe.tokenizer.quantizer.depth}']:.1f} dB")
-    metrics = train_generator(
-        recipe, data=args.data, tokenizer=tokenizer / "model", out=generator, max_minutes=args.minutes
-    )
+    models = {"tokenizer": tokenizer / "model"}
+    run = Run(data=args.data, out=generator, max_minutes=args.minutes, models=models)
+    metrics = train_generator(recipe, run)
     print(f"held-out loss of the generator: {metrics['val_loss']:.2f} nats per token")
 
     pipe = ImagePipeline.from_pretrained(generator / "model")

@@ -28,7 +28,7 @@ from resgen.kinds import (
 from resgen.models.base import CodeModel
 from resgen.models.resgen import ResGenConfig
 from resgen.quantizers import QuantizerConfig
-from resgen.recipes import get_recipe, recipe_names
+from resgen.recipes import get_recipe, images
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from resgen.training.image.recipe import with_kind
@@ -234,7 +234,7 @@ def test_settings_by_name() -> None:
         get_kind("maskgti")
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", images.RECIPES)
 def test_every_kind_of_a_recipe_has_its_parameters(name: str, kind: str) -> None:
     recipe = get_recipe(name)
     spec = recipe.tokenizer.spec

@@ -18,6 +18,7 @@ from resgen.config import parse_overrides, replace_nested
 from resgen.data.pictures.store import PictureStore
 from resgen.quantizers import QuantizerConfig
 from resgen.tokenizers.image import ImageTokenizerConfig
+from resgen.training import Run
 from resgen.training.image import runs
 from resgen.training.image.recipe import Recipe
 from resgen.training.image.tokenizer_task import TokenizerLossConfig, TokenizerTask
@@ -75,7 +76,7 @@ def train(out: Path, data: Path, *settings: str, slow: bool = False) -> int:
         TokenizerTask.after_step = later  # type: ignore[method-assign]
 
     def run() -> None:
-        runs.train_tokenizer(recipe, data=str(data), out=out, resume=resume)
+        runs.train_tokenizer(recipe, Run(data=str(data), out=out, resume=resume))
 
     return guard(run)
 

@@ -126,7 +126,7 @@ def test_python_runs(page, tmp_path, monkeypatch):
     codes = blocks(DOCS / page, "python")
     assert codes
     for code in codes:
-        exec(compile(code, page, "exec"), {"__name__": "page"})
+        exec(compile(code, page, "exec", dont_inherit=True), {"__name__": "page"})
 
 
 def test_no_link_is_broken(links):

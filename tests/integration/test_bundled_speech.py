@@ -16,7 +16,7 @@ from resgen.errors import ConfigError
 from resgen.evaluation.speech.transcribers import open_transcriber
 from resgen.experiments.speech_compare import SpeechComparison, compare_speech
 from resgen.pipelines.speech.pipeline import SpeechPipeline
-from resgen.recipes import get_speech_recipe
+from resgen.recipes import get_recipe
 
 MODEL = "spoken-digits-small"
 TEXTS = ("three seven one", "nine zero two five", "six four", "eight one two")
@@ -80,7 +80,7 @@ def test_a_comparison_goes_on_where_it_stopped(recordings: Path, tmp_path: Path)
         search_trials=1,
         guidance_scales=(0.5, 1.0),
     )
-    recipe, said = get_speech_recipe("spoken_digits_small"), []
+    recipe, said = get_recipe("spoken_digits_small"), []
     shutil.copytree(resolve_model(MODEL), out / "runs" / "residual-0" / "model")
     files = compare_speech(recipe, settings, out, resume=False, say=said.append)
     assert [file.name for file in files] == ["report.md", "report.csv", "report.json"]

@@ -14,7 +14,8 @@ from resgen.data.sound.decode import write_sound
 from resgen.errors import ConfigError
 from resgen.pipelines.image.pipeline import ImagePipeline
 from resgen.pipelines.speech.pipeline import SpeechPipeline
-from resgen.recipes import get_recipe, get_speech_recipe
+from resgen.recipes import get_recipe
+from resgen.training import Run
 from resgen.training.image.runs import train_generator, train_tokenizer
 from resgen.training.speech.runs import train_sound_tokenizer, train_speech_generator, train_text, train_vocoder
 
@@ -82,9 +83,9 @@ def test_pictures(name: str, tmp_path: Path) -> None:
         | short("tokenizer", "generator"),
     )
     data = "digits" if name == "digits" else str(pictures(tmp_path / "data", config.image_size, config.channels))
-    train_tokenizer(recipe, data=data, out=tmp_path / "tokenizer")
+    train_tokenizer(recipe, Run(data=data, out=tmp_path / "tokenizer"))
     tokenizer = tmp_path / "tokenizer" / "model"
-    metrics = train_generator(recipe, data=data, tokenizer=tokenizer, out=tmp_path / "generator")
+    metrics = train_generator(recipe, Run(data=data, out=tmp_path / "generator", models={"tokenizer": tokenizer}))
     assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["val_loss"])
     pipe = ImagePipeline.from_pretrained(tmp_path / "generator" / "model", device="cpu")
     assert pipe.generator.spec == recipe.tokenizer.spec
@@ -97,16 +98,17 @@ def test_a_classifier_s_features_as_perceptual_loss(tmp_path: Path) -> None:
     settings = {"tokenizer.width": 8, "tokenizer_loss.perceptual_weight": 2.0} | short("tokenizer")
     judged = {"tokenizer_loss.perceptual_file": "cifar10-classifier"}
     data = str(pictures(tmp_path / "data", 32, 3))
-    metrics = train_tokenizer(replace_nested(get_recipe("cifar10"), settings | judged), data=data, out=tmp_path / "a")
+    recipe = replace_nested(get_recipe("cifar10"), settings | judged)
+    metrics = train_tokenizer(recipe, Run(data=data, out=tmp_path / "a"))
     assert metrics["perceptual"] > 0
     grey = replace_nested(get_recipe("digits"), settings | judged)
     with pytest.raises(ConfigError, match="'cifar10-classifier' takes pictures of 3 channels, not 1"):
-        train_tokenizer(grey, data="digits", out=tmp_path / "b")
+        train_tokenizer(grey, Run(data="digits", out=tmp_path / "b"))
 
 
 @pytest.mark.parametrize("name", SPEECH)
 def test_speech(name: str, tmp_path: Path) -> None:
-    recipe = get_speech_recipe(name)
+    recipe = get_recipe(name)
     narrow = {
         "vocoder.width": 16,
         "text.width": 32,
@@ -127,20 +129,14 @@ def test_speech(name: str, tmp_path: Path) -> None:
         | short("tokenizer", "vocoder", "text", "generator"),
     )
     data = str(recordings(tmp_path / "data", 16_000))
-    train_sound_tokenizer(recipe, data=data, out=tmp_path / "tokenizer")
-    parts: dict[str, Path | None] = {"tokenizer": tmp_path / "tokenizer" / "model", "vocoder": None}
+    train_sound_tokenizer(recipe, Run(data=data, out=tmp_path / "tokenizer"))
+    models = {"tokenizer": tmp_path / "tokenizer" / "model", "text": tmp_path / "text" / "model"}
     if name not in WAVEFORMS:
-        train_vocoder(recipe, data=data, tokenizer=parts["tokenizer"], out=tmp_path / "vocoder")
-        parts["vocoder"] = tmp_path / "vocoder" / "model"
-    train_text(recipe, data=data, out=tmp_path / "text")
-    metrics = train_speech_generator(
-        recipe,
-        data=data,
-        tokenizer=str(parts["tokenizer"]),
-        text=tmp_path / "text" / "model",
-        vocoder=parts["vocoder"],
-        out=tmp_path / "voice",
-    )
+        known = {"tokenizer": models["tokenizer"]}
+        train_vocoder(recipe, Run(data=data, out=tmp_path / "vocoder", models=known))
+        models["vocoder"] = tmp_path / "vocoder" / "model"
+    train_text(recipe, Run(data=data, out=tmp_path / "text"))
+    metrics = train_speech_generator(recipe, Run(data=data, out=tmp_path / "voice", models=models))
     assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["val_loss"])
     pipe = SpeechPipeline.from_pretrained(tmp_path / "voice" / "model", device="cpu")
     result = pipe("two one", num_steps=2, speed=4.0)

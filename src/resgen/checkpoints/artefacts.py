@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,19 +22,33 @@ from resgen.config import config_from_dict, config_to_dict
 from resgen.errors import CheckpointError, unknown
 from resgen.kinds import KINDS, AnySampling, build, kind_of
 from resgen.models.base import CodeModel
-from resgen.tokenizers.codec import CodecTokenizer, CodecTokenizerConfig
-from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
-from resgen.tokenizers.mel import MelTokenizer, MelTokenizerConfig
-from resgen.tokenizers.waveform import WaveformTokenizer, WaveformTokenizerConfig
+from resgen.quantizers.base import Quantizer
+from resgen.tokenizers.image import ImageTokenizer
 from resgen.types import CodeSpec
 
-AnyTokenizer = ImageTokenizer | MelTokenizer | WaveformTokenizer | CodecTokenizer
-TOKENIZERS: dict[str, tuple[type[Any], type[Any]]] = {
-    "image-tokenizer": (ImageTokenizer, ImageTokenizerConfig),
-    "mel-tokenizer": (MelTokenizer, MelTokenizerConfig),
-    "waveform-tokenizer": (WaveformTokenizer, WaveformTokenizerConfig),
-    "codec-tokenizer": (CodecTokenizer, CodecTokenizerConfig),
-}
+
+class SavedTokenizer(Protocol):
+    """A tokenizer that is a network, and how it is saved; its class has `config_class`, for `config_from_dict`."""
+
+    @property
+    def component(self) -> str:
+        """Its type in `config.json`."""
+        ...
+
+    @property
+    def config(self) -> Any:
+        """What it is built from."""
+        ...
+
+    @property
+    def quantizer(self) -> Quantizer:
+        """With the codebooks."""
+        ...
+
+    @property
+    def spec(self) -> CodeSpec:
+        """The shape of the codes."""
+        ...
 
 
 M = TypeVar("M", bound=nn.Module)
@@ -51,14 +65,14 @@ class Pipeline:
     folder: Folder
 
 
-def fingerprint(tokenizer: AnyTokenizer) -> str:
+def fingerprint(tokenizer: SavedTokenizer) -> str:
     """What ties codes and generators to a tokenizer: the SHA-256 of its codebooks."""
     return sha256_tensor(tokenizer.quantizer.codebooks)
 
 
 def save_tokenizer(
     path: str | Path,
-    tokenizer: AnyTokenizer,
+    tokenizer: SavedTokenizer,
     *,
     class_names: tuple[str, ...] = (),
     history: Mapping[str, Any] | None = None,
@@ -76,30 +90,35 @@ def load_tokenizer(name_or_path: str | Path) -> tuple[ImageTokenizer, Folder]:
             configuration.
     """
     folder = load_folder(resolve_model(name_or_path))
-    return cast(ImageTokenizer, tokenizer_of(folder, ("image-tokenizer",))), folder
+    return cast(ImageTokenizer, tokenizer_of(folder, (ImageTokenizer,))), folder
 
 
-def tokenizer_of(folder: Folder, types: Sequence[str]) -> AnyTokenizer:
+def load_tokenizer_as(name_or_path: str | Path, classes: Sequence[type[Any]]) -> tuple[Any, Folder]:
+    """`load_tokenizer` for tokenizers of other classes."""
+    folder = load_folder(resolve_model(name_or_path))
+    return tokenizer_of(folder, classes), folder
+
+
+def tokenizer_of(folder: Folder, classes: Sequence[type[Any]]) -> Any:
     """The tokenizer in a folder, in evaluation mode.
 
     Args:
         folder: a loaded folder.
-        types: which of `TOKENIZERS` will do.
+        classes: tokenizers that will do.
 
     Raises:
         CheckpointError: there is none, it is of another type or damaged.
     """
-    saved = folder.component("tokenizer")
-    if saved.type not in types:
-        raise CheckpointError(f"'{saved.path}': type {saved.type} cannot be used here; allowed: {', '.join(types)}")
-    network, config = TOKENIZERS[saved.type]
-    tokenizer = network(config_from_dict(config, saved.config, where="tokenizer."))
-    return cast(AnyTokenizer, restored(tokenizer, saved))
+    saved, by_type = folder.component("tokenizer"), {one.component: one for one in classes}
+    if saved.type not in by_type:
+        raise CheckpointError(f"'{saved.path}': type {saved.type} cannot be used here; allowed: {', '.join(by_type)}")
+    network = by_type[saved.type]
+    return restored(network(config_from_dict(network.config_class, saved.config, where="tokenizer.")), saved)
 
 
 def save_pipeline(
     path: str | Path,
-    tokenizer: ImageTokenizer,
+    tokenizer: SavedTokenizer,
     generator: CodeModel,
     *,
     sampling: AnySampling,
@@ -126,7 +145,7 @@ def load_pipeline(name_or_path: str | Path) -> Pipeline:
         CheckpointError: as `load_tokenizer`, and where tokenizer and generator do not belong together.
     """
     folder = load_folder(resolve_model(name_or_path))
-    tokenizer = cast(ImageTokenizer, tokenizer_of(folder, ("image-tokenizer",)))
+    tokenizer = cast(ImageTokenizer, tokenizer_of(folder, (ImageTokenizer,)))
     generator, sampling = generator_of(folder, tokenizer)
     class_names = folder.extra.get("class_names", [])
     if not isinstance(class_names, list) or len(class_names) not in (0, generator.config.num_classes):
@@ -143,7 +162,7 @@ def load_pipeline(name_or_path: str | Path) -> Pipeline:
     )
 
 
-def generator_of(folder: Folder, tokenizer: AnyTokenizer) -> tuple[CodeModel, AnySampling]:
+def generator_of(folder: Folder, tokenizer: SavedTokenizer) -> tuple[CodeModel, AnySampling]:
     """The generator in a pipeline folder, in evaluation mode, and its sampling settings.
 
     Raises:
@@ -167,7 +186,7 @@ def generator_of(folder: Folder, tokenizer: AnyTokenizer) -> tuple[CodeModel, An
     return generator, config_from_dict(kind.sampling, sampling, where="sampling.")
 
 
-def check_belongs(tokenizer: AnyTokenizer, spec: CodeSpec, codebooks_sha256: object, where: str) -> None:
+def check_belongs(tokenizer: SavedTokenizer, spec: CodeSpec, codebooks_sha256: object, where: str) -> None:
     """Refuse a generator (or code cache) that another tokenizer's codes made.
 
     Raises:
@@ -182,14 +201,14 @@ def check_belongs(tokenizer: AnyTokenizer, spec: CodeSpec, codebooks_sha256: obj
         )
 
 
-def tokenizer_component(tokenizer: AnyTokenizer) -> Component:
+def tokenizer_component(tokenizer: SavedTokenizer) -> Component:
     """A tokenizer, to be saved."""
-    name = next(name for name, (network, _) in TOKENIZERS.items() if isinstance(tokenizer, network))
-    tensors = module_tensors(tokenizer) if isinstance(tokenizer, CodecTokenizer) else published(tokenizer)
-    return Component(type=name, config=config_to_dict(tokenizer.config), tensors=tensors)
+    module, exactly = cast(nn.Module, tokenizer), getattr(tokenizer, "published_exactly", False)
+    tensors = module_tensors(module) if exactly else published(module)
+    return Component(type=tokenizer.component, config=config_to_dict(tokenizer.config), tensors=tensors)
 
 
-def generator_component(generator: CodeModel, tokenizer: AnyTokenizer) -> Component:
+def generator_component(generator: CodeModel, tokenizer: SavedTokenizer) -> Component:
     """A generator, to be saved, with the fingerprint of the codebooks that it was trained on.
 
     Raises:

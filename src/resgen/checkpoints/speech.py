@@ -30,8 +30,10 @@ from resgen.tokenizers.codec import FAMILIES, CodecTokenizer, CodecTokenizerConf
 from resgen.tokenizers.mel import MelTokenizer
 from resgen.tokenizers.sound import SoundTokenizer, check_mels
 from resgen.tokenizers.vocoder import Vocoder, VocoderConfig
+from resgen.tokenizers.waveform import WaveformTokenizer
 
-SOUND_TOKENIZERS = ("mel-tokenizer", "waveform-tokenizer", "codec-tokenizer")
+_TOKENIZERS: tuple[type[Any], ...] = (MelTokenizer, WaveformTokenizer, CodecTokenizer)
+SOUND_TOKENIZERS = {one.component: one for one in _TOKENIZERS}
 VOCODER, TEXT_MODEL = "vocoder", "text-model"
 CODEC_SECONDS = 30.0
 
@@ -96,7 +98,7 @@ def load_sound_tokenizer(name_or_path: str | Path) -> tuple[SoundTokenizer, Fold
         history = {"family": codec.config.family, "folder": path.resolve().name}
         return codec, Folder(path=path, kind="tokenizer", components={}, extra={"history": {"tokenizer": history}})
     folder = load_folder(path)
-    return cast(SoundTokenizer, tokenizer_of(folder, SOUND_TOKENIZERS)), folder
+    return cast(SoundTokenizer, tokenizer_of(folder, _TOKENIZERS)), folder
 
 
 def open_codec(
@@ -222,7 +224,7 @@ def load_speech_pipeline(name_or_path: str | Path) -> SpeechParts:
     folder = load_folder(resolve_model(name_or_path))
     if "text" not in folder.components:
         raise CheckpointError(f"'{folder.path}' holds a {folder.kind}, which cannot speak; give a speech pipeline")
-    tokenizer = cast(SoundTokenizer, tokenizer_of(folder, SOUND_TOKENIZERS))
+    tokenizer = cast(SoundTokenizer, tokenizer_of(folder, _TOKENIZERS))
     generator, sampling = generator_of(folder, tokenizer)
     vocoder = _vocoder_of(folder) if VOCODER in folder.components else None
     if vocoder is not None and isinstance(tokenizer, MelTokenizer):

@@ -19,12 +19,11 @@ import yaml
 from tyro.conf import UseAppendAction, arg
 
 from resgen.config import load_yaml, parse_overrides, replace_nested
-from resgen.errors import ConfigError, unknown
+from resgen.errors import ConfigError
 from resgen.progress import progress_bars
 
 if TYPE_CHECKING:
-    from resgen.training.image.recipe import Recipe
-    from resgen.training.speech.recipe import SpeechRecipe
+    from resgen.modalities import Modality
 
 T = TypeVar("T")
 """How long a command may take before it shows a bar."""
@@ -118,50 +117,49 @@ def positive(name: str, value: int) -> None:
         raise ConfigError(f"{name} {value} must be at least 1")
 
 
-def load_recipe(name: str, config: Path | None, overrides: Iterable[Iterable[str]], kind: str | None = None) -> Recipe:
-    """The recipe `name` for a kind of generator, with the values of a YAML file and, over those, of `--set` options."""
-    from resgen.recipes import get_recipe
-
-    recipe = get_recipe(name)
-    if kind is not None:
-        from resgen.training.image.recipe import with_kind
-
-        recipe = with_kind(recipe, kind)
-    return _overridden(recipe, config, overrides)
-
-
-def load_speech_recipe(
+def load_recipe(
     name: str, config: Path | None, overrides: Iterable[Iterable[str]], kind: str | None = None
-) -> SpeechRecipe:
-    """`load_recipe` for speech."""
-    from resgen.recipes import get_speech_recipe
+) -> tuple[Modality, Any]:
+    """The recipe `name` and its modality, for a kind of generator, with the values of a YAML file and, over those, of
+    `--set` options."""
+    from resgen.modalities import of_recipe
 
-    recipe = get_speech_recipe(name)
+    modality = of_recipe(name)
+    recipe = modality.recipes[name]()
     if kind is not None:
-        from resgen.training.speech.recipe import with_speech_kind
-
-        recipe = with_speech_kind(recipe, kind)
-    return _overridden(recipe, config, overrides)
-
-
-def is_speech(recipe: str) -> bool:
-    """Whether the recipe of this name is for speech.
-
-    Raises:
-        ConfigError: there is no recipe of this name.
-    """
-    from resgen.recipes import recipe_names, speech_recipe_names
-
-    if recipe not in (*recipe_names(), *speech_recipe_names()):
-        raise ConfigError(unknown("recipe", recipe, [*recipe_names(), *speech_recipe_names()]))
-    return recipe in speech_recipe_names()
-
-
-def _overridden(recipe: T, config: Path | None, overrides: Iterable[Iterable[str]]) -> T:
+        recipe = modality.with_kind(recipe, kind)
     from_file = {str(k): v for k, v in load_yaml(config).items()} if config else {}
     if from_file:
         recipe = replace_nested(recipe, from_file)
-    return replace_nested(recipe, parse_overrides(flatten(overrides)))
+    return modality, replace_nested(recipe, parse_overrides(flatten(overrides)))
+
+
+def choose(modality: Modality, by_name: Mapping[str, T], command: str) -> T:
+    """What a command has for a modality.
+
+    Raises:
+        ConfigError: nothing.
+    """
+    if modality.name not in by_name:
+        raise ConfigError(f"'{command}' is for {', '.join(by_name)}; there is none for {modality.noun}")
+    return by_name[modality.name]
+
+
+def refuse_options(command: Any, names: Iterable[str], why: str) -> None:
+    """Refuse options that make no sense here.
+
+    Args:
+        command: has the options as attributes; what is None, False or empty was not given.
+        names: of these options.
+        why: said after their names.
+
+    Raises:
+        ConfigError: naming those that were given.
+    """
+    given = ["--" + name.replace("_", "-") for name in names if getattr(command, name) not in (None, False, ())]
+    given = ["--set" if name == "--overrides" else name for name in given]
+    if given:
+        raise ConfigError(f"{' and '.join(given)} must be left out: {why}")
 
 
 def bundled_models() -> list[dict[str, Any]]:

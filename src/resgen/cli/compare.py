@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import UseAppendAction
 
@@ -15,18 +16,22 @@ from resgen.cli.common import (
     Json,
     Overrides,
     check_out_dir,
+    choose,
     flatten,
-    is_speech,
     load_recipe,
-    load_speech_recipe,
     message,
     option,
     positive,
+    refuse_options,
     report,
 )
 from resgen.cli.evaluate_speech import DIGIT_RECOGNIZER, SPEAKER_ENCODER
 from resgen.cli.train import EXIT_INTERRUPTED
 from resgen.errors import ConfigError
+
+if TYPE_CHECKING:
+    from resgen.training.image.recipe import Recipe
+    from resgen.training.speech.recipe import SpeechRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,14 +91,14 @@ class Compare:
     def run(self) -> int:
         check_out_dir(self.out)
         positive("--seeds", self.seeds)
-        if is_speech(self.recipe):
-            return self.run_speech()
-        for name in ("text", "vocoder", "transcriber", "speaker_encoder"):
-            if getattr(self, name) is not None:
-                raise ConfigError(
-                    f"--{name.replace('_', '-')} is for speech, recipe '{self.recipe}' for pictures; leave it out"
-                )
-        recipe = load_recipe(self.recipe, self.config, self.overrides)
+        modality, recipe = load_recipe(self.recipe, self.config, self.overrides)
+        runs: dict[str, Callable[[Any], int]] = {"image": self.run_pictures, "speech": self.run_speech}
+        return choose(modality, runs, "compare")(recipe)
+
+    def run_pictures(self, recipe: Recipe) -> int:
+        """For a recipe of pictures."""
+        names = ("text", "vocoder", "transcriber", "speaker_encoder")
+        refuse_options(self, names, f"recipe '{self.recipe}' is for pictures")
         from resgen.experiments.compare import Comparison, Study, compare
         from resgen.experiments.report import write_comparison
         from resgen.kinds import KINDS
@@ -122,11 +127,10 @@ class Compare:
         report({"files": files}, as_json=self.as_json, text=files[0].read_text(encoding="utf-8"))
         return 0
 
-    def run_speech(self) -> int:
-        """The same for a recipe of speech."""
+    def run_speech(self, recipe: SpeechRecipe) -> int:
+        """For a recipe of speech."""
         if self.text is None:
             raise ConfigError("--text is missing: speech is compared with one text model, give its folder")
-        recipe = load_speech_recipe(self.recipe, self.config, self.overrides)
         from resgen.experiments.speech_compare import KINDS, SpeechComparison, compare_speech
         from resgen.training import Interrupted
 

@@ -11,17 +11,22 @@ from resgen.cli.common import (
     Json,
     Overrides,
     check_out_dir,
+    choose,
     is_first_process,
-    load_speech_recipe,
+    load_recipe,
     option,
     positive,
+    refuse_options,
     report,
 )
-from resgen.cli.reconstruct import of_sound
 from resgen.errors import ConfigError
 
 if TYPE_CHECKING:
     from resgen.data.codes.cache import CodeCache
+
+
+OF_PICTURES, OF_SPEECH = ("flip", "resize", "skip_unreadable"), ("text", "recipe", "config", "overrides")
+"""Options that are for one modality."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,25 +73,27 @@ class Encode:
     as_json: Json = False
 
     def run(self) -> None:
-        options = {"--text": self.text, "--recipe": self.recipe, "--config": self.config, "--set": self.overrides}
-        named = [name for name, value in options.items() if value]
         if self.shard_samples is not None:
             positive("--shard-samples", self.shard_samples)
         if self.verify:
-            return self.run_verify(named)
+            return self.run_verify()
         if self.tokenizer is None or self.data is None:
             raise ConfigError("--tokenizer and --data are needed (but for --verify): what encodes, and what is encoded")
         if is_first_process():  # the check makes folders and removes them: not for several processes at once
             check_out_dir(self.out)
-        if of_sound(self.tokenizer, likely=bool(named)):
-            return self.run_speech(self.tokenizer, self.data)
-        if named:
-            raise ConfigError(f"{' and '.join(named)} must be left out: tokenizer '{self.tokenizer}' is of pictures")
+        from resgen.modalities import of_model
+
+        runs = {"image": self.run_pictures, "speech": self.run_speech}
+        choose(of_model(self.tokenizer), runs, "encode")(self.tokenizer, self.data)
+
+    def run_pictures(self, tokenizer: str, data: str) -> None:
+        """For a tokenizer of pictures."""
+        refuse_options(self, OF_SPEECH, f"tokenizer '{tokenizer}' is of pictures")
         from resgen.training.image.runs import encode_data
 
         caches = encode_data(
-            self.tokenizer,
-            self.data,
+            tokenizer,
+            data,
             self.out,
             flip=self.flip,
             resize=self.resize,
@@ -97,17 +104,10 @@ class Encode:
         if is_first_process():
             self.report_caches(*caches)
 
-    def run_verify(self, named: list[str]) -> None:
+    def run_verify(self) -> None:
         """Check what is there."""
-        others = {
-            "--flip": self.flip,
-            "--resize": self.resize,
-            "--skip-unreadable": self.skip_unreadable,
-            "--shard-samples": self.shard_samples,
-        }
-        named = [*named, *(name for name, value in others.items() if value)]
-        if named:
-            raise ConfigError(f"{' and '.join(named)} must be left out: --verify only reads the codes in --out")
+        names = (*OF_SPEECH, *OF_PICTURES, "shard_samples")
+        refuse_options(self, names, "--verify only reads the codes in --out")
         from resgen.training.speech.runs import check_encoded_speech, is_encoded_speech
 
         if is_encoded_speech(self.out):
@@ -131,16 +131,17 @@ class Encode:
 
     def run_speech(self, sound_tokenizer: str, data: str) -> None:
         """The same for a tokenizer of sound."""
-        if self.flip or self.resize or self.skip_unreadable:
-            raise ConfigError(
-                f"--flip, --resize and --skip-unreadable are for pictures; tokenizer '{sound_tokenizer}' is of sound"
-            )
+        refuse_options(self, OF_PICTURES, f"tokenizer '{sound_tokenizer}' is of sound")
         if self.text is None or self.recipe is None:
             raise ConfigError(
                 f"--text and --recipe are needed: tokenizer '{sound_tokenizer}' is of sound; texts are aligned by "
                 "the text model, recordings prepared as the recipe says"
             )
-        recipe = load_speech_recipe(self.recipe, self.config, self.overrides)
+        modality, recipe = load_recipe(self.recipe, self.config, self.overrides)
+        if modality.name != "speech":
+            raise ConfigError(
+                f"recipe '{self.recipe}' is for {modality.noun}, but tokenizer '{sound_tokenizer}' is of sound"
+            )
         from resgen.checkpoints.speech import load_sound_tokenizer, load_text_model
         from resgen.training.speech.runs import encode_speech
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
-from resgen.cli.common import ConfigFile, Json, Overrides, is_speech, load_recipe, load_speech_recipe, option, report
+from resgen.cli.common import ConfigFile, Json, Overrides, load_recipe, option, report
 from resgen.errors import ConfigError
 
 
@@ -34,10 +34,8 @@ class Inspect:
         if (self.model is None) == (self.recipe is None):
             raise ConfigError("inspect takes either DIR_OR_NAME or --recipe NAME")
         if self.recipe is not None:
-            from resgen.recipes.describe import describe_recipe
-
-            load = load_speech_recipe if is_speech(self.recipe) else load_recipe
-            document = describe_recipe(load(self.recipe, self.config, self.overrides))
+            modality, recipe = load_recipe(self.recipe, self.config, self.overrides)
+            document = modality.describe(recipe)
         elif self.config or self.overrides:
             raise ConfigError("--config and --set change a recipe; a saved model is shown as it is")
         else:

@@ -11,9 +11,7 @@ from resgen.cli.common import (
     ConfigFile,
     Json,
     Overrides,
-    is_speech,
     load_recipe,
-    load_speech_recipe,
     option,
     positive,
     report,
@@ -65,8 +63,7 @@ class Plan:
         for name, value in (("--device-memory", self.device_memory), ("--rate", self.rate)):
             if value is not None and not 0 < value < math.inf:
                 raise ConfigError(f"{name} {value:g} must be greater than 0")
-        load = load_speech_recipe if is_speech(self.recipe) else load_recipe
-        recipe = load(self.recipe, self.config, self.overrides)
+        _, recipe = load_recipe(self.recipe, self.config, self.overrides)
         from resgen.training import plan
 
         every = plan.stages_of(recipe)

@@ -11,13 +11,15 @@ from resgen.cli.common import (
     Json,
     check_out_dir,
     check_out_file,
+    choose,
     message,
     option,
     plain,
+    refuse_options,
     report,
     table,
 )
-from resgen.errors import CheckpointError, ConfigError, DataError, MissingExtraError
+from resgen.errors import ConfigError, DataError, MissingExtraError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,11 +55,13 @@ class Reconstruct:
     as_json: Json = False
 
     def run(self) -> None:
-        speech_options = self.vocoder is not None or self.num is not None
-        if of_sound(self.tokenizer, likely=speech_options or self.out.suffix.lower() not in PICTURE_SUFFIXES):
-            return self.run_sound()
-        if speech_options:
-            raise ConfigError(f"--vocoder and --num are for speech; tokenizer '{self.tokenizer}' is of pictures")
+        from resgen.modalities import of_model
+
+        choose(of_model(self.tokenizer), {"image": self.run_pictures, "speech": self.run_sound}, "reconstruct")()
+
+    def run_pictures(self) -> None:
+        """For a tokenizer of pictures."""
+        refuse_options(self, ("vocoder", "num"), f"tokenizer '{self.tokenizer}' is of pictures")
         check_out_file(self.out)
         from resgen.pipelines.image.reconstruct import reconstruct
 
@@ -144,24 +148,3 @@ class Stoi:
         except (DataError, MissingExtraError) as error:
             self.notes.add(str(error))
             return None
-
-
-def of_sound(tokenizer: str, *, likely: bool) -> bool:
-    """Whether a tokenizer (or a pipeline's) is of sound.
-
-    Args:
-        tokenizer: folder or bundled name.
-        likely: what else was given is for sound. Without that a folder that cannot be read counts as one of pictures:
-            loading it says what is wrong.
-
-    Raises:
-        CheckpointError: the folder cannot be read, and `likely`.
-    """
-    from resgen.pipelines.describe import is_sound_model
-
-    try:
-        return is_sound_model(tokenizer)
-    except CheckpointError:
-        if likely:
-            raise
-        return False

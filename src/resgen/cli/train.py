@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from resgen.cli.common import (
     ConfigFile,
@@ -15,24 +12,19 @@ from resgen.cli.common import (
     Overrides,
     check_out_dir,
     is_first_process,
-    is_speech,
     load_recipe,
-    load_speech_recipe,
     message,
     option,
     report,
 )
+from resgen.config import replace_nested
 from resgen.errors import ConfigError
-
-if TYPE_CHECKING:
-    from resgen.tokenizers.image import ImageTokenizer
-    from resgen.training.generator_task import Evaluate
 
 EXIT_INTERRUPTED = 130
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training(ABC):
+class Training:
     """What every training takes."""
 
     recipe: str
@@ -53,38 +45,34 @@ class Training(ABC):
     """Pictures: leave out those that cannot be read, and say how many, instead of refusing the data."""
     as_json: Json = False
 
-    @abstractmethod
-    def train(self) -> Mapping[str, Any]:
-        """Train, and return the last metrics."""
-
-    @property
-    def common(self) -> dict[str, Any]:
-        """What all functions that train take."""
-        return {
-            "data": self.data,
-            "out": self.out,
-            "max_minutes": self.max_minutes,
-            "resume": self.resume,
-            "init": self.init,
-        }
-
-    @property
-    def picture_overrides(self) -> tuple[tuple[str, ...], ...]:
-        """`--set`, and the other options of pictures that are part of the recipe."""
-        return (*self.overrides, *((("data.skip_unreadable=true",),) if self.skip_unreadable else ()))
+    stage: ClassVar[str]
+    models: ClassVar[tuple[str, ...]] = ()
+    """Options that name other models."""
 
     def run(self) -> int:
         """Train and report the last metrics; the message of an interrupted training says how to go on."""
-        from resgen.training import Interrupted
+        from resgen.training import Interrupted, Run
 
         if is_first_process():  # the check makes folders and removes them: not for several processes at once
             check_out_dir(self.out)
-        if self.skip_unreadable and is_speech(self.recipe):
-            raise ConfigError(f"--skip-unreadable is for pictures; recipe '{self.recipe}' is for speech")
         if self.max_minutes is not None and not self.max_minutes > 0:
             raise ConfigError(f"--max-minutes {self.max_minutes:g} must be greater than 0")
+        modality, recipe = load_recipe(self.recipe, self.config, self.overrides, getattr(self, "kind", None))
+        if self.skip_unreadable and modality.name != "image":
+            raise ConfigError(f"--skip-unreadable is for pictures; recipe '{self.recipe}' is for {modality.noun}")
+        if self.skip_unreadable:
+            recipe = replace_nested(recipe, {"data.skip_unreadable": True})
+        options: dict[str, Any] = {
+            "out": self.out,
+            "data": self.data,
+            "max_minutes": self.max_minutes,
+            "resume": self.resume,
+            "init": self.init,
+            "models": {name: getattr(self, name) for name in self.models if getattr(self, name) is not None},
+            "evaluate_on": getattr(self, "evaluate_on", None),
+        }
         try:
-            metrics = self.train()
+            metrics = modality.train(self.stage, recipe, Run(**options))
         except Interrupted as stop:
             message(str(stop))
             return EXIT_INTERRUPTED
@@ -107,23 +95,13 @@ class TrainTokenizer(Training):
             --set tokenizer_loss.decoder_only=true
     """
 
+    stage: ClassVar[str] = "tokenizer"
     recipe: str
     """Pictures: digits, fashion_mnist, cifar10, cifar10_8x8, avatars64, imagenette64, imagenet256; speech:
     spoken_digits, spoken_digits_small, spoken_digits_waveform, sentences, sentences_small, melvae, rvqvae."""
     data: Annotated[str | None, option("PATH")] = None
     """Pictures: folder of class folders, parquet, tar shards, or 'digits'. Recordings: parquet, tar shards, or a folder
     with metadata.csv. Without it the recipe's own."""
-
-    def train(self) -> Mapping[str, Any]:
-        if is_speech(self.recipe):
-            speech = load_speech_recipe(self.recipe, self.config, self.overrides)
-            from resgen.training.speech.runs import train_sound_tokenizer
-
-            return train_sound_tokenizer(speech, **self.common)
-        recipe = load_recipe(self.recipe, self.config, self.picture_overrides)
-        from resgen.training.image.runs import train_tokenizer
-
-        return train_tokenizer(recipe, **self.common)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,14 +113,10 @@ class TrainVocoder(Training):
         resgen train vocoder --recipe spoken_digits --data speech/digits --tokenizer runs/mel/model --out runs/vocoder
     """
 
+    stage: ClassVar[str] = "vocoder"
+    models: ClassVar[tuple[str, ...]] = ("tokenizer",)
     tokenizer: Annotated[str | None, option("DIR")] = None
     """Folder of the mel tokenizer, whose reconstructions are learned from besides real mels."""
-
-    def train(self) -> Mapping[str, Any]:
-        recipe = load_speech_recipe(self.recipe, self.config, self.overrides)
-        from resgen.training.speech.runs import train_vocoder
-
-        return train_vocoder(recipe, tokenizer=self.tokenizer, **self.common)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,11 +128,7 @@ class TrainText(Training):
         resgen train text --recipe spoken_digits --data speech/digits --out runs/text
     """
 
-    def train(self) -> Mapping[str, Any]:
-        recipe = load_speech_recipe(self.recipe, self.config, self.overrides)
-        from resgen.training.speech.runs import train_text
-
-        return train_text(recipe, **self.common)
+    stage: ClassVar[str] = "text"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +146,8 @@ class TrainGenerator(Training):
             --out runs/tuned
     """
 
+    stage: ClassVar[str] = "generator"
+    models: ClassVar[tuple[str, ...]] = ("tokenizer", "text", "vocoder")
     recipe: str
     """Pictures: digits, fashion_mnist, cifar10, cifar10_8x8, avatars64, imagenette64, imagenet256; speech:
     spoken_digits, spoken_digits_small, spoken_digits_waveform, sentences, sentences_small, melvae, rvqvae."""
@@ -192,43 +164,3 @@ class TrainGenerator(Training):
     """Speech: folder of the vocoder of a mel tokenizer, which becomes part of the model."""
     evaluate_on: Annotated[str | None, option("PATH")] = None
     """Pictures to compare 1,000 samples with every generator_training.evaluate_every steps; --data if left out."""
-
-    def train(self) -> Mapping[str, Any]:
-        if is_speech(self.recipe):
-            return self.train_speech()
-        if self.text is not None or self.vocoder is not None:
-            raise ConfigError(f"--text and --vocoder are for speech; recipe '{self.recipe}' is for pictures")
-        recipe = load_recipe(self.recipe, self.config, self.picture_overrides, self.kind)
-        from resgen.training.image.runs import train_generator
-
-        evaluator = None
-        if recipe.generator_training.evaluate_every:
-            from resgen.training.image.runs import is_encoded
-
-            path = self.evaluate_on or self.data or recipe.data.path
-            if path is None or is_encoded(path):
-                raise ConfigError("evaluate_every needs pictures; name them with --evaluate-on PATH")
-            evaluator = functools.partial(in_training, path=path, resize=recipe.data.resize)
-        return train_generator(recipe, tokenizer=self.tokenizer, evaluator=evaluator, **self.common)
-
-    def train_speech(self) -> Mapping[str, Any]:
-        """The same for a recipe of speech."""
-        if self.text is None:
-            raise ConfigError("--text is missing: a speech generator needs the folder of a trained text model")
-        recipe = load_speech_recipe(self.recipe, self.config, self.overrides, self.kind)
-        if self.evaluate_on is not None or recipe.generator_training.evaluate_every:
-            raise ConfigError("evaluate_every and --evaluate-on are for pictures; use resgen evaluate for speech")
-        from resgen.training.speech.runs import train_speech_generator
-
-        return train_speech_generator(
-            recipe, tokenizer=self.tokenizer, text=self.text, vocoder=self.vocoder, **self.common
-        )
-
-
-def in_training(tokenizer: ImageTokenizer, path: str, resize: bool) -> Evaluate:
-    """What measures a generator in training against the pictures in `path`."""
-    from resgen.experiments.judge import Judge
-
-    config = tokenizer.config
-    judge = Judge(path, image_size=config.image_size, channels=config.channels, resize=resize)
-    return judge.in_training(tokenizer)

@@ -26,6 +26,7 @@ from resgen.kinds import AnySampling, count_parameters, get_kind, without_guidan
 from resgen.pipelines.image.pipeline import ImagePipeline
 from resgen.training.image.recipe import Recipe, with_kind
 from resgen.training.image.runs import train_generator
+from resgen.training.stages import Run
 
 SEARCH_SEED, FINAL_SEED = 1000, 2000
 
@@ -92,11 +93,13 @@ def train(
     if not (folder / "model" / "config.json").exists():
         train_generator(
             replace(recipe, generator_training=training),
-            data=str(Path(out) / "codes" / str(depth)),
-            tokenizer=Path(out) / "tokenizers" / str(depth),
-            out=folder,
-            max_minutes=max_minutes,
-            resume=folder.exists(),
+            Run(
+                out=folder,
+                data=str(Path(out) / "codes" / str(depth)),
+                max_minutes=max_minutes,
+                resume=folder.exists(),
+                models={"tokenizer": Path(out) / "tokenizers" / str(depth)},
+            ),
         )
     history = load_folder(folder / "model").extra["history"]["generator"]
     return {

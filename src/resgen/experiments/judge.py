@@ -27,6 +27,7 @@ from resgen.models.base import CodeModel
 from resgen.ops.images import to_uint8
 from resgen.pipelines.image.pipeline import ImagePipeline
 from resgen.tokenizers.image import ImageTokenizer
+from resgen.training.generator_task import Evaluate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,3 +205,14 @@ class Judge:
             command=command,
             environment={"device": str(pipe.device)},
         )
+
+
+def evaluator(path: str, *, resize: bool) -> Callable[[ImageTokenizer], Evaluate]:
+    """What measures, for a tokenizer, a generator in training against the pictures in `path`."""
+
+    def make(tokenizer: ImageTokenizer) -> Evaluate:
+        config = tokenizer.config
+        judge = Judge(path, image_size=config.image_size, channels=config.channels, resize=resize)
+        return judge.in_training(tokenizer)
+
+    return make

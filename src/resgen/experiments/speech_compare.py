@@ -27,6 +27,7 @@ from resgen.files import write_json, write_text
 from resgen.pipelines.speech.pipeline import SpeechPipeline
 from resgen.training.speech.recipe import SpeechRecipe, with_speech_kind
 from resgen.training.speech.runs import encode_speech, train_speech_generator
+from resgen.training.stages import Run
 
 KINDS = ("residual", "clam_tts", "valle")
 
@@ -142,15 +143,18 @@ def _train(
     say(f"training {kind}, seed {seed}, for {settings.max_minutes:g} minutes")
     variant = with_speech_kind(recipe, kind)
     training = replace(variant.generator_training, seed=seed)
+    models = {"tokenizer": settings.tokenizer, "text": settings.text}
+    if settings.vocoder is not None:
+        models["vocoder"] = settings.vocoder
     train_speech_generator(
         replace(variant, generator_training=training),
-        data=str(out / "codes"),
-        tokenizer=settings.tokenizer,
-        text=settings.text,
-        vocoder=settings.vocoder,
-        out=folder,
-        max_minutes=settings.max_minutes,
-        resume=folder.is_dir(),
+        Run(
+            out=folder,
+            data=str(out / "codes"),
+            max_minutes=settings.max_minutes,
+            resume=folder.is_dir(),
+            models=models,
+        ),
     )
 
 

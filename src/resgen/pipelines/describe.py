@@ -7,7 +7,6 @@ from typing import Any
 
 from safetensors import safe_open
 
-from resgen.checkpoints.artefacts import TOKENIZERS
 from resgen.checkpoints.format import Folder, load_folder
 from resgen.checkpoints.locate import resolve_model
 from resgen.checkpoints.speech import SOUND_TOKENIZERS, TEXT_MODEL, VOCODER
@@ -55,16 +54,6 @@ def describe_artefact(name_or_path: str | Path) -> dict[str, Any]:
     }
 
 
-def is_sound_model(name_or_path: str | Path) -> bool:
-    """Whether the tokenizer of a tokenizer or pipeline folder (or bundled model) is of sound; no weights are read.
-
-    Raises:
-        CheckpointError: nothing there, damaged, or a folder without a tokenizer.
-    """
-    folder = load_folder(resolve_model(name_or_path), verify=False)
-    return folder.component("tokenizer").type in SOUND_TOKENIZERS
-
-
 def describe_sound_codes(config: MelTokenizerConfig | WaveformTokenizerConfig | CodecTokenizerConfig) -> dict[str, Any]:
     """What the codes of a sound tokenizer are worth: `depth` codes of `codebook_size` values for each position."""
     if isinstance(config, MelTokenizerConfig):
@@ -91,7 +80,7 @@ def _describe_speech(folder: Folder) -> dict[str, Any]:
     for saved in folder.components.values():
         where = f"{saved.name}."
         if saved.type in SOUND_TOKENIZERS:
-            config = config_from_dict(TOKENIZERS[saved.type][1], saved.config, where=where)
+            config = config_from_dict(SOUND_TOKENIZERS[saved.type].config_class, saved.config, where=where)
             facts["codes"] = describe_sound_codes(config)
         elif saved.type == VOCODER:
             facts["vocoder"] = describe_vocoder(config_from_dict(VocoderConfig, saved.config, where=where))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from resgen.kinds import GeneratorLossConfig
@@ -232,3 +233,9 @@ def imagenet256() -> Recipe:
             num_steps=64, mask_schedule="exponential", top_p=0.98, guidance_first=0.02, guidance_scale=2.2
         ),
     )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    recipe.__name__: recipe
+    for recipe in (digits, fashion_mnist, cifar10, cifar10_8x8, avatars64, imagenette64, imagenet256)
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from resgen.kinds import GeneratorLossConfig
@@ -171,3 +172,17 @@ def _long(num_steps: int, learning_rate: float) -> TrainerConfig:
         sample_every=5000,
         checkpoint_every=5000,
     )
+
+
+RECIPES: dict[str, Callable[[], SpeechRecipe]] = {
+    recipe.__name__: recipe
+    for recipe in (
+        spoken_digits,
+        spoken_digits_small,
+        spoken_digits_waveform,
+        sentences,
+        sentences_small,
+        melvae,
+        rvqvae,
+    )
+}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from resgen.errors import ConfigError, ResGenError, unknown
-from resgen.pipelines.describe import is_sound_model
+from resgen.modalities import of_model
 from resgen.serving.batching import Batcher, Ticket
 from resgen.serving.config import ServerConfig
 from resgen.serving.images import ServedImages
@@ -54,7 +54,7 @@ class Service:
         self.metrics = Metrics(lambda: len(self.batcher), lambda: self.busy)
         self._load = []
         for name, source in sources.items():
-            served = ServedSpeech if is_sound_model(source) else ServedImages
+            served = ServedSpeech if of_model(source).name == "speech" else ServedImages
             self._load.append(functools.partial(served, name, source, config, device=device, dtype=dtype))
 
     async def start(self) -> None:

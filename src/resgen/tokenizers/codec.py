@@ -205,6 +205,10 @@ class CodecTokenizer(nn.Module):
         MissingExtraError: it is not installed.
     """
 
+    component = "codec-tokenizer"
+    config_class = CodecTokenizerConfig
+    published_exactly = True  # codes have to stay those of the codec
+
     def __init__(self, config: CodecTokenizerConfig, codec: nn.Module | None = None) -> None:
         super().__init__()
         self.config, self.spec = config, config.spec

@@ -73,6 +73,9 @@ class Reconstruction(NamedTuple):
 class ImageTokenizer(nn.Module):
     """Encoder, residual quantizer and decoder; pictures are float in [-1, 1]."""
 
+    component = "image-tokenizer"
+    config_class = ImageTokenizerConfig
+
     def __init__(self, config: ImageTokenizerConfig) -> None:
         super().__init__()
         self.config, self.spec = config, config.spec

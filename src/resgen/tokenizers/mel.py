@@ -103,6 +103,9 @@ class MelTokenizer(nn.Module):
         samples_per_position: samples of the waveform, likewise.
     """
 
+    component = "mel-tokenizer"
+    config_class = MelTokenizerConfig
+
     def __init__(self, config: MelTokenizerConfig) -> None:
         super().__init__()
         self.config = config

@@ -112,6 +112,9 @@ class WaveformTokenizer(nn.Module):
         samples_per_position: samples that one position stands for.
     """
 
+    component = "waveform-tokenizer"
+    config_class = WaveformTokenizerConfig
+
     def __init__(self, config: WaveformTokenizerConfig) -> None:
         super().__init__()
         self.config = config

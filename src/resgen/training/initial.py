@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from resgen.checkpoints.artefacts import AnyTokenizer, check_belongs
+from resgen.checkpoints.artefacts import SavedTokenizer, check_belongs
 from resgen.checkpoints.format import load_folder, load_tensors
 from resgen.checkpoints.locate import resolve_model
 from resgen.checkpoints.tensors import load_state, module_tensors
 from resgen.errors import ConfigError
+from resgen.kinds import ModelConfig, build
 from resgen.models.base import CodeModel
+from resgen.nn.seeding import seeded
 
 CLASSES = "condition.embedding.weight"
 """A generator's vectors of classes; the last one stands for no class."""
@@ -44,7 +47,7 @@ def start_from(module: nn.Module, name_or_path: str | Path, part: str) -> None:
 
 
 @torch.no_grad()
-def start_generator_from(generator: CodeModel, name_or_path: str | Path, tokenizer: AnyTokenizer) -> None:
+def start_generator_from(generator: CodeModel, name_or_path: str | Path, tokenizer: SavedTokenizer) -> None:
     """`start_from` for a generator, which must have been trained on codes of the same tokenizer.
 
     Where the number of classes differs, classes start anew and only "no class" keeps its vector.
@@ -60,3 +63,13 @@ def start_generator_from(generator: CodeModel, name_or_path: str | Path, tokeniz
     if fresh is not None and known is not None and len(fresh) != len(known) and fresh.shape[1:] == known.shape[1:]:
         tensors[CLASSES] = torch.cat([fresh[:-1].float(), known[-1:].float()])
     load_state(generator, tensors, str(folder.path))
+
+
+def new_generator(recipe: Any, config: ModelConfig, tokenizer: SavedTokenizer, init: str | Path | None) -> CodeModel:
+    """The generator of a recipe for the codes of a tokenizer: with random weights, drawn from the training's seed, or
+    those of `init`; see `start_generator_from`."""
+    with seeded(recipe.generator_training.seed, "generator"):
+        model = build(config, tokenizer.spec)
+        if init is not None:
+            start_generator_from(model, init, tokenizer)
+    return model

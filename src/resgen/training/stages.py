@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from resgen.config import config_to_dict
 from resgen.errors import DataError
 from resgen.training.agreement import check_agreement
-from resgen.training.image.recipe import Recipe
-from resgen.training.interface import Task, TrainerConfig
+from resgen.training.interface import Task
 from resgen.training.parallel import initialise
-from resgen.training.speech.recipe import SpeechRecipe
 from resgen.training.state import check_run_folder
 from resgen.training.trainer import Trainer
 
@@ -20,76 +19,103 @@ CODE_FOLDERS = ("train", "held_out")
 """Where encoded data lies in its folder."""
 
 
-def data_path(recipe: Recipe | SpeechRecipe, data: str | None) -> str:
-    """`data`, or the recipe's own path.
+class Recipe(Protocol):
+    """What the stages know of a recipe; it also has a `TrainerConfig` called STAGE_training for each of its stages."""
 
-    Raises:
-        DataError: neither is given.
-    """
-    path = data or recipe.data.path
-    if path is None:
-        raise DataError(f"recipe '{recipe.name}' has no data of its own; give it with --data PATH")
-    return path
+    @property
+    def name(self) -> str: ...
 
-
-def check_start(recipe: Recipe | SpeechRecipe, out: str | Path, *, max_minutes: float | None, resume: bool) -> None:
-    """Before any data is read, refuse processes with different settings, and a run's folder that cannot be used.
-
-    Raises:
-        ConfigError: see `check_agreement` and `check_run_folder`.
-    """
-    reduce = initialise()
-    check_agreement({"recipe": config_to_dict(recipe), "max_minutes": max_minutes, "resume": resume}, reduce)
-    if reduce.rank == 0:
-        check_run_folder(Path(out), resume)
+    @property
+    def data(self) -> Any:
+        """Settings of the data, among them `path`."""
+        ...
 
 
-def run_stage(
-    task: Task,
-    recipe: Recipe | SpeechRecipe,
-    stage: str,
-    training: TrainerConfig,
-    out: str | Path,
-    *,
-    max_minutes: float | None,
-    resume: bool,
-    init: str | Path | None,
-    about: Mapping[str, Any],
-    configs: Mapping[str, Any],
-    kind: str | None = None,
-) -> dict[str, float]:
-    """Train a task; returns the final metrics.
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run of one stage: where it goes and what it builds on.
 
-    Args:
-        task: what is trained.
-        recipe: whose stage it is.
-        stage: its name.
-        training: settings of the trainer.
+    Attributes:
         out: run folder.
+        data: what to learn from; the recipe's own path by default.
         max_minutes: budget of wall time.
         resume: continue the run in `out`.
-        init: the model whose weights the task has already; without one it starts from data, where it does so.
+        init: start from the weights of this model, of the same shape (fine-tuning).
+        models: folders of other models that the stage needs, by name: `tokenizer`, `text`, `vocoder`.
+        evaluate_on: data to compare samples with during the training.
+    """
+
+    out: str | Path
+    data: str | None = None
+    max_minutes: float | None = None
+    resume: bool = False
+    init: str | Path | None = None
+    models: Mapping[str, str | Path] = field(default_factory=dict)
+    evaluate_on: str | None = None
+
+    def data_path(self, recipe: Recipe) -> str:
+        """`data`, or the recipe's own path.
+
+        Raises:
+            DataError: neither is given.
+        """
+        path = self.data or recipe.data.path
+        if path is None:
+            raise DataError(f"recipe '{recipe.name}' has no data of its own; give it with --data PATH")
+        return path
+
+
+class Job(NamedTuple):
+    """What a stage is to do.
+
+    Attributes:
+        task: what is trained.
         about: the data.
-        configs: all other settings by name; a run is resumed with the same ones only.
+        configs: all settings but the trainer's, by name; a run is resumed with the same ones only.
         kind: of a generator.
     """
+
+    task: Task
+    about: Mapping[str, Any]
+    configs: Mapping[str, Any]
+    kind: str | None = None
+
+
+def run_stage(stage: str, recipe: Recipe, run: Run, prepare: Callable[[], Job]) -> dict[str, float]:
+    """Train a stage and write `out/model`; returns the final metrics.
+
+    Args:
+        stage: its name.
+        recipe: all settings.
+        run: where it goes and what it builds on.
+        prepare: reads data and models, and makes the task; called when processes and folder are known to be in order.
+
+    Raises:
+        ConfigError: processes were started differently, or the run's folder cannot be used.
+    """
+    reduce = initialise()
+    given = {"recipe": config_to_dict(recipe), "max_minutes": run.max_minutes, "resume": run.resume}
+    check_agreement(given, reduce)
+    if reduce.rank == 0:
+        check_run_folder(Path(run.out), run.resume)
+    job, training = prepare(), getattr(recipe, f"{stage}_training")
     config = {
         "stage": stage,
-        **({"kind": kind} if kind else {}),
-        **({"init": str(init)} if init else {}),
+        **({"kind": job.kind} if job.kind else {}),
+        **({"init": str(run.init)} if run.init else {}),
         "recipe": recipe.name,
-        "data": dict(about),
-        **{name: config_to_dict(part) for name, part in configs.items()},
+        "data": dict(job.about),
+        **{name: config_to_dict(part) for name, part in job.configs.items()},
         "training": config_to_dict(training),
     }
     trainer = Trainer(
-        task,
+        job.task,
         training,
-        out,
-        max_minutes=max_minutes,
-        resume=resume,
-        start_from_data=init is None,
-        reduce=initialise(),
+        run.out,
+        max_minutes=run.max_minutes,
+        resume=run.resume,
+        start_from_data=run.init is None,
+        reduce=reduce,
         run_config=config,
     )
     return trainer.run()

@@ -136,32 +136,33 @@ def trainings(fake):
     class Interrupted(ResGenError):
         pass
 
-    def train_tokenizer(recipe, **options):
-        calls.append((recipe, options))
+    def train(stage, recipe, run):
+        calls.append((stage, recipe, run))
+        if stage == "generator":
+            raise Interrupted("checkpoint at step 7, continue with --resume")
         return {"loss": 0.5}
 
-    def train_generator(recipe, **options):
-        calls.append((recipe, options))
-        raise Interrupted("checkpoint at step 7, continue with --resume")
-
-    fake("resgen.training", Interrupted=Interrupted)
-    fake("resgen.training.image.runs", train_tokenizer=train_tokenizer, train_generator=train_generator)
-    names = {"recipe_names": lambda: ["digits"], "speech_recipe_names": lambda: []}
-    fake("resgen.recipes", get_recipe=lambda name: FakeRecipe(name=name), **names)
+    fake("resgen.training", Interrupted=Interrupted, Run=dict)
+    fake("resgen.modalities", of_recipe=lambda name: modality(train=train))
     return calls
+
+
+def modality(name="image", **members):
+    """One whose only recipe is a fake."""
+    recipes = {"digits": lambda: FakeRecipe(name="digits")}
+    return SimpleNamespace(name=name, noun="pictures", recipes=recipes, **members)
 
 
 def test_train_tokenizer(trainings, tmp_path, capsys):
     out = tmp_path / "run"
     argv = f"train tokenizer --recipe digits --data d --set seed=3 --max-minutes 1.5 --resume --out {out}".split()
     assert run_json(argv, capsys) == {"model": str(out / "model"), "metrics": {"loss": 0.5}}
-    assert trainings == [
-        (FakeRecipe(name="digits", seed=3), {"data": "d", "out": out, "max_minutes": 1.5, "resume": True, "init": None})
-    ]
+    run = {"out": out, "data": "d", "max_minutes": 1.5, "resume": True, "init": None, "models": {}, "evaluate_on": None}
+    assert trainings == [("tokenizer", FakeRecipe(name="digits", seed=3), run)]
 
 
 def test_of_several_processes_only_the_first_reports(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr("resgen.training.image.runs.train_tokenizer", lambda recipe, **given: {"loss": 1.5})
+    monkeypatch.setattr("resgen.modalities.Modality.train", lambda *given: {"loss": 1.5})
     argv = ["train", "tokenizer", "--recipe", "digits", "--out", str(tmp_path)]
     for rank, said in (("0", True), ("1", False)):
         monkeypatch.setenv("RANK", rank)
@@ -172,8 +173,8 @@ def test_of_several_processes_only_the_first_reports(monkeypatch, tmp_path, caps
 def test_interrupted_training_says_how_to_go_on(trainings, tmp_path, capsys):
     argv = ["train", "generator", "--recipe", "digits", "--tokenizer", "t", "--out", str(tmp_path)]
     assert main(argv) == 130
-    asked = {"data": None, "tokenizer": "t", "out": tmp_path, "max_minutes": None, "resume": False, "init": None}
-    assert trainings[0][1] == {**asked, "evaluator": None}
+    run = {"out": tmp_path, "data": None, "max_minutes": None, "resume": False, "init": None, "evaluate_on": None}
+    assert trainings[0][2] == {**run, "models": {"tokenizer": "t"}}
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err == "checkpoint at step 7, continue with --resume\n"
 
@@ -215,6 +216,7 @@ def test_encode_reports_the_caches(fake, tmp_path, capsys, monkeypatch):
         return FakeCache(7), FakeCache(2)
 
     fake("resgen.training.image.runs", encode_data=encode_data)
+    fake("resgen.modalities", of_model=lambda name: modality())
     fake("resgen.training.parallel", finalise=lambda: None)
     argv = ["encode", "--tokenizer", "t", "--data", "digits", "--flip", "--device", "cpu", "--out", str(tmp_path / "c")]
     document = run_json(argv, capsys)
@@ -267,6 +269,7 @@ def test_reconstruct_reports_psnr_coarse_to_fine(fake, tmp_path, capsys):
     fake(
         "resgen.pipelines.image.reconstruct", reconstruct=lambda *args, resize: calls.append((*args, resize)) or result
     )
+    fake("resgen.modalities", of_model=lambda name: modality())
     out = tmp_path / "levels.png"
     argv = ["reconstruct", "--tokenizer", "t", "--input", "in.png", "--out", str(out)]
     assert run_json(argv, capsys)["psnr_db"] == [10.0, 20.25]
@@ -276,15 +279,13 @@ def test_reconstruct_reports_psnr_coarse_to_fine(fake, tmp_path, capsys):
 
 
 def test_inspect_describes_a_folder_or_a_recipe(fake, capsys):
-    names = {"recipe_names": lambda: ["digits"], "speech_recipe_names": lambda: []}
-    fake("resgen.recipes", get_recipe=lambda name: FakeRecipe(name=name), **names)
+    fake("resgen.modalities", of_recipe=lambda name: modality(describe=lambda recipe: {"seed": recipe.seed}))
     fake(
         "resgen.pipelines.describe",
         describe_artefact=lambda path: {"kind": "pipeline", "path": path},
     )
-    fake("resgen.recipes.describe", describe_recipe=lambda recipe: {"recipe": recipe.name, "seed": recipe.seed})
     assert run_json(["inspect", "runs/x"], capsys) == {"kind": "pipeline", "path": "runs/x"}
-    assert run_json(["inspect", "--recipe", "digits", "--set", "seed=2"], capsys) == {"recipe": "digits", "seed": 2}
+    assert run_json(["inspect", "--recipe", "digits", "--set", "seed=2"], capsys) == {"seed": 2}
     assert main(["inspect", "runs/x"]) == 0
     assert capsys.readouterr().out == "kind: pipeline\npath: runs/x\n"
 

@@ -42,15 +42,15 @@ class FakeRecipe:
 
 @pytest.fixture
 def recipes(fake):
-    fake("resgen.recipes", get_recipe=lambda name: FakeRecipe(), Recipe=FakeRecipe)
+    fake("resgen.modalities", of_recipe=lambda name: SimpleNamespace(recipes={name: FakeRecipe}))
 
 
 def test_flags_win_over_the_file_and_the_file_over_the_recipe(recipes, tmp_path):
     file = tmp_path / "c.yaml"
     file.write_text("data: {size: 16, name: mine}\nrate: 0.01\n")
-    recipe = load_recipe("digits", file, [["data.size=32"], ["data.size=64"]])
+    _, recipe = load_recipe("digits", file, [["data.size=32"], ["data.size=64"]])
     assert recipe == FakeRecipe(data=Data(size=64, name="mine"), rate=0.01)
-    assert load_recipe("digits", None, []) == FakeRecipe()
+    assert load_recipe("digits", None, [])[1] == FakeRecipe()
 
 
 @pytest.mark.parametrize("text", ["data: {sise: 3}", "rat: 1", "rate: fast", "- a", "data: ["])

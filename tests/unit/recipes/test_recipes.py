@@ -12,14 +12,14 @@ from resgen.config import config_from_dict, config_to_dict, replace_nested
 from resgen.errors import ConfigError
 from resgen.kinds import KINDS, build, kind_of
 from resgen.models.resgen import PRESETS, ResGenConfig
-from resgen.recipes import get_recipe, get_speech_recipe, images, recipe_names, speech, speech_recipe_names
+from resgen.recipes import get_recipe, images, speech
 from resgen.recipes.describe import count_parameters, describe_recipe
 from resgen.tokenizers.image import ImageTokenizer
 from resgen.training.image.recipe import Recipe, with_kind
 
 
 def test_names() -> None:
-    assert recipe_names() == [
+    assert list(images.RECIPES) == [
         "digits",
         "fashion_mnist",
         "cifar10",
@@ -32,7 +32,7 @@ def test_names() -> None:
         get_recipe("cifar-10")
 
 
-@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("name", images.RECIPES)
 def test_every_recipe_builds(name: str) -> None:
     recipe = get_recipe(name)
     assert recipe.name == name
@@ -57,14 +57,14 @@ class Headless(ResGenConfig):
     head: str = "tokens"
 
 
-@pytest.mark.parametrize("name", [*recipe_names(), *speech_recipe_names()])
+@pytest.mark.parametrize("name", [*images.RECIPES, *speech.RECIPES])
 def test_every_recipe_states_its_head(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a configuration or a preset takes by default decides nothing."""
     for module in (images, speech):
         monkeypatch.setattr(module, "ResGenConfig", Headless)
     for size, config in PRESETS.items():
         monkeypatch.setitem(PRESETS, size, replace(config, head="tokens"))
-    recipe = get_recipe(name) if name in recipe_names() else get_speech_recipe(name)
+    recipe = get_recipe(name)
     assert kind_of(recipe.generator).name in ("resgen", "residual")
 
 
@@ -98,7 +98,7 @@ def test_the_paper_s_recipe() -> None:
 
 
 def test_only_the_built_in_data_needs_no_path() -> None:
-    assert [name for name in recipe_names() if get_recipe(name).data.path] == ["digits"]
+    assert [name for name in images.RECIPES if get_recipe(name).data.path] == ["digits"]
 
 
 def test_parameters_are_counted_by_part() -> None:

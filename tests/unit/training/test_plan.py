@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from resgen.errors import ConfigError
 from resgen.kinds import build, make_objective, matched_config
 from resgen.nn import attention
-from resgen.recipes import get_recipe, get_speech_recipe
+from resgen.recipes import get_recipe
 from resgen.tokenizers.image import ImageTokenizer
 from resgen.training import Trainer, plan
 from resgen.training.image.recipe import Recipe
@@ -174,7 +174,7 @@ def test_known_sizes() -> None:
     tokenizer, generator = pictures("imagenet256")
     assert 515e6 < generator.size.parameters < 573e6
     assert generator.codes == 64 * 16 and tokenizer.positions == 64
-    rvqvae = get_speech_recipe("rvqvae")
+    rvqvae = get_recipe("rvqvae")
     small_crops = replace(
         rvqvae, tokenizer_loss=replace(rvqvae.tokenizer_loss, crop_seconds=0.1, adversarial_weight=0.0)
     )

@@ -19,7 +19,7 @@ from resgen.data.pictures.sources import ImageSource, available_splits, open_ima
 from resgen.data.pictures.store import MAX_BYTES_IN_MEMORY, PictureStore
 from resgen.devices import choose_device
 from resgen.errors import ConfigError, DataError
-from resgen.kinds import build, kind_of
+from resgen.kinds import kind_of
 from resgen.losses.perceptual import ClassifierPerceptualLoss, PerceptualLoss, VGGPerceptualLoss
 from resgen.nn.seeding import seeded
 from resgen.ops.images import from_uint8
@@ -30,9 +30,9 @@ from resgen.training.generator_task import Evaluate, GeneratorTask
 from resgen.training.image.product import ClassExamples, ImageProduct
 from resgen.training.image.recipe import Recipe
 from resgen.training.image.tokenizer_task import TokenizerLossConfig, TokenizerTask
-from resgen.training.initial import check_init, start_from, start_generator_from
+from resgen.training.initial import check_init, new_generator, start_from
 from resgen.training.parallel import first_alone, initialise
-from resgen.training.stages import CODE_FOLDERS, check_start, data_path, run_stage
+from resgen.training.stages import CODE_FOLDERS, Job, Run, run_stage
 from resgen.types import Reduce
 
 HELD_OUT_SPLITS = ("test", "val", "valid", "validation", "dev")
@@ -45,132 +45,87 @@ SHARD_SAMPLES = 1 << 14
 ENCODE_BATCH = 256
 
 
-def train_tokenizer(
-    recipe: Recipe,
-    *,
-    data: str | None,
-    out: str | Path,
-    max_minutes: float | None = None,
-    resume: bool = False,
-    init: str | Path | None = None,
-) -> dict[str, float]:
-    """Stage 1: train a tokenizer and write `out/model`; returns the final metrics.
+def train_tokenizer(recipe: Recipe, run: Run) -> dict[str, float]:
+    """Stage 1: train a tokenizer on pictures and write `out/model`; returns the final metrics."""
 
-    Args:
-        recipe: all settings.
-        data: pictures; the recipe's own path by default.
-        out: run folder.
-        max_minutes: budget of wall time.
-        resume: continue the run in `out`.
-        init: start from the weights of this model, of the same shape (fine-tuning).
-    """
-    check_init(recipe.tokenizer_loss.decoder_only, init)
-    check_start(recipe, out, max_minutes=max_minutes, resume=resume)
-    with first_alone(initialise()):  # who finds indices of shards there that the first has built
-        train, held_out = open_splits(data_path(recipe, data))
-    train, held_out = _readable(recipe.tokenizer, (train, held_out), recipe.data.resize, recipe.data.skip_unreadable)
-    subset = held_out.subset(np.arange(min(len(held_out), MAX_VALIDATED)))
-    with seeded(recipe.tokenizer_training.seed, "tokenizer"):
-        tokenizer = ImageTokenizer(recipe.tokenizer)
-        if init is not None:
-            start_from(tokenizer, init, "tokenizer")
-        task = TokenizerTask(
-            tokenizer,
-            recipe.tokenizer_loss,
-            _store(tokenizer, train, recipe.data.resize),
-            _store(tokenizer, subset, recipe.data.resize).batch(torch.arange(len(subset))),
-            class_names=train.class_names,
-            perceptual=_perceptual(recipe.tokenizer_loss, recipe.tokenizer.channels),
-        )
-    return run_stage(
-        task,
-        recipe,
-        "tokenizer",
-        recipe.tokenizer_training,
-        out,
-        max_minutes=max_minutes,
-        resume=resume,
-        init=init,
-        about={"name": train.name, "sha256": train.fingerprint, "resize": recipe.data.resize},
-        configs={"tokenizer": recipe.tokenizer, "tokenizer_loss": recipe.tokenizer_loss},
-    )
+    def prepare() -> Job:
+        check_init(recipe.tokenizer_loss.decoder_only, run.init)
+        with first_alone(initialise()):  # who finds indices of shards there that the first has built
+            splits = open_splits(run.data_path(recipe))
+        data = recipe.data
+        train, held_out = _readable(recipe.tokenizer, splits, data.resize, data.skip_unreadable)
+        validated = held_out.subset(np.arange(min(len(held_out), MAX_VALIDATED)))
+        with seeded(recipe.tokenizer_training.seed, "tokenizer"):
+            tokenizer = ImageTokenizer(recipe.tokenizer)
+            if run.init is not None:
+                start_from(tokenizer, run.init, "tokenizer")
+            task = TokenizerTask(
+                tokenizer,
+                recipe.tokenizer_loss,
+                _store(tokenizer, train, recipe.data.resize),
+                _store(tokenizer, validated, recipe.data.resize).batch(torch.arange(len(validated))),
+                class_names=train.class_names,
+                perceptual=_perceptual(recipe.tokenizer_loss, recipe.tokenizer.channels),
+            )
+        about = {"name": train.name, "sha256": train.fingerprint, "resize": recipe.data.resize}
+        return Job(task, about, {"tokenizer": recipe.tokenizer, "tokenizer_loss": recipe.tokenizer_loss})
+
+    return run_stage("tokenizer", recipe, run, prepare)
 
 
 def train_generator(
-    recipe: Recipe,
-    *,
-    data: str | None,
-    tokenizer: str | Path,
-    out: str | Path,
-    max_minutes: float | None = None,
-    resume: bool = False,
-    init: str | Path | None = None,
-    evaluator: Callable[[ImageTokenizer], Evaluate] | None = None,
+    recipe: Recipe, run: Run, evaluator: Callable[[ImageTokenizer], Evaluate] | None = None
 ) -> dict[str, float]:
     """Stage 2: train a generator on codes and write the pipeline `out/model`; returns the final metrics.
 
     Args:
         recipe: all settings; the shape of the codes is the tokenizer's.
-        data: pictures, encoded into `out/codes` first, or a folder that `encode_data` wrote.
-        tokenizer: folder of a tokenizer (or bundled model).
-        out: run folder.
-        max_minutes: budget of wall time.
-        resume: continue the run in `out`.
-        init: start from the weights of this pipeline's generator, of the same tokenizer and shape (fine-tuning); where
-            the classes differ in number, theirs start anew.
+        run: with the model `tokenizer`. Its data are pictures, encoded into `out/codes` first, or a folder that
+            `encode_data` wrote. Where the classes of `init` differ in number, they start anew.
         evaluator: makes, for the tokenizer, what is called every `evaluate_every` steps.
     """
-    check_start(recipe, out, max_minutes=max_minutes, resume=resume)
-    loaded, folder = load_tokenizer(tokenizer)
-    path = data_path(recipe, data)
-    if is_encoded(path):
-        train, held_out = (open_codes(Path(path) / name) for name in CODE_FOLDERS)
-    else:
-        train, held_out = encode_data(
-            loaded,
-            path,
-            Path(out) / "codes",
-            flip=recipe.data.flip,
-            resize=recipe.data.resize,
-            skip_unreadable=recipe.data.skip_unreadable,
-            device=recipe.generator_training.device,
+
+    def prepare() -> Job:
+        loaded, folder = load_tokenizer(run.models["tokenizer"])
+        path, data = run.data_path(recipe), recipe.data
+        if is_encoded(path):
+            train, held_out = (open_codes(Path(path) / name) for name in CODE_FOLDERS)
+        else:
+            out, device = Path(run.out) / "codes", recipe.generator_training.device
+            train, held_out = encode_data(
+                loaded,
+                path,
+                out,
+                flip=data.flip,
+                resize=data.resize,
+                skip_unreadable=data.skip_unreadable,
+                device=device,
+            )
+        for cache in (train, held_out):
+            check_belongs(loaded, cache.spec, cache.plan.made_from.get("tokenizer"), str(cache.path))
+        class_names = train.plan.class_names
+        num_classes = len(class_names) if len(class_names) > 1 else 0
+        config = replace(recipe.generator, num_classes=num_classes)
+        task = GeneratorTask(
+            new_generator(recipe, config, loaded, run.init),
+            recipe.generator_loss,
+            ClassExamples(train, num_classes),
+            ClassExamples(held_out, num_classes),
+            quantizer=loaded.quantizer,
+            product=ImageProduct(loaded, class_names),
+            sampling=recipe.sampling,
+            evaluate=evaluator(loaded) if evaluator is not None and initialise().rank == 0 else None,
+            history={"tokenizer": folder.record("tokenizer")},
         )
-    for cache in (train, held_out):
-        check_belongs(loaded, cache.spec, cache.plan.made_from.get("tokenizer"), str(cache.path))
-    num_classes = len(train.plan.class_names) if len(train.plan.class_names) > 1 else 0
-    model_config = replace(recipe.generator, num_classes=num_classes)
-    with seeded(recipe.generator_training.seed, "generator"):
-        model = build(model_config, loaded.spec)
-        if init is not None:
-            start_generator_from(model, init, loaded)
-    task = GeneratorTask(
-        model,
-        recipe.generator_loss,
-        ClassExamples(train, num_classes),
-        ClassExamples(held_out, num_classes),
-        quantizer=loaded.quantizer,
-        product=ImageProduct(loaded, train.plan.class_names),
-        sampling=recipe.sampling,
-        evaluate=evaluator(loaded) if evaluator is not None and initialise().rank == 0 else None,
-        history={"tokenizer": folder.record("tokenizer")},
-    )
-    return run_stage(
-        task,
-        recipe,
-        "generator",
-        recipe.generator_training,
-        out,
-        max_minutes=max_minutes,
-        resume=resume,
-        init=init,
-        about={
+        about = {
             "sha256": train.plan.made_from["data"],
             "versions": train.plan.versions,
             "tokenizer": train.plan.made_from["tokenizer"],
-        },
-        configs={"generator": model_config, "generator_loss": recipe.generator_loss, "sampling": recipe.sampling},
-        kind=kind_of(model_config).name,
-    )
+        }
+        configs = {"generator": config, "generator_loss": recipe.generator_loss, "sampling": recipe.sampling}
+        return Job(task, about, configs, kind_of(config).name)
+
+    return run_stage("generator", recipe, run, prepare)
 
 
 def encode_data(

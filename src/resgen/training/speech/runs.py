@@ -23,7 +23,7 @@ from resgen.data.sound.store import SpeechStore
 from resgen.data.text import encode_text, normalise_text, pad_texts
 from resgen.devices import choose_device
 from resgen.errors import ConfigError, DataError
-from resgen.kinds import build, kind_of
+from resgen.kinds import kind_of
 from resgen.models.text import TextModel
 from resgen.nn.seeding import seeded
 from resgen.ops.mel import MelConfig, log_mel
@@ -35,242 +35,160 @@ from resgen.tokenizers.waveform import WaveformTokenizer
 from resgen.training.agreement import check_agreement
 from resgen.training.encoding import encode_together
 from resgen.training.generator_task import GeneratorTask
-from resgen.training.initial import check_init, start_from, start_generator_from
+from resgen.training.initial import check_init, new_generator, start_from
 from resgen.training.parallel import first_alone, initialise
 from resgen.training.speech.product import COLUMNS, EncodedUtterance, SpeechExamples, SpeechProduct
 from resgen.training.speech.recipe import SpeechRecipe, mel_of
 from resgen.training.speech.text_task import TextTask
 from resgen.training.speech.tokenizer_task import SoundTokenizerTask
 from resgen.training.speech.vocoder_task import VocoderTask
-from resgen.training.stages import CODE_FOLDERS, check_start, data_path, run_stage
+from resgen.training.stages import CODE_FOLDERS, Job, Run, run_stage
 
 SHARD_UTTERANCES = 1 << 11
 """Recordings per shard, if nothing else is said: an hour or more, prepared in memory at a time."""
 ENCODE_BATCH = 16
 
 
-def train_sound_tokenizer(
-    recipe: SpeechRecipe,
-    *,
-    data: str | None,
-    out: str | Path,
-    max_minutes: float | None = None,
-    resume: bool = False,
-    init: str | Path | None = None,
-) -> dict[str, float]:
-    """Stage 1: train a sound tokenizer and write `out/model`; returns the final metrics.
-
-    Args:
-        recipe: all settings.
-        data: recordings, as `open_speech` takes them; the recipe's own path by default.
-        out: run folder.
-        max_minutes: budget of wall time.
-        resume: continue the run in `out`.
-        init: start from the weights of this model, of the same shape (fine-tuning).
+def train_sound_tokenizer(recipe: SpeechRecipe, run: Run) -> dict[str, float]:
+    """Stage 1: train a sound tokenizer on recordings and write `out/model`; returns the final metrics.
 
     Raises:
         ConfigError: the recipe's tokenizer is a codec.
     """
-    if isinstance(recipe.tokenizer, CodecTokenizerConfig):
-        raise ConfigError(
-            f"tokenizer.family={recipe.tokenizer.family}: a codec is not trained here; give its folder to the "
-            f"generator's training as the tokenizer"
-        )
-    check_init(recipe.tokenizer_loss.decoder_only, init)
-    check_start(recipe, out, max_minutes=max_minutes, resume=resume)
-    with seeded(recipe.tokenizer_training.seed, "tokenizer"):
-        is_mel = isinstance(recipe.tokenizer, MelTokenizerConfig)
-        tokenizer = MelTokenizer(recipe.tokenizer) if is_mel else WaveformTokenizer(recipe.tokenizer)  # type: ignore[arg-type]
-        if init is not None:
-            start_from(tokenizer, init, "tokenizer")
-        train, held_out, about = _stores(recipe, data, tokenizer.sample_rate_hz)
-        task = SoundTokenizerTask(tokenizer, recipe.tokenizer_loss, train, held_out)
-    config = {"tokenizer": recipe.tokenizer, "tokenizer_loss": recipe.tokenizer_loss}
-    return run_stage(
-        task,
-        recipe,
-        "tokenizer",
-        recipe.tokenizer_training,
-        out,
-        max_minutes=max_minutes,
-        resume=resume,
-        init=init,
-        about=about,
-        configs=config,
-    )
+
+    def prepare() -> Job:
+        config = recipe.tokenizer
+        if isinstance(config, CodecTokenizerConfig):
+            raise ConfigError(
+                f"tokenizer.family={config.family}: a codec is not trained here; give its folder to the generator's "
+                "training as the tokenizer"
+            )
+        check_init(recipe.tokenizer_loss.decoder_only, run.init)
+        with seeded(recipe.tokenizer_training.seed, "tokenizer"):
+            tokenizer: MelTokenizer | WaveformTokenizer
+            tokenizer = MelTokenizer(config) if isinstance(config, MelTokenizerConfig) else WaveformTokenizer(config)
+            if run.init is not None:
+                start_from(tokenizer, run.init, "tokenizer")
+            train, held_out, about = _stores(recipe, run, tokenizer.sample_rate_hz)
+            task = SoundTokenizerTask(tokenizer, recipe.tokenizer_loss, train, held_out)
+        return Job(task, about, {"tokenizer": config, "tokenizer_loss": recipe.tokenizer_loss})
+
+    return run_stage("tokenizer", recipe, run, prepare)
 
 
-def train_vocoder(
-    recipe: SpeechRecipe,
-    *,
-    data: str | None,
-    out: str | Path,
-    tokenizer: str | Path | None = None,
-    max_minutes: float | None = None,
-    resume: bool = False,
-    init: str | Path | None = None,
-) -> dict[str, float]:
-    """Train a vocoder and write `out/model`; arguments as for `train_sound_tokenizer`.
+def train_vocoder(recipe: SpeechRecipe, run: Run) -> dict[str, float]:
+    """Train a vocoder and write `out/model`; returns the final metrics.
 
     Args:
-        tokenizer: folder of a mel tokenizer, whose reconstructions it also learns to turn into sound.
+        recipe: all settings.
+        run: with the model `tokenizer`, of mels, it also learns to turn this tokenizer's reconstructions into sound.
     """
-    check_start(recipe, out, max_minutes=max_minutes, resume=resume)
-    loaded = None if tokenizer is None else load_sound_tokenizer(tokenizer)[0]
-    if loaded is not None and not isinstance(loaded, MelTokenizer):
-        raise ConfigError(f"'{tokenizer}' is a tokenizer of waveforms, which needs no vocoder")
-    train, held_out, about = _stores(recipe, data, recipe.vocoder.mel.sample_rate_hz)
-    with seeded(recipe.vocoder_training.seed, "vocoder"):
-        vocoder = Vocoder(recipe.vocoder)
-        if init is not None:
-            start_from(vocoder, init, "vocoder")
-        task = VocoderTask(vocoder, recipe.vocoder_loss, train, held_out, tokenizer=loaded)
-    config = {"vocoder": recipe.vocoder, "vocoder_loss": recipe.vocoder_loss}
-    return run_stage(
-        task,
-        recipe,
-        "vocoder",
-        recipe.vocoder_training,
-        out,
-        max_minutes=max_minutes,
-        resume=resume,
-        init=init,
-        about=about,
-        configs=config,
-    )
+
+    def prepare() -> Job:
+        name = run.models.get("tokenizer")
+        tokenizer = None if name is None else load_sound_tokenizer(name)[0]
+        if tokenizer is not None and not isinstance(tokenizer, MelTokenizer):
+            raise ConfigError(f"'{name}' is a tokenizer of waveforms, which needs no vocoder")
+        train, held_out, about = _stores(recipe, run, recipe.vocoder.mel.sample_rate_hz)
+        with seeded(recipe.vocoder_training.seed, "vocoder"):
+            vocoder = Vocoder(recipe.vocoder)
+            if run.init is not None:
+                start_from(vocoder, run.init, "vocoder")
+            task = VocoderTask(vocoder, recipe.vocoder_loss, train, held_out, tokenizer=tokenizer)
+        return Job(task, about, {"vocoder": recipe.vocoder, "vocoder_loss": recipe.vocoder_loss})
+
+    return run_stage("vocoder", recipe, run, prepare)
 
 
-def train_text(
-    recipe: SpeechRecipe,
-    *,
-    data: str | None,
-    out: str | Path,
-    max_minutes: float | None = None,
-    resume: bool = False,
-    init: str | Path | None = None,
-) -> dict[str, float]:
-    """Train a text model (alignment and durations) and write `out/model`; arguments as for `train_sound_tokenizer`."""
-    check_start(recipe, out, max_minutes=max_minutes, resume=resume)
-    mel = mel_of(recipe)
-    train, held_out, about = _stores(recipe, data, mel.sample_rate_hz)
-    with seeded(recipe.text_training.seed, "text"):
-        model, known = TextModel(recipe.text), ""
-        if init is not None:
-            start_from(model, init, "text")
-            known = load_text_model(init)[1]
-        task = TextTask(model, recipe.text_loss, train, held_out, mel=mel, alphabet=known)
-    config = {"text": recipe.text, "text_loss": recipe.text_loss}
-    return run_stage(
-        task,
-        recipe,
-        "text",
-        recipe.text_training,
-        out,
-        max_minutes=max_minutes,
-        resume=resume,
-        init=init,
-        about=about,
-        configs=config,
-    )
+def train_text(recipe: SpeechRecipe, run: Run) -> dict[str, float]:
+    """Train a text model (alignment and durations) and write `out/model`; returns the final metrics."""
+
+    def prepare() -> Job:
+        mel = mel_of(recipe)
+        train, held_out, about = _stores(recipe, run, mel.sample_rate_hz)
+        with seeded(recipe.text_training.seed, "text"):
+            model, known = TextModel(recipe.text), ""
+            if run.init is not None:
+                start_from(model, run.init, "text")
+                known = load_text_model(run.init)[1]
+            task = TextTask(model, recipe.text_loss, train, held_out, mel=mel, alphabet=known)
+        return Job(task, about, {"text": recipe.text, "text_loss": recipe.text_loss})
+
+    return run_stage("text", recipe, run, prepare)
 
 
-def train_speech_generator(
-    recipe: SpeechRecipe,
-    *,
-    data: str | None,
-    tokenizer: str | Path,
-    text: str | Path,
-    vocoder: str | Path | None,
-    out: str | Path,
-    max_minutes: float | None = None,
-    resume: bool = False,
-    init: str | Path | None = None,
-) -> dict[str, float]:
+def train_speech_generator(recipe: SpeechRecipe, run: Run) -> dict[str, float]:
     """Stage 2: train a generator on codes and write the speech pipeline `out/model`; returns the final metrics.
 
     Args:
         recipe: all settings; the shape of the codes is the tokenizer's.
-        data: recordings, encoded into `out/codes` first, or a folder that `encode_speech` wrote.
-        tokenizer: folder of a sound tokenizer, or a folder of `transformers` with a codec.
-        text: folder of a text model.
-        vocoder: folder of a vocoder, for a mel tokenizer; without one samples are made by Griffin-Lim.
-        out: run folder.
-        max_minutes: budget of wall time.
-        resume: continue the run in `out`.
-        init: start from the weights of this pipeline's generator, of the same tokenizer and shape (fine-tuning).
+        run: with the models `tokenizer` (a folder of `transformers` with a codec will do), `text` and, for a mel
+            tokenizer, `vocoder`; without it samples are made by Griffin-Lim. Its data are recordings, encoded into
+            `out/codes` first, or a folder that `encode_speech` wrote.
     """
-    check_start(recipe, out, max_minutes=max_minutes, resume=resume)
-    loaded, tokenizer_folder = load_sound_tokenizer(tokenizer)
-    text_model, alphabet, text_folder = load_text_model(text)
-    history = {"tokenizer": tokenizer_folder.record("tokenizer"), "text": text_folder.record("text")}
-    codec = SoundCodec(loaded)
-    if vocoder is not None:
-        loaded_vocoder, vocoder_folder = load_vocoder(vocoder)
-        codec = SoundCodec(loaded, loaded_vocoder)
-        history["vocoder"] = vocoder_folder.record("vocoder")
-    mel = mel_of(recipe, loaded.config)
-    stride = loaded.samples_per_position // mel.hop_size
-    if text_model.config.num_bands != mel.num_bands:
-        raise ConfigError(f"'{text}' takes mels of {text_model.config.num_bands} bands, not of {mel.num_bands}")
-    path = data_path(recipe, data)
-    if is_encoded_speech(path):
-        caches = [open_codes(Path(path) / name) for name in CODE_FOLDERS]
-    else:
-        device = recipe.generator_training.device
-        caches = list(encode_speech(loaded, text_model, path, Path(out) / "codes", recipe=recipe, device=device))
-    for cache in caches:
-        check_belongs(loaded, cache.spec, cache.plan.made_from.get("tokenizer"), str(path))
-        if cache.plan.made_from.get("text") != _text_fingerprint(text_model):
-            raise DataError(f"'{path}' was aligned by another text model than '{text}'; encode again")
-    examples = [
-        SpeechExamples(
-            cache,
-            text_model,
-            recipe.prompts,
-            positions_per_second=loaded.sample_rate_hz / loaded.samples_per_position,
-            stride=stride,
+
+    def prepare() -> Job:
+        tokenizer, tokenizer_folder = load_sound_tokenizer(run.models["tokenizer"])
+        text_model, alphabet, text_folder = load_text_model(run.models["text"])
+        history = {"tokenizer": tokenizer_folder.record("tokenizer"), "text": text_folder.record("text")}
+        vocoder = None
+        if run.models.get("vocoder") is not None:
+            vocoder, vocoder_folder = load_vocoder(run.models["vocoder"])
+            history["vocoder"] = vocoder_folder.record("vocoder")
+        mel = mel_of(recipe, tokenizer.config)
+        stride = tokenizer.samples_per_position // mel.hop_size
+        if text_model.config.num_bands != mel.num_bands:
+            raise ConfigError(
+                f"'{run.models['text']}' takes mels of {text_model.config.num_bands} bands, not of {mel.num_bands}"
+            )
+        caches = _codes(recipe, run, tokenizer, text_model)
+        rate = tokenizer.sample_rate_hz / tokenizer.samples_per_position
+        train, held_out = (
+            SpeechExamples(cache, text_model, recipe.prompts, positions_per_second=rate, stride=stride)
+            for cache in caches
         )
-        for cache in caches
-    ]
-    model_config = replace(recipe.generator, feature_width=text_model.config.width, feature_stride=stride)
-    with seeded(recipe.generator_training.seed, "generator"):
-        model = build(model_config, loaded.spec)
-        if init is not None:
-            start_generator_from(model, init, loaded)
-    voice = VoiceConfig(
-        loudness_db=recipe.data.loudness_db,
-        max_prompt_seconds=recipe.prompts.max_seconds,
-        mel=None if isinstance(loaded, MelTokenizer) else mel,
-    )
-    task = GeneratorTask(
-        model,
-        recipe.generator_loss,
-        examples[0],
-        examples[1],
-        quantizer=loaded.quantizer,
-        product=SpeechProduct(codec, text_model, alphabet, examples[1], mel, voice),
-        sampling=recipe.sampling,
-        history=history,
-    )
-    config = {
-        "generator": model_config,
-        "generator_loss": recipe.generator_loss,
-        "prompts": recipe.prompts,
-        "sampling": recipe.sampling,
-    }
-    return run_stage(
-        task,
-        recipe,
-        "generator",
-        recipe.generator_training,
-        out,
-        max_minutes=max_minutes,
-        resume=resume,
-        init=init,
-        about=caches[0].plan.made_from,
-        configs=config,
-        kind=kind_of(model_config).name,
-    )
+        config = replace(recipe.generator, feature_width=text_model.config.width, feature_stride=stride)
+        voice = VoiceConfig(
+            loudness_db=recipe.data.loudness_db,
+            max_prompt_seconds=recipe.prompts.max_seconds,
+            mel=None if isinstance(tokenizer, MelTokenizer) else mel,
+        )
+        task = GeneratorTask(
+            new_generator(recipe, config, tokenizer, run.init),
+            recipe.generator_loss,
+            train,
+            held_out,
+            quantizer=tokenizer.quantizer,
+            product=SpeechProduct(SoundCodec(tokenizer, vocoder), text_model, alphabet, held_out, mel, voice),
+            sampling=recipe.sampling,
+            history=history,
+        )
+        configs = {
+            "generator": config,
+            "generator_loss": recipe.generator_loss,
+            "prompts": recipe.prompts,
+            "sampling": recipe.sampling,
+        }
+        return Job(task, caches[0].plan.made_from, configs, kind_of(config).name)
+
+    return run_stage("generator", recipe, run, prepare)
+
+
+def _codes(
+    recipe: SpeechRecipe, run: Run, tokenizer: SoundTokenizer, text_model: TextModel
+) -> tuple[CodeCache, CodeCache]:
+    """The run's data, encoded."""
+    path = run.data_path(recipe)
+    if is_encoded_speech(path):
+        train, held_out = (open_codes(Path(path) / name) for name in CODE_FOLDERS)
+    else:
+        out, device = Path(run.out) / "codes", recipe.generator_training.device
+        train, held_out = encode_speech(tokenizer, text_model, path, out, recipe=recipe, device=device)
+    for cache in (train, held_out):
+        check_belongs(tokenizer, cache.spec, cache.plan.made_from.get("tokenizer"), str(path))
+        if cache.plan.made_from.get("text") != _text_fingerprint(text_model):
+            raise DataError(f"'{path}' was aligned by another text model than '{run.models['text']}'; encode again")
+    return train, held_out
 
 
 def encode_speech(
@@ -433,8 +351,8 @@ def _text_fingerprint(model: TextModel) -> str:
     return sha256_tensor(torch.cat([tensor.flatten().float().cpu() for tensor in module_tensors(model).values()]))
 
 
-def _stores(recipe: SpeechRecipe, data: str | None, rate: int) -> tuple[SpeechStore, SpeechStore, dict[str, Any]]:
-    train, held_out = open_speech_splits(data_path(recipe, data))
+def _stores(recipe: SpeechRecipe, run: Run, rate: int) -> tuple[SpeechStore, SpeechStore, dict[str, Any]]:
+    train, held_out = open_speech_splits(run.data_path(recipe))
     about = {"name": train.name, "sha256": train.fingerprint, "preparation": preparation(recipe)}
     return _store(train, recipe, rate), _store(held_out, recipe, rate), about
 

@@ -17,8 +17,9 @@ from resgen.data.codes.cache import open_codes
 from resgen.data.sound.decode import write_sound
 from resgen.errors import CheckpointError, ConfigError
 from resgen.pipelines.speech.pipeline import SpeechPipeline
-from resgen.recipes import get_speech_recipe
+from resgen.recipes import get_recipe
 from resgen.tokenizers.codec import CodecTokenizer, CodecTokenizerConfig, codec_settings
+from resgen.training import Run
 from resgen.training.speech.recipe import SpeechRecipe, mel_of
 from resgen.training.speech.runs import train_sound_tokenizer, train_speech_generator, train_vocoder
 from speech_parts import ALPHABET, make_text_model, voice
@@ -34,7 +35,7 @@ def make_recipe() -> SpeechRecipe:
     changes |= {f"generator_training.{name}": value for name, value in TRAINING.items()}
     changes |= {f"generator.{name}": value for name, value in MODEL.items()}
     changes |= {"generator_training.validate_every": 0, "generator_training.sample_every": 0, "sampling.num_steps": 2}
-    return replace_nested(get_speech_recipe("spoken_digits"), changes | {"generator_loss.validation_samples": 2})
+    return replace_nested(get_recipe("spoken_digits"), changes | {"generator_loss.validation_samples": 2})
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_trained_exported_and_heard(tmp_path: Path, corpus: Path, codec: Path, text: Path) -> None:
     recipe, out = make_recipe(), tmp_path / "run"
-    metrics = train_speech_generator(recipe, data=str(corpus), tokenizer=codec, text=text, vocoder=None, out=out)
+    metrics = train_speech_generator(recipe, Run(data=str(corpus), out=out, models={"tokenizer": codec, "text": text}))
     assert metrics and all(torch.isfinite(torch.tensor(float(value))) for value in metrics.values())
     cache = open_codes(out / "codes" / "train")
     tokenizer, _ = load_sound_tokenizer(codec)
@@ -80,7 +81,8 @@ def test_trained_exported_and_heard(tmp_path: Path, corpus: Path, codec: Path, t
     other = save_codec(tmp_path / "other", "mimi", seed=1, upsampling_ratios=[8, 5])
     with pytest.raises(CheckpointError, match="do not belong together"):
         train_speech_generator(
-            recipe, data=str(out / "codes"), tokenizer=other, text=text, vocoder=None, out=tmp_path / "wrong"
+            recipe,
+            Run(data=str(out / "codes"), out=tmp_path / "wrong", models={"tokenizer": other, "text": text}),
         )
 
 
@@ -90,7 +92,7 @@ def test_mels_that_do_not_fit(tmp_path: Path, corpus: Path, codec: Path, text: P
         message = rf"vocoder\.mel has .*; the tokenizer has {RATE} Hz and positions of {UNIT} samples"
         with pytest.raises(ConfigError, match=message) as caught:
             train_speech_generator(
-                recipe, data=str(corpus), tokenizer=codec, text=text, vocoder=None, out=tmp_path / "run"
+                recipe, Run(data=str(corpus), out=tmp_path / "run", models={"tokenizer": codec, "text": text})
             )
         assert "\n" not in str(caught.value)
     assert mel_of(make_recipe()) != mel_of(make_recipe(), load_sound_tokenizer(codec)[0].config)
@@ -102,6 +104,6 @@ def test_a_codec_is_not_trained(tmp_path: Path, corpus: Path, codec: Path) -> No
     config = CodecTokenizerConfig(family="dac", codec=settings, num_levels=1, max_positions=1)
     object.__setattr__(recipe, "tokenizer", config)  # past the checked signature of these tests
     with pytest.raises(ConfigError, match=r"tokenizer\.family=dac: a codec is not trained here"):
-        train_sound_tokenizer(recipe, data=str(corpus), out=tmp_path / "run")
+        train_sound_tokenizer(recipe, Run(data=str(corpus), out=tmp_path / "run"))
     with pytest.raises(ConfigError, match="needs no vocoder"):
-        train_vocoder(make_recipe(), data=str(corpus), out=tmp_path / "run", tokenizer=codec)
+        train_vocoder(make_recipe(), Run(data=str(corpus), out=tmp_path / "run", models={"tokenizer": codec}))

@@ -1,0 +1,46 @@
+"""Pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from resgen.errors import ConfigError
+from resgen.modalities import Modality, Stage
+from resgen.recipes.images import RECIPES
+from resgen.training.image.recipe import Recipe, with_kind
+from resgen.training.image.runs import is_encoded, train_generator, train_tokenizer
+from resgen.training.stages import Run
+
+
+def describe(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe would build."""
+    from resgen.recipes.describe import describe_recipe
+
+    return describe_recipe(recipe)
+
+
+def _train_generator(recipe: Recipe, run: Run) -> dict[str, float]:
+    """With the distance to the pictures of `evaluate_on` every `evaluate_every` steps."""
+    if not recipe.generator_training.evaluate_every:
+        return train_generator(recipe, run)
+    path = run.evaluate_on or run.data or recipe.data.path
+    if path is None or is_encoded(path):
+        raise ConfigError("evaluate_every needs pictures; name them with --evaluate-on PATH")
+    from resgen.experiments.judge import evaluator
+
+    return train_generator(recipe, run, evaluator(path, resize=recipe.data.resize))
+
+
+MODALITY = Modality(
+    name="image",
+    noun="pictures",
+    recipes=RECIPES,
+    components=frozenset({"image-tokenizer"}),
+    stages={
+        "tokenizer": Stage(train=train_tokenizer),
+        "generator": Stage(train=_train_generator, needs=("tokenizer",)),
+    },
+    with_kind=with_kind,
+    describe=describe,
+    is_encoded=is_encoded,
+)

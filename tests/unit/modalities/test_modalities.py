@@ -1,0 +1,82 @@
+"""Which modality a recipe, a model or a folder of codes is of, and what a command imports for it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from image_parts import save_model
+from resgen.checkpoints.format import Component, save_folder
+from resgen.errors import CheckpointError, ConfigError
+from resgen.modalities import modalities, of_codes, of_model, of_recipe, register
+from resgen.training import Run
+from speech_parts import save_parts
+
+SOUND = ("speech", "sound", "mel", "waveform", "vocoder", "codec", "alignment", "spectral", "models.text")
+
+
+def test_a_recipe_names_its_modality() -> None:
+    assert [modality.name for modality in modalities()][:2] == ["image", "speech"]
+    for modality in modalities():
+        for name in modality.recipes:
+            assert of_recipe(name) is modality
+    with pytest.raises(ConfigError, match="'spoken-digits'.*did you mean 'spoken_digits'"):
+        of_recipe("spoken-digits")
+
+
+def test_a_model_names_its_modality_and_no_weights_are_read(tmp_path: Path) -> None:
+    picture, voice = save_model(tmp_path / "picture"), save_parts(tmp_path / "voice")
+    (voice / "generator.safetensors").write_bytes(b"damaged")
+    assert of_model(picture).name == "image" and of_model(voice).name == "speech"
+    assert of_model("fashion-mnist-small").name == "image" and of_model("spoken-digits-small").name == "speech"
+    save_folder(
+        tmp_path / "other", kind="tokenizer", components={"tokenizer": Component(type="scent", config={}, tensors={})}
+    )
+    with pytest.raises(CheckpointError, match="holds scent: of no modality"):
+        of_model(tmp_path / "other")
+    assert of_codes(tmp_path / "picture") is None
+
+
+def test_stages_take_the_models_that_they_need(tmp_path: Path) -> None:
+    image, speech = of_recipe("digits"), of_recipe("spoken_digits")
+    digits, spoken = (one.recipes[name]() for one, name in ((image, "digits"), (speech, "spoken_digits")))
+    for modality, stage, recipe, models, message in (
+        (
+            image,
+            "vocoder",
+            digits,
+            {},
+            "'digits' is for pictures; their stages are tokenizer, generator, not 'vocoder'",
+        ),
+        (image, "generator", digits, {}, "--tokenizer missing"),
+        (image, "generator", digits, {"tokenizer": "t", "text": "x"}, "--text must be left out: .* is for pictures"),
+        (speech, "generator", spoken, {"tokenizer": "t"}, "--text missing"),
+        (speech, "text", spoken, {"tokenizer": "t"}, "--tokenizer must be left out"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            modality.train(stage, recipe, Run(out=tmp_path / "run", models=models))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_name_is_registered_once() -> None:
+    with pytest.raises(ConfigError, match="modality 'image' is there already"):
+        register(of_recipe("digits"))
+
+
+def test_training_a_picture_tokenizer_imports_nothing_of_speech(tmp_path: Path) -> None:
+    settings = ["tokenizer_training.num_steps=1", "tokenizer_training.loggers=[]", "tokenizer_training.device=cpu"]
+    command = ["train", "tokenizer", "--recipe", "digits", "--out", str(tmp_path / "run"), "--set", *settings]
+    program = (
+        "import json, sys; from resgen.cli.main import main; "
+        f"code = main({command}); print(json.dumps([code, sorted(sys.modules)]))"
+    )
+    pytest.importorskip("sklearn")
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    code, names = json.loads(result.stdout.splitlines()[-1])
+    assert code == 0 and (tmp_path / "run" / "model").is_dir()
+    beneath = [name for name in names if name.startswith("resgen.") and not name.startswith("resgen.cli.")]
+    assert not [name for name in beneath if any(word in name for word in SOUND)], "but for the commands' options"
