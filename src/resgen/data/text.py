@@ -151,13 +151,6 @@ def encode_text(text: str) -> Int64[Tensor, " N"]:
     return torch.tensor([BOUNDARY, *(byte + FIRST_BYTE for byte in content), BOUNDARY])
 
 
-def decode_text(tokens: Int64[Tensor, " N"]) -> str:
-    """The text of token ids; what is no byte is left out, and bytes that are no UTF-8 become U+FFFD."""
-    return bytes(token - FIRST_BYTE for token in tokens.tolist() if FIRST_BYTE <= token < NUM_TOKENS).decode(
-        errors="replace"
-    )
-
-
 def pad_texts(tokens: Sequence[Int64[Tensor, " _"]]) -> tuple[Int64[Tensor, "B N"], Bool[Tensor, "B N"]]:
     """Texts of several lengths as one batch, with `PAD` at the end, and where it is not padding.
 

@@ -19,10 +19,8 @@ lies beyond the grid takes its outermost step (clamping, as in nearest neighbour
 
 from __future__ import annotations
 
-import math
-
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from resgen.errors import ConfigError
@@ -128,17 +126,6 @@ def grid_digits(steps: tuple[int, ...]) -> Float[Tensor, "V K"]:
     """All combinations of steps, the last dimension running fastest: whole numbers or halves, symmetric about 0."""
     places = torch.cartesian_prod(*(torch.arange(count) for count in steps)).reshape(-1, len(steps))
     return places - (torch.tensor(steps) - 1) / 2
-
-
-def grid_codes(coordinates: Float[Tensor, "N K"], steps: tuple[int, ...]) -> Int[Tensor, " N"]:
-    """FSQ's own rule: the code of the nearest point of a grid of unit spacing, dimension by dimension.
-
-    The search among the codebook's rows gives the same codes; this is its definition.
-    """
-    counts = torch.tensor(steps, device=coordinates.device)
-    places = (coordinates + (counts - 1) / 2).round().clamp(min=0).minimum((counts - 1).to(coordinates)).long()
-    weights = [math.prod(steps[place + 1 :]) for place in range(len(steps))]
-    return (places * torch.tensor(weights, device=coordinates.device)).sum(-1)
 
 
 def _mean(rows: Float[Tensor, "N H"], reduce: Reduce) -> tuple[Float[Tensor, ""], Float[Tensor, " H"]]:

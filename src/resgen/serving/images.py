@@ -15,6 +15,7 @@ from torch import Tensor
 
 from resgen.checkpoints.artefacts import load_pipeline
 from resgen.data.pictures.decode import pixels
+from resgen.data.pictures.grid import from_array
 from resgen.errors import ConfigError, ResGenError
 from resgen.kinds import AnySampling, sample
 from resgen.ops.images import psnr_db
@@ -222,11 +223,11 @@ class ServedImages:
         config = self.pipe.tokenizer.config
         array = pixels(picture, "the picture", config.image_size, config.channels, resize=True)
         source = torch.from_numpy(array.copy())[None].to(self.pipe.device)
-        decoded = decode_levels(self.pipe.tokenizer, source)
-        return [
-            {"depth": depth, "png": as_text(png_bytes(_image(one))), "psnr_db": round(float(psnr_db(one, source)), 4)}
-            for depth, one in enumerate(decoded, start=1)
-        ]
+        answers = []
+        for depth, one in enumerate(decode_levels(self.pipe.tokenizer, source), start=1):
+            png = as_text(png_bytes(from_array(one[0].permute(1, 2, 0).cpu().numpy())))
+            answers.append({"depth": depth, "png": png, "psnr_db": round(float(psnr_db(one, source)), 4)})
+        return answers
 
 
 def png_bytes(image: Image.Image) -> bytes:
@@ -239,11 +240,6 @@ def png_bytes(image: Image.Image) -> bytes:
 def as_text(content: bytes) -> str:
     """Bytes in base64."""
     return base64.b64encode(content).decode("ascii")
-
-
-def _image(picture: Tensor) -> Image.Image:
-    array = picture[0].permute(1, 2, 0).cpu().numpy()
-    return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
 
 
 def _attempt(function: Callable[[], Any] | None) -> Any:

@@ -45,7 +45,7 @@ class Service:
         self.models: dict[str, Served] = {}
         self.busy = 0  # requests between their first byte and their answer
         self.batcher = Batcher(
-            _compute,
+            lambda tickets: tickets[0].payload.compute(tickets),  # of the model that the batch is for
             max_batch=config.max_batch,
             max_wait_s=config.max_wait_ms / 1000,
             max_queue=config.max_queue,
@@ -123,9 +123,3 @@ def served_names(sources: Sequence[str]) -> dict[str, str]:
             raise ConfigError(f"two models would both be called '{name}'; rename one of their folders")
         names[name] = source
     return names
-
-
-def _compute(tickets: Sequence[Ticket]) -> list[Any]:
-    """A batch, by the model that its jobs are for."""
-    compute = tickets[0].payload.compute
-    return list(compute(tickets))

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from resgen.data.text import (
     BOUNDARY,
+    FIRST_BYTE,
     NUM_TOKENS,
     alphabet_of,
     check_text,
-    decode_text,
     encode_text,
     normalise_text,
     pad_texts,
@@ -195,6 +195,13 @@ def test_tokens_are_those_of_byt5_between_boundaries() -> None:
     assert encode_text("").tolist() == [BOUNDARY, BOUNDARY]
     with pytest.raises(DataError, match=r"'\\ud800' at character 1"):
         encode_text("a\ud800")
+
+
+def decode_text(tokens: torch.Tensor) -> str:
+    """The text of token ids; what is no byte is left out, and bytes that are no UTF-8 become U+FFFD."""
+    return bytes(token - FIRST_BYTE for token in tokens.tolist() if FIRST_BYTE <= token < NUM_TOKENS).decode(
+        errors="replace"
+    )
 
 
 @given(st.text(max_size=30))

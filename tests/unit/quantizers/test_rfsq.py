@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,7 +12,7 @@ from resgen.errors import ConfigError
 from resgen.ops.code_usage import code_histogram, usage_and_perplexity
 from resgen.ops.residual import residual_decode, residual_encode, residual_suffix
 from resgen.quantizers import QuantizerConfig
-from resgen.quantizers.rfsq import RFSQuantizer, grid_codes, grid_digits
+from resgen.quantizers.rfsq import RFSQuantizer, grid_digits
 
 
 def _generator(seed: int = 0) -> torch.Generator:
@@ -39,6 +41,17 @@ def test_digits_are_all_combinations_of_steps() -> None:
     digits = grid_digits((3, 2))
     assert digits.tolist() == [[-1, -0.5], [-1, 0.5], [0, -0.5], [0, 0.5], [1, -0.5], [1, 0.5]]
     assert not grid_digits((8, 5, 4)).sum(0).any() and len(grid_digits((8, 5, 4)).unique(dim=0)) == 160
+
+
+def grid_codes(coordinates: torch.Tensor, steps: tuple[int, ...]) -> torch.Tensor:
+    """FSQ's own rule: the code of the nearest point of a grid of unit spacing, dimension by dimension.
+
+    The search among the codebook's rows gives the same codes; this is its definition.
+    """
+    counts = torch.tensor(steps, device=coordinates.device)
+    places = (coordinates + (counts - 1) / 2).round().clamp(min=0).minimum((counts - 1).to(coordinates)).long()
+    weights = [math.prod(steps[place + 1 :]) for place in range(len(steps))]
+    return (places * torch.tensor(weights, device=coordinates.device)).sum(-1)
 
 
 @pytest.mark.parametrize("steps", [(5,), (4, 3), (8, 8, 4), (2, 2, 2, 2)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -63,8 +64,7 @@ def picture_grid(
     pixels = images.permute(0, 2, 3, 1).cpu().numpy()
     for index, array in enumerate(pixels):
         row, column = divmod(index, columns)
-        tile = Image.fromarray(array[..., 0] if channels == 1 else array)
-        tile = tile.resize((cell_w, cell_h), Image.Resampling.NEAREST)
+        tile = from_array(array).resize((cell_w, cell_h), Image.Resampling.NEAREST)
         sheet.paste(tile, (left + column * (cell_w + PAD), top + row * (cell_h + PAD)))
     for column, text in enumerate(above):
         centre = left + column * (cell_w + PAD) + (cell_w - font.getlength(text)) / 2
@@ -73,6 +73,11 @@ def picture_grid(
         middle = top + row * (cell_h + PAD) + (cell_h - line) / 2
         draw.text((_MARGIN, middle), text, fill="black", font=font)
     return sheet
+
+
+def from_array(array: UInt8[np.ndarray, "height width C"]) -> Image.Image:
+    """A picture of mode `L` or `RGB`, by its number of channels."""
+    return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
 
 
 def save_picture(image: Image.Image, path: str | Path) -> Path:

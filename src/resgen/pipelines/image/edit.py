@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resgen.data.pictures.decode import Picture, decode_picture, pixels
-from resgen.data.pictures.grid import picture_grid
+from resgen.data.pictures.grid import from_array, picture_grid
 from resgen.errors import ConfigError, DataError
 from resgen.kinds import Kind
 from resgen.ops.images import from_uint8
@@ -183,8 +183,8 @@ def plan_edit(
                 f"keep box {','.join(map(str, keep))} holds no position: those are cells of {side}x{side} pixels"
             )
     return EditPlan(
-        image=_picture(source.permute(1, 2, 0).numpy()),
-        mask=None if anew is None else _picture(anew[..., None].numpy().astype(np.uint8) * 255),
+        image=from_array(source.permute(1, 2, 0).numpy()),
+        mask=None if anew is None else from_array(anew[..., None].numpy().astype(np.uint8) * 255),
         codes=codes,
         visible=torch.where(touched, keep_levels or 0, spec.depth),
     )
@@ -263,7 +263,3 @@ def _stored(image: PictureLike, what: str) -> tuple[Picture, str]:
     except OSError as error:
         raise DataError(f"{what} has mode {image.mode}; convert it to L or RGB") from error
     return buffer.getbuffer(), what
-
-
-def _picture(array: np.ndarray) -> Image.Image:
-    return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from resgen.checkpoints.artefacts import Pipeline, load_pipeline, save_pipeline
 from resgen.checkpoints.hub import push_saved
+from resgen.data.pictures.grid import from_array
 from resgen.devices import cast_parameters, choose_device, choose_dtype
 from resgen.errors import ConfigError, unknown
 from resgen.kinds import KINDS, AnySampling, kind_of, sample, sampling_with, without_guidance
@@ -317,7 +318,7 @@ class ImagePipeline:
         visible = None if visible is None else visible.to(self.device)
         decoded = self.tokenizer.decode(codes.to(self.device), num_levels, visible=visible)
         pixels = to_uint8(decoded).permute(0, 2, 3, 1).cpu().numpy()
-        return [Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array) for array in pixels]
+        return [from_array(array) for array in pixels]
 
     def _check_given(self, codes: Tensor, visible: Tensor, count: int) -> None:
         spec = self.generator.spec
