@@ -51,7 +51,9 @@ def constrained(names: Iterable[str]) -> list[str]:
     return [versions.get(name, name) for name in names]
 
 
-def main(tests: tuple[str, ...] = ("tests/unit", "tests/contracts", "tests/reference"), keep: Path | None = None) -> int:
+def main(
+    tests: tuple[str, ...] = ("tests/unit", "tests/contracts", "tests/reference"), keep: Path | None = None
+) -> int:
     """Build the environment, then run the tests; returns their status.
 
     Args:

@@ -242,3 +242,13 @@ def test_every_kind_of_a_recipe_has_its_parameters(name: str, kind: str) -> None
     assert kind_of(other.generator).name == kind and isinstance(other.sampling, KINDS[kind].sampling)
     ratio = count_parameters(other.generator, spec) / count_parameters(recipe.generator, spec)
     assert 0.85 <= ratio <= 1.15 if name == "digits" else 0.9 <= ratio <= 1.1, ratio
+
+
+def test_a_metric_is_of_the_mixture_alone() -> None:
+    """Other kinds of the same recipe are made without it; a configuration that would pass it over is refused."""
+    config = dataclasses.replace(BASE, head="mixture", metric="triangular")
+    assert matched_config(config, SPEC, "residual").metric == matched_config(config, SPEC, "direct").metric == "none"
+    assert matched_config(config, SPEC, "ar_resgen").metric == "triangular"
+    assert build(config, SPEC).head.metric.kind == "triangular"
+    with pytest.raises(ConfigError, match="metric='scale' is of head='mixture', not of 'residual'"):
+        dataclasses.replace(BASE, metric="scale")

@@ -39,16 +39,16 @@ class Bench:
     """Unmasking iterations per position of ar_resgen; those above a depth are left out there."""
     steps: Annotated[int | None, option("N")] = None
     """Evaluations of the kinds that take a number of them, instead of the shape's (63 at paper, 16 at tiny)."""
-    guidance: bool = True
-    """Run both branches in every evaluation, as with guidance."""
+    no_guidance: bool = False
+    """Run one branch in every evaluation, as without guidance."""
     guidance_start: Annotated[float, option("SHARE")] = 0.0
     """Share of the steps before guidance sets in, of the kinds that unmask."""
     dtype: Annotated[str, option("NAME")] = "auto"
     """float32, bfloat16 or auto: what the machine is fast in."""
     repetitions: Annotated[int, option("N")] = 3
     """Timed runs of everything, after a first one that is not counted."""
-    memory: bool = True
-    """Measure peak memory, too; on the CPU every figure takes a process of its own."""
+    no_memory: bool = False
+    """Leave peak memory out; on the CPU every figure of it takes a process of its own."""
     memory_gb: Annotated[float, option("GB")] = 8.0
     """What the largest batch is to fit into, in 10^9 bytes."""
     device: Annotated[str, option("NAME")] = "auto"
@@ -70,10 +70,10 @@ class Bench:
             batch_sizes=integers("--batch-sizes", self.batch_sizes),
             iterations=integers("--iterations", self.iterations),
             num_steps=self.steps,
-            guidance=self.guidance,
+            guidance=not self.no_guidance,
             guidance_start=self.guidance_start,
             repetitions=self.repetitions,
-            memory=self.memory,
+            memory=not self.no_memory,
             memory_gb=self.memory_gb,
             dtype=self.dtype,
             device=self.device,

@@ -59,7 +59,7 @@ class Compare:
     """Speech: folder of the vocoder that all share."""
     kinds: Annotated[tuple[str, ...], option("NAME ...")] = ()
     """resgen, residual, direct, maskgit, rq_transformer, ar_resgen, valle; all of them if left out. Speech: also
-    clam_tts; residual, clam_tts and valle if left out."""
+    clam_tts; resgen, residual, clam_tts and valle if left out."""
     seeds: Annotated[int, option("N")] = 3
     """Trainings of each kind, with seeds 0 to N - 1."""
     max_minutes_per_model: Annotated[float, option("M")] = 10.0

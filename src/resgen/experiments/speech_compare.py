@@ -29,7 +29,7 @@ from resgen.training.speech.recipe import SpeechRecipe, with_speech_kind
 from resgen.training.speech.runs import encode_speech, train_speech_generator
 from resgen.training.stages import Run
 
-KINDS = ("residual", "clam_tts", "valle")
+KINDS = ("resgen", "residual", "clam_tts", "valle")
 
 
 @dataclass(frozen=True, kw_only=True)

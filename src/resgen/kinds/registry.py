@@ -15,7 +15,7 @@ from resgen.kinds.ar_resgen import AR_RESGEN, CLAM_TTS
 from resgen.kinds.kind import AnySampling, Kind, ModelConfig, Request
 from resgen.kinds.maskgit import MASKGIT
 from resgen.kinds.objective import GeneratorLossConfig, Objective
-from resgen.kinds.resgen import DIRECT, RESGEN, RESIDUAL
+from resgen.kinds.resgen import DIRECT, RESGEN, RESIDUAL, with_head
 from resgen.kinds.rq_transformer import RQ_TRANSFORMER
 from resgen.kinds.valle import VALLE
 from resgen.models.base import CodeModel
@@ -106,7 +106,7 @@ def for_kind(
         sources = ", ".join(name for name, one in KINDS.items() if one.config is ResGenConfig)
         raise ConfigError(f"the recipe is already of kind '{own.name}'; --kind goes with recipes of {sources}")
     if kind.config is not ResGenConfig and kind.head is not None:  # sized as the ResGen whose head it takes
-        generator = dataclasses.replace(generator, head=kind.head)
+        generator = with_head(generator, kind.head)
     loss = loss if kind.level_decay else dataclasses.replace(loss, level_decay=1.0)
     return _nearest(kind, generator, spec), loss, kind.settings(sampling, spec)
 

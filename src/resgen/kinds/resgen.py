@@ -126,6 +126,11 @@ def sample(model: ResGen, request: Request, sampling: SamplingConfig) -> Samples
     return request.recorded(sampling.num_steps, sample_codes, predict, noise, sampling, passes=sampling.passes)
 
 
+def with_head(config: ResGenConfig, head: str) -> ResGenConfig:
+    """The same network with another head; a metric is the mixture's alone."""
+    return replace(config, head=head, metric=config.metric if head == "mixture" else "none")
+
+
 def _kind(
     name: str,
     title: str,
@@ -144,7 +149,7 @@ def _kind(
         sampling=SamplingConfig,
         sample=sample,
         objective=UnmaskingObjective,
-        sized=lambda config, num_layers: replace(config, head=head, num_layers=num_layers),
+        sized=lambda config, num_layers: replace(with_head(config, head), num_layers=num_layers),
         settings=lambda sampling, spec: replace(
             sampling, temperature=temperature, choice_temperature=choice_temperature
         ),

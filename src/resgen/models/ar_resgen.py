@@ -68,6 +68,8 @@ class ARResGenConfig:
             raise ConfigError(unknown("head", self.head, HEADS))
         if self.metric not in METRICS:
             raise ConfigError(unknown("metric", self.metric, METRICS))
+        if self.metric != "none" and self.head != "mixture":
+            raise ConfigError(f"metric='{self.metric}' is of head='mixture', not of '{self.head}'; set it to 'none'")
 
 
 def _preset(width: int, num_layers: int, num_heads: int, head_layers: int, num_components: int) -> ARResGenConfig:
