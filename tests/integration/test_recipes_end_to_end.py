@@ -41,6 +41,7 @@ SPEECH = (
     "rvqvae",
 )
 WAVEFORMS = ("spoken_digits_waveform", "rvqvae")
+CODE_DIM = 64  # at most
 
 
 def short(*stages: str) -> dict[str, object]:
@@ -77,7 +78,8 @@ def test_pictures(name: str, tmp_path: Path) -> None:
     heads = {"generator.num_heads": 4}
     recipe = replace_nested(
         recipe,
-        {"tokenizer.width": 8, "generator_loss.validation_samples": 2}
+        {"tokenizer.width": 8, "tokenizer.code_dim": min(config.code_dim, CODE_DIM)}
+        | {"generator_loss.validation_samples": 2}
         | NARROW
         | heads
         | short("tokenizer", "generator"),
@@ -110,6 +112,7 @@ def test_a_classifier_s_features_as_perceptual_loss(tmp_path: Path) -> None:
 def test_speech(name: str, tmp_path: Path) -> None:
     recipe = get_recipe(name)
     narrow = {
+        "tokenizer.code_dim": min(recipe.tokenizer.code_dim, CODE_DIM),
         "vocoder.width": 16,
         "text.width": 32,
         "text.mlp_width": 64,
