@@ -20,9 +20,9 @@ EXIT_HEALTHY, EXIT_PROBLEM = 0, 1
 class Doctor:
     """Say in words what in a training run is normal and what is not.
 
-    The log of the run is checked by itself and, where reference curves of the same stage and kind come with the package
-    (or are given), against those. The exit code is 0 if there is no problem, 1 if there is one, 2 if the run cannot be
-    read.
+    The log of the run is checked by itself and, where reference curves of the same recipe and kind come with the
+    package (or are given), against those. The exit code is 0 if there is no problem, 1 if there is one, 2 if the run
+    cannot be read.
 
     For example:
 
@@ -70,7 +70,7 @@ def describe_reference(run: Run, reference: ReferenceCurves | None) -> str:
 
     about = f"{run.stage} of recipe '{run.recipe}', kind '{run.kind}', step {run.last_step:,}"
     if reference is None:
-        return f"{about}; no reference curves of this stage and kind: judged by itself"
+        return f"{about}; no reference curves of this recipe and kind: judged by itself"
     differences = reference.differences(run)
     seeds = f"{reference.seeds} seed{'s' * (reference.seeds > 1)}"
     compared = f"compared with '{reference.name}' ({seeds}, band widened by {TOLERANCE:.0%} and half its width)"

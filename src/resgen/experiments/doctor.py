@@ -61,7 +61,7 @@ class Finding:
         """The finding in words."""
         if self.level == "ok":
             return f"{self.what} {self.value}: normal ({self.normal})"
-        return f"{self.what} {self.value} (normal: {self.normal}); {self.advice}"
+        return f"{self.what} {self.value} (normal: {self.normal})" + (f"; {self.advice}" if self.advice else "")
 
 
 def diagnose(run: Run, reference: ReferenceCurves | None = None) -> list[Finding]:

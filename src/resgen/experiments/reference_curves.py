@@ -257,15 +257,20 @@ def load_reference(path: str | Path) -> ReferenceCurves:
 
 
 def find_reference(run: Run, folder: str | Path = REFERENCE_FOLDER) -> ReferenceCurves | None:
-    """The shipped reference nearest to a run: of the same stage, kind, head and recipe, else of another recipe.
+    """The shipped reference nearest to a run: of the same stage, kind and head, and for generators of the same recipe.
 
-    Among several, the one that differs in the fewest settings; `ReferenceCurves.differences` says in which.
+    A tokenizer may be compared with one of another recipe, by the use of its codebooks; likelihoods of other codes say
+    nothing. Among several, the one that differs in the fewest settings; `ReferenceCurves.differences` says in which.
 
     Raises:
         DataError: a file of the folder is damaged.
     """
     references = [load_reference(path) for path in sorted(Path(folder).glob("*.json"))]
-    references = [r for r in references if (r.stage, r.kind, r.head) == (run.stage, run.kind, run.head)]
+    references = [
+        r for r in references
+        if (r.stage, r.kind, r.head) == (run.stage, run.kind, run.head)
+        and (run.stage == "tokenizer" or r.recipe == run.recipe)
+    ]  # fmt: skip
     return min(references, key=lambda r: (r.recipe != run.recipe, len(r.differences(run))), default=None)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -315,21 +316,31 @@ def test_other_settings_soften_and_other_batches_compare_samples(tmp_path, refer
 
 
 def test_the_nearest_reference_is_found(tmp_path, reference):
-    from dataclasses import replace
-
     folder = tmp_path / "curves"
     folder.mkdir()
     run = write_run(tmp_path / "run", generator_lines())
-    assert find_reference(run, folder) is None
     for name, changes in (("a", {"recipe": "cifar10"}), ("b", {"kind": "maskgit"}), ("e", {"head": "mixture"})):
         save_reference(replace(reference, name=name, **changes), folder / f"{name}.json")
-    found = find_reference(run, folder)
-    assert found is not None and found.name == "a"
-    assert "recipe" in found.differences(run)[0]
-    assert level_of(diagnose(run, found), "reference") == "notice"  # likelihoods of other codes say nothing
+    assert find_reference(run, folder) is None  # likelihoods of other codes say nothing
     for name, changes in (("c", {"batch_size": 8}), ("d", {})):
         save_reference(replace(reference, name=name, **changes), folder / f"{name}.json")
     assert find_reference(run, folder).name == "d"
+
+
+def test_a_tokenizer_may_have_the_reference_of_another_recipe(tmp_path):
+    run = write_run(tmp_path / "run", tokenizer_lines(), stage="tokenizer")
+    other = replace(reference_from_runs([run], "other"), recipe="cifar10")
+    save_reference(other, tmp_path / "other.json")
+    assert find_reference(run, tmp_path) == other
+    compared = [f.what for f in diagnose(run, other) if f.normal.startswith(("reference", "last: reference"))]
+    assert compared == ["usage/1 to usage/4"]
+
+
+def test_a_given_reference_without_a_common_metric_is_one_whole_sentence(tmp_path, reference):
+    run = write_run(tmp_path / "run", generator_lines())
+    findings = diagnose(run, replace(reference, recipe="cifar10"))
+    sentence = next(f.sentence() for f in findings if f.what == "reference")
+    assert sentence.endswith("(normal: a reference of the same recipe and kind)")
 
 
 @pytest.mark.parametrize(
