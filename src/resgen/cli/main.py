@@ -50,7 +50,7 @@ class Completion:
     """
 
     shell: Positional[Literal["bash", "zsh", "fish"]]
-    """The shell that is to read the script; it is up to date until the package is."""
+    """The shell that is to read the script; write it again after an update of the package."""
 
     def run(self) -> None:
         options = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes, *OPTIONS)

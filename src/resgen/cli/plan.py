@@ -29,9 +29,9 @@ class Plan:
 
     No model is built, no data is read. Memory is of one device: weights, gradients, optimizer and averages are whole on
     every device (--shard divides the generator's), the activations are those of one micro-batch of batch_size /
-    (devices x accumulate) samples, counted from the shapes. Time is the operations over the rate of all devices
-    together, without waiting for data or for each other. A configuration that needs more memory than the devices have
-    is an error that says what to lower. For example:
+    (devices x accumulate) samples, taken from one training step on tensors without memory. Time is the operations over
+    the rate of all devices together, without waiting for data or for each other. A configuration that needs more memory
+    than the devices have is an error that says what to lower. For example:
 
         resgen plan --recipe imagenet256 --devices 4 --device-memory 80 --rate 150
         resgen plan --recipe imagenet256 --devices 8 --device-memory 16 --shard --stage generator

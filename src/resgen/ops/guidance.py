@@ -1,4 +1,4 @@
-"""Classifier-free guidance on the input of the mixture head."""
+"""Classifier-free guidance on hidden states or logits."""
 
 from __future__ import annotations
 
