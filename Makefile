@@ -14,7 +14,7 @@ PIP  := .venv/bin/pip install -q --disable-pip-version-check -c constraints.txt
 	$(PIP) -e '.[speech]'
 	@touch $@
 
-# All extras and the developers' tools.
+# The developers' tools, and all extras but wandb, moonshine, fid and docs.
 .venv/.dev: .venv/.core
 	$(PIP) -e '.[all,dev]'
 	@touch $@
