@@ -60,7 +60,9 @@ def test_two_processes_train_as_one(runs: Path, name: str) -> None:
     assert (runs / name / "samples" / "step_00000006.png").is_file()
 
 
-@pytest.mark.parametrize("model", ["residual", "maskgit", "rq_transformer"])
+@pytest.mark.parametrize(
+    "model", ["residual", *(pytest.param(n, marks=pytest.mark.slow) for n in ("maskgit", "rq_transformer"))]
+)
 def test_every_kind_can_be_sharded(tmp_path: Path, model: str) -> None:
     for name, processes, settings in (("one", 1, ["accumulate=2"]), ("two", 2, ["shard=true", "recompute=true"])):
         for status, errors in train(processes, tmp_path / name, f"model={model}", *settings):
