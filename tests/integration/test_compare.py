@@ -46,7 +46,7 @@ def command(folder: Path, out: str, *more: str) -> list[str]:
     return [*words.split(), "--set", *SMALL, *more]
 
 
-@pytest.mark.timeout(600)  # 40 s of the processor in twelve processes
+@pytest.mark.timeout(600)  # every stage starts a pool of processes
 def test_a_comparison_is_done_once_and_reported(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
