@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from resgen.data.codes.cache import CachePlan, Shard
 from resgen.data.codes.encoding import Encoding
 from resgen.progress import progress_bars
 from resgen.training.parallel import first_alone
+from resgen.training.state import lock_folder
 from resgen.types import Reduce
 
 COUNT_EVERY = 16
@@ -37,15 +39,19 @@ def encode_together(
         name: of the data, for the progress bar.
         batches: the most that `make` yields for a shard.
         reduce: the processes.
+
+    Raises:
+        TrainingError: others are encoding into the same folder.
     """
-    with first_alone(reduce):
-        encoding = Encoding.begin(out, plan()) if reduce.rank == 0 else Encoding.join(out)
-    if encoding is None:
-        return
-    _make_missing(encoding, make, name, batches, reduce)
-    with first_alone(reduce):
-        if reduce.rank == 0:
-            encoding.finish()
+    with lock_folder(out.parent, "encoding") if reduce.rank == 0 else contextlib.nullcontext():
+        with first_alone(reduce):
+            encoding = Encoding.begin(out, plan()) if reduce.rank == 0 else Encoding.join(out)
+        if encoding is None:
+            return
+        _make_missing(encoding, make, name, batches, reduce)
+        with first_alone(reduce):
+            if reduce.rank == 0:
+                encoding.finish()
 
 
 def _make_missing(

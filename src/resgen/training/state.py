@@ -310,11 +310,15 @@ def check_run_folder(out_dir: Path, resume: bool) -> None:
 
 
 @contextlib.contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
-    """Create the run folder and hold it for this process; the lock dies with the process.
+def lock_folder(folder: Path, doing: str = "training") -> Iterator[None]:
+    """Create a folder and hold it for this process; the lock dies with the process.
+
+    Args:
+        folder: of a run, or of caches.
+        doing: what for, as a message to others says it.
 
     Raises:
-        TrainingError: another process trains there.
+        TrainingError: another process holds it.
         WriteError: the folder cannot be made.
     """
     with writing(folder):
@@ -325,7 +329,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise TrainingError(f"another process is training in '{folder}'; wait for it or stop it") from error
+                raise TrainingError(f"another process is {doing} in '{folder}'; wait for it or stop it") from error
             except OSError:  # a file system without locks
                 pass
         yield
