@@ -55,7 +55,8 @@ def arguments(work: Path, out: Path) -> list[str]:
 
 def content(folder: Path) -> dict[str, bytes]:
     """All files below a folder, hidden ones too."""
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*.*") if file.name != ".lock"}
+    files = [file for file in folder.rglob("*") if file.is_file() and file.name != ".lock"]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
 def test_one_process(work: Path) -> None:
