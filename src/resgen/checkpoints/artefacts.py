@@ -7,7 +7,7 @@ fingerprint of the codebooks that it was trained on, and a pipeline whose tokeni
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from resgen.checkpoints.format import Component, Folder, SavedComponent, load_folder, load_tensors, save_folder
 from resgen.checkpoints.locate import resolve_model
-from resgen.checkpoints.tensors import load_state, module_tensors, sha256_tensor
+from resgen.checkpoints.tensors import check_match, load_state, module_tensors, sha256_tensor
 from resgen.config import config_from_dict, config_to_dict
 from resgen.errors import CheckpointError, unknown
 from resgen.kinds import KINDS, AnySampling, build, kind_of
 from resgen.models.base import CodeModel
+from resgen.nn.size import outlining
 from resgen.quantizers.base import Quantizer
 from resgen.tokenizers.image import ImageTokenizer
 from resgen.types import CodeSpec
@@ -113,7 +114,8 @@ def tokenizer_of(folder: Folder, classes: Sequence[type[Any]]) -> Any:
     if saved.type not in by_type:
         raise CheckpointError(f"'{saved.path}': type {saved.type} cannot be used here; allowed: {', '.join(by_type)}")
     network = by_type[saved.type]
-    return restored(network(config_from_dict(network.config_class, saved.config, where="tokenizer.")), saved)
+    config = config_from_dict(network.config_class, saved.config, where="tokenizer.")
+    return restored(lambda: network(config), saved)
 
 
 def save_pipeline(
@@ -178,7 +180,7 @@ def generator_of(folder: Folder, tokenizer: SavedTokenizer) -> tuple[CodeModel, 
             f"'{folder.path}': the generator is of type '{kind.name}', its configuration of '{kind_of(config).name}'"
         )
     spec = config_from_dict(CodeSpec, _mapping(saved, "spec"), where="generator.spec.")
-    generator = restored(build(config, spec), saved)
+    generator = restored(lambda: build(config, spec), saved)
     check_belongs(tokenizer, generator.spec, saved.config.get("codebooks_sha256"), str(folder.path))
     sampling = folder.extra.get("sampling", {})
     if not isinstance(sampling, dict):
@@ -228,9 +230,20 @@ def generator_component(generator: CodeModel, tokenizer: SavedTokenizer) -> Comp
     return Component(type=kind_of(generator.config).name, config=config, tensors=published(generator))
 
 
-def restored(module: M, saved: SavedComponent) -> M:
-    """A new module with the saved tensors, in evaluation mode."""
-    load_state(module, load_tensors(saved), str(saved.path))
+def restored(build: Callable[[], M], saved: SavedComponent) -> M:
+    """A new module with the saved tensors, in evaluation mode; it takes no memory before these are known to fit.
+
+    Raises:
+        CheckpointError: the tensors do not fit, or are not finite.
+        ConfigError: the module cannot be built, or is larger than its file.
+    """
+    tensors, where = load_tensors(saved), str(saved.path)
+    values = sum(tensor.numel() for tensor in tensors.values())
+    with outlining(f"the {saved.name} of '{saved.path.parent}'", tensors=len(tensors), values=values):
+        shapes = build()
+    check_match(module_tensors(shapes), tensors, where)
+    module = build()
+    load_state(module, tensors, where)
     return module.eval().requires_grad_(False)
 
 

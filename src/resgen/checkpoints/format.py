@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import re
+import reprlib
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,6 +35,15 @@ CONFIG_NAME = "config.json"
 MAX_JSON_BYTES = 1 << 20
 MAX_JSON_DEPTH = 32
 MAX_COMPONENTS = 64
+
+PARTS = {
+    "tokenizer": ("tokenizer",),
+    "pipeline": ("tokenizer", "generator"),
+    "speech-pipeline": ("tokenizer", "generator", "text", "vocoder"),
+    "text-model": ("text",),
+    "vocoder": ("vocoder",),
+}
+"""Components that a kind of artefact may have; of the kinds that are not here, any."""
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}\.safetensors")
@@ -177,6 +187,15 @@ def load_folder(path: str | Path, *, verify: bool = True) -> Folder:
         raise CheckpointError(f"'{config_path}': kind={kind!r} must be text")
     if not isinstance(entries, dict) or len(entries) > MAX_COMPONENTS:
         raise CheckpointError(f"'{config_path}': 'components' must be a mapping of at most {MAX_COMPONENTS} entries")
+    for name in entries:
+        if name not in PARTS.get(kind, entries):
+            raise CheckpointError(f"'{config_path}': {unknown(f'component of a {kind}', name, PARTS[kind])}")
+    for name, type_ in (("history", dict), ("class_names", list)):
+        if not isinstance(data.get(name, type_()), type_):
+            wanted = "mapping" if type_ is dict else "list"
+            raise CheckpointError(f"'{config_path}': {name}={reprlib.repr(data[name])} must be a {wanted}")
+    if bad := [name for name in data.get("class_names", []) if not _is_name(name)]:
+        raise CheckpointError(f"'{config_path}': class_names holds {ascii(bad[0])[:80]}, which is no name of a class")
     components = {name: _saved_component(path, name, entry) for name, entry in entries.items()}
     if verify:
         for component in components.values():
@@ -282,6 +301,11 @@ def _saved_component(folder: Path, name: str, entry: object) -> SavedComponent:
     if not path.is_file():
         raise CheckpointError(f"'{path}' is missing")
     return SavedComponent(name=name, type=kind, config=config, path=path, sha256=digest)
+
+
+def _is_name(value: object) -> bool:
+    """Text, and no half of a surrogate pair in it."""
+    return isinstance(value, str) and value == value.encode(errors="replace").decode()
 
 
 def _depth(data: object) -> int:

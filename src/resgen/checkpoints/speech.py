@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
+from torch import nn
 
 from resgen.checkpoints.artefacts import (
     generator_component,
@@ -18,7 +19,15 @@ from resgen.checkpoints.artefacts import (
     tokenizer_component,
     tokenizer_of,
 )
-from resgen.checkpoints.format import CONFIG_NAME, Component, Folder, load_folder, read_json, save_folder
+from resgen.checkpoints.format import (
+    CONFIG_NAME,
+    Component,
+    Folder,
+    SavedComponent,
+    load_folder,
+    read_json,
+    save_folder,
+)
 from resgen.checkpoints.locate import resolve_model
 from resgen.config import config_from_dict, config_to_dict
 from resgen.errors import CheckpointError, ConfigError, unknown
@@ -31,6 +40,9 @@ from resgen.tokenizers.mel import MelTokenizer
 from resgen.tokenizers.sound import SoundTokenizer, check_mels
 from resgen.tokenizers.vocoder import Vocoder, VocoderConfig
 from resgen.tokenizers.waveform import WaveformTokenizer
+
+C = TypeVar("C")
+M = TypeVar("M", bound=nn.Module)
 
 _TOKENIZERS: tuple[type[Any], ...] = (MelTokenizer, WaveformTokenizer, CodecTokenizer)
 SOUND_TOKENIZERS = {one.component: one for one in _TOKENIZERS}
@@ -266,12 +278,12 @@ def _text_component(model: TextModel) -> Component:
 
 def _vocoder_of(folder: Folder) -> Vocoder:
     saved = folder.component(VOCODER)
-    return restored(Vocoder(config_from_dict(VocoderConfig, saved.config, where="vocoder.")), saved)
+    return _restored(Vocoder, VocoderConfig, saved, "vocoder.")
 
 
 def _text_of(folder: Folder) -> TextModel:
     saved = folder.component("text")
-    return restored(TextModel(config_from_dict(TextModelConfig, saved.config, where="text.")), saved)
+    return _restored(TextModel, TextModelConfig, saved, "text.")
 
 
 def _alphabet(folder: Folder) -> str:
@@ -279,3 +291,8 @@ def _alphabet(folder: Folder) -> str:
     if not isinstance(alphabet, str) or not alphabet:
         raise CheckpointError(f"'{folder.path}': alphabet must be text that is not empty, not {alphabet!r}")
     return alphabet
+
+
+def _restored(network: Callable[[C], M], config: type[C], saved: SavedComponent, where: str) -> M:
+    settings = config_from_dict(config, saved.config, where=where)
+    return restored(lambda: network(settings), saved)

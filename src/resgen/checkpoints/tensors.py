@@ -106,9 +106,11 @@ def load_state(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> 
         where: what the tensors are, for the message (a path).
 
     Raises:
-        CheckpointError: a name is missing or unknown, or a shape or kind of number differs (both are named).
+        CheckpointError: a name is missing or unknown, a shape or kind of number differs (both are named), or
+            numbers are not finite.
     """
     check_match(module_tensors(module), tensors, where)
+    check_finite(tensors, where)
     with torch.no_grad():
         for name, target in module_tensors(module).items():
             target.copy_(tensors[name])
@@ -133,6 +135,19 @@ def check_match(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], w
     for name, value in tensors.items():
         if name not in expected:
             raise CheckpointError(f"{where}: tensor '{name}' of shape {list(value.shape)} is not part of the model")
+
+
+def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Refuse tensors with NaN, infinity, or numbers whose squares are not finite.
+
+    Raises:
+        CheckpointError: naming the first such tensor.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.float().square().sum(dtype=torch.float64).isfinite():
+            raise CheckpointError(
+                f"{where}: tensor '{name}' holds numbers that are not finite, or near it; its training diverged"
+            )
 
 
 def _one_line(error: BaseException) -> str:

@@ -35,6 +35,8 @@ from resgen.cli.speak import GenerateSpeech
 from resgen.cli.train import TrainGenerator, TrainText, TrainTokenizer, TrainVocoder
 from resgen.errors import ConfigError, ResGenError, unknown
 
+MAX_LINE = 8000
+"""Characters of an error; some name all keys of a recipe, some quote what a damaged file holds."""
 EXIT_OK, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 0, 2, 130, 141
 
 
@@ -148,7 +150,8 @@ def guard(run: Callable[[], int | None]) -> int:
         code = run() or EXIT_OK
         sys.stdout.flush()
     except ResGenError as error:
-        message(f"error: {' '.join(str(error).split())}")
+        line = " ".join(str(error).split())
+        message(f"error: {line if len(line) <= MAX_LINE else line[:MAX_LINE] + ' ...'}")
         return EXIT_ERROR
     except KeyboardInterrupt:
         message("interrupted")

@@ -13,6 +13,7 @@ from resgen.serving.config import ServerConfig
 
 KEY_VARIABLE = "RESGEN_API_KEY"
 MEGABYTE = 1 << 20
+MAX_UPLOAD_MB = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +72,8 @@ class Serve:
             if package == "resgen":
                 raise
             raise MissingExtraError(package, "serve") from error
+        if not 0 < self.max_upload_mb < MAX_UPLOAD_MB:
+            raise ConfigError(f"--max-upload-mb {self.max_upload_mb:g} must be above 0 and below {MAX_UPLOAD_MB:,}")
         config = ServerConfig(
             max_batch=self.max_batch,
             max_wait_ms=self.max_wait_ms,

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import re
+import reprlib
 from collections import abc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +24,8 @@ from resgen.errors import ConfigError, unknown
 T = TypeVar("T")
 
 KIND = "kind"
+MOST, MOST_TEXT, MOST_ITEMS = 1 << 63, 4096, 4096
+"""Of numbers, characters and items of a list; networks have limits of their own."""
 
 _EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+")
 
@@ -56,7 +60,9 @@ def config_from_dict(cls: type[T], data: Any, *, where: str = "") -> T:
         ConfigError: unknown key, missing key, wrong type, or a value that the dataclass itself refuses.
     """
     if not isinstance(data, Mapping):
-        raise ConfigError(f"{where.rstrip('.') or cls.__name__} must be a mapping of keys to values, not {data!r}")
+        raise ConfigError(
+            f"{where.rstrip('.') or cls.__name__} must be a mapping of keys to values, not {reprlib.repr(data)}"
+        )
     hints = get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cast(Any, cls))}
     for key in data:
@@ -104,8 +110,8 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"override '{pair}' must have the form key=value, for example optim.learning_rate=3e-4")
         try:
             result[key] = _read_numbers(yaml.safe_load(text))
-        except yaml.YAMLError as error:
-            raise ConfigError(f"override '{pair}': the value is not valid YAML") from error
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # also of numbers with thousands of digits
+            raise ConfigError(f"override '{pair[:80]}': the value is not valid YAML") from error
     return result
 
 
@@ -133,7 +139,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         data = _read_numbers(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
     except OSError as error:
         raise ConfigError(f"configuration file '{path}' cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"configuration file '{path}' is not valid YAML") from error
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
         raise ConfigError(f"configuration file '{path}' must hold 'key: value' lines, not {type(data).__name__}")
@@ -174,25 +180,46 @@ def _converted(kind: Any, value: Any, where: str) -> Any:
         return value
     if origin in (tuple, list) and isinstance(value, (tuple, list)):
         parts = args if origin is tuple and args[-1] is not ... else args[:1] * len(value)
-        if len(parts) == len(value):
+        if len(parts) == len(value) <= MOST_ITEMS:
             return origin(_converted(part, item, where) for part, item in zip(parts, value, strict=True))
     elif origin in (dict, abc.Mapping) and isinstance(value, Mapping):
         return {_converted(args[0], k, where): _converted(args[1], item, f"{where}.{k}") for k, item in value.items()}
-    elif kind is Any or type(value) is kind:
+    elif kind is Any:
         return value
+    elif type(value) is kind:
+        return _bounded(value, where)
     elif kind is float and type(value) is int:
-        return float(value)
-    raise ConfigError(f"{where}={value!r} must be of type {kind.__name__ if origin is None else kind}")
+        return float(_bounded(value, where))
+    raise ConfigError(f"{where}={reprlib.repr(value)} must be of type {kind.__name__ if origin is None else kind}")
+
+
+def _bounded(value: Any, where: str) -> Any:
+    """A number or text that is not absurd, or an error before anything is made of it."""
+    if isinstance(value, int) and abs(value) >= MOST:
+        raise ConfigError(f"{where} must lie in {-MOST + 1}..{MOST - 1}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where}={value} must be finite")
+    if isinstance(value, str) and (len(value) > MOST_TEXT or not _is_text(value)):
+        raise ConfigError(f"{where}={ascii(value[:40])} must be text of at most {MOST_TEXT} characters")
+    return value
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return True
 
 
 def _tagged(kinds: Sequence[Any], value: Any, where: str) -> Any:
     """One of several dataclasses, by its tag."""
     choices = {kind.tag: kind for kind in kinds}
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{where} must be a mapping of keys to values, not {value!r}")
+        raise ConfigError(f"{where} must be a mapping of keys to values, not {reprlib.repr(value)}")
     if KIND not in value:
         raise ConfigError(f"configuration key '{where}.{KIND}' is missing; allowed: {', '.join(choices)}")
-    if value[KIND] not in choices:
+    if not isinstance(value[KIND], str) or value[KIND] not in choices:
         raise ConfigError(unknown(f"{where}.{KIND}", value[KIND], choices))
     rest = {name: item for name, item in value.items() if name != KIND}
     return config_from_dict(choices[value[KIND]], rest, where=f"{where}.")

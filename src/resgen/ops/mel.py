@@ -24,6 +24,9 @@ _MOMENTUM = 0.99  # the alpha of fast Griffin-Lim; its authors find values near 
 _INVERSION_STEPS = 50  # multiplicative updates; they leave an error of about 0.001 in the log-mel of a harmonic sound
 
 
+MAX_FFT_SIZE = 1 << 16
+
+
 @dataclass(frozen=True, kw_only=True)
 class MelConfig:
     """Frames and bands of a mel spectrogram; the defaults are the usual ones at 22,050 Hz (method: Mel-VAE, App. A.1).
@@ -53,6 +56,10 @@ class MelConfig:
         if not self.hop_size <= self.window_size <= self.fft_size:
             raise ConfigError(
                 f"window_size={self.window_size} must lie between hop_size={self.hop_size} and fft_size={self.fft_size}"
+            )
+        if self.fft_size > MAX_FFT_SIZE or self.num_bands > self.fft_size:
+            raise ConfigError(
+                f"fft_size={self.fft_size} must be at most {MAX_FFT_SIZE}, num_bands={self.num_bands} at most fft_size"
             )
         if not 0 <= self.min_hz < self.max_hz <= self.sample_rate_hz / 2:
             raise ConfigError(

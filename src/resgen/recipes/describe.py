@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from resgen.config import config_to_dict
 from resgen.kinds import build
 from resgen.models.text import TextModel
+from resgen.nn.size import outlining
 from resgen.pipelines.describe import describe_sound_codes, describe_vocoder
 from resgen.tokenizers.image import ImageTokenizer
 from resgen.tokenizers.mel import MelTokenizer, MelTokenizerConfig
@@ -24,7 +25,7 @@ def describe_recipe(recipe: Recipe | SpeechRecipe) -> dict[str, Any]:
     """Configuration and parameters by part of a recipe's models, counted on the meta device, without their memory."""
     if isinstance(recipe, SpeechRecipe):
         return _describe_speech_recipe(recipe)
-    with torch.device("meta"):
+    with outlining("a network of this recipe"):
         tokenizer = ImageTokenizer(recipe.tokenizer)
         generator = build(recipe.generator, recipe.tokenizer.spec)
     return {
@@ -51,7 +52,7 @@ def _describe_speech_recipe(recipe: SpeechRecipe) -> dict[str, Any]:
     generator = replace(recipe.generator, feature_width=recipe.text.width, feature_stride=stride)
     speech: dict[str, Any] = {"codes": codes}
     modules: dict[str, nn.Module] = {}
-    with torch.device("meta"):
+    with outlining("a network of this recipe"):
         if isinstance(recipe.tokenizer, MelTokenizerConfig):
             modules["tokenizer"] = MelTokenizer(recipe.tokenizer)
             modules["vocoder"] = Vocoder(recipe.vocoder)
@@ -59,7 +60,8 @@ def _describe_speech_recipe(recipe: SpeechRecipe) -> dict[str, Any]:
         else:
             modules["tokenizer"] = WaveformTokenizer(recipe.tokenizer)
         modules["generator"] = build(generator, recipe.tokenizer.spec)
-    with torch.device("meta" if recipe.text.byt5_folder is None else "cpu"):  # ByT5 is read from its files
+    pretrained = recipe.text.byt5_folder is not None  # ByT5 is read from its files
+    with contextlib.nullcontext() if pretrained else outlining("the text model"):
         modules["text"] = TextModel(recipe.text)
     speech["text"] = {"max_tokens": recipe.text.max_tokens}
     return {

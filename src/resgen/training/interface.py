@@ -18,6 +18,8 @@ from resgen.training.optim import DECAY_SHAPES
 from resgen.training.parallel import PRECISIONS
 from resgen.types import Reduce
 
+MAX_BATCH_SIZE = 1 << 17
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
@@ -81,6 +83,8 @@ class TrainerConfig:
     loggers: tuple[str, ...] = ("tensorboard",)
 
     def __post_init__(self) -> None:
+        if self.batch_size > MAX_BATCH_SIZE:
+            raise ConfigError(f"batch_size={self.batch_size} must be at most {MAX_BATCH_SIZE}")
         check_least(self, 1, "num_steps", "batch_size", "accumulate", "log_every", "keep_last")
         for name in ("warmup_steps", "validate_every", "sample_every", "evaluate_every", "checkpoint_every"):
             if getattr(self, name) < 0:

@@ -22,6 +22,7 @@ from torch import nn
 from resgen.devices import choose_device
 from resgen.errors import ConfigError, unknown
 from resgen.kinds import build
+from resgen.nn.size import outlining
 from resgen.nn.transformer import Block
 from resgen.ops.random import generator
 from resgen.tokenizers.mel import MelTokenizerConfig
@@ -338,7 +339,7 @@ def _image_stages(recipe: Recipe) -> list[Stage]:
     spec = recipe.tokenizer.spec
     step = partial(image_tokenizer_step, recipe)
     tokenizer = _stage("tokenizer", recipe.tokenizer_training, step, spec.num_positions, spec.num_tokens)
-    with torch.device("meta"):
+    with outlining("a network of this recipe"):
         frozen = _numbers(step().module.get_submodule("tokenizer"))
     return [tokenizer, _generator_stage(recipe, spec.num_positions, {}, frozen=frozen)]
 
@@ -374,7 +375,7 @@ def _stage(
     codes: int,
     averaged: str | None = None,
 ) -> Stage:
-    with torch.device("meta"):
+    with outlining("a network of this recipe"):
         module = step().module
     average = None if averaged is None else module.get_submodule(averaged)
     size = Size.of(module, averaged=average)
@@ -385,7 +386,7 @@ def _generator_stage(
     recipe: Recipe | SpeechRecipe, positions: int, features: Mapping[str, Any], *, frozen: int
 ) -> Stage:
     spec = recipe.tokenizer.spec
-    with torch.device("meta"):
+    with outlining("a network of this recipe"):
         model = build(replace(recipe.generator, **features), spec)
     return Stage(
         name="generator",

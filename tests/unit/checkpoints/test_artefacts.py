@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -242,6 +244,9 @@ def put(*keys: str, value: object) -> Callable[[dict], None]:
         (put("sampling", value={"nucleus": 3.0}), "nucleus"),
         (put("sampling", value=[1]), "sampling"),
         (put("sampling", value=None), "sampling"),
+        (put("class_names", value=["a", "b", "\ud800"]), "ud800.*is no name of a class"),
+        (put("history", value=[5]), "history=.5. must be a mapping"),
+        (put("components", "extra", value={"type": "x"}), "component of a pipeline 'extra'.*allowed: tokenizer, gen"),
         (lambda document: document["components"].pop("generator"), "generator"),
         (lambda document: document["components"].pop("tokenizer"), "tokenizer"),
     ],
@@ -261,3 +266,19 @@ def test_a_tokenizer_is_no_pipeline(tmp_path: Path) -> None:
 
 def test_a_run_folder_stands_for_its_model(saved: Path) -> None:
     assert load_pipeline(saved.parent).folder.path == saved
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 3e38])
+@pytest.mark.parametrize("part", ["tokenizer", "generator"])
+def test_weights_that_are_not_finite_are_refused(saved: Path, part: str, value: float) -> None:
+    """Of a training that diverged, which would otherwise fail somewhere in sampling."""
+    file = saved / f"{part}.safetensors"
+    tensors = load_file(file)
+    name = next(name for name, tensor in tensors.items() if tensor.dtype == torch.bfloat16)
+    tensors[name].view(-1)[0] = value
+    save_file(tensors, file)
+    config = json.loads((saved / "config.json").read_text())
+    config["components"][part]["sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    (saved / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=f"{part}.safetensors: tensor '{name}' holds numbers that are not finite"):
+        load_pipeline(saved)

@@ -51,7 +51,7 @@ JSON = st.recursive(
 def save(path, **changes):
     tensors = {"weight": torch.arange(6.0).reshape(2, 3), "count": torch.tensor(4)}
     arguments = {
-        "kind": "tokenizer",
+        "kind": "toy",
         "components": {"model": Component(type="Toy", config={"width": 3}, tensors=tensors)},
         "extra": {"class_names": ["a", "b"]},
     }
@@ -88,9 +88,9 @@ def test_everything_saved_comes_back(tensors, config, note):
     with tempfile.TemporaryDirectory() as parent:
         path = Path(parent) / "model"
         component = Component(type="Toy", config=config, tensors=tensors)
-        save_folder(path, kind="pipeline", components={"a": component, "b-2": component}, extra={"note": note})
+        save_folder(path, kind="parts", components={"a": component, "b-2": component}, extra={"note": note})
         folder = load_folder(path)
-        assert (folder.kind, sorted(folder.components), folder.extra) == ("pipeline", ["a", "b-2"], {"note": note})
+        assert (folder.kind, sorted(folder.components), folder.extra) == ("parts", ["a", "b-2"], {"note": note})
         assert folder.component("a").config == config
         found = load_tensors(folder.component("b-2"))
         assert found.keys() == tensors.keys()
@@ -114,8 +114,8 @@ def test_tensors_that_share_memory_are_all_saved(tmp_path):
 def test_saving_replaces_an_artefact_as_a_whole_but_nothing_else(tmp_path):
     save(tmp_path / "m")
     (tmp_path / "m" / "old.txt").write_text("x")
-    save(tmp_path / "m", kind="pipeline")
-    assert load_folder(tmp_path / "m").kind == "pipeline"
+    save(tmp_path / "m", kind="parts")
+    assert load_folder(tmp_path / "m").kind == "parts"
     assert sorted(os.listdir(tmp_path / "m")) == ["config.json", "model.safetensors"]
     assert os.listdir(tmp_path) == ["m"]
     (tmp_path / "home").mkdir()
@@ -137,7 +137,7 @@ def test_failure_while_saving_keeps_the_old_artefact(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoint_format, "write_tensors", full)
     with pytest.raises(WriteError, match="/m': No space left on device") as error:
-        save(tmp_path / "m", kind="pipeline")
+        save(tmp_path / "m", kind="parts")
     assert "\n" not in str(error.value)
     assert os.listdir(tmp_path) == ["m"] and sha256_file(tmp_path / "m" / "config.json") == before
 
@@ -153,8 +153,8 @@ def test_failure_of_the_last_rename_puts_the_old_artefact_back(tmp_path, monkeyp
 
     monkeypatch.setattr(os, "rename", fail_for_temporary)
     with pytest.raises(WriteError, match="Input/output error"):
-        save(tmp_path / "m", kind="pipeline")
-    assert os.listdir(tmp_path) == ["m"] and load_folder(tmp_path / "m").kind == "tokenizer"
+        save(tmp_path / "m", kind="parts")
+    assert os.listdir(tmp_path) == ["m"] and load_folder(tmp_path / "m").kind == "toy"
 
 
 def test_a_file_system_that_refuses_to_write_gives_one_line(tmp_path):
@@ -272,7 +272,7 @@ def test_one_flipped_bit_is_noticed_before_use(tmp_path):
     file.write_bytes(data)
     with pytest.raises(CheckpointError, match="model.safetensors' is damaged"):
         load_folder(tmp_path / "m")
-    assert load_folder(tmp_path / "m", verify=False).kind == "tokenizer"
+    assert load_folder(tmp_path / "m", verify=False).kind == "toy"
     edit_component(tmp_path / "m", sha256="0" * 63)
     with pytest.raises(CheckpointError, match="64 hexadecimal digits"):
         load_folder(tmp_path / "m", verify=False)

@@ -22,6 +22,7 @@ from resgen.errors import ConfigError, DataError
 from resgen.kinds import kind_of
 from resgen.losses.perceptual import ClassifierPerceptualLoss, PerceptualLoss, VGGPerceptualLoss
 from resgen.nn.seeding import seeded
+from resgen.nn.size import built
 from resgen.ops.images import from_uint8
 from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from resgen.training.agreement import check_agreement
@@ -56,7 +57,7 @@ def train_tokenizer(recipe: Recipe, run: Run) -> dict[str, float]:
         train, held_out = _readable(recipe.tokenizer, splits, data.resize, data.skip_unreadable)
         validated = held_out.subset(np.arange(min(len(held_out), MAX_VALIDATED)))
         with seeded(recipe.tokenizer_training.seed, "tokenizer"):
-            tokenizer = ImageTokenizer(recipe.tokenizer)
+            tokenizer = built(lambda: ImageTokenizer(recipe.tokenizer), "the tokenizer")
             if run.init is not None:
                 start_from(tokenizer, run.init, "tokenizer")
             task = TokenizerTask(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from resgen.errors import ConfigError, DataError
 from resgen.kinds import kind_of
 from resgen.models.text import TextModel
 from resgen.nn.seeding import seeded
+from resgen.nn.size import built
 from resgen.ops.mel import MelConfig, log_mel
 from resgen.tokenizers.codec import CodecTokenizerConfig
 from resgen.tokenizers.mel import MelTokenizer, MelTokenizerConfig
@@ -65,8 +66,8 @@ def train_sound_tokenizer(recipe: SpeechRecipe, run: Run) -> dict[str, float]:
             )
         check_init(recipe.tokenizer_loss.decoder_only, run.init)
         with seeded(recipe.tokenizer_training.seed, "tokenizer"):
-            tokenizer: MelTokenizer | WaveformTokenizer
-            tokenizer = MelTokenizer(config) if isinstance(config, MelTokenizerConfig) else WaveformTokenizer(config)
+            network: Any = MelTokenizer if isinstance(config, MelTokenizerConfig) else WaveformTokenizer
+            tokenizer: MelTokenizer | WaveformTokenizer = built(lambda: network(config), "the tokenizer")
             if run.init is not None:
                 start_from(tokenizer, run.init, "tokenizer")
             train, held_out, about = _stores(recipe, run, tokenizer.sample_rate_hz)
@@ -91,7 +92,7 @@ def train_vocoder(recipe: SpeechRecipe, run: Run) -> dict[str, float]:
             raise ConfigError(f"'{name}' is a tokenizer of waveforms, which needs no vocoder")
         train, held_out, about = _stores(recipe, run, recipe.vocoder.mel.sample_rate_hz)
         with seeded(recipe.vocoder_training.seed, "vocoder"):
-            vocoder = Vocoder(recipe.vocoder)
+            vocoder = built(lambda: Vocoder(recipe.vocoder), "the vocoder")
             if run.init is not None:
                 start_from(vocoder, run.init, "vocoder")
             task = VocoderTask(vocoder, recipe.vocoder_loss, train, held_out, tokenizer=tokenizer)
@@ -107,7 +108,8 @@ def train_text(recipe: SpeechRecipe, run: Run) -> dict[str, float]:
         mel = mel_of(recipe)
         train, held_out, about = _stores(recipe, run, mel.sample_rate_hz)
         with seeded(recipe.text_training.seed, "text"):
-            model, known = TextModel(recipe.text), ""
+            make: Callable[[], TextModel] = lambda: TextModel(recipe.text)  # noqa: E731
+            model, known = built(make, "the text model") if recipe.text.byt5_folder is None else make(), ""
             if run.init is not None:
                 start_from(model, run.init, "text")
                 known = load_text_model(run.init)[1]

@@ -1,0 +1,68 @@
+"""`--set` with values that do not belong there: one line and exit code 2, soon and in little memory, or a report.
+
+A seeded sample of the cases runs by default, all of them under `slow`. `inspect --recipe` and `train` share what reads
+and checks a recipe; `train` builds a network as well.
+"""
+
+from __future__ import annotations
+
+import random
+import resource
+import time
+from pathlib import Path
+
+import pytest
+
+from resgen.cli.main import main
+from resgen.config import flat_keys
+from resgen.recipes import images, speech
+
+HOSTILE = [
+    "null", "true", "-1", "0", "5", "1e19", "1e400", ".nan", "9" * 30, "9" * 5000, "1000000000", "99999999", "nine", "",
+    "[]", "[5]", "[[1]]", "[1000000000]", "{a: 1}", "{", "[" * 5000, "2020-01-01", "x" * 100_000,
+]  # fmt: skip
+NAMED = [
+    "tokenizer_training.loggers=5", "tokenizer_training.betas=null", "tokenizer.quantizer.steps=5",
+    "tokenizer.multipliers=5", "tokenizer_training.num_steps=1e19", "tokenizer_training.batch_size=99999999",
+    f"tokenizer.width={'9' * 30}", "tokenizer.width=1000000000", "tokenizer.num_res_blocks=1000000000",
+]  # fmt: skip
+SAMPLE = 250
+
+
+def cases() -> list[tuple[str, str]]:
+    """All cases of all recipes, in an order that is random and always the same."""
+    recipes = [recipe() for recipe in (*images.RECIPES.values(), *speech.RECIPES.values())]
+    every = [(r.name, f"{key}={value}") for r in recipes for key in flat_keys(r) for value in HOSTILE]
+    random.Random(0).shuffle(every)
+    return every
+
+
+def check(words: list[str], capsys: pytest.CaptureFixture[str], codes: tuple[int, ...]) -> None:
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    assert main(words) in codes, words
+    error = capsys.readouterr().err
+    errors = [line for line in error.splitlines() if not line.startswith("data ")]
+    assert not errors or (len(errors) == 1 and errors[0].startswith("error: ") and len(error) < 8500), error[:2000]
+    assert time.monotonic() - began < 10, words
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20, "1 GiB, in kilobytes"
+
+
+def test_a_sample_of_hostile_overrides(capsys: pytest.CaptureFixture[str]) -> None:
+    for recipe, pair in cases()[:SAMPLE]:
+        check(["inspect", "--recipe", recipe, "--set", pair], capsys, (0, 2))
+
+
+@pytest.mark.slow
+def test_all_hostile_overrides(capsys: pytest.CaptureFixture[str]) -> None:
+    for recipe, pair in cases()[SAMPLE:]:
+        check(["inspect", "--recipe", recipe, "--set", pair], capsys, (0, 2))
+
+
+@pytest.mark.parametrize("pair", NAMED)
+def test_trainings_do_not_begin(pair: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    check(["train", "tokenizer", "--recipe", "digits", "--out", str(tmp_path / "run"), "--set", pair], capsys, (2,))
+
+
+@pytest.mark.parametrize("value", ["1e999", "nan", "-1", "1e300"])
+def test_limits_of_uploads(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    check(["serve", "--model", "fashion-mnist-small", "--max-upload-mb", value], capsys, (2,))
