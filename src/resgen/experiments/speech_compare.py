@@ -229,7 +229,12 @@ def _evaluate(
 def _search_split(data: str) -> str:
     """Whose recordings the guidance is chosen with."""
     there = available_splits(data)
-    return next(name for name in HELD_OUT_SPLITS if name in there)
+    for name in HELD_OUT_SPLITS:
+        if name in there:
+            return name
+    raise DataError(
+        f"'{data}' has the splits {', '.join(there)}; a comparison needs one of {', '.join(HELD_OUT_SPLITS)}"
+    )
 
 
 def _of(result: dict[str, Any], name: str) -> dict[str, Any]:

@@ -238,6 +238,8 @@ def change(key: str, value: Any) -> Callable[[Path], object]:
         (change("spec", PLAN.made_from), "meta.json is damaged"),
         (change("columns", {"labels": "picture"}), "meta.json is damaged"),
         (change("made_from", []), "meta.json is damaged"),
+        (change("class_names", ["a", "\ud800", "c"]), r"meta.json is damaged .*class_names='.ud800' must be text"),
+        (change("num_samples", 10**400), "meta.json is damaged .*num_samples must lie in"),
         (change("shards", [{"file": f"../{FILE}", "num_samples": 6, "sha256": "0"}]), "its shards are not"),
         (change("shards", 3), "meta.json is damaged"),
         (change("shard_samples", 0), "meta.json is damaged"),
