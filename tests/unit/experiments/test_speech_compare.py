@@ -15,5 +15,5 @@ from resgen.experiments.speech_compare import _search_split
 def test_data_without_a_held_out_split(tmp_path: Path) -> None:
     write_sound(torch.linspace(-0.5, 0.5, 800), 8000, tmp_path / "a.wav")
     (tmp_path / "metadata.csv").write_text("a.wav|one|ann")
-    with pytest.raises(DataError, match="has the splits train; it takes one of test_seen_speaker"):
+    with pytest.raises(DataError, match="has the splits train; a comparison needs one of test_seen_speaker"):
         _search_split(str(tmp_path))
