@@ -52,9 +52,9 @@ def test_stages_take_the_models_that_they_need(tmp_path: Path) -> None:
             {},
             "'digits' is for pictures; their stages are tokenizer, generator, not 'vocoder'",
         ),
-        (image, "generator", digits, {}, "--tokenizer missing"),
+        (image, "generator", digits, {}, "--tokenizer is missing"),
         (image, "generator", digits, {"tokenizer": "t", "text": "x"}, "--text must be left out: .* is for pictures"),
-        (speech, "generator", spoken, {"tokenizer": "t"}, "--text missing"),
+        (speech, "generator", spoken, {"tokenizer": "t"}, "--text is missing"),
         (speech, "text", spoken, {"tokenizer": "t"}, "--tokenizer must be left out"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -137,6 +137,7 @@ def train_speech_generator(recipe: SpeechRecipe, run: Run) -> dict[str, float]:
         if run.models.get("vocoder") is not None:
             vocoder, vocoder_folder = load_vocoder(run.models["vocoder"])
             history["vocoder"] = vocoder_folder.record("vocoder")
+        codec = SoundCodec(tokenizer, vocoder)
         mel = mel_of(recipe, tokenizer.config)
         stride = tokenizer.samples_per_position // mel.hop_size
         if text_model.config.num_bands != mel.num_bands:
@@ -161,7 +162,7 @@ def train_speech_generator(recipe: SpeechRecipe, run: Run) -> dict[str, float]:
             train,
             held_out,
             quantizer=tokenizer.quantizer,
-            product=SpeechProduct(SoundCodec(tokenizer, vocoder), text_model, alphabet, held_out, mel, voice),
+            product=SpeechProduct(codec, text_model, alphabet, held_out, mel, voice),
             sampling=recipe.sampling,
             history=history,
         )
