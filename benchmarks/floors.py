@@ -325,7 +325,7 @@ def _training(case: Case, batch_size: int, repetitions: int, *, compiled: bool =
             examples,
             examples,
             quantizer=tokenizer.quantizer,
-            product=ImageProduct(tokenizer, examples.cache.class_names),
+            product=ImageProduct(tokenizer, examples.cache.plan.class_names),
             sampling=SamplingConfig(),
         )
         settings = TrainerConfig(

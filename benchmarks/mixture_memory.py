@@ -113,7 +113,7 @@ def mixture_work(
             if version == "chunked":
                 loss = mixture_loss(head, inputs, target[:count], visible[:count], weight).loss
             else:
-                loss = (head.bound(inputs, target[:count], visible[:count]).total * weight).sum()
+                loss = (head(inputs, target[:count], visible[:count]).total * weight).sum()
         loss.backward()
         return float(loss.detach())
 

@@ -106,7 +106,7 @@ def main(
     plan = config_from_dict(Variants, load_yaml(variants))
     measurements = plan.measurements or tuple(Measurement(training=name) for name in plan.trainings)
     loaded, _ = load_tokenizer(tokenizer)
-    first = load_recipe(recipe, None, [settings])
+    _, first = load_recipe(recipe, None, [settings])
     encode_data(loaded, data, out / "codes", flip=first.data.flip, resize=first.data.resize)
     config = loaded.config
     judge = Judge(
@@ -119,7 +119,8 @@ def main(
         for name, training in plan.trainings.items():
             run = out / f"{name}-{seed}"
             if not (run / "model" / "config.json").exists():
-                ready = replace_nested(load_recipe(recipe, None, [settings], training.kind), training.settings)
+                _, base = load_recipe(recipe, None, [settings], training.kind)
+                ready = replace_nested(base, training.settings)
                 ready = replace(ready, generator_training=replace(ready.generator_training, seed=seed))
                 minutes = training.minutes or max_minutes
                 codes = str(out / "codes")

@@ -145,7 +145,7 @@ def test_files_of_variants_fit_the_recipe(file: Path) -> None:
     document = config_from_dict(variants.Variants, load_yaml(file))
     assert document.trainings
     for training in document.trainings.values():
-        recipe = load_recipe("fashion_mnist", None, [], training.kind)
+        _, recipe = load_recipe("fashion_mnist", None, [], training.kind)
         built = config_to_dict(replace_nested(recipe, training.settings))
         for key, value in training.settings.items():
             assert functools.reduce(operator.getitem, key.split("."), built) == value
