@@ -99,7 +99,7 @@ class ToyTask:
         save_folder(
             folder,
             kind="tokenizer",
-            components={"model": Component(type="Toy", config={}, tensors=module_tensors(self.module))},
+            components={"tokenizer": Component(type="Toy", config={}, tensors=module_tensors(self.module))},
             extra={"history": history},
         )
 

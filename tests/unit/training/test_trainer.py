@@ -52,7 +52,7 @@ def steps(out):
 
 
 def weights(out):
-    return load_tensors(load_folder(out / "model").component("model"))
+    return load_tensors(load_folder(out / "model").component("tokenizer"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
