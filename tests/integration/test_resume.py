@@ -54,7 +54,7 @@ def assert_same_run(out, unbroken):
     ours, theirs = toy.metrics(out), toy.metrics(unbroken)
     assert [m["loss"] for m in ours if m["kind"] == "train"] == [m["loss"] for m in theirs if m["kind"] == "train"]
     assert ours == theirs
-    for part in ("model/model.safetensors", "checkpoints/step_00000030/optimizer.safetensors"):
+    for part in ("model/tokenizer.safetensors", "checkpoints/step_00000030/optimizer.safetensors"):
         assert sha256_file(out / part) == sha256_file(unbroken / part), part
 
 
