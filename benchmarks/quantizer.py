@@ -18,9 +18,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from resgen.cli.main import guard
-from resgen.errors import ConfigError, MissingExtraError
+from resgen.errors import ConfigError
 from resgen.evaluation.bench.memory import extra_peak_bytes
 from resgen.evaluation.bench.timing import CPU, interleaved, machine_of, medians, ratio, spread
+from resgen.extras import MissingExtraError
 from resgen.ops.random import generator
 from resgen.ops.residual import residual_encode
 

@@ -32,7 +32,8 @@ from teacher_texts import SHARES, is_question, make_text, usable_sentences
 
 from resgen.data.phonemes import EnglishPhonemes, Spoken
 from resgen.data.sound.decode import resample, trim_silence
-from resgen.errors import DataError, MissingExtraError
+from resgen.errors import DataError
+from resgen.extras import MissingExtraError
 from resgen.ops.random import derive_seed
 
 TEACHER_HZ = 24_000

@@ -32,7 +32,7 @@ from torch.nn import functional as F
 from resgen.data.sound.sources import open_speech
 from resgen.data.sound.store import SpeechStore
 from resgen.devices import has_bfloat16
-from resgen.errors import ConfigError, DataError, MissingExtraError, ResGenError
+from resgen.errors import ConfigError, DataError, ResGenError
 from resgen.evaluation.speech.folders import load_judge, save_judge
 from resgen.evaluation.speech.metrics import NORMALISER, error_rates
 from resgen.evaluation.speech.recognizer import (
@@ -46,6 +46,7 @@ from resgen.evaluation.speech.speakers import (
     SpeakerNetworkConfig,
 )
 from resgen.evaluation.speech.transcribers import PocketsphinxTranscriber, RecognizerTranscriber, Transcriber
+from resgen.extras import MissingExtraError
 from resgen.nn.seeding import seeded
 from resgen.ops.random import generator
 

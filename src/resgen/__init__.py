@@ -14,7 +14,7 @@ import importlib
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from resgen.errors import DISTRIBUTION
+from resgen.extras import DISTRIBUTION
 
 if TYPE_CHECKING:
     from resgen.models.resgen import ResGen

@@ -12,8 +12,9 @@ import pytest
 import quantizer
 import torch
 
-from resgen.errors import ConfigError, MissingExtraError
+from resgen.errors import ConfigError
 from resgen.evaluation.bench.memory import extra_peak_bytes
+from resgen.extras import MissingExtraError
 
 SMALL = {"num_vectors": 8192, "code_dim": 8, "codebook_size": 64, "depth": 3, "repetitions": 2}
 

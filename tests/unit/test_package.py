@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 import resgen
-from resgen.errors import DISTRIBUTION, ConfigError, MissingExtraError, ResGenError, install_command
+from resgen.errors import ConfigError, ResGenError
+from resgen.extras import DISTRIBUTION, MissingExtraError, install_command
 from resgen.training import Interrupted
 
 SOURCE = Path(resgen.__file__).parent
@@ -64,10 +65,10 @@ def test_an_extra_is_installed_from_where_the_package_came_from(monkeypatch, tmp
     assert install_command("fid") == "pip install -e '.[fid]'"
     monkeypatch.chdir(tmp_path)
     assert install_command("fid") == f"pip install -e '{ROOT}[fid]'"
-    copy = tmp_path / "lib" / "python3.11" / "site-packages" / "resgen" / "errors.py"
+    copy = tmp_path / "lib" / "python3.11" / "site-packages" / "resgen" / "extras.py"
     copy.parent.mkdir(parents=True)
-    shutil.copy(SOURCE / "errors.py", copy)
-    spec = importlib.util.spec_from_file_location("installed_errors", copy)
+    shutil.copy(SOURCE / "extras.py", copy)
+    spec = importlib.util.spec_from_file_location("installed_extras", copy)
     installed = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(installed)
     assert installed.install_command("fid") == f"pip install '{DISTRIBUTION}[fid]'"

@@ -11,7 +11,8 @@ from typing import Any
 
 from resgen.checkpoints.card import CARD_NAME, write_card
 from resgen.checkpoints.format import CONFIG_NAME, load_folder
-from resgen.errors import CheckpointError, import_extra
+from resgen.errors import CheckpointError
+from resgen.extras import import_extra
 
 FILES = ("*.json", "*.safetensors", "*.md", "*.flac", "*.png")
 """What is taken from a repository: nothing that could be code."""

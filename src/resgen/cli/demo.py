@@ -19,7 +19,8 @@ from resgen.cli.common import (
     report,
     to_pixels,
 )
-from resgen.errors import CheckpointError, MissingExtraError
+from resgen.errors import CheckpointError
+from resgen.extras import MissingExtraError
 
 if TYPE_CHECKING:
     from resgen.checkpoints.format import Folder

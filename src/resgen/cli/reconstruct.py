@@ -19,7 +19,8 @@ from resgen.cli.common import (
     report,
     table,
 )
-from resgen.errors import ConfigError, DataError, MissingExtraError
+from resgen.errors import ConfigError, DataError
+from resgen.extras import MissingExtraError
 
 if TYPE_CHECKING:
     from torch import Tensor

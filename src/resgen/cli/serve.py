@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 from resgen.cli.common import option, positive
-from resgen.errors import ConfigError, MissingExtraError
+from resgen.errors import ConfigError
+from resgen.extras import MissingExtraError
 from resgen.serving.config import ServerConfig
 
 KEY_VARIABLE = "RESGEN_API_KEY"

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from resgen.data.labels import label_name
-from resgen.errors import DataError, MissingExtraError
+from resgen.errors import DataError
+from resgen.extras import MissingExtraError
 
 IMAGE_COLUMNS = ("image", "img")
 _BATCH_ROWS = 1024

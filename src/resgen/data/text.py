@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from resgen.errors import ConfigError, DataError, MissingExtraError
+from resgen.errors import ConfigError, DataError
+from resgen.extras import MissingExtraError
 
 PAD = 0
 BOUNDARY = 1

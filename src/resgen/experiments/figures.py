@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from resgen.errors import import_extra
+from resgen.extras import import_extra
 from resgen.files import atomic_path
 
 

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resgen.data.text import NUM_TOKENS
-from resgen.errors import CheckpointError, ConfigError, DataError, check_least, import_extra
+from resgen.errors import CheckpointError, ConfigError, DataError, check_least
+from resgen.extras import import_extra
 from resgen.nn.conv1d import Conv1d
 from resgen.nn.positions import rotary_angles
 from resgen.nn.transformer import Transformer

@@ -25,7 +25,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from resgen.errors import ConfigError, DataError, check_least, import_extra, unknown
+from resgen.errors import ConfigError, DataError, check_least, unknown
+from resgen.extras import import_extra
 from resgen.quantizers import Quantization, Quantizer, QuantizerConfig
 from resgen.types import LOCAL, CodeSpec, Reduce
 

@@ -19,7 +19,8 @@ import numpy as np
 from PIL import Image
 
 from resgen.checkpoints.format import read_json
-from resgen.errors import CheckpointError, ConfigError, MissingExtraError, import_extra, unknown
+from resgen.errors import CheckpointError, ConfigError, unknown
+from resgen.extras import MissingExtraError, import_extra
 from resgen.files import write_json
 
 RUNS_NAME = "loggers.json"

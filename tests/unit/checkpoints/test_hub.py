@@ -15,7 +15,8 @@ from resgen.checkpoints import hub
 from resgen.checkpoints.card import write_card
 from resgen.checkpoints.format import load_folder
 from resgen.checkpoints.locate import resolve_model
-from resgen.errors import CheckpointError, MissingExtraError
+from resgen.errors import CheckpointError
+from resgen.extras import MissingExtraError
 from resgen.pipelines.image.pipeline import ImagePipeline
 
 BUNDLED = "fashion-mnist-small"

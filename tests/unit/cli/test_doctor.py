@@ -14,8 +14,8 @@ from make_reference_curves import reference_from_runs, save_reference
 
 from resgen.cli.doctor import Doctor
 from resgen.cli.main import guard
-from resgen.errors import install_command
 from resgen.experiments.reference_curves import read_run
+from resgen.extras import install_command
 
 
 def write_run(path: Path, *, spoiled: bool = False) -> Path:

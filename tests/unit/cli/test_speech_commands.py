@@ -20,7 +20,8 @@ from resgen.cli.demo import bundled_voices, demo_texts
 from resgen.cli.main import main
 from resgen.data.codes.cache import open_codes
 from resgen.data.sound.decode import read_sound, write_sound
-from resgen.errors import CheckpointError, install_command
+from resgen.errors import CheckpointError
+from resgen.extras import install_command
 from resgen.models.resgen import ResGen, ResGenConfig
 from resgen.models.text import TextModel, TextModelConfig
 from resgen.nn.seeding import seeded

@@ -15,7 +15,8 @@ from PIL import Image
 
 from resgen.data import CounterSampler, available_splits, load_array, open_images, parquet
 from resgen.data.pictures import sources as images
-from resgen.errors import DataError, MissingExtraError
+from resgen.errors import DataError
+from resgen.extras import MissingExtraError
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

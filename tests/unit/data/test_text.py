@@ -22,7 +22,8 @@ from resgen.data.text import (
     pad_texts,
     split_sentences,
 )
-from resgen.errors import ConfigError, DataError, MissingExtraError
+from resgen.errors import ConfigError, DataError
+from resgen.extras import MissingExtraError
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from PIL import Image
 
 from resgen.config import parse_overrides, replace_nested
 from resgen.data.sound.decode import write_sound
-from resgen.errors import ConfigError, MissingExtraError, install_command
+from resgen.errors import ConfigError
+from resgen.extras import MissingExtraError, install_command
 from resgen.training import Trainer, TrainerConfig
 from resgen.training.log import Log
 from resgen.training.loggers import LOGGERS, RUNS_NAME

@@ -24,7 +24,8 @@ from resgen.data.pictures.decode import Pictures, ReadPictures, check_shape, dec
 from resgen.data.splits import known_split, parquet_splits, split_folders, split_of, subfolders
 from resgen.data.tar.index import fingerprint, index_shards, join_classes, labels_of, reader
 from resgen.data.tar.paths import class_names, shard_splits
-from resgen.errors import DataError, MissingExtraError, unknown
+from resgen.errors import DataError, unknown
+from resgen.extras import MissingExtraError
 from resgen.progress import show_progress
 
 __all__ = ["ImageSource", "available_splits", "load_array", "open_images", "read_image"]

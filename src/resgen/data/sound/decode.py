@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from resgen.errors import ConfigError, DataError, import_extra
+from resgen.errors import ConfigError, DataError
+from resgen.extras import import_extra
 from resgen.files import atomic_path
 
 MAX_SECONDS = 600.0

@@ -16,9 +16,10 @@ from resgen.checkpoints.classifiers import KIND, load_classifier
 from resgen.checkpoints.format import load_folder
 from resgen.checkpoints.locate import list_bundled, resolve_model
 from resgen.checkpoints.tensors import sha256_file
-from resgen.errors import CheckpointError, ConfigError, DataError, MissingExtraError, unknown
+from resgen.errors import CheckpointError, ConfigError, DataError, unknown
 from resgen.evaluation.image.metrics import check_finite
 from resgen.evaluation.protocol import INCEPTION, INCEPTION_SHA256
+from resgen.extras import MissingExtraError
 from resgen.ops.images import from_uint8
 
 WEIGHTS_VARIABLE = "RESGEN_INCEPTION_WEIGHTS"

@@ -24,7 +24,8 @@ from resgen.checkpoints.format import (
 from resgen.checkpoints.locate import list_bundled, resolve_model
 from resgen.checkpoints.tensors import load_state, module_tensors, sha256_file
 from resgen.config import config_from_dict, config_to_dict
-from resgen.errors import CheckpointError, import_extra, unknown
+from resgen.errors import CheckpointError, unknown
+from resgen.extras import import_extra
 
 BUILT_IN = "built-in"
 """Instead of a hash, for weights that come with another package: its version names them."""

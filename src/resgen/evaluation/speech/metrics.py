@@ -17,8 +17,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from resgen.errors import DataError, import_extra
+from resgen.errors import DataError
 from resgen.evaluation.image.metrics import Interval
+from resgen.extras import import_extra
 from resgen.ops.random import generator
 
 NORMALISER = "resgen-english-1"

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resgen.errors import check_least, import_extra
+from resgen.errors import check_least
 from resgen.evaluation.speech.folders import (
     BUILT_IN,
     JudgeNetwork,
@@ -27,6 +27,7 @@ from resgen.evaluation.speech.folders import (
     open_transformers,
 )
 from resgen.evaluation.speech.hearing import MEL, check_sound, hear
+from resgen.extras import import_extra
 from resgen.nn.conv1d import ConvNeXtBlock1d, Downsample1d, zero_invalid
 from resgen.ops.mel import MelConfig
 

@@ -12,15 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from resgen.checkpoints.format import CONFIG_NAME, read_json
-from resgen.errors import (
-    CheckpointError,
-    ConfigError,
-    DataError,
-    MissingExtraError,
-    import_extra,
-    install_command,
-    unknown,
-)
+from resgen.errors import CheckpointError, ConfigError, DataError, unknown
 from resgen.evaluation.speech.folders import (
     BUILT_IN,
     SoundJudge,
@@ -33,6 +25,7 @@ from resgen.evaluation.speech.folders import (
 from resgen.evaluation.speech.hearing import check_sound
 from resgen.evaluation.speech.metrics import normalise_transcript
 from resgen.evaluation.speech.recognizer import DIGITS, Recognizer
+from resgen.extras import MissingExtraError, import_extra, install_command
 
 POCKETSPHINX = "pocketsphinx"
 GRAMMARS = {"digits": DIGITS}

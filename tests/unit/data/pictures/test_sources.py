@@ -15,7 +15,8 @@ from PIL import Image
 
 from resgen.data import available_splits, load_array, open_images, read_image
 from resgen.data.pictures import decode as pictures
-from resgen.errors import ConfigError, DataError, MissingExtraError
+from resgen.errors import ConfigError, DataError
+from resgen.extras import MissingExtraError
 
 DATA = Path(os.environ.get("RESGEN_DATA", Path(__file__).resolve().parents[5] / "shared" / "data"))
 

@@ -28,7 +28,8 @@ from resgen.data.sound.decode import (
     trim_silence,
     write_sound,
 )
-from resgen.errors import ConfigError, DataError, MissingExtraError, WriteError
+from resgen.errors import ConfigError, DataError, WriteError
+from resgen.extras import MissingExtraError
 from resgen.ops.random import generator
 
 soundfile = pytest.importorskip("soundfile")

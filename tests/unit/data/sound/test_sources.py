@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from resgen.data.sound.sources import SpeechSource, available_splits, open_speech
-from resgen.errors import DataError, MissingExtraError
+from resgen.errors import DataError
+from resgen.extras import MissingExtraError
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

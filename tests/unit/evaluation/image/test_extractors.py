@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from resgen.checkpoints.classifiers import save_classifier
 from resgen.checkpoints.tensors import sha256_file
-from resgen.errors import CheckpointError, ConfigError, DataError, MissingExtraError
+from resgen.errors import CheckpointError, ConfigError, DataError
 from resgen.evaluation.image import extractors, metrics
 from resgen.evaluation.image.extractors import (
     Extractor,
@@ -25,6 +25,7 @@ from resgen.evaluation.image.extractors import (
     load_extractor,
 )
 from resgen.evaluation.protocol import INCEPTION_SHA256, distance_name
+from resgen.extras import MissingExtraError
 from resgen.nn.classifier import Classifier, ClassifierConfig
 from resgen.ops.images import from_uint8
 

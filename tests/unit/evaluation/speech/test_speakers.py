@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from resgen.errors import CheckpointError, DataError, MissingExtraError
+from resgen.errors import CheckpointError, DataError
 from resgen.evaluation.speech import speakers as module
 from resgen.evaluation.speech.folders import load_judge, save_judge
 from resgen.evaluation.speech.recognizer import Recognizer, RecognizerConfig
@@ -26,6 +26,7 @@ from resgen.evaluation.speech.speakers import (
     TransformersSpeakerEncoder,
     open_speaker_encoder,
 )
+from resgen.extras import MissingExtraError
 from resgen.nn.seeding import seeded
 from resgen.ops.mel import MelConfig
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resgen.data.sound.decode import resample
-from resgen.errors import CheckpointError, ConfigError, DataError, MissingExtraError
+from resgen.errors import CheckpointError, ConfigError, DataError
 from resgen.evaluation.speech.folders import save_judge
 from resgen.evaluation.speech.metrics import normalise_transcript
 from resgen.evaluation.speech.recognizer import Recognizer, RecognizerConfig
@@ -29,6 +29,7 @@ from resgen.evaluation.speech.transcribers import (
     check_vocabulary,
     open_transcriber,
 )
+from resgen.extras import MissingExtraError
 from resgen.nn.seeding import seeded
 
 
