@@ -16,7 +16,7 @@ import numpy as np
 from resgen.checkpoints.format import read_json
 from resgen.config import config_from_dict, load_yaml
 from resgen.errors import CheckpointError, ConfigError, DataError, ResGenError
-from resgen.models.head_choice import HEADS
+from resgen.models.head_choice import head_class
 
 FORMAT, FORMAT_VERSION = "resgen-reference-curves", 1
 REFERENCE_FOLDER = Path(__file__).parents[1] / "assets" / "reference-curves"
@@ -72,7 +72,7 @@ class Run:
     @property
     def is_density(self) -> bool:
         """Whether likelihoods are densities, which have no natural zero, and not probabilities of codes."""
-        return self.head in HEADS and HEADS[self.head].is_density
+        return self.head is not None and head_class(self.head).is_density
 
     @property
     def recipe(self) -> str:

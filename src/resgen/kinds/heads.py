@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol, cast
+from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from resgen.kinds.objective import GeneratorLossConfig, log_frequencies
-from resgen.losses.mixture import mixture_loss
+from resgen.losses.mixture import mixture_loss, target_log_prob
 from resgen.losses.tokens import level_weight, masked_level_loss, residual_above
 from resgen.models.ar_resgen import ARResGen
 from resgen.models.head_start import start_mixture
@@ -72,7 +73,7 @@ class DensityLoss:
         self, hidden: Float[Tensor, "N O"], codes: Int[Tensor, "N D"], visible: Int[Tensor, " N"]
     ) -> Float[Tensor, " N"]:
         """See `HeadLoss`."""
-        return -self.head.log_prob(hidden, self.model.target(codes, visible), visible)
+        return -target_log_prob(self.head, hidden, self.model.target(codes, visible), visible)
 
 
 class CodesLoss:
@@ -114,6 +115,5 @@ class CodesLoss:
 
 def head_loss(model: ResGen | ARResGen, config: GeneratorLossConfig) -> HeadLoss:
     """The loss of a model's head."""
-    if isinstance(model.head, MixtureHead | MetricHead):
-        return DensityLoss(model, model.head, config)
-    return CodesLoss(model, cast(TokenHead, model.head), config)
+    make: Callable[..., HeadLoss] = DensityLoss if model.head.is_density else CodesLoss
+    return make(model, model.head, config)

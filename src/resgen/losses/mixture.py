@@ -44,6 +44,12 @@ class BoundHead(Protocol):
         """Bound on the negative log-likelihood per row."""
         ...
 
+    def log_prob(
+        self, hidden: Float[Tensor, "N O"], target: Float[Tensor, "N H"], visible: Int[Tensor, " N"]
+    ) -> Float[Tensor, " N"]:
+        """Exact log-likelihood per row."""
+        ...
+
 
 def mixture_loss(
     head: BoundHead,
@@ -86,6 +92,23 @@ def mixture_loss(
         for rows in _chunks(len(hidden), size):
             sums = _add(sums, head(hidden[rows], target[rows], visible[rows], smoothing), weight[rows])
     return MixtureLoss(loss=sums[0], regression=sums[1], classification=sums[2])
+
+
+@torch.no_grad()
+def target_log_prob(
+    head: BoundHead,
+    hidden: Float[Tensor, "N O"],
+    target: Float[Tensor, "N H"],
+    visible: Int[Tensor, " N"],
+    chunk_size: int | None = None,
+) -> Float[Tensor, " N"]:
+    """Exact log-likelihood of each target in nats, in bounded memory and without gradients; arguments as for
+    `mixture_loss`."""
+    parts = [
+        head.log_prob(hidden[rows], target[rows], visible[rows])
+        for rows in _chunks(len(hidden), chunk_size or head.rows_per_chunk)
+    ]
+    return torch.cat([torch.zeros(0, device=hidden.device), *parts])
 
 
 def _chunks(length: int, size: int) -> list[slice]:

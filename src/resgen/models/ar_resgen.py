@@ -11,11 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resgen.errors import ConfigError, unknown
 from resgen.models.base import check_config
 from resgen.models.causal import CausalModel, CausalSteps
 from resgen.models.head_choice import make_head
-from resgen.models.resgen import HEADS, METRICS, HeadPrediction
+from resgen.models.resgen import HeadPrediction, check_head
 from resgen.nn.transformer import modulate
 from resgen.ops.residual import Codebooks
 from resgen.types import CodeSpec, SequenceCondition
@@ -63,14 +62,7 @@ class ARResGenConfig:
     def __post_init__(self) -> None:
         sizes = "num_layers num_heads mlp_width condition_width head_layers head_width num_components".split()
         check_config(self, ("width", *sizes))
-        if self.mean_rank is not None and self.mean_rank < 1:
-            raise ConfigError(f"mean_rank={self.mean_rank} must be at least 1, or null for full rank")
-        if self.head not in HEADS:
-            raise ConfigError(unknown("head", self.head, HEADS))
-        if self.metric not in METRICS:
-            raise ConfigError(unknown("metric", self.metric, METRICS))
-        if self.metric != "none" and self.head != "mixture":
-            raise ConfigError(f"metric='{self.metric}' is of head='mixture', not of '{self.head}'; set it to 'none'")
+        check_head(self)
 
 
 def _preset(width: int, num_layers: int, num_heads: int, head_layers: int, num_components: int) -> ARResGenConfig:

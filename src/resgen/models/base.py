@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from resgen.errors import ConfigError
+from resgen.errors import ConfigError, check_least
 from resgen.models.conditions import ClassCondition, FeatureInput
 from resgen.nn.positions import Positions
 from resgen.nn.transformer import SharedModulation, Transformer
@@ -31,19 +31,12 @@ def check_config(config: Any, sizes: Iterable[str]) -> None:
         ConfigError: one of the fields `sizes` is below 1, the heads do not divide the width, or the settings of the
             condition are out of range.
     """
-    for name in sizes:
-        if getattr(config, name) < 1:
-            raise ConfigError(f"{name}={getattr(config, name)} must be at least 1")
+    check_least(config, 1, *sizes, "feature_stride")
+    check_least(config, 0, "num_classes", "feature_width")
     if config.width % config.num_heads:
         raise ConfigError(f"width={config.width} must be a multiple of num_heads={config.num_heads}")
-    if config.num_classes < 0:
-        raise ConfigError(f"num_classes={config.num_classes} must not be negative")
     if not 0 <= config.class_dropout < 1:
         raise ConfigError(f"class_dropout={config.class_dropout} must lie in [0, 1)")
-    if config.feature_width < 0:
-        raise ConfigError(f"feature_width={config.feature_width} must not be negative; 0 is for none")
-    if config.feature_stride < 1:
-        raise ConfigError(f"feature_stride={config.feature_stride} must be at least 1")
 
 
 class CodeModel(nn.Module):

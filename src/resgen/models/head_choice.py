@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from resgen.models.heads import MixtureHead
+from resgen.models.heads import LatentHead, MixtureHead
 from resgen.models.metric import MetricHead
 from resgen.models.token_head import TokenHead
 from resgen.types import CodeSpec
 
-HEADS: dict[str, type[MixtureHead] | type[TokenHead]] = {
-    "mixture": MixtureHead,
-    "residual": TokenHead,
-    "tokens": TokenHead,
-}
+
+def head_class(name: str) -> type[LatentHead | TokenHead]:
+    """What the heads called `name` are, with a metric or without."""
+    return LatentHead if name == "mixture" else TokenHead
 
 
 def make_head(config: Any, spec: CodeSpec) -> MixtureHead | MetricHead | TokenHead:

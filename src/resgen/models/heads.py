@@ -11,7 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from resgen.errors import ConfigError
+from resgen.errors import ConfigError, check_least
+from resgen.models.base import INIT_STD
 from resgen.ops.blocks import rows_per_block
 from resgen.ops.linear import linear
 from resgen.ops.mixture import (
@@ -32,7 +33,6 @@ CHUNK_ELEMENTS = 1 << 22
 MIN_CHUNK_ROWS = 1024
 GATHER_BYTES = 32 << 20
 GROUPED_TYPES = (torch.float32, torch.bfloat16)
-INIT_STD = 0.02
 
 
 class Head(Protocol):
@@ -56,7 +56,33 @@ class Head(Protocol):
         ...
 
 
-class MixtureHead(nn.Module):
+class LatentHead(nn.Module):
+    """Base of the heads that predict the sum of a position's masked embeddings: `sample` draws it."""
+
+    is_density: ClassVar[bool] = True
+    sample: Callable[..., Float[Tensor, "N H"]]
+
+    def propose(
+        self,
+        hidden: Float[Tensor, "N O"],
+        visible: Int[Tensor, " N"],
+        codebooks: Codebooks,
+        noise: ProposalNoise,
+        walk: LevelWalk,
+        *,
+        top_p: float = 1.0,
+        temperature: float = 1.0,
+    ) -> tuple[Int[Tensor, "N D"], Float[Tensor, "N D"]]:
+        """Draw latents and quantize them into the masked levels (Algorithm 2, steps 1 and 2); see `types.Distribution`.
+
+        A score is -|residual after the level|^2 / (2 sigma_d^2), see `confidence_unit`.
+        """
+        latents = self.sample(hidden, visible, noise, top_p=top_p, temperature=temperature)
+        vectors, norms, unit = codebooks
+        return residual_encode(latents, vectors, visible, walk=walk, norms=norms, unit=unit)
+
+
+class MixtureHead(LatentHead):
     """K Gaussian components with one scalar scale a and one shift b per position.
 
     z = b + a (mu_v + noise) with probability pi_v. The component means are the only large projection; it may run in
@@ -74,7 +100,6 @@ class MixtureHead(nn.Module):
         ConfigError: if a size is below 1 or `rank` exceeds `code_dim`.
     """
 
-    is_density: ClassVar[bool] = True
     basis: nn.Parameter | None
     offset: nn.Parameter | None
 
@@ -88,16 +113,14 @@ class MixtureHead(nn.Module):
         min_log_scale: float = -4.0,
     ) -> None:
         super().__init__()
-        for name, size in (("width", width), ("num_components", num_components), ("code_dim", code_dim)):
-            if size < 1:
-                raise ConfigError(f"{name}={size} must be at least 1")
+        self.width = width
+        self.num_components = num_components
+        self.code_dim = code_dim
+        check_least(self, 1, "width", "num_components", "code_dim")
         if rank is not None and not 1 <= rank <= code_dim:
             raise ConfigError(f"rank={rank} must lie in 1..code_dim={code_dim}, or be null for full means")
         if min_log_scale > MAX_LOG_SCALE:
             raise ConfigError(f"min_log_scale={min_log_scale} must be at most {MAX_LOG_SCALE}")
-        self.width = width
-        self.num_components = num_components
-        self.code_dim = code_dim
         self.rank = rank
         self.min_log_scale = min_log_scale
         self.affine = nn.Linear(width, num_components + 1 + code_dim)
@@ -180,60 +203,24 @@ class MixtureHead(nn.Module):
         """See `losses.mixture.BoundHead`: the projection to the means; all else is float32 throughout."""
         return frozenset({"means.weight", "means.bias"})
 
-    @torch.no_grad()
     def log_prob(
-        self,
-        hidden: Float[Tensor, "N O"],
-        target: Float[Tensor, "N H"],
-        visible: Int[Tensor, " N"],
-        chunk_size: int | None = None,
+        self, hidden: Float[Tensor, "N O"], target: Float[Tensor, "N H"], visible: Int[Tensor, " N"]
     ) -> Float[Tensor, " N"]:
-        """Exact log-likelihood of each target in nats, without gradients.
-
-        Args:
-            hidden: input of the head.
-            target: z.
-            visible: levels visible at each row; the mixture does not look at them.
-            chunk_size: rows computed at once; by default `rows_per_chunk`.
-        """
-        parts = [torch.zeros(0, device=hidden.device)]
-        size = chunk_size or self.rows_per_chunk
-        for start in range(0, hidden.shape[0], size):
-            rows = slice(start, start + size)
-            distance, logits, log_scale = self._distance(hidden[rows], target[rows])
-            parts.append(log_prob_from_distance(distance, logits, log_scale, self.code_dim))
-        return torch.cat(parts)
+        """Exact log-likelihood of each target in nats, whatever is visible; see `losses.mixture.target_log_prob`."""
+        distance, logits, log_scale = self._distance(hidden, target)
+        return log_prob_from_distance(distance, logits, log_scale, self.code_dim)
 
     @property
     def noise(self) -> NoiseSize:
         """What a proposal takes: a uniform number for the component, and the Gaussian within it."""
         return NoiseSize(1, self.code_dim)
 
-    def propose(
-        self,
-        hidden: Float[Tensor, "N O"],
-        visible: Int[Tensor, " N"],
-        codebooks: Codebooks,
-        noise: ProposalNoise,
-        walk: LevelWalk,
-        *,
-        top_p: float = 1.0,
-        temperature: float = 1.0,
-    ) -> tuple[Int[Tensor, "N D"], Float[Tensor, "N D"]]:
-        """Draw latents and quantize them into the masked levels (Algorithm 2, steps 1 and 2); see `types.Distribution`.
-
-        A score is -|residual after the level|^2 / (2 sigma_d^2), see `confidence_unit`.
-        """
-        latents = self.sample(hidden, noise.uniform[:, 0], noise.normal, top_p=top_p, temperature=temperature)
-        vectors, norms, unit = codebooks
-        return residual_encode(latents, vectors, visible, walk=walk, norms=norms, unit=unit)
-
     @torch.no_grad()
     def sample(
         self,
         hidden: Float[Tensor, "N O"],
-        uniform: Float[Tensor, " N"],
-        normal: Float[Tensor, "N H"],
+        visible: Int[Tensor, " N"],
+        noise: ProposalNoise,
         *,
         top_p: float = 1.0,
         temperature: float = 1.0,
@@ -245,8 +232,8 @@ class MixtureHead(nn.Module):
 
         Args:
             hidden: input of the head.
-            uniform: one number in [0, 1) per row; chooses the component.
-            normal: standard normal noise.
+            visible: of no meaning to the plain mixture.
+            noise: one uniform number per row, which chooses the component, and the Gaussian.
             top_p: mass of the nucleus of components, in (0, 1].
             temperature: scale of the Gaussian noise, >= 0.
 
@@ -260,13 +247,13 @@ class MixtureHead(nn.Module):
             raise ConfigError(f"temperature={temperature} must be at least 0")
         size = rows_per_block(self.num_components, hidden.device)
         components, scales, shifts = [], [], []
-        for rows, numbers in zip(hidden.split(size), uniform.split(size), strict=True):
+        for rows, numbers in zip(hidden.split(size), noise.uniform[:, 0].split(size), strict=True):
             logits, log_scale, shift = self.affine_parameters(rows)
             components.append(nucleus_choice(logits, numbers, top_p))
             scales.append(torch.exp(log_scale))
             shifts.append(shift.clone())  # without the logits that it is a part of
         mean = self.component_mean(hidden, torch.cat(components))
-        return torch.cat(shifts) + torch.cat(scales)[:, None] * (mean + temperature * normal)
+        return torch.cat(shifts) + torch.cat(scales)[:, None] * (mean + temperature * noise.normal)
 
     def component_mean(self, hidden: Float[Tensor, "N O"], component: Int[Tensor, " N"]) -> Float[Tensor, "N H"]:
         """mu_v of one given component per row, in float32; rows of the same component are multiplied together."""

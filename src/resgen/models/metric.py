@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from resgen.errors import ConfigError, unknown
-from resgen.models.heads import MixtureHead
+from resgen.models.heads import LatentHead, MixtureHead
 from resgen.models.resgen import METRICS
 from resgen.ops.mixture import MixtureBound, at_least_float32
-from resgen.ops.residual import Codebooks, residual_encode
-from resgen.types import CodeSpec, LevelWalk, NoiseSize, ProposalNoise
+from resgen.types import CodeSpec, NoiseSize, ProposalNoise
 
 MAX_SHAPES = 16
 FLAG_ALIGNMENT = 8
@@ -136,7 +135,7 @@ class TargetMetric(nn.Module):
         return root
 
 
-class MetricHead(nn.Module):
+class MetricHead(LatentHead):
     """A mixture of T_c (z - m_c), whose logits, scale, shift and means have a bias for each c.
 
     Those biases are weights of as many inputs of the mixture, of which one is 1, so that every product stays one
@@ -149,8 +148,6 @@ class MetricHead(nn.Module):
     Raises:
         ConfigError: see `MixtureHead` and `TargetMetric`.
     """
-
-    is_density: ClassVar[bool] = True
 
     def __init__(self, config: Any, spec: CodeSpec) -> None:
         super().__init__()
@@ -186,16 +183,11 @@ class MetricHead(nn.Module):
         log_det = self.metric.log_det(visible)
         return replace(bound, total=bound.total - log_det, regression=bound.regression - log_det)
 
-    @torch.no_grad()
     def log_prob(
-        self,
-        hidden: Float[Tensor, "N O"],
-        target: Float[Tensor, "N H"],
-        visible: Int[Tensor, " N"],
-        chunk_size: int | None = None,
+        self, hidden: Float[Tensor, "N O"], target: Float[Tensor, "N H"], visible: Int[Tensor, " N"]
     ) -> Float[Tensor, " N"]:
-        """Exact log-likelihood of each target z in nats; arguments as for `MixtureHead.log_prob`."""
-        mapped = self.mixture.log_prob(self.flagged(hidden, visible), self.metric(target, visible), visible, chunk_size)
+        """Exact log-likelihood of each target z in nats; see `losses.mixture.target_log_prob`."""
+        mapped = self.mixture.log_prob(self.flagged(hidden, visible), self.metric(target, visible), visible)
         return mapped + self.metric.log_det(visible)
 
     @property
@@ -218,30 +210,12 @@ class MetricHead(nn.Module):
         self,
         hidden: Float[Tensor, "N O"],
         visible: Int[Tensor, " N"],
-        uniform: Float[Tensor, " N"],
-        normal: Float[Tensor, "N H"],
+        noise: ProposalNoise,
         *,
         top_p: float = 1.0,
         temperature: float = 1.0,
     ) -> Float[Tensor, "N H"]:
         """Draw z; arguments as for `MixtureHead.sample`, whose noise is that of the metric."""
         inputs = self.flagged(hidden, visible)
-        return self.metric.inverse(
-            self.mixture.sample(inputs, uniform, normal, top_p=top_p, temperature=temperature), visible
-        )
-
-    def propose(
-        self,
-        hidden: Float[Tensor, "N O"],
-        visible: Int[Tensor, " N"],
-        codebooks: Codebooks,
-        noise: ProposalNoise,
-        walk: LevelWalk,
-        *,
-        top_p: float = 1.0,
-        temperature: float = 1.0,
-    ) -> tuple[Int[Tensor, "N D"], Float[Tensor, "N D"]]:
-        """Draw z and quantize it, as `MixtureHead.propose` does."""
-        latents = self.sample(hidden, visible, noise.uniform[:, 0], noise.normal, top_p=top_p, temperature=temperature)
-        vectors, norms, unit = codebooks
-        return residual_encode(latents, vectors, visible, walk=walk, norms=norms, unit=unit)
+        latents = self.mixture.sample(inputs, visible, noise, top_p=top_p, temperature=temperature)
+        return self.metric.inverse(latents, visible)

@@ -4,7 +4,7 @@ masked levels as a mixture of Gaussians (Sec. 3, App. A.1)."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -67,14 +67,23 @@ class ResGenConfig:
 
     def __post_init__(self) -> None:
         check_config(self, "width num_layers num_heads mlp_width condition_width num_components".split())
-        if self.mean_rank is not None and self.mean_rank < 1:
-            raise ConfigError(f"mean_rank={self.mean_rank} must be at least 1, or null for full rank")
-        if self.head not in HEADS:
-            raise ConfigError(unknown("head", self.head, HEADS))
-        if self.metric not in METRICS:
-            raise ConfigError(unknown("metric", self.metric, METRICS))
-        if self.metric != "none" and self.head != "mixture":
-            raise ConfigError(f"metric='{self.metric}' is of head='mixture', not of '{self.head}'; set it to 'none'")
+        check_head(self)
+
+
+def check_head(config: Any) -> None:
+    """Validate what a configuration with ResGen's fields says of its head.
+
+    Raises:
+        ConfigError: an unknown head or metric, a rank below 1, or a metric of another head than the mixture.
+    """
+    if config.mean_rank is not None and config.mean_rank < 1:
+        raise ConfigError(f"mean_rank={config.mean_rank} must be at least 1, or null for full rank")
+    if config.head not in HEADS:
+        raise ConfigError(unknown("head", config.head, HEADS))
+    if config.metric not in METRICS:
+        raise ConfigError(unknown("metric", config.metric, METRICS))
+    if config.metric != "none" and config.head != "mixture":
+        raise ConfigError(f"metric='{config.metric}' is of head='mixture', not of '{config.head}'; set it to 'none'")
 
 
 def _preset(width: int, num_layers: int, num_heads: int, num_components: int) -> ResGenConfig:

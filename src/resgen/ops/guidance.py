@@ -40,13 +40,3 @@ def guidance_weights(
     begin, end = interval
     weights = [first + (last - first) * step / (num_steps - 1) for step in range(num_steps)]
     return [weight if begin <= (step + 0.5) / num_steps <= end else 0.0 for step, weight in enumerate(weights)]
-
-
-def check_interval(start: float, end: float) -> None:
-    """Validate the interval of a sampling configuration.
-
-    Raises:
-        ConfigError: not 0 <= start < end <= 1.
-    """
-    if not 0 <= start < end <= 1:
-        raise ConfigError(f"guidance_start={start} and guidance_end={end} must lie in 0 <= start < end <= 1")

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from resgen.errors import ConfigError, check_least, unknown
-from resgen.ops.guidance import check_interval, guidance_weights
+from resgen.ops.guidance import guidance_weights
 from resgen.ops.masking import SCHEDULES, given_codes, reveal, reveal_plan
 from resgen.ops.random import fill_uniform, sample_streams
 from resgen.ops.sampling import nucleus_choice
@@ -76,7 +76,9 @@ class DepthwiseConfig:
         for name in ("choice_temperature", "guidance_first", "guidance_scale"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name}={getattr(self, name)} must be a number of at least 0")
-        check_interval(self.guidance_start, self.guidance_end)
+        if not 0 <= self.guidance_start < self.guidance_end <= 1:
+            interval = f"guidance_start={self.guidance_start} and guidance_end={self.guidance_end}"
+            raise ConfigError(f"{interval} must lie in 0 <= start < end <= 1")
 
     @property
     def guidance(self) -> list[float]:

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from resgen.errors import ConfigError, check_least, unknown
-from resgen.ops.guidance import check_interval, guidance_weights
+from resgen.ops.guidance import guidance_weights
 from resgen.ops.masking import SCHEDULES, given_codes, reveal_plan
 from resgen.ops.random import fill_normal, fill_uniform, sample_streams
 from resgen.samplers.order import ORDERS
@@ -66,7 +66,9 @@ class SamplingConfig:
         for name in ("temperature", "choice_temperature", "guidance_first", "guidance_scale"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name}={getattr(self, name)} must be a number of at least 0")
-        check_interval(self.guidance_start, self.guidance_end)
+        if not 0 <= self.guidance_start < self.guidance_end <= 1:
+            interval = f"guidance_start={self.guidance_start} and guidance_end={self.guidance_end}"
+            raise ConfigError(f"{interval} must lie in 0 <= start < end <= 1")
         if not 0 <= self.prompt_guidance <= 1:
             raise ConfigError(f"prompt_guidance={self.prompt_guidance} must lie in [0, 1]")
 

@@ -12,9 +12,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mixtures import mixture_bound, mixture_log_prob
 from resgen.errors import ConfigError
+from resgen.losses.mixture import target_log_prob
 from resgen.models import heads
 from resgen.models.head_start import start_mixture
 from resgen.models.heads import MixtureHead
+from resgen.types import ProposalNoise
 
 RANKS = pytest.mark.parametrize("rank", [None, 2])
 
@@ -49,7 +51,7 @@ def test_density_and_bound_are_those_of_the_mixture(rank: int | None) -> None:
     params = target, logits, _means(head, hidden), log_scale, shift
     exact = mixture_log_prob(*params)
     assert torch.allclose(head.log_prob(hidden, target, nothing(target)), exact)
-    assert torch.allclose(head.log_prob(hidden, target, nothing(target), chunk_size=2), exact)
+    assert torch.allclose(target_log_prob(head, hidden, target, nothing(target), chunk_size=2), exact)
     assert torch.allclose(head(hidden, target, nothing(target), 0.1).total, mixture_bound(*params, smoothing=0.1).total)
 
 
@@ -74,8 +76,8 @@ def test_float32_inside_a_bfloat16_network(rank: int | None) -> None:
         assert torch.equal(one, other)
     assert value.dtype == total.dtype == torch.float32
     assert torch.allclose(value, expected, rtol=0.02, atol=0.1)
-    noise = torch.rand(5), torch.randn(5, 4)
-    drawn = head.bfloat16().sample(hidden.bfloat16(), *noise, top_p=0.9, temperature=1.0)
+    noise = ProposalNoise(torch.rand(5, 1), torch.randn(5, 4))
+    drawn = head.bfloat16().sample(hidden.bfloat16(), nothing(hidden), noise, top_p=0.9, temperature=1.0)
     assert drawn.dtype == torch.float32
 
 
@@ -96,8 +98,9 @@ def test_samples_have_the_moments_of_the_mixture(rank: int | None, temperature: 
     draws = 40_000
     hidden = torch.randn(1, 10)
     generator = torch.Generator().manual_seed(1)
-    noise = torch.rand(draws, generator=generator), torch.randn(draws, 4, generator=generator)
-    sample = head.sample(hidden.expand(draws, -1), *noise, top_p=1.0, temperature=temperature).double()
+    noise = ProposalNoise(torch.rand(draws, 1, generator=generator), torch.randn(draws, 4, generator=generator))
+    everywhere = hidden.expand(draws, -1)
+    sample = head.sample(everywhere, nothing(everywhere), noise, temperature=temperature).double()
     logits, log_scale, shift = (value[0].detach().double() for value in head.affine_parameters(hidden))
     pi, means, scale = logits.softmax(-1), _means(head, hidden)[0].detach().double(), log_scale.exp()
     centre = pi @ means
@@ -110,7 +113,8 @@ def test_samples_stay_in_the_nucleus() -> None:
     head = _head(None)
     head.affine.bias.data[:6] = torch.tensor([5.0, 0, 0, 0, 0, 0])
     hidden = torch.randn(200, 10) * 0.01
-    sample = head.sample(hidden, torch.rand(200), torch.randn(200, 4), top_p=0.5, temperature=0.0)
+    noise = ProposalNoise(torch.rand(200, 1), torch.randn(200, 4))
+    sample = head.sample(hidden, nothing(hidden), noise, top_p=0.5, temperature=0.0)
     _, log_scale, shift = head.affine_parameters(hidden)
     expected = shift + log_scale.exp()[:, None] * _means(head, hidden)[:, 0]
     assert torch.allclose(sample, expected, atol=1e-5)
@@ -143,8 +147,9 @@ class _Largest(TorchDispatchMode):
 def test_sampling_never_builds_all_means(rank: int | None) -> None:
     rows, components, dim, width = 32, 64, 8, 4
     head = MixtureHead(width=width, num_components=components, code_dim=dim, rank=rank)
+    hidden, noise = torch.randn(rows, width), ProposalNoise(torch.rand(rows, 1), torch.randn(rows, dim))
     with _Largest() as largest:
-        head.sample(torch.randn(rows, width), torch.rand(rows), torch.randn(rows, dim), top_p=0.9, temperature=1.0)
+        head.sample(hidden, nothing(hidden), noise, top_p=0.9, temperature=1.0)
     # One mean's weights per row, or the logits; all means would be 16,384 numbers, all low-rank coefficients 4,096.
     assert largest.numel <= rows * max(dim * width, components + 1 + dim)
 
@@ -189,13 +194,14 @@ def test_initialize_finds_the_clusters(rank: int | None) -> None:
     samples = centres[label] + 0.1 * torch.randn(900, 4, generator=generator)
     head = MixtureHead(width=10, num_components=24, code_dim=4, rank=rank)
     hidden = torch.zeros(900, 10)
-    before = -head.log_prob(hidden, samples, nothing(samples)).mean()
+    before = -target_log_prob(head, hidden, samples, nothing(samples)).mean()
     start_mixture(head, lambda _: samples, generator)
-    after = -head.log_prob(hidden, samples, nothing(samples)).mean()
+    after = -target_log_prob(head, hidden, samples, nothing(samples)).mean()
     # The entropy of the truth is 4 (log 0.1 + 1.419) + log 3 = -2.44 nats; the random start is far above 0.
     assert after < 0.0 < before
     assert after < head(hidden, samples, nothing(samples)).total.mean()
-    drawn = head.sample(hidden, torch.rand(900, generator=generator), torch.zeros(900, 4), top_p=1.0, temperature=0.0)
+    noise = ProposalNoise(torch.rand(900, 1, generator=generator), torch.zeros(900, 4))
+    drawn = head.sample(hidden, nothing(hidden), noise, top_p=1.0, temperature=0.0)
     assert torch.cdist(drawn, centres).min(dim=1).values.max() < 0.6
     counts = torch.bincount(torch.cdist(drawn, centres).argmin(1), minlength=3) / 900
     assert torch.allclose(counts, torch.bincount(label, minlength=3) / 900, atol=0.06)
@@ -238,6 +244,11 @@ def test_errors() -> None:
         MixtureHead(width=3, num_components=0, code_dim=4)
     head = MixtureHead(width=3, num_components=4, code_dim=2)
     with pytest.raises(ConfigError, match="temperature=-1"):
-        head.sample(torch.zeros(1, 3), torch.zeros(1), torch.zeros(1, 2), top_p=1.0, temperature=-1.0)
+        head.sample(
+            torch.zeros(1, 3),
+            nothing(torch.zeros(1)),
+            ProposalNoise(torch.zeros(1, 1), torch.zeros(1, 2)),
+            temperature=-1.0,
+        )
     with pytest.raises(ConfigError, match="rows of 2"):
         start_mixture(head, lambda _: torch.zeros(4, 3), torch.Generator())

@@ -8,11 +8,12 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 
 from resgen.devices import cast_parameters
 from resgen.errors import ConfigError
+from resgen.losses.mixture import target_log_prob
 from resgen.models.head_start import start_mixture
 from resgen.models.heads import MixtureHead
 from resgen.models.metric import MAX_SHAPES, MetricHead, TargetMetric
 from resgen.models.resgen import METRICS, ResGenConfig
-from resgen.types import CodeSpec
+from resgen.types import CodeSpec, ProposalNoise
 
 DEPTH, DIM, WIDTH, COMPONENTS = 3, 4, 10, 6
 kinds = pytest.mark.parametrize("kind", METRICS[1:])
@@ -81,7 +82,7 @@ def test_density_is_that_of_the_mixture(kind: str, rank: int | None) -> None:
         expected.append(MixtureSameFamily(Categorical(logits=logits[row]), parts).log_prob(target[row]))
     exact = head.log_prob(hidden, target, visible)
     torch.testing.assert_close(exact, torch.stack(expected))
-    torch.testing.assert_close(head.log_prob(hidden, target, visible, chunk_size=2), exact)
+    torch.testing.assert_close(target_log_prob(head, hidden, target, visible, chunk_size=2), exact)
     assert (head(hidden, target, visible).total >= -exact - 1e-9).all()
 
 
@@ -91,8 +92,8 @@ def test_samples_have_the_density(kind: str = "triangular") -> None:
     count = 40_000
     hidden, visible = torch.randn(1, WIDTH).expand(count, -1), torch.full((count,), 1)
     stream = torch.Generator().manual_seed(0)
-    uniform, normal = torch.rand(count, generator=stream), torch.randn(count, DIM, generator=stream)
-    drawn = head.sample(hidden, visible, uniform, normal).double()
+    noise = ProposalNoise(torch.rand(count, 1, generator=stream), torch.randn(count, DIM, generator=stream))
+    drawn = head.sample(hidden, visible, noise).double()
     inputs = head.flagged(hidden[:1], visible[:1])
     logits, log_scale, shift = (part.double()[0] for part in head.mixture.affine_parameters(inputs))
     means = head.mixture.means(inputs).view(2, DIM).double()
@@ -129,7 +130,7 @@ def test_start_from_targets_of_many_scales(rank: int | None, depth: int) -> None
     hidden = torch.zeros(2000, WIDTH)
     for c in range(0, depth, 5):
         visible = torch.full((2000,), c)
-        value, before = (each.log_prob(hidden, targets(c), visible).mean() for each in (head, plain))
+        value, before = (target_log_prob(each, hidden, targets(c), visible).mean() for each in (head, plain))
         # The truth: -entropy of the noise and, at most, of the five labels.
         entropy = DIM * (1.4189 + torch.log(torch.tensor(0.3 * 0.7**c))) + axes.log().sum()
         assert value > -entropy - 2.3 and value > before + 1, (c, float(value), float(-entropy))
@@ -149,12 +150,12 @@ def test_degenerate_targets_stay_finite(kind: str) -> None:
 def test_stays_float32_in_a_bfloat16_network() -> None:
     head = _head("triangular")
     hidden, visible = torch.randn(5, WIDTH), torch.arange(5) % DEPTH
-    uniform, normal = torch.rand(5), torch.randn(5, DIM)
-    full = head.sample(hidden, visible, uniform, normal)
+    noise = ProposalNoise(torch.rand(5, 1), torch.randn(5, DIM))
+    full = head.sample(hidden, visible, noise)
     cast_parameters(head, torch.bfloat16)
     assert head.mixture.means.weight.dtype == torch.bfloat16
     assert {parameter.dtype for parameter in head.metric.parameters()} == {torch.float32}
-    rounded = head.sample(hidden.bfloat16(), visible, uniform, normal)
+    rounded = head.sample(hidden.bfloat16(), visible, noise)
     assert rounded.dtype == torch.float32
     torch.testing.assert_close(rounded, full, rtol=0.1, atol=0.1 * float(full.abs().max()))
 

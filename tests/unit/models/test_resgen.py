@@ -273,7 +273,7 @@ def test_a_prediction_draws_from_the_head_at_the_rows_asked_for() -> None:
     walk, settings = walk_levels(start, torch.full_like(start, GRID.depth)), {"top_p": 0.9, "temperature": 0.5}
     drawn, scores = prediction.propose(rows, noise, walk, **settings)
     hidden = model(codes, visible, class_ids).flatten(0, 1)[rows]
-    latents = model.head.sample(hidden, noise.uniform[:, 0], noise.normal, **settings)
+    latents = model.head.sample(hidden, start, noise, **settings)
     expected, errors = residual_encode(latents, model.codebooks, start)
     assert torch.equal(drawn, expected)
     assert torch.allclose(scores, -errors / (2 * model.level_std.square()), rtol=1e-3, atol=1e-4)

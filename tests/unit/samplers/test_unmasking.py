@@ -13,6 +13,7 @@ from latent_parts import LatentPrediction, recorded
 from resgen.errors import ConfigError
 from resgen.models.resgen import ResGen, ResGenConfig
 from resgen.ops.masking import SCHEDULES, reveal_plan
+from resgen.samplers.depthwise import DepthwiseConfig
 from resgen.samplers.unmasking import UNMASKING, Noise, SamplingConfig, draw_noise, sample_codes
 from resgen.types import CodeSpec, NoiseSize
 
@@ -158,8 +159,13 @@ def test_no_second_pass_outside_of_the_interval() -> None:
     interval = {"guidance_start": 0.3, "guidance_end": 0.7}
     run_model(model, [0, 1], range(2), settings(guidance_first=1.0, mask_schedule="linear", **interval))
     assert rows == [2, 2, 4, 4, 2, 2]
-    with pytest.raises(ConfigError, match="guidance_start=0.8"):
-        settings(guidance_start=0.8, guidance_end=0.7)
+
+
+@pytest.mark.parametrize(("start", "end"), [(-0.1, 1.0), (0.5, 0.5), (0.2, 1.1), (0.8, 0.7)])
+def test_the_interval_of_guidance_lies_within_the_steps(start: float, end: float) -> None:
+    for config in (SamplingConfig, DepthwiseConfig):
+        with pytest.raises(ConfigError, match=f"guidance_start={start} and guidance_end={end}"):
+            config(guidance_start=start, guidance_end=end)
 
 
 def test_guidance_changes_the_codes() -> None:
