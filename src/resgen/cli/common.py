@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import inspect
 import json
 import math
 import os
 import re
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -143,6 +145,36 @@ def choose(modality: Modality, by_name: Mapping[str, T], command: str) -> T:
     if modality.name not in by_name:
         raise ConfigError(f"'{command}' is for {', '.join(by_name)}; there is none for {modality.noun}")
     return by_name[modality.name]
+
+
+def ask(modality: Modality, action: str, command: Any, subject: str, /, **values: Any) -> Any:
+    """What a modality does for a command, called with those of the command's options that it takes.
+
+    Args:
+        modality: has it as an attribute, a function or a class.
+        action: name of the attribute.
+        command: a dataclass of options.
+        subject: what is of this modality, for messages.
+        values: replace options, or are given besides; passed on if they are taken.
+
+    Raises:
+        ConfigError: the modality does not do it, or an option was given that it does not take.
+    """
+    act = getattr(modality, action)
+    if act is None:
+        raise ConfigError(f"{subject} is for {modality.noun}: there is no '{action}' of {modality.noun}")
+    takes = inspect.signature(act).parameters
+    handled = {*values, "as_json"}
+    options = {field.name: field.default for field in dataclasses.fields(command) if field.name not in handled}
+    others = {name for name, default in options.items() if name not in takes and getattr(command, name) != default}
+    refuse_options(command, [name for name in options if name in others], f"{subject} is for {modality.noun}")
+    given = {name: getattr(command, name) for name in options} | values
+    return act(**{name: value for name, value in given.items() if name in takes})
+
+
+def command_line() -> str:
+    """The command as it was typed, for reports."""
+    return shlex.join(["resgen", *sys.argv[1:]])
 
 
 def refuse_options(command: Any, names: Iterable[str], why: str) -> None:

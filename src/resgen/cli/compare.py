@@ -25,7 +25,6 @@ from resgen.cli.common import (
     refuse_options,
     report,
 )
-from resgen.cli.evaluate_speech import DIGIT_RECOGNIZER, SPEAKER_ENCODER
 from resgen.cli.train import EXIT_INTERRUPTED
 from resgen.errors import ConfigError
 
@@ -132,6 +131,7 @@ class Compare:
         if self.text is None:
             raise ConfigError("--text is missing: speech is compared with one text model, give its folder")
         from resgen.experiments.speech_compare import KINDS, SpeechComparison, compare_speech
+        from resgen.experiments.speech_judge import DIGIT_RECOGNIZER, SPEAKER_ENCODER
         from resgen.training import Interrupted
 
         settings = SpeechComparison(

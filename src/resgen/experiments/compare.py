@@ -21,7 +21,7 @@ from resgen.checkpoints.artefacts import load_tokenizer, save_tokenizer
 from resgen.checkpoints.format import read_json
 from resgen.config import config_to_dict
 from resgen.errors import ConfigError
-from resgen.evaluation.report import load_report
+from resgen.evaluation.image.report import load_report
 from resgen.experiments.actions import do, kind_of_run, open_judge, start_worker, timing
 from resgen.experiments.depth import truncate_tokenizer
 from resgen.files import write_json

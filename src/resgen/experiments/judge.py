@@ -15,19 +15,29 @@ from torch import Tensor
 from resgen.checkpoints.format import load_folder
 from resgen.checkpoints.locate import resolve_model
 from resgen.config import config_to_dict
-from resgen.evaluation.checks import generation_protocol
+from resgen.evaluation.image.checks import generation_protocol
 from resgen.evaluation.image.evaluate import Generate, evaluate_generation, folder_sha256
 from resgen.evaluation.image.extractors import Extractor, default_extractor, load_extractor
 from resgen.evaluation.image.metrics import frechet_distance
+from resgen.evaluation.image.protocol import MANIFOLD_SIZE, distance_name
 from resgen.evaluation.image.reference import Reference, choose_split, open_reference, reference_features
-from resgen.evaluation.protocol import MANIFOLD_SIZE, distance_name
-from resgen.evaluation.report import EvaluationReport
+from resgen.evaluation.image.report import EvaluationReport
 from resgen.kinds import AnySampling, sample, without_guidance
 from resgen.models.base import CodeModel
 from resgen.ops.images import to_uint8
 from resgen.pipelines.image.pipeline import ImagePipeline
 from resgen.tokenizers.image import ImageTokenizer
 from resgen.training.generator_task import Evaluate
+
+
+def sampling_of(pipe: ImagePipeline, sampling: AnySampling) -> dict[str, Any]:
+    """Settings of the sampler as a protocol names them, with the generator's arithmetic."""
+    return {**config_to_dict(sampling), "dtype": str(pipe.dtype).removeprefix("torch.")}
+
+
+def sha256_of(model: str | Path) -> str:
+    """Of the weights of a saved model."""
+    return folder_sha256(load_folder(resolve_model(model), verify=False))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +199,7 @@ class Judge:
             self.extractor,
             self.reference,
             num_samples=num_samples,
-            sampling={**config_to_dict(sampling), "dtype": str(pipe.dtype).removeprefix("torch.")},
+            sampling=sampling_of(pipe, sampling),
             class_balance="equal" if pipe.num_classes else "none",
             seeds=tuple(seeds),
             **settings,
@@ -200,7 +210,7 @@ class Judge:
             self.extractor,
             self.reference,
             model=name or str(model),
-            model_sha256=folder_sha256(load_folder(resolve_model(model), verify=False)),
+            model_sha256=sha256_of(model),
             cache_dir=self.cache_dir,
             command=command,
             environment={"device": str(pipe.device)},

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from resgen.evaluation.protocol import check_comparable
-from resgen.evaluation.report import EvaluationReport
+from resgen.evaluation.image.protocol import check_comparable
+from resgen.evaluation.image.report import EvaluationReport
 from resgen.experiments.compare import Study, equal_steps, reports
 from resgen.experiments.figures import save_figure
 from resgen.files import write_json, write_text

@@ -17,14 +17,12 @@ from resgen.checkpoints.format import read_json
 from resgen.checkpoints.speech import load_sound_tokenizer, load_text_model
 from resgen.config import config_to_dict
 from resgen.data.sound.held_out import HELD_OUT_SPLITS
-from resgen.data.sound.sources import available_splits, open_speech
+from resgen.data.sound.sources import available_splits
 from resgen.errors import ConfigError, DataError, unknown
-from resgen.evaluation.speech.evaluate import speech_document
-from resgen.evaluation.speech.speakers import SpeakerEncoder, open_speaker_encoder
-from resgen.evaluation.speech.transcribers import Transcriber, check_vocabulary, open_transcriber
-from resgen.experiments.speech_judge import judge_speech
+from resgen.experiments.speech_judge import DIGIT_RECOGNIZER, SPEAKER_ENCODER, SpeechJudge
 from resgen.files import write_json, write_text
 from resgen.pipelines.speech.pipeline import SpeechPipeline
+from resgen.progress import Advance
 from resgen.training.speech.recipe import SpeechRecipe, with_speech_kind
 from resgen.training.speech.runs import encode_speech, train_speech_generator
 from resgen.training.stages import Run
@@ -65,8 +63,8 @@ class SpeechComparison:
     num_trials: int = 80
     search_trials: int = 16
     guidance_scales: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0)
-    transcriber: str = "digit-recognizer"
-    speaker_encoder: str = "speaker-encoder"
+    transcriber: str = DIGIT_RECOGNIZER
+    speaker_encoder: str = SPEAKER_ENCODER
 
     def __post_init__(self) -> None:
         for name in ("kinds", "seeds", "guidance_scales"):
@@ -86,7 +84,7 @@ def compare_speech(
     *,
     resume: bool,
     say: Callable[[str], None],
-    advance: Callable[[int, int, str], None] = lambda done, total, title: None,
+    advance: Advance = lambda done, total, title: None,
 ) -> list[Path]:
     """Train, search, evaluate and report; what is finished in `out` is not done again.
 
@@ -105,9 +103,14 @@ def compare_speech(
     for name in splits:
         if name not in available_splits(settings.data):
             raise ConfigError(unknown("split", name, available_splits(settings.data)))
-    judges = open_transcriber(settings.transcriber), open_speaker_encoder(settings.speaker_encoder)
+    judge = SpeechJudge(
+        settings.data,
+        task=settings.task,
+        transcriber=settings.transcriber,
+        speaker_encoder=settings.speaker_encoder,
+    )
     for name in {*splits, _search_split(settings.data)}:
-        check_vocabulary(judges[0], open_speech(settings.data, name).texts)
+        judge.open(name)
     tokenizer, _ = load_sound_tokenizer(settings.tokenizer)
     text_model, _, _ = load_text_model(settings.text)
     _claim(recipe, settings, out, resume)
@@ -118,7 +121,7 @@ def compare_speech(
     rows: list[dict[str, Any]] = []
     for kind in settings.kinds:
         for seed in settings.seeds:
-            rows += _evaluate(settings, judges, kind, seed, splits, out, say, advance)
+            rows += _evaluate(settings, judge, kind, seed, splits, out, say, advance)
     return _report(recipe, settings, rows, out)
 
 
@@ -160,16 +163,15 @@ def _train(
 
 def _evaluate(
     settings: SpeechComparison,
-    judges: tuple[Transcriber, SpeakerEncoder],
+    judge: SpeechJudge,
     kind: str,
     seed: int,
     splits: Sequence[str],
     out: Path,
     say: Callable[[str], None],
-    advance: Callable[[int, int, str], None],
+    advance: Advance,
 ) -> list[dict[str, Any]]:
     pipe: SpeechPipeline | None = None
-    transcriber, encoder = judges
 
     def measure(name: str, split: str, trials: int, sampling: dict[str, Any]) -> dict[str, Any]:
         nonlocal pipe
@@ -179,21 +181,17 @@ def _evaluate(
         say(f"evaluating {kind}, seed {seed}: {name}")
         folder = out / "runs" / f"{kind}-{seed}" / "model"
         pipe = pipe or SpeechPipeline.from_pretrained(folder)
-        result = judge_speech(
+        result = judge.report(
             pipe,
-            settings.data,
             split,
             model=f"{kind}-{seed}",
-            task=settings.task,
-            transcriber=transcriber,
-            encoder=encoder,
             num_trials=trials,
             settings=sampling,
             command=shlex.join(["resgen", *sys.argv[1:]]),
             advance=advance,
         )
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, speech_document(result))
+        write_json(path, result.document())
         return read_json(path)
 
     search = _search_split(settings.data)

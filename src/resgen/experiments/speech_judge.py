@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from resgen.config import config_to_dict
 from resgen.data.sound.sources import SpeechSource, available_splits, open_speech
 from resgen.data.text import normalise_text
-from resgen.errors import DataError
+from resgen.errors import ConfigError, DataError, unknown
 from resgen.evaluation.image.evaluate import folder_sha256
 from resgen.evaluation.speech.evaluate import (
     Sound,
@@ -23,91 +24,169 @@ from resgen.evaluation.speech.evaluate import (
     about_judge,
     evaluate_speech,
 )
-from resgen.evaluation.speech.speakers import SpeakerEncoder
-from resgen.evaluation.speech.transcribers import Transcriber, check_vocabulary
+from resgen.evaluation.speech.speakers import open_speaker_encoder
+from resgen.evaluation.speech.transcribers import check_vocabulary, open_transcriber
 from resgen.kinds import sampling_with
-from resgen.pipelines.speech.pipeline import SpeechPipeline
+from resgen.pipelines.speech.pipeline import TASKS, SpeechPipeline
+from resgen.progress import Advance
 
+DIGIT_RECOGNIZER, SPEAKER_ENCODER = "digit-recognizer", "speaker-encoder"
 PER_CANDIDATE = 8
 MIN_PROMPT_S = 1.0
 MIN_BEGINNING_S = 0.6
 CONTINUATION_S = 3.0
 
 
-def judge_speech(
-    pipe: SpeechPipeline,
-    data: str,
-    split: str,
-    *,
-    model: str,
-    task: str,
-    transcriber: Transcriber,
-    encoder: SpeakerEncoder,
-    num_trials: int | None = None,
-    seeds: tuple[int, ...] = (0,),
-    settings: dict[str, Any] | None = None,
-    command: str = "",
-    advance: Callable[[int, int, str], None] = lambda done, total, title: None,
-) -> SpeechReport:
-    """Evaluate a pipeline on one split of recordings; candidates are the speakers of all splits.
+class SpeechJudge:
+    """Measures pipelines on recordings of speakers; candidates are the speakers of all splits.
 
     In `cross-sentence` the prompt of an utterance is its own, where the data has prompts, or else the next one of the
     same speaker with at least 1 s; in `continuation` it is its own beginning, up to the word that ends nearest to 3 s
     or to a third.
 
+    Args:
+        data: recordings, as `open_speech` takes them.
+        task: `cross-sentence` or `continuation`.
+        transcriber: what understands speech, as `open_transcriber` takes it.
+        speaker_encoder: what compares voices, as `open_speaker_encoder` takes it.
+
     Raises:
-        ConfigError: the transcriber does not know the words that are said.
-        DataError: nothing to evaluate: no second utterance of any speaker, say.
+        ConfigError: there is no such task.
     """
-    source = open_speech(data, split)
-    check_vocabulary(transcriber, source.texts)
-    trials = (cross_sentence if task == "cross-sentence" else continuation)(pipe, source)
-    selection = trials if num_trials is None else _spread(trials, num_trials)
-    candidates = candidate_sounds(data, pipe)
-    options = dict(settings or {})
-    protocol = SpeechProtocol(
-        task=task,
-        data=source.name,
-        split=split,
-        data_sha256=source.fingerprint,
-        num_trials=len(selection),
-        seeds=seeds,
-        sampling=config_to_dict(sampling_with(pipe.sampling, options)),
-        transcriber=about_judge(transcriber),
-        speaker_encoder=about_judge(encoder),
-        candidates=tuple(sorted(candidates)),
-        model_sha256=folder_sha256(pipe.parts.folder),
-    )
 
-    def speak(trial: Trial, seed: int, number: int) -> Spoken:
-        result = pipe(
-            trial.text,
-            prompt=trial.prompt.samples,
-            prompt_text=trial.prompt_text,
-            task=task,
-            seed=seed * 100_003 + number,
-            **options,
-        )
-        begin = len(result.audio) - len(result.codes) * pipe.codec.samples_per_position
-        begin = begin if task == "continuation" else 0
-        return Spoken(
-            generated=Sound(result.audio[begin:], result.sample_rate_hz),
-            reconstructed=copied(pipe, trial.truth),
-            prompt_reconstructed=copied(pipe, trial.prompt),
-            passes=sum(step.passes for step in result.steps),
+    def __init__(self, data: str, *, task: str, transcriber: str, speaker_encoder: str) -> None:
+        if task not in TASKS:
+            raise ConfigError(unknown("task", task, TASKS))
+        self.data, self.task = data, task
+        self.transcriber, self.encoder = open_transcriber(transcriber), open_speaker_encoder(speaker_encoder)
+
+    def open(self, split: str) -> SpeechSource:
+        """The recordings of a split.
+
+        Raises:
+            ConfigError: the transcriber does not know the words that are said.
+        """
+        source = open_speech(self.data, split)
+        check_vocabulary(self.transcriber, source.texts)
+        return source
+
+    def report(
+        self,
+        pipe: SpeechPipeline,
+        split: str,
+        *,
+        model: str,
+        num_trials: int | None = None,
+        seeds: tuple[int, ...] = (0,),
+        settings: Mapping[str, Any] | None = None,
+        command: str = "",
+        advance: Advance = lambda done, total, title: None,
+    ) -> SpeechReport:
+        """The full evaluation of a pipeline on one split.
+
+        Raises:
+            ConfigError: see `open`.
+            DataError: nothing to evaluate: no second utterance of any speaker, say.
+        """
+        source = self.open(split)
+        trials = (cross_sentence if self.task == "cross-sentence" else continuation)(pipe, source)
+        selection = trials if num_trials is None else _spread(trials, num_trials)
+        candidates = candidate_sounds(self.data, pipe)
+        options = dict(settings or {})
+        protocol = SpeechProtocol(
+            task=self.task,
+            data=source.name,
+            split=split,
+            data_sha256=source.fingerprint,
+            num_trials=len(selection),
+            seeds=seeds,
+            sampling=config_to_dict(sampling_with(pipe.sampling, options)),
+            transcriber=about_judge(self.transcriber),
+            speaker_encoder=about_judge(self.encoder),
+            candidates=tuple(sorted(candidates)),
+            model_sha256=folder_sha256(pipe.parts.folder),
         )
 
-    return evaluate_speech(
-        selection,
-        speak,
-        candidates,
-        transcriber=transcriber,
-        encoder=encoder,
-        protocol=protocol,
-        model=model,
-        command=command,
-        advance=advance,
-    )
+        def speak(trial: Trial, seed: int, number: int) -> Spoken:
+            result = pipe(
+                trial.text,
+                prompt=trial.prompt.samples,
+                prompt_text=trial.prompt_text,
+                task=self.task,
+                seed=seed * 100_003 + number,
+                **options,
+            )
+            begin = len(result.audio) - len(result.codes) * pipe.codec.samples_per_position
+            begin = begin if self.task == "continuation" else 0
+            return Spoken(
+                generated=Sound(result.audio[begin:], result.sample_rate_hz),
+                reconstructed=copied(pipe, trial.truth),
+                prompt_reconstructed=copied(pipe, trial.prompt),
+                passes=sum(step.passes for step in result.steps),
+            )
+
+        return evaluate_speech(
+            selection,
+            speak,
+            candidates,
+            transcriber=self.transcriber,
+            encoder=self.encoder,
+            protocol=protocol,
+            model=model,
+            command=command,
+            advance=advance,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechEvaluation:
+    """What `resgen evaluate` measures of speech; the fields are its options."""
+
+    model: str
+    data: str
+    split: str | None = None
+    task: str | None = None
+    transcriber: str | None = None
+    speaker_encoder: str | None = None
+    num_samples: int | None = None
+    seed: tuple[int, ...] = ()
+    steps: int | None = None
+    guidance_scale: float | None = None
+    prompt_guidance: float | None = None
+    device: str | None = None
+    command: str = ""
+
+    def run(self, advance: Advance) -> SpeechReport:
+        """Measure it.
+
+        Raises:
+            ConfigError: there is no such task or split.
+        """
+        splits = available_splits(self.data)
+        split = self.split or next((name for name in splits if name.startswith("test_unseen")), splits[-1])
+        if split not in splits:
+            raise ConfigError(unknown("split", split, splits))
+        judge = SpeechJudge(
+            self.data,
+            task=self.task or TASKS[0],
+            transcriber=self.transcriber or DIGIT_RECOGNIZER,
+            speaker_encoder=self.speaker_encoder or SPEAKER_ENCODER,
+        )
+        settings = {
+            "num_steps": self.steps,
+            "guidance_scale": self.guidance_scale,
+            "prompt_guidance": self.prompt_guidance,
+        }
+        return judge.report(
+            SpeechPipeline.from_pretrained(self.model, device=self.device),
+            split,
+            model=self.model,
+            num_trials=self.num_samples,
+            seeds=self.seed or (0,),
+            settings={name: value for name, value in settings.items() if value is not None},
+            command=self.command,
+            advance=advance,
+        )
 
 
 def cross_sentence(pipe: SpeechPipeline, source: SpeechSource) -> list[Trial]:

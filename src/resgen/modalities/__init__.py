@@ -10,11 +10,13 @@ import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from resgen.checkpoints.format import load_folder
 from resgen.checkpoints.locate import resolve_model
 from resgen.errors import CheckpointError, ConfigError, unknown
+from resgen.evaluation.report import Report
+from resgen.progress import Advance
 from resgen.training.stages import Run
 
 
@@ -33,6 +35,14 @@ class Stage:
     takes: Sequence[str] = ()
 
 
+class Evaluation(Protocol):
+    """What `resgen evaluate` runs."""
+
+    def run(self, advance: Advance) -> Report:
+        """Measure, with progress."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Modality:
     """What the commands know of a modality.
@@ -46,6 +56,9 @@ class Modality:
         with_kind: `(recipe, kind) -> recipe` for another kind of generator.
         describe: `recipe -> document` of `resgen inspect --recipe`.
         is_encoded: whether a folder holds codes of this modality.
+        evaluate: makes, from options of `resgen evaluate` by their names, what has a `run(advance) -> Report`.
+
+    A field that is None is what the modality does not have: the command says so.
     """
 
     name: str
@@ -56,6 +69,7 @@ class Modality:
     with_kind: Callable[[Any, str], Any]
     describe: Callable[[Any], dict[str, Any]]
     is_encoded: Callable[[str | Path], bool]
+    evaluate: Callable[..., Evaluation] | None = None
 
     def train(self, stage: str, recipe: Any, run: Run) -> Mapping[str, float]:
         """Train a stage; returns the final metrics.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from resgen.errors import ConfigError
+from resgen.experiments.evaluation import PictureEvaluation
+from resgen.experiments.judge import evaluator
 from resgen.modalities import Modality, Stage
 from resgen.recipes.images import RECIPES
 from resgen.training.image.recipe import Recipe, with_kind
@@ -26,8 +28,6 @@ def _train_generator(recipe: Recipe, run: Run) -> dict[str, float]:
     path = run.evaluate_on or run.data or recipe.data.path
     if path is None or is_encoded(path):
         raise ConfigError("evaluate_every needs pictures; name them with --evaluate-on PATH")
-    from resgen.experiments.judge import evaluator
-
     return train_generator(recipe, run, evaluator(path, resize=recipe.data.resize))
 
 
@@ -43,4 +43,5 @@ MODALITY = Modality(
     with_kind=with_kind,
     describe=describe,
     is_encoded=is_encoded,
+    evaluate=PictureEvaluation,
 )

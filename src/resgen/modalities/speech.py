@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from resgen.checkpoints.speech import SOUND_TOKENIZERS, TEXT_MODEL, VOCODER
 from resgen.errors import ConfigError
+from resgen.experiments.speech_judge import SpeechEvaluation
 from resgen.modalities import Modality, Stage
 from resgen.recipes.describe import describe_recipe
 from resgen.recipes.speech import RECIPES
@@ -38,4 +39,5 @@ MODALITY = Modality(
     with_kind=with_speech_kind,
     describe=describe_recipe,
     is_encoded=is_encoded_speech,
+    evaluate=SpeechEvaluation,
 )

@@ -15,7 +15,7 @@ from resgen.checkpoints.artefacts import save_pipeline, save_tokenizer
 from resgen.checkpoints.classifiers import save_classifier
 from resgen.cli.evaluate import Evaluate
 from resgen.errors import CheckpointError, ConfigError, DataError, ResGenError
-from resgen.evaluation.report import load_report
+from resgen.evaluation.image.report import load_report
 from resgen.models.resgen import ResGen, ResGenConfig
 from resgen.nn.classifier import Classifier, ClassifierConfig
 from resgen.pipelines.image.pipeline import ImagePipeline
@@ -116,10 +116,10 @@ def test_model(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 def test_the_samples_are_the_pipeline_s(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sample k of a seed is picture k of the pipeline, whatever the chunks and batches."""
-    from resgen.evaluation.image import evaluate
+    from resgen.experiments import evaluation
 
     made: dict[bool, list[torch.Tensor]] = {True: [], False: []}
-    original = evaluate.evaluate_generation
+    original = evaluation.evaluate_generation
 
     def spy(generate: Any, *args: Any, **options: Any) -> Any:
         def recorded(indices: range, class_ids: list[int], guided: bool, seed: int) -> torch.Tensor:
@@ -128,7 +128,7 @@ def test_the_samples_are_the_pipeline_s(place: Path, tmp_path: Path, monkeypatch
 
         return original(recorded, *args, **{**options, "chunk_size": 9})
 
-    monkeypatch.setattr(evaluate, "evaluate_generation", spy)
+    monkeypatch.setattr(evaluation, "evaluate_generation", spy)
     on_digits(place, tmp_path / "a.json", "--dtype", "float32", "--batch-size", 4, "--seed", 5, num_samples=20)
     pipe = ImagePipeline.from_pretrained(place / "model", dtype="float32")
     assert not torch.equal(torch.cat(made[True]), torch.cat(made[False]))
@@ -228,6 +228,7 @@ def bad(argv: list[object], error: type[ResGenError], named: str) -> Any:
         bad(["--data", "nowhere"], DataError, "unknown data 'nowhere'"),
         bad(["--protocol", "none.json", "--num-samples", 5], ConfigError, "named by the protocol"),
         bad(["--tokenizer", "cifar10-small"], ConfigError, "one of --model"),
+        bad(["--task", "continuation"], ConfigError, "--task must be left out: model '.*' is for pictures"),
         bad(["--out", "a.txt"], ConfigError, "must end in .json"),
     ],
 )

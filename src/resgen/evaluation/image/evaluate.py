@@ -21,7 +21,7 @@ from torch import Tensor
 from resgen.checkpoints.format import Folder
 from resgen.errors import ConfigError, DataError
 from resgen.evaluation.cache import cache_key, read_cache, write_cache
-from resgen.evaluation.checks import check_pictures, check_protocol, floor_of, machine, warnings_of
+from resgen.evaluation.image.checks import check_pictures, check_protocol, floor_of, machine, warnings_of
 from resgen.evaluation.image.extractors import Extractor
 from resgen.evaluation.image.metrics import (
     FeatureStatistics,
@@ -34,6 +34,7 @@ from resgen.evaluation.image.metrics import (
     ssim,
     wilson_interval,
 )
+from resgen.evaluation.image.protocol import EvaluationProtocol
 from resgen.evaluation.image.reference import (
     CHUNK,
     Reference,
@@ -43,8 +44,7 @@ from resgen.evaluation.image.reference import (
     no_progress,
     reference_features,
 )
-from resgen.evaluation.protocol import EvaluationProtocol
-from resgen.evaluation.report import EvaluationReport, GenerationResult, ReconstructionResult
+from resgen.evaluation.image.report import EvaluationReport, GenerationResult, ReconstructionResult
 from resgen.ops.code_usage import code_histogram, usage_and_perplexity
 from resgen.ops.images import psnr_db
 from resgen.ops.random import generator

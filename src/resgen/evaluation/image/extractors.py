@@ -18,7 +18,7 @@ from resgen.checkpoints.locate import list_bundled, resolve_model
 from resgen.checkpoints.tensors import sha256_file
 from resgen.errors import CheckpointError, ConfigError, DataError, unknown
 from resgen.evaluation.image.metrics import check_finite
-from resgen.evaluation.protocol import INCEPTION, INCEPTION_SHA256
+from resgen.evaluation.image.protocol import INCEPTION, INCEPTION_SHA256
 from resgen.extras import MissingExtraError
 from resgen.ops.images import from_uint8
 

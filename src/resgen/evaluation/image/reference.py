@@ -17,7 +17,7 @@ from resgen.errors import DataError
 from resgen.evaluation.cache import cache_key, read_cache, write_cache
 from resgen.evaluation.image.extractors import Extractor
 from resgen.evaluation.image.metrics import FeatureStatistics, frechet_distance
-from resgen.evaluation.protocol import METRICS_VERSION
+from resgen.evaluation.image.protocol import METRICS_VERSION
 from resgen.ops.random import generator
 
 CHUNK = 500

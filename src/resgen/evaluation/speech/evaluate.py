@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -28,7 +27,6 @@ from resgen.evaluation.speech.metrics import (
 )
 from resgen.evaluation.speech.speakers import SpeakerEncoder
 from resgen.evaluation.speech.transcribers import Transcriber
-from resgen.files import write_json, write_text
 
 
 class Sound(NamedTuple):
@@ -152,6 +150,42 @@ class SpeechReport:
     command: str
     transcripts: list[tuple[str, str, str]]
 
+    def document(self) -> dict[str, Any]:
+        """Rates have their interval by name."""
+        document = config_to_dict(self)
+        for row, scores in zip(document["scores"], self.scores, strict=True):
+            for name, value in vars(scores).items():
+                if isinstance(value, Rate):
+                    row[name] = value.document()
+        return document
+
+    def markdown(self) -> str:
+        """One table, and the protocol it rests on."""
+        protocol = self.protocol
+        names = ("speech", "WER", "CER", "without error", "SIM-o", "SIM-r", "nearest speaker is the prompt's")
+        rows = []
+        for row in self.scores:
+            rates = [row.wer.percent(), row.cer.percent(), f"{row.exact:.1%}"]
+            alike = [f"{rate.value:.3f}" for rate in (row.sim_o, row.sim_r)]
+            rows.append([row.name, *rates, *alike, row.nearest.percent()])
+        speakers = [[name, f"{value:.1%}"] for name, value in self.by_speaker.items()]
+        settings = [[name, str(value)] for name, value in config_to_dict(protocol).items() if name != "candidates"]
+        parts = [
+            f"# Speech of {self.model}: {protocol.task}",
+            markdown_table(names, rows),
+            f"Brackets: 95 % intervals by bootstrap over the utterances. {protocol.num_trials} utterances for each of "
+            f"the seeds {', '.join(map(str, protocol.seeds))}; {self.passes:.0f} network passes per utterance; "
+            f"real-time factor {self.real_time_factor:.2f}, all included.",
+            f"The rows 'recordings' and 'tokenizer' are the scores of `{protocol.transcriber['name']}` and "
+            f"`{protocol.speaker_encoder['name']}` on the true recordings, as they are and through the tokenizer: what "
+            f"is lost there is not the generator's doing. {len(protocol.candidates)} candidate speakers.",
+            markdown_table(("speaker", "WER of generated speech"), speakers),
+            "## Protocol",
+            markdown_table(("what", "value"), settings),
+            f"```\n{self.command}\n```\n",
+        ]
+        return "\n\n".join(parts)
+
 
 def evaluate_speech(
     trials: Sequence[Trial],
@@ -246,50 +280,6 @@ def evaluate_speech(
 def about_judge(judge: SoundJudge) -> dict[str, str]:
     """What a protocol says of a recogniser or speaker encoder."""
     return {"name": judge.name, "version": judge.version, "sha256": judge.sha256}
-
-
-def speech_markdown(report: SpeechReport) -> str:
-    """A report for people: one table, and the protocol it rests on."""
-    protocol = report.protocol
-    names = ("speech", "WER", "CER", "without error", "SIM-o", "SIM-r", "nearest speaker is the prompt's")
-    rows = []
-    for row in report.scores:
-        rates = [row.wer.percent(), row.cer.percent(), f"{row.exact:.1%}"]
-        alike = [f"{rate.value:.3f}" for rate in (row.sim_o, row.sim_r)]
-        rows.append([row.name, *rates, *alike, row.nearest.percent()])
-    speakers = [[name, f"{value:.1%}"] for name, value in report.by_speaker.items()]
-    settings = [[name, str(value)] for name, value in config_to_dict(protocol).items() if name != "candidates"]
-    parts = [
-        f"# Speech of {report.model}: {protocol.task}",
-        markdown_table(names, rows),
-        f"Brackets: 95 % intervals by bootstrap over the utterances. {protocol.num_trials} utterances for each of the "
-        f"seeds {', '.join(map(str, protocol.seeds))}; {report.passes:.0f} network passes per utterance; real-time "
-        f"factor {report.real_time_factor:.2f}, all included.",
-        f"The rows 'recordings' and 'tokenizer' are the scores of `{protocol.transcriber['name']}` and "
-        f"`{protocol.speaker_encoder['name']}` on the true recordings, as they are and through the tokenizer: what is "
-        f"lost there is not the generator's doing. {len(protocol.candidates)} candidate speakers.",
-        markdown_table(("speaker", "WER of generated speech"), speakers),
-        "## Protocol",
-        markdown_table(("what", "value"), settings),
-        f"```\n{report.command}\n```\n",
-    ]
-    return "\n\n".join(parts)
-
-
-def speech_document(report: SpeechReport) -> dict[str, Any]:
-    """A report as JSON values; rates have their interval by name."""
-    document = config_to_dict(report)
-    for row, scores in zip(document["scores"], report.scores, strict=True):
-        for name, value in vars(scores).items():
-            if isinstance(value, Rate):
-                row[name] = value.document()
-    return document
-
-
-def write_speech_report(report: SpeechReport, path: Path) -> None:
-    """Write `path` (JSON) and the same as Markdown beside it."""
-    write_json(path, speech_document(report))
-    write_text(path.with_suffix(".md"), speech_markdown(report))
 
 
 def candidate_voices(

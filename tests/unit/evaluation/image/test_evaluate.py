@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from resgen.errors import CheckpointError, ConfigError, DataError, WriteError
-from resgen.evaluation.checks import generation_protocol, reconstruction_protocol
 from resgen.evaluation.image import reference as reference_module
+from resgen.evaluation.image.checks import generation_protocol, reconstruction_protocol
 from resgen.evaluation.image.evaluate import (
     class_ids_of,
     evaluate_generation,
@@ -22,9 +22,10 @@ from resgen.evaluation.image.evaluate import (
 )
 from resgen.evaluation.image.extractors import Extractor
 from resgen.evaluation.image.metrics import frechet_distance, kernel_distance, precision_recall, ssim
+from resgen.evaluation.image.protocol import EvaluationProtocol
 from resgen.evaluation.image.reference import Reference, choose_split, open_reference, reference_features
-from resgen.evaluation.protocol import EvaluationProtocol
-from resgen.evaluation.report import EvaluationReport, load_report, report_markdown, write_report
+from resgen.evaluation.image.report import EvaluationReport, load_report
+from resgen.evaluation.report import write_report
 from resgen.ops.images import psnr_db
 
 CLASSES = ("dark", "middle", "light")
@@ -424,7 +425,7 @@ def test_report_files(extractor: Extractor, tmp_path: Path) -> None:
         write_report(report, tmp_path / f"{name}.json")
         assert load_report(tmp_path / f"{name}.json") == report
         text = (tmp_path / f"{name}.md").read_text()
-        assert text == report_markdown(report)
+        assert text == report.markdown()
         protocol = report.protocol
         for said in (protocol.protocol_id, protocol.extractor_sha256, protocol.metric_name, "Floor", "fewer than"):
             assert said in text, said

@@ -24,7 +24,7 @@ from resgen.evaluation.image.extractors import (
     default_extractor,
     load_extractor,
 )
-from resgen.evaluation.protocol import INCEPTION_SHA256, distance_name
+from resgen.evaluation.image.protocol import INCEPTION_SHA256, distance_name
 from resgen.extras import MissingExtraError
 from resgen.nn.classifier import Classifier, ClassifierConfig
 from resgen.ops.images import from_uint8

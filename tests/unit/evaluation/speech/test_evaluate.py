@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from resgen.errors import DataError
+from resgen.evaluation.report import write_report
 from resgen.evaluation.speech.evaluate import (
     Sound,
     SpeechProtocol,
@@ -18,9 +19,6 @@ from resgen.evaluation.speech.evaluate import (
     Trial,
     about_judge,
     evaluate_speech,
-    speech_document,
-    speech_markdown,
-    write_speech_report,
 )
 
 RATE = 16_000
@@ -94,13 +92,13 @@ def test_the_scores_are_what_was_spoken() -> None:
 
 def test_the_report_is_written_for_people_and_machines(tmp_path: Path) -> None:
     report = run(wrong_once)
-    write_speech_report(report, tmp_path / "r.json")
+    write_report(report, tmp_path / "r.json")
     found = json.loads((tmp_path / "r.json").read_text())
-    assert found == json.loads(json.dumps(speech_document(report)))
+    assert found == json.loads(json.dumps(report.document()))
     wer = found["scores"][0]["wer"]
     assert wer["value"] == pytest.approx(1 / 6) and wer["low"] <= wer["value"] <= wer["high"]
     text = (tmp_path / "r.md").read_text()
-    assert text == speech_markdown(report) and "| generated | 16.7% (" in text and "| a | 50.0% |" in text
+    assert text == report.markdown() and "| generated | 16.7% (" in text and "| a | 50.0% |" in text
 
 
 def test_nothing_to_say_and_strangers_are_refused() -> None:

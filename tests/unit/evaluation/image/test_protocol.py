@@ -11,7 +11,7 @@ import pytest
 
 from resgen.config import config_to_dict
 from resgen.errors import CheckpointError, ConfigError
-from resgen.evaluation.protocol import (
+from resgen.evaluation.image.protocol import (
     EvaluationProtocol,
     check_comparable,
     distance_name,

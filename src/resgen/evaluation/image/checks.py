@@ -12,9 +12,9 @@ from torch import Tensor
 from resgen.checkpoints.format import resgen_version
 from resgen.errors import ConfigError, DataError
 from resgen.evaluation.image.extractors import Extractor
+from resgen.evaluation.image.protocol import FEW_SAMPLES, MANIFOLD_SIZE, EvaluationProtocol
 from resgen.evaluation.image.reference import Reference, ReferenceFeatures
-from resgen.evaluation.protocol import FEW_SAMPLES, MANIFOLD_SIZE, EvaluationProtocol
-from resgen.evaluation.report import Floor
+from resgen.evaluation.image.report import Floor
 
 
 def generation_protocol(
