@@ -30,7 +30,7 @@ demo: .venv/.core
 	.venv/bin/resgen demo --out out
 
 test: .venv/.dev
-	.venv/bin/python -m pytest -q -n $(JOBS)
+	.venv/bin/python -m pytest -q -n $(JOBS) --dist worksteal
 
 lint: .venv/.dev
 	.venv/bin/ruff check .

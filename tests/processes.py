@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import runpy
 import socket
-import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,30 +21,78 @@ import torch
 from torch import Tensor
 
 TIMEOUT_S = 180
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(
+    [
+        "resgen.training.image.runs",
+        "resgen.training.speech.runs",
+        "resgen.training.sharding",
+        "torch._dynamo",  # an optimizer imports it
+        "torch.distributed.fsdp",
+    ]
+)
 
 
-def run_processes(count: int, worker: Path, *arguments: object) -> list[tuple[int, str]]:
+class Worker:
+    """`python script argument ...` in a process of its own.
+
+    The process is forked from a server that has imported torch and resgen once, so it starts in milliseconds.
+    """
+
+    def __init__(self, script: Path, *arguments: object, **environment: object) -> None:
+        variables = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+        variables |= {name: str(value) for name, value in environment.items()}
+        descriptor, self._errors = tempfile.mkstemp()
+        os.close(descriptor)
+        self.process = _FORKS.Process(target=_run, args=(script, [*map(str, arguments)], variables, self._errors))
+        self.process.start()
+
+    def poll(self) -> int | None:
+        """The exit status, `-signal` of a killed process; None while it runs."""
+        return self.process.exitcode
+
+    def terminate(self) -> None:
+        self.process.terminate()
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def finish(self, timeout_s: float = TIMEOUT_S) -> tuple[int, str]:
+        """Wait for the end; exit status and standard error. A process that does not end in time is killed."""
+        self.process.join(timeout_s)
+        status = self.poll()
+        if status is None:
+            self.kill()
+            self.process.join()
+        errors = Path(self._errors).read_text()
+        if status is None:
+            pytest.fail(f"the process did not finish within {timeout_s} s: {errors}")
+        return status, errors
+
+
+def _run(script: Path, arguments: list[str], environment: dict[str, str], errors: str) -> None:
+    """The new process: what an interpreter would have been given."""
+    os.environ.clear()
+    os.environ.update(environment)
+    with open(errors, "wb") as file:
+        os.dup2(file.fileno(), 2)
+    torch.set_num_threads(1)
+    sys.argv = [str(script), *arguments]
+    runpy.run_path(str(script), run_name="__main__")
+
+
+def run_processes(count: int, script: Path, *arguments: object) -> list[tuple[int, str]]:
     """Exit status and standard error of each process; fails, and ends all, if they wait for each other for ever."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    processes = []
-    for rank in range(count):
-        settings = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count}
-        settings |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        environment = os.environ | {name: str(value) for name, value in settings.items()}
-        environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        command = [sys.executable, str(worker), *map(str, arguments)]
-        processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+    shared = {"WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    workers = [Worker(script, *arguments, RANK=rank, LOCAL_RANK=rank, **shared) for rank in range(count)]
     try:
-        found = [process.communicate(timeout=TIMEOUT_S)[1] for process in processes]
-        return [(process.returncode, errors) for process, errors in zip(processes, found, strict=True)]
-    except subprocess.TimeoutExpired:
-        pytest.fail(f"the processes did not finish within {TIMEOUT_S} s")
+        return [worker.finish() for worker in workers]
     finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+        for worker in workers:
+            worker.kill()
 
 
 @contextmanager

@@ -7,8 +7,6 @@ import json
 import os
 import random
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from processes import run_processes
+from processes import Worker, run_processes
 from tars import write_tar
 
 WORKER = Path(__file__).with_name("tokenizer_worker.py")
@@ -104,11 +102,9 @@ def test_killed_at_any_moment_it_equals_the_unbroken_one(data: Path, one: Path, 
     print(f"KILL_SEED={seed} repeats these moments")
     moments = random.Random(seed)
     out = tmp_path / "run"
-    command = [sys.executable, str(WORKER), str(out), str(data), "tokenizer_training.accumulate=2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = (WORKER, out, data, "tokenizer_training.accumulate=2")
     for attempt in range(2):
-        more = ["resume"] if attempt else []
-        process = subprocess.Popen([*command, *more], env=environment, stderr=subprocess.PIPE, text=True)
+        process = Worker(*command, *(["resume"] if attempt else []))
         before = len(lines(out)) if (out / "metrics.jsonl").exists() else 0
         deadline = time.monotonic() + 120
         while process.poll() is None and time.monotonic() < deadline:
@@ -117,12 +113,10 @@ def test_killed_at_any_moment_it_equals_the_unbroken_one(data: Path, one: Path, 
             time.sleep(0.005)
         time.sleep(moments.uniform(0, 0.4))
         process.kill()
-        _, errors = process.communicate()
-        assert process.returncode in (0, -9), errors
-    last = subprocess.run(
-        [*command, "resume"], env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert last.returncode == 0, last.stderr
+        status, errors = process.finish()
+        assert status in (0, -9), errors
+    status, errors = Worker(*command, "resume").finish()
+    assert status == 0, errors
     assert lines(out) == lines(one)
     models = [(run / "model" / "tokenizer.safetensors").read_bytes() for run in (out, one)]
     assert models[0] == models[1]
