@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 TIMEOUT_S = 180
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(
     [
         "resgen.training.image.runs",
         "resgen.training.speech.runs",
@@ -31,6 +31,7 @@ _FORKS.set_forkserver_preload(
         "torch.distributed.fsdp",
     ]
 )
+"""Starts processes that have imported torch and resgen already."""
 
 
 class Worker:
@@ -44,7 +45,7 @@ class Worker:
         variables |= {name: str(value) for name, value in environment.items()}
         descriptor, self._errors = tempfile.mkstemp()
         os.close(descriptor)
-        self.process = _FORKS.Process(target=_run, args=(script, [*map(str, arguments)], variables, self._errors))
+        self.process = FORKS.Process(target=_run, args=(script, [*map(str, arguments)], variables, self._errors))
         self.process.start()
 
     def poll(self) -> int | None:

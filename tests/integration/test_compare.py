@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from train_classifier import train_classifier
 
+from processes import FORKS
 from resgen.checkpoints.classifiers import save_classifier
 from resgen.cli.main import main
 from resgen.data.pictures.sources import load_array, open_images
@@ -46,10 +48,11 @@ def command(folder: Path, out: str, *more: str) -> list[str]:
     return [*words.split(), "--set", *SMALL, *more]
 
 
-@pytest.mark.timeout(600)  # every stage starts a pool of processes
+@pytest.mark.timeout(600)
 def test_a_comparison_is_done_once_and_reported(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: FORKS)  # every stage starts a pool of processes
     monkeypatch.setitem(KINDS, "residual", replace(KINDS["residual"], step_counts=lambda depth: (2,)))
     assert main(command(folder, "cmp")) == 0
     out = folder / "cmp"

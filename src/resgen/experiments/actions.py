@@ -5,6 +5,7 @@ Arguments and results are plain values (and a recipe), so that they travel betwe
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -36,7 +37,7 @@ def kind_of_run(run: str) -> str:
     return run.split("-")[0]
 
 
-def start_worker(free: Any, threads: int, parent: int) -> None:
+def start_worker(free: Any, threads: int) -> None:
     """Give the worker cores of its own, and let it stop, with a checkpoint, if its parent is gone.
 
     Threads of several trainings on the same core would wait for each other.
@@ -45,15 +46,16 @@ def start_worker(free: Any, threads: int, parent: int) -> None:
     cores = free.get()
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
-    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+    threading.Thread(target=_watch, daemon=True).start()
 
 
 _orphaned = threading.Event()
 
 
-def _watch(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
+def _watch() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
     _orphaned.set()
     os.kill(os.getpid(), signal.SIGTERM)
 

@@ -155,9 +155,7 @@ class Study:
         free = context.Queue()
         for share in shares:
             free.put(share)
-        with ProcessPoolExecutor(
-            jobs, mp_context=context, initializer=start_worker, initargs=(free, threads, os.getpid())
-        ) as pool:
+        with ProcessPoolExecutor(jobs, mp_context=context, initializer=start_worker, initargs=(free, threads)) as pool:
             running = {pool.submit(do, part.action, dict(part.arguments)): part for part in left}
             minutes = 0.0
             try:
