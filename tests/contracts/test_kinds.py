@@ -31,7 +31,7 @@ from resgen.quantizers import QuantizerConfig
 from resgen.recipes import get_recipe, images
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
-from resgen.training.image.recipe import with_kind
+from resgen.training.stages import with_kind
 from resgen.types import CodeSpec
 
 SPEC = CodeSpec(depth=4, codebook_size=9, code_dim=6, shape=(3, 2))

@@ -15,6 +15,7 @@ from PIL import Image
 from processes import encoding_as_a_worker, run_processes
 from resgen.checkpoints.artefacts import save_tokenizer
 from resgen.cli.main import main
+from resgen.data.codes.cache import open_codes
 from resgen.nn.seeding import seeded
 from resgen.quantizers import QuantizerConfig
 from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
@@ -76,7 +77,7 @@ def test_one_process(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "held_out/codes-00000.safetensors",
     ]
     assert sorted(content(work / "one")) == sorted([*shards, "train/meta.json", "held_out/meta.json"])
-    codes = runs.open_codes(work / "one" / "train").batch(torch.arange(2 * NUM_TRAIN))[0]
+    codes = open_codes(work / "one" / "train").batch(torch.arange(2 * NUM_TRAIN))[0]
     assert len(codes.unique()) > 30 and not torch.equal(codes[:NUM_TRAIN], codes[NUM_TRAIN:])
     for given in ([], ["--tokenizer", str(work / "tokenizer"), "--data", str(work / "pictures")]):
         assert main(["encode", "--verify", "--out", str(work / "one"), *given]) == 0

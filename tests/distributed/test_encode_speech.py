@@ -16,6 +16,7 @@ from resgen.checkpoints.speech import save_text_model
 from resgen.cli.main import main
 from resgen.data.codes.cache import open_codes
 from resgen.data.sound.decode import write_sound
+from resgen.training.encoding import is_encoded
 from resgen.training.speech import runs as speech_runs
 from speech_parts import RATE, make_text_model, make_tokenizer
 
@@ -79,7 +80,7 @@ def test_killed_processes_are_continued(work: Path, capsys: pytest.CaptureFixtur
     out = work / "killed"
     results = run_processes(2, WORKER, 3, *arguments(work, out)[1:])
     assert results[0][0] == -signal.SIGKILL and results[1][0] == 2
-    assert not speech_runs.is_encoded_speech(out)
+    assert not is_encoded(out)
     unfinished = out / ".train.unfinished"
     kept = {path.stem: (unfinished / path.stem).stat().st_ino for path in unfinished.glob("*.sha256")}
     assert 1 <= len(kept) < SHARDS and "codes-00000.safetensors" in kept

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import yaml
 from tyro.conf import UseAppendAction, arg
 
-from resgen.config import load_yaml, parse_overrides, replace_nested
 from resgen.errors import ConfigError
 from resgen.progress import progress_bars
 
@@ -122,18 +121,10 @@ def positive(name: str, value: int) -> None:
 def load_recipe(
     name: str, config: Path | None, overrides: Iterable[Iterable[str]], kind: str | None = None
 ) -> tuple[Modality, Any]:
-    """The recipe `name` and its modality, for a kind of generator, with the values of a YAML file and, over those, of
-    `--set` options."""
-    from resgen.modalities import of_recipe
+    """See `modalities.load_recipe`, which is not imported before a command runs."""
+    from resgen import modalities
 
-    modality = of_recipe(name)
-    recipe = modality.recipes[name]()
-    if kind is not None:
-        recipe = modality.with_kind(recipe, kind)
-    from_file = {str(k): v for k, v in load_yaml(config).items()} if config else {}
-    if from_file:
-        recipe = replace_nested(recipe, from_file)
-    return modality, replace_nested(recipe, parse_overrides(flatten(overrides)))
+    return modalities.load_recipe(name, config, flatten(overrides), kind)
 
 
 def choose(modality: Modality, by_name: Mapping[str, T], command: str) -> T:
@@ -160,9 +151,7 @@ def ask(modality: Modality, action: str, command: Any, subject: str, /, **values
     Raises:
         ConfigError: the modality does not do it, or an option was given that it does not take.
     """
-    act = getattr(modality, action)
-    if act is None:
-        raise ConfigError(f"{subject} is for {modality.noun}: there is no '{action}' of {modality.noun}")
+    act = modality.has(action)
     takes = inspect.signature(act).parameters
     handled = {*values, "as_json"}
     options = {field.name: field.default for field in dataclasses.fields(command) if field.name not in handled}

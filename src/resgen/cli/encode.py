@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from resgen.cli.common import (
     ConfigFile,
     Json,
     Overrides,
+    ask,
     check_out_dir,
-    choose,
     is_first_process,
-    load_recipe,
     option,
     positive,
     refuse_options,
@@ -23,10 +22,6 @@ from resgen.errors import ConfigError
 
 if TYPE_CHECKING:
     from resgen.data.codes.cache import CodeCache
-
-
-OF_PICTURES, OF_SPEECH = ("flip", "resize", "skip_unreadable"), ("text", "recipe", "config", "overrides")
-"""Options that are for one modality."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,92 +78,32 @@ class Encode:
             check_out_dir(self.out)
         from resgen.modalities import of_model
 
-        runs = {"image": self.run_pictures, "speech": self.run_speech}
-        choose(of_model(self.tokenizer), runs, "encode")(self.tokenizer, self.data)
-
-    def run_pictures(self, tokenizer: str, data: str) -> None:
-        """For a tokenizer of pictures."""
-        refuse_options(self, OF_SPEECH, f"tokenizer '{tokenizer}' is of pictures")
-        from resgen.training.image.runs import encode_data
-
-        caches = encode_data(
-            tokenizer,
-            data,
-            self.out,
-            flip=self.flip,
-            resize=self.resize,
-            skip_unreadable=self.skip_unreadable,
-            device=self.device,
-            shard_samples=self.shard_samples,
-        )
+        caches = ask(of_model(self.tokenizer), "encode", self, f"tokenizer '{self.tokenizer}'", out=self.out)
         if is_first_process():
             self.report_caches(*caches)
 
     def run_verify(self) -> None:
         """Check what is there."""
-        names = (*OF_SPEECH, *OF_PICTURES, "shard_samples")
+        names = ("text", "recipe", "config", "overrides", "flip", "resize", "skip_unreadable", "shard_samples")
         refuse_options(self, names, "--verify only reads the codes in --out")
-        from resgen.training.speech.runs import check_encoded_speech, is_encoded_speech
-
-        if is_encoded_speech(self.out):
-            return self.report_speech(*check_encoded_speech(self.out, tokenizer=self.tokenizer, data=self.data))
-        from resgen.training.image.runs import check_encoded
+        from resgen.modalities import check_encoded
 
         self.report_caches(*check_encoded(self.out, tokenizer=self.tokenizer, data=self.data))
 
     def report_caches(self, train: CodeCache, held_out: CodeCache) -> None:
         """Say what is in `--out`."""
-        document = {
+        document: dict[str, Any] = {
             "out": self.out,
             "num_samples": {"train": len(train), "held_out": len(held_out)},
             "spec": train.spec,
-            "class_names": train.plan.class_names,
         }
-        shape = "x".join(map(str, train.spec.shape))
-        counts = f"{len(train)} samples to train on and {len(held_out)} held out"
-        text = f"{counts}, each of {shape} positions and {train.spec.depth} levels, are in {self.out}"
-        report(document, as_json=self.as_json, text=text)
-
-    def run_speech(self, sound_tokenizer: str, data: str) -> None:
-        """The same for a tokenizer of sound."""
-        refuse_options(self, OF_PICTURES, f"tokenizer '{sound_tokenizer}' is of sound")
-        if self.text is None or self.recipe is None:
-            raise ConfigError(
-                f"--text and --recipe are needed: tokenizer '{sound_tokenizer}' is of sound; texts are aligned by "
-                "the text model, recordings prepared as the recipe says"
-            )
-        modality, recipe = load_recipe(self.recipe, self.config, self.overrides)
-        if modality.name != "speech":
-            raise ConfigError(
-                f"recipe '{self.recipe}' is for {modality.noun}, but tokenizer '{sound_tokenizer}' is of sound"
-            )
-        from resgen.checkpoints.speech import load_sound_tokenizer, load_text_model
-        from resgen.training.speech.runs import encode_speech
-
-        tokenizer, _ = load_sound_tokenizer(sound_tokenizer)
-        text_model, _, _ = load_text_model(self.text)
-        caches = encode_speech(
-            tokenizer,
-            text_model,
-            data,
-            self.out,
-            recipe=recipe,
-            device=self.device,
-            shard_samples=self.shard_samples,
-        )
-        if is_first_process():
-            self.report_speech(*caches)
-
-    def report_speech(self, train: CodeCache, held_out: CodeCache) -> None:
-        """Say what is in `--out`."""
-        document = {
-            "out": self.out,
-            "num_samples": {"train": len(train), "held_out": len(held_out)},
-            "num_positions": {"train": train.lengths.sum(), "held_out": held_out.lengths.sum()},
-            "spec": train.spec,
-            "speakers": sorted(set(train.texts("speakers"))),
-        }
-        counts = f"{len(train)} utterances to train on and {len(held_out)} held out"
-        positions = f"{int(train.lengths.min())} to {int(train.lengths.max())} positions"
-        text = f"{counts}, of {positions} and {train.spec.depth} levels, are in {self.out}"
+        noun, positions = "samples", f"each of {'x'.join(map(str, train.spec.shape))} positions"
+        if train.plan.ragged:
+            noun, positions = "utterances", f"of {int(train.lengths.min())} to {int(train.lengths.max())} positions"
+            document["num_positions"] = {"train": train.lengths.sum(), "held_out": held_out.lengths.sum()}
+            document["speakers"] = sorted(set(train.texts("speakers")))
+        else:
+            document["class_names"] = train.plan.class_names
+        counts = f"{len(train)} {noun} to train on and {len(held_out)} held out"
+        text = f"{counts}, {positions} and {train.spec.depth} levels, are in {self.out}"
         report(document, as_json=self.as_json, text=text)

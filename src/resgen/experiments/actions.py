@@ -25,9 +25,9 @@ from resgen.experiments.judge import Judge, Score
 from resgen.experiments.sweep import find_settings
 from resgen.kinds import AnySampling, count_parameters, get_kind, without_guidance
 from resgen.pipelines.image.pipeline import ImagePipeline
-from resgen.training.image.recipe import Recipe, with_kind
+from resgen.training.image.recipe import Recipe
 from resgen.training.image.runs import train_generator
-from resgen.training.stages import Run
+from resgen.training.stages import Run, with_kind
 
 SEARCH_SEED, FINAL_SEED = 1000, 2000
 

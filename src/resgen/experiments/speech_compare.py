@@ -21,11 +21,12 @@ from resgen.data.sound.sources import available_splits
 from resgen.errors import ConfigError, DataError, unknown
 from resgen.experiments.speech_judge import DIGIT_RECOGNIZER, SPEAKER_ENCODER, SpeechJudge
 from resgen.files import write_json, write_text
+from resgen.kinds import SPEECH_KINDS
 from resgen.pipelines.speech.pipeline import SpeechPipeline
 from resgen.progress import Advance
-from resgen.training.speech.recipe import SpeechRecipe, with_speech_kind
+from resgen.training.speech.recipe import SpeechRecipe
 from resgen.training.speech.runs import encode_speech, train_speech_generator
-from resgen.training.stages import Run
+from resgen.training.stages import Run, with_kind
 
 KINDS = ("resgen", "residual", "clam_tts", "valle")
 
@@ -144,7 +145,7 @@ def _train(
     if (folder / "model").is_dir():
         return
     say(f"training {kind}, seed {seed}, for {settings.max_minutes:g} minutes")
-    variant = with_speech_kind(recipe, kind)
+    variant = with_kind(recipe, kind, SPEECH_KINDS)
     training = replace(variant.generator_training, seed=seed)
     models = {"tokenizer": settings.tokenizer, "text": settings.text}
     if settings.vocoder is not None:

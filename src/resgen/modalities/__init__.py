@@ -7,17 +7,22 @@ components; `of_recipe` and `of_model` are the only places where that is decided
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from resgen.checkpoints.format import load_folder
+from resgen.checkpoints.artefacts import check_belongs
+from resgen.checkpoints.format import Folder, load_folder
 from resgen.checkpoints.locate import resolve_model
-from resgen.errors import CheckpointError, ConfigError, unknown
+from resgen.config import config_to_dict, load_yaml, parse_overrides, replace_nested
+from resgen.data.codes.cache import CodeCache
+from resgen.errors import CheckpointError, ConfigError, DataError, unknown
 from resgen.evaluation.report import Report
+from resgen.kinds import KINDS, Kind
 from resgen.progress import Advance
-from resgen.training.stages import Run
+from resgen.training.encoding import open_encoded
+from resgen.training.stages import Run, with_kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +58,12 @@ class Modality:
         recipes: recipes by name, each made anew.
         components: types of saved components that are this modality's alone.
         stages: trainings by name.
-        with_kind: `(recipe, kind) -> recipe` for another kind of generator.
+        kinds: of generators, by name.
         describe: `recipe -> document` of `resgen inspect --recipe`.
-        is_encoded: whether a folder holds codes of this modality.
+        columns: what its codes have beside them.
+        open_splits: data as training and held-out samples, each with a `fingerprint`.
+        load_tokenizer: name or path of a saved tokenizer, as (tokenizer, folder).
+        encode: encodes data into two caches, from options of `resgen encode` by their names.
         evaluate: makes, from options of `resgen evaluate` by their names, what has a `run(advance) -> Report`.
 
     A field that is None is what the modality does not have: the command says so.
@@ -66,10 +74,24 @@ class Modality:
     recipes: Mapping[str, Callable[[], Any]]
     components: frozenset[str]
     stages: Mapping[str, Stage]
-    with_kind: Callable[[Any, str], Any]
-    describe: Callable[[Any], dict[str, Any]]
-    is_encoded: Callable[[str | Path], bool]
+    kinds: Mapping[str, Kind] = field(default_factory=lambda: KINDS)
+    describe: Callable[[Any], dict[str, Any]] = config_to_dict
+    columns: Sequence[str] = ()
+    open_splits: Callable[[str], tuple[Any, Any]] | None = None
+    load_tokenizer: Callable[[str], tuple[Any, Folder]] | None = None
+    encode: Callable[..., tuple[CodeCache, CodeCache]] | None = None
     evaluate: Callable[..., Evaluation] | None = None
+
+    def has(self, name: str) -> Any:
+        """The field `name`.
+
+        Raises:
+            ConfigError: it is None.
+        """
+        value = getattr(self, name)
+        if value is None:
+            raise ConfigError(f"there is no '{name}' for {self.noun}: the modality '{self.name}' has none")
+        return value
 
     def train(self, stage: str, recipe: Any, run: Run) -> Mapping[str, float]:
         """Train a stage; returns the final metrics.
@@ -147,6 +169,51 @@ def of_model(name_or_path: str | Path) -> Modality:
     )
 
 
-def of_codes(folder: Path) -> Modality | None:
-    """The modality whose codes a folder holds, if it holds any."""
-    return next((modality for modality in modalities() if modality.is_encoded(folder)), None)
+def load_recipe(
+    name: str, config: Path | None = None, overrides: Iterable[str] = (), kind: str | None = None
+) -> tuple[Modality, Any]:
+    """The recipe `name` and its modality, for a kind of generator, with the values of a YAML file and, over those, of
+    overrides such as `data.resize=true`."""
+    modality = of_recipe(name)
+    recipe = modality.recipes[name]()
+    if kind is not None:
+        recipe = with_kind(recipe, kind, modality.kinds)
+    from_file = {str(key): value for key, value in load_yaml(config).items()} if config else {}
+    if from_file:
+        recipe = replace_nested(recipe, from_file)
+    return modality, replace_nested(recipe, parse_overrides(list(overrides)))
+
+
+def check_encoded(out: Path, *, tokenizer: str | None = None, data: str | None = None) -> tuple[CodeCache, CodeCache]:
+    """Read all that was encoded into a folder and compare it with its hashes; nothing is changed.
+
+    Args:
+        out: folder of the two caches.
+        tokenizer: if given, what must have made them.
+        data: if given, what must have been encoded.
+
+    Raises:
+        DataError: something is missing, damaged or made from something else.
+    """
+    caches = open_encoded(out, verify=True)
+    if tokenizer is not None:
+        loaded, _ = of_model(tokenizer).has("load_tokenizer")(tokenizer)
+        for cache in caches:
+            check_belongs(loaded, cache.spec, cache.plan.made_from.get("tokenizer"), str(cache.path))
+    if data is not None:
+        modality = of_model(tokenizer) if tokenizer is not None else of_codes(caches[0])
+        for cache, source in zip(caches, modality.has("open_splits")(data), strict=True):
+            cache.require("data", source.fingerprint)
+    return caches
+
+
+def of_codes(codes: CodeCache) -> Modality:
+    """The modality of encoded data, by what it has beside the codes.
+
+    Raises:
+        DataError: of no modality that is known.
+    """
+    for modality in modalities():
+        if modality.columns and set(modality.columns) <= set(codes.plan.columns):
+            return modality
+    raise DataError(f"code cache '{codes.path}' is of no modality that is known")

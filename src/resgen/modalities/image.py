@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from resgen.checkpoints.artefacts import load_tokenizer
 from resgen.errors import ConfigError
 from resgen.experiments.evaluation import PictureEvaluation
 from resgen.experiments.judge import evaluator
 from resgen.modalities import Modality, Stage
 from resgen.recipes.images import RECIPES
-from resgen.training.image.recipe import Recipe, with_kind
-from resgen.training.image.runs import is_encoded, train_generator, train_tokenizer
+from resgen.training.encoding import is_encoded
+from resgen.training.image.recipe import Recipe
+from resgen.training.image.runs import encode_data, open_splits, train_generator, train_tokenizer
 from resgen.training.stages import Run
 
 
@@ -40,8 +42,10 @@ MODALITY = Modality(
         "tokenizer": Stage(train=train_tokenizer),
         "generator": Stage(train=_train_generator, needs=("tokenizer",)),
     },
-    with_kind=with_kind,
     describe=describe,
-    is_encoded=is_encoded,
+    columns=("labels",),
+    open_splits=open_splits,
+    load_tokenizer=load_tokenizer,
+    encode=encode_data,
     evaluate=PictureEvaluation,
 )

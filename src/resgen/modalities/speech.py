@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from resgen.checkpoints.speech import SOUND_TOKENIZERS, TEXT_MODEL, VOCODER
+from collections.abc import Iterable
+from pathlib import Path
+
+from resgen.checkpoints.speech import SOUND_TOKENIZERS, TEXT_MODEL, VOCODER, load_sound_tokenizer, load_text_model
+from resgen.data.codes.cache import CodeCache
+from resgen.data.sound.held_out import open_speech_splits
 from resgen.errors import ConfigError
 from resgen.experiments.speech_judge import SpeechEvaluation
-from resgen.modalities import Modality, Stage
+from resgen.kinds import SPEECH_KINDS
+from resgen.modalities import Modality, Stage, load_recipe
 from resgen.recipes.describe import describe_recipe
 from resgen.recipes.speech import RECIPES
-from resgen.training.speech.recipe import SpeechRecipe, with_speech_kind
+from resgen.training.speech.product import COLUMNS
+from resgen.training.speech.recipe import SpeechRecipe
 from resgen.training.speech.runs import (
-    is_encoded_speech,
+    encode_speech,
     train_sound_tokenizer,
     train_speech_generator,
     train_text,
@@ -25,6 +32,35 @@ def _train_generator(recipe: SpeechRecipe, run: Run) -> dict[str, float]:
     return train_speech_generator(recipe, run)
 
 
+def encode(
+    tokenizer: str,
+    data: str,
+    out: Path,
+    *,
+    text: str | None = None,
+    recipe: str | None = None,
+    config: Path | None = None,
+    overrides: Iterable[Iterable[str]] = (),
+    device: str = "auto",
+    shard_samples: int | None = None,
+) -> tuple[CodeCache, CodeCache]:
+    """Encode recordings; the arguments are options of `resgen encode`.
+
+    Raises:
+        ConfigError: the text model or the recipe is missing, or the recipe is not of speech.
+    """
+    if text is None or recipe is None:
+        raise ConfigError(
+            f"--text and --recipe are needed: tokenizer '{tokenizer}' is for speech; texts are aligned by the text "
+            "model, recordings prepared as the recipe says"
+        )
+    modality, settings = load_recipe(recipe, config, [word for group in overrides for word in group])
+    if modality is not MODALITY:
+        raise ConfigError(f"recipe '{recipe}' is for {modality.noun}, but tokenizer '{tokenizer}' is for speech")
+    sound, (words, _, _) = load_sound_tokenizer(tokenizer)[0], load_text_model(text)
+    return encode_speech(sound, words, data, out, recipe=settings, device=device, shard_samples=shard_samples)
+
+
 MODALITY = Modality(
     name="speech",
     noun="speech",
@@ -36,8 +72,11 @@ MODALITY = Modality(
         "text": Stage(train=train_text),
         "generator": Stage(train=_train_generator, needs=("tokenizer", "text"), takes=("vocoder",)),
     },
-    with_kind=with_speech_kind,
+    kinds=SPEECH_KINDS,
     describe=describe_recipe,
-    is_encoded=is_encoded_speech,
+    columns=tuple(COLUMNS),
+    open_splits=open_speech_splits,
+    load_tokenizer=load_sound_tokenizer,
+    encode=encode,
     evaluate=SpeechEvaluation,
 )

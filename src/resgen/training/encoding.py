@@ -1,24 +1,86 @@
-"""A cache in shards, made by all processes together; pictures and speech alike."""
+"""Encoded data as two caches, of training and held-out samples, made by all processes together, whatever is encoded."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from resgen.data.announce import announce
-from resgen.data.codes.cache import CachePlan, Shard
+from resgen.data.codes.cache import META_NAME, CachePlan, CodeCache, Shard, open_codes
 from resgen.data.codes.encoding import Encoding
+from resgen.errors import DataError
 from resgen.progress import progress_bars
-from resgen.training.parallel import first_alone
+from resgen.training.parallel import first_alone, initialise
+from resgen.training.stages import CODE_FOLDERS
 from resgen.training.state import lock_folder
 from resgen.types import Reduce
 
+S = TypeVar("S")
 COUNT_EVERY = 16
 """Batches between two sums of what all processes have encoded: seldom enough to cost nothing, often enough that none
 waits for another until it gives up."""
+
+
+def is_encoded(path: str | Path) -> bool:
+    """Whether a folder holds encoded data."""
+    return all((Path(path) / name / META_NAME).is_file() for name in CODE_FOLDERS)
+
+
+def open_encoded(path: str | Path, *columns: str, verify: bool = False) -> tuple[CodeCache, CodeCache]:
+    """Training and held-out codes of a folder.
+
+    Args:
+        path: the folder of both caches.
+        columns: that they must have.
+        verify: also read the codes; see `CodeCache.verify`.
+
+    Raises:
+        DataError: something is missing or damaged, or a column is not there.
+    """
+    train, held_out = (open_codes(Path(path) / name, verify=verify) for name in CODE_FOLDERS)
+    for cache in (train, held_out):
+        if missing := [name for name in columns if name not in cache.plan.columns]:
+            raise DataError(f"code cache '{cache.path}' has no {', '.join(missing)}: it is of another kind of data")
+    return train, held_out
+
+
+def encode_splits(
+    out: str | Path,
+    sources: tuple[S, S],
+    *,
+    plan: Callable[[S, str], CachePlan],
+    make: Callable[[S, Encoding, list[Shard]], Iterator[int]],
+    title: Callable[[S], str],
+    batches: Callable[[Shard], int],
+) -> tuple[CodeCache, CodeCache]:
+    """Encode data into `out/train` and `out/held_out`; shards already made from the same things are kept.
+
+    The processes of `torchrun` share the shards; each calls this. On the same kind of machine, with as many threads per
+    process, the files are the same however many processes there are and however often the work was interrupted.
+
+    Args:
+        out: folder for the two caches.
+        sources: training and held-out data.
+        plan: what the cache of a source and of this name is to hold.
+        make: see `encode_together`.
+        title: of a source, for the progress bar.
+        batches: see `encode_together`.
+    """
+    for source, name in zip(sources, CODE_FOLDERS, strict=True):
+        encode_together(
+            Path(out) / name,
+            partial(plan, source, name),
+            partial(make, source),
+            name=title(source),
+            batches=batches,
+            reduce=initialise(),
+        )
+    return open_encoded(out)
 
 
 def encode_together(

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from resgen.config import config_to_dict
-from resgen.errors import DataError
+from resgen.errors import ConfigError, DataError, unknown
+from resgen.kinds import KINDS, Kind, for_kind
 from resgen.training.agreement import check_agreement
 from resgen.training.interface import Task
 from resgen.training.parallel import initialise
 from resgen.training.state import check_run_folder
 from resgen.training.trainer import Trainer
 
+R = TypeVar("R")
 CODE_FOLDERS = ("train", "held_out")
 """Where encoded data lies in its folder."""
 
@@ -63,6 +65,21 @@ class Run:
         if path is None:
             raise DataError(f"recipe '{recipe.name}' has no data of its own; give it with --data PATH")
         return path
+
+
+def with_kind(recipe: R, kind: str, kinds: Mapping[str, Kind] = KINDS) -> R:
+    """The recipe for another kind of generator: as many parameters, the same training, the kind's own sampling.
+
+    Raises:
+        ConfigError: there is no such kind, or the recipe's generator has another network than ResGen's.
+    """
+    if kind not in kinds:
+        raise ConfigError(unknown("kind", kind, kinds))
+    parts: Any = recipe
+    generator, loss, sampling = for_kind(
+        kinds[kind], parts.generator, parts.generator_loss, parts.sampling, parts.tokenizer.spec
+    )
+    return replace(parts, generator=generator, generator_loss=loss, sampling=sampling)
 
 
 class Job(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ from PIL import Image
 
 from resgen.cli.main import main
 from resgen.errors import CheckpointError, ResGenError
+from resgen.modalities import Modality
 from resgen.types import CodeSpec
 
 
@@ -129,7 +131,7 @@ def test_demo_without_a_bundled_model_says_so(bundled, pipeline, tmp_path, capsy
 
 
 @pytest.fixture
-def trainings(fake):
+def trainings(fake, monkeypatch):
     """Calls of the training functions."""
     calls = []
 
@@ -142,15 +144,23 @@ def trainings(fake):
             raise Interrupted("checkpoint at step 7, continue with --resume")
         return {"loss": 0.5}
 
+    monkeypatch.setattr("resgen.modalities.of_recipe", lambda name: modality(act=train))
     fake("resgen.training", Interrupted=Interrupted, Run=dict)
-    fake("resgen.modalities", of_recipe=lambda name: modality(train=train))
     return calls
 
 
-def modality(name="image", **members):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FakeModality(Modality):
+    act: Callable[..., dict[str, float]] | None = None
+
+    def train(self, *given):
+        return self.act(*given)
+
+
+def modality(**members):
     """One whose only recipe is a fake."""
     recipes = {"digits": lambda: FakeRecipe(name="digits")}
-    return SimpleNamespace(name=name, noun="pictures", recipes=recipes, **members)
+    return FakeModality(name="image", noun="pictures", recipes=recipes, components=frozenset(), stages={}, **members)
 
 
 def test_train_tokenizer(trainings, tmp_path, capsys):
@@ -198,7 +208,7 @@ def test_train_refuses_before_it_begins(options, named, trainings, tmp_path, cap
 
 class FakeCache:
     spec = CodeSpec(depth=8, codebook_size=16, code_dim=4, shape=(2, 3))
-    plan = SimpleNamespace(class_names=("a",))
+    plan = SimpleNamespace(class_names=("a",), ragged=False)
 
     def __init__(self, size):
         self.size = size
@@ -210,13 +220,12 @@ class FakeCache:
 def test_encode_reports_the_caches(fake, tmp_path, capsys, monkeypatch):
     calls = []
 
-    def encode_data(*args, **options):
-        assert args == ("t", "digits", tmp_path / "c")
-        calls.append(options)
+    def encode(tokenizer, data, out, *, flip, device, shard_samples):
+        assert (tokenizer, data, out) == ("t", "digits", tmp_path / "c")
+        calls.append({"flip": flip, "device": device, "shard_samples": shard_samples})
         return FakeCache(7), FakeCache(2)
 
-    fake("resgen.training.image.runs", encode_data=encode_data)
-    fake("resgen.modalities", of_model=lambda name: modality())
+    fake("resgen.modalities", of_model=lambda name: modality(encode=encode))
     fake("resgen.training.parallel", finalise=lambda: None)
     argv = ["encode", "--tokenizer", "t", "--data", "digits", "--flip", "--device", "cpu", "--out", str(tmp_path / "c")]
     document = run_json(argv, capsys)
@@ -224,10 +233,12 @@ def test_encode_reports_the_caches(fake, tmp_path, capsys, monkeypatch):
     assert document["class_names"] == ["a"]
     assert main([*argv, "--shard-samples", "500"]) == 0
     assert "7 samples to train on and 2 held out, each of 2x3 positions and 8 levels" in capsys.readouterr().out
-    options = {"flip": True, "resize": False, "skip_unreadable": False, "device": "cpu"}
+    options = {"flip": True, "device": "cpu"}
     assert calls == [{**options, "shard_samples": None}, {**options, "shard_samples": 500}]
     monkeypatch.setenv("RANK", "1")
     assert main(argv) == 0 and capsys.readouterr().out == "", "one report is enough"
+    assert main([*argv, "--text", "x", "--resize"]) == 2
+    assert "--resize and --text must be left out: tokenizer 't' is for pictures" in capsys.readouterr().err
 
 
 def test_encode_verifies(fake, tmp_path, capsys):
@@ -237,7 +248,7 @@ def test_encode_verifies(fake, tmp_path, capsys):
         calls.append((out, given))
         return FakeCache(7), FakeCache(2)
 
-    fake("resgen.training.image.runs", check_encoded=check_encoded)
+    fake("resgen.modalities", check_encoded=check_encoded)
     argv = ["encode", "--verify", "--out", str(tmp_path)]
     assert run_json(argv, capsys)["num_samples"] == {"train": 7, "held_out": 2}
     assert main([*argv, "--tokenizer", "t", "--data", "d"]) == 0
@@ -278,8 +289,9 @@ def test_reconstruct_reports_psnr_coarse_to_fine(fake, tmp_path, capsys):
     assert "2       20.25" in capsys.readouterr().out
 
 
-def test_inspect_describes_a_folder_or_a_recipe(fake, capsys):
-    fake("resgen.modalities", of_recipe=lambda name: modality(describe=lambda recipe: {"seed": recipe.seed}))
+def test_inspect_describes_a_folder_or_a_recipe(fake, capsys, monkeypatch):
+    described = modality(describe=lambda recipe: {"seed": recipe.seed})
+    monkeypatch.setattr("resgen.modalities.of_recipe", lambda name: described)
     fake(
         "resgen.pipelines.describe",
         describe_artefact=lambda path: {"kind": "pipeline", "path": path},

@@ -26,6 +26,7 @@ from resgen.cli.common import (
     to_pixels,
 )
 from resgen.errors import ConfigError
+from resgen.modalities import Modality
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,8 +42,9 @@ class FakeRecipe:
 
 
 @pytest.fixture
-def recipes(fake):
-    fake("resgen.modalities", of_recipe=lambda name: SimpleNamespace(recipes={name: FakeRecipe}))
+def recipes(monkeypatch):
+    none = Modality(name="none", noun="nothing", recipes={"digits": FakeRecipe}, components=frozenset(), stages={})
+    monkeypatch.setattr("resgen.modalities.of_recipe", lambda name: none)
 
 
 def test_flags_win_over_the_file_and_the_file_over_the_recipe(recipes, tmp_path):

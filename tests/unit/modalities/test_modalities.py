@@ -12,7 +12,7 @@ import pytest
 from image_parts import save_model
 from resgen.checkpoints.format import Component, save_folder
 from resgen.errors import CheckpointError, ConfigError
-from resgen.modalities import modalities, of_codes, of_model, of_recipe, register
+from resgen.modalities import modalities, of_model, of_recipe, register
 from resgen.training import Run
 from speech_parts import save_parts
 
@@ -38,7 +38,6 @@ def test_a_model_names_its_modality_and_no_weights_are_read(tmp_path: Path) -> N
     )
     with pytest.raises(CheckpointError, match="holds scent: of no modality"):
         of_model(tmp_path / "other")
-    assert of_codes(tmp_path / "picture") is None
 
 
 def test_stages_take_the_models_that_they_need(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from resgen.models.resgen import PRESETS, ResGenConfig
 from resgen.recipes import get_recipe, images, speech
 from resgen.recipes.describe import count_parameters, describe_recipe
 from resgen.tokenizers.image import ImageTokenizer
-from resgen.training.image.recipe import Recipe, with_kind
+from resgen.training.image.recipe import Recipe
+from resgen.training.stages import with_kind
 
 
 def test_names() -> None:

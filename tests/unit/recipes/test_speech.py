@@ -9,14 +9,15 @@ import torch
 
 from resgen.config import config_from_dict, config_to_dict, replace_nested
 from resgen.errors import ConfigError
-from resgen.kinds import KINDS, count_parameters, kind_of
+from resgen.kinds import KINDS, SPEECH_KINDS, count_parameters, kind_of
 from resgen.models.ar_resgen import ARResGenConfig
 from resgen.models.text import TextModel
 from resgen.recipes import get_recipe, images, speech
 from resgen.samplers.autoregressive import LatentAutoregressiveConfig
 from resgen.tokenizers.mel import MelTokenizer, MelTokenizerConfig
 from resgen.tokenizers.waveform import WaveformTokenizer
-from resgen.training.speech.recipe import SpeechDataConfig, SpeechRecipe, mel_of, with_speech_kind
+from resgen.training.speech.recipe import SpeechDataConfig, SpeechRecipe, mel_of
+from resgen.training.stages import with_kind
 
 NAMES = (
     "spoken_digits",
@@ -80,7 +81,7 @@ def test_the_paper_s_recipes(name: str, millions: int, rate: int, depth: int) ->
 @pytest.mark.parametrize("kind", [*KINDS, "clam_tts"])
 def test_other_kinds(kind: str) -> None:
     recipe = get_recipe("spoken_digits")
-    other = with_speech_kind(recipe, kind)
+    other = with_kind(recipe, kind, SPEECH_KINDS)
     wanted = "ar_resgen" if kind == "clam_tts" else kind
     assert kind_of(other.generator).name == wanted
     assert isinstance(other.sampling, KINDS[wanted].sampling)
@@ -89,14 +90,14 @@ def test_other_kinds(kind: str) -> None:
 
 
 def test_clam_tts_predicts_a_position_at_once() -> None:
-    clam, ours = (with_speech_kind(get_recipe("spoken_digits"), kind) for kind in ("clam_tts", "ar_resgen"))
+    clam, ours = (with_kind(get_recipe("spoken_digits"), kind, SPEECH_KINDS) for kind in ("clam_tts", "ar_resgen"))
     assert isinstance(clam.generator, ARResGenConfig) and clam.generator.head == "mixture"
     assert isinstance(clam.sampling, LatentAutoregressiveConfig) and clam.sampling.num_steps == 1
     assert isinstance(ours.sampling, LatentAutoregressiveConfig) and ours.sampling.num_steps == 2
     with pytest.raises(ConfigError, match="already of kind 'ar_resgen'"):
-        with_speech_kind(clam, "maskgit")
+        with_kind(clam, "maskgit", SPEECH_KINDS)
     with pytest.raises(ConfigError, match="did you mean 'maskgit'"):
-        with_speech_kind(ours, "maskgi")
+        with_kind(ours, "maskgi", SPEECH_KINDS)
 
 
 def test_overrides_reach_every_stage() -> None:
@@ -126,6 +127,6 @@ def test_recordings_have_a_length() -> None:
 @pytest.mark.parametrize("kind", [*KINDS, "clam_tts"])
 @pytest.mark.parametrize("name", ["spoken_digits", "spoken_digits_waveform"])
 def test_a_recipe_of_every_kind_is_read_back(name: str, kind: str) -> None:
-    recipe = with_speech_kind(get_recipe(name), kind)
+    recipe = with_kind(get_recipe(name), kind, SPEECH_KINDS)
     again = config_from_dict(SpeechRecipe, config_to_dict(recipe))
     assert again == recipe and type(again.tokenizer) is type(recipe.tokenizer)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from resgen.kinds import AnySampling, GeneratorLossConfig, ModelConfig, for_kind, get_kind
+from resgen.kinds import AnySampling, GeneratorLossConfig, ModelConfig
 from resgen.models.resgen import ResGenConfig
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.tokenizers.image import ImageTokenizerConfig
@@ -42,15 +42,3 @@ class Recipe:
     generator_loss: GeneratorLossConfig = field(default_factory=GeneratorLossConfig)
     generator_training: TrainerConfig = field(default_factory=TrainerConfig)
     sampling: AnySampling = field(default_factory=SamplingConfig)
-
-
-def with_kind(recipe: Recipe, kind: str) -> Recipe:
-    """The recipe for another kind of generator: as many parameters, the same training, the kind's own sampling.
-
-    Raises:
-        ConfigError: there is no such kind, or the recipe's generator has another network than ResGen's.
-    """
-    generator, loss, sampling = for_kind(
-        get_kind(kind), recipe.generator, recipe.generator_loss, recipe.sampling, recipe.tokenizer.spec
-    )
-    return replace(recipe, generator=generator, generator_loss=loss, sampling=sampling)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from rich.console import Console
 from resgen.checkpoints.artefacts import check_belongs, fingerprint, load_tokenizer
 from resgen.checkpoints.classifiers import load_classifier
 from resgen.checkpoints.locate import resolve_model
-from resgen.data.codes.cache import META_NAME, CachePlan, CodeCache, Shard, open_codes, usual_shard
+from resgen.data.codes.cache import CachePlan, CodeCache, Shard, usual_shard
 from resgen.data.codes.encoding import Encoding
 from resgen.data.pictures.sources import ImageSource, available_splits, open_images, readable
 from resgen.data.pictures.store import MAX_BYTES_IN_MEMORY, PictureStore
@@ -26,7 +27,7 @@ from resgen.nn.size import built
 from resgen.ops.images import from_uint8
 from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from resgen.training.agreement import check_agreement
-from resgen.training.encoding import encode_together
+from resgen.training.encoding import encode_splits, is_encoded, open_encoded
 from resgen.training.generator_task import Evaluate, GeneratorTask
 from resgen.training.image.product import ClassExamples, ImageProduct
 from resgen.training.image.recipe import Recipe
@@ -34,7 +35,6 @@ from resgen.training.image.tokenizer_task import TokenizerLossConfig, TokenizerT
 from resgen.training.initial import check_init, new_generator, start_from
 from resgen.training.parallel import first_alone, initialise
 from resgen.training.stages import CODE_FOLDERS, Job, Run, run_stage
-from resgen.types import Reduce
 
 HELD_OUT_SPLITS = ("test", "val", "valid", "validation", "dev")
 HELD_OUT_EVERY = 20
@@ -90,7 +90,7 @@ def train_generator(
         loaded, folder = load_tokenizer(run.models["tokenizer"])
         path, data = run.data_path(recipe), recipe.data
         if is_encoded(path):
-            train, held_out = (open_codes(Path(path) / name) for name in CODE_FOLDERS)
+            train, held_out = open_encoded(path, "labels")
         else:
             out, device = Path(run.out) / "codes", recipe.generator_training.device
             train, held_out = encode_data(
@@ -140,10 +140,7 @@ def encode_data(
     device: str = "auto",
     shard_samples: int | None = None,
 ) -> tuple[CodeCache, CodeCache]:
-    """Encode pictures into `out/train` and `out/held_out`; shards already made from the same things are kept.
-
-    The processes of `torchrun` share the shards; each calls this. On the same kind of machine, with as many threads per
-    process, the files are the same however many processes there are and however often the work was interrupted.
+    """Encode pictures; see `encode_splits`.
 
     Args:
         tokenizer: a tokenizer, or the folder of one (or a bundled model).
@@ -166,40 +163,27 @@ def encode_data(
         sources = open_splits(data)
     if skip_unreadable:
         sources = _readable(tokenizer.config, sources, resize, True)
-    caches = []
-    for source, name in zip(sources, CODE_FOLDERS, strict=True):
-        versions = 2 if flip and name == "train" else 1
-        caches.append(_encode_source(tokenizer, source, Path(out) / name, versions, resize, shard_samples, reduce))
-    return caches[0], caches[1]
 
+    def plan(source: ImageSource, name: str) -> CachePlan:
+        versions = 2 if flip and name == CODE_FOLDERS[0] else 1
+        return CachePlan(
+            spec=tokenizer.spec,
+            num_samples=len(source),
+            versions=versions,
+            columns={"labels": "number"},
+            class_names=tuple(source.class_names),
+            made_from={"tokenizer": fingerprint(tokenizer), "data": source.fingerprint},
+            shard_samples=shard_samples or usual_shard(len(source), versions, least=SHARD_SAMPLES),
+        )
 
-def check_encoded(
-    out: str | Path, *, tokenizer: str | Path | None = None, data: str | Path | None = None
-) -> tuple[CodeCache, CodeCache]:
-    """Read all that `encode_data` wrote and compare it with its hashes; nothing is changed.
-
-    Args:
-        out: folder of the two caches.
-        tokenizer: if given, what must have made them.
-        data: if given, what must have been encoded.
-
-    Raises:
-        DataError: something is missing, damaged or made from something else.
-    """
-    train, held_out = (open_codes(Path(out) / name, verify=True) for name in CODE_FOLDERS)
-    if tokenizer is not None:
-        loaded, _ = load_tokenizer(tokenizer)
-        for cache in (train, held_out):
-            check_belongs(loaded, cache.spec, cache.plan.made_from.get("tokenizer"), str(cache.path))
-    if data is not None:
-        for cache, source in zip((train, held_out), open_splits(data), strict=True):
-            cache.require("data", source.fingerprint)
-    return train, held_out
-
-
-def is_encoded(path: str | Path) -> bool:
-    """Whether `encode_data` wrote this folder."""
-    return all((Path(path) / name / META_NAME).is_file() for name in CODE_FOLDERS)
+    return encode_splits(
+        out,
+        sources,
+        plan=plan,
+        make=partial(_encode_shards, tokenizer, resize),
+        title=lambda source: source.name,
+        batches=lambda shard: -(-shard.num_samples // ENCODE_BATCH),
+    )
 
 
 def open_splits(data: str | Path) -> tuple[ImageSource, ImageSource]:
@@ -231,40 +215,9 @@ def _readable(
     return train, held_out
 
 
-def _encode_source(
-    tokenizer: ImageTokenizer,
-    source: ImageSource,
-    out: Path,
-    versions: int,
-    resize: bool,
-    shard_samples: int | None,
-    reduce: Reduce,
-) -> CodeCache:
-    def plan() -> CachePlan:
-        return CachePlan(
-            spec=tokenizer.spec,
-            num_samples=len(source),
-            versions=versions,
-            columns={"labels": "number"},
-            class_names=tuple(source.class_names),
-            made_from={"tokenizer": fingerprint(tokenizer), "data": source.fingerprint},
-            shard_samples=shard_samples or usual_shard(len(source), versions, least=SHARD_SAMPLES),
-        )
-
-    encode_together(
-        out,
-        plan,
-        lambda encoding, shards: _encode_shards(tokenizer, source, encoding, shards, resize),
-        name=source.name,
-        batches=lambda shard: -(-shard.num_samples // ENCODE_BATCH),
-        reduce=reduce,
-    )
-    return open_codes(out)
-
-
 @torch.inference_mode()
 def _encode_shards(
-    tokenizer: ImageTokenizer, source: ImageSource, encoding: Encoding, shards: list[Shard], resize: bool
+    tokenizer: ImageTokenizer, resize: bool, source: ImageSource, encoding: Encoding, shards: list[Shard]
 ) -> Iterator[int]:
     """Make shards, in float32 arithmetic: version 0 as it is, version 1 mirrored. Yields the size of every batch."""
     if not shards:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from resgen.errors import ConfigError, unknown
-from resgen.kinds import SPEECH_KINDS, AnySampling, GeneratorLossConfig, ModelConfig, for_kind
+from resgen.errors import ConfigError
+from resgen.kinds import AnySampling, GeneratorLossConfig, ModelConfig
 from resgen.models.resgen import ResGenConfig
 from resgen.models.text import TextModelConfig
 from resgen.ops.mel import MelConfig
@@ -62,20 +62,6 @@ class SpeechRecipe:
     generator_training: TrainerConfig = field(default_factory=TrainerConfig)
     prompts: PromptConfig = field(default_factory=PromptConfig)
     sampling: AnySampling = field(default_factory=SamplingConfig)
-
-
-def with_speech_kind(recipe: SpeechRecipe, kind: str) -> SpeechRecipe:
-    """The recipe for another kind of generator: as many parameters, the same training, the kind's own sampling.
-
-    Raises:
-        ConfigError: there is no such kind, or the recipe's generator has another network than ResGen's.
-    """
-    if kind not in SPEECH_KINDS:
-        raise ConfigError(unknown("kind", kind, SPEECH_KINDS))
-    generator, loss, sampling = for_kind(
-        SPEECH_KINDS[kind], recipe.generator, recipe.generator_loss, recipe.sampling, recipe.tokenizer.spec
-    )
-    return replace(recipe, generator=generator, generator_loss=loss, sampling=sampling)
 
 
 def mel_of(

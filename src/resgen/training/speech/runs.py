@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from resgen.checkpoints.artefacts import check_belongs, fingerprint
 from resgen.checkpoints.speech import VoiceConfig, load_sound_tokenizer, load_text_model, load_vocoder
 from resgen.checkpoints.tensors import module_tensors, sha256_tensor
 from resgen.config import config_to_dict
-from resgen.data.codes.cache import CachePlan, CodeCache, Shard, is_cache, open_codes, usual_shard
+from resgen.data.codes.cache import CachePlan, CodeCache, Shard, usual_shard
 from resgen.data.codes.encoding import Encoding
 from resgen.data.sound.held_out import open_speech_splits
 from resgen.data.sound.sources import SpeechSource
@@ -34,7 +35,7 @@ from resgen.tokenizers.sound import SoundCodec, SoundTokenizer
 from resgen.tokenizers.vocoder import Vocoder
 from resgen.tokenizers.waveform import WaveformTokenizer
 from resgen.training.agreement import check_agreement
-from resgen.training.encoding import encode_together
+from resgen.training.encoding import encode_splits, is_encoded, open_encoded
 from resgen.training.generator_task import GeneratorTask
 from resgen.training.initial import check_init, new_generator, start_from
 from resgen.training.parallel import first_alone, initialise
@@ -43,7 +44,7 @@ from resgen.training.speech.recipe import SpeechRecipe, mel_of
 from resgen.training.speech.text_task import TextTask
 from resgen.training.speech.tokenizer_task import SoundTokenizerTask
 from resgen.training.speech.vocoder_task import VocoderTask
-from resgen.training.stages import CODE_FOLDERS, Job, Run, run_stage
+from resgen.training.stages import Job, Run, run_stage
 
 SHARD_UTTERANCES = 1 << 11
 """Recordings per shard, if nothing else is said: an hour or more, prepared in memory at a time."""
@@ -182,8 +183,8 @@ def _codes(
 ) -> tuple[CodeCache, CodeCache]:
     """The run's data, encoded."""
     path = run.data_path(recipe)
-    if is_encoded_speech(path):
-        train, held_out = (open_codes(Path(path) / name) for name in CODE_FOLDERS)
+    if is_encoded(path):
+        train, held_out = open_encoded(path, *COLUMNS)
     else:
         out, device = Path(run.out) / "codes", recipe.generator_training.device
         train, held_out = encode_speech(tokenizer, text_model, path, out, recipe=recipe, device=device)
@@ -204,11 +205,7 @@ def encode_speech(
     device: str = "auto",
     shard_samples: int | None = None,
 ) -> tuple[CodeCache, CodeCache]:
-    """Encode recordings and align their texts into `out/train` and `out/held_out`; shards already made from the same
-    things are kept.
-
-    The processes of `torchrun` share the shards; each calls this. On the same kind of machine, with as many threads per
-    process, the files are the same however many processes there are and however often the work was interrupted.
+    """Encode recordings and align their texts; see `encode_splits`.
 
     Args:
         tokenizer: makes the codes.
@@ -226,86 +223,41 @@ def encode_speech(
     mel = mel_of(recipe, tokenizer.config)
     made_by = {"tokenizer": fingerprint(tokenizer), "text": _text_fingerprint(text_model)}
     check_agreement({**made_by, "data": preparation(recipe), "shards": shard_samples}, reduce)
-    codec = SoundCodec(tokenizer)
     with first_alone(reduce):
         sources = open_speech_splits(data)
-    caches = []
-    for source, name in zip(sources, CODE_FOLDERS, strict=True):
-        folder = Path(out) / name
 
-        def plan(source: SpeechSource = source) -> CachePlan:
-            return CachePlan(
-                spec=tokenizer.spec,
-                num_samples=len(source),
-                columns=COLUMNS,
-                made_from=_made_from(tokenizer, text_model, source, recipe, mel),
-                ragged=True,
-                shard_samples=shard_samples or usual_shard(len(source), least=SHARD_UTTERANCES),
-            )
-
-        def make(encoding: Encoding, shards: list[Shard], source: SpeechSource = source) -> Iterator[int]:
-            return _encode_shards(codec, text_model, source, encoding, shards, recipe, mel)
-
-        encode_together(
-            folder,
-            plan,
-            make,
-            name=f"{source.name} {source.split}",
-            batches=lambda shard: 1 + -(-shard.num_samples // ENCODE_BATCH),
-            reduce=reduce,
+    def plan(source: SpeechSource, name: str) -> CachePlan:
+        return CachePlan(
+            spec=tokenizer.spec,
+            num_samples=len(source),
+            columns=COLUMNS,
+            made_from={
+                **made_by,
+                "data": source.fingerprint,
+                "preparation": json.dumps({"data": preparation(recipe), "mel": config_to_dict(mel)}),
+            },
+            ragged=True,
+            shard_samples=shard_samples or usual_shard(len(source), least=SHARD_UTTERANCES),
         )
-        caches.append(open_codes(folder))
-    return caches[0], caches[1]
 
-
-def check_encoded_speech(
-    out: str | Path, *, tokenizer: str | Path | None = None, data: str | Path | None = None
-) -> tuple[CodeCache, CodeCache]:
-    """Read all that `encode_speech` wrote and compare it with its hashes; nothing is changed.
-
-    Args:
-        out: folder of the two caches.
-        tokenizer: if given, what must have made them.
-        data: if given, what must have been encoded.
-
-    Raises:
-        DataError: something is missing, damaged or made from something else.
-    """
-    train, held_out = (open_codes(Path(out) / name, verify=True) for name in CODE_FOLDERS)
-    if tokenizer is not None:
-        loaded, _ = load_sound_tokenizer(tokenizer)
-        for cache in (train, held_out):
-            check_belongs(loaded, cache.spec, cache.plan.made_from.get("tokenizer"), str(cache.path))
-    if data is not None:
-        for cache, source in zip((train, held_out), open_speech_splits(data), strict=True):
-            cache.require("data", source.fingerprint)
-    return train, held_out
-
-
-def is_encoded_speech(path: str | Path) -> bool:
-    """Whether `encode_speech` wrote this folder."""
-    return all(is_cache(Path(path) / name, *COLUMNS) for name in CODE_FOLDERS)
-
-
-def _made_from(
-    tokenizer: SoundTokenizer, text_model: TextModel, source: SpeechSource, recipe: SpeechRecipe, mel: MelConfig
-) -> dict[str, str]:
-    return {
-        "tokenizer": fingerprint(tokenizer),
-        "text": _text_fingerprint(text_model),
-        "data": source.fingerprint,
-        "preparation": json.dumps({"data": preparation(recipe), "mel": config_to_dict(mel)}),
-    }
+    return encode_splits(
+        out,
+        sources,
+        plan=plan,
+        make=partial(_encode_shards, SoundCodec(tokenizer), text_model, recipe, mel),
+        title=lambda source: f"{source.name} {source.split}",
+        batches=lambda shard: 1 + -(-shard.num_samples // ENCODE_BATCH),
+    )
 
 
 def _encode_shards(
     codec: SoundCodec,
     text_model: TextModel,
+    recipe: SpeechRecipe,
+    mel: MelConfig,
     source: SpeechSource,
     encoding: Encoding,
     shards: list[Shard],
-    recipe: SpeechRecipe,
-    mel: MelConfig,
 ) -> Iterator[int]:
     """Make shards; yields how many recordings every batch had, and how many of a shard are too long."""
     for shard in shards:
