@@ -1,7 +1,7 @@
 """`--set` with values that do not belong there: one line and exit code 2, soon and in little memory, or a report.
 
 A seeded sample of the cases runs by default, all of them under `slow`. `inspect --recipe` and `train` share what reads
-and checks a recipe; `train` builds a network as well.
+and checks a recipe; `train` builds a network as well. Keys that several recipes have are tried in one of them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from resgen.recipes import images, speech
 HOSTILE = [
     "null", "true", "-1", "0", "5", "1e19", "1e400", ".nan", "9" * 30, "9" * 5000, "1000000000", "99999999", "nine", "",
     "[]", "[5]", "[[1]]", "[1000000000]", "{a: 1}", "{", "[" * 5000, "2020-01-01", "x" * 100_000,
+    "0x" + "f" * 5000,
 ]  # fmt: skip
 NAMED = [
     "tokenizer_training.loggers=5", "tokenizer_training.betas=null", "tokenizer.quantizer.steps=5",
@@ -32,18 +33,21 @@ SAMPLE = 250
 def cases() -> list[tuple[str, str]]:
     """All cases of all recipes, in an order that is random and always the same."""
     recipes = [recipe() for recipe in (*images.RECIPES.values(), *speech.RECIPES.values())]
-    every = [(r.name, f"{key}={value}") for r in recipes for key in flat_keys(r) for value in HOSTILE]
-    random.Random(0).shuffle(every)
+    order = random.Random(0)
+    order.shuffle(recipes)
+    owners = {key: recipe.name for recipe in recipes for key in flat_keys(recipe)}
+    every = [(name, f"{key}={value}") for key, name in owners.items() for value in HOSTILE]
+    order.shuffle(every)
     return every
 
 
 def check(words: list[str], capsys: pytest.CaptureFixture[str], codes: tuple[int, ...]) -> None:
-    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     assert main(words) in codes, words
     error = capsys.readouterr().err
     errors = [line for line in error.splitlines() if not line.startswith("data ")]
     assert not errors or (len(errors) == 1 and errors[0].startswith("error: ") and len(error) < 8500), error[:2000]
-    assert time.monotonic() - began < 10, words
+    assert time.process_time() - began < 10, words
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20, "1 GiB, in kilobytes"
 
 

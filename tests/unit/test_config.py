@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pytest
@@ -157,3 +159,30 @@ def test_text_of_overrides_and_files(tmp_path) -> None:  # type: ignore[no-untyp
     path.write_text("- 1\n")
     with pytest.raises(ConfigError, match="must hold 'key: value' lines, not list"):
         load_yaml(path)
+
+
+def many_times_more() -> str:
+    """A short line that stands for 8^12 numbers."""
+    lines = ["&a0 [1]", *(f"&a{i} [{', '.join([f'*a{i - 1}'] * 8)}]" for i in range(1, 13))]
+    return f"[{', '.join(lines)}]"
+
+
+@pytest.mark.parametrize(
+    "text", ["[", "0x" + "f" * 5000, "[" * 50_000, "{" * 50_000, "9" * 5000, "&a [*a]", many_times_more(), "a: b: c"]
+)
+def test_yaml_that_is_refused_at_once(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(f"key: {text}")
+    began = time.process_time()
+    with pytest.raises(ConfigError, match="the value is not valid YAML"):
+        parse_overrides([f"key={text}"])
+    with pytest.raises(ConfigError, match="is not valid YAML"):
+        load_yaml(tmp_path / "a.yaml")
+    assert time.process_time() - began < 2
+
+
+def test_large_files_are_not_read() -> None:
+    with pytest.raises(ConfigError, match="at most 1048576 bytes"):
+        load_yaml("/dev/zero")
+    with pytest.raises(ConfigError) as error:
+        parse_overrides(["x" * 10_000])
+    assert len(str(error.value)) < 200

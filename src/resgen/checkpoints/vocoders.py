@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import Tensor, nn
 
-from resgen.checkpoints.format import CONFIG_NAME, MAX_JSON_BYTES, read_json
+from resgen.checkpoints.format import CONFIG_NAME, read_json
 from resgen.checkpoints.tensors import load_state, read_tensors
+from resgen.config import load_yaml
 from resgen.errors import CheckpointError, ConfigError, unknown
 from resgen.ops.mel import MelConfig
 from resgen.tokenizers.bigvgan import BigVGAN, BigVGANConfig
@@ -203,17 +203,7 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], Path]:
     path = folder / "config.yaml"
     if (folder / CONFIG_NAME).exists() or not path.is_file():
         return read_json(folder / CONFIG_NAME), folder / CONFIG_NAME
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise CheckpointError(f"'{path}' has {path.stat().st_size} bytes; at most {MAX_JSON_BYTES} are allowed")
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"'{path}' cannot be read: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"'{path}' is not valid YAML") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"'{path}' must hold a mapping, not {type(config).__name__}")
-    return config, path
+    return load_yaml(path), path
 
 
 def _weights_file(folder: Path) -> Path:

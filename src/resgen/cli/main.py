@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import operator
@@ -110,14 +111,14 @@ def parse(argv: Sequence[str]) -> Any:
     """The command that `argv` asks for, an instance of one of the classes in `COMMANDS`.
 
     Raises:
-        ConfigError: there is no such command.
-        SystemExit: 0 after help, 2 after a wrong option.
+        ConfigError: there is no such command, or a wrong option.
+        SystemExit: 0 after help, 2 after the help that stands for no command.
     """
     words = list(argv)
     for length in (1, 2):
         name = " ".join(words[:length])
         if name in COMMANDS:
-            return tyro.cli(COMMANDS[name], prog=f"resgen {name}", args=words[length:], config=OPTIONS)
+            return read_options(name, words[length:])
     group = words[0] if words and any(name.startswith(words[0] + " ") for name in COMMANDS) else ""
     rest = words[1:] if group else words
     if rest and rest[0] in ("-h", "--help"):
@@ -129,6 +130,27 @@ def parse(argv: Sequence[str]) -> Any:
     if group:
         raise ConfigError(unknown(f"{group} command", rest[0], [n.split()[1] for n in COMMANDS if n.startswith(group)]))
     raise ConfigError(unknown("command", rest[0], dict.fromkeys(n.split()[0] for n in COMMANDS)))
+
+
+def read_options(name: str, words: Sequence[str]) -> Any:
+    """A command with its options; tyro's box around what is wrong with them becomes a line.
+
+    Raises:
+        ConfigError: an option is unknown, lacks a value or has one of another type, or a needed one is missing.
+        SystemExit: 0 after help.
+    """
+    screen = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(screen):
+            return tyro.cli(COMMANDS[name], prog=f"resgen {name}", args=words, config=OPTIONS)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        _, _, body = screen.getvalue().partition("For full helptext")[0].partition("\n")  # without the title
+        lines = (line.strip("│╰╯ ") for line in body.splitlines())
+        sections = " ".join("\n" if set(line) <= {"─", "-"} else line for line in lines).splitlines()
+        text = "; ".join(section.strip().rstrip(".") for section in sections if section.strip())
+        raise ConfigError(f"{text}; `resgen {name} --help` explains all options") from stop
 
 
 def union(commands: Mapping[str, type[Any]]) -> Any:
@@ -150,9 +172,7 @@ def guard(run: Callable[[], int | None]) -> int:
         code = run() or EXIT_OK
         sys.stdout.flush()
     except ResGenError as error:
-        line = " ".join(str(error).split())
-        message(f"error: {line if len(line) <= MAX_LINE else line[:MAX_LINE] + ' ...'}")
-        return EXIT_ERROR
+        return fail(str(error))
     except KeyboardInterrupt:
         message("interrupted")
         return EXIT_INTERRUPTED
@@ -160,24 +180,28 @@ def guard(run: Callable[[], int | None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # keeps Python's last flush silent
         return EXIT_BROKEN_PIPE
     except OSError as error:
-        message(f"error: {os_error_line(error)}")
-        return EXIT_ERROR
+        return fail(os_error_line(error))
     except (MemoryError, RuntimeError) as error:
         if is_lost_process(error):
-            message(
-                "error: another process of the group has ended or cannot be reached; its own message says why; start "
+            return fail(
+                "another process of the group has ended or cannot be reached; its own message says why; start "
                 "all again with the same command (a training with --resume)"
             )
-            return EXIT_ERROR
         if not is_out_of_memory(error):
             raise
-        message(
-            f"error: out of memory: {str(error).splitlines()[0] if str(error) else 'no more to be had'}; "
+        return fail(
+            f"out of memory: {str(error).splitlines()[0] if str(error) else 'no more to be had'}; "
             "take fewer samples at a time (--batch-size, or in training --set STAGE_training.accumulate=2; generators "
             "also recompute=true); `resgen plan` counts what a training takes"
         )
-        return EXIT_ERROR
     return code
+
+
+def fail(text: str) -> int:
+    """Say what is wrong in one line; returns the exit code."""
+    line = " ".join(text.split())
+    message(f"error: {line if len(line) <= MAX_LINE else line[:MAX_LINE] + ' ...'}")
+    return EXIT_ERROR
 
 
 def is_out_of_memory(error: BaseException) -> bool:

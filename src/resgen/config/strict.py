@@ -24,9 +24,12 @@ from resgen.errors import ConfigError, unknown
 T = TypeVar("T")
 
 KIND = "kind"
-MOST, MOST_TEXT, MOST_ITEMS = 1 << 63, 4096, 4096
-"""Of numbers, characters and items of a list; networks have limits of their own."""
+MOST, MOST_TEXT, MOST_ITEMS, MOST_LEVELS = 1 << 63, 4096, 4096, 32
+"""Of numbers, characters, items of a list and levels of YAML; networks have limits of their own."""
 
+MOST_BYTES = 1 << 20
+"""Of YAML."""
+_YAML = f"valid YAML (of at most {MOST_BYTES} bytes and {MOST_LEVELS} levels, without aliases)"
 _EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+")
 
 
@@ -107,11 +110,13 @@ def parse_overrides(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key:
-            raise ConfigError(f"override '{pair}' must have the form key=value, for example optim.learning_rate=3e-4")
+            raise ConfigError(
+                f"override '{pair[:80]}' must have the form key=value, for example optim.learning_rate=3e-4"
+            )
         try:
-            result[key] = _read_numbers(yaml.safe_load(text))
-        except (yaml.YAMLError, ValueError, RecursionError) as error:  # also of numbers with thousands of digits
-            raise ConfigError(f"override '{pair[:80]}': the value is not valid YAML") from error
+            result[key] = _load_yaml(text)
+        except (yaml.YAMLError, ValueError) as error:  # also of numbers with thousands of digits
+            raise ConfigError(f"override '{pair[:80]}': the value is not {_YAML}") from error
     return result
 
 
@@ -136,11 +141,12 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         ConfigError: the file is missing, not YAML, or not a mapping.
     """
     try:
-        data = _read_numbers(yaml.safe_load(Path(path).read_text(encoding="utf-8")))
+        with Path(path).open("rb") as file:
+            data = _load_yaml(file.read(MOST_BYTES + 1).decode())
     except OSError as error:
         raise ConfigError(f"configuration file '{path}' cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"configuration file '{path}' is not valid YAML") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"configuration file '{path}' is not {_YAML}") from error
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
         raise ConfigError(f"configuration file '{path}' must hold 'key: value' lines, not {type(data).__name__}")
     return data
@@ -225,12 +231,34 @@ def _tagged(kinds: Sequence[Any], value: Any, where: str) -> Any:
     return config_from_dict(choices[value[KIND]], rest, where=f"{where}.")
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML without aliases, of which a line may stand for more than memory holds, and of few levels."""
+
+    level = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.level == MOST_LEVELS or self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError
+        self.level += 1
+        node = super().compose_node(parent, index)
+        self.level -= 1
+        return node
+
+
+def _load_yaml(text: str) -> Any:
+    if len(text) > MOST_BYTES:
+        raise yaml.YAMLError
+    return _read_numbers(yaml.load(text, _Loader))
+
+
 def _read_numbers(value: Any) -> Any:
-    """YAML 1.1 reads 3e-4 as text; everybody means the number."""
+    """YAML 1.1 reads 3e-4 as text; everybody means the number. Hexadecimal ones of any length would be read, too."""
     if isinstance(value, dict):
         return {key: _read_numbers(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_read_numbers(item) for item in value]
+    if isinstance(value, int) and value.bit_length() > MOST_TEXT:
+        raise yaml.YAMLError
     if isinstance(value, str) and _EXPONENT.fullmatch(value):
         return float(value)
     return value

@@ -314,6 +314,6 @@ def _class_names(metadata: dict[bytes, bytes] | None, label: str | None) -> tupl
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
         names = features[label]["names"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return None
     return tuple(str(name) for name in names) if isinstance(names, list) and names else None

@@ -209,7 +209,7 @@ def rewind_metrics(path: Path, step: int) -> None:
         try:
             record = json.loads(line)
             keep = record["kind"] != "final" and record["step"] <= step
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             keep = False
         if keep:
             lines_before.append(line + "\n")

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from resgen.checkpoints.vocoders import load_external_vocoder
-from resgen.errors import CheckpointError
+from resgen.errors import CheckpointError, ConfigError
 from resgen.ops.mel import MelConfig
 from resgen.tokenizers.vocoder import Vocoder
 
@@ -367,9 +367,10 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="holds no safetensors"):
         load_external_vocoder(folder)
     (folder / "config.json").unlink()
-    (folder / "config.yaml").write_text("a: [")
-    with pytest.raises(CheckpointError, match="not valid YAML"):
-        load_external_vocoder(folder)
+    for damaged in ("a: [", "a: " + "9" * 5000, "[" * 5000, "a: &a [1]\nb: *a"):
+        (folder / "config.yaml").write_text(damaged)
+        with pytest.raises(ConfigError, match="not valid YAML"):
+            load_external_vocoder(folder)
 
 
 def test_weights_that_do_not_fit(tmp_path: Path) -> None:

@@ -65,10 +65,32 @@ def test_unknown_command_is_one_line_and_code_2(argv, line, capsys):
 
 
 @pytest.mark.parametrize(
-    "argv",
-    [[], ["train"], ["models", "--jsn"], ["encode"], ["generate", "image", "--model", "m", "--out", "o", "--num", "x"]],
+    ("argv", "line"),
+    [
+        ("models --jsn", "Unrecognized options: --jsn"),
+        ("encode", "Missing from resgen encode: --out DIR Folder of the cache. (required); `resgen encode --help`"),
+        (
+            "generate image --model m --out o --num x",
+            "Error parsing --num: invalid literal for int() with base 10: 'x'",
+        ),
+        ("generate image --model m --out o --num", "--num"),
+        ("completion tcsh", "invalid choice 'tcsh' for argument 'shell'"),
+    ],
 )
-def test_usage_errors_exit_with_2_and_keep_standard_output_empty(argv, capsys):
+def test_wrong_options_are_one_line_and_code_2(argv, line, capsys):
+    assert main(argv.split()) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ") and line in captured.err and captured.err.count("\n") == 1
+
+
+def test_a_name_of_any_length_is_one_short_line(capsys):
+    assert main(["inspect", "x" * 100_000]) == 2
+    assert capsys.readouterr().err.count("x") <= 8000
+
+
+@pytest.mark.parametrize("argv", [[], ["train"]])
+def test_no_command_prints_what_there_is_and_exits_with_2(argv, capsys):
     with pytest.raises(SystemExit) as stop:
         main(argv)
     assert stop.value.code == 2
