@@ -63,10 +63,10 @@ class Plan:
         for name, value in (("--device-memory", self.device_memory), ("--rate", self.rate)):
             if value is not None and not 0 < value < math.inf:
                 raise ConfigError(f"{name} {value:g} must be greater than 0")
-        _, recipe = load_recipe(self.recipe, self.config, self.overrides)
+        modality, recipe = load_recipe(self.recipe, self.config, self.overrides)
         from resgen.training import plan
 
-        every = plan.stages_of(recipe)
+        every = list(modality.has("plan")(recipe))
         stages = plan.choose_stages(every, self.stage)
         figures = {
             stage.name: plan.plan_stage(

@@ -64,6 +64,7 @@ class Modality:
         open_splits: data as training and held-out samples, each with a `fingerprint`.
         load_tokenizer: name or path of a saved tokenizer, as (tokenizer, folder).
         encode: encodes data into two caches, from options of `resgen encode` by their names.
+        plan: a recipe's trainings as `resgen plan` counts them, see `training.plan`.
         evaluate: makes, from options of `resgen evaluate` by their names, what has a `run(advance) -> Report`.
 
     A field that is None is what the modality does not have: the command says so.
@@ -80,6 +81,7 @@ class Modality:
     open_splits: Callable[[str], tuple[Any, Any]] | None = None
     load_tokenizer: Callable[[str], tuple[Any, Folder]] | None = None
     encode: Callable[..., tuple[CodeCache, CodeCache]] | None = None
+    plan: Callable[[Any], Sequence[Any]] | None = None
     evaluate: Callable[..., Evaluation] | None = None
 
     def has(self, name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from resgen.checkpoints.artefacts import load_tokenizer
@@ -33,6 +34,13 @@ def _train_generator(recipe: Recipe, run: Run) -> dict[str, float]:
     return train_generator(recipe, run, evaluator(path, resize=recipe.data.resize))
 
 
+def plan(recipe: Recipe) -> Sequence[Any]:
+    """The trainings as `resgen plan` counts them."""
+    from resgen.training.image.plan import stages_of
+
+    return stages_of(recipe)
+
+
 MODALITY = Modality(
     name="image",
     noun="pictures",
@@ -47,5 +55,6 @@ MODALITY = Modality(
     open_splits=open_splits,
     load_tokenizer=load_tokenizer,
     encode=encode_data,
+    plan=plan,
     evaluate=PictureEvaluation,
 )

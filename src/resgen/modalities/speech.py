@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from resgen.checkpoints.speech import SOUND_TOKENIZERS, TEXT_MODEL, VOCODER, load_sound_tokenizer, load_text_model
 from resgen.data.codes.cache import CodeCache
@@ -61,6 +62,13 @@ def encode(
     return encode_speech(sound, words, data, out, recipe=settings, device=device, shard_samples=shard_samples)
 
 
+def plan(recipe: SpeechRecipe) -> Sequence[Any]:
+    """The trainings as `resgen plan` counts them."""
+    from resgen.training.speech.plan import stages_of
+
+    return stages_of(recipe)
+
+
 MODALITY = Modality(
     name="speech",
     noun="speech",
@@ -78,5 +86,6 @@ MODALITY = Modality(
     open_splits=open_speech_splits,
     load_tokenizer=load_sound_tokenizer,
     encode=encode,
+    plan=plan,
     evaluate=SpeechEvaluation,
 )

@@ -90,6 +90,8 @@ class TextModel(nn.Module):
     """Hidden states of text bytes that are near the mel frames that they become."""
 
     angles: Tensor
+    search = staticmethod(monotonic_alignment)
+    """Of the durations; where there are no numbers, as in `training.plan`, another takes its place."""
 
     def __init__(self, config: TextModelConfig) -> None:
         super().__init__()
@@ -168,7 +170,7 @@ class TextModel(nn.Module):
             means = F.linear(hidden.float(), self.mel.weight.float(), self.mel.bias.float())
             # The square of the frame is left out: it is the same for all tokens.
             scores = means @ target.float() - means.square().sum(dim=2, keepdim=True) / 2
-        return monotonic_alignment(scores if prior is None else scores + prior, valid.sum(dim=1), frames)
+        return self.search(scores if prior is None else scores + prior, valid.sum(dim=1), frames)
 
     def align(
         self,

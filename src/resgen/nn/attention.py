@@ -12,8 +12,6 @@ from torch.nn import functional as F
 from resgen.nn.positions import rotate
 from resgen.ops.linear import linear
 
-MAX_PLAIN_LENGTH = 512
-
 
 class Cache(Protocol):
     """Keys and values of earlier positions; see `nn.cache.KeyValueCache`."""
@@ -25,6 +23,8 @@ class Cache(Protocol):
 
 class Attention(nn.Module):
     """Multi-head self-attention over positions, with rotary embeddings where angles are given."""
+
+    max_plain_length = 512
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
@@ -68,17 +68,16 @@ class Attention(nn.Module):
         if causal and not is_causal and length > 1:
             earlier = torch.ones(length, num_keys, dtype=torch.bool, device=x.device).tril(num_keys - length)
             attn_mask = earlier if attn_mask is None else attn_mask & earlier
-        attend = plain_attention if _plain_is_faster(q, num_keys) else F.scaled_dot_product_attention
+        attend = plain_attention if self._plain_is_faster(q, num_keys) else F.scaled_dot_product_attention
         h = attend(q, k, v, attn_mask=attn_mask, is_causal=is_causal)
         return linear(h.transpose(1, 2).flatten(2), self.out.weight, self.out.bias).view(shape)
 
-
-def _plain_is_faster(q: Tensor, num_keys: int) -> bool:
-    """On CPUs up to `MAX_PLAIN_LENGTH` positions: the fused kernel's backward pass takes 2 to 12 times as long as plain
-    products, and in bfloat16 its forward pass over whole sequences twice as long."""
-    if q.device.type != "cpu" or num_keys > MAX_PLAIN_LENGTH:
-        return False
-    return q.requires_grad or (q.dtype == torch.bfloat16 and q.shape[2] > 1)
+    def _plain_is_faster(self, q: Tensor, num_keys: int) -> bool:
+        """On CPUs up to `max_plain_length` positions: the fused kernel's backward pass takes 2 to 12 times as long as
+        plain products, and in bfloat16 its forward pass over whole sequences twice as long."""
+        if q.device.type != "cpu" or num_keys > self.max_plain_length:
+            return False
+        return q.requires_grad or (q.dtype == torch.bfloat16 and q.shape[2] > 1)
 
 
 def plain_attention(

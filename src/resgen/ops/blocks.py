@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextvars import ContextVar
 
 import torch
 from jaxtyping import Float, Int
@@ -10,13 +11,14 @@ from torch import Tensor
 
 from resgen.types import LevelWalk
 
-CPU_BLOCK = 1 << 20
+CPU_BLOCK = ContextVar("CPU_BLOCK", default=1 << 20)
+"""A variable, for computations that stand for those of another device."""
 DEVICE_BLOCK = 1 << 25
 
 
 def rows_per_block(elements: int, device: torch.device) -> int:
     """Rows of `elements` numbers each that stay in a processor's cache, or small against a device's memory."""
-    return max(1, (CPU_BLOCK if device.type == "cpu" else DEVICE_BLOCK) // max(1, elements))
+    return max(1, (CPU_BLOCK.get() if device.type == "cpu" else DEVICE_BLOCK) // max(1, elements))
 
 
 def walk_levels(start: Int[Tensor, " N"], end: Int[Tensor, " N"]) -> LevelWalk:

@@ -110,6 +110,20 @@ class TrainerConfig:
         if self.device not in ("auto", "cpu", "cuda") and not self.device.startswith("cuda:"):
             raise ConfigError(unknown("device", self.device, ("auto", "cpu", "cuda", "cuda:N")))
 
+    def micro_batches(self, processes: int) -> int:
+        """Micro-batches of a step over all processes.
+
+        Raises:
+            ConfigError: the batch cannot be divided into so many.
+        """
+        count = self.accumulate * processes
+        if self.batch_size % count:
+            raise ConfigError(
+                f"batch_size={self.batch_size} must be a multiple of accumulate={self.accumulate} "
+                f"times {processes} processes"
+            )
+        return count
+
 
 LossOf = tuple[str, Callable[[], tuple[Tensor, Mapping[str, Tensor]]]]
 """A group of parameters, and what computes its loss and metrics; all metrics of a step are sums over its parts, too."""

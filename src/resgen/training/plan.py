@@ -1,46 +1,34 @@
 """What a recipe's stages would take: memory per device, operations and time, before anything is built or read.
 
 Parameters are counted on the meta device; activations and operations are those of a step on fake tensors
-(`plan_steps`), with one and two layers of a generator, and from there on a straight line.
+(`tracing`), with one and two layers of a generator, and from there on a straight line.
 """
 
 from __future__ import annotations
 
 import bisect
 import functools
-import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from resgen.devices import choose_device
 from resgen.errors import ConfigError, unknown
-from resgen.kinds import build
+from resgen.kinds import build, make_objective
 from resgen.nn.size import outlining
 from resgen.nn.transformer import Block
 from resgen.ops.random import generator
-from resgen.tokenizers.mel import MelTokenizerConfig
-from resgen.training.image.recipe import Recipe
-from resgen.training.interface import TrainerConfig
+from resgen.training.generator_task import recomputed
+from resgen.training.interface import LossOf, TrainerConfig
 from resgen.training.parallel import autocast, choose_precision
-from resgen.training.plan_steps import (
-    Cost,
-    Number,
-    Step,
-    generator_step,
-    image_tokenizer_step,
-    sound_tokenizer_step,
-    text_step,
-    trace,
-    vocoder_step,
-)
-from resgen.training.speech.recipe import SpeechRecipe, mel_of
+from resgen.training.tracing import Cost, Number, Step, trace
+from resgen.types import SequenceCondition
 
 GB = 1e9
 FLOAT = 4
@@ -51,47 +39,16 @@ MEASURED_OPERATIONS = {"cpu": 2e10, "accelerator": 4e12}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Size:
-    """Numbers that a stage holds on a device.
-
-    Attributes:
-        parameters: that are trained.
-        averaged: of them, those that have an average.
-        frozen: buffers, and networks that are only used.
-        matrices: parameters of two or more axes, which bf16 arithmetic copies.
-        blocks: parameters of all transformer blocks together.
-        num_blocks: how many of those there are.
-    """
-
-    parameters: int
-    averaged: int
-    frozen: int
-    matrices: int
-    blocks: int
-    num_blocks: int
-
-    @classmethod
-    def of(cls, module: nn.Module, *, averaged: nn.Module | None, frozen: int = 0) -> Size:
-        """Of a module, its buffers counted among `frozen`."""
-        blocks = [part for part in module.modules() if isinstance(part, Block)]
-        return cls(
-            parameters=_numbers(module),
-            averaged=0 if averaged is None else _numbers(averaged),
-            frozen=frozen + sum(buffer.numel() for buffer in module.buffers()),
-            matrices=sum(parameter.numel() for parameter in module.parameters() if parameter.ndim >= 2),
-            blocks=sum(map(_numbers, blocks)),
-            num_blocks=len(blocks),
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
 class Stage:
     """One training of a recipe.
 
     Attributes:
         name: `tokenizer`, `vocoder`, `text` or `generator`.
         training: how long and how fast.
-        size: of what is trained.
+        module: all that is trained, on the meta device.
+        product: the part of it that later stages use.
+        averaged: whether that part has an average.
+        frozen: numbers of the networks that are only used.
         positions: of a sample: of codes, or frames (vocoder), or text tokens (text).
         codes: of a sample; 0 where there are none.
         step: a training step; of a generator, of `(layers, recompute)`.
@@ -100,7 +57,10 @@ class Stage:
 
     name: str
     training: TrainerConfig
-    size: Size
+    module: nn.Module
+    product: nn.Module
+    averaged: bool
+    frozen: int = 0
     positions: int
     codes: int
     step: Callable[..., Step]
@@ -117,6 +77,16 @@ class Stage:
         return self.training.recompute and self.is_divisible
 
     @property
+    def parameters(self) -> int:
+        """How many numbers are trained."""
+        return count(self.module)
+
+    @property
+    def is_traced_in_bf16(self) -> bool:
+        """Whether `bf16` shows in a trace: networks of convolutions are traced in float32."""
+        return self.layers > 0 or self.name == "text"
+
+    @property
     def bf16(self) -> bool:
         """Whether matrix products are in bf16; `auto` counts as bf16, which accelerators have."""
         return self.training.precision != "fp32"
@@ -124,18 +94,18 @@ class Stage:
 
 @functools.lru_cache(maxsize=256)
 def cost_of(stage: Stage, samples: int, *, recompute: bool = False) -> Cost:
-    """The cost of a micro-batch, see `plan_steps.trace`.
+    """The cost of a micro-batch, see `tracing.trace`.
 
     Networks of convolutions are traced in float32: norms and activations stay as large under bf16, so that is an upper
     limit.
 
     Args:
-        stage: of `stages_of`.
+        stage: of a recipe.
         samples: of the micro-batch.
         recompute: forget the activations within a generator's blocks.
     """
     if not stage.layers:
-        return trace(stage.step, samples=samples, bf16=stage.bf16 and stage.name == "text")
+        return trace(stage.step, samples=samples, bf16=stage.bf16 and stage.is_traced_in_bf16)
     first, second = (
         trace(partial(stage.step, layers, recompute), samples=samples, bf16=stage.bf16) for layers in TRACED_LAYERS
     )
@@ -159,37 +129,128 @@ def memory_of(stage: Stage, samples: int, *, recompute: bool = False, shards: in
     device's own reserve and what the allocator wastes.
 
     Args:
-        stage: of `stages_of`.
+        stage: of a recipe.
         samples: of the micro-batch.
         recompute: see `TrainerConfig`.
         shards: devices that weights are divided over; 1 for copies on all.
     """
-    size, cost = stage.size, dict(cost_of(stage, samples, recompute=recompute))
+    cost = dict(cost_of(stage, samples, recompute=recompute))
     cost.pop("operations")
     peak = max(cost.pop("forward"), cost.pop("backward"))
     workspace = max(0.0, peak - sum(cost.values()))
-    copies = cost.pop("bf16 weights", 0.0) if stage.layers or stage.name == "text" else 2.0 * size.matrices * stage.bf16
-    block = size.blocks / max(size.num_blocks, 1)
+    copies = cost.pop("bf16 weights", 0.0)
+    if not stage.is_traced_in_bf16:
+        copies = 2.0 * stage.bf16 * sum(p.numel() for p in stage.module.parameters() if p.ndim >= 2)
+    blocks = [count(part) for part in stage.module.modules() if isinstance(part, Block)]
+    parameters, block = stage.parameters, max(blocks, default=0)
     items = {
-        "weights": FLOAT * size.parameters / shards,
-        "gradients": FLOAT * size.parameters / shards,
-        "optimizer": 2 * FLOAT * size.parameters / shards,
-        "averages": FLOAT * size.averaged / shards if stage.training.ema_decay > 0 else 0,
-        "frozen": FLOAT * size.frozen,
+        "weights": FLOAT * parameters / shards,
+        "gradients": FLOAT * parameters / shards,
+        "optimizer": 2 * FLOAT * parameters / shards,
+        "averages": FLOAT * count(stage.product) * stage.averaged / shards if stage.training.ema_decay > 0 else 0,
+        "frozen": FLOAT * (stage.frozen + sum(buffer.numel() for buffer in stage.module.buffers())),
         "bf16 weights": copies,
-        "gathered weights": FLOAT * (2 * (size.parameters - size.blocks) + 3 * block) if shards > 1 else 0,
+        "gathered weights": FLOAT * (2 * (parameters - sum(blocks)) + 3 * block) if shards > 1 else 0,
     }
     items |= {f"activations: {name}": value for name, value in cost.items()} | {"workspace": workspace}
     return items | {"total": sum(items.values())}
 
 
-def stages_of(recipe: Recipe | SpeechRecipe) -> list[Stage]:
-    """The trainings of a recipe, in their order.
+def task_stage(
+    name: str,
+    training: TrainerConfig,
+    step: Callable[[], Step],
+    positions: int,
+    codes: int,
+    *,
+    part: str | None = None,
+    averaged: bool = False,
+) -> Stage:
+    """A training that is not divided.
 
-    Of speech all utterances are taken to be as long as `data.max_seconds` and the models allow, so memory and time are
-    upper limits; another length can be set there. A perceptual network and a pretrained ByT5 are not counted.
+    Args:
+        name: of the stage.
+        training: how long and how fast.
+        step: a training step.
+        positions: of a sample.
+        codes: of a sample.
+        part: of what is trained, by its name as a module: what later stages use; the stage's name by default.
+        averaged: whether that part has an average.
     """
-    return _speech_stages(recipe) if isinstance(recipe, SpeechRecipe) else _image_stages(recipe)
+    with outlining("a network of this recipe"):
+        module = step().module
+    return Stage(
+        name=name,
+        training=training,
+        module=module,
+        product=module.get_submodule(name if part is None else part),
+        averaged=averaged,
+        positions=positions,
+        codes=codes,
+        step=step,
+    )
+
+
+def generator_stage(recipe: Any, positions: int, features: Mapping[str, Any], *, before: Sequence[Stage]) -> Stage:
+    """The training of a generator.
+
+    Args:
+        recipe: with a tokenizer, a generator, its training and its loss.
+        positions: of a sample.
+        features: `feature_width` and `feature_stride`, where every position has features.
+        before: the stages whose products it uses.
+    """
+    spec = recipe.tokenizer.spec
+    with outlining("a network of this recipe"):
+        model = build(replace(recipe.generator, **features), spec)
+    return Stage(
+        name="generator",
+        training=recipe.generator_training,
+        module=model,
+        product=model,
+        averaged=True,
+        frozen=sum(count(stage.product) for stage in before),
+        positions=positions,
+        codes=positions * spec.depth,
+        step=partial(generator_step, recipe, positions, features),
+        layers=recipe.generator.num_layers,
+    )
+
+
+def generator_step(
+    recipe: Any, positions: int, features: Mapping[str, Any], layers: int, recompute: bool = False
+) -> Step:
+    """The loss of the kind's objective, with a model of so many layers."""
+    spec = recipe.tokenizer.spec
+    model = build(replace(recipe.generator, num_layers=layers, **features), spec)
+    if recompute:
+        for block in (part for part in model.modules() if isinstance(part, Block)):
+            block.forward = partial(recomputed, block.forward)  # type: ignore[method-assign]
+    objective = make_objective(model, recipe.generator_loss)
+
+    def loss(count: int, stream: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        codes = torch.zeros(count, positions, spec.depth, dtype=torch.int64)
+        sequence = None
+        if features:
+            rows = torch.zeros(count, positions * features["feature_stride"], features["feature_width"])
+            everywhere = torch.ones(count, positions, dtype=torch.bool)
+            sequence = SequenceCondition(valid=everywhere, prompt=~everywhere, features=rows)
+        visible = objective.draw(torch.ones(count, positions, dtype=torch.bool), stream)
+        return objective.loss((codes, torch.zeros(count, dtype=torch.int64), sequence), visible)
+
+    def losses(count: int, stream: torch.Generator) -> list[LossOf]:
+        return [("generator", partial(loss, count, stream))]
+
+    return Step(module=model, losses=losses, groups={"generator": list(model.parameters())})
+
+
+def task_step(task: Any, first_step: int = 0) -> Step:
+    """A step of a task, number `first_step` of its training."""
+
+    def losses(count: int, stream: torch.Generator) -> Sequence[LossOf]:
+        return task.losses(torch.zeros(count, dtype=torch.int64), [slice(count)], first_step, stream)
+
+    return Step(module=task.module, losses=losses, groups=task.optimizer_groups())
 
 
 def choose_stages(stages: list[Stage], name: str | None) -> list[Stage]:
@@ -208,7 +269,7 @@ def plan_stage(stage: Stage, *, devices: int, device_bytes: Number, shard: bool 
     """Sizes, memory by item and operations of a stage.
 
     Args:
-        stage: of `stages_of`.
+        stage: of a recipe.
         devices: that share every step.
         device_bytes: memory of each.
         shard: divide a generator's weights over all devices, even if its training says otherwise.
@@ -216,7 +277,7 @@ def plan_stage(stage: Stage, *, devices: int, device_bytes: Number, shard: bool 
     Raises:
         ConfigError: the batch cannot be divided, or a device has too little memory; the message says what to lower.
     """
-    training, world = stage.training, training_world(stage.training, devices)
+    training, world = stage.training, stage.training.micro_batches(devices)
     samples = training.batch_size // world
     shards = devices if stage.is_divisible and (shard or training.shard) else 1
     memory = memory_of(stage, samples, shards=shards, recompute=stage.recompute)
@@ -224,7 +285,7 @@ def plan_stage(stage: Stage, *, devices: int, device_bytes: Number, shard: bool 
         raise ConfigError(_too_large(stage, memory, devices=devices, device_bytes=device_bytes, shards=shards))
     operations = cost_of(stage, samples, recompute=stage.recompute)["operations"] * world
     return {
-        "parameters": stage.size.parameters,
+        "parameters": stage.parameters,
         "batch_size": training.batch_size,
         "samples_per_micro_batch": samples,
         "accumulate": training.accumulate,
@@ -240,23 +301,7 @@ def plan_stage(stage: Stage, *, devices: int, device_bytes: Number, shard: bool 
     }
 
 
-def training_world(training: TrainerConfig, devices: int) -> int:
-    """Micro-batches of a step over all devices.
-
-    Raises:
-        ConfigError: the batch cannot be divided, as the trainer has it.
-    """
-    if training.batch_size % (training.accumulate * devices):
-        raise ConfigError(
-            f"batch_size={training.batch_size} must be a multiple of accumulate={training.accumulate} "
-            f"times {devices} processes"
-        )
-    return training.accumulate * devices
-
-
-def measure_rate(
-    recipe: Recipe | SpeechRecipe, *, samples: int, positions: int, seconds: float = 2.0
-) -> dict[str, Any]:
+def measure_rate(recipe: Any, *, samples: int, positions: int, seconds: float = 2.0) -> dict[str, Any]:
     """Operations per second of this machine: one transformer block of the generator's width, forward and backward, in
     its training's precision and on its device; the median of repetitions.
 
@@ -331,69 +376,6 @@ def _too_large(stage: Stage, memory: Mapping[str, Number], *, devices: int, devi
     return begin + "not even one sample fits; take a smaller model or devices with more memory"
 
 
-def _numbers(module: nn.Module) -> int:
+def count(module: nn.Module) -> int:
+    """Parameters of a module."""
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _image_stages(recipe: Recipe) -> list[Stage]:
-    spec = recipe.tokenizer.spec
-    step = partial(image_tokenizer_step, recipe)
-    tokenizer = _stage("tokenizer", recipe.tokenizer_training, step, spec.num_positions, spec.num_tokens)
-    with outlining("a network of this recipe"):
-        frozen = _numbers(step().module.get_submodule("tokenizer"))
-    return [tokenizer, _generator_stage(recipe, spec.num_positions, {}, frozen=frozen)]
-
-
-def _speech_stages(recipe: SpeechRecipe) -> list[Stage]:
-    config, spec, mel, seconds = recipe.tokenizer, recipe.tokenizer.spec, mel_of(recipe), recipe.data.max_seconds
-    hop = mel.hop_size
-    if isinstance(config, MelTokenizerConfig):
-        unit, rate = config.frames_per_position * hop, mel.sample_rate_hz
-    else:
-        unit, rate = config.samples_per_position, config.sample_rate_hz
-    crop = math.ceil(recipe.tokenizer_loss.crop_seconds * rate / unit)
-    step = partial(sound_tokenizer_step, recipe)
-    stages = [_stage("tokenizer", recipe.tokenizer_training, step, crop, crop * spec.depth)]
-    if isinstance(config, MelTokenizerConfig):
-        frames = math.ceil(recipe.vocoder_loss.crop_seconds * rate / hop)
-        step = partial(vocoder_step, recipe)
-        stages.append(_stage("vocoder", recipe.vocoder_training, step, frames, 0, averaged="vocoder"))
-    frames = math.ceil(seconds * mel.sample_rate_hz / hop)
-    tokens = min(recipe.text.max_tokens, frames)
-    text = _stage("text", recipe.text_training, partial(text_step, recipe, tokens, frames), tokens, 0, averaged="")
-    features = {"feature_width": recipe.text.width, "feature_stride": unit // hop}
-    positions = min(spec.num_positions, math.ceil(seconds * rate / unit))
-    frozen = sum(stage.size.averaged or stage.size.parameters for stage in (*stages, text))
-    return [*stages, text, _generator_stage(recipe, positions, features, frozen=frozen)]
-
-
-def _stage(
-    name: str,
-    training: TrainerConfig,
-    step: Callable[[], Step],
-    positions: int,
-    codes: int,
-    averaged: str | None = None,
-) -> Stage:
-    with outlining("a network of this recipe"):
-        module = step().module
-    average = None if averaged is None else module.get_submodule(averaged)
-    size = Size.of(module, averaged=average)
-    return Stage(name=name, training=training, size=size, positions=positions, codes=codes, step=step)
-
-
-def _generator_stage(
-    recipe: Recipe | SpeechRecipe, positions: int, features: Mapping[str, Any], *, frozen: int
-) -> Stage:
-    spec = recipe.tokenizer.spec
-    with outlining("a network of this recipe"):
-        model = build(replace(recipe.generator, **features), spec)
-    return Stage(
-        name="generator",
-        training=recipe.generator_training,
-        size=Size.of(model, averaged=model, frozen=frozen),
-        positions=positions,
-        codes=positions * spec.depth,
-        step=partial(generator_step, recipe, positions, features),
-        layers=recipe.generator.num_layers,
-    )

@@ -1,4 +1,8 @@
-"""Computation without its numbers: what goes beside PyTorch's fake tensors, which have shapes, types and devices only.
+"""Training steps without numbers, on PyTorch's fake tensors, which have shapes, types and devices only.
+
+`trace` runs a step and says what it keeps in memory and how many operations it takes. PyTorch without CUDA
+differentiates fake tensors of the CPU only, so these are what it runs on, with the choices that the package makes on an
+accelerator: fused attention and large blocks of rows.
 
 How many rows are masked decides how large the tensors of a loss are. `KnownValues` computes such numbers beside the
 fake tensors: what follows from given values alone (masks from a random stream, their rows, a length) is known, what
@@ -7,19 +11,26 @@ follows from weights or activations is not. `StepCost` counts bytes in use and o
 
 from __future__ import annotations
 
+import contextvars
 import weakref
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from resgen.nn.attention import Attention
+from resgen.nn.transformer import Block
+from resgen.ops.blocks import CPU_BLOCK, DEVICE_BLOCK
+from resgen.training.interface import LossOf
 
 CPU = torch.device("cpu")
 
@@ -167,3 +178,90 @@ class StepCost(TorchDispatchMode):
 
     def _free(self, key: int) -> None:
         self._total -= self._live.pop(key)[1]
+
+
+Number = int | float
+Cost = Mapping[str, Number]
+"""Bytes by item that are alive when the loss is known, the largest sum before it (`forward`) and after it
+(`backward`), and floating-point `operations`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A training step.
+
+    Attributes:
+        module: all that is trained, on the meta device.
+        losses: `(indices, generator) -> losses`, as a task's.
+        groups: parameters of each loss.
+    """
+
+    module: nn.Module
+    losses: Callable[[int, torch.Generator], Sequence[LossOf]]
+    groups: Mapping[str, list[nn.Parameter]]
+
+
+def trace(make: Callable[[], Step], *, samples: int, bf16: bool) -> Cost:
+    """The cost of one step with its backward pass.
+
+    Args:
+        make: the step; called under the meta device.
+        samples: of the micro-batch.
+        bf16: matrix products in bf16, as autocast has them.
+    """
+    with torch.device("meta"):
+        step = make()
+    return contextvars.copy_context().run(_trace, step, samples, bf16)
+
+
+def _trace(step: Step, samples: int, bf16: bool) -> Cost:
+    CPU_BLOCK.set(DEVICE_BLOCK)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        parameters = _materialise(step.module)
+        groups = {name: [parameters[p] for p in group] for name, group in step.groups.items()}
+        live = StepCost(step.module, dict(_items(step.module)))
+        cost: dict[str, Number] = {"forward": 0, "backward": 0}
+        with EvenDraws(), live:
+            for group, compute in step.losses(samples, torch.Generator()):
+                live.restart()
+                with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                    loss, _ = compute()
+                kept = live.by_item()
+                if kept.total() >= sum(cost.values()) - cost["forward"] - cost["backward"]:
+                    cost = {**kept, "forward": cost["forward"], "backward": cost["backward"]}
+                cost["forward"] = max(cost["forward"], live.largest)
+                live.restart()
+                loss.backward(inputs=groups[group])
+                del loss
+                cost["backward"] = max(cost["backward"], live.largest)
+    return {**cost, "operations": live.operations}
+
+
+def _materialise(module: nn.Module) -> dict[nn.Parameter, nn.Parameter]:
+    """Fake tensors on the CPU in place of parameters, whose gradients are there already, and of buffers."""
+    parameters: dict[nn.Parameter, nn.Parameter] = {}
+    for part in module.modules():
+        if isinstance(part, Attention):
+            part.max_plain_length = 0  # fused, as on an accelerator
+        for name, old in part._parameters.items():
+            if old is not None:
+                if old not in parameters:
+                    parameters[old] = nn.Parameter(torch.empty_like(old, device=CPU), requires_grad=old.requires_grad)
+                    parameters[old].grad = torch.empty_like(parameters[old]) if old.requires_grad else None
+                part._parameters[name] = parameters[old]
+        for name, buffer in part._buffers.items():
+            if buffer is not None:
+                part._buffers[name] = torch.empty_like(buffer, device=CPU)
+    return parameters
+
+
+def _items(root: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    for name, module in root.named_modules():
+        if isinstance(module, Attention):
+            yield module, "attention"
+        elif isinstance(module, Block):
+            yield module, "mlp"
+        elif not name:
+            yield module, "other"
+        elif isinstance(root, nn.ModuleDict) and "." not in name:
+            yield module, name

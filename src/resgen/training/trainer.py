@@ -87,11 +87,7 @@ class Trainer:
     ) -> None:
         if max_minutes is not None and not 0 < max_minutes < math.inf:
             raise ConfigError(f"max_minutes={max_minutes} must be above 0")
-        if config.batch_size % (config.accumulate * reduce.world_size):
-            raise ConfigError(
-                f"batch_size={config.batch_size} must be a multiple of accumulate={config.accumulate} "
-                f"times {reduce.world_size} processes"
-            )
+        config.micro_batches(reduce.world_size)
         for name in ("shard", "recompute"):
             if getattr(config, name) and not hasattr(task, name):
                 raise ConfigError(f"{name}=true is for generators; a {task.name} cannot do it")

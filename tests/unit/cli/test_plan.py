@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from resgen import modalities
 from resgen.cli.main import main
 from resgen.cli.plan import count, span
+from resgen.modalities import of_recipe
 from resgen.training import plan
 
 DIGITS = ["plan", "--recipe", "digits", "--devices", "2", "--device-memory", "8"]
@@ -98,3 +101,10 @@ def test_numbers_and_times() -> None:
         "7.0 days",
         "31.7 years",
     ]
+
+
+def test_a_modality_that_does_not_say_what_it_takes(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    modality = replace(of_recipe("digits"), plan=None)
+    monkeypatch.setattr(modalities, "of_recipe", lambda name: modality)
+    assert run("--rate", "1") == 2
+    assert "there is no 'plan' for pictures" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -84,7 +85,7 @@ def test_masked_levels_equal_autograd_through_all_logits(
     steered: bool, decay: float, block: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if block is not None:
-        monkeypatch.setattr(blocks, "CPU_BLOCK", block)
+        monkeypatch.setattr(blocks, "CPU_BLOCK", ContextVar("CPU_BLOCK", default=block))
     given = head_batch(steered=steered)
     loss = masked_level_loss(**given, decay=decay)
     total, per_level = plain(given, decay)

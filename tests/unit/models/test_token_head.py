@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
+
 import pytest
 import torch
 
@@ -125,7 +127,7 @@ def test_chunks_and_other_rows_change_nothing(head: TokenHead, monkeypatch: pyte
     hidden, visible, uniform = inputs()
     codes, log_probs = propose(head, hidden, visible, uniform)
     assert codes.unique().numel() == SIZE
-    monkeypatch.setattr(blocks, "CPU_BLOCK", 3 * SIZE)
+    monkeypatch.setattr(blocks, "CPU_BLOCK", ContextVar("CPU_BLOCK", default=3 * SIZE))
     for rows in (slice(None), slice(7, 8), slice(30, 40)):
         some = propose(head, hidden[rows], visible[rows], uniform[rows])
         assert torch.equal(some[0], codes[rows]) and torch.allclose(some[1], log_probs[rows], atol=1e-6)
@@ -140,7 +142,7 @@ def test_memory_is_bounded_at_the_papers_shape(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(
         token_head, "nucleus_choice", lambda logits, *rest: (seen.append(logits.numel()), choice(logits, *rest))[1]
     )
-    monkeypatch.setattr(blocks, "CPU_BLOCK", 1 << 16)
+    monkeypatch.setattr(blocks, "CPU_BLOCK", ContextVar("CPU_BLOCK", default=1 << 16))
     head = TokenHead(8, 16, 1024)
     visible = torch.zeros(200, dtype=torch.int64)
     propose(head, torch.randn(200, 8), visible, torch.rand(200, 16), torch.randn(16, 1024, 3))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -46,7 +48,7 @@ def test_one_component_makes_the_bound_exact() -> None:
 
 @pytest.mark.parametrize("block", [1, 7, 1 << 20])
 def test_distance_in_blocks(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocks, "CPU_BLOCK", block)
+    monkeypatch.setattr(blocks, "CPU_BLOCK", ContextVar("CPU_BLOCK", default=block))
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(9, 3, generator=generator, requires_grad=True)
     means = torch.randn(9, 2, 3, generator=generator, requires_grad=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextvars import ContextVar
 
 import numpy as np
 import pytest
@@ -83,7 +84,7 @@ def test_chunks_change_nothing(rows: int, depth: int, size: int, dim: int, seed:
     for first in (None, start):
         whole = residual_encode(latents, codebooks, first)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(blocks, "CPU_BLOCK", chunk * size)
+            patch.setattr(blocks, "CPU_BLOCK", ContextVar("CPU_BLOCK", default=chunk * size))
             parts = residual_encode(latents, codebooks, first)
         assert torch.equal(whole.codes, parts.codes)
         assert torch.equal(whole.errors, parts.errors)

@@ -15,21 +15,24 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from resgen.errors import ConfigError
 from resgen.kinds import build, make_objective, matched_config
-from resgen.nn import attention
+from resgen.nn.attention import Attention
 from resgen.recipes import get_recipe
 from resgen.tokenizers.image import ImageTokenizer
 from resgen.training import Trainer, plan
+from resgen.training.image.plan import stages_of, tokenizer_step
 from resgen.training.image.recipe import Recipe
 from resgen.training.plan import (
     Stage,
     choose_stages,
     cost_of,
+    count,
+    generator_step,
     measure_rate,
     memory_of,
     plan_stage,
-    stages_of,
 )
-from resgen.training.plan_steps import Cost, generator_step, image_tokenizer_step, trace
+from resgen.training.speech.plan import stages_of as speech_stages_of
+from resgen.training.tracing import Cost, trace
 from resgen.types import SequenceCondition
 
 LENGTH, WIDTH = 16, 64
@@ -104,13 +107,13 @@ def test_a_trace_is_what_autograd_keeps_and_pytorch_counts(
     step = partial(generator_step, recipe, LENGTH, features, recipe.generator.num_layers)
     cost = trace(step, samples=samples, bf16=False)
     model, run = real_loss(recipe, samples, sequences)
-    monkeypatch.setattr(attention, "MAX_PLAIN_LENGTH", 512)  # the counter does not know the CPU's fused kernel
+    monkeypatch.setattr(Attention, "max_plain_length", 512)  # the counter does not know the CPU's fused kernel
     counter = FlopCounterMode(display=False)
     counter.mod_tracker = OneModule()  # type: ignore[assignment]
     with counter:
         run().backward()
     assert cost["operations"] == pytest.approx(counter.get_total_flops(), rel=0.05)
-    monkeypatch.setattr(attention, "MAX_PLAIN_LENGTH", 0)
+    monkeypatch.setattr(Attention, "max_plain_length", 0)
     if kind != "resgen":  # whose loss has graphs of its own within the forward pass, gone when it ends
         assert activations(cost) == pytest.approx(kept_bytes(run, model), rel=0.1)
 
@@ -142,7 +145,7 @@ def test_bf16_halves_what_products_keep_and_copies_weights() -> None:
 
 def test_networks_of_convolutions_are_counted_as_they_run() -> None:
     recipe = get_recipe("digits")
-    cost = trace(partial(image_tokenizer_step, recipe), samples=2, bf16=False)
+    cost = trace(partial(tokenizer_step, recipe), samples=2, bf16=False)
     tokenizer = ImageTokenizer(recipe.tokenizer)
     images = torch.zeros(2, 1, 8, 8)
     assert cost["tokenizer"] == pytest.approx(kept_bytes(lambda: tokenizer(images), tokenizer), rel=0.1)
@@ -153,10 +156,10 @@ def test_networks_of_convolutions_are_counted_as_they_run() -> None:
 
 def test_memory_by_item_and_over_shards() -> None:
     stage = stages_of(small())[1]
-    size, cost = stage.size, cost_of(stage, 8)
+    size, cost = stage.parameters, cost_of(stage, 8)
     whole = memory_of(stage, 8)
-    assert whole["weights"] == whole["gradients"] == 4 * size.parameters and whole["optimizer"] == 8 * size.parameters
-    assert whole["averages"] == 4 * size.averaged and whole["frozen"] == 4 * size.frozen
+    assert whole["weights"] == whole["gradients"] == 4 * size and whole["optimizer"] == 8 * size
+    assert whole["averages"] == 4 * size and whole["frozen"] > 4 * stage.frozen > 0
     assert whole["activations: mlp"] == cost["mlp"] and whole["bf16 weights"] == cost["bf16 weights"]
     peak = max(cost["forward"], cost["backward"])
     assert activations(cost) + whole["workspace"] == pytest.approx(peak)
@@ -164,22 +167,22 @@ def test_memory_by_item_and_over_shards() -> None:
     divided = memory_of(stage, 8, shards=4)
     for name in ("weights", "gradients", "optimizer", "averages"):
         assert divided[name] == whole[name] / 4
-    block = size.blocks / 3
-    assert divided["gathered weights"] == 4 * (2 * (size.parameters - size.blocks) + 3 * block)
+    block = count(stage.module.get_submodule("transformer.blocks.0"))
+    assert divided["gathered weights"] == 4 * (2 * (size - 3 * block) + 3 * block)
     assert divided["activations: mlp"] == whole["activations: mlp"] and divided["frozen"] == whole["frozen"]
     assert memory_of(replace(stage, training=replace(stage.training, ema_decay=0.0)), 8)["averages"] == 0
 
 
 def test_known_sizes() -> None:
     tokenizer, generator = pictures("imagenet256")
-    assert 515e6 < generator.size.parameters < 573e6
+    assert 515e6 < generator.parameters < 573e6
     assert generator.codes == 64 * 16 and tokenizer.positions == 64
     rvqvae = get_recipe("rvqvae")
     small_crops = replace(
         rvqvae, tokenizer_loss=replace(rvqvae.tokenizer_loss, crop_seconds=0.1, adversarial_weight=0.0)
     )
-    waveform, text, generator = stages_of(small_crops)
-    assert round(waveform.size.parameters / 1e6) == 185 and text.name == "text"
+    waveform, text, generator = speech_stages_of(small_crops)
+    assert round(waveform.parameters / 1e6) == 185 and text.name == "text"
     assert generator.positions == 216 and waveform.positions == 2  # 20 and 0.1 seconds at 10.77 Hz
 
 
@@ -190,11 +193,11 @@ def test_a_plan_divides_the_batch_and_adds_up() -> None:
     assert (one["samples_per_micro_batch"], four["samples_per_micro_batch"]) == (128, 32)
     assert four["operations_per_step"] == pytest.approx(one["operations_per_step"], rel=0.02)
     assert four["operations"] == four["operations_per_step"] * 1500 and four["samples_seen"] == 1500 * 128
-    assert four["memory_bytes"]["weights"] == one["memory_bytes"]["weights"] == 4 * generator.size.parameters
+    assert four["memory_bytes"]["weights"] == one["memory_bytes"]["weights"] == 4 * generator.parameters
     assert four["memory_bytes"]["activations: mlp"] == pytest.approx(one["memory_bytes"]["activations: mlp"] / 4)
     assert one["codes_per_step"] == 128 * 16 * 4 and one["positions_per_step"] == 128 * 16
     divided = plan_stage(generator, devices=4, device_bytes=1e9, shard=True)
-    assert divided["shards"] == 4 and divided["memory_bytes"]["optimizer"] == 2 * generator.size.parameters
+    assert divided["shards"] == 4 and divided["memory_bytes"]["optimizer"] == 2 * generator.parameters
     tokenizer = plan_stage(pictures("digits")[0], devices=4, device_bytes=1e9, shard=True)
     assert tokenizer["shards"] == 1  # the trainer divides generators only
 

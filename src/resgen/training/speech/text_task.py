@@ -156,6 +156,8 @@ class TextTask:
     """
 
     name = "text"
+    flow = staticmethod(alignment_prior)
+    """How speech flows before anything is known; see `TextModel.search`."""
 
     def __init__(
         self,
@@ -302,7 +304,7 @@ class TextTask:
         """What is known of the alignment before training: speech flows evenly, and pauses are quiet."""
         config = self.config
         shape = batch.tokens.shape[1], batch.mels.shape[2]
-        even = alignment_prior(batch.valid.sum(dim=1), batch.frames, *shape, strength=config.prior_strength)
+        even = self.flow(batch.valid.sum(dim=1), batch.frames, *shape, strength=config.prior_strength)
         inside = torch.arange(shape[1], device=self.device) < batch.frames[:, None]
         loudness = batch.mels.double().mean(dim=1) / self.model.config.mel_scale
         loudness = loudness - (loudness * inside).sum(dim=1, keepdim=True) / batch.frames[:, None]
