@@ -53,7 +53,8 @@ def progress_bars(*, enabled: bool = True) -> Iterator[Advance]:
     finally:
         later.cancel()
         later.join()
-        progress.stop()
+        if progress.live.is_started:  # else Rich 13 ends a line that it has not begun
+            progress.stop()
 
 
 def show_progress(items: Iterable[tuple[int, T]], total: int, title: str) -> Iterator[T]:
