@@ -231,7 +231,7 @@ def draw_split(
         style = list(STYLES)[label]
         for _ in range(MAX_REPEATS):
             rng = random.Random(derive_seed("avatars", seed, split, style, tries[style]))
-            options, chosen = draw_options(style, rng)
+            options, traits = draw_options(style, rng)
             tries[style] += 1
             answer = artist.draw(style, options, size)
             if answer["drawing"] not in drawn:
@@ -240,7 +240,7 @@ def draw_split(
             raise DataError(f"style '{style}' has too few drawings for {count} pictures in '{split}'")
         drawn.add(answer["drawing"])
         attributes = {k: v for k, v in answer["attributes"].items() if not k.startswith(("primary", "secondary"))}
-        classes = {**chosen, **read_attributes(attributes)}
+        classes = {**traits, **read_attributes(attributes)}
         image = {"bytes": to_webp(answer["png"]), "path": f"{split}/{style}-{index // len(STYLES):05d}.webp"}
         codes = {name: names.index(classes[name]) for name, names in AXES.items()}
         yield {"image": image, "label": label, **codes, "attributes": json.dumps(attributes, sort_keys=True)}
@@ -250,14 +250,14 @@ def draw_options(style: str, rng: random.Random) -> tuple[dict[str, Any], dict[s
     """Options of the next drawing and the classes of what is chosen here; the style chooses the rest by `seed`."""
     of = STYLES[style]
     options = {**(of.options or {}), "seed": f"{rng.getrandbits(64):016x}"}
-    chosen = {}
+    traits = {}
     palettes = (("background", "backgroundColor", BACKGROUNDS), ("hair", of.hair, HAIR), ("skin", of.skin, SKIN))
     for axis, option, palette in palettes:
         name = rng.choice(list(palette))
-        chosen[axis] = name if option else "none"
+        traits[axis] = name if option else "none"
         if option:
             options[option] = [palette[name]]
-    return options, chosen
+    return options, traits
 
 
 def read_attributes(attributes: Mapping[str, str]) -> dict[str, str]:

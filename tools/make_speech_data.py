@@ -206,22 +206,24 @@ class Sentences:
                 print(f"{split}: {len(splits[split])} recordings", flush=True)
         texts = self._sentences()
         for split, held_out in (("train", False), ("test_unseen_synth", True)):
-            chosen = [text for text in texts if is_test_text(text) == held_out]
-            if not chosen:
+            selection = [text for text in texts if is_test_text(text) == held_out]
+            if not selection:
                 raise DataError(f"{len(texts)} texts are too few to divide; give at least 100")
             rng = random.Random(derive_seed("sentences", self.seed, split))
-            chosen = rng.sample(chosen, len(chosen))
+            selection = rng.sample(selection, len(selection))
             if self.words is not None and not held_out:
                 words = [w for line in read_lines(self.words) if re.fullmatch("[a-z]{2,12}", w := line.split(" ")[0])]
                 if not words:
                     raise DataError(f"'{self.words}' holds no words of 2 to 12 letters at the beginnings of its lines")
-                chosen = [" ".join(rng.choice((w, w, rng.choice(words))) for w in text.split()) for text in chosen]
+                selection = [
+                    " ".join(rng.choice((w, w, rng.choice(words))) for w in text.split()) for text in selection
+                ]
             speakers = [voice for voice in voices if voice.held_out == held_out]
             turns = [voice for _ in range(self.test_per_voice if held_out else self.per_voice) for voice in speakers]
             if not held_out:
                 varied = _varied(voices, self.varied_voices, self.seed, altered=self.altered)
                 turns += [voice for voice, _ in varied]
-            jobs = [Job(v, chosen[i % len(chosen)], chosen[i % len(chosen)]) for i, v in enumerate(turns)]
+            jobs = [Job(v, selection[i % len(selection)], selection[i % len(selection)]) for i, v in enumerate(turns)]
             splits[split] = splits.get(split, []) + _speak(jobs, split)
         return splits
 
@@ -318,9 +320,9 @@ def _speak(jobs: Sequence[Job], title: str) -> list[Row]:
 
         def speak(index: int) -> Row:
             job, file = jobs[index], Path(folder) / f"{index}.wav"
-            done = subprocess.run(job.voice.command(job.spoken, file), capture_output=True, timeout=60, check=False)
-            if done.returncode or not file.exists():
-                raise DataError(f"{job.voice.speaker_id} failed at '{job.text}': {done.stderr.decode()[:200]}")
+            process = subprocess.run(job.voice.command(job.spoken, file), capture_output=True, timeout=60, check=False)
+            if process.returncode or not file.exists():
+                raise DataError(f"{job.voice.speaker_id} failed at '{job.text}': {process.stderr.decode()[:200]}")
             samples = read_sound(file, RATE_HZ, where=f"{job.voice.speaker_id} '{job.text}'")
             file.unlink()
             noise = random.Random(derive_seed("noise", job.voice.speaker_id, index))
@@ -346,7 +348,7 @@ def _read_rows(file: Path) -> Iterable[dict[str, Any]]:
 
 def _recordings(file: Path) -> dict[str, dict[str, list[Tensor]]]:
     """Single digits by speaker and word: trimmed, of equal loudness, with edges that do not click."""
-    found: dict[str, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
+    recordings: dict[str, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
     fade = torch.linspace(0, 1, RATE_HZ // 200)
     for row in _read_rows(file):
         samples = read_sound(row["audio"]["bytes"], RATE_HZ, where=f"'{file}' {row['audio']['path']}")
@@ -355,8 +357,8 @@ def _recordings(file: Path) -> dict[str, dict[str, list[Tensor]]]:
             raise DataError(f"'{file}' {row['audio']['path']} is too short for a digit")
         ends = torch.ones_like(samples)
         ends[: len(fade)], ends[-len(fade) :] = fade, fade.flip(0)
-        found[row["speaker_id"]][row["text"]].append(samples * ends)
-    return found
+        recordings[row["speaker_id"]][row["text"]].append(samples * ends)
+    return recordings
 
 
 def _copy_recordings(file: Path, source: str) -> list[Row]:

@@ -113,8 +113,8 @@ class Teacher:
         print(f"{len(work) - len(left)} of {len(work)} parts are there", flush=True)
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(self.processes, spawn, _open_session, (self.model,)) as pool:
-            done = [(name, pool.submit(_speak_part, self, name, jobs)) for name, jobs in left]
-            for name, result in done:
+            futures = [(name, pool.submit(_speak_part, self, name, jobs)) for name, jobs in left]
+            for name, result in futures:
                 print(f"{name}: {result.result()}", flush=True)
 
     def usable_texts(self) -> list[Spoken]:

@@ -70,11 +70,11 @@ def main(
     begin = time.monotonic()
     steps = 0
 
-    def progress(step: int, done: float, loss: float) -> None:
+    def progress(step: int, share: float, loss: float) -> None:
         nonlocal steps
         steps = step
         if step % 100 == 0:
-            print(f"step {step}  {done:4.0%}  loss {loss:.3f}", file=sys.stderr, flush=True)
+            print(f"step {step}  {share:4.0%}  loss {loss:.3f}", file=sys.stderr, flush=True)
 
     model = train_classifier(
         pictures.to(device),

@@ -18,12 +18,12 @@ def test_nearest_neighbours_brute_force(chunk_size: int) -> None:
     pictures = torch.randint(0, 256, (6, 3, 4, 4), generator=_stream(), dtype=torch.uint8)
     reference = torch.randint(0, 256, (40, 3, 4, 4), generator=_stream().manual_seed(1), dtype=torch.uint8)
     reference[17] = pictures[2]
-    found = nearest_neighbours(pictures, reference, 3, chunk_size=chunk_size)
+    neighbours = nearest_neighbours(pictures, reference, 3, chunk_size=chunk_size)
     squares = (pictures[:, None].double() - reference.double()).square().flatten(2).mean(2)
     expected, order = squares.sqrt().sort(dim=1)
-    assert torch.equal(found.indices, order[:, :3])
-    assert torch.allclose(found.distances.double(), expected[:, :3], atol=1e-4)
-    assert found.indices[2, 0] == 17 and found.distances[2, 0] == 0
+    assert torch.equal(neighbours.indices, order[:, :3])
+    assert torch.allclose(neighbours.distances.double(), expected[:, :3], atol=1e-4)
+    assert neighbours.indices[2, 0] == 17 and neighbours.distances[2, 0] == 0
 
 
 def test_nearest_neighbours_refuses() -> None:

@@ -159,18 +159,18 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _stream(self, fields: dict[str, Any]) -> None:
         self._start(200, "application/x-ndjson", {})
-        done = images(fields, self.server.models)
-        count, steps = len(done["images"]), fields["num_steps"]
+        result = images(fields, self.server.models)
+        count, steps = len(result["images"]), fields["num_steps"]
         for step in range(1, steps + 1):
             time.sleep(self.server.delay_s)
             known = [[min(8, 8 * step // steps + (k + p) % 2) for p in range(16)] for k in range(count)]
-            shown = [picture("step", step, k, fields["seed"]) for k in range(count)]
-            self._line({"event": "step", "step": step, "num_steps": steps, "images": shown, "visible": known})
+            pictures = [picture("step", step, k, fields["seed"]) for k in range(count)]
+            self._line({"event": "step", "step": step, "num_steps": steps, "images": pictures, "visible": known})
             if self.server.fault == "break" and step == 2:
                 return
             if self.server.fault == "stream" and step == 2:
                 return self._line({"event": "error", "error": "out of memory: ask for fewer pictures"})
-        self._line({"event": "done", **done})
+        self._line({"event": "done", **result})
 
     def _line(self, event: dict[str, Any]) -> None:
         self.wfile.write(json.dumps(event).encode() + b"\n")
@@ -219,8 +219,8 @@ def _levels(fields: dict[str, Any], models: list[dict[str, Any]]) -> dict[str, A
 
 def _speech(fields: dict[str, Any], models: list[dict[str, Any]]) -> dict[str, Any]:
     wav = base64.b64encode(sound()).decode()
-    shown = picture("spectrogram", fields["text"], size=64)
-    made = {"sample_rate_hz": 8000, "duration_s": 0.4, "wav": wav, "spectrogram": shown, "seconds": 0.1}
+    spectrogram = picture("spectrogram", fields["text"], size=64)
+    made = {"sample_rate_hz": 8000, "duration_s": 0.4, "wav": wav, "spectrogram": spectrogram, "seconds": 0.1}
     return {**_settings(fields), **made}
 
 

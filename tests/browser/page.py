@@ -50,8 +50,8 @@ class Page:
         """The condition's first true value."""
         end = time.monotonic() + WAIT_S
         while time.monotonic() < end:
-            if found := condition():
-                return found
+            if value := condition():
+                return value
             time.sleep(0.05)
         raise AssertionError(f"waited {WAIT_S} s in vain: {what or condition}; status: {self.status()!r}")
 
@@ -154,8 +154,8 @@ class Page:
 
     def media(self, **features: str) -> None:
         """Set `prefers_color_scheme` or `prefers_reduced_motion`."""
-        chosen = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": chosen})
+        selection = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": selection})
 
     def downloaded(self, name: str) -> Path:
         file = self.driver.downloads / name

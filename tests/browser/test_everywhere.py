@@ -91,12 +91,12 @@ def filled(driver: object, fake_server: FakeServer) -> Iterator[Page]:
 
 
 def test_there_is_a_result_everywhere(filled: Page) -> None:
-    found = {}
+    counts = {}
     for view in VIEWS:
         filled.go(view)
-        shown = filled.all(".stage img, .error")
-        found[view] = len([element for element in shown if element.is_displayed()])
-    assert found == {"pictures": 5, "edit": 6, "levels": 8, "speech": 2}
+        elements = filled.all(".stage img, .error")
+        counts[view] = len([element for element in elements if element.is_displayed()])
+    assert counts == {"pictures": 5, "edit": 6, "levels": 8, "speech": 2}
 
 
 @pytest.mark.parametrize("width", [320, 375, 820, 1280])

@@ -138,8 +138,8 @@ def test_many_classes_can_be_searched_and_keep_what_is_chosen(page: Page, fake: 
     page.choose("[name=model]", "animals")
     page.classes("animal 17")
     page.fill("#pictures-filter", "animal 2")
-    shown = [chip.text.removeprefix("✓ ") for chip in page.all(".chip") if chip.is_displayed()]
-    assert shown == ["animal 2", "animal 17", *(f"animal {k}" for k in range(20, 30))]
+    labels = [chip.text.removeprefix("✓ ") for chip in page.all(".chip") if chip.is_displayed()]
+    assert labels == ["animal 2", "animal 17", *(f"animal {k}" for k in range(20, 30))]
     page.finish()
     assert fake.seen[0][1]["class_ids"] == [17]
     assert fake.seen[0][1]["model"] == "animals"
@@ -177,8 +177,8 @@ def test_all_pictures_are_kept_in_one_archive(page: Page) -> None:
     page.click("button.save-all")
     with zipfile.ZipFile(page.downloaded("clothes-32.zip")) as archive:
         assert archive.testzip() is None
-        found = {name: archive.read(name) for name in archive.namelist()}
-    assert found == {f"t-shirt-top-32-{k}.png": base64.b64decode(picture("final", 0, k, 32)) for k in range(2)}
+        files = {name: archive.read(name) for name in archive.namelist()}
+    assert files == {f"t-shirt-top-32-{k}.png": base64.b64decode(picture("final", 0, k, 32)) for k in range(2)}
 
 
 def test_replay_shows_the_steps_again_and_ends_at_the_last(page: Page) -> None:

@@ -114,11 +114,11 @@ def test_what_is_given_is_kept(kind: str) -> None:
     stream = torch.Generator().manual_seed(2)
     codes = torch.randint(9, (3, 6, 4), generator=stream)
     visible = torch.randint(5, (3, 6), generator=stream)
-    found = sample(
+    samples = sample(
         model, torch.tensor([0, 1, 2]), seed=0, indices=range(3), sampling=settings(kind), given=(codes, visible)
     ).codes
     known = torch.arange(4) < visible[..., None]
-    assert torch.equal(found[known], codes[known]) and not torch.equal(found, codes)
+    assert torch.equal(samples[known], codes[known]) and not torch.equal(samples, codes)
 
 
 def test_guidance_moves_towards_the_class(kind: str) -> None:
@@ -141,8 +141,8 @@ def test_guidance_moves_towards_the_class(kind: str) -> None:
         optimizer.step()
     assert float(loss.detach()) < first
     model.eval()
-    found = sample(model, class_ids, seed=1, indices=range(96), sampling=sampling).codes
-    right = (found // 3 == class_ids[:, None, None]).float().mean()
+    samples = sample(model, class_ids, seed=1, indices=range(96), sampling=sampling).codes
+    right = (samples // 3 == class_ids[:, None, None]).float().mean()
     guided = sample(
         model, class_ids, seed=1, indices=range(96), sampling=dataclasses.replace(sampling, guidance_scale=2.0)
     ).codes

@@ -30,8 +30,8 @@ def _generator(seed: int = 0) -> torch.Generator:
 
 
 def _make(kind: str, **settings: Any) -> Quantizer:
-    wanted = {"depth": DEPTH, "codebook_size": SIZE, "momentum": 0.9, "variance_momentum": 0.8} | settings
-    return make_quantizer(QuantizerConfig(kind=kind, **wanted), DIM)  # type: ignore[arg-type]
+    options = {"depth": DEPTH, "codebook_size": SIZE, "momentum": 0.9, "variance_momentum": 0.8} | settings
+    return make_quantizer(QuantizerConfig(kind=kind, **options), DIM)  # type: ignore[arg-type]
 
 
 def _latents(*shape: int, seed: int = 0) -> Tensor:
@@ -301,10 +301,10 @@ def test_codebooks_stay_float32(kind: str, convert: str) -> None:
 def test_moving_to_the_meta_device_and_back(kind: str) -> None:
     quantizer = _make(kind).to("meta")
     assert quantizer.codebooks.is_meta
-    wanted = _make(kind)
-    _update(wanted, _latents(20))
-    quantizer.to_empty(device="cpu").load_state_dict(wanted.state_dict())
-    assert _same(_state(quantizer), _state(wanted))
+    expected = _make(kind)
+    _update(expected, _latents(20))
+    quantizer.to_empty(device="cpu").load_state_dict(expected.state_dict())
+    assert _same(_state(quantizer), _state(expected))
 
 
 @every_kind
@@ -312,16 +312,16 @@ def test_moving_to_the_meta_device_and_back(kind: str) -> None:
 def test_latents_of_other_types(kind: str, dtype: torch.dtype) -> None:
     quantizer, other = _make(kind), _make(kind)
     latents = _latents(4, 30).to(dtype).requires_grad_()
-    result, wanted = quantizer.quantize(latents), other.quantize(latents.detach().float())
-    assert torch.equal(result.codes, wanted.codes)
-    assert torch.equal(quantizer.encode(latents), wanted.codes)
-    assert torch.equal(result.residuals, wanted.residuals) and result.residuals.dtype == torch.float32
-    assert torch.equal(result.commitment, wanted.commitment)
-    assert torch.equal(result.quantized, wanted.quantized)
+    result, expected = quantizer.quantize(latents), other.quantize(latents.detach().float())
+    assert torch.equal(result.codes, expected.codes)
+    assert torch.equal(quantizer.encode(latents), expected.codes)
+    assert torch.equal(result.residuals, expected.residuals) and result.residuals.dtype == torch.float32
+    assert torch.equal(result.commitment, expected.commitment)
+    assert torch.equal(result.quantized, expected.quantized)
     (result.quantized.sum() + result.commitment).backward()
     assert latents.grad is not None and latents.grad.dtype == dtype
     quantizer.update(result, _generator())
-    other.update(wanted, _generator())
+    other.update(expected, _generator())
     assert _same(_state(quantizer), _state(other))
     assert quantizer.codebooks.dtype == torch.float32
 
@@ -331,8 +331,8 @@ def test_autocast_changes_nothing(kind: str) -> None:
     plain, casted = _make(kind), _make(kind)
     latents, more = _latents(200), _latents(100, seed=1)
     plain.initialize(latents, _generator())
-    wanted = plain.quantize(more)
-    plain.update(wanted, _generator())
+    expected = plain.quantize(more)
+    plain.update(expected, _generator())
     with torch.autocast("cpu", torch.bfloat16):
         assert (latents @ latents.T).dtype == torch.bfloat16, "autocast is not active: the test shows nothing"
         casted.initialize(latents, _generator())
@@ -341,7 +341,7 @@ def test_autocast_changes_nothing(kind: str) -> None:
         codes = casted.encode(more)
         decoded = casted.decode(codes)
     for name in ("codes", "quantized", "commitment", "residuals", "valid_codes"):
-        assert torch.equal(getattr(result, name), getattr(wanted, name)), name
+        assert torch.equal(getattr(result, name), getattr(expected, name)), name
     assert _same(_state(plain), _state(casted))
     assert torch.equal(codes, plain.encode(more))
     assert torch.equal(decoded, plain.decode(codes)) and decoded.dtype == torch.float32

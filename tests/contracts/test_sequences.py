@@ -81,9 +81,9 @@ def test_padding_and_batching_change_nothing(kind: str, guidance_scale: float) -
 
 def test_the_prompt_comes_back_as_it_was(kind: str) -> None:
     codes, sequence = batch([0, 1, 2, 3])
-    found = draw(make(kind), kind, [0, 1, 2, 3], 1.5)
+    result = draw(make(kind), kind, [0, 1, 2, 3], 1.5)
     kept = sequence.prompt | ~sequence.valid
-    assert torch.equal(found[kept], codes[kept]) and not torch.equal(found[~kept], codes[~kept])
+    assert torch.equal(result[kept], codes[kept]) and not torch.equal(result[~kept], codes[~kept])
 
 
 def test_features_are_heard(kind: str) -> None:
@@ -108,10 +108,10 @@ def test_the_loss_does_not_know_the_padding_but_knows_what_is_wanted(kind: str) 
     assert loss_of(kind, changed, sequence) == pytest.approx(reference, abs=1e-6)
     features = torch.where(sequence.valid.repeat_interleave(2, 1)[..., None], sequence.features, 50.0)
     assert loss_of(kind, codes, dataclasses.replace(sequence, features=features)) == pytest.approx(reference, abs=1e-6)
-    wanted = torch.where(sequence.targets[..., None], (codes + 1) % 9, codes)
-    assert abs(loss_of(kind, wanted, sequence) - reference) > 1e-5
-    shown = torch.where(sequence.prompt[..., None], (codes + 1) % 9, codes)
-    assert abs(loss_of(kind, shown, sequence) - reference) > 1e-5, "the prompt is seen"
+    expected = torch.where(sequence.targets[..., None], (codes + 1) % 9, codes)
+    assert abs(loss_of(kind, expected, sequence) - reference) > 1e-5
+    masked = torch.where(sequence.prompt[..., None], (codes + 1) % 9, codes)
+    assert abs(loss_of(kind, masked, sequence) - reference) > 1e-5, "the prompt is seen"
 
 
 def test_samples_that_are_not_kept_see_neither_features_nor_prompt(kind: str) -> None:
@@ -121,8 +121,8 @@ def test_samples_that_are_not_kept_see_neither_features_nor_prompt(kind: str) ->
     other = dataclasses.replace(without, features=without.features + 1)
     assert loss_of(kind, codes, other) == pytest.approx(reference, abs=1e-6)
     if get_kind(kind).name in ("resgen", "residual", "direct", "maskgit"):  # causal kinds always see what came before
-        shown = torch.where(sequence.prompt[..., None], (codes + 1) % 9, codes)
-        assert loss_of(kind, shown, without) == pytest.approx(reference, abs=1e-6)
+        masked = torch.where(sequence.prompt[..., None], (codes + 1) % 9, codes)
+        assert loss_of(kind, masked, without) == pytest.approx(reference, abs=1e-6)
 
 
 def test_validation_counts_wanted_positions_only(kind: str) -> None:

@@ -40,14 +40,14 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
 @pytest.mark.parametrize("kind", worker.KINDS)
 @pytest.mark.parametrize("split", worker.SPLITS)
 def test_two_processes_learn_what_one_learns(ranks: list[dict[str, Tensor]], kind: str, split: str) -> None:
-    wanted = worker.learn(kind, split, LOCAL)
+    expected = worker.learn(kind, split, LOCAL)
     for rank in ranks:
-        found = {name: rank[f"{kind}/{split}/{name}"] for name in wanted}
-        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
-    assert wanted["unchanged"], "a batch without rows leaves the codebooks alone"
+        joint = {name: rank[f"{kind}/{split}/{name}"] for name in expected}
+        torch.testing.assert_close(joint, expected, rtol=1e-5, atol=1e-5)
+    assert expected["unchanged"], "a batch without rows leaves the codebooks alone"
     if kind == "ema":
-        assert wanted["restarted"].sum() > 0, "the case must restart codes"
-        assert (wanted["start.codebooks"] != worker.learn("probabilistic", split, LOCAL)["start.codebooks"]).any()
+        assert expected["restarted"].sum() > 0, "the case must restart codes"
+        assert (expected["start.codebooks"] != worker.learn("probabilistic", split, LOCAL)["start.codebooks"]).any()
 
 
 @pytest.mark.parametrize("kind", worker.KINDS)

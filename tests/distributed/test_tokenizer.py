@@ -67,22 +67,22 @@ def one(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def lines(run: Path) -> list[dict]:
-    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in CLOCK} for line in found]
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in CLOCK} for line in rows]
 
 
 def test_two_processes_train_and_measure_as_one(data: Path, one: Path, tmp_path: Path) -> None:
     """Losses, all metrics of the log, usage and perplexity of the codebooks, and the tokenizer itself."""
     for status, errors in run_processes(2, WORKER, tmp_path / "run", data):
         assert status == 0, errors
-    found, wanted = lines(tmp_path / "run"), lines(one)
-    assert [line["kind"] for line in wanted].count("validation") == 3 and len(wanted) == 16
-    for ours, theirs in zip(found, wanted, strict=True):
+    rows, expected = lines(tmp_path / "run"), lines(one)
+    assert [line["kind"] for line in expected].count("validation") == 3 and len(expected) == 16
+    for ours, theirs in zip(rows, expected, strict=True):
         assert ours.pop("kind") == theirs.pop("kind")
         assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5)
-    found, wanted = lines(tmp_path / "run"), lines(one)
-    assert {"mse", "commitment", "loss", "grad_norm"} <= set(wanted[0])
-    assert {"usage/1", "perplexity/2", "psnr_db/2", "variance/1"} <= set(wanted[-1])
+    rows, expected = lines(tmp_path / "run"), lines(one)
+    assert {"mse", "commitment", "loss", "grad_norm"} <= set(expected[0])
+    assert {"usage/1", "perplexity/2", "psnr_db/2", "variance/1"} <= set(expected[-1])
     models = [load_file(run / "model" / "tokenizer.safetensors") for run in (tmp_path / "run", one)]
     torch.testing.assert_close(*models, rtol=1e-2, atol=1e-3)
 

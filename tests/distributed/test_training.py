@@ -30,13 +30,13 @@ def curve(run: Path, kind: str, *names: str) -> list[tuple[float, ...]]:
     return [steps[step] for step in sorted(steps)]
 
 
-def check_same(run: Path, wanted: Path, tolerance: float) -> None:
+def check_same(run: Path, reference: Path, tolerance: float) -> None:
     """Losses, gradients, validation and the exported averages agree."""
     for kind, names in (("train", ("loss", "grad_norm")), ("validation", ("val_loss",))):
-        found, expected = (torch.tensor(curve(path, kind, *names), dtype=torch.float64) for path in (run, wanted))
+        actual, expected = (torch.tensor(curve(path, kind, *names), dtype=torch.float64) for path in (run, reference))
         assert expected.numel(), kind
-        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
-    models = [load_file(path / "model" / "model.safetensors") for path in (run, wanted)]
+        torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+    models = [load_file(path / "model" / "model.safetensors") for path in (run, reference)]
     torch.testing.assert_close(*models, rtol=tolerance, atol=tolerance)
 
 
@@ -124,6 +124,6 @@ def test_a_damaged_part_is_noticed(runs: Path, tmp_path: Path) -> None:
 
 def test_what_cannot_be_sharded_is_refused(tmp_path: Path) -> None:
     command = [sys.executable, str(WORKER), str(tmp_path / "run"), "shard=true"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 2 and "start them with torchrun" in done.stderr
+    process = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert process.returncode == 2 and "start them with torchrun" in process.stderr
     assert not (tmp_path / "run" / "checkpoints").exists()

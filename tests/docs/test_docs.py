@@ -54,8 +54,8 @@ def build(links: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def blocks(path: Path, *languages: str) -> list[str]:
     """Code of the given languages on a page, without the indentation of lists."""
-    found = FENCE.findall(path.read_text(encoding="utf-8"))
-    return [re.sub(f"^{indent}", "", text, flags=re.MULTILINE) for indent, kind, text in found if kind in languages]
+    matches = FENCE.findall(path.read_text(encoding="utf-8"))
+    return [re.sub(f"^{indent}", "", text, flags=re.MULTILINE) for indent, kind, text in matches if kind in languages]
 
 
 def shell_lines(path: Path) -> list[str]:
@@ -161,11 +161,11 @@ def test_links_are_checked(links, tmp_path, target, wrong, form):
     (folder / "page.md").write_text(
         f"# Here\n\n```\n[no link](in-code.md)\n```\n\n`[none](either.md)` {form.format(target)}\n"
     )
-    found = links.broken(tmp_path / "project")
+    matches = links.broken(tmp_path / "project")
     if wrong is None:
-        assert found == []
+        assert matches == []
     else:
-        assert len(found) == 1 and found[0].startswith("docs/page.md:7: ") and wrong in found[0]
+        assert len(matches) == 1 and matches[0].startswith("docs/page.md:7: ") and wrong in matches[0]
 
 
 def test_links_out_of_docs_lead_to_pages_of_the_site(build):

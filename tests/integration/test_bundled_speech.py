@@ -38,13 +38,13 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_model_is_understood_by_the_recogniser(recordings: Path) -> None:
     hear = open_transcriber("digit-recognizer")
-    heard = [hear(read_sound(recordings / f"{number}.wav", 16_000)) for number in range(len(TEXTS))]
+    transcripts = [hear(read_sound(recordings / f"{number}.wav", 16_000)) for number in range(len(TEXTS))]
     right = sum(
         a == b
-        for text, said in zip(TEXTS, heard, strict=True)
+        for text, said in zip(TEXTS, transcripts, strict=True)
         for a, b in zip(text.split(), said.split(), strict=False)
     )
-    assert right >= 9, heard  # of 12 digits
+    assert right >= 9, transcripts  # of 12 digits
 
 
 @pytest.mark.parametrize("task", [None, "continuation"])

@@ -38,8 +38,8 @@ class Server:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.log.append(line)
-            if found := re.search(r"http://\S+", line):
-                self.address = found[0]
+            if match := re.search(r"http://\S+", line):
+                self.address = match[0]
                 break
         self.reading = threading.Thread(target=lambda: self.log.extend(self.process.stderr))
         self.reading.start()
@@ -93,9 +93,9 @@ def test_pictures_of_the_command_and_an_orderly_end(server: Server, tmp_path: Pa
 def in_flight(server: Server) -> float:
     """Requests without an answer."""
     metrics = server.client.get("/metrics").text
-    found = re.search(r"^resgen_requests_in_flight (\S+)$", metrics, re.MULTILINE)
-    assert found is not None
-    return float(found[1])
+    match = re.search(r"^resgen_requests_in_flight (\S+)$", metrics, re.MULTILINE)
+    assert match is not None
+    return float(match[1])
 
 
 def refused(server: Server) -> int | None:

@@ -175,10 +175,10 @@ def test_continuation(speak: Callable[..., dict], prompt: Path, model: Path, tmp
 
     argv = ["--task", "continuation", "--prompt", prompt, "--prompt-text", "a b c a", "--out", tmp_path / "a.wav"]
     speak("--text", "b c", *argv)
-    shown = SpeechPipeline.from_pretrained(model, device="cpu").prepare(prompt, "a b c a").samples
+    start = SpeechPipeline.from_pretrained(model, device="cpu").prepare(prompt, "a b c a").samples
     samples = read_sound(tmp_path / "a.wav", RATE)
-    torch.testing.assert_close(samples[: len(shown)], shown, atol=1 / 32768, rtol=0)
-    assert len(samples) > len(shown)
+    torch.testing.assert_close(samples[: len(start)], start, atol=1 / 32768, rtol=0)
+    assert len(samples) > len(start)
 
 
 def test_a_file_of_texts(speak: Callable[..., dict], tmp_path: Path) -> None:
@@ -226,16 +226,18 @@ def test_a_training_starts_from_a_model(
     given = [*options, *STEPPED] if stage == "generator" else ["--data", corpus]
     tiny = ["--set", f"{stage}_training.num_steps=1", f"{stage}_training.learning_rate=1e-12"]
     train(stage, *given, *tiny, "--init", init, "--out", work / f"{stage}-again")
-    found, wanted = (load_file(path / f"{stage}.safetensors") for path in (work / f"{stage}-again" / "model", init))
-    torch.testing.assert_close(found, wanted, rtol=1e-2, atol=1e-2)  # codebooks follow their codes
+    actual, expected = (load_file(path / f"{stage}.safetensors") for path in (work / f"{stage}-again" / "model", init))
+    torch.testing.assert_close(actual, expected, rtol=1e-2, atol=1e-2)  # codebooks follow their codes
     assert str(init) in (work / f"{stage}-again" / "config.yaml").read_text()
 
 
 def test_a_decoder_trained_further_reads_the_same_codes(work: Path, corpus: Path, parts: dict[str, Path]) -> None:
     alone = ["--set", "tokenizer_loss.decoder_only=true", "tokenizer_training.num_steps=2"]
     train("tokenizer", "--data", corpus, *alone, "--init", parts["tokenizer"], "--out", work / "decoder")
-    found, before = (load_file(path / "tokenizer.safetensors") for path in (work / "decoder/model", parts["tokenizer"]))
-    changed = {name.split(".")[0] for name, value in found.items() if not torch.equal(value, before[name])}
+    actual, before = (
+        load_file(path / "tokenizer.safetensors") for path in (work / "decoder/model", parts["tokenizer"])
+    )
+    changed = {name.split(".")[0] for name, value in actual.items() if not torch.equal(value, before[name])}
     assert changed == {"decoder"}
 
 

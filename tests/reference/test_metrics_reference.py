@@ -59,7 +59,7 @@ def test_frechet_distance_by_a_matrix_root() -> None:
 
 def test_kernel_distance() -> None:
     first, second = _features(40, 5, 0).double(), _features(30, 5, 1).double()
-    found = kernel_distance(first, second, num_subsets=4, subset_size=9, stream=_stream(7))
+    result = kernel_distance(first, second, num_subsets=4, subset_size=9, stream=_stream(7))
     stream = _stream(7)
     values = []
     for _ in range(4):
@@ -69,12 +69,12 @@ def test_kernel_distance() -> None:
         within = [sum(kernel(s[i], s[j]) for i in range(9) for j in range(9) if i != j) / 72 for s in (x, y)]
         across = sum(kernel(a, b) for a in x for b in y) / 81
         values.append(sum(within) - 2 * across)
-    assert found == pytest.approx((np.mean(values), np.std(values)), rel=1e-9)
+    assert result == pytest.approx((np.mean(values), np.std(values)), rel=1e-9)
 
 
 def test_inception_score() -> None:
     logits = 3 * torch.randn(50, 7, generator=_stream())
-    found = inception_score(logits, splits=4, stream=_stream(3))
+    result = inception_score(logits, splits=4, stream=_stream(3))
     shuffled = logits[torch.randperm(50, generator=_stream(3))].double().numpy()
     scores = []
     for part in np.array_split(shuffled, 4):
@@ -82,7 +82,7 @@ def test_inception_score() -> None:
         marginal = p.mean(0)
         kl = [sum(row[c] * math.log(row[c] / marginal[c]) for c in range(7)) for row in p]
         scores.append(math.exp(np.mean(kl)))
-    assert found == pytest.approx((np.mean(scores), np.std(scores)), rel=1e-9)
+    assert result == pytest.approx((np.mean(scores), np.std(scores)), rel=1e-9)
 
 
 @pytest.mark.parametrize("k", [1, 3])
@@ -95,9 +95,9 @@ def test_precision_recall(k: int) -> None:
         return float(np.mean(inside))
 
     a, b = generated.double().numpy(), reference.double().numpy()
-    found = precision_recall(generated, reference, k=k)
-    assert found == pytest.approx((share(a, b), share(b, a)))
-    assert 0 < found.precision < 1 and 0 < found.recall < 1
+    result = precision_recall(generated, reference, k=k)
+    assert result == pytest.approx((share(a, b), share(b, a)))
+    assert 0 < result.precision < 1 and 0 < result.recall < 1
 
 
 @pytest.mark.parametrize(("side", "window"), [(13, 11), (8, 7)])

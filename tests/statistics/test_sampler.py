@@ -72,8 +72,8 @@ class Toy(LatentPrediction):
 
     def __call__(self, codes: torch.Tensor, visible: torch.Tensor, guidance_scale: float) -> Toy:
         self.calls += 1
-        shown = torch.arange(DEPTH) < visible[..., None]
-        digits = torch.where(shown, codes + 1, 0).flatten(1)
+        known = torch.arange(DEPTH) < visible[..., None]
+        digits = torch.where(known, codes + 1, 0).flatten(1)
         state = (digits * (self.size + 1) ** torch.arange(POSITIONS * DEPTH)).sum(1)
         self.rows = self.cumulative[state].flatten(0, 1)
         self.visible = visible.flatten()
@@ -111,8 +111,8 @@ def by_confidence(level_std: tuple[float, ...], temperature: float) -> Law:
             p, left = 1.0, sum(w for _, w in weights)
             for index in order:
                 p, left = p * weights[index][1] / left, left - weights[index][1]
-            chosen = [weights[index][0] for index in order]
-            result[tuple(chosen.count(i) for i in range(POSITIONS))] += p
+            positions = [weights[index][0] for index in order]
+            result[tuple(positions.count(i) for i in range(POSITIONS))] += p
         return dict(result)
 
     return law
@@ -155,9 +155,9 @@ def p_value(counts: np.ndarray, expected: dict[Codes, float]) -> float:
     possible = p > 0
     if counts[~possible].any():
         return 0.0
-    wanted = p[possible] * counts.sum()
-    assert wanted.min() > 5, "too few samples for the test"
-    return float(stats.chisquare(counts[possible], wanted * (counts.sum() / wanted.sum())).pvalue)
+    target = p[possible] * counts.sum()
+    assert target.min() > 5, "too few samples for the test"
+    return float(stats.chisquare(counts[possible], target * (counts.sum() / target.sum())).pvalue)
 
 
 def plan_of(config: SamplingConfig, masked: int = POSITIONS * DEPTH) -> list[int]:

@@ -53,10 +53,10 @@ def test_dtype_by_name() -> None:
     assert choose_dtype("bfloat16", CPU) == choose_dtype(torch.bfloat16, CPU) == torch.bfloat16
 
 
-@pytest.mark.parametrize(("there", "wanted"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_auto_dtype_follows_the_hardware(monkeypatch: pytest.MonkeyPatch, there: bool, wanted: torch.dtype) -> None:
+@pytest.mark.parametrize(("there", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_auto_dtype_follows_the_hardware(monkeypatch: pytest.MonkeyPatch, there: bool, expected: torch.dtype) -> None:
     monkeypatch.setattr(devices, "has_bfloat16", lambda device: there)
-    assert choose_dtype("auto", CPU) == wanted
+    assert choose_dtype("auto", CPU) == expected
 
 
 @pytest.mark.parametrize("name", ["float16", "bf16", "", torch.float16, torch.int64])

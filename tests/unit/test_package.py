@@ -95,8 +95,8 @@ def test_nobody_is_sent_to_the_stranger_of_the_same_name():
     files += [path for path in ROOT.iterdir() if path.suffix in suffixes]
     for path in files:
         if path.is_file() and (path.suffix or path.stat().st_size < 10_000):
-            found = stranger.search(path.read_text(errors="replace"))
-            assert not found, f"{path}: {found}"
+            match = stranger.search(path.read_text(errors="replace"))
+            assert not match, f"{path}: {match}"
 
 
 def test_package_is_marked_as_typed():

@@ -39,9 +39,9 @@ class FeatureInput(nn.Module):
             ConfigError: the features do not have `stride` rows per position, or another width.
         """
         expected = (sequence.valid.shape[1] * self.conv.stride[0], self.conv.in_channels)
-        found = None if sequence.features is None else tuple(sequence.features.shape[1:])
-        if sequence.features is None or found != expected:
-            raise ConfigError(f"features of shape {found} given, {expected} expected (rows, feature_width)")
+        actual = None if sequence.features is None else tuple(sequence.features.shape[1:])
+        if sequence.features is None or actual != expected:
+            raise ConfigError(f"features of shape {actual} given, {expected} expected (rows, feature_width)")
         features = sequence.features.to(self.conv.weight.dtype)
         x = self.conv(features.transpose(1, 2)).transpose(1, 2)
         if sequence.keep is None:

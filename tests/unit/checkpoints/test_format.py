@@ -92,11 +92,11 @@ def test_everything_saved_comes_back(tensors, config, note):
         folder = load_folder(path)
         assert (folder.kind, sorted(folder.components), folder.extra) == ("parts", ["a", "b-2"], {"note": note})
         assert folder.component("a").config == config
-        found = load_tensors(folder.component("b-2"))
-        assert found.keys() == tensors.keys()
+        loaded = load_tensors(folder.component("b-2"))
+        assert loaded.keys() == tensors.keys()
         for name, value in tensors.items():
-            assert found[name].dtype == value.dtype and found[name].shape == value.shape
-            assert sha256_tensor(found[name]) == sha256_tensor(value)
+            assert loaded[name].dtype == value.dtype and loaded[name].shape == value.shape
+            assert sha256_tensor(loaded[name]) == sha256_tensor(value)
         assert os.listdir(parent) == ["model"]
 
 
@@ -106,9 +106,9 @@ def test_tensors_that_share_memory_are_all_saved(tmp_path):
     save_folder(
         tmp_path / "m", kind="k", components={"model": Component(type="T", config={}, tensors=tensors)}, extra={}
     )
-    found = load_tensors(load_folder(tmp_path / "m").component("model"))
+    loaded = load_tensors(load_folder(tmp_path / "m").component("model"))
     for name, value in tensors.items():
-        assert torch.equal(found[name], value)
+        assert torch.equal(loaded[name], value)
 
 
 def test_saving_replaces_an_artefact_as_a_whole_but_nothing_else(tmp_path):
@@ -169,8 +169,10 @@ def test_a_file_system_that_refuses_to_write_gives_one_line(tmp_path):
         "except WriteError as error:\n"
         "    print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.stdout.startswith(f"cannot write '{tmp_path / 'm'}'") and done.stdout.count("\n") == 1, done.stderr
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert process.stdout.startswith(f"cannot write '{tmp_path / 'm'}'") and process.stdout.count("\n") == 1, (
+        process.stderr
+    )
     assert os.listdir(tmp_path) == []
 
 

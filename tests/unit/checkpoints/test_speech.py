@@ -82,14 +82,14 @@ def edited(folder: Path, tmp_path: Path) -> Callable[..., Path]:
 def test_a_pipeline_comes_back(folder: Path) -> None:
     parts = load_speech_pipeline(folder)
     tokenizer = make_tokenizer()
-    for found, wanted in (
+    for loaded, expected in (
         (parts.tokenizer, tokenizer),
         (parts.vocoder, make_vocoder()),
         (parts.text_model, make_text_model()),
         (parts.generator, make_generator(tokenizer)),
     ):
-        assert found is not None and same(found, wanted) and found.config == wanted.config
-        assert not found.training and not any(parameter.requires_grad for parameter in found.parameters())
+        assert loaded is not None and same(loaded, expected) and loaded.config == expected.config
+        assert not loaded.training and not any(parameter.requires_grad for parameter in loaded.parameters())
     assert parts.alphabet == ALPHABET and parts.voice == VoiceConfig()
     assert parts.sampling == SamplingConfig(num_steps=4, guidance_scale=1.0, choice_temperature=1.0)
     assert parts.folder.extra["history"] == {"generator": {"steps": 0}}
@@ -106,12 +106,12 @@ def test_parts_are_found_in_a_pipeline_as_well(folder: Path) -> None:
 
 def test_single_parts(tmp_path: Path) -> None:
     save_vocoder(tmp_path / "vocoder", make_vocoder(), history={"steps": 3})
-    vocoder, found = load_vocoder(tmp_path / "vocoder")
+    vocoder, folder = load_vocoder(tmp_path / "vocoder")
     assert same(vocoder, make_vocoder()) and vocoder.config == make_vocoder().config
-    assert found.extra["history"] == {"vocoder": {"steps": 3}}
+    assert folder.extra["history"] == {"vocoder": {"steps": 3}}
     save_text_model(tmp_path / "text", make_text_model(), alphabet="xy", history={"steps": 4})
-    model, alphabet, found = load_text_model(tmp_path / "text")
-    assert same(model, make_text_model()) and alphabet == "xy" and found.extra["history"] == {"text": {"steps": 4}}
+    model, alphabet, folder = load_text_model(tmp_path / "text")
+    assert same(model, make_text_model()) and alphabet == "xy" and folder.extra["history"] == {"text": {"steps": 4}}
     for tokenizer in (make_tokenizer(), make_waveform_tokenizer()):
         save_tokenizer(tmp_path / "tokenizer", tokenizer)
         assert same(load_sound_tokenizer(tmp_path / "tokenizer")[0], tokenizer)

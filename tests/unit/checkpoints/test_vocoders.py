@@ -236,9 +236,9 @@ def test_vocos_computes_what_vocos_computes(tmp_path: Path) -> None:
     tensors = vocos_tensors()
     vocoder = load_external_vocoder(write(tmp_path, vocos_config(), tensors), MEL)
     assert isinstance(vocoder, Vocoder) and not vocoder.training and vocoder.mel == MEL
-    found = vocoder(MELS)
-    assert found.shape == (1, 9 * 16)
-    assert torch.allclose(found, vocos_reference(tensors, MELS), atol=1e-5)
+    samples = vocoder(MELS)
+    assert samples.shape == (1, 9 * 16)
+    assert torch.allclose(samples, vocos_reference(tensors, MELS), atol=1e-5)
 
 
 def test_vocos_with_yaml(tmp_path: Path) -> None:
@@ -262,9 +262,9 @@ def test_bigvgan_computes_what_bigvgan_computes(naming: str, changes: dict, tmp_
     tensors = bigvgan_tensors(config, naming)
     vocoder = load_external_vocoder(write(tmp_path, config, tensors), MEL)
     assert not vocoder.training and vocoder.sample_rate_hz == 8000
-    found = vocoder(MELS)
-    assert found.shape == (1, 9 * 16) and found.abs().max() <= 1 and found.std() > 1e-3
-    assert torch.allclose(found, bigvgan_reference(tensors, config, MELS), atol=1e-4)
+    samples = vocoder(MELS)
+    assert samples.shape == (1, 9 * 16) and samples.abs().max() <= 1 and samples.std() > 1e-3
+    assert torch.allclose(samples, bigvgan_reference(tensors, config, MELS), atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["vocos", "bigvgan"])

@@ -168,9 +168,9 @@ def test_tokenizer(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     on_digits(place, out, "--batch-size", 50, what="tokenizer", num_samples=None)
     assert "rFD-judge" in capsys.readouterr().out
     report = load_report(out)
-    found = report.reconstruction
-    assert found is not None and len(found.usage) == len(found.perplexity) == 2
-    assert all(0 < share <= 1 for share in found.usage) and all(1 <= p <= 8 for p in found.perplexity)
+    result = report.reconstruction
+    assert result is not None and len(result.usage) == len(result.perplexity) == 2
+    assert all(0 < share <= 1 for share in result.usage) and all(1 <= p <= 8 for p in result.perplexity)
     assert report.protocol.reference == "digits/test" and report.protocol.num_samples == 179
     again = tmp_path / "u.json"
     on_digits(place, again, "--protocol", out, what="tokenizer", num_samples=None)

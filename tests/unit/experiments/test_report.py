@@ -38,8 +38,8 @@ def line(kind: str, value: float, half: float, seeds: int = 3) -> dict:
     ],
 )
 def test_verdicts_say_what_the_intervals_allow(ours: dict, other: dict, words: str) -> None:
-    (found,) = verdicts([ours, other])
-    assert words in found and found.startswith("guided, ResGen against direct tokens: ")
+    (sentence,) = verdicts([ours, other])
+    assert words in sentence and sentence.startswith("guided, ResGen against direct tokens: ")
 
 
 def test_the_residual_head_is_judged_as_well() -> None:

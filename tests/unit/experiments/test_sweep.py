@@ -58,17 +58,22 @@ def test_bad_grids_are_refused(words: list[str], named: str) -> None:
 def test_the_search_finds_the_bottom_of_a_bowl() -> None:
     judge = Bowl(guidance_scale=4.0, choice_temperature=2.0, top_p=0.95, temperature=0.9)
     start = SamplingConfig(guidance_scale=1.0, choice_temperature=0.5, top_p=1.0, temperature=1.0)
-    found, tries = find_settings(judge, "residual", start, depth=8)
-    assert (found.guidance_scale, found.choice_temperature, found.top_p, found.temperature) == (4.0, 2.0, 0.95, 0.9)
+    settings, tries = find_settings(judge, "residual", start, depth=8)
+    assert (settings.guidance_scale, settings.choice_temperature, settings.top_p, settings.temperature) == (
+        4.0,
+        2.0,
+        0.95,
+        0.9,
+    )
     assert len(judge.asked) == len(set(judge.asked)) == len(tries), "nothing is measured twice"
-    assert found.num_steps == start.num_steps
+    assert settings.num_steps == start.num_steps
 
 
 def test_given_settings_are_not_searched() -> None:
     judge = Bowl(guidance_scale=3.0)
     start = SamplingConfig(choice_temperature=1.0)
-    found, _ = find_settings(judge, "resgen", start, depth=8, fixed={"guidance_scale": 0.0})
-    assert found.guidance_scale == 0.0 and {s.guidance_scale for s in judge.asked} == {0.0}
+    settings, _ = find_settings(judge, "resgen", start, depth=8, fixed={"guidance_scale": 0.0})
+    assert settings.guidance_scale == 0.0 and {s.guidance_scale for s in judge.asked} == {0.0}
 
 
 def test_every_kind_is_searched_with_settings_that_it_has() -> None:
@@ -89,11 +94,11 @@ def test_more_iterations_than_levels_are_not_tried() -> None:
 def rows() -> list[SweepRow]:
     grid = {"num_steps": [8, 16], "top_p": [0.9, 1.0]}
     values = torch.tensor([3.0, 1.0, 2.0, 4.0])
-    found = [
+    best = [
         SweepRow(settings=s, score=Score(distance=float(v), recognised=None, num_samples=9, seconds=1.0))
         for s, v in zip(combinations(grid), values, strict=True)
     ]
-    return sorted(found, key=lambda row: row.score.distance)
+    return sorted(best, key=lambda row: row.score.distance)
 
 
 def test_table_and_heat_map(tmp_path) -> None:

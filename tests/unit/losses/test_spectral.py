@@ -91,8 +91,8 @@ def test_arithmetic_is_float32(distance) -> None:
     x, y = noise(), noise(seed=1)
     expected = distance(x, y)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = distance(x, y)
-    assert found.dtype == torch.float32 and torch.allclose(found, expected, rtol=1e-5)
+        result = distance(x, y)
+    assert result.dtype == torch.float32 and torch.allclose(result, expected, rtol=1e-5)
 
 
 def test_mel_scales_are_dacs() -> None:

@@ -96,8 +96,8 @@ def test_masked_levels_equal_autograd_through_all_logits(
     grads = torch.autograd.grad(3 * loss.total, trained(given))
     expected = torch.autograd.grad(3 * total, trained(given))
     assert len(grads) == 3 + steered
-    for grad, wanted in zip(grads, expected, strict=True):
-        assert torch.allclose(grad, wanted, rtol=1e-10, atol=1e-12)
+    for grad, reference in zip(grads, expected, strict=True):
+        assert torch.allclose(grad, reference, rtol=1e-10, atol=1e-12)
 
 
 def test_masked_levels_equal_the_slow_formula() -> None:
@@ -139,9 +139,9 @@ def test_products_in_bfloat16_and_sums_in_float32() -> None:
     assert loss.total.dtype == torch.float32 and torch.allclose(loss.total, plain(given)[0], rtol=0.02)
     grads = torch.autograd.grad(loss.total, trained(given))
     exact = torch.autograd.grad(plain(given)[0], trained(given))
-    for grad, wanted in zip(grads, exact, strict=True):
+    for grad, reference in zip(grads, exact, strict=True):
         assert grad.dtype == torch.float32
-        assert torch.nn.functional.cosine_similarity(grad.flatten(), wanted.flatten(), dim=0) > 0.999
+        assert torch.nn.functional.cosine_similarity(grad.flatten(), reference.flatten(), dim=0) > 0.999
     rows, zeros = torch.zeros(2000, 3), torch.zeros(2000, dtype=torch.int64)
     with torch.autocast("cpu", torch.bfloat16):
         loss = masked_level_loss(rows, zeros[:, None], zeros, torch.zeros(1, 2, 3), torch.zeros(1, 2))

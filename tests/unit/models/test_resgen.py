@@ -242,8 +242,8 @@ def test_guidance_by_the_prompt_is_away_from_the_same_without_it(share: float) -
     conditional = model(codes, visible, class_ids, sequence)
     predictor = model.predictor(class_ids, sequence, prompt_guidance=share)
     expected = conditional + 2 * (conditional - (1 - share) * nothing - share * without)
-    found = predictor(codes, visible, 2.0).hidden.view_as(expected)
-    assert torch.allclose(found[sequence.targets], expected[sequence.targets], atol=1e-4)
+    result = predictor(codes, visible, 2.0).hidden.view_as(expected)
+    assert torch.allclose(result[sequence.targets], expected[sequence.targets], atol=1e-4)
     assert not torch.allclose(without[0], nothing[0], atol=1e-2)
     assert torch.allclose(predictor(codes, visible, 0.0).hidden.view_as(expected), conditional, atol=1e-5)
 

@@ -114,8 +114,8 @@ def test_a_prior_moves_the_alignment() -> None:
     target = model.normalise(torch.randn(1, 6, 9), torch.tensor([9]))
     prior = torch.zeros(1, 4, 9)
     prior[0, 2, 1:8] = 1e4
-    found = model.match(model(tokens, valid), valid, target, torch.tensor([9]), prior)
-    assert found.tolist() == [[1, 1, 6, 1]]
+    durations = model.match(model(tokens, valid), valid, target, torch.tensor([9]), prior)
+    assert durations.tolist() == [[1, 1, 6, 1]]
 
 
 def test_gradients_of_durations_stop_at_the_hidden_states() -> None:
@@ -135,13 +135,13 @@ def test_durations_keep_the_length(speed: float) -> None:
     hidden = model(tokens, valid)
     exact = model.log_durations(hidden, valid).double().exp() * valid / speed
     exact = exact.clamp(max=1e6)
-    found = model.durations(hidden, valid, speed=speed)
-    assert found.dtype == torch.int64 and (found[valid] >= 1).all() and not found[~valid].any()
+    result = model.durations(hidden, valid, speed=speed)
+    assert result.dtype == torch.int64 and (result[valid] >= 1).all() and not result[~valid].any()
     if bool((exact[valid] >= 1).all()):
-        assert ((found.sum(dim=1) - exact.sum(dim=1)).abs() <= 0.5).all()
-        assert (found - exact).abs().max() <= 1
+        assert ((result.sum(dim=1) - exact.sum(dim=1)).abs() <= 0.5).all()
+        assert (result - exact).abs().max() <= 1
     each = model.durations(hidden, valid, speed=torch.tensor([speed, 2.0]))
-    assert torch.equal(each[0], found[0]) and torch.equal(each[1], model.durations(hidden, valid, speed=2.0)[1])
+    assert torch.equal(each[0], result[0]) and torch.equal(each[1], model.durations(hidden, valid, speed=2.0)[1])
 
 
 @torch.no_grad()

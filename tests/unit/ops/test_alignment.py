@@ -63,10 +63,10 @@ def test_equals_the_slow_recursion(case: tuple[Tensor, Tensor, Tensor]) -> None:
 
 def test_best_of_all_paths() -> None:
     scores = torch.randn(1, 4, 9, generator=torch.Generator().manual_seed(3))
-    found = monotonic_alignment(scores, torch.tensor([4]), torch.tensor([9]))[0].tolist()
+    durations = monotonic_alignment(scores, torch.tensor([4]), torch.tensor([9]))[0].tolist()
     cuts = itertools.combinations(range(1, 9), 3)
     paths = [[b - a for a, b in itertools.pairwise((0, *cut, 9))] for cut in cuts]
-    assert found == max(paths, key=lambda path: path_score(scores[0], path))
+    assert durations == max(paths, key=lambda path: path_score(scores[0], path))
 
 
 def test_as_many_tokens_as_frames_and_a_single_token() -> None:
@@ -98,11 +98,11 @@ def test_forbidden_pairs_are_avoided_where_that_is_possible() -> None:
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16])
 def test_every_kind_of_score_gives_a_best_path(kind: torch.dtype) -> None:
     scores = torch.randn(2, 20, 300, generator=torch.Generator().manual_seed(4)).to(kind)
-    found = monotonic_alignment(scores, torch.tensor([20, 13]), torch.tensor([300, 211]))
+    durations = monotonic_alignment(scores, torch.tensor([20, 13]), torch.tensor([300, 211]))
     for b, (count, total) in enumerate(((20, 300), (13, 211))):
         exact = scores[b, :count, :total].double()
         best = path_score(exact, slow_durations(exact))
-        assert path_score(exact, found[b, :count].tolist()) == pytest.approx(best, abs=1e-3)
+        assert path_score(exact, durations[b, :count].tolist()) == pytest.approx(best, abs=1e-3)
 
 
 def test_alignment_errors_name_the_numbers() -> None:

@@ -80,11 +80,11 @@ def test_sample_visible_masks_exactly(batch: int, positions: int, depth: int, se
     generator = _generator(seed)
     valid = torch.rand(batch, positions, generator=generator) < 0.7 if padded else None
     tokens = depth * (valid.sum(1) if valid is not None else torch.full((batch,), positions))
-    wanted = (torch.rand(batch, generator=generator) * (tokens + 1)).long()
-    visible = sample_visible(wanted, positions, depth, generator, valid)
+    counts = (torch.rand(batch, generator=generator) * (tokens + 1)).long()
+    visible = sample_visible(counts, positions, depth, generator, valid)
     assert visible.shape == (batch, positions) and visible.dtype == torch.int64
     assert visible.min() >= 0 and visible.max() <= depth
-    assert torch.equal((depth - visible).sum(1), wanted)
+    assert torch.equal((depth - visible).sum(1), counts)
     if valid is not None:
         assert (visible[~valid] == depth).all()
 
@@ -96,8 +96,8 @@ def test_sample_visible_caps_at_valid_tokens() -> None:
 
 
 def test_sample_visible_is_a_function_of_the_generator() -> None:
-    wanted = torch.tensor([20, 31])
-    first, again, other = (sample_visible(wanted, 16, 4, _generator(seed), None) for seed in (3, 3, 4))
+    counts = torch.tensor([20, 31])
+    first, again, other = (sample_visible(counts, 16, 4, _generator(seed), None) for seed in (3, 3, 4))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 

@@ -97,9 +97,9 @@ def test_start_per_row_equals_each_row_alone(rows: int, depth: int, size: int, d
     together = residual_encode(latents, codebooks, start)
     for row, first in enumerate(start.tolist()):
         alone = residual_encode(latents[row : row + 1], codebooks[first:]) if first < depth else None
-        for got, wanted in zip(together, alone or (torch.zeros(1, 0), torch.zeros(1, 0)), strict=True):
+        for got, expected in zip(together, alone or (torch.zeros(1, 0), torch.zeros(1, 0)), strict=True):
             assert got[row, :first].eq(0).all()
-            assert got[row, first:].tolist() == wanted[0].tolist()
+            assert got[row, first:].tolist() == expected[0].tolist()
 
 
 def test_inputs_stay_as_they_are() -> None:
@@ -121,23 +121,23 @@ def test_other_types_are_computed_in_float32(dtype: torch.dtype) -> None:
     stream = torch.Generator().manual_seed(2)
     latents = torch.randn(200, 8, generator=stream).to(dtype)
     codebooks = torch.randn(4, 64, 8, generator=stream)
-    result, wanted = residual_encode(latents, codebooks), residual_encode(latents.float(), codebooks)
-    assert torch.equal(result.codes, wanted.codes)
-    assert torch.equal(result.errors, wanted.errors)
+    result, expected = residual_encode(latents, codebooks), residual_encode(latents.float(), codebooks)
+    assert torch.equal(result.codes, expected.codes)
+    assert torch.equal(result.errors, expected.errors)
 
 
 def test_autocast_changes_nothing() -> None:
     stream = torch.Generator().manual_seed(3)
     latents, codebooks = torch.randn(300, 16, generator=stream), torch.randn(4, 128, 16, generator=stream)
-    wanted = residual_encode(latents, codebooks)
+    expected = residual_encode(latents, codebooks)
     with torch.autocast("cpu", torch.bfloat16):
         result = residual_encode(latents, codebooks)
         decoded = residual_decode(result.codes, codebooks)
         assert (latents @ codebooks[0].T).dtype == torch.bfloat16, "autocast is not active: the test shows nothing"
-    assert torch.equal(result.codes, wanted.codes)
-    assert torch.equal(result.errors, wanted.errors)
+    assert torch.equal(result.codes, expected.codes)
+    assert torch.equal(result.errors, expected.errors)
     assert decoded.dtype == torch.float32
-    assert torch.equal(decoded, residual_decode(wanted.codes, codebooks))
+    assert torch.equal(decoded, residual_decode(expected.codes, codebooks))
 
 
 @quick
@@ -168,9 +168,9 @@ def test_suffix_encodes_to_the_same_codes_from_its_start() -> None:
     codebooks = signs[None] * torch.tensor([9.0, 3.0, 1.0])[:, None, None]
     codes = torch.randint(0, 4, (40, 3), generator=stream)
     visible = torch.randint(0, 4, (40,), generator=stream)
-    found, errors = residual_encode(residual_suffix(codes, codebooks, visible), codebooks, visible)
+    codes_again, errors = residual_encode(residual_suffix(codes, codebooks, visible), codebooks, visible)
     masked = torch.arange(3) >= visible[:, None]
-    assert torch.equal(found[masked], codes[masked])
+    assert torch.equal(codes_again[masked], codes[masked])
     assert errors[visible < 3, -1].eq(0).all()
 
 

@@ -19,10 +19,10 @@ PROBS = [0.1, 0.4, 0.2, 0.3]  # sorted: items 1, 3, 2, 0
 )
 def test_frequencies_are_the_renormalised_nucleus(top_p: float, nucleus: list[int]) -> None:
     uniform = (torch.arange(10_000) + 0.5) / 10_000
-    chosen = nucleus_choice(torch.tensor(PROBS).log().expand(10_000, 4), uniform, top_p)
+    items = nucleus_choice(torch.tensor(PROBS).log().expand(10_000, 4), uniform, top_p)
     expected = torch.zeros(4)
     expected[nucleus] = torch.tensor(PROBS)[nucleus]
-    share = torch.bincount(chosen, minlength=4) / 10_000
+    share = torch.bincount(items, minlength=4) / 10_000
     assert torch.allclose(share, expected / expected.sum(), atol=2e-4)
 
 
@@ -48,8 +48,8 @@ def test_full_nucleus_keeps_the_tail() -> None:
     logits = torch.linspace(3, 0, 1000)[None]
     assert nucleus_choice(logits, uniform, 1.0).item() >= 998
     spread = torch.zeros(4096, 1000)
-    chosen = nucleus_choice(spread, torch.arange(4096) / 4096, 1.0)
-    assert len(chosen.unique()) == 1000
+    items = nucleus_choice(spread, torch.arange(4096) / 4096, 1.0)
+    assert len(items.unique()) == 1000
 
 
 @settings(max_examples=50, deadline=None)
@@ -58,9 +58,9 @@ def test_choice_is_in_the_nucleus(seed: int, top_p: float, dtype: torch.dtype) -
     generator = torch.Generator().manual_seed(seed)
     logits = (3 * torch.randn(20, 17, generator=generator)).to(dtype)
     uniform = torch.rand(20, generator=generator)
-    chosen = nucleus_choice(logits, uniform, top_p)
+    items = nucleus_choice(logits, uniform, top_p)
     probs = logits.double().softmax(-1)
-    own = probs.gather(1, chosen[:, None])
+    own = probs.gather(1, items[:, None])
     mass_above = probs.where(probs > own, 0.0).sum(1)
     assert (mass_above < top_p + 1e-5).all()
 

@@ -13,8 +13,8 @@ from resgen.quantizers.ema import EMAQuantizer
 
 
 def _make(depth: int, size: int, dim: int, **settings: Any) -> EMAQuantizer:
-    wanted = {"momentum": 0.9, "variance_momentum": 0.9} | settings
-    return EMAQuantizer(QuantizerConfig(kind="ema", depth=depth, codebook_size=size, **wanted), dim)
+    options = {"momentum": 0.9, "variance_momentum": 0.9} | settings
+    return EMAQuantizer(QuantizerConfig(kind="ema", depth=depth, codebook_size=size, **options), dim)
 
 
 def _generator(seed: int = 0) -> torch.Generator:
@@ -120,13 +120,13 @@ def test_kmeans_finds_clusters() -> None:
     centres = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [10.0, 10.0]])
     noise = 0.1 * torch.randn(400, 2, generator=_generator(1))
     latents = centres.repeat(100, 1) + noise
-    found = []
+    results = []
     for seed in range(8):
         quantizer = _make(1, 4, 2, kmeans_iterations=20)
         quantizer.initialize(latents, _generator(seed))
-        found.append(_error(quantizer, latents))
-    assert min(found) < 0.011, "at least one start must reach the global optimum"
-    assert max(found) < 60
+        results.append(_error(quantizer, latents))
+    assert min(results) < 0.011, "at least one start must reach the global optimum"
+    assert max(results) < 60
 
 
 def test_kmeans_start_lowers_the_error() -> None:

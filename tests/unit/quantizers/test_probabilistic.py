@@ -24,10 +24,10 @@ def test_every_code_moves_to_a_weighted_mean_of_the_latents() -> None:
     quantizer.codebooks[0, :, 0] = start
     latents = torch.linspace(-1, 1, 30)[:, None]
     quantizer.update(quantizer.quantize(latents), _generator())
-    wanted = (quantizer.codebooks[0, :, 0] - 0.75 * start) / 0.25
-    assert (wanted > -1.001).all() and (wanted < 1.001).all()
-    assert (wanted.diff() > -1e-3).all(), "nearer latents weigh more"
-    assert wanted[1] < -0.3 and wanted[4] > 0.3
+    expected = (quantizer.codebooks[0, :, 0] - 0.75 * start) / 0.25
+    assert (expected > -1.001).all() and (expected < 1.001).all()
+    assert (expected.diff() > -1e-3).all(), "nearer latents weigh more"
+    assert expected[1] < -0.3 and expected[4] > 0.3
 
 
 def test_weights_of_a_code_sum_to_one() -> None:

@@ -79,8 +79,8 @@ def test_axes_are_orthonormal_and_find_the_leading_directions() -> None:
         torch.testing.assert_close(axes.T @ axes, torch.eye(2), atol=1e-5, rtol=0)
     values, vectors = torch.linalg.eigh(torch.cov(latents.T))
     for place in (0, 1):
-        wanted = vectors[:, -1 - place]
-        assert float(quantizer.axes[0, :, place] @ wanted) ** 2 > 0.99
+        expected = vectors[:, -1 - place]
+        assert float(quantizer.axes[0, :, place] @ expected) ** 2 > 0.99
         torch.testing.assert_close(quantizer.spreads[0, place], values[-1 - place], rtol=0.05, atol=0)
     torch.testing.assert_close(quantizer.centres[0], latents.mean(0), atol=1e-4, rtol=1e-3)
 
@@ -133,12 +133,12 @@ def test_sampler_and_loss_see_codebooks_only() -> None:
     codes = quantizer.encode(latents)
     visible = torch.arange(300) % 5
     target = residual_suffix(codes, quantizer.codebooks, visible)
-    found, errors = residual_encode(target, quantizer.codebooks, visible)
+    codes_again, errors = residual_encode(target, quantizer.codebooks, visible)
     known = residual_decode(codes, quantizer.codebooks, visible)
-    both = known + residual_suffix(found, quantizer.codebooks, visible)
-    wanted = quantizer.decode(codes)
-    assert float((both - wanted).square().mean()) < 0.1 * float(quantizer.variances[-1]) + 1e-6
-    assert not found[visible[:, None] > torch.arange(4)].any() and errors.isfinite().all()
+    both = known + residual_suffix(codes_again, quantizer.codebooks, visible)
+    expected = quantizer.decode(codes)
+    assert float((both - expected).square().mean()) < 0.1 * float(quantizer.variances[-1]) + 1e-6
+    assert not codes_again[visible[:, None] > torch.arange(4)].any() and errors.isfinite().all()
 
 
 def test_default_grids() -> None:

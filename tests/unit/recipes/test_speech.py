@@ -82,9 +82,9 @@ def test_the_paper_s_recipes(name: str, millions: int, rate: int, depth: int) ->
 def test_other_kinds(kind: str) -> None:
     recipe = get_recipe("spoken_digits")
     other = with_kind(recipe, kind, SPEECH_KINDS)
-    wanted = "ar_resgen" if kind == "clam_tts" else kind
-    assert kind_of(other.generator).name == wanted
-    assert isinstance(other.sampling, KINDS[wanted].sampling)
+    expected = "ar_resgen" if kind == "clam_tts" else kind
+    assert kind_of(other.generator).name == expected
+    assert isinstance(other.sampling, KINDS[expected].sampling)
     assert size(other) == pytest.approx(size(recipe), rel=0.15)
     assert other.tokenizer == recipe.tokenizer and other.text == recipe.text
 

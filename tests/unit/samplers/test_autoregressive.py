@@ -145,15 +145,15 @@ def test_what_is_given_is_kept(sample, cached: bool) -> None:
     visible = torch.randint(5, (7, 6), generator=stream)
     visible[:, 0], visible[:, 2] = 4, 4
     visible[3] = 4
-    shown = torch.arange(4) < visible[..., None]
+    known = torch.arange(4) < visible[..., None]
     before = codes.clone(), visible.clone()
     samples = sample(EVERYONE, given=(codes, visible), cached=cached)
     assert torch.equal(codes, before[0]) and torch.equal(visible, before[1]), "arguments stay"
-    assert torch.equal(samples.codes[shown], codes[shown])
+    assert torch.equal(samples.codes[known], codes[known])
     assert [step.step for step in samples.steps] == [2, 4, 5, 6], "positions given in all samples cost nothing"
-    assert sum(step.revealed for step in samples.steps) == int((~shown).sum())
+    assert sum(step.revealed for step in samples.steps) == int((~known).sum())
     assert samples.steps[-1].visible_tokens == codes.numel()
-    masked = torch.where(shown, codes, (codes + 1) % 9)
+    masked = torch.where(known, codes, (codes + 1) % 9)
     assert torch.equal(sample(EVERYONE, given=(masked, visible), cached=cached).codes, samples.codes), "never looked at"
     alone = sample([5], given=(codes[5:6], visible[5:6]), cached=cached)
     assert torch.equal(alone.codes[0], samples.codes[5])

@@ -303,9 +303,9 @@ class Exact:
                 second[0, kept] += 1
                 q = self.conditional(first[None], second, level)[0, 1 - kept]
                 for c in range(2):
-                    done = first.clone()
-                    done[1 - kept, level] = c
-                    recurse(done, level + 1, weight * float(p[0, a] * p[1, b] * q[c]))
+                    expected = first.clone()
+                    expected[1 - kept, level] = c
+                    recurse(expected, level + 1, weight * float(p[0, a] * p[1, b] * q[c]))
 
         recurse(torch.zeros(2, 2, dtype=torch.int64), 0, 1.0)
         return torch.tensor([law[outcome] for outcome in OUTCOMES], dtype=torch.float64)

@@ -192,10 +192,10 @@ def test_given_codes_are_never_altered(unmasking: str, seed: int) -> None:
         batch=4,
         codes=codes,
         visible=visible,
-        callback=lambda record, now, shown: states.append((now, shown)),
+        callback=lambda record, now, levels: states.append((now, levels)),
     )
-    for now, shown in [*states, (samples.codes, torch.full_like(visible, SPEC.depth))]:
-        assert torch.equal(now[kept], codes[kept]) and (shown >= visible).all()
+    for now, levels in [*states, (samples.codes, torch.full_like(visible, SPEC.depth))]:
+        assert torch.equal(now[kept], codes[kept]) and (levels >= visible).all()
     assert torch.equal(samples.codes[0], codes[0])
     assert not torch.equal(samples.codes[1], codes[1])
     assert samples.steps[-1].visible_tokens == samples.codes.numel()

@@ -36,12 +36,12 @@ def pipe(sources: dict[str, str]) -> ImagePipeline:
 
 def written(images: list[Image.Image]) -> list[bytes]:
     """PNG files as the command line writes them."""
-    found = []
+    answers = []
     for image in images:
         buffer = io.BytesIO()
         image.save(buffer, format="PNG")
-        found.append(buffer.getvalue())
-    return found
+        answers.append(buffer.getvalue())
+    return answers
 
 
 def test_models_say_what_they_are(sources: dict[str, str]) -> None:
@@ -81,8 +81,8 @@ def test_requests_in_one_batch_are_not_mixed_up(clothes: dict[str, str], pipe: I
 
     async def ask(service: Service, client: httpx.AsyncClient) -> Any:
         edit = client.post("/v1/images/edit", data=fields, files={"image": ("a.png", png())})
-        found = await asyncio.gather(edit, *(client.post("/v1/images", json=body) for body in bodies))
-        return [answer.json() for answer in found], service.metrics.text().decode()
+        responses = await asyncio.gather(edit, *(client.post("/v1/images", json=body) for body in bodies))
+        return [answer.json() for answer in responses], service.metrics.text().decode()
 
     (edited, *answers), metrics = talk(clothes, ask, max_wait_ms=500.0, max_batch=32)
     for body, answer in zip(bodies, answers, strict=True):
@@ -114,7 +114,7 @@ def test_a_stream_shows_every_step_and_ends_with_the_answer(clothes: dict[str, s
 
     answer = talk(clothes, ask)
     assert answer.headers["content-type"] == "application/x-ndjson"
-    *steps, done = [json.loads(line) for line in answer.text.splitlines()]
+    *steps, last = [json.loads(line) for line in answer.text.splitlines()]
     seen = []
     expected = pipe([1, 2], seed=4, num_steps=4, callback=lambda *step: seen.append(step))
     assert [step["step"] for step in steps] == [record.step for record, _, _ in seen]
@@ -122,7 +122,7 @@ def test_a_stream_shows_every_step_and_ends_with_the_answer(clothes: dict[str, s
         assert step["event"] == "step" and step["num_steps"] == record.num_steps
         assert step["visible"] == visible.tolist() and len(step["visible"][0]) == 16
         assert [base64.b64decode(p) for p in step["images"]] == written(pipe.decode(codes, visible=visible))
-    assert done["event"] == "done" and pngs(done) == written(expected.images)
+    assert last["event"] == "done" and pngs(last) == written(expected.images)
 
 
 def test_edits_are_those_of_the_pipeline(clothes: dict[str, str], pipe: ImagePipeline) -> None:
@@ -136,11 +136,11 @@ def test_edits_are_those_of_the_pipeline(clothes: dict[str, str], pipe: ImagePip
     ]
 
     async def ask(_: Service, client: httpx.AsyncClient) -> list[Any]:
-        found = []
+        answers = []
         for fields, files, _given in cases:
             uploads = {name: (f"../../{name}.png", content) for name, content in {"image": png(), **files}.items()}
-            found.append((await client.post("/v1/images/edit", data={**common, **fields}, files=uploads)).json())
-        return found
+            answers.append((await client.post("/v1/images/edit", data={**common, **fields}, files=uploads)).json())
+        return answers
 
     for answer, (_, _, given) in zip(talk(clothes, ask), cases, strict=True):
         expected = pipe.edit(picture, class_id="bag", seed=5, num_samples=2, **given)
@@ -184,8 +184,8 @@ def test_speech_is_that_of_the_pipeline(sources: dict[str, str]) -> None:
     ]
     for answer, output in zip((own.json(), after.json()), expected, strict=True):
         assert answer["sample_rate_hz"] == RATE and answer["duration_s"] == output.duration_s
-        heard = read_sound(base64.b64decode(answer["wav"]), RATE)
-        torch.testing.assert_close(heard, output.audio, atol=1e-4, rtol=0)
+        samples = read_sound(base64.b64decode(answer["wav"]), RATE)
+        torch.testing.assert_close(samples, output.audio, atol=1e-4, rtol=0)
         assert Image.open(io.BytesIO(base64.b64decode(answer["spectrogram"]))).format == "PNG"
     assert refused.status_code == 422 and "at once" in refused.json()["error"], "the others were not harmed"
 

@@ -169,7 +169,7 @@ def test_too_long_is_a_timeout_waiting_or_running() -> None:
 
 
 def test_a_batch_that_all_have_left_ends_between_two_steps() -> None:
-    steps, entered, done = [], threading.Event(), threading.Event()
+    steps, entered, finish = [], threading.Event(), threading.Event()
 
     def model(tickets: Sequence[Ticket]) -> list[Any]:
         try:
@@ -177,9 +177,9 @@ def test_a_batch_that_all_have_left_ends_between_two_steps() -> None:
                 check_wanted(tickets)
                 steps.append(step)
                 entered.set()
-                done.wait(0.01)
+                finish.wait(0.01)
         finally:
-            done.set()
+            finish.set()
         return [0] * len(tickets)
 
     async def scene(batcher: Batcher) -> None:
@@ -187,9 +187,9 @@ def test_a_batch_that_all_have_left_ends_between_two_steps() -> None:
         await asyncio.to_thread(entered.wait, 10)
         tasks[0].cancel()
         await asyncio.sleep(0.05)
-        assert not done.is_set(), "one still waits"
+        assert not finish.is_set(), "one still waits"
         tasks[1].cancel()
-        assert await asyncio.to_thread(done.wait, 5)
+        assert await asyncio.to_thread(finish.wait, 5)
 
     play(model, scene, max_wait_s=0.01)
     assert 0 < len(steps) < 900
@@ -202,8 +202,8 @@ def test_errors_reach_those_whom_they_concern() -> None:
             await batcher.result(bad)
         assert await batcher.result(good) == 10
         tickets = [batcher.submit("a", payload) for payload in (1, "fail")]
-        found = await asyncio.gather(*(batcher.result(ticket) for ticket in tickets), return_exceptions=True)
-        assert [type(error) for error in found] == [RuntimeError, RuntimeError]
+        results = await asyncio.gather(*(batcher.result(ticket) for ticket in tickets), return_exceptions=True)
+        assert [type(error) for error in results] == [RuntimeError, RuntimeError]
         assert await batcher.result(batcher.submit("a", 3)) == 30
 
     play(Model(), scene)
@@ -246,7 +246,7 @@ def test_abandoning_gives_everything_up() -> None:
 
 
 def test_the_worker_tells_listeners_in_order_until_they_leave() -> None:
-    heard: list[int] = []
+    records: list[int] = []
 
     def model(tickets: Sequence[Ticket]) -> list[Any]:
         for step in range(5):
@@ -256,11 +256,11 @@ def test_the_worker_tells_listeners_in_order_until_they_leave() -> None:
         return ["end"] * len(tickets)
 
     async def scene(batcher: Batcher) -> None:
-        ticket, deaf = batcher.submit("a", 0, notify=heard.append), batcher.submit("a", 0)
+        ticket, deaf = batcher.submit("a", 0, notify=records.append), batcher.submit("a", 0)
         assert await asyncio.gather(batcher.result(ticket), batcher.result(deaf)) == ["end", "end"]
-        assert heard == [0, 1, 2, 3, 4]
+        assert records == [0, 1, 2, 3, 4]
         ticket.tell(5)
         await asyncio.sleep(0.01)
-        assert heard[-1] == 4, "nobody listens any more"
+        assert records[-1] == 4, "nobody listens any more"
 
     play(model, scene)

@@ -64,7 +64,7 @@ def listening(sources: dict[str, str]) -> Iterator[str]:
 def test_answers_are_those_of_the_document(sources: dict[str, str]) -> None:
     with listening(sources) as address:
         schema = schemathesis.openapi.from_url(f"{address}/openapi.json")
-        operations = [found.ok() for found in schema.get_all_operations()]
+        operations = [entry.ok() for entry in schema.get_all_operations()]
         assert {"/v1/images/stream", "/v1/images/edit", "/v1/speech", "/readyz"} <= {one.path for one in operations}
         statuses = {operation.path: conforming(operation) for operation in operations}
     assert statuses["/v1/models"] == {200} and 200 in statuses["/v1/images"] and 422 in statuses["/v1/speech"]

@@ -100,12 +100,12 @@ def test_what_it_says_of_itself(tokenizer: CodecTokenizer) -> None:
 def test_the_rates_of_published_codecs() -> None:
     from transformers import DacConfig, EncodecConfig, MimiConfig
 
-    found = {}
+    result = {}
     for family, made in (("encodec", EncodecConfig()), ("dac", DacConfig()), ("mimi", MimiConfig(frame_rate=12.5))):
         settings = codec_settings(made)
         config = CodecTokenizerConfig(family=family, codec=settings, num_levels=1, max_positions=1)  # type: ignore[arg-type]
-        found[family] = (config.samples_per_position, config.most_levels, config.spec.code_dim)
-    assert found == {"encodec": (320, 32, 128), "dac": (512, 9, 1024), "mimi": (1920, 32, 512)}
+        result[family] = (config.samples_per_position, config.most_levels, config.spec.code_dim)
+    assert result == {"encodec": (320, 32, 128), "dac": (512, 9, 1024), "mimi": (1920, 32, 512)}
 
 
 def test_codes_are_the_codec_s_own(tokenizer: CodecTokenizer, sounds: Tensor) -> None:
@@ -119,22 +119,22 @@ def test_codes_are_the_codec_s_own(tokenizer: CodecTokenizer, sounds: Tensor) ->
 def test_sums_of_levels_are_the_codec_s_latents(tokenizer: CodecTokenizer, sounds: Tensor) -> None:
     codes = tokenizer.encode(sounds)
     for levels in range(1, LEVELS + 1):
-        wanted = own_latents(tokenizer, codes[..., :levels].transpose(1, 2))
-        found = tokenizer.quantizer.decode(codes, levels)
-        assert float((found - wanted).abs().max()) < 1e-6 * float(wanted.abs().max()) * 4
-        assert float(wanted.std()) > 0.05
+        expected = own_latents(tokenizer, codes[..., :levels].transpose(1, 2))
+        result = tokenizer.quantizer.decode(codes, levels)
+        assert float((result - expected).abs().max()) < 1e-6 * float(expected.abs().max()) * 4
+        assert float(expected.std()) > 0.05
 
 
 def test_decoding_is_the_codec_s_own(tokenizer: CodecTokenizer, sounds: Tensor) -> None:
     codes = tokenizer.encode(sounds)
     for levels in range(1, LEVELS + 1):
-        wanted = own_samples(tokenizer, codes[..., :levels].transpose(1, 2)).clamp(-1, 1)
-        found = tokenizer.decode(codes, levels)
-        assert found.shape == sounds.shape and found.dtype == torch.float32
-        assert torch.equal(found[:, : wanted.shape[1]], wanted[:, : found.shape[1]])
-        short = found.shape[1] - wanted.shape[1]
+        expected = own_samples(tokenizer, codes[..., :levels].transpose(1, 2)).clamp(-1, 1)
+        result = tokenizer.decode(codes, levels)
+        assert result.shape == sounds.shape and result.dtype == torch.float32
+        assert torch.equal(result[:, : expected.shape[1]], expected[:, : result.shape[1]])
+        short = result.shape[1] - expected.shape[1]
         assert short <= (4 if tokenizer.config.family == "dac" else 0), "an odd ratio of DAC's loses samples"
-        assert not found[:, wanted.shape[1] :].any() and found.std() > 1e-3
+        assert not result[:, expected.shape[1] :].any() and result.std() > 1e-3
     assert torch.equal(tokenizer.decode(codes), tokenizer.decode(codes, LEVELS))
     with pytest.raises(ConfigError, match=r"num_levels=0 must lie in 1..4"):
         tokenizer.decode(codes, 0)
@@ -224,10 +224,10 @@ def test_codebooks_are_frozen(tokenizer: CodecTokenizer) -> None:
 
 def test_moved_and_converted(tokenizer: CodecTokenizer, sounds: Tensor) -> None:
     """Mimi's computed codebooks are not left behind, neither with a type nor on a device."""
-    moved, wanted = copy.deepcopy(tokenizer), tokenizer.encode(sounds)
-    assert torch.equal(moved.encode(sounds), wanted)
+    moved, expected = copy.deepcopy(tokenizer), tokenizer.encode(sounds)
+    assert torch.equal(moved.encode(sounds), expected)
     moved.double()
-    assert torch.equal(moved.encode(sounds), wanted) and moved.decode(wanted).dtype == torch.float32
+    assert torch.equal(moved.encode(sounds), expected) and moved.decode(expected).dtype == torch.float32
     assert moved.quantizer.codebooks.dtype == torch.float32
     moved.to("meta")
     assert all(getattr(module, "_embed", None) is None for module in moved.modules())

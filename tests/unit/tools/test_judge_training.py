@@ -164,9 +164,9 @@ def test_verify_leaves_the_tested_utterance_out() -> None:
     odd = torch.tensor([[1.0, 1.0, 1.0], [-1.0, -1.0, -1.0]]) / math.sqrt(3)
     mixed, owners = torch.cat([embeddings, odd]), torch.cat([speakers, torch.tensor([3, 3])])
     tested = owners == 3
-    found = verify(mixed, owners, tested=tested)
-    assert found.nearest == 0 and found.num_utterances == 2 and found.num_candidates == 4
-    assert found.equal_error_rate > 0.5
+    rates = verify(mixed, owners, tested=tested)
+    assert rates.nearest == 0 and rates.num_utterances == 2 and rates.num_candidates == 4
+    assert rates.equal_error_rate > 0.5
     assert verify(mixed, owners).nearest == pytest.approx(12 / 14)
     with pytest.raises(DataError, match="two utterances"):
         verify(mixed[:13], owners[:13])

@@ -40,12 +40,12 @@ class _FewDrawings:
 
 
 def test_options_are_drawn_from_the_palettes() -> None:
-    options, chosen = draw_options("micah", random.Random(3))
-    assert options["backgroundColor"] == [BACKGROUNDS[chosen["background"]]]
-    assert options["baseColor"] == [make_avatars.SKIN[chosen["skin"]]], "micah calls the skin its base"
-    assert (options, chosen) == draw_options("micah", random.Random(3)) != draw_options("micah", random.Random(4))
-    options, chosen = draw_options("thumbs", random.Random(0))
-    assert options.keys() == {"seed", "backgroundColor"} and chosen["hair"] == chosen["skin"] == "none"
+    options, traits = draw_options("micah", random.Random(3))
+    assert options["backgroundColor"] == [BACKGROUNDS[traits["background"]]]
+    assert options["baseColor"] == [make_avatars.SKIN[traits["skin"]]], "micah calls the skin its base"
+    assert (options, traits) == draw_options("micah", random.Random(3)) != draw_options("micah", random.Random(4))
+    options, traits = draw_options("thumbs", random.Random(0))
+    assert options.keys() == {"seed", "backgroundColor"} and traits["hair"] == traits["skin"] == "none"
 
 
 @pytest.mark.parametrize(

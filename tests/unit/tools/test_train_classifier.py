@@ -75,7 +75,7 @@ def test_time_budget() -> None:
         max_minutes=1 / 60,
         width=4,
         batch_size=16,
-        report=lambda step, done, loss: seen.append(done),
+        report=lambda step, share, loss: seen.append(share),
     )
     assert 0.5 < time.monotonic() - begin < 2.5
     assert len(seen) > 3 and seen == sorted(seen) and seen[-1] <= 1
@@ -85,8 +85,8 @@ def test_augment_is_a_crop_of_the_reflected_picture() -> None:
     pictures = torch.arange(256, dtype=torch.uint8).view(2, 2, 8, 8)[:1].expand(200, 2, 8, 8)
     padded = F.pad(pictures[:1].float(), (2, 2, 2, 2), mode="reflect").to(torch.uint8)[0]
     crops = {bytes(padded[:, y : y + 8, x : x + 8].numpy().tobytes()): (y, x) for y in range(5) for x in range(5)}
-    found = {crops[picture.numpy().tobytes()] for picture in augment(pictures, 2, False, torch.Generator())}
-    assert len(found) == 25
+    labels = {crops[picture.numpy().tobytes()] for picture in augment(pictures, 2, False, torch.Generator())}
+    assert len(labels) == 25
     mirrored = augment(pictures, 2, True, torch.Generator())
     plain = [picture.numpy().tobytes() in crops for picture in mirrored]
     flipped = [picture.flip(2).contiguous().numpy().tobytes() in crops for picture in mirrored]

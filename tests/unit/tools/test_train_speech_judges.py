@@ -117,8 +117,8 @@ def test_learns_voices_and_hears_strangers() -> None:
     assert sum(losses[-10:]) / 10 < 0.7 * losses[0]  # although the margin grew
     unheard, who = _voices([0, 3, 4, 7], 5, 1)  # 4 and 7 were never learned
     embeddings = torch.stack([model.embed(x) for x in unheard])
-    found = verify(embeddings, torch.unique(who, return_inverse=True)[1])
-    assert found.nearest > 0.85 and found.equal_error_rate < 0.2
+    rates = verify(embeddings, torch.unique(who, return_inverse=True)[1])
+    assert rates.nearest > 0.85 and rates.equal_error_rate < 0.2
     assert torch.allclose(embeddings.norm(dim=1), torch.ones(20), atol=1e-5)
     assert not model.training and not any(p.requires_grad for p in model.parameters())
 
@@ -151,7 +151,7 @@ def test_margin_makes_the_right_angle_harder() -> None:
     cosines = embeddings @ F.normalize(classes, dim=1).T
     plain = angular_margin_loss(embeddings, classes, right, margin=0.0)
     assert torch.allclose(plain, F.cross_entropy(30 * cosines, right))
-    wanted = (cosines.diagonal().acos() + 0.2).cos()
-    expected = torch.log1p(torch.exp(30 * (torch.stack([cosines[0, 1], cosines[1, 0]]) - wanted))).mean()
+    target = (cosines.diagonal().acos() + 0.2).cos()
+    expected = torch.log1p(torch.exp(30 * (torch.stack([cosines[0, 1], cosines[1, 0]]) - target))).mean()
     harder = angular_margin_loss(embeddings, classes, right, margin=0.2)
     assert torch.allclose(harder, expected, rtol=1e-4) and harder > plain + 1

@@ -38,9 +38,9 @@ def test_processes_that_agree() -> None:
     ],
 )
 def test_all_are_refused_if_one_differs(change: dict[str, Any], named: str) -> None:
-    found = run_threads(3, lambda reduce: check_agreement(SETTINGS | (change if reduce.rank == 2 else {}), reduce))
-    assert all(isinstance(error, ConfigError) and named in str(error) for error in found), found
-    assert len(set(map(str, found))) == 1 and "start all with the same command" in str(found[0])
+    errors = run_threads(3, lambda reduce: check_agreement(SETTINGS | (change if reduce.rank == 2 else {}), reduce))
+    assert all(isinstance(error, ConfigError) and named in str(error) for error in errors), errors
+    assert len(set(map(str, errors))) == 1 and "start all with the same command" in str(errors[0])
 
 
 def test_metrics_are_means_over_processes() -> None:
@@ -64,8 +64,8 @@ def test_metrics_are_means_over_processes() -> None:
         assert pending.means() == {"mse": 3.0}
         return restored.values()
 
-    found = run_threads(3, work)
-    assert found == [{"mse": [11.0, 12.0, 1.0], "loss": [float(torch.tensor(0.1))]}] * 3
+    errors = run_threads(3, work)
+    assert errors == [{"mse": [11.0, 12.0, 1.0], "loss": [float(torch.tensor(0.1))]}] * 3
 
 
 @pytest.mark.parametrize("name", ["other", "mse"])
@@ -77,8 +77,8 @@ def test_different_metrics_are_refused(name: str) -> None:
             pending.add(name, 2.0)
         pending.average(reduce)
 
-    found = run_threads(2, work)
-    assert all(isinstance(error, TrainingError) and "noted different metrics" in str(error) for error in found)
+    errors = run_threads(2, work)
+    assert all(isinstance(error, TrainingError) and "noted different metrics" in str(error) for error in errors)
 
 
 def test_alone_nothing_is_averaged() -> None:

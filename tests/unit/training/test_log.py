@@ -76,8 +76,8 @@ def test_plain_lines_without_a_terminal_and_a_bar_with_one(tmp_path, capsys):
     log._progress.refresh()
     log.line(4, 10, loss=0.25, steps_per_s=2.0, left_s=65.0)
     log.close()
-    shown = log._console.file.getvalue()
-    assert "4/10" in shown and "loss 0.25" in shown and "1:05 left" in shown and "step 4/10" not in shown
+    text = log._console.file.getvalue()
+    assert "4/10" in text and "loss 0.25" in text and "1:05 left" in text and "step 4/10" not in text
 
 
 def test_quiet_log_writes_nothing(tmp_path, capsys):

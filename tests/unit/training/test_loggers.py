@@ -127,8 +127,8 @@ def test_tensorboard(tmp_path: Path, sheet: Path) -> None:
     assert tags["images"] == ["samples"] and events.Images("samples")[0].step == 4
     assert (events.Images("samples")[0].width, events.Images("samples")[0].height) == (6, 4)
     assert sorted(tags["audio"]) == ["samples/1", "samples/2_real"]
-    heard = events.Audio("samples/1")[0]
-    assert (heard.sample_rate, heard.length_frames) == (8000, 80)
+    sound = events.Audio("samples/1")[0]
+    assert (sound.sample_rate, sound.length_frames) == (8000, 80)
     assert not (tmp_path / RUNS_NAME).exists(), "nothing has to be found again"
 
 

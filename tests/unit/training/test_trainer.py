@@ -402,11 +402,11 @@ def test_losses_run_in_bfloat16_where_asked(toy, tmp_path):
 
 
 def test_training_works_outside_the_main_thread(toy, tmp_path):
-    done = []
-    thread = threading.Thread(target=lambda: done.append(run(toy, tmp_path, num_steps=2)[0]))
+    results = []
+    thread = threading.Thread(target=lambda: results.append(run(toy, tmp_path, num_steps=2)[0]))
     thread.start()
     thread.join()
-    assert done and done[0]["val_loss"] > 0
+    assert results and results[0]["val_loss"] > 0
 
 
 @pytest.mark.parametrize(

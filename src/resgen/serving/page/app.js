@@ -29,9 +29,9 @@ function show(name, { focus = false } = {}) {
 /** The view of the address, if this server can do it; else the first that it can. */
 function route(options) {
   const offered = links.filter((link) => !link.hidden).map((link) => link.hash.slice(1));
-  const wanted = location.hash.slice(1);
-  if (wanted && !(wanted in VIEWS)) return; // another place of the page, as the skip link
-  show(offered.includes(wanted) ? wanted : offered[0], options);
+  const name = location.hash.slice(1);
+  if (name && !(name in VIEWS)) return; // another place of the page, as the skip link
+  show(offered.includes(name) ? name : offered[0], options);
 }
 
 /** A static drawing of what happens, in the empty views: coarse cells, then finer ones. */
@@ -50,9 +50,9 @@ function sketch(root) {
   }
 }
 
-function start(found) {
-  const images = found.filter((model) => model.kind === "image");
-  const voices = found.filter((model) => model.kind === "speech");
+function start(models) {
+  const images = models.filter((model) => model.kind === "image");
+  const voices = models.filter((model) => model.kind === "speech");
   for (const link of links) link.hidden = !{ image: images, speech: voices }[link.dataset.kind].length;
   if (images.length) {
     const [store, sources] = [new Store(), new Store()];
@@ -69,7 +69,7 @@ function start(found) {
   }
   if (voices.length) startSpeech(document.getElementById("view-speech"), { models: voices });
   document.querySelectorAll(".sketch").forEach(sketch);
-  if (!found.length) {
+  if (!models.length) {
     notice.textContent = "This server offers no models. Start it with one: resgen serve --model fashion-mnist-small";
     return;
   }

@@ -175,11 +175,11 @@ export function runForm(view, { work, blame = {} }) {
   /** The control whose name the server's error begins with or holds earliest. */
   function blamed(error) {
     if (error.status < 400 || error.status >= 500 || error.status === 429) return null;
-    const found = Object.entries({ ...namedControls(form), ...blame })
+    const matches = Object.entries({ ...namedControls(form), ...blame })
       .map(([word, control]) => [error.message.search(new RegExp(`\\b${word}\\b`)), control])
       .filter(([place, control]) => place >= 0 && control.offsetParent)
       .sort(([one], [other]) => one - other);
-    return found[0]?.[1] ?? null;
+    return matches[0]?.[1] ?? null;
   }
 }
 

@@ -14,8 +14,8 @@ export class Gallery {
   #pictures = []; // {label, steps: [base64], maps: [[known levels]], final: base64 or null}
   #numbers = []; // of the steps that arrived: a server may leave some out for a slow connection
   #ofSteps = 0;
-  #chosen = 0;
-  #shown = null; // which of the steps that arrived is shown, from 1; null: the last
+  #selection = 0;
+  #step = null; // which of the steps that arrived is shown, from 1; null: the last
   #timer = null;
 
   /** `uses`: {name: (picture) => ...}, what can be done with a picture besides keeping it. */
@@ -32,9 +32,9 @@ export class Gallery {
     this.steps = make("div", { class: "steps" },
       make("label", { for: this.slider.id, text: "Step" }), this.slider, this.stepText);
     this.buttons = make("div", { class: "actions" }, this.replay,
-      make("button", { type: "button", class: "save", text: "Download PNG", onclick: () => this.#save(this.#pictures[this.#chosen]) }));
+      make("button", { type: "button", class: "save", text: "Download PNG", onclick: () => this.#save(this.#pictures[this.#selection]) }));
     for (const [name, use] of Object.entries(uses)) {
-      const onclick = () => use(this.#asSource(this.#pictures[this.#chosen]));
+      const onclick = () => use(this.#asSource(this.#pictures[this.#selection]));
       this.buttons.append(make("button", { type: "button", class: `use-${slug(name)}`, text: name, onclick }));
     }
     this.all = make("button", { type: "button", class: "save-all", text: "Download all (ZIP)", onclick: () => this.#saveAll() });
@@ -46,7 +46,7 @@ export class Gallery {
     this.slider.addEventListener("input", () => {
       this.#stop();
       const step = Number(this.slider.value);
-      this.#shown = step === this.#numSteps() ? null : step; // at the end it follows what arrives
+      this.#step = step === this.#numSteps() ? null : step; // at the end it follows what arrives
       this.#draw();
     });
   }
@@ -58,7 +58,7 @@ export class Gallery {
     this.seed = seed;
     this.grid = model.positions ? gridOf(model.positions, model.image.height, model.image.width) : null;
     this.#pictures = labels.map((label) => ({ label, steps: [], maps: [], final: null }));
-    [this.#chosen, this.#shown, this.#numbers] = [0, null, []];
+    [this.#selection, this.#step, this.#numbers] = [0, null, []];
     const scale = sharp(model);
     this.image.className = scale;
     this.thumbs.replaceChildren(...labels.map((label, k) =>
@@ -100,22 +100,22 @@ export class Gallery {
   /** The picture at the step that is shown. */
   #at(picture) {
     const last = picture.steps.length;
-    if (this.#shown !== null && this.#shown < last) return picture.steps[this.#shown - 1];
+    if (this.#step !== null && this.#step < last) return picture.steps[this.#step - 1];
     return picture.final ?? picture.steps[last - 1] ?? null;
   }
 
   #choose(k) {
-    this.#chosen = k;
+    this.#selection = k;
     this.#draw();
   }
 
   #draw() {
-    const picture = this.#pictures[this.#chosen];
+    const picture = this.#pictures[this.#selection];
     if (!picture || !this.#at(picture)) return;
     this.root.hidden = false;
     const total = this.#numSteps();
-    const step = this.#shown ?? total;
-    const title = this.#pictures.length > 1 ? `${picture.label}, ${this.#chosen + 1} of ${this.#pictures.length}` : picture.label;
+    const step = this.#step ?? total;
+    const title = this.#pictures.length > 1 ? `${picture.label}, ${this.#selection + 1} of ${this.#pictures.length}` : picture.label;
     const place = total > 1 ? `step ${this.#numbers[step - 1]} of ${this.#ofSteps}` : "";
     this.image.src = pngUrl(this.#at(picture));
     this.image.alt = place ? `${title}, ${place}` : title;
@@ -136,7 +136,7 @@ export class Gallery {
     this.all.hidden = this.#pictures.length < 2;
     [...this.thumbs.children].forEach((item, k) => {
       const [button, other] = [item.firstChild, this.#pictures[k]];
-      button.setAttribute("aria-pressed", String(k === this.#chosen));
+      button.setAttribute("aria-pressed", String(k === this.#selection));
       button.querySelector("img").src = pngUrl(this.#at(other));
       button.querySelector("span").textContent = other.label;
       button.setAttribute("aria-label", `${other.label}, ${k + 1} of ${this.#pictures.length}`);
@@ -147,11 +147,11 @@ export class Gallery {
   /** Play the steps from the first; a press on the slider ends it. */
   #replay() {
     this.#stop();
-    this.#shown = 1;
+    this.#step = 1;
     this.#draw();
     this.#timer = setInterval(() => {
-      this.#shown = this.#shown + 1 < this.#numSteps() ? this.#shown + 1 : null;
-      if (this.#shown === null) this.#stop();
+      this.#step = this.#step + 1 < this.#numSteps() ? this.#step + 1 : null;
+      if (this.#step === null) this.#stop();
       this.#draw();
     }, REPLAY_MS);
   }

@@ -29,22 +29,22 @@ export function startPictures(view, { models, store, uses }) {
   chooseModel(form.elements.model, models, store);
   wireSeed(form);
   filter.addEventListener("input", (event) => {
-    const wanted = event.target.value.trim().toLowerCase();
+    const query = event.target.value.trim().toLowerCase();
     for (const chip of chips.children) {
-      chip.hidden = !chip.textContent.toLowerCase().includes(wanted) && !chip.querySelector(":checked");
+      chip.hidden = !chip.textContent.toLowerCase().includes(query) && !chip.querySelector(":checked");
     }
   });
 
   const request = () => {
     const model = store.value;
     const numbers = numbersIn([each, steps, guidance, seed]);
-    const chosen = [...chips.querySelectorAll(":checked")].map((box) => Number(box.value));
-    if (model.classes.length && !chosen.length) throw new InputError(classes, "Choose at least one class.");
-    const rows = chosen.length || 1;
+    const classIndices = [...chips.querySelectorAll(":checked")].map((box) => Number(box.value));
+    if (model.classes.length && !classIndices.length) throw new InputError(classes, "Choose at least one class.");
+    const rows = classIndices.length || 1;
     checkCount(each, { classes: rows, each: numbers.num_samples, limit: model.limits.max_samples });
-    const names = chosen.length ? chosen.map((k) => model.classes[k]) : ["picture"];
+    const names = classIndices.length ? classIndices.map((k) => model.classes[k]) : ["picture"];
     const labels = names.flatMap((name) => Array(numbers.num_samples).fill(name));
-    const classIds = chosen.length ? { class_ids: chosen } : {};
+    const classIds = classIndices.length ? { class_ids: classIndices } : {};
     return { model, labels, body: { model: model.name, ...classIds, ...numbers } };
   };
 

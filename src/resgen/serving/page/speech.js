@@ -25,14 +25,14 @@ export function startSpeech(view, { models }) {
   store.set(models[0]);
   wireSeed(form);
 
-  const chosen = () => ({ file: prompt.files[0] ?? null, record: recorder.wav, none: null })[voice.value];
+  const currentSound = () => ({ file: prompt.files[0] ?? null, record: recorder.wav, none: null })[voice.value];
   const show = () => {
     view.querySelector(".voice-file").hidden = voice.value !== "file";
     view.querySelector(".voice-record").hidden = voice.value !== "record";
     view.querySelector(".voice-shared").hidden = voice.value === "none";
     if (voice.value !== "record") recorder.stop();
     if (played) URL.revokeObjectURL(played);
-    const sound = chosen();
+    const sound = currentSound();
     played = sound ? URL.createObjectURL(sound) : null;
     listen.hidden = !played;
     if (played) listen.src = played;
@@ -50,7 +50,7 @@ export function startSpeech(view, { models }) {
     body.set("model", model.name);
     body.set("text", text.value.trim());
     if (voice.value !== "none") {
-      const sound = chosen();
+      const sound = currentSound();
       const control = voice.value === "file" ? prompt : recorder.button;
       if (!sound) throw new InputError(control, voice.value === "file" ? "Choose a sound file." : "Record a few seconds first.");
       checkSize(control, sound, model.limits.max_upload_bytes);

@@ -277,10 +277,10 @@ class VocoderTask:
         mels = log_mel(wide, self.vocoder.mel)
         valid = self._valid(wide_lengths[rows], mels.shape[2])
         if self.tokenizer is not None:
-            chosen = crops.reconstructed[rows].to(self.device).nonzero().squeeze(1)
-            if len(chosen):
+            places = crops.reconstructed[rows].to(self.device).nonzero().squeeze(1)
+            if len(places):
                 with torch.no_grad():
-                    mels = mels.index_copy(0, chosen, self._reconstruct(mels[chosen], valid[chosen]))
+                    mels = mels.index_copy(0, places, self._reconstruct(mels[places], valid[places]))
         middle = slice(margin // hop, (margin + self.crop_samples) // hop)
         lengths = (wide_lengths - margin).clamp(min=0, max=self.crop_samples)
         return _Batch(wide[:, margin : margin + self.crop_samples], mels[..., middle], valid[:, middle], lengths, rows)

@@ -94,14 +94,14 @@ def test_parquet_with_plain_bytes(tmp_path: Path) -> None:
 
 
 def test_utterances_with_prompts(tmp_path: Path) -> None:
-    shown = {"prompt": [{"bytes": encoded(0.75)}], "prompt_text": ["said before"]}
-    source = open_speech(write_parquet(tmp_path / "a" / "test.parquet", **shown))
+    prompt = {"prompt": [{"bytes": encoded(0.75)}], "prompt_text": ["said before"]}
+    source = open_speech(write_parquet(tmp_path / "a" / "test.parquet", **prompt))
     assert source.prompt_texts == ("said before",) and source.read_prompt is not None
     assert source.read_prompt(0, RATE)[0] == 0.75 and source.read(0, RATE)[0] == 0.25
     plain = open_speech(write_parquet(tmp_path / "b" / "test.parquet"))
     assert plain.prompt_texts is None and plain.read_prompt is None
-    other_text = open_speech(write_parquet(tmp_path / "c" / "test.parquet", **shown | {"prompt_text": ["other"]}))
-    other_sound = open_speech(write_parquet(tmp_path / "d" / "test.parquet", **shown | {"prompt": [encoded(0.5)]}))
+    other_text = open_speech(write_parquet(tmp_path / "c" / "test.parquet", **prompt | {"prompt_text": ["other"]}))
+    other_sound = open_speech(write_parquet(tmp_path / "d" / "test.parquet", **prompt | {"prompt": [encoded(0.5)]}))
     assert len({one.fingerprint for one in (source, plain, other_text, other_sound)}) == 4
     for columns, message in (
         ({"prompt": ["a.wav"]}, "column 'prompt' must hold bytes"),
@@ -109,7 +109,7 @@ def test_utterances_with_prompts(tmp_path: Path) -> None:
         ({"prompt_text": [""]}, "row 0 has nothing in column 'prompt_text'"),
     ):
         with pytest.raises(DataError, match=message):
-            open_speech(write_parquet(tmp_path / "e.parquet", **shown | columns))
+            open_speech(write_parquet(tmp_path / "e.parquet", **prompt | columns))
     write_parquet(tmp_path / "a" / "test-00001.parquet")
     with pytest.raises(DataError, match="prompts in some of its files only"):
         open_speech(tmp_path / "a", "test")

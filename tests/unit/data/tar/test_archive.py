@@ -33,9 +33,9 @@ def test_members_lie_where_tarfile_finds_them(tmp_path: Path, form: int) -> None
     files = dict(list(FILES.items())[:3]) | {"p/" * 70 + "in-the-prefix.png": b"u"}
     path = write_tar(tmp_path / "a.tar", FILES if form != tarfile.USTAR_FORMAT else files, form=form)
     with tarfile.open(path) as tar:
-        wanted = [Member(one.name, one.offset_data, one.size) for one in tar.getmembers()]
-    assert members(path) == wanted and len(wanted) in (4, 6)
-    for member in wanted:
+        expected = [Member(one.name, one.offset_data, one.size) for one in tar.getmembers()]
+    assert members(path) == expected and len(expected) in (4, 6)
+    for member in expected:
         assert read_bytes(path, member.offset, member.size, "it") == (files | FILES)[member.name]
 
 

@@ -102,7 +102,7 @@ def test_the_index_is_built_once(shards: Path, monkeypatch: pytest.MonkeyPatch, 
 @pytest.mark.parametrize("damage", ["garbage", "rows", "labels", "label type", "format"])
 def test_an_index_that_does_not_fit_is_built_anew(shards: Path, damage: str) -> None:
     """It lies beside the data, and may have come with it."""
-    wanted = values(shards)
+    expected = values(shards)
     place = next((shards / ".resgen").glob("toy-train-000000*"))
     parts = load_file(place)
     meta = {"format": "resgen-shard-index", "format_version": 1, "sha256": "0", "labelled_by": ".cls"}
@@ -120,7 +120,7 @@ def test_an_index_that_does_not_fit_is_built_anew(shards: Path, damage: str) -> 
     if damage == "garbage":
         place.write_bytes(b"garbage")
     source = open_images(shards)
-    assert values(shards) == wanted and source.labels.tolist() == [0, 1, 2, 2, 0]
+    assert values(shards) == expected and source.labels.tolist() == [0, 1, 2, 2, 0]
 
 
 def test_an_index_where_the_data_cannot_be_written(
@@ -245,8 +245,8 @@ def test_batches_ahead_are_those_asked_for(shards: Path) -> None:
     store = PictureStore(open_images(shards), size=4, channels=1, max_bytes=0)
     store.prefetch(torch.tensor([0, 3, 3]))
     store.prefetch(torch.tensor([3, 1]))
-    for wanted in ([0, 3, 3], [3, 1], [4, 4, 2]):
-        assert (store.batch(torch.tensor(wanted))[:, 0, 0, 0] - 10).tolist() == wanted
+    for expected in ([0, 3, 3], [3, 1], [4, 4, 2]):
+        assert (store.batch(torch.tensor(expected))[:, 0, 0, 0] - 10).tolist() == expected
     assert not store._ahead
 
 

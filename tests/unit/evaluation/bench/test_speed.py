@@ -49,8 +49,8 @@ def case(kind: str, **changes: Any) -> Case:
     return Case(kind=kind, **{**values, "guidance": True, "dtype": "float32", "seed": 0, **changes})
 
 
-def network(chosen: Case) -> Any:
-    return random_network(chosen.config, chosen.spec, CPU, torch.float32)
+def network(one: Case) -> Any:
+    return random_network(one.config, one.spec, CPU, torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +95,9 @@ def passes_of(kind: str, depth: int, iterations: int | None) -> tuple[int, dict[
 
 @pytest.mark.parametrize("kind", MEASURED)
 def test_passes_of_every_kind(kind: str) -> None:
-    chosen = case(kind, iterations=1 if kind == "ar_resgen" else None, batch_size=2)
-    model = network(chosen)
-    passes, steps = count_passes(model, chosen, partial(chosen.sample, model))
+    one = case(kind, iterations=1 if kind == "ar_resgen" else None, batch_size=2)
+    model = network(one)
+    passes, steps = count_passes(model, one, partial(one.sample, model))
     assert (steps, passes) == passes_of(kind, 2, 1)
 
 
@@ -162,9 +162,9 @@ def test_products_are_those_with_parameters() -> None:
 
 @pytest.mark.parametrize("kind", ["resgen", "rq_transformer"])
 def test_products_of_a_network(kind: str) -> None:
-    chosen = case(kind, guidance=False, batch_size=2)
-    model = network(chosen)
-    products = record_products(model, partial(chosen.sample, model))
+    one = case(kind, guidance=False, batch_size=2)
+    model = network(one)
+    products = record_products(model, partial(one.sample, model))
     block = 2 * 6 * 32 * (3 * 32 + 32 + 2 * 64)  # multiply-adds of one pass of both samples' 6 positions
     heads = 2 * 6 * 2 * 32 * 16  # one product per code
     passes = 6 if kind == "resgen" else 1 + 2  # each position once, and each of its two levels
@@ -174,15 +174,15 @@ def test_products_of_a_network(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", list(MEASURED))
 def test_random_networks_are_reproducible_and_not_degenerate(kind: str) -> None:
-    chosen = case(kind, iterations=1 if kind == "ar_resgen" else None)
-    first, second = network(chosen), network(chosen)
+    sampled = case(kind, iterations=1 if kind == "ar_resgen" else None)
+    first, second = network(sampled), network(sampled)
     assert kind_of(first.config).name == kind and not first.training
     for (name, one), (_, two) in zip(first.state_dict().items(), second.state_dict().items(), strict=True):
         assert torch.equal(one, two) and not one.is_meta, name
     for name, parameter in first.named_parameters():
         assert (parameter != 0).float().mean() > 0.9 and not parameter.requires_grad, name
     assert (first.codebooks.flatten(1).std(1).diff() < 0).all() and (first.level_std > 0).all()
-    half = random_network(chosen.config, chosen.spec, CPU, torch.bfloat16)
+    half = random_network(sampled.config, sampled.spec, CPU, torch.bfloat16)
     assert {p.dtype for p in half.parameters()} == {torch.bfloat16} and half.codebooks.dtype == torch.float32
 
 
@@ -206,9 +206,9 @@ def test_rows_of_a_filled_matrix_differ() -> None:
 
 def test_guidance_doubles_passes_not_steps() -> None:
     for guidance, factor in ((True, 2), (False, 1)):
-        chosen = case("rq_transformer", guidance=guidance, batch_size=2)
-        model = network(chosen)
-        passes, steps = count_passes(model, chosen, partial(chosen.sample, model))
+        one = case("rq_transformer", guidance=guidance, batch_size=2)
+        model = network(one)
+        passes, steps = count_passes(model, one, partial(one.sample, model))
         assert passes == {"transformer": 6 * factor, "levels": 12 * factor} and steps == 12
         assert not model.transformer._forward_pre_hooks
 

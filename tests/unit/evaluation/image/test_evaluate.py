@@ -212,11 +212,11 @@ def test_an_interrupted_reference_goes_on(
     with pytest.raises(KeyboardInterrupt):
         reference_features(make_reference(batch=until_55), extractor, manifold_size=50, cache_dir=tmp_path)
     counted.seen = 0
-    found = reference_features(full, extractor, manifold_size=50, cache_dir=tmp_path)
+    result = reference_features(full, extractor, manifold_size=50, cache_dir=tmp_path)
     assert counted.seen == 50, "40 of 90 were done and written"
-    assert torch.equal(found.rows, whole.rows) and len(found.rows) == 50
-    assert torch.equal(found.statistics.scatter, whole.statistics.scatter) and found.statistics.count == 90
-    assert found[2:] == whole[2:]
+    assert torch.equal(result.rows, whole.rows) and len(result.rows) == 50
+    assert torch.equal(result.statistics.scatter, whole.statistics.scatter) and result.statistics.count == 90
+    assert result[2:] == whole[2:]
 
 
 def test_the_cache_is_of_one_model_setting_and_seed(extractor: Extractor, tmp_path: Path) -> None:
@@ -285,13 +285,13 @@ def test_classes_of_the_samples(extractor: Extractor) -> None:
 
 
 def test_warnings(extractor: Extractor) -> None:
-    found = generation(extractor).warnings
-    assert len(found) == 1 and "60 samples are fewer than 10,000" in found[0]
+    result = generation(extractor).warnings
+    assert len(result) == 1 and "60 samples are fewer than 10,000" in result[0]
     few = generation(extractor, num_samples=4, kid_subset_size=2, is_splits=1)
     assert "the covariance of 4 samples in 4 features is singular" in few.warnings[1] and len(few.warnings) == 2
     small = make_reference(4)
-    found = generation(extractor, reference=small, kid_subset_size=2).warnings
-    assert "4 reference pictures in 4 features" in found[1]
+    result = generation(extractor, reference=small, kid_subset_size=2).warnings
+    assert "4 reference pictures in 4 features" in result[1]
 
 
 def test_nan_features_are_refused_and_not_kept(counted: Counted, tmp_path: Path) -> None:
@@ -369,19 +369,19 @@ def reconstruction(extractor: Extractor, reconstruct: Any = _blur, **changes: An
 
 def test_reconstruction(extractor: Extractor, counted: Counted) -> None:
     report = reconstruction(extractor)
-    found = report.reconstruction
-    assert found is not None and report.protocol.metric_name == "rFD-toy"
+    result = report.reconstruction
+    assert result is not None and report.protocol.metric_name == "rFD-toy"
     pictures = make_reference().batch(torch.arange(90))
     outputs, codes = _blur(pictures)
-    assert found.psnr_db == pytest.approx(float(psnr_db(outputs, pictures).mean()))
-    assert found.psnr_db_std == pytest.approx(float(psnr_db(outputs, pictures).std()))
-    assert found.ssim == pytest.approx(float(ssim(outputs, pictures).mean()))
-    assert found.distance == pytest.approx(frechet_distance(counted(outputs)[0], counted(pictures)[0]), rel=1e-6)
-    assert found.recognised == report.floor.recognised == 1.0
+    assert result.psnr_db == pytest.approx(float(psnr_db(outputs, pictures).mean()))
+    assert result.psnr_db_std == pytest.approx(float(psnr_db(outputs, pictures).std()))
+    assert result.ssim == pytest.approx(float(ssim(outputs, pictures).mean()))
+    assert result.distance == pytest.approx(frechet_distance(counted(outputs)[0], counted(pictures)[0]), rel=1e-6)
+    assert result.recognised == report.floor.recognised == 1.0
     share = torch.bincount(codes[..., 0].flatten(), minlength=4).double() / 180
     entropy = -torch.special.xlogy(share, share).sum()
-    assert found.usage == pytest.approx((float((share > 0).double().mean()), 0.25))
-    assert found.perplexity == pytest.approx((float(entropy.exp()), 1.0))
+    assert result.usage == pytest.approx((float((share > 0).double().mean()), 0.25))
+    assert result.perplexity == pytest.approx((float(entropy.exp()), 1.0))
     perfect = reconstruction(extractor, lambda p: (p, None)).reconstruction
     assert perfect is not None and perfect.distance == pytest.approx(0, abs=1e-6)
     assert (perfect.psnr_db, perfect.ssim, perfect.usage) == (100.0, pytest.approx(1.0), ())
@@ -462,10 +462,10 @@ def test_no_report_without_its_protocol(extractor: Extractor, tmp_path: Path) ->
 def test_opening_a_reference(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     assert choose_split("digits", "test") == "test" and choose_split("digits", "validation") == "train"
-    found = open_reference("digits", split="test", image_size=8, channels=1)
-    assert len(found) == 179 and found.class_names == tuple("0123456789") and found.is_labelled
-    assert found.batch(torch.tensor([3])).shape == (1, 1, 8, 8) and found.resize == "none"
-    assert len(found.sha256) == 64
+    result = open_reference("digits", split="test", image_size=8, channels=1)
+    assert len(result) == 179 and result.class_names == tuple("0123456789") and result.is_labelled
+    assert result.batch(torch.tensor([3])).shape == (1, 1, 8, 8) and result.resize == "none"
+    assert len(result.sha256) == 64
     with pytest.raises(DataError, match="8x8 pixels, but 16x16 is expected.*--resize"):
         open_reference("digits", split="test", image_size=16, channels=1)
     resized = open_reference("digits", split="test", image_size=16, channels=1, resize=True)

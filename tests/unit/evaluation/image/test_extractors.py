@@ -46,11 +46,11 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_classifier(folder: Path) -> None:
     extractor = load_extractor(folder)
-    found = extractor(PICTURES)
+    output = extractor(PICTURES)
     model = _classifier()
     features = model.features(from_uint8(PICTURES)).detach()
-    assert torch.equal(found.features, features) and found.features.dtype == torch.float32
-    assert found.logits is not None and torch.equal(found.logits, model.out(features).detach())
+    assert torch.equal(output.features, features) and output.features.dtype == torch.float32
+    assert output.logits is not None and torch.equal(output.logits, model.out(features).detach())
     assert extractor.num_features == 32 and extractor.class_names == ("a", "b", "c")
     assert extractor.name == "judge"
     assert extractor.sha256 == sha256_file(folder / "classifier.safetensors")
@@ -112,8 +112,8 @@ def test_a_function() -> None:
         return pictures.flatten(1).double()
 
     extractor = _of_function("pixels", function)
-    found = extractor(PICTURES)
-    assert torch.equal(found.features, PICTURES.flatten(1).float()) and found.logits is None
+    output = extractor(PICTURES)
+    assert torch.equal(output.features, PICTURES.flatten(1).float()) and output.logits is None
     with pytest.raises(DataError, match=r"shape \(7, 64\) for 7 pictures; \(7, 65\) is expected"):
         _of_function("pixels", function, num_features=65)(PICTURES)
     with pytest.raises(DataError, match=r"\(1, 64\)"):
@@ -157,8 +157,8 @@ def test_bundled_classifiers_load() -> None:
         extractor = load_extractor(name)
         assert extractor.image_size is not None and extractor.channels is not None
         shape = (2, extractor.channels, extractor.image_size, extractor.image_size)
-        found = extractor(torch.zeros(shape, dtype=torch.uint8))
-        assert found.logits is not None and found.logits.shape == (2, len(extractor.class_names))
+        output = extractor(torch.zeros(shape, dtype=torch.uint8))
+        assert output.logits is not None and output.logits.shape == (2, len(extractor.class_names))
         assert default_extractor(extractor.class_names, extractor.image_size, extractor.channels) == name
 
 
@@ -217,9 +217,9 @@ def test_inception() -> None:
     except CheckpointError as error:
         pytest.skip(f"no weights: {error}")
     pictures = torch.randint(0, 256, (4, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    found = extractor(pictures)
-    assert found.features.shape == (4, 2048) and (found.features >= 0).all()
-    assert found.logits is not None and found.logits.shape == (4, 1008)
+    output = extractor(pictures)
+    assert output.features.shape == (4, 2048) and (output.features >= 0).all()
+    assert output.logits is not None and output.logits.shape == (4, 1008)
     assert distance_name("inception", extractor.sha256) == "FID" and extractor.sha256.startswith(INCEPTION_SHA256)
 
 
@@ -268,8 +268,8 @@ def test_metrics_are_those_of_torch_fidelity(tmp_path: Path, monkeypatch: pytest
         feature_extractor_weights_path=str(file), batch_size=8, save_cpu_ram=True, verbose=False,
     )  # fmt: skip
     assert expected["frechet_inception_distance"] > 0 and 0 < expected["precision"] < 1
-    found = metrics.frechet_distance(ours.features, theirs.features)
-    assert found == pytest.approx(expected["frechet_inception_distance"], rel=1e-3)
+    distance = metrics.frechet_distance(ours.features, theirs.features)
+    assert distance == pytest.approx(expected["frechet_inception_distance"], rel=1e-3)
     kernel = metrics.kernel_distance(ours.features, theirs.features, num_subsets=1, subset_size=24, stream=stream)
     assert kernel.mean == pytest.approx(expected["kernel_inception_distance_mean"], rel=1e-3)
     score = metrics.inception_score(ours.logits, splits=1, stream=stream)

@@ -125,19 +125,19 @@ def test_kernel_distance_of_constant_sets() -> None:
     # All rows x on one side, y on the other: k(x, x) + k(y, y) - 2 k(x, y), whatever the subsets.
     x, y = torch.tensor([[1.0, 2.0]]).repeat(30, 1), torch.tensor([[0.0, -1.0]]).repeat(40, 1)
     expected = (5 / 2 + 1) ** 3 + (1 / 2 + 1) ** 3 - 2 * (-2 / 2 + 1) ** 3
-    found = kernel_distance(x, y, num_subsets=3, subset_size=10, stream=_stream())
-    assert found == pytest.approx((expected, 0.0))
+    result = kernel_distance(x, y, num_subsets=3, subset_size=10, stream=_stream())
+    assert result == pytest.approx((expected, 0.0))
 
 
 def test_kernel_distance_is_unbiased() -> None:
     """Two sets of one distribution: zero on average, of either sign; never below zero were the diagonal counted."""
     a, b = torch.randn(2, 2000, 4, generator=_stream())
-    found = kernel_distance(a, b, num_subsets=200, subset_size=50, stream=_stream())
-    assert abs(found.mean) < 4 * found.std / math.sqrt(200)
+    result = kernel_distance(a, b, num_subsets=200, subset_size=50, stream=_stream())
+    assert abs(result.mean) < 4 * result.std / math.sqrt(200)
     single = [kernel_distance(a, b, num_subsets=1, subset_size=50, stream=_stream(i)).mean for i in range(20)]
     assert min(single) < 0 < max(single)
     again = kernel_distance(a, b, num_subsets=200, subset_size=50, stream=_stream())
-    assert again == found
+    assert again == result
 
 
 def test_kernel_distance_refuses() -> None:
@@ -206,11 +206,11 @@ def test_precision_and_recall_refuse() -> None:
 
 def test_bootstrap_interval_of_a_mean() -> None:
     rows = torch.randn(400, 1, generator=_stream(), dtype=torch.float64)
-    found = bootstrap_interval(rows, lambda part: float(part.mean()), num_resamples=400, stream=_stream())
+    result = bootstrap_interval(rows, lambda part: float(part.mean()), num_resamples=400, stream=_stream())
     expected = float(rows.std()) / 20  # the standard error of a mean
-    assert found.std == pytest.approx(expected, rel=0.15)
-    assert (found.low + found.high) / 2 == pytest.approx(float(rows.mean()), abs=1e-12)
-    assert found.high - found.low == pytest.approx(2 * 1.96 * found.std, rel=1e-4)
+    assert result.std == pytest.approx(expected, rel=0.15)
+    assert (result.low + result.high) / 2 == pytest.approx(float(rows.mean()), abs=1e-12)
+    assert result.high - result.low == pytest.approx(2 * 1.96 * result.std, rel=1e-4)
     for count, resamples in ((400, 1), (1, 5)):
         with pytest.raises(DataError, match="at least 2"):
             bootstrap_interval(rows[:count], lambda part: 0.0, num_resamples=resamples, stream=_stream())
@@ -226,9 +226,9 @@ def test_bootstrap_interval_holds_the_distance() -> None:
         seen.append(frechet_distance(part, reference))
         return seen[-1]
 
-    found = bootstrap_interval(rows, statistic, num_resamples=40, stream=_stream())
+    result = bootstrap_interval(rows, statistic, num_resamples=40, stream=_stream())
     value = frechet_distance(rows, reference)
-    assert found.low < value < found.high
+    assert result.low < value < result.high
     assert sum(resampled > value for resampled in seen[:40]) > 35
 
 

@@ -102,11 +102,11 @@ def test_identity() -> None:
 def test_a_difference_is_refused(name: str) -> None:
     first, second = make(), make(**{name: CHANGES[name]})
     check_comparable(first, first)
-    shown = "num_steps is 8 and 9" if name == "sampling" else f"{name} is "
+    message = "num_steps is 8 and 9" if name == "sampling" else f"{name} is "
     for pair in ((first, second), (second, first)):
         with pytest.raises(ConfigError, match="cannot be compared") as caught:
             check_comparable(*pair)
-    assert shown.replace("8 and 9", "9 and 8") in str(caught.value)
+    assert message.replace("8 and 9", "9 and 8") in str(caught.value)
     assert ";" in str(caught.value), "the reason"
 
 

@@ -93,9 +93,9 @@ def test_the_scores_are_what_was_spoken() -> None:
 def test_the_report_is_written_for_people_and_machines(tmp_path: Path) -> None:
     report = run(wrong_once)
     write_report(report, tmp_path / "r.json")
-    found = json.loads((tmp_path / "r.json").read_text())
-    assert found == json.loads(json.dumps(report.document()))
-    wer = found["scores"][0]["wer"]
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert result == json.loads(json.dumps(report.document()))
+    wer = result["scores"][0]["wer"]
     assert wer["value"] == pytest.approx(1 / 6) and wer["low"] <= wer["value"] <= wer["high"]
     text = (tmp_path / "r.md").read_text()
     assert text == report.markdown() and "| generated | 16.7% (" in text and "| a | 50.0% |" in text

@@ -79,12 +79,12 @@ def test_error_rates_refuse_what_has_no_rate() -> None:
 def test_intervals_are_those_of_the_bootstrap() -> None:
     stream = torch.Generator().manual_seed(0)
     errors = (torch.rand(400, generator=stream) < 0.2).float()
-    found = ratio_interval(errors, torch.ones(400), num_resamples=4000, stream=stream)
+    result = ratio_interval(errors, torch.ones(400), num_resamples=4000, stream=stream)
     share = float(errors.mean())
     expected = math.sqrt(share * (1 - share) / 400)  # of a binomial share
-    assert found.std == pytest.approx(expected, rel=0.08)
-    assert found.high - share == pytest.approx(1.96 * expected, rel=0.15)
-    assert share - found.low == pytest.approx(1.96 * expected, rel=0.15)
+    assert result.std == pytest.approx(expected, rel=0.08)
+    assert result.high - share == pytest.approx(1.96 * expected, rel=0.15)
+    assert share - result.low == pytest.approx(1.96 * expected, rel=0.15)
     mean = mean_interval(errors, seed=1)
     assert mean.value == pytest.approx(share) and mean.interval.low < share < mean.interval.high
     assert mean_interval(errors, seed=1) == mean != mean_interval(errors, seed=2)

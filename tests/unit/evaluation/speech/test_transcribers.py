@@ -57,18 +57,18 @@ def test_pocketsphinx_hears_digits_only_and_forgets(pocketsphinx: PocketsphinxTr
     assert pocketsphinx.name == "pocketsphinx-digits" and pocketsphinx.sha256 == "built-in"
     assert pocketsphinx.version.startswith("pocketsphinx 5") and pocketsphinx.sample_rate_hz == 16000
     sounds = [_babble(0), 0.05 * torch.randn(16000, generator=torch.Generator().manual_seed(1)), _babble(6), _babble(7)]
-    heard = [pocketsphinx(x) for x in sounds]
-    assert [pocketsphinx(x) for x in reversed(sounds)][::-1] == heard
+    transcripts = [pocketsphinx(x) for x in sounds]
+    assert [pocketsphinx(x) for x in reversed(sounds)][::-1] == transcripts
     digits = set("zero one two three four five six seven eight nine".split())
-    assert any(heard) and set(" ".join(heard).split()) <= digits
+    assert any(transcripts) and set(" ".join(transcripts).split()) <= digits
     assert pocketsphinx(torch.zeros(160)) == ""
     with pytest.raises(DataError, match="0 samples"):
         pocketsphinx(torch.zeros(0))
 
 
 def test_pocketsphinx_by_name(monkeypatch: pytest.MonkeyPatch, pocketsphinx: PocketsphinxTranscriber) -> None:
-    found = open_transcriber("pocketsphinx-digits")
-    assert isinstance(found, PocketsphinxTranscriber) and found.name == "pocketsphinx-digits"
+    transcriber = open_transcriber("pocketsphinx-digits")
+    assert isinstance(transcriber, PocketsphinxTranscriber) and transcriber.name == "pocketsphinx-digits"
     with pytest.raises(ConfigError, match="unknown grammar 'digit' .did you mean 'digits'"):
         PocketsphinxTranscriber("digit")
     monkeypatch.setitem(sys.modules, "pocketsphinx", None)
@@ -81,31 +81,35 @@ def test_our_folder(tmp_path: Path) -> None:
         model = Recognizer(RecognizerConfig(width=16, front=4, num_blocks=1)).eval()
         model.out.bias.data[3] = 100.0  # always "two"
     save_judge(tmp_path / "ours", model)
-    found = open_transcriber(tmp_path / "ours")
-    assert isinstance(found, RecognizerTranscriber) and isinstance(found, Transcriber)
-    assert found.name == "ours" and found.sample_rate_hz == 16000 and found.version.startswith("resgen ")
+    transcriber = open_transcriber(tmp_path / "ours")
+    assert isinstance(transcriber, RecognizerTranscriber) and isinstance(transcriber, Transcriber)
+    assert (
+        transcriber.name == "ours" and transcriber.sample_rate_hz == 16000 and transcriber.version.startswith("resgen ")
+    )
     config = json.loads((tmp_path / "ours" / "config.json").read_text())
-    assert found.sha256 == config["components"][Recognizer.kind]["sha256"]
-    assert found(_babble(0)) == "two"
+    assert transcriber.sha256 == config["components"][Recognizer.kind]["sha256"]
+    assert transcriber(_babble(0)) == "two"
 
 
 def test_moonshine_hears_sentences() -> None:
     moonshine_voice = pytest.importorskip("moonshine_voice")
-    found = open_transcriber("moonshine")
-    assert isinstance(found, MoonshineTranscriber) and isinstance(found, Transcriber)
+    transcriber = open_transcriber("moonshine")
+    assert isinstance(transcriber, MoonshineTranscriber) and isinstance(transcriber, Transcriber)
     assert (
-        found.name == "moonshine-tiny-en"
-        and found.version.startswith("moonshine-voice 0.0.")
-        and len(found.sha256) == 64
+        transcriber.name == "moonshine-tiny-en"
+        and transcriber.version.startswith("moonshine-voice 0.0.")
+        and len(transcriber.sha256) == 64
     )
     samples, rate_hz = moonshine_voice.load_wav_file(moonshine_voice.get_assets_path() / "two_cities.wav")
-    sound = resample(torch.tensor(samples[: 6 * rate_hz]), rate_hz, found.sample_rate_hz)
-    heard = found(sound)
-    assert normalise_transcript(heard).startswith("it was the best of times it was the worst of times"), heard
-    assert normalise_transcript(found(torch.zeros(16000))) in ("", "you"), "what it hears in silence"
-    assert found(sound) == heard, "nothing is kept of what was heard before"
+    sound = resample(torch.tensor(samples[: 6 * rate_hz]), rate_hz, transcriber.sample_rate_hz)
+    transcripts = transcriber(sound)
+    assert normalise_transcript(transcripts).startswith("it was the best of times it was the worst of times"), (
+        transcripts
+    )
+    assert normalise_transcript(transcriber(torch.zeros(16000))) in ("", "you"), "what it hears in silence"
+    assert transcriber(sound) == transcripts, "nothing is kept of what was heard before"
     with pytest.raises(DataError, match="0 samples"):
-        found(torch.zeros(0))
+        transcriber(torch.zeros(0))
 
 
 def test_moonshine_without_its_package_or_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -166,11 +170,11 @@ def test_ctc_model_of_transformers(tmp_path: Path) -> None:
     folder = tmp_path / "ctc"
     model.save_pretrained(folder)
     transformers.Wav2Vec2Processor(extractor, tokenizer).save_pretrained(folder)
-    found = open_transcriber(folder)
-    assert isinstance(found, TransformersTranscriber) and isinstance(found, Transcriber)
-    assert found.name == "ctc" and found.version == f"transformers {transformers.__version__}"
-    assert len(found.sha256) == 64 and found.sample_rate_hz == 16000
-    assert found(_babble(0)) == "A"
+    transcriber = open_transcriber(folder)
+    assert isinstance(transcriber, TransformersTranscriber) and isinstance(transcriber, Transcriber)
+    assert transcriber.name == "ctc" and transcriber.version == f"transformers {transformers.__version__}"
+    assert len(transcriber.sha256) == 64 and transcriber.sample_rate_hz == 16000
+    assert transcriber(_babble(0)) == "A"
 
 
 def test_whisper_model_of_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,9 +220,13 @@ def test_whisper_model_of_transformers(tmp_path: Path, monkeypatch: pytest.Monke
             return [" " + " ".join(str(t) for t in row.tolist() if t > 2) for row in tokens]
 
     monkeypatch.setattr(transformers, "AutoProcessor", Processor)
-    found = open_transcriber(folder)
-    assert isinstance(found, TransformersTranscriber) and found.sample_rate_hz == 16000
-    heard = found(_babble(0))
-    assert heard == found(_babble(0)) and heard == heard.strip() and all(t.isdigit() for t in heard.split())
+    transcriber = open_transcriber(folder)
+    assert isinstance(transcriber, TransformersTranscriber) and transcriber.sample_rate_hz == 16000
+    transcripts = transcriber(_babble(0))
+    assert (
+        transcripts == transcriber(_babble(0))
+        and transcripts == transcripts.strip()
+        and all(t.isdigit() for t in transcripts.split())
+    )
     with pytest.raises(DataError, match="hears at most 1 s"):
-        found(torch.zeros(16001))
+        transcriber(torch.zeros(16001))

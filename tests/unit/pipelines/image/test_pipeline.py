@@ -218,8 +218,8 @@ assert torch.equal(again(["bag", 0, 2], **settings).codes, plain.codes)
 def test_compiled_pipelines_draw_the_same_codes(model: Path, tmp_path: Path) -> None:
     """In a process of its own: the suite's checks of types cannot be compiled."""
     run = [sys.executable, "-c", COMPILED, str(model), str(tmp_path / "saved")]
-    done = subprocess.run(run, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run(run, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
 
 
 def test_kinds_with_a_cache_are_not_compiled(pipe: ImagePipeline) -> None:

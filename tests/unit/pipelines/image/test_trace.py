@@ -65,8 +65,8 @@ def test_frames_show_pictures_and_known_levels(pipe: ImagePipeline) -> None:
                 decoded = pipe.tokenizer.decoder(torch.stack(rows, -1).view(1, 4, 4, 4))
             expected = ((decoded[0, 0] + 1) * 127.5).round().clamp(0, 255).byte().numpy()
             assert np.abs(tile(frame, 0, column, 3)[..., 1].astype(int) - expected.astype(int)).max() <= 1
-            shown = np.asarray(level_map(visible[column], 3, (4, 4), 2))
-            assert np.array_equal(tile(frame, 1, column, 3), shown)
+            picture = np.asarray(level_map(visible[column], 3, (4, 4), 2))
+            assert np.array_equal(tile(frame, 1, column, 3), picture)
     assert (tile(frames[-1], 1, 0, 3) == tile(frames[-1], 1, 2, 3)[0, 0]).all(), "all levels known at the end"
 
 

@@ -58,13 +58,13 @@ def test_words_are_aligned(pipe: SpeechPipeline, recording: torch.Tensor) -> Non
     words = pipe.words(recording, "Ab, ca. bac")
     assert [word.text for word in words] == ["ab", "ca", "bac"], "punctuation is no part of a word"
     tokens, real = pipe._tokens("ab, ca. bac")
-    editor, heard = pipe._listen(recording, "ab, ca. bac")
-    inside = heard.gain * torch.cat([recording, torch.zeros(UNIT)])[heard.offset :][: len(heard.codes) * UNIT]
-    frames = torch.tensor([len(heard.codes) * STRIDE])
+    editor, analysis = pipe._listen(recording, "ab, ca. bac")
+    inside = analysis.gain * torch.cat([recording, torch.zeros(UNIT)])[analysis.offset :][: len(analysis.codes) * UNIT]
+    frames = torch.tensor([len(analysis.codes) * STRIDE])
     ends = pipe.text_model.align(tokens, real, log_mel(inside[None], MEL), frames)[0].cumsum(0)
     for word, (first, last) in zip(words, ((0, 2), (4, 6), (8, 11)), strict=True):
-        assert word.begin_s == pytest.approx((heard.offset + int(ends[first]) * HOP) / RATE)
-        assert word.end_s == pytest.approx((heard.offset + int(ends[last]) * HOP) / RATE)
+        assert word.begin_s == pytest.approx((analysis.offset + int(ends[first]) * HOP) / RATE)
+        assert word.end_s == pytest.approx((analysis.offset + int(ends[last]) * HOP) / RATE)
 
 
 def test_words_lie_where_the_voice_is(pipe: SpeechPipeline, recording: torch.Tensor) -> None:
@@ -165,17 +165,17 @@ def test_features_agree_with_what_is_given(pipe: SpeechPipeline, recording: torc
         with torch.inference_mode():
             hidden = pipe.text_model(tokens, real)[0]
         letters = torch.cdist(plan.features, hidden).argmin(1)
-        editor, heard = pipe._listen(recording, TEXT)
-        old = torch.repeat_interleave(torch.arange(len(heard.durations)), heard.durations)
+        editor, analysis = pipe._listen(recording, TEXT)
+        old = torch.repeat_interleave(torch.arange(len(analysis.durations)), analysis.durations)
         first, last = plan.begin * STRIDE, plan.end * STRIDE
         assert torch.equal(letters[:first], old[:first])
-        shift = len(hidden) - len(heard.durations)
+        shift = len(hidden) - len(analysis.durations)
         assert torch.equal(letters[len(letters) - (len(old) - last) :] - shift, old[last:])
         assert (letters.diff() >= 0).all() and set(letters.tolist()) == set(range(len(hidden)))
 
 
 @pytest.mark.parametrize(
-    ("begin_s", "end_s", "chosen"),
+    ("begin_s", "end_s", "selection"),
     [
         (1.0, 1.4, (1, 2)),  # the word
         (1.1, 1.2, (1, 2)),  # within the word
@@ -189,13 +189,13 @@ def test_features_agree_with_what_is_given(pipe: SpeechPipeline, recording: torc
         (1.42, 1.58, (2, 2)),  # a pause
     ],
 )
-def test_which_words_are_replaced(begin_s: float, end_s: float, chosen: tuple[int, int]) -> None:
+def test_which_words_are_replaced(begin_s: float, end_s: float, selection: tuple[int, int]) -> None:
     words = [SpokenWord("ab", 0.2, 0.8), SpokenWord("ca", 1.0, 1.4), SpokenWord("bac", 1.6, 2.4)]
-    assert _span(words, begin_s, end_s) == slice(*chosen)
+    assert _span(words, begin_s, end_s) == slice(*selection)
 
 
 @pytest.mark.parametrize(
-    ("content", "chosen", "new", "parts"),
+    ("content", "selection", "new", "parts"),
     [
         (b"ab ca bac", (1, 2), b"c", (b"ab ", b"c", b" bac")),
         (b"ab, ca. bac!", (1, 2), b"c", (b"ab, ", b"c", b". bac!")),
@@ -207,8 +207,8 @@ def test_which_words_are_replaced(begin_s: float, end_s: float, chosen: tuple[in
         (b"ab ca bac.", (3, 3), b"c", (b"ab ca bac.", b" c", b"")),
     ],
 )
-def test_how_texts_are_joined(content: bytes, chosen: tuple[int, int], new: bytes, parts: tuple[bytes, ...]) -> None:
-    assert _new_text(content, slice(*chosen), new) == parts
+def test_how_texts_are_joined(content: bytes, selection: tuple[int, int], new: bytes, parts: tuple[bytes, ...]) -> None:
+    assert _new_text(content, slice(*selection), new) == parts
 
 
 def test_punctuation_is_no_part_of_a_word() -> None:
@@ -295,8 +295,8 @@ def test_the_last_word_of_a_recording_of_no_whole_positions(pipe: SpeechPipeline
 
 
 def test_a_stretch_shorter_than_a_sample_is_a_position(pipe: SpeechPipeline, recording: torch.Tensor) -> None:
-    _, heard = pipe._listen(recording, TEXT)
-    at = (heard.offset + 8 * UNIT) / RATE  # where a position begins, within the first space
+    _, analysis = pipe._listen(recording, TEXT)
+    at = (analysis.offset + 8 * UNIT) / RATE  # where a position begins, within the first space
     (result,) = pipe.edit(recording, input_text=TEXT, text="c", begin_s=at, end_s=at + 1e-6, blend=True)
     begin, end = result.plan.cut
     assert not result.plan.replaced and (begin, end) == (round(at * RATE), round(at * RATE) + UNIT)

@@ -75,14 +75,14 @@ def test_batch_size_changes_nothing(pipe: SpeechPipeline, prompt: torch.Tensor) 
 
 def test_several_calls_share_a_batch(pipe: SpeechPipeline, prompt: torch.Tensor) -> None:
     """Each with its own text, seed, voice and speed, as alone."""
-    shown = pipe.prepare(prompt, "a cab")
-    wanted = [
+    voice = pipe.prepare(prompt, "a cab")
+    requests = [
         Utterance(pipe.sentences("abc"), seed=3),
-        Utterance(pipe.sentences(TWO), shown, seed=4, speed=0.8),
+        Utterance(pipe.sentences(TWO), voice, seed=4, speed=0.8),
         Utterance(pipe.sentences(TWO), seed=5),
-        Utterance(pipe.sentences(LONG), shown, continued=True, seed=3),
+        Utterance(pipe.sentences(LONG), voice, continued=True, seed=3),
     ]
-    mixed = pipe.speak(wanted, num_steps=3)
+    mixed = pipe.speak(requests, num_steps=3)
     alone = [
         pipe("abc", seed=3, num_steps=3),
         pipe(TWO, prompt=prompt, prompt_text="a cab", seed=4, speed=0.8, num_steps=3),
@@ -103,14 +103,14 @@ def test_seeds_and_streams(pipe: SpeechPipeline) -> None:
 
 
 def test_cross_sentence_follows_the_prompt(pipe: SpeechPipeline, prompt: torch.Tensor) -> None:
-    shown = pipe.prepare(prompt, "a cab")
+    example = pipe.prepare(prompt, "a cab")
     seen = []
     result = pipe(LONG, prompt=prompt, prompt_text="a cab", callback=lambda *args: seen.append(args))
-    count = len(shown.codes)
-    assert count == 19 and shown.samples.shape == (count * UNIT,) and shown.features.shape[0] == count * STRIDE
+    count = len(example.codes)
+    assert count == 19 and example.samples.shape == (count * UNIT,) and example.features.shape[0] == count * STRIDE
     assert len(seen) == len(result.steps) == 4
     for _, codes, visible in seen:
-        assert torch.equal(codes[0, :count], shown.codes), "codes given are never altered"
+        assert torch.equal(codes[0, :count], example.codes), "codes given are never altered"
         assert (visible[0, :count] == DEPTH).all()
     assert torch.equal(seen[-1][1][0, count:], result.codes)
     assert len(result.audio) == len(result.codes) * UNIT, "the prompt is not part of the audio"
@@ -132,15 +132,15 @@ def test_guidance_by_the_prompt(pipe: SpeechPipeline, prompt: torch.Tensor) -> N
 
 
 def test_continuation_begins_with_the_prompt(pipe: SpeechPipeline, prompt: torch.Tensor) -> None:
-    shown = pipe.prepare(prompt, "a cab")
+    voice = pipe.prepare(prompt, "a cab")
     seen = []
     result = pipe(
         "abc. ab", prompt=prompt, prompt_text="a cab", task="continuation", callback=lambda *args: seen.append(args)
     )
-    count = len(shown.samples)
-    assert torch.equal(result.audio[:count], shown.samples)
+    count = len(voice.samples)
+    assert torch.equal(result.audio[:count], voice.samples)
     assert len(result.audio) == count + len(result.codes) * UNIT + PAUSE
-    assert torch.equal(seen[0][1][0, : len(shown.codes)], shown.codes)
+    assert torch.equal(seen[0][1][0, : len(voice.codes)], voice.codes)
     across = pipe("abc. ab", prompt=prompt, prompt_text="a cab")
     assert not torch.equal(across.codes, result.codes)
 
@@ -184,29 +184,29 @@ def test_where_prompts_are_cut() -> None:
 
 
 def test_sentences_in_one_voice(pipe: SpeechPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    heard = []
+    records = []
     listen = pipe._as_prompt
-    monkeypatch.setattr(pipe, "_as_prompt", lambda codes, text: heard.append(listen(codes, text)) or heard[-1])
+    monkeypatch.setattr(pipe, "_as_prompt", lambda codes, text: records.append(listen(codes, text)) or records[-1])
     seen = []
     result = pipe(TWO, callback=lambda record, codes, visible: seen.append(codes))
-    assert result.texts == ["abc.", "cab."] and len(heard) == 1
+    assert result.texts == ["abc.", "cab."] and len(records) == 1
     first = pipe("abc.").codes
     assert torch.equal(result.codes[: len(first)], first)
-    shown = heard[0].codes
-    assert torch.equal(seen[-1][0, : len(shown)], shown), "the first sentence is the prompt of the second"
-    assert torch.equal(seen[-1][0, len(shown) :], result.codes[len(first) :])
+    voice = records[0].codes
+    assert torch.equal(seen[-1][0, : len(voice)], voice), "the first sentence is the prompt of the second"
+    assert torch.equal(seen[-1][0, len(voice) :], result.codes[len(first) :])
     assert len(result.audio) == len(result.codes) * UNIT + PAUSE
     silence = result.audio[len(first) * UNIT :][:PAUSE]
     assert not silence.any()
-    assert len(heard) == 1, "a single sentence has no other to be heard by"
+    assert len(records) == 1, "a single sentence has no other to be heard by"
 
 
 def test_sentences_in_the_prompt_s_voice(pipe: SpeechPipeline, prompt: torch.Tensor) -> None:
     seen = []
-    shown = pipe.prepare(prompt, "a cab")
+    voice = pipe.prepare(prompt, "a cab")
     two = f"{LONG}. {LONG}."
     pipe(two, prompt=prompt, prompt_text="a cab", batch_size=1, callback=lambda _, codes, __: seen.append(codes))
-    assert len(seen) == 8 and all(torch.equal(codes[0, : len(shown.codes)], shown.codes) for codes in seen)
+    assert len(seen) == 8 and all(torch.equal(codes[0, : len(voice.codes)], voice.codes) for codes in seen)
 
 
 def test_texts_are_normalised_and_cut(pipe: SpeechPipeline) -> None:
@@ -316,8 +316,8 @@ def test_a_model_of_waveforms(tmp_path: Path, prompt: torch.Tensor) -> None:
     pipe = SpeechPipeline.from_pretrained(path, device="cpu", dtype="float32")
     assert pipe.mel == MEL
     result = pipe("abc", prompt=prompt, prompt_text="a cab", task="continuation")
-    shown = pipe.prepare(prompt, "a cab").samples
-    assert torch.equal(result.audio[: len(shown)], shown)
+    example = pipe.prepare(prompt, "a cab").samples
+    assert torch.equal(result.audio[: len(example)], example)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -86,8 +86,8 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_levels_are_powers_of_two_and_all() -> None:
-    found = [levels_shown(depth) for depth in (1, 2, 3, 8, 9, 72)]
-    assert found == [[1], [1, 2], [1, 2, 3], [1, 2, 4, 8], [1, 2, 4, 8, 9], [1, 2, 4, 8, 16, 32, 64, 72]]
+    utterances = [levels_shown(depth) for depth in (1, 2, 3, 8, 9, 72)]
+    assert utterances == [[1], [1, 2], [1, 2, 3], [1, 2, 4, 8], [1, 2, 4, 8, 9], [1, 2, 4, 8, 16, 32, 64, 72]]
 
 
 @pytest.mark.parametrize("name", ["mel", "waveform"])
@@ -95,16 +95,16 @@ def test_files_distances_and_sheet(name: str, models: Path, tmp_path: Path) -> N
     codec, voice = open_codec(models / name, models / "vocoder" if name == "mel" else None)
     assert voice == VoiceConfig() and not codec.needs_vocoder
     utterances = [Utterance("long", "one", tone(1.03)), Utterance("short", "", tone(0.52, 700))]
-    heard = []
+    records = []
 
     def intelligibility(original: torch.Tensor, sound: torch.Tensor, rate: int) -> float | None:
-        heard.append((len(original), len(sound), rate))
-        return float(len(heard)) if len(original) > RATE else None
+        records.append((len(original), len(sound), rate))
+        return float(len(records)) if len(original) > RATE else None
 
     result = reconstruct_sound(codec, utterances, tmp_path / "new" / "out", intelligibility=intelligibility)
     assert [row.num_levels for row in result.levels] == [1, 2, 4, 6]
     assert [row.intelligibility for row in result.levels] == [1, 3, 5, 7], "those without an answer are left out"
-    assert set(heard) == {(8240, 8240, RATE), (4160, 4160, RATE)}
+    assert set(records) == {(8240, 8240, RATE), (4160, 4160, RATE)}
     assert result.duration_s == pytest.approx(1.55)
     names = [f"0{row}_{part}.wav" for row in (1, 2) for part in ("levels_01", "levels_02", "levels_04", "levels_06")]
     names += ["01_original.wav", "02_original.wav", "levels.png"]
@@ -146,10 +146,10 @@ def test_vocoders_that_do_not_fit(models: Path) -> None:
 
 
 def test_utterances_of_data_are_spread_over_its_test_split(data: Path) -> None:
-    found = read_utterances(data, RATE, num=3)
-    assert [one.name for one in found] == [f"test_seen_speaker{row}.wav" for row in (0, 2, 4)]
-    assert [one.text for one in found] == ["text 0", "text 2", "text 4"]
-    assert loudness_db(found[1].samples, RATE) == pytest.approx(-23, abs=0.1)
+    utterances = read_utterances(data, RATE, num=3)
+    assert [one.name for one in utterances] == [f"test_seen_speaker{row}.wav" for row in (0, 2, 4)]
+    assert [one.text for one in utterances] == ["text 0", "text 2", "text 4"]
+    assert loudness_db(utterances[1].samples, RATE) == pytest.approx(-23, abs=0.1)
     (data / "test_seen_speaker").rename(data / "test")
     assert len(read_utterances(data, RATE, num=8)) == 5
     assert loudness_db(read_utterances(data, RATE, num=1, loudness_db=None)[0].samples, RATE) > -20
@@ -157,8 +157,8 @@ def test_utterances_of_data_are_spread_over_its_test_split(data: Path) -> None:
 
 def test_a_file_is_trimmed(tmp_path: Path) -> None:
     write_sound(torch.cat([torch.zeros(RATE), tone(0.5), torch.zeros(RATE)]), RATE, tmp_path / "me.wav")
-    (found,) = read_utterances(tmp_path / "me.wav", RATE)
-    assert (found.name, found.text) == ("me", "") and 0.4 * RATE < len(found.samples) < 0.75 * RATE
+    (utterances,) = read_utterances(tmp_path / "me.wav", RATE)
+    assert (utterances.name, utterances.text) == ("me", "") and 0.4 * RATE < len(utterances.samples) < 0.75 * RATE
 
 
 def test_input_that_cannot_be_used(models: Path, tmp_path: Path) -> None:

@@ -70,8 +70,8 @@ def test_frames_show_what_is_known(pipe: SpeechPipeline) -> None:
             assert np.array_equal(spectrogram[:, : expected.shape[1]], expected)
             assert (spectrogram[:, expected.shape[1] :] == 255).all(), "nothing is shown beyond a sequence's end"
             columns = np.asarray(level_columns(visible[row, part], DEPTH))
-            shown = columns.repeat(CELL, axis=0).repeat(2 * STRIDE, axis=1)
-            assert np.array_equal(heat[:, : shown.shape[1]], shown)
+            picture = columns.repeat(CELL, axis=0).repeat(2 * STRIDE, axis=1)
+            assert np.array_equal(heat[:, : picture.shape[1]], picture)
     assert (rows_of(frames[-1], 2)[1][1] == rows_of(frames[-1], 2)[1][1][0, 0]).all(), "all is known at the end"
 
 

@@ -117,11 +117,11 @@ def test_other_prompts_are_of_the_same_speaker(cache: CodeCache) -> None:
         assert sequence.lengths[row] == count + length
         assert torch.equal(codes[row, count : count + length], cache.sample(index)["codes"])
         others = [k for k in range(6) if SPEAKERS[k] == SPEAKERS[index] and k != index]
-        found = [k for k in others if torch.equal(codes[row, :count], cache.sample(k)["codes"][:count])]
-        assert len(found) == 1 and count == min(10, LENGTHS[found[0]], 40 - length)
-        shown = own_features(cache, found[0])[: count * STRIDE]
-        torch.testing.assert_close(sequence.features[row, : count * STRIDE], shown, atol=1e-5, rtol=1e-4)
-        seen[index].add(found[0])
+        matches = [k for k in others if torch.equal(codes[row, :count], cache.sample(k)["codes"][:count])]
+        assert len(matches) == 1 and count == min(10, LENGTHS[matches[0]], 40 - length)
+        own = own_features(cache, matches[0])[: count * STRIDE]
+        torch.testing.assert_close(sequence.features[row, : count * STRIDE], own, atol=1e-5, rtol=1e-4)
+        seen[index].add(matches[0])
     assert seen == {0: {1, 2}, 1: {0, 2}, 2: {0, 1}, 3: {4}, 4: {3}}, "all of them are used"
 
 
@@ -154,8 +154,8 @@ def test_prompts_come_from_the_generator(cache: CodeCache) -> None:
 
 def test_codes_for_statistics_have_no_padding(cache: CodeCache) -> None:
     codes = make_examples(cache).codes(torch.tensor([2, 0]))
-    wanted = torch.cat([cache.sample(2)["codes"], cache.sample(0)["codes"]])
-    assert torch.equal(codes, wanted[None])
+    expected = torch.cat([cache.sample(2)["codes"], cache.sample(0)["codes"]])
+    assert torch.equal(codes, expected[None])
 
 
 @pytest.mark.parametrize(

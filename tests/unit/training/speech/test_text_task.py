@@ -102,8 +102,8 @@ def test_learns_the_durations_and_writes_a_model(tmp_path: Path, monkeypatch: py
     recordings = Recordings(store((text, text)), MEL, 20)
     batch = recordings.batch(torch.arange(2), torch.device("cpu"))
     known = torch.tensor([EDGE, *(FRAMES[letter] for letter in text), EDGE])
-    found = model.align(batch.tokens, batch.valid, batch.mels, batch.frames)
-    assert (found - known).abs().max() <= 2
+    result = model.align(batch.tokens, batch.valid, batch.mels, batch.frames)
+    assert (result - known).abs().max() <= 2
     predicted = model.durations(model(batch.tokens, batch.valid), batch.valid)
     assert (predicted - known).abs().double().mean() < 2.5 and (
         predicted.sum(dim=1) / known.sum() - 1
@@ -144,11 +144,11 @@ def test_priors_fade_and_put_pauses_where_it_is_quiet() -> None:
     torch.nn.init.zeros_(task.model.mel.bias)
     batch, sizes = task.train.batch(torch.tensor([3]), torch.device("cpu")), task.train.sizes(torch.tensor([3]))
     known = [EDGE, *(FRAMES[letter] for letter in WORDS[3]), EDGE]
-    found = task._losses(batch, sizes, 1.0)[2][0].tolist()
+    durations = task._losses(batch, sizes, 1.0)[2][0].tolist()
     for place in (0, 3, len(known) - 1):  # the boundaries and the space; windows blur a pause by a frame at each side
-        assert known[place] - 2 <= found[place] <= known[place]
+        assert known[place] - 2 <= durations[place] <= known[place]
     without = task._losses(batch, sizes, 0.0)[2][0].tolist()
-    assert without != found
+    assert without != durations
     now = [float(next(losses(task, torch.tensor([3]), step, generator("t")))[1].detach()) for step in (0, 10, 11)]
     assert now[0] != now[1] == now[2]
 
