@@ -110,7 +110,10 @@ def integers(name: str, values: Sequence[str]) -> tuple[int, ...]:
 def bench_text(document: Mapping[str, Any]) -> str:
     """The report for a reader: a table, what it was measured on, what is counted."""
     rows, settings = document["rows"], document["settings"]
-    others = [name for name in ("resgen", "rq_transformer") if any(name in row["over"] for row in rows)]
+    from resgen.kinds import KINDS
+
+    yardsticks = [name for name, kind in KINDS.items() if kind.is_yardstick]
+    others = [name for name in yardsticks if any(name in row["over"] for row in rows)]
     with_memory = any("memory" in row for row in rows)
     heading = ["kind", "depth", "batch", "M param.", "steps", "passes", "s/image", "images/s"]
     heading += [f"/{name}" for name in others] + ["/products", "/shallowest"]

@@ -23,6 +23,7 @@ from resgen.experiments.reference_curves import (
     load_reference,
     read_run,
 )
+from resgen.kinds import KINDS
 
 __all__ = ["Finding", "ReferenceCurves", "Run", "diagnose", "find_reference", "load_reference", "read_run", "verdict"]
 
@@ -371,7 +372,7 @@ def _shape(run: Run) -> list[Finding]:
             bad = first > 1.05 * last
             findings.append(Finding("notice" if bad else "ok", group, value, normal, advice * bad))
     early, late = run.curve("nll_progress/0.05"), run.curve("nll_progress/0.95")
-    if run.kind == "maskgit" and early and late:
+    if run.kind in KINDS and KINDS[run.kind].gains_with_progress and early and late:
         a, b = early[-1][1], late[-1][1]
         bad = b > 1.02 * a
         value, normal = f"{a:.3g} with all positions masked, {b:.3g} with few", "falls as more positions are known"

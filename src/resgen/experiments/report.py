@@ -20,8 +20,6 @@ from resgen.kinds import KINDS
 # Two-sided 97.5 % quantiles of Student's t by degrees of freedom, for means over few seeds.
 T_975 = (math.inf, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 SETTINGS = ("guided", "unguided")
-JUDGED = ("resgen", "residual")
-"""Kinds that the verdicts are about."""
 
 
 def t_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -108,10 +106,10 @@ def summary(study: Study, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]
 
 
 def verdicts(lines: Sequence[dict[str, Any]]) -> list[str]:
-    """ResGen and the residual head against every other kind at equal time, in words: better, worse, not told apart."""
+    """The kinds that have a verdict against every other at equal time, in words: better, worse, not told apart."""
     by_kind = {line["kind"]: line for line in lines if line["budget"] == "time"}
     words = []
-    for ours in (by_kind.pop(kind) for kind in JUDGED if kind in by_kind):
+    for ours in (by_kind.pop(name) for name, kind in KINDS.items() if kind.has_verdict and name in by_kind):
         for line in by_kind.values():
             words += [_verdict(setting, ours, line) for setting in SETTINGS if setting in ours and setting in line]
     return words

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from resgen.kinds.heads import Rows, head_loss, masked_rows
+from resgen.kinds.heads import HeadObjective
 from resgen.kinds.kind import Kind, Request, shared_fields
-from resgen.kinds.objective import Batch, Batches, GeneratorLossConfig, by_name, numbered, targets_of
+from resgen.kinds.objective import Batches, numbered, targets_of, with_mean
 from resgen.models.ar_resgen import PRESETS, ARResGen, ARResGenConfig
 from resgen.models.resgen import ResGenConfig
 from resgen.ops.masking import num_masked
@@ -21,22 +21,12 @@ from resgen.samplers.autoregressive import (
     sample_latent_autoregressive,
 )
 from resgen.samplers.records import Samples
-from resgen.types import LOCAL, Reduce, SequenceCondition
+from resgen.types import LOCAL, Reduce
 
 
-class LatentAutoregressiveObjective:
+class LatentAutoregressiveObjective(HeadObjective):
     """The masked levels of every position given all positions before it; how many are masked is drawn for
     each position from the schedule."""
-
-    def __init__(self, model: ARResGen, config: GeneratorLossConfig) -> None:
-        self.model, self.head_loss = model, head_loss(model, config)
-        self.mask_schedule, self.data_start = config.mask_schedule, config.data_start
-
-    @torch.no_grad()
-    def start(self, codes: Int[Tensor, "B L D"], generator: torch.Generator) -> None:
-        """Fit the head to data."""
-        if self.data_start:
-            self.head_loss.start(codes, generator)
 
     def draw(self, targets: Bool[Tensor, "B L"], generator: torch.Generator) -> Int[Tensor, "B L"]:
         """At least one level of every target is masked."""
@@ -45,36 +35,13 @@ class LatentAutoregressiveObjective:
         visible = (depth - num_masked(self.mask_schedule, progress, depth)).clamp(max=depth - 1)
         return torch.where(targets, visible.to(targets.device), depth)
 
-    def loss(
-        self, batch: Batch, visible: Int[Tensor, "B L"], whole: Int[Tensor, "G M"] | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The head's loss per masked token."""
-        codes, class_ids, sequence = batch
-        return self.head_loss.loss(self._rows(codes, class_ids, visible, sequence), visible if whole is None else whole)
-
     def validate(self, batches: Batches, reduce: Reduce = LOCAL) -> dict[str, float]:
         """Nats per masked token, by visible levels."""
-        spec = self.model.spec
-        by_level = torch.zeros(2, spec.depth, dtype=torch.float64)
-        for number, (codes, class_ids, sequence) in numbered(batches, reduce):
-            stream = make_generator("validation", number)
-            visible = self.draw(targets_of(codes, sequence), stream)
-            hidden, true, start = self._rows(codes, class_ids, visible, sequence)
-            value = self.head_loss.nll(hidden, true, start).double().cpu()
-            by_level[0].index_add_(0, start.cpu(), value)
-            by_level[1].index_add_(0, start.cpu(), (spec.depth - start.cpu()).double())
-        by_level = reduce.sum(by_level)
-        return {"val_loss": float(by_level[0].sum() / by_level[1].sum())} | by_name("nll_visible", by_level)
-
-    def _rows(
-        self,
-        codes: Int[Tensor, "B L D"],
-        class_ids: Int[Tensor, " B"],
-        visible: Int[Tensor, "B L"],
-        sequence: SequenceCondition | None,
-    ) -> Rows:
-        """Of all positions with something masked."""
-        return masked_rows(self.model(codes, visible, class_ids, sequence), codes, visible)
+        by_visible = torch.zeros(2, self.model.spec.depth, dtype=torch.float64)
+        for number, batch in numbered(batches, reduce):
+            targets = targets_of(batch[0], batch[2])
+            by_visible += self.nll(batch, self.draw(targets, make_generator("validation", number)))
+        return with_mean("nll_visible", reduce.sum(by_visible))
 
 
 def sample(model: ARResGen, request: Request, sampling: LatentAutoregressiveConfig) -> Samples:
@@ -126,6 +93,7 @@ AR_RESGEN = Kind(
     step_counts=lambda depth: [count for count in (1, 2, 4, 8) if count <= depth],
     ordered_levels=None,
     level_network="mlp",
+    iterates=True,
     compilable=False,
 )
 CLAM_TTS = replace(

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from resgen.kinds.objective import GeneratorLossConfig, log_frequencies
+from resgen.kinds.objective import Batch, GeneratorLossConfig, log_frequencies
 from resgen.losses.mixture import mixture_loss, target_log_prob
 from resgen.losses.tokens import level_weight, masked_level_loss, residual_above
 from resgen.models.ar_resgen import ARResGen
@@ -22,13 +22,6 @@ from resgen.models.token_head import TokenHead
 VALIDATION_ROWS = 1024
 Rows = tuple[Float[Tensor, "N O"], Int[Tensor, "N D"], Int[Tensor, " N"]]
 """Hidden states, true codes and visible levels of positions with something masked."""
-
-
-def masked_rows(hidden: Float[Tensor, "B L O"], codes: Int[Tensor, "B L D"], visible: Int[Tensor, "B L"]) -> Rows:
-    """The rows of a batch."""
-    flat = visible.flatten()
-    rows = (flat < codes.shape[2]).nonzero().squeeze(1)
-    return hidden.flatten(0, 1)[rows], codes.flatten(0, 1)[rows], flat[rows]
 
 
 class HeadLoss(Protocol):
@@ -113,7 +106,40 @@ class CodesLoss:
         return torch.cat(parts)
 
 
-def head_loss(model: ResGen | ARResGen, config: GeneratorLossConfig) -> HeadLoss:
-    """The loss of a model's head."""
-    make: Callable[..., HeadLoss] = DensityLoss if model.head.is_density else CodesLoss
-    return make(model, model.head, config)
+class HeadObjective:
+    """What the objectives of models with such a head share: all masked levels of a position at once."""
+
+    def __init__(self, model: ResGen | ARResGen, config: GeneratorLossConfig) -> None:
+        make: Callable[..., HeadLoss] = DensityLoss if model.head.is_density else CodesLoss
+        self.model, self.head_loss = model, make(model, model.head, config)
+        self.mask_schedule, self.data_start = config.mask_schedule, config.data_start
+
+    @torch.no_grad()
+    def start(self, codes: Int[Tensor, "B L D"], generator: torch.Generator) -> None:
+        """Fit the head to data."""
+        if self.data_start:
+            self.head_loss.start(codes, generator)
+
+    def loss(
+        self, batch: Batch, visible: Int[Tensor, "B L"], whole: Int[Tensor, "G M"] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The batch sum of the mixture's bound (Eq. 1) or of the cross-entropy (Eq. 2) over the number of masked
+        tokens."""
+        return self.head_loss.loss(self.masked_rows(batch, visible), visible if whole is None else whole)
+
+    def masked_rows(self, batch: Batch, visible: Int[Tensor, "B L"]) -> Rows:
+        """Of all positions with something masked."""
+        codes, class_ids, sequence = batch
+        hidden, flat = self.model(codes, visible, class_ids, sequence), visible.flatten()
+        rows = (flat < codes.shape[2]).nonzero().squeeze(1)
+        return hidden.flatten(0, 1)[rows], codes.flatten(0, 1)[rows], flat[rows]
+
+    def nll(self, batch: Batch, visible: Int[Tensor, "B L"]) -> Float[Tensor, "2 D"]:
+        """Sums of the exact negative log-likelihood and of the masked tokens, by visible levels."""
+        hidden, codes, start = self.masked_rows(batch, visible)
+        value = self.head_loss.nll(hidden, codes, start).double().cpu()
+        depth, start = self.model.spec.depth, start.cpu()
+        sums = torch.zeros(2, depth, dtype=torch.float64)
+        sums[0].index_add_(0, start, value)
+        sums[1].index_add_(0, start, (depth - start).double())
+        return sums

@@ -98,6 +98,12 @@ class Kind:
         ordered_levels: how many levels are drawn position by position, in reading order: they do not heed what is given
             after them. 0 for none, None for all.
         level_network: the part of the network that runs once for every level or iteration of a position.
+        least_steps: depth -> the fewest evaluations that sampling can do with.
+        iterates: whether `num_steps` counts iterations at every position, at most the depth, and not evaluations.
+        gains_with_progress: whether tokens must become more likely as more of a sample is known; not where the finest
+            levels are left for the end.
+        has_verdict: whether comparisons say in words how it stands against the others.
+        is_yardstick: whether tables of speed have the ratios to it.
         compilable: whether `torch.compile` serves it; a growing cache would be compiled anew for every position.
     """
 
@@ -118,6 +124,11 @@ class Kind:
     step_counts: Callable[[int], Sequence[int]] = lambda depth: ()
     ordered_levels: int | None = 0
     level_network: str | None = None
+    least_steps: Callable[[int], int] = lambda depth: 1
+    iterates: bool = False
+    gains_with_progress: bool = False
+    has_verdict: bool = False
+    is_yardstick: bool = False
     compilable: bool = True
 
     def build(self, config: ModelConfig, spec: CodeSpec) -> CodeModel:

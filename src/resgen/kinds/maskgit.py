@@ -12,15 +12,14 @@ from resgen.kinds.objective import (
     Batch,
     Batches,
     GeneratorLossConfig,
+    at_every_progress,
     by_name,
     by_progress,
     log_frequencies,
-    numbered,
     targets_of,
 )
 from resgen.losses.tokens import token_loss
 from resgen.models.maskgit import PRESETS, MaskGIT, MaskGITConfig, draw_level
-from resgen.ops.random import generator as make_generator
 from resgen.samplers.depthwise import DepthwiseConfig, draw_noise, sample_codes
 from resgen.samplers.records import Samples
 from resgen.types import LOCAL, Reduce, SequenceCondition
@@ -59,20 +58,17 @@ class DepthwiseObjective:
         spec = self.model.spec
         by_level = torch.zeros(2, spec.depth, dtype=torch.float64)
         sums = torch.zeros(2, len(VALIDATION_PROGRESS), dtype=torch.float64)
-        for number, (codes, class_ids, sequence) in numbered(batches, reduce):
-            for column, progress in enumerate(VALIDATION_PROGRESS):
-                stream = make_generator("validation", f"{progress:.2f}", number)
-                level = torch.arange(len(codes), device=codes.device) % spec.depth
-                everywhere = torch.full((len(codes),), progress, dtype=torch.float64)
-                visible = self._draw(targets_of(codes, sequence), level, everywhere, stream)
-                logits, true = self._logits(codes, visible, level, class_ids, sequence)
-                value = -logits.log_softmax(-1).gather(2, true[..., None]).squeeze(2)
-                counts = visible == level[:, None]
-                value = (value * counts).sum(1).double().cpu()
-                by_level[0].index_add_(0, level.cpu(), value)
-                by_level[1].index_add_(0, level.cpu(), counts.sum(1).double().cpu())
-                sums[0, column] += value.sum()
-                sums[1, column] += counts.sum().cpu()
+        for column, progress, stream, (codes, class_ids, sequence) in at_every_progress(batches, reduce):
+            level = torch.arange(len(codes), device=codes.device) % spec.depth
+            visible = self._draw(targets_of(codes, sequence), level, progress, stream)
+            logits, true = self._logits(codes, visible, level, class_ids, sequence)
+            value = -logits.log_softmax(-1).gather(2, true[..., None]).squeeze(2)
+            counts = visible == level[:, None]
+            value = (value * counts).sum(1).double().cpu()
+            by_level[0].index_add_(0, level.cpu(), value)
+            by_level[1].index_add_(0, level.cpu(), counts.sum(1).double().cpu())
+            sums[0, column] += value.sum()
+            sums[1, column] += counts.sum().cpu()
         return by_progress(reduce.sum(sums)) | by_name("nll_level", reduce.sum(by_level))
 
     def _draw(
@@ -134,4 +130,6 @@ MASKGIT = Kind(
     },
     presets=PRESETS,
     step_counts=lambda depth: (depth, 2 * depth, 4 * depth),
+    least_steps=lambda depth: depth,
+    gains_with_progress=True,
 )

@@ -19,6 +19,7 @@ from torch import Tensor
 from resgen.errors import ConfigError, check_least, unknown
 from resgen.ops.code_usage import code_histogram
 from resgen.ops.masking import SCHEDULES
+from resgen.ops.random import generator as make_generator
 from resgen.types import LOCAL, CodeSpec, Reduce, SequenceCondition
 
 VALIDATION_PROGRESS = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
@@ -107,6 +108,17 @@ def numbered(batches: Batches, reduce: Reduce) -> Iterator[tuple[int, Batch]]:
     return zip(itertools.count(reduce.rank, reduce.world_size), batches, strict=False)
 
 
+def at_every_progress(
+    batches: Batches, reduce: Reduce
+) -> Iterator[tuple[int, Float[Tensor, " B"], torch.Generator, Batch]]:
+    """A process's batches at each of `VALIDATION_PROGRESS`: its number, it for every sample, a stream for the masks,
+    and the batch."""
+    for number, batch in numbered(batches, reduce):
+        for column, progress in enumerate(VALIDATION_PROGRESS):
+            everywhere = torch.full((len(batch[0]),), progress, dtype=torch.float64)
+            yield column, everywhere, make_generator("validation", f"{progress:.2f}", number), batch
+
+
 def by_progress(sums: Float[Tensor, "2 P"]) -> dict[str, float]:
     """Means per progress of the mask schedule, and their mean as `val_loss`."""
     names = [f"nll_progress/{progress:.2f}" for progress in VALIDATION_PROGRESS]
@@ -118,3 +130,8 @@ def by_name(name: str, sums: Float[Tensor, "2 D"]) -> dict[str, float]:
     """Means per level, where there was something to average."""
     means = (sums[0] / sums[1]).tolist()
     return {f"{name}/{level}": mean for level, mean in enumerate(means) if sums[1, level] > 0}
+
+
+def with_mean(name: str, sums: Float[Tensor, "2 D"]) -> dict[str, float]:
+    """Means per level, and the mean over all as `val_loss`."""
+    return {"val_loss": float(sums[0].sum() / sums[1].sum())} | by_name(name, sums)

@@ -10,25 +10,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from resgen.kinds.heads import Rows, head_loss, masked_rows
+from resgen.kinds.heads import HeadObjective
 from resgen.kinds.kind import Kind, Request
-from resgen.kinds.objective import (
-    VALIDATION_PROGRESS,
-    Batch,
-    Batches,
-    GeneratorLossConfig,
-    by_name,
-    by_progress,
-    numbered,
-    targets_of,
-)
+from resgen.kinds.objective import VALIDATION_PROGRESS, Batches, at_every_progress, by_name, by_progress, targets_of
 from resgen.models.head_choice import make_head
 from resgen.models.resgen import PRESETS, ResGen, ResGenConfig
 from resgen.ops.masking import num_masked, sample_visible
-from resgen.ops.random import generator as make_generator
 from resgen.samplers.records import Samples
 from resgen.samplers.unmasking import SamplingConfig, draw_noise, sample_codes
-from resgen.types import LOCAL, Reduce, SequenceCondition
+from resgen.types import LOCAL, Reduce
 
 STEP_COUNTS = (2, 4, 8, 16, 32)
 SEARCH: dict[str, Sequence[float]] = {"guidance_scale": (1.0, 2.0, 4.0, 6.0)}
@@ -44,50 +34,23 @@ OF_DENSITY = SEARCH | {
 }
 
 
-class UnmaskingObjective:
+class UnmaskingObjective(HeadObjective):
     """ResGen with any head: all masked levels of all positions at once, masked by the forward process (Sec. 3)."""
-
-    def __init__(self, model: ResGen, config: GeneratorLossConfig) -> None:
-        self.model, self.head_loss = model, head_loss(model, config)
-        self.mask_schedule, self.data_start = config.mask_schedule, config.data_start
-
-    @torch.no_grad()
-    def start(self, codes: Int[Tensor, "B L D"], generator: torch.Generator) -> None:
-        """Fit the head to data."""
-        if self.data_start:
-            self.head_loss.start(codes, generator)
 
     def draw(self, targets: Bool[Tensor, "B L"], generator: torch.Generator) -> Int[Tensor, "B L"]:
         """Masks at random progress of the schedule."""
         progress = torch.rand(len(targets), generator=generator, dtype=torch.float64, device=generator.device)
         return self._draw(targets, progress, generator)
 
-    def loss(
-        self, batch: Batch, visible: Int[Tensor, "B L"], whole: Int[Tensor, "G M"] | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The batch sum of the mixture's bound (Eq. 1) or of the cross-entropy (Eq. 2) over the number of masked
-        tokens."""
-        codes, class_ids, sequence = batch
-        rows = self._masked_rows(codes, visible, class_ids, sequence)
-        return self.head_loss.loss(rows, visible if whole is None else whole)
-
     def validate(self, batches: Batches, reduce: Reduce = LOCAL) -> dict[str, float]:
         """Nats per masked token: by progress of the mask schedule and by visible levels."""
-        spec = self.model.spec
-        by_level = torch.zeros(2, spec.depth, dtype=torch.float64)
+        by_visible = torch.zeros(2, self.model.spec.depth, dtype=torch.float64)
         sums = torch.zeros(2, len(VALIDATION_PROGRESS), dtype=torch.float64)
-        for number, (codes, class_ids, sequence) in numbered(batches, reduce):
-            for column, progress in enumerate(VALIDATION_PROGRESS):
-                stream = make_generator("validation", f"{progress:.2f}", number)
-                everywhere = torch.full((len(codes),), progress, dtype=torch.float64)
-                visible = self._draw(targets_of(codes, sequence), everywhere, stream)
-                hidden, true, start = self._masked_rows(codes, visible, class_ids, sequence)
-                value = self.head_loss.nll(hidden, true, start).double().cpu()
-                by_level[0].index_add_(0, start.cpu(), value)
-                by_level[1].index_add_(0, start.cpu(), (spec.depth - start.cpu()).double())
-                sums[0, column] += value.sum()
-                sums[1, column] += (spec.depth - start).sum().cpu()
-        return by_progress(reduce.sum(sums)) | by_name("nll_visible", reduce.sum(by_level))
+        for column, progress, stream, batch in at_every_progress(batches, reduce):
+            nll = self.nll(batch, self._draw(targets_of(batch[0], batch[2]), progress, stream))
+            by_visible += nll
+            sums[:, column] += nll.sum(1)
+        return by_progress(reduce.sum(sums)) | by_name("nll_visible", reduce.sum(by_visible))
 
     def _draw(
         self, targets: Bool[Tensor, "B L"], progress: Float[Tensor, " B"], generator: torch.Generator
@@ -97,16 +60,6 @@ class UnmaskingObjective:
         tokens = depth * targets.sum(1).to(progress.device)
         masked = num_masked(self.mask_schedule, progress, tokens).to(targets.device)
         return sample_visible(masked, targets.shape[1], depth, generator, targets)
-
-    def _masked_rows(
-        self,
-        codes: Int[Tensor, "B L D"],
-        visible: Int[Tensor, "B L"],
-        class_ids: Int[Tensor, " B"],
-        sequence: SequenceCondition | None,
-    ) -> Rows:
-        """Hidden states, true codes and visible levels of the positions with something masked."""
-        return masked_rows(self.model(codes, visible, class_ids, sequence), codes, visible)
 
 
 def sample(model: ResGen, request: Request, sampling: SamplingConfig) -> Samples:
@@ -139,7 +92,7 @@ def _kind(
     *,
     temperature: float,
     choice_temperature: float,
-    level_decay: bool = False,
+    **facts: Any,
 ) -> Kind:
     return Kind(
         name=name,
@@ -157,21 +110,31 @@ def _kind(
         presets={size: replace(preset, head=head) for size, preset in PRESETS.items()},
         head=head,
         make=lambda config, spec: ResGen(config, spec, make_head(config, spec)),
-        level_decay=level_decay,
         step_counts=lambda depth: STEP_COUNTS,
+        **facts,
     )
 
 
 # A density's confidences are sums of squares, and its temperature scales Gaussian noise; a confidence in codes is a
 # log-probability, and the temperature divides logits.
-RESGEN = _kind("resgen", "ResGen", "mixture", OF_DENSITY, temperature=0.6, choice_temperature=40.0)
+RESGEN = _kind(
+    "resgen",
+    "ResGen",
+    "mixture",
+    OF_DENSITY,
+    temperature=0.6,
+    choice_temperature=40.0,
+    has_verdict=True,
+    is_yardstick=True,
+)
 RESIDUAL = _kind(
     "residual",
     "residual head (ours)",
     "residual",
     OF_CODES,
-    level_decay=True,
     temperature=1.0,
     choice_temperature=1.0,
+    level_decay=True,
+    has_verdict=True,
 )
 DIRECT = _kind("direct", "direct tokens", "tokens", OF_CODES, temperature=1.0, choice_temperature=1.0)

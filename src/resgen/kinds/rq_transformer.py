@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from resgen.kinds.kind import Kind, Request, shared_fields
-from resgen.kinds.objective import Batch, Batches, GeneratorLossConfig, by_name, log_frequencies, targets_of
+from resgen.kinds.objective import Batch, Batches, GeneratorLossConfig, log_frequencies, targets_of, with_mean
 from resgen.losses.tokens import token_loss
 from resgen.models.resgen import ResGenConfig
 from resgen.models.rq_transformer import PRESETS, RQTransformer, RQTransformerConfig
@@ -47,8 +47,7 @@ class AutoregressiveObjective:
             sums, count = self.sums(codes, class_ids, sequence)
             by_level[0] += sums.double().cpu()
             by_level[1] += float(count)
-        by_level = reduce.sum(by_level)
-        return {"val_loss": float(by_level[0].sum() / by_level[1].sum())} | by_name("nll_level", by_level)
+        return with_mean("nll_level", reduce.sum(by_level))
 
     def sums(
         self, codes: Int[Tensor, "B L D"], class_ids: Int[Tensor, " B"], sequence: SequenceCondition | None
@@ -95,5 +94,6 @@ RQ_TRANSFORMER = Kind(
     presets=PRESETS,
     ordered_levels=None,
     level_network="depth_transformer",
+    is_yardstick=True,
     compilable=False,
 )

@@ -60,7 +60,7 @@ class Case:
     Attributes:
         shape: a key of `SHAPES`.
         kind: a key of `kinds.KINDS`.
-        iterations: unmasking iterations per position, of `ar_resgen` only.
+        iterations: unmasking iterations per position, of the kinds that iterate.
         depth: D.
         batch_size: B.
         num_steps: of the kinds that take one.

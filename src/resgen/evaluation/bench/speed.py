@@ -79,10 +79,12 @@ class BenchConfig:
             raise ConfigError(
                 f"steps={steps} must lie in 1..{most}: there are no more codes at depth {min(self.depths)}"
             )
-        if "maskgit" in self.kinds and steps < max(self.depths):
-            raise ConfigError(f"steps={steps} must be at least {max(self.depths)} for maskgit: one for every level")
-        if "ar_resgen" in self.kinds and min(self.iterations) > max(self.depths):
-            raise ConfigError(f"iterations={self.iterations} must be at most the depth, {max(self.depths)}")
+        depth = max(self.depths)
+        for kind in map(get_kind, self.kinds):
+            if steps < (least := kind.least_steps(depth)):
+                raise ConfigError(f"steps={steps} must be at least {least} for {kind.name} at depth {depth}")
+            if kind.iterates and min(self.iterations) > depth:
+                raise ConfigError(f"iterations={self.iterations} must be at most the depth, {depth}")
 
     @property
     def steps(self) -> int:
@@ -107,7 +109,7 @@ class BenchConfig:
             for batch_size in sorted(self.batch_sizes)
             for depth in sorted(self.depths)
             for kind in self.kinds
-            for iterations in (sorted(i for i in self.iterations if i <= depth) if kind == "ar_resgen" else [None])
+            for iterations in (sorted(i for i in self.iterations if i <= depth) if KINDS[kind].iterates else [None])
         ]
 
 

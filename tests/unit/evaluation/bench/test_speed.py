@@ -256,7 +256,7 @@ def test_memory_is_that_of_the_sampling() -> None:
         ({"repetitions": 0}, "repetitions=0"),
         ({"memory_gb": float("nan")}, "memory_gb=nan"),
         ({"num_steps": 7, "depths": (1, 4)}, r"steps=7 must lie in 1\.\.6"),
-        ({"num_steps": 3, "depths": (4,)}, "at least 4 for maskgit"),
+        ({"num_steps": 3, "depths": (4,)}, "at least 4 for maskgit at depth 4"),
         ({"kinds": ("ar_resgen",), "iterations": (4,), "depths": (2,)}, "at most the depth, 2"),
         ({"dtype": "float16", "depths": (1,)}, "unknown dtype"),
         ({"device": "tpu", "depths": (1,)}, "unknown device"),

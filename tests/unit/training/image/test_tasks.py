@@ -328,7 +328,7 @@ def test_the_exact_likelihood_never_exceeds_the_bound(generator_task: GeneratorT
         masked = num_masked("circle", torch.full((32,), progress), model.spec.num_tokens)
         visible = sample_visible(masked, model.spec.num_positions, model.spec.depth, generator(1))
         with torch.no_grad():
-            hidden, true, start = generator_task.objective._masked_rows(codes, visible, labels, None)
+            hidden, true, start = generator_task.objective.masked_rows((codes, labels, None), visible)
             target = model.target(true, start)
             assert len(target) == int((visible < 2).sum())
             bound = model.head(hidden, target, start).total
@@ -348,7 +348,7 @@ def test_the_training_loss_is_the_bound_per_masked_token(generator_task: Generat
     masked = num_masked("circle", progress, 18)
     visible = sample_visible(masked, 9, 2, stream)
     with torch.no_grad():
-        hidden, true, start = generator_task.objective._masked_rows(codes, visible, class_ids, None)
+        hidden, true, start = generator_task.objective.masked_rows((codes, class_ids, None), visible)
         expected = model.head(hidden, model.target(true, start), start).total.sum() / masked.sum()
     assert float(loss.detach()) == pytest.approx(float(expected), rel=1e-5)
 
