@@ -22,7 +22,7 @@ def guidance_weights(
     """Guidance scales that grow linearly from `first` to `last` over the sampling steps (Table 4), 0 outside of an
     interval of them (arXiv:2404.07724).
 
-    A single step takes `last`.
+    A single step takes `last`; a `last` of 0 switches guidance off altogether.
 
     Args:
         num_steps: T.
@@ -35,8 +35,8 @@ def guidance_weights(
     """
     if num_steps < 1:
         raise ConfigError(f"num_steps={num_steps} must be at least 1")
-    if num_steps == 1:
-        return [float(last)]
+    if num_steps == 1 or not last:
+        return [float(last)] * num_steps
     begin, end = interval
     weights = [first + (last - first) * step / (num_steps - 1) for step in range(num_steps)]
     return [weight if begin <= (step + 0.5) / num_steps <= end else 0.0 for step, weight in enumerate(weights)]

@@ -298,8 +298,7 @@ class _Progress:
         self.visible = visible.clone()
         self.masked = (shape[2] - visible).cpu()
         first = config.guidance_scale if config.guidance_first is None else config.guidance_first
-        on = config.guidance_scale > 0
-        self.weights = guidance_weights(shape[1], first, config.guidance_scale) if on else [0.0] * shape[1]
+        self.weights = guidance_weights(shape[1], first, config.guidance_scale)
         self.record = record
 
     def positions(self) -> Iterator[int]:

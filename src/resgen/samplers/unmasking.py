@@ -76,8 +76,7 @@ class SamplingConfig:
     def guidance(self) -> list[float]:
         """Guidance weight of every step."""
         interval = (self.guidance_start, self.guidance_end)
-        first = self.guidance_first if self.guidance_scale else 0.0
-        return guidance_weights(self.num_steps, first, self.guidance_scale, interval)
+        return guidance_weights(self.num_steps, self.guidance_first, self.guidance_scale, interval)
 
     def passes(self, guidance_scale: float) -> int:
         """Branches that an evaluation with this guidance computes."""

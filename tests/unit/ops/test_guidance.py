@@ -20,6 +20,7 @@ def test_weights_grow_linearly() -> None:
     assert weights == pytest.approx([0.0, 0.5, 1.0, 1.5, 2.0])
     assert guidance_weights(1, 0.02, 2.4) == [2.4]
     assert guidance_weights(3, 0.02, 2.4)[-1] == pytest.approx(2.4)
+    assert guidance_weights(3, 1.5, 0.0) == [0.0, 0.0, 0.0]
 
 
 def test_weights_are_off_outside_of_the_interval() -> None:
