@@ -51,7 +51,7 @@ class Encode:
     resize: bool = False
     """Pictures: cut out, resize and convert those of another size or mode, instead of refusing them."""
     skip_unreadable: bool = False
-    """Pictures: leave out those that cannot be read, and say how many, instead of refusing the data."""
+    """Leave out pictures and recordings that cannot be read, and say which, instead of refusing the data."""
     shard_samples: Annotated[int | None, option("N")] = None
     """The most samples of a file of codes: 262144 pictures or 2048 recordings if left out; what was begun keeps its own
     number."""

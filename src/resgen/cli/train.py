@@ -42,7 +42,7 @@ class Training:
     init: Annotated[str | None, option("DIR")] = None
     """Start from the weights of this model, of the same shape, instead of anew (fine-tuning)."""
     skip_unreadable: bool = False
-    """Pictures: leave out those that cannot be read, and say how many, instead of refusing the data."""
+    """Leave out pictures and recordings that cannot be read, and say which, instead of refusing the data."""
     as_json: Json = False
 
     stage: ClassVar[str]
@@ -58,8 +58,6 @@ class Training:
         if self.max_minutes is not None and not self.max_minutes > 0:
             raise ConfigError(f"--max-minutes {self.max_minutes:g} must be greater than 0")
         modality, recipe = load_recipe(self.recipe, self.config, self.overrides, getattr(self, "kind", None))
-        if self.skip_unreadable and modality.name != "image":
-            raise ConfigError(f"--skip-unreadable is for pictures; recipe '{self.recipe}' is for {modality.noun}")
         if self.skip_unreadable:
             recipe = replace_nested(recipe, {"data.skip_unreadable": True})
         options: dict[str, Any] = {

@@ -1,12 +1,41 @@
-"""What is said on standard error when data is opened."""
+"""What is said on standard error when data is opened, and of what cannot be read."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
+
+from resgen.errors import DataError
+
+MAX_NAMED = 20
 
 
 def announce(line: str) -> None:
     """One line, from the first of several processes only."""
     if os.environ.get("RANK", "0") == "0":
         print(line, file=sys.stderr, flush=True)
+
+
+def leave_out(bad: Mapping[int, str], total: int, what: str, *, skip: bool) -> None:
+    """Say what of some data cannot be read, as an error if it is not to be skipped.
+
+    Args:
+        bad: what is wrong with samples, by their numbers.
+        total: samples that there are.
+        what: what to call them.
+        skip: whether they are left out.
+
+    Raises:
+        DataError: naming all, or the first `MAX_NAMED` and their number.
+    """
+    if not bad:
+        return
+    reasons = [bad[number] for number in sorted(bad)]
+    if len(bad) == 1 and not skip:
+        raise DataError(f"{reasons[0]}; remove it, or leave it out with --skip-unreadable")
+    more = f"; and {len(bad) - MAX_NAMED} more" if len(bad) > MAX_NAMED else ""
+    line = f"{len(bad)} of {total} {what} cannot be read: {'; '.join(reasons[:MAX_NAMED])}{more}"
+    if not skip:
+        raise DataError(f"{line}; remove them, or leave them out with --skip-unreadable")
+    announce(f"left out: {line}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from resgen.checkpoints.speech import SOUND_TOKENIZERS, TEXT_MODEL, VOCODER, load_sound_tokenizer, load_text_model
+from resgen.config import replace_nested
 from resgen.data.codes.cache import CodeCache
 from resgen.data.sound.held_out import open_speech_splits
 from resgen.errors import ConfigError
@@ -42,6 +43,7 @@ def encode(
     recipe: str | None = None,
     config: Path | None = None,
     overrides: Iterable[Iterable[str]] = (),
+    skip_unreadable: bool = False,
     device: str = "auto",
     shard_samples: int | None = None,
 ) -> tuple[CodeCache, CodeCache]:
@@ -58,6 +60,8 @@ def encode(
     modality, settings = load_recipe(recipe, config, [word for group in overrides for word in group])
     if modality is not MODALITY:
         raise ConfigError(f"recipe '{recipe}' is for {modality.noun}, but tokenizer '{tokenizer}' is for speech")
+    if skip_unreadable:
+        settings = replace_nested(settings, {"data.skip_unreadable": True})
     sound, (words, _, _) = load_sound_tokenizer(tokenizer)[0], load_text_model(text)
     return encode_speech(sound, words, data, out, recipe=settings, device=device, shard_samples=shard_samples)
 

@@ -15,10 +15,11 @@ from resgen.data import available_splits, open_images
 from resgen.data.codes.cache import open_codes
 from resgen.data.pictures.sources import readable
 from resgen.data.pictures.store import PictureStore
-from resgen.data.sound.decode import encode_sound, read_sound
+from resgen.data.sound.decode import encode_sound, read_sound, write_sound
 from resgen.data.sound.held_out import open_speech_splits
 from resgen.data.sound.sources import open_speech
 from resgen.errors import DataError
+from speech_parts import RATE, save_parts, voice
 from tars import png, write_tar
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -118,6 +119,30 @@ def test_trainings_and_caches_without_what_cannot_be_read(tmp_path: Path, capsys
         assert main([*map(str, command), "--skip-unreadable"]) == 0
         assert "left out: 1 of 57 pictures of 'd' cannot be read" in capsys.readouterr().err
     assert len(open_codes(tmp_path / "codes" / "train")) == 56
+
+
+def test_trainings_and_caches_without_recordings_that_cannot_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = save_parts(tmp_path / "voice")
+    for number in range(6):
+        write_sound(voice(0.5 + 0.1 * number), RATE, tmp_path / "d" / f"{number}.wav")
+    (tmp_path / "d" / "2.wav").write_bytes(b"no sound")
+    (tmp_path / "d" / "metadata.csv").write_text("\n".join(f"{number}.wav|abc ab" for number in range(6)))
+    mel = ["fft_size=256", "window_size=200", "hop_size=50", "num_bands=12", "max_hz=4000", f"sample_rate_hz={RATE}"]
+    mels = [f"{part}.mel.{pair}" for part in ("tokenizer", "vocoder") for pair in mel]
+    narrow = ["vocoder.width=8", "vocoder.num_layers=1", "vocoder_loss.discriminator_width=2"]
+    short = ["vocoder_training.num_steps=1", "vocoder_training.warmup_steps=0", "vocoder_training.batch_size=2"]
+    recipe = ["--recipe", "spoken_digits", "--data", tmp_path / "d", "--set", *mels]
+    train = ["train", "vocoder", "--out", tmp_path / "run", *recipe, *narrow, *short]
+    encode = ["encode", "--tokenizer", model, "--text", model, "--out", tmp_path / "codes", *recipe]
+    for command in (train, encode):
+        assert main([str(word) for word in command]) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("error: ") and "2.wav'" in error and "--skip-unreadable" in error
+        assert main([*map(str, command), "--skip-unreadable"]) == 0
+        assert "left out: 1 of 5 recordings of 'd' split 'train' cannot be read" in capsys.readouterr().err
+    assert len(open_codes(tmp_path / "codes" / "train")) == 4
 
 
 def test_one_line_says_what_was_opened_and_what_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -272,6 +297,17 @@ def test_speech_columns_of_other_names_and_types(tmp_path: Path, columns: dict, 
     train, held_out = open_speech_splits(tmp_path)
     assert train.texts == ("a", "b") and train.speakers == speakers and held_out.split == "test"
     assert train.left_out == ("column age",)
+
+
+def test_tables_of_common_voice_are_to_be_written_as_ours(tmp_path: Path) -> None:
+    (tmp_path / "train.tsv").write_text("client_id\tpath\tsentence\nx\ta.mp3\tAbc.\n")
+    write_sound(voice(0.5), RATE, tmp_path / "clips" / "a.mp3.wav")
+    with pytest.raises(
+        DataError, match="write the lines of train.tsv as 'clips/PATH.SENTENCE.CLIENT_ID' into metadata"
+    ):
+        open_speech(tmp_path)
+    (tmp_path / "metadata.csv").write_text("clips/a.mp3.wav|Abc.|x")
+    assert open_speech(tmp_path).speakers == ("x",)
 
 
 def test_librispeech_splits(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from resgen.data.announce import announce
+from resgen.data.announce import announce, leave_out
 from resgen.data.parquet import ParquetRows, encoded_bytes, join_labels, read_parquet
 from resgen.data.pictures.decode import Pictures, ReadPictures, check_shape, decode_picture, pixels, read_image
 from resgen.data.splits import known_split, parquet_splits, split_folders, split_of, subfolders
@@ -35,7 +35,6 @@ BUILT_IN = ("digits",)
 MAX_ENCODED_BYTES = 4 << 30
 """Of pictures in parquet files that are kept in memory as they are stored; of more, stretch by stretch is read."""
 FLAT_CLASS = "picture"
-MAX_NAMED = 20
 """Of pictures that cannot be read, in one message."""
 _DECODE_ROWS = 64
 
@@ -197,7 +196,7 @@ def load_array(
     def keep(index: int, array: UInt8[np.ndarray, "C S S"]) -> None:
         rows[index] = array
 
-    _refuse(_decode_all(source, keep, size, channels, resize), source)
+    leave_out(_decode_all(source, keep, size, channels, resize), count, f"pictures of '{source.name}'", skip=False)
     return images, torch.from_numpy(source.labels.copy())
 
 
@@ -212,13 +211,10 @@ def readable(source: ImageSource, *, size: int, channels: int, resize: bool = Fa
         skip: leave out what cannot be read, and say so, in place of refusing it.
 
     Raises:
-        DataError: naming all that cannot be read, or the first `MAX_NAMED` and their number; nothing can be read.
+        DataError: naming all that cannot be read, or the first 20 and their number; nothing can be read.
     """
     bad = _decode_all(source, lambda index, array: None, size, channels, resize)
-    if not skip or len(bad) == len(source):
-        _refuse(bad, source)
-    if bad:
-        announce(f"left out: {_listed(bad, source)}")
+    leave_out(bad, len(source), f"pictures of '{source.name}'", skip=skip and len(bad) < len(source))
     return source.subset(np.array([row for row in range(len(source)) if row not in bad])) if bad else source
 
 
@@ -248,20 +244,7 @@ def _decode_all(
             pass
     finally:
         pool.shutdown(cancel_futures=True)
-    return dict(sorted(bad.items()))
-
-
-def _refuse(bad: dict[int, str], source: ImageSource) -> None:
-    if len(bad) == 1:
-        raise DataError(f"{next(iter(bad.values()))}; remove it, or leave it out with --skip-unreadable")
-    if bad:
-        raise DataError(f"{_listed(bad, source)}; remove them, or leave them out with --skip-unreadable")
-
-
-def _listed(bad: dict[int, str], source: ImageSource) -> str:
-    named = "; ".join(list(bad.values())[:MAX_NAMED])
-    more = f"; and {len(bad) - MAX_NAMED} more" if len(bad) > MAX_NAMED else ""
-    return f"{len(bad)} of {len(source)} pictures of '{source.name}' cannot be read: {named}{more}"
+    return bad
 
 
 def _open_digits(split: str) -> ImageSource:

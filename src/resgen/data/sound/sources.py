@@ -200,7 +200,11 @@ def available_splits(path: str | Path) -> list[str]:
     except OSError as error:
         raise DataError(f"'{path}' cannot be read: {error.strerror or error}") from error
     if not names:
-        raise DataError(f"folder '{path}' holds no parquet files, no tar shards, no {TABLE} and no folders with one")
+        table = next(iter(sorted(path.glob("*.tsv"))), None)  # Common Voice's form
+        remedy = f"; write the lines of {table.name} as 'clips/PATH|SENTENCE|CLIENT_ID' into {TABLE}" if table else ""
+        raise DataError(
+            f"folder '{path}' holds no parquet files, no tar shards, no {TABLE} and no folders with one{remedy}"
+        )
     return sorted(names, key=lambda name: (name != "train", name))
 
 

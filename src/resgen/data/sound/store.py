@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int, Int16, Int64
 from torch import Tensor
 
+from resgen.data.announce import leave_out
 from resgen.data.sound.decode import normalise_loudness, trim_silence
 from resgen.data.sound.sources import SpeechSource
 from resgen.errors import ConfigError, DataError
@@ -31,17 +32,18 @@ class SpeechStore:
         max_seconds: longer utterances (after trimming) are left out, for their texts could not be cut along; None keeps
             all.
         may_be_empty: take it if none is kept, of a part of the data for example.
+        skip_unreadable: leave out what cannot be read, and say so, in place of refusing it.
 
     Attributes:
         lengths: samples of every utterance, int64 [N].
         texts: what is said.
         speakers: who says it.
         ids: the source's names of the utterances kept.
-        num_left_out: how many were longer than `max_seconds`.
+        num_left_out: how many were longer than `max_seconds`, or could not be read.
 
     Raises:
         ConfigError: a setting out of range.
-        DataError: an utterance that is damaged, nothing in it but digital silence, or none short enough.
+        DataError: naming all utterances that are damaged or hold nothing but digital silence; none is short enough.
         MissingExtraError: soundfile, soxr or pyloudnorm is needed and not installed.
     """
 
@@ -54,6 +56,7 @@ class SpeechStore:
         loudness_db: float | None = -23.0,
         max_seconds: float | None = 20.0,
         may_be_empty: bool = False,
+        skip_unreadable: bool = False,
     ) -> None:
         if max_seconds is not None and not max_seconds > 0:
             raise ConfigError(f"max_seconds={max_seconds} must be above 0, or None")
@@ -63,10 +66,15 @@ class SpeechStore:
         limit = math.inf if max_seconds is None else max_seconds * sample_rate_hz
         usable: list[int] = []
         parts: list[Tensor] = []
+        bad: dict[int, str] = {}
         for index, samples in enumerate(self._decode_all()):
-            if len(samples) <= limit:
+            if isinstance(samples, str):
+                bad[index] = samples
+            elif len(samples) <= limit:
                 usable.append(index)
                 parts.append(samples)
+        skip = skip_unreadable and (may_be_empty or len(bad) < len(source))
+        leave_out(bad, len(source), f"recordings of '{source.name}' split '{source.split}'", skip=skip)
         if not usable and not may_be_empty:
             raise DataError(f"'{source.name}' has no utterance of at most {max_seconds} s among {len(source)}")
         self.num_left_out = len(source) - len(usable)
@@ -144,22 +152,29 @@ class SpeechStore:
             result[row, :length] = self._samples[begin : begin + length]
         return result.div_(FULL_SCALE)
 
-    def _decode(self, index: int) -> Int16[Tensor, " S"]:
+    def _decode(self, index: int) -> Int16[Tensor, " S"] | str:
+        """An utterance, or why it cannot be read."""
+        try:
+            return self._prepared(index)
+        except DataError as error:
+            return str(error)
+
+    def _prepared(self, index: int) -> Int16[Tensor, " S"]:
         samples = self.source.read(index, self.sample_rate_hz)
         if not len(samples) or samples.amax() == samples.amin():  # a constant offset is silence too
             name = f"'{self.source.name}' {self.source.split} '{self.source.ids[index]}'"
-            raise DataError(f"{name} holds nothing but digital silence; remove it")
+            raise DataError(f"{name} holds nothing but digital silence")
         if self.trim:
             samples = trim_silence(samples, self.sample_rate_hz)
         if self.loudness_db is not None:
             samples = normalise_loudness(samples, self.sample_rate_hz, self.loudness_db)
         return (samples * FULL_SCALE).round().clamp(-FULL_SCALE, FULL_SCALE - 1).to(torch.int16)
 
-    def _decode_all(self) -> Iterator[Int16[Tensor, " S"]]:
-        """Every utterance in order, decoded in a few threads; a progress bar on stderr appears after two seconds."""
+    def _decode_all(self) -> Iterator[Int16[Tensor, " S"] | str]:
+        """Every utterance in order, or why it cannot be read; from a few threads, with a bar after two seconds."""
         count = len(self.source)
 
-        def decode(start: int) -> list[Tensor]:
+        def decode(start: int) -> list[Tensor | str]:
             return [self._decode(index) for index in range(start, min(start + _DECODE_ROWS, count))]
 
         pool = ThreadPoolExecutor(max_workers=max(2, min(4, os.cpu_count() or 1)))

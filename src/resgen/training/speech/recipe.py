@@ -29,13 +29,15 @@ class SpeechDataConfig:
         path: data used when none is given on the command line; null where the user must give some.
         trim: cut silence off both ends.
         loudness_db: loudness that every recording is brought to, in LUFS; null leaves it.
-        max_seconds: longer recordings are refused.
+        max_seconds: longer recordings are left out.
+        skip_unreadable: leave out recordings that cannot be read, instead of refusing the data.
     """
 
     path: str | None = None
     trim: bool = True
     loudness_db: float | None = -23.0
     max_seconds: float = 20.0
+    skip_unreadable: bool = False
 
     def __post_init__(self) -> None:
         if not self.max_seconds > 0:

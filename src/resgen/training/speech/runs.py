@@ -259,7 +259,7 @@ def _encode_shards(
     encoding: Encoding,
     shards: list[Shard],
 ) -> Iterator[int]:
-    """Make shards; yields how many recordings every batch had, and how many of a shard are too long."""
+    """Make shards; yields how many recordings every batch had, and how many of a shard were left out."""
     for shard in shards:
         part = source.part(shard.begin, shard.begin + shard.num_samples)
         store = _store(part, recipe, codec.sample_rate_hz, may_be_empty=True)
@@ -299,7 +299,10 @@ def _encode(
 
 def preparation(recipe: SpeechRecipe) -> dict[str, Any]:
     """What is done to recordings, wherever they lie."""
-    return config_to_dict(recipe.data) | {"path": None}
+    settings = config_to_dict(recipe.data) | {"path": None}
+    if not settings["skip_unreadable"]:  # so that codes made before there was a choice are kept
+        del settings["skip_unreadable"]
+    return settings
 
 
 def _text_fingerprint(model: TextModel) -> str:
@@ -320,5 +323,6 @@ def _store(source: SpeechSource, recipe: SpeechRecipe, rate: int, *, may_be_empt
         trim=data.trim,
         loudness_db=data.loudness_db,
         max_seconds=data.max_seconds,
+        skip_unreadable=data.skip_unreadable,
         may_be_empty=may_be_empty,
     )

@@ -144,6 +144,23 @@ def test_silent_and_damaged_utterances_are_named() -> None:
         SpeechStore(broken, RATE)
 
 
+def test_all_that_cannot_be_read_is_named_at_once_or_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    data = source(*([tone(0.5), torch.zeros(100)] * 22), tone(1.5))
+    with pytest.raises(DataError) as caught:
+        SpeechStore(data, RATE, max_seconds=1.0)
+    line = str(caught.value)
+    assert line.startswith("22 of 45 recordings of 'fake' split 'train' cannot be read: 'fake' train 'id 1' holds")
+    assert "'id 39'" in line and "'id 41'" not in line
+    assert line.endswith("; and 2 more; remove them, or leave them out with --skip-unreadable")
+    store = SpeechStore(data, RATE, max_seconds=1.0, skip_unreadable=True)
+    assert store.ids == tuple(f"id {i}" for i in range(0, 44, 2)) and store.num_left_out == 23
+    assert capsys.readouterr().err.startswith("left out: 22 of 45 recordings of 'fake' split 'train' cannot be read: ")
+    silent = source(torch.zeros(100), torch.zeros(50))
+    with pytest.raises(DataError, match="2 of 2 recordings"):
+        SpeechStore(silent, RATE, skip_unreadable=True)
+    assert len(SpeechStore(silent, RATE, skip_unreadable=True, may_be_empty=True)) == 0
+
+
 def test_settings_and_arguments_are_checked() -> None:
     with pytest.raises(ConfigError, match="max_seconds=0.0 must be above 0"):
         SpeechStore(source(tone(0.5)), RATE, max_seconds=0.0)
