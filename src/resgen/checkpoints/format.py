@@ -192,8 +192,8 @@ def load_folder(path: str | Path, *, verify: bool = True) -> Folder:
             raise CheckpointError(f"'{config_path}': {unknown(f'component of a {kind}', name, PARTS[kind])}")
     for name, type_ in (("history", dict), ("class_names", list)):
         if not isinstance(data.get(name, type_()), type_):
-            wanted = "mapping" if type_ is dict else "list"
-            raise CheckpointError(f"'{config_path}': {name}={reprlib.repr(data[name])} must be a {wanted}")
+            expected = "mapping" if type_ is dict else "list"
+            raise CheckpointError(f"'{config_path}': {name}={reprlib.repr(data[name])} must be a {expected}")
     if bad := [name for name in data.get("class_names", []) if not _is_name(name)]:
         raise CheckpointError(f"'{config_path}': class_names holds {ascii(bad[0])[:80]}, which is no name of a class")
     components = {name: _saved_component(path, name, entry) for name, entry in entries.items()}

@@ -118,8 +118,8 @@ class EnglishPhonemes:
             fitting = _fitting(words[index - 1] if index else "", marks[index], said)
             form = next((form for form in fitting if form in forms[index]), "")
             said = f"{forms[index][form]}{marks[index]} {said}"
-        shown = re.sub("|".join(held) or "(?!)", lambda match: f"/{held[match[0]]}/", normal)
-        return Spoken(shown, said.rstrip())
+        display = re.sub("|".join(held) or "(?!)", lambda match: f"/{held[match[0]]}/", normal)
+        return Spoken(display, said.rstrip())
 
     def _forms(self, word: str) -> dict[str, str]:
         """What a word sounds like by form; nothing for a word that cannot be said."""

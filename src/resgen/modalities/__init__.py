@@ -105,16 +105,16 @@ class Modality:
             raise ConfigError(
                 f"recipe '{recipe.name}' is for {self.noun}; their stages are {', '.join(self.stages)}, not '{stage}'"
             )
-        chosen, given = self.stages[stage], [name for name, value in run.models.items() if value is not None]
-        if missing := [name for name in chosen.needs if name not in given]:
+        entry, given = self.stages[stage], [name for name, value in run.models.items() if value is not None]
+        if missing := [name for name in entry.needs if name not in given]:
             verb = "is" if len(missing) == 1 else "are"
             raise ConfigError(
                 f"{_options(missing)} {verb} missing: the {stage} of recipe '{recipe.name}' needs the folder of a "
                 "trained one"
             )
-        if others := [name for name in given if name not in (*chosen.needs, *chosen.takes)]:
+        if others := [name for name in given if name not in (*entry.needs, *entry.takes)]:
             raise ConfigError(f"{_options(others)} must be left out: recipe '{recipe.name}' is for {self.noun}")
-        return chosen.train(recipe, run)
+        return entry.train(recipe, run)
 
 
 def _options(names: Sequence[str]) -> str:

@@ -30,13 +30,13 @@ def open_speech_splits(data: str | Path) -> tuple[SpeechSource, SpeechSource]:
             if re.split(r"[-. ]", name)[0] == word:
                 return train, open_speech(data, name)
     speakers = sorted(set(train.speakers))
-    chosen = set(speakers[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY])
-    held_out = [row for row, speaker in enumerate(train.speakers) if speaker in chosen]
+    held_out_speakers = set(speakers[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY])
+    held_out = [row for row, speaker in enumerate(train.speakers) if speaker in held_out_speakers]
     every = min(HELD_OUT_EVERY, len(train))
     held_out = held_out or list(range(every - 1, len(train), every))
     if len(train) < 2:
         raise DataError(f"'{data}' holds 1 utterance; training needs at least 2, one of them to validate on")
-    what = f"{len(chosen)} speakers" if chosen else f"every {every}th utterance"
+    what = f"{len(held_out_speakers)} speakers" if held_out_speakers else f"every {every}th utterance"
     announce(f"data '{train.name}' has no held-out split: {len(held_out)} utterances ({what}) are held out")
     rows = sorted(set(range(len(train))) - set(held_out))
     return train.subset(rows), train.subset(held_out, "held_out")
