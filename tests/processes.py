@@ -20,7 +20,7 @@ import pytest
 import torch
 from torch import Tensor
 
-TIMEOUT_S = 180
+TIMEOUT_S = 600
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [

@@ -18,7 +18,7 @@ import pytest
 from browser.fake import FakeServer
 from browser.page import Page
 
-START_S = 60
+START_S = 600
 _RESGEN = "from resgen.cli.main import main; main()"
 _MODELS = ("fashion-mnist-small", "spoken-digits-small")
 

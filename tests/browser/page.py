@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-WAIT_S = 20
+WAIT_S = 120
 _LOADS = itertools.count()
 _SHOWN = ".view:not([hidden])"
 

@@ -11,7 +11,6 @@ import pytest
 
 from resgen.kinds import KINDS
 
-pytestmark = pytest.mark.timeout(900)  # one program runs all cases
 PROGRAM = Path(__file__).parents[1] / "fake_accelerator.py"
 
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from processes import Worker, run_processes
+from processes import TIMEOUT_S, Worker, run_processes
 from tars import write_tar
 
 WORKER = Path(__file__).with_name("tokenizer_worker.py")
@@ -106,7 +106,7 @@ def test_killed_at_any_moment_it_equals_the_unbroken_one(data: Path, one: Path, 
     for attempt in range(2):
         process = Worker(*command, *(["resume"] if attempt else []))
         before = len(lines(out)) if (out / "metrics.jsonl").exists() else 0
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + TIMEOUT_S
         while process.poll() is None and time.monotonic() < deadline:
             if (out / "metrics.jsonl").exists() and len(lines_so_far(out)) > min(before, 8):
                 break

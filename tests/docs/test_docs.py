@@ -206,7 +206,7 @@ def test_foreign_assets_are_found(build, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3600)
 def test_the_site_is_built():
     pytest.importorskip("zensical")
     pytest.importorskip("mkdocstrings")

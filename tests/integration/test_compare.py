@@ -48,7 +48,6 @@ def command(folder: Path, out: str, *more: str) -> list[str]:
     return [*words.split(), "--set", *SMALL, *more]
 
 
-@pytest.mark.timeout(600)
 def test_a_comparison_is_done_once_and_reported(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -84,7 +83,6 @@ def test_a_comparison_is_done_once_and_reported(
     assert "other settings (recipe)" in capsys.readouterr().err
 
 
-@pytest.mark.timeout(120)
 def test_a_sweep_stores_its_winner(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = f"train generator --recipe digits --tokenizer {folder / 'tok' / 'model'} --out {folder / 'gen'} --set"
     assert main([*words.split(), *SMALL]) == 0

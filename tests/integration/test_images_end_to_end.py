@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -21,6 +18,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from processes import TIMEOUT_S, Worker
 from resgen.checkpoints.format import sha256_file
 from resgen.cli.main import main
 
@@ -28,6 +26,7 @@ pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 pytest.importorskip("sklearn")
 
+COMMAND = Path(__file__).with_name("command.py")
 TINY = """
 tokenizer.width=8 tokenizer.quantizer.depth=3 tokenizer.quantizer.codebook_size=16 tokenizer.code_dim=8
 generator.width=32 generator.num_layers=2 generator.num_heads=2 generator.mlp_width=64 generator.condition_width=32
@@ -61,11 +60,8 @@ def run_json(capsys: pytest.CaptureFixture[str]):
     return call
 
 
-def start(*argv: object) -> subprocess.Popen:
-    code = "import sys; from resgen.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, *map(str, argv)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+def start(*argv: object) -> Worker:
+    return Worker(COMMAND, *argv)
 
 
 def metrics(folder: Path) -> list[dict]:
@@ -96,9 +92,8 @@ def codes(work: Path, tokenizer: Path) -> Path:
 def generator(work: Path, tokenizer: Path, codes: Path) -> Path:
     """A run folder of a generator, trained without a break on the cache of codes."""
     argv = ["train", "generator", "--recipe", "digits", "--tokenizer", tokenizer, "--data", codes, *SETTINGS]
-    process = start(*argv, "--out", work / "generator")
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
+    status, errors = start(*argv, "--out", work / "generator").finish()
+    assert status == 0, errors
     return work / "generator"
 
 
@@ -140,19 +135,17 @@ def test_a_generator_killed_in_the_middle_goes_on_as_if_nothing_had_happened(
     out = work / "killed"
     argv = ["train", "generator", "--recipe", "digits", "--tokenizer", tokenizer, "--data", codes, *SETTINGS]
     process = start(*argv, "--out", out)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
         if (out / "metrics.jsonl").exists() and (out / "metrics.jsonl").read_text().count("\n") >= 8:
             break
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL, "the training was over before it was killed"
+    process.kill()
+    assert process.finish()[0] == -signal.SIGKILL, "the training was over before it was killed"
     assert not (out / "model").exists()
     assert main([str(a) for a in (*argv, "--out", out)]) == 2, "without --resume the run is left alone"
-    process = start(*argv, "--out", out, "--resume")
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 0 and "resuming" in err, err
+    status, errors = start(*argv, "--out", out, "--resume").finish()
+    assert status == 0 and "resuming" in errors, errors
     assert metrics(out) == metrics(generator)
     for name in ("tokenizer.safetensors", "generator.safetensors"):
         assert sha256_file(out / "model" / name) == sha256_file(generator / "model" / name)

@@ -1,4 +1,4 @@
-"""Every recipe runs: a few steps of all its stages and a sample, in its own shape but for widths and batches."""
+"""Every recipe runs: two steps of all its stages and a sample, in its own shape but for widths and batches."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from resgen.training.image.runs import train_generator, train_tokenizer
 from resgen.training.speech.runs import train_sound_tokenizer, train_speech_generator, train_text, train_vocoder
 
 SHORT = {
-    "num_steps": 3,
+    "num_steps": 2,
     "batch_size": 2,
     "device": "cpu",
     "warmup_steps": 1,
@@ -29,7 +29,12 @@ SHORT = {
     "sample_every": 0,
     "checkpoint_every": 0,
 }
-NARROW = {"generator.width": 32, "generator.mlp_width": 64, "generator.condition_width": 32}
+NARROW = {
+    "generator.width": 32,
+    "generator.mlp_width": 64,
+    "generator.condition_width": 32,
+    "sampling.num_steps": 2,
+}
 IMAGES = ("digits", "fashion_mnist", "cifar10", "cifar10_8x8", "avatars64", "imagenette64", "imagenet256")
 SPEECH = (
     "spoken_digits",

@@ -19,8 +19,10 @@ import pytest
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
 
+from processes import TIMEOUT_S  # noqa: E402
 from resgen.cli.main import main  # noqa: E402
 
+COMMAND = Path(__file__).with_name("command.py")
 MODEL = "fashion-mnist-small"
 
 
@@ -28,10 +30,9 @@ class Server:
     """The command in a process of its own."""
 
     def __init__(self, *options: str) -> None:
-        program = "import sys; from resgen.cli.main import main; sys.exit(main(sys.argv[1:]))"
         source = str(Path(__file__).resolve().parents[2] / "src")
         environment = {**os.environ, "PYTHONPATH": source, "RESGEN_API_KEY": "the-key-of-this-test"}
-        command = [sys.executable, "-c", program, "serve", "--model", MODEL, "--port", "0", *options]
+        command = [sys.executable, str(COMMAND), "serve", "--model", MODEL, "--port", "0", *options]
         self.process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
         self.log: list[str] = []
         self.address = ""
@@ -44,7 +45,7 @@ class Server:
         self.reading = threading.Thread(target=lambda: self.log.extend(self.process.stderr))
         self.reading.start()
         headers = {"Authorization": "Bearer the-key-of-this-test"}
-        self.client = httpx.Client(base_url=self.address, headers=headers, timeout=120)
+        self.client = httpx.Client(base_url=self.address, headers=headers, timeout=TIMEOUT_S)
 
     def ask(self, **body) -> httpx.Response:
         return self.client.post("/v1/images", json=body)
@@ -67,8 +68,8 @@ def server() -> Iterator[Server]:
 
 def test_pictures_of_the_command_and_an_orderly_end(server: Server, tmp_path: Path) -> None:
     assert server.address, "".join(server.log)
-    assert httpx.get(f"{server.address}/readyz", timeout=60).status_code == 200
-    assert httpx.get(f"{server.address}/v1/models", timeout=60).status_code == 401
+    assert httpx.get(f"{server.address}/readyz", timeout=TIMEOUT_S).status_code == 200
+    assert httpx.get(f"{server.address}/v1/models", timeout=TIMEOUT_S).status_code == 401
     answer = server.ask(class_ids=["Bag", 7], seed=3, num_steps=4)
     command = ["generate", "image", "--model", MODEL, "--class", "Bag", "7", "--seed", "3", "--steps", "4"]
     assert main([*command, "--out", str(tmp_path / "pictures")]) == 0
@@ -85,7 +86,7 @@ def test_pictures_of_the_command_and_an_orderly_end(server: Server, tmp_path: Pa
     assert [answer.status_code for answer in answers] == [200] * 8
     assert [answer.json()["images"][0]["class_id"] for answer in answers] == list(range(8))
     assert late in (503, None), "new work is refused, or the door is closed already"
-    assert server.process.wait(60) == 0
+    assert server.process.wait(TIMEOUT_S) == 0
     server.reading.join()
     assert "Traceback" not in "".join(server.log) and any("SIGTERM" in line for line in server.log)
 

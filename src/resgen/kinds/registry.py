@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 
@@ -81,7 +82,10 @@ def matched_config(config: ResGenConfig, spec: CodeSpec, kind: str) -> ModelConf
 def _nearest(kind: Kind, config: ResGenConfig, spec: CodeSpec) -> ModelConfig:
     target = count_parameters(config, spec)
     choices = [kind.sized(config, num_layers) for num_layers in range(1, 2 * config.num_layers + 2)]
-    return min(choices, key=lambda choice: abs(kind.count_parameters(choice, spec) - target))
+    first = bisect_left(choices, target, key=lambda choice: kind.count_parameters(choice, spec))  # not below the target
+    return min(
+        choices[max(first - 1, 0) : first + 1], key=lambda choice: abs(kind.count_parameters(choice, spec) - target)
+    )
 
 
 def for_kind(

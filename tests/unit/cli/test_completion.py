@@ -33,7 +33,7 @@ def complete(shell: str, script: Path, line: str) -> list[str]:
         command = ["bash", "--norc", "-c", code]
     else:
         command = ["fish", "--no-config", "-c", f"source {script}; complete -C {shlex.quote(line)}"]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.split()
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -141,7 +141,7 @@ def test_closed_output_is_quiet():
     assert process.stdout is not None and process.stderr is not None
     process.stdout.readline()
     process.stdout.close()
-    assert process.wait(timeout=60) == 141
+    assert process.wait() == 141
     assert process.stderr.read() == b""
     process.stderr.close()
 
