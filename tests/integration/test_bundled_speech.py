@@ -77,8 +77,8 @@ def test_a_comparison_goes_on_where_it_stopped(recordings: Path, tmp_path: Path)
         data=str(data),
         kinds=("residual",),
         splits=("test",),
-        num_trials=2,
-        search_trials=1,
+        num_samples=2,
+        search_samples=1,
         guidance_scales=(0.5, 1.0),
     )
     recipe, said = get_recipe("spoken_digits_small"), []
@@ -91,10 +91,10 @@ def test_a_comparison_goes_on_where_it_stopped(recordings: Path, tmp_path: Path)
     assert len(said) == 3, "two tries and one evaluation"
     said.clear()
     assert compare_speech(recipe, settings, out, resume=True, say=said.append) == files and not said
-    with pytest.raises(ConfigError, match="go on with --resume"):
+    with pytest.raises(ConfigError, match="continue it with --resume"):
         compare_speech(recipe, settings, out, resume=False, say=said.append)
     with pytest.raises(ConfigError, match="other settings"):
-        compare_speech(recipe, replace(settings, num_trials=3), out, resume=True, say=said.append)
+        compare_speech(recipe, replace(settings, num_samples=3), out, resume=True, say=said.append)
 
 
 def test_other_words_than_the_recogniser_knows_are_refused(

@@ -13,7 +13,7 @@ import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -138,14 +138,17 @@ def choose(modality: Modality, by_name: Mapping[str, T], command: str) -> T:
     return by_name[modality.name]
 
 
-def ask(modality: Modality, action: str, command: Any, subject: str, /, **values: Any) -> Any:
-    """What a modality does for a command, called with those of the command's options that it takes.
+def ask(
+    modality: Modality, action: str, command: Any, subject: str, /, *, handled: Collection[str] = (), **values: Any
+) -> Any:
+    """What a modality does for a command, called with those of the given options that it takes.
 
     Args:
         modality: has it as an attribute, a function or a class.
         action: name of the attribute.
         command: a dataclass of options.
         subject: what is of this modality, for messages.
+        handled: options that the command deals with itself.
         values: replace options, or are given besides; passed on if they are taken.
 
     Raises:
@@ -153,12 +156,11 @@ def ask(modality: Modality, action: str, command: Any, subject: str, /, **values
     """
     act = modality.has(action)
     takes = inspect.signature(act).parameters
-    handled = {*values, "as_json"}
-    options = {field.name: field.default for field in dataclasses.fields(command) if field.name not in handled}
-    others = {name for name, default in options.items() if name not in takes and getattr(command, name) != default}
-    refuse_options(command, [name for name in options if name in others], f"{subject} is for {modality.noun}")
-    given = {name: getattr(command, name) for name in options} | values
-    return act(**{name: value for name, value in given.items() if name in takes})
+    others = {*handled, *values, "as_json"}
+    defaults = {field.name: field.default for field in dataclasses.fields(command) if field.name not in others}
+    given = {name: getattr(command, name) for name, value in defaults.items() if getattr(command, name) != value}
+    refuse_options(command, [name for name in given if name not in takes], f"{subject} is for {modality.noun}")
+    return act(**{name: value for name, value in (given | values).items() if name in takes})
 
 
 def command_line() -> str:

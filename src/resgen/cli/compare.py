@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from tyro.conf import UseAppendAction
 
@@ -15,22 +12,18 @@ from resgen.cli.common import (
     ConfigFile,
     Json,
     Overrides,
+    ask,
     check_out_dir,
-    choose,
+    command_line,
     flatten,
     load_recipe,
     message,
     option,
     positive,
-    refuse_options,
     report,
 )
 from resgen.cli.train import EXIT_INTERRUPTED
 from resgen.errors import ConfigError
-
-if TYPE_CHECKING:
-    from resgen.training.image.recipe import Recipe
-    from resgen.training.speech.recipe import SpeechRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +57,9 @@ class Compare:
     max_minutes_per_model: Annotated[float, option("M")] = 10.0
     """Time of each training."""
     num_samples: Annotated[int, option("N")] = 5000
-    """Pictures of each evaluation, with and without guidance."""
+    """Pictures of each evaluation, with and without guidance, or utterances."""
     search_samples: Annotated[int, option("N")] = 1000
-    """Pictures of each try of the search for sampling settings, and of the curves."""
+    """Pictures or utterances of each try of the search for sampling settings, and pictures of the curves."""
     depths: Annotated[tuple[int, ...], option("N ...")] = ()
     """Also train the recipe's own kind on the first N levels, for each of these."""
     equal_steps_seeds: Annotated[int, option("N")] = 1
@@ -91,64 +84,22 @@ class Compare:
         check_out_dir(self.out)
         positive("--seeds", self.seeds)
         modality, recipe = load_recipe(self.recipe, self.config, self.overrides)
-        runs: dict[str, Callable[[Any], int]] = {"image": self.run_pictures, "speech": self.run_speech}
-        return choose(modality, runs, "compare")(recipe)
-
-    def run_pictures(self, recipe: Recipe) -> int:
-        """For a recipe of pictures."""
-        names = ("text", "vocoder", "transcriber", "speaker_encoder")
-        refuse_options(self, names, f"recipe '{self.recipe}' is for pictures")
-        from resgen.experiments.compare import Comparison, Study, compare
-        from resgen.experiments.report import write_comparison
-        from resgen.kinds import KINDS
         from resgen.training import Interrupted
 
-        settings = Comparison(
-            tokenizer=self.tokenizer,
-            data=self.data,
-            kinds=self.kinds or tuple(KINDS),
+        settings = ask(
+            modality,
+            "comparison",
+            self,
+            f"recipe '{self.recipe}'",
+            handled=("recipe", "config", "overrides", "out", "resume", "max_minutes_per_model"),
             seeds=tuple(range(self.seeds)),
             max_minutes=self.max_minutes_per_model,
-            num_samples=self.num_samples,
-            search_samples=self.search_samples,
-            depths=self.depths,
             equal_steps_seeds=min(self.equal_steps_seeds, self.seeds),
-            extractor=self.extractor,
-            jobs=self.jobs,
-        )
-        study = Study(self.out, recipe, settings, resume=self.resume)
-        try:
-            compare(study, message)
-        except Interrupted as stop:
-            message(str(stop))
-            return EXIT_INTERRUPTED
-        files = write_comparison(study, shlex.join(["resgen", *sys.argv[1:]]))
-        report({"files": files}, as_json=self.as_json, text=files[0].read_text(encoding="utf-8"))
-        return 0
-
-    def run_speech(self, recipe: SpeechRecipe) -> int:
-        """For a recipe of speech."""
-        if self.text is None:
-            raise ConfigError("--text is missing: speech is compared with one text model, give its folder")
-        from resgen.experiments.speech_compare import KINDS, SpeechComparison, compare_speech
-        from resgen.experiments.speech_judge import DIGIT_RECOGNIZER, SPEAKER_ENCODER
-        from resgen.training import Interrupted
-
-        settings = SpeechComparison(
-            tokenizer=self.tokenizer,
-            text=self.text,
-            vocoder=self.vocoder,
-            data=self.data,
-            kinds=self.kinds or KINDS,
-            seeds=tuple(range(self.seeds)),
-            max_minutes=self.max_minutes_per_model,
-            num_trials=self.num_samples,
-            search_trials=self.search_samples,
-            transcriber=self.transcriber or DIGIT_RECOGNIZER,
-            speaker_encoder=self.speaker_encoder or SPEAKER_ENCODER,
         )
         try:
-            files = compare_speech(recipe, settings, self.out, resume=self.resume, say=message)
+            files = modality.has("compare")(
+                recipe, settings, self.out, resume=self.resume, say=message, command=command_line()
+            )
         except Interrupted as stop:
             message(str(stop))
             return EXIT_INTERRUPTED

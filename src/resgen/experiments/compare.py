@@ -23,13 +23,14 @@ from resgen.config import config_to_dict
 from resgen.errors import ConfigError
 from resgen.evaluation.image.report import load_report
 from resgen.experiments.actions import do, kind_of_run, open_judge, start_worker, timing
+from resgen.experiments.claim import claim
 from resgen.experiments.depth import truncate_tokenizer
 from resgen.files import write_json
 from resgen.kinds import KINDS, get_kind, kind_of
+from resgen.tokenizers.image import ImageTokenizer
 from resgen.training.image.recipe import Recipe
 from resgen.training.image.runs import encode_data
 
-SETTINGS_NAME = "comparison.json"
 STEPS_TOLERANCE = 0.95
 
 
@@ -112,25 +113,9 @@ class Study:
                 f"depths={comparison.depths} are trained with the recipe's kind; kinds={comparison.kinds} must hold "
                 f"'{self.own_kind.name}'"
             )
-        settings = {
-            "recipe": config_to_dict(recipe),
-            "comparison": {key: value for key, value in config_to_dict(comparison).items() if key != "jobs"},
-        }
-        path = self.out / SETTINGS_NAME
-        if path.exists():
-            before = read_json(path)
-            if not resume:
-                raise ConfigError(
-                    f"'{out}' already holds a comparison; continue it with --resume or choose another --out"
-                )
-            if before != settings:
-                changed = [key for key in settings if before.get(key) != settings[key]]
-                raise ConfigError(
-                    f"'{out}' holds a comparison with other settings ({', '.join(changed)}); choose another --out"
-                )
-        else:
-            self.out.mkdir(parents=True, exist_ok=True)
-            write_json(path, settings)
+        settings = config_to_dict(comparison)
+        del settings["jobs"]
+        claim(self.out, recipe, settings, resume=resume)
 
     def result(self, name: str) -> dict[str, Any]:
         """The result of a finished part."""
@@ -182,152 +167,154 @@ class Study:
 
 def compare(study: Study, say: Callable[[str], None]) -> None:
     """Do all that is not done yet. The report is written by `experiments.report`."""
-    comparison, out = study.comparison, study.out
+    comparison = study.comparison
     tokenizer, _ = load_tokenizer(comparison.tokenizer)
-    # Parameters are matched at the shape of these codes, whatever the recipe would train.
-    recipe = replace(study.recipe, tokenizer=tokenizer.config)
-    common = {"out": str(out), "data": comparison.data, "recipe": recipe}
-    full, first, own = tokenizer.spec.depth, comparison.seeds[0], study.own_kind.name
-    for depth in comparison.depths:
-        if not 1 <= depth < full:
-            raise ConfigError(
-                f"depths={comparison.depths} must lie in 1..{full - 1}, below the tokenizer's {full} levels"
-            )
-    for depth in (full, *comparison.depths):
-        folder = out / "tokenizers" / str(depth)
-        if not (folder / "config.json").exists():
-            save_tokenizer(folder, tokenizer if depth == full else truncate_tokenizer(tokenizer, depth))
-        encode_data(
-            str(folder), comparison.data, out / "codes" / str(depth), flip=recipe.data.flip, resize=recipe.data.resize
-        )
-    open_judge(str(out), comparison.data, recipe, comparison.extractor)  # the reference's features, once
-
+    plan = _Plan(study, tokenizer)
+    plan.encode(tokenizer)
     say(f"training {len(comparison.kinds) * len(comparison.seeds)} models, {comparison.max_minutes:g} minutes each")
-    study.run(
-        [
-            Part(
-                name=f"train-{kind}-time-{seed}",
-                action="train",
-                arguments={
-                    **common,
-                    "kind": kind,
-                    "seed": seed,
-                    "run": f"{kind}-time-{seed}",
-                    "depth": full,
-                    "max_minutes": comparison.max_minutes,
-                    "num_steps": None,
-                },
-                minutes=comparison.max_minutes,
-            )
-            for seed in comparison.seeds
-            for kind in comparison.kinds
-        ],
-        say,
-    )
-    steps = equal_steps(study)
-    seeds = comparison.seeds[: comparison.equal_steps_seeds]
-    say(f"training for {steps} steps, as many as the slowest kind took in its time")
-    parts = []
-    for kind in comparison.kinds:
-        for seed in seeds:
-            result = study.result(f"train-{kind}-time-{seed}")
-            share = steps / result["steps"]
-            if share < STEPS_TOLERANCE:
-                parts.append(
-                    Part(
-                        name=f"train-{kind}-steps-{seed}",
-                        action="train",
-                        arguments={
-                            **common,
-                            "kind": kind,
-                            "seed": seed,
-                            "run": f"{kind}-steps-{seed}",
-                            "depth": full,
-                            "max_minutes": None,
-                            "num_steps": steps,
-                        },
-                        minutes=comparison.max_minutes * share,
-                    )
-                )
-    for depth in comparison.depths:
-        parts.append(
-            Part(
-                name=f"train-{own}-depth{depth}-{first}",
-                action="train",
-                arguments={
-                    **common,
-                    "kind": own,
-                    "seed": first,
-                    "run": f"{own}-depth{depth}-{first}",
-                    "depth": depth,
-                    "max_minutes": None,
-                    "num_steps": study.result(f"train-{own}-time-{first}")["steps"],
-                },
-                minutes=comparison.max_minutes,
-            )
-        )
-    study.run(parts, say)
-
+    study.run(plan.for_equal_time(), say)
+    say(f"training for {equal_steps(study)} steps, as many as the slowest kind took in its time")
+    study.run(plan.for_equal_steps() + plan.of_depths(), say)
     say("searching sampling settings, the same number of tries for every kind")
-    study.run(
-        [
-            Part(
-                name=f"search-{kind}",
-                action="search",
-                arguments={
-                    **common,
-                    "kind": kind,
-                    "run": f"{kind}-time-{first}",
-                    "num_samples": comparison.search_samples,
-                    "extractor": comparison.extractor,
-                },
-            )
-            for kind in comparison.kinds
-        ],
-        say,
-    )
+    study.run(plan.searches(), say)
     say("evaluating")
-    runs = [path.name for path in sorted((out / "runs").iterdir()) if (path / "model" / "config.json").exists()]
-    study.run(
-        [
-            Part(
-                name=f"evaluate-{run}",
-                action="evaluate",
-                arguments={
-                    **common,
-                    "run": run,
-                    "extractor": comparison.extractor,
-                    "num_samples": comparison.num_samples,
-                    "sampling": study.result(f"search-{kind_of_run(run)}")["sampling"],
-                },
-            )
-            for run in runs
-        ],
-        say,
-    )
+    study.run(plan.evaluations(), say)
     say("quality against sampling steps")
-    study.run(
-        [
-            Part(
-                name=f"steps-{kind}-{count}",
-                action="score",
-                arguments={
-                    **common,
-                    "run": f"{kind}-time-{first}",
-                    "extractor": comparison.extractor,
-                    "num_samples": comparison.search_samples,
-                    "sampling": {**study.result(f"search-{kind}")["sampling"], "num_steps": count},
-                },
-            )
-            for kind, count in _step_counts(comparison.kinds, full)
-        ],
-        say,
-    )
+    study.run(plan.curves(), say)
     say("timing, one kind after the other on all cores")
     if not study.is_done("timing"):
-        models = {kind: str(out / "runs" / f"{kind}-time-{first}" / "model") for kind in comparison.kinds}
-        sampling = {kind: study.result(f"search-{kind}")["sampling"] for kind in comparison.kinds}
-        study.record("timing", timing(models, sampling))
+        models = {kind: str(study.out / "runs" / plan.first(kind) / "model") for kind in comparison.kinds}
+        study.record("timing", timing(models, {kind: plan.sampling(kind) for kind in comparison.kinds}))
+
+
+class _Plan:
+    """The parts of a comparison, stage by stage; the later ones depend on results of the earlier.
+
+    Raises:
+        ConfigError: a depth that the tokenizer does not have.
+    """
+
+    def __init__(self, study: Study, tokenizer: ImageTokenizer) -> None:
+        self.study, self.comparison, self.out = study, study.comparison, study.out
+        self.full, self.own = tokenizer.spec.depth, study.own_kind.name
+        if not all(1 <= depth < self.full for depth in self.comparison.depths):
+            raise ConfigError(
+                f"depths={self.comparison.depths} must lie in 1..{self.full - 1}, below the tokenizer's {self.full} "
+                "levels"
+            )
+        # Parameters are matched at the shape of these codes, whatever the recipe would train.
+        self.recipe = replace(study.recipe, tokenizer=tokenizer.config)
+
+    def encode(self, tokenizer: ImageTokenizer) -> None:
+        """Tokenizers and codes of every depth, and the reference's features, once."""
+        data, settings = self.comparison.data, self.recipe.data
+        for depth in (self.full, *self.comparison.depths):
+            folder = self.out / "tokenizers" / str(depth)
+            if not (folder / "config.json").exists():
+                save_tokenizer(folder, tokenizer if depth == self.full else truncate_tokenizer(tokenizer, depth))
+            codes = self.out / "codes" / str(depth)
+            encode_data(str(folder), data, codes, flip=settings.flip, resize=settings.resize)
+        open_judge(str(self.out), data, self.recipe, self.comparison.extractor)
+
+    def first(self, kind: str) -> str:
+        """The run of a kind with which settings are searched and curves are drawn."""
+        return f"{kind}-time-{self.comparison.seeds[0]}"
+
+    def sampling(self, kind: str) -> dict[str, Any]:
+        """The settings that were searched for a kind."""
+        return dict(self.study.result(f"search-{kind}")["sampling"])
+
+    def steps(self, kind: str, seed: int) -> int:
+        """Steps of a kind in its time."""
+        return int(self.study.result(f"train-{kind}-time-{seed}")["steps"])
+
+    def for_equal_time(self) -> list[Part]:
+        """Trainings for the same time."""
+        minutes = self.comparison.max_minutes
+        return [
+            self._training(kind, "time", seed, max_minutes=minutes, minutes=minutes)
+            for seed in self.comparison.seeds
+            for kind in self.comparison.kinds
+        ]
+
+    def for_equal_steps(self) -> list[Part]:
+        """Trainings for as many steps as the slowest kind took, where the kind took more."""
+        steps, parts = equal_steps(self.study), []
+        for kind in self.comparison.kinds:
+            for seed in self.comparison.seeds[: self.comparison.equal_steps_seeds]:
+                share = steps / self.steps(kind, seed)
+                if share < STEPS_TOLERANCE:
+                    minutes = self.comparison.max_minutes * share
+                    parts.append(self._training(kind, "steps", seed, num_steps=steps, minutes=minutes))
+        return parts
+
+    def of_depths(self) -> list[Part]:
+        """Trainings of the recipe's own kind on the first levels only, for as many steps as on all."""
+        seed, minutes = self.comparison.seeds[0], self.comparison.max_minutes
+        return [
+            self._training(
+                self.own, f"depth{depth}", seed, depth=depth, num_steps=self.steps(self.own, seed), minutes=minutes
+            )
+            for depth in self.comparison.depths
+        ]
+
+    def searches(self) -> list[Part]:
+        """The search for settings of every kind."""
+        return [
+            self._measurement(f"search-{kind}", "search", self.first(kind), self.comparison.search_samples, kind=kind)
+            for kind in self.comparison.kinds
+        ]
+
+    def evaluations(self) -> list[Part]:
+        """The full evaluation of every model."""
+        runs = [path.parent.parent.name for path in sorted(self.out.glob("runs/*/model/config.json"))]
+        return [
+            self._measurement(
+                f"evaluate-{run}",
+                "evaluate",
+                run,
+                self.comparison.num_samples,
+                sampling=self.sampling(kind_of_run(run)),
+            )
+            for run in runs
+        ]
+
+    def curves(self) -> list[Part]:
+        """Scores at other numbers of steps, of the kinds that can choose them."""
+        return [
+            self._measurement(
+                f"steps-{kind}-{count}",
+                "score",
+                self.first(kind),
+                self.comparison.search_samples,
+                sampling={**self.sampling(kind), "num_steps": count},
+            )
+            for kind in self.comparison.kinds
+            for count in KINDS[kind].step_counts(self.full)
+        ]
+
+    def _training(
+        self,
+        kind: str,
+        what: str,
+        seed: int,
+        *,
+        minutes: float,
+        depth: int | None = None,
+        max_minutes: float | None = None,
+        num_steps: int | None = None,
+    ) -> Part:
+        run = f"{kind}-{what}-{seed}"
+        budget = {"max_minutes": max_minutes, "num_steps": num_steps}
+        model = {"kind": kind, "seed": seed, "run": run, "depth": depth or self.full}
+        return Part(name=f"train-{run}", action="train", arguments=self._common() | model | budget, minutes=minutes)
+
+    def _measurement(self, name: str, action: str, run: str, num_samples: int, **more: Any) -> Part:
+        settings = {"run": run, "num_samples": num_samples, "extractor": self.comparison.extractor}
+        return Part(name=name, action=action, arguments=self._common() | settings | more)
+
+    def _common(self) -> dict[str, Any]:
+        return {"out": str(self.out), "data": self.comparison.data, "recipe": self.recipe}
 
 
 def equal_steps(study: Study) -> int:
@@ -336,11 +323,6 @@ def equal_steps(study: Study) -> int:
     return min(
         study.result(f"train-{kind}-time-{seed}")["steps"] for kind in comparison.kinds for seed in comparison.seeds
     )
-
-
-def _step_counts(kinds: Sequence[str], depth: int) -> list[tuple[str, int]]:
-    """Steps at which the kinds whose steps can be chosen are measured."""
-    return [(kind, count) for kind in kinds for count in KINDS[kind].step_counts(depth)]
 
 
 def reports(study: Study) -> dict[str, Any]:

@@ -1,24 +1,27 @@
-"""Kinds of generator on the same speech codes, for the same time, before the same judges (Table 3)."""
+"""Kinds of generator on the same speech codes, for the same time, before the same judges (Table 3).
+
+Apart from `compare`: of pictures the steps, the depth and the time of sampling are varied too, in processes of their
+own; of speech only the guidance is searched, and every evaluation needs both judges in memory.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
-import shlex
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any, cast
 
 from resgen.checkpoints.format import read_json
 from resgen.checkpoints.speech import load_sound_tokenizer, load_text_model
-from resgen.config import config_to_dict
 from resgen.data.sound.held_out import HELD_OUT_SPLITS
 from resgen.data.sound.sources import available_splits
 from resgen.errors import ConfigError, DataError, unknown
+from resgen.evaluation.speech.evaluate import SpeechReport
+from resgen.experiments.claim import claim
 from resgen.experiments.speech_judge import DIGIT_RECOGNIZER, SPEAKER_ENCODER, SpeechJudge
 from resgen.files import write_json, write_text
 from resgen.kinds import SPEECH_KINDS
@@ -45,33 +48,35 @@ class SpeechComparison:
         max_minutes: time of each training.
         splits: to evaluate on; those that begin with `test_unseen` if left out.
         task: `cross-sentence` or `continuation`.
-        num_trials: utterances of each evaluation.
-        search_trials: utterances of each try of the search for the guidance.
+        num_samples: utterances of each evaluation, or all that there are.
+        search_samples: utterances of each try of the search for the guidance.
         guidance_scales: what is tried, on the split that validates training.
         transcriber: understands the speech.
         speaker_encoder: compares voices.
     """
 
     tokenizer: str
-    text: str
-    vocoder: str | None
+    text: str | None = None
+    vocoder: str | None = None
     data: str
     kinds: tuple[str, ...] = KINDS
     seeds: tuple[int, ...] = (0,)
     max_minutes: float = 10.0
     splits: tuple[str, ...] = ()
     task: str = "cross-sentence"
-    num_trials: int = 80
-    search_trials: int = 16
+    num_samples: int = 5000
+    search_samples: int = 1000
     guidance_scales: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0)
     transcriber: str = DIGIT_RECOGNIZER
     speaker_encoder: str = SPEAKER_ENCODER
 
     def __post_init__(self) -> None:
+        if self.text is None:
+            raise ConfigError("--text is missing: speech is compared with one text model, give its folder")
         for name in ("kinds", "seeds", "guidance_scales"):
             if not getattr(self, name):
                 raise ConfigError(f"{name}=() must hold at least one")
-        for name in ("num_trials", "search_trials"):
+        for name in ("num_samples", "search_samples"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
         if not self.max_minutes > 0:
@@ -85,6 +90,7 @@ def compare_speech(
     *,
     resume: bool,
     say: Callable[[str], None],
+    command: str = "",
     advance: Advance = lambda done, total, title: None,
 ) -> list[Path]:
     """Train, search, evaluate and report; what is finished in `out` is not done again.
@@ -113,29 +119,18 @@ def compare_speech(
     for name in {*splits, _search_split(settings.data)}:
         judge.open(name)
     tokenizer, _ = load_sound_tokenizer(settings.tokenizer)
-    text_model, _, _ = load_text_model(settings.text)
-    _claim(recipe, settings, out, resume)
+    text_model, _, _ = load_text_model(str(settings.text))
+    claim(out, recipe, asdict(settings), resume=resume)
     encode_speech(tokenizer, text_model, settings.data, out / "codes", recipe=recipe)
     for kind in settings.kinds:
         for seed in settings.seeds:
             _train(replace(recipe, tokenizer=cast(Any, tokenizer.config)), settings, kind, seed, out, say)
+    measure = partial(judge.report, command=command, advance=advance)
     rows: list[dict[str, Any]] = []
     for kind in settings.kinds:
         for seed in settings.seeds:
-            rows += _evaluate(settings, judge, kind, seed, splits, out, say, advance)
-    return _report(recipe, settings, rows, out)
-
-
-def _claim(recipe: SpeechRecipe, settings: SpeechComparison, out: Path, resume: bool) -> None:
-    path = out / "comparison.json"
-    document = json.loads(json.dumps({"recipe": config_to_dict(recipe), "comparison": asdict(settings)}))
-    if not path.exists():
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(path, document)
-    elif not resume:
-        raise ConfigError(f"'{out}' holds a comparison; go on with --resume, or choose another --out")
-    elif read_json(path) != document:
-        raise ConfigError(f"'{out}' holds a comparison with other settings; choose another --out")
+            rows += _evaluate(settings, measure, kind, seed, splits, out, say)
+    return _report(recipe, settings, rows, out, command)
 
 
 def _train(
@@ -147,7 +142,7 @@ def _train(
     say(f"training {kind}, seed {seed}, for {settings.max_minutes:g} minutes")
     variant = with_kind(recipe, kind, SPEECH_KINDS)
     training = replace(variant.generator_training, seed=seed)
-    models = {"tokenizer": settings.tokenizer, "text": settings.text}
+    models = {"tokenizer": settings.tokenizer, "text": str(settings.text)}
     if settings.vocoder is not None:
         models["vocoder"] = settings.vocoder
     train_speech_generator(
@@ -164,13 +159,12 @@ def _train(
 
 def _evaluate(
     settings: SpeechComparison,
-    judge: SpeechJudge,
+    report: Callable[..., SpeechReport],
     kind: str,
     seed: int,
     splits: Sequence[str],
     out: Path,
     say: Callable[[str], None],
-    advance: Advance,
 ) -> list[dict[str, Any]]:
     pipe: SpeechPipeline | None = None
 
@@ -182,28 +176,20 @@ def _evaluate(
         say(f"evaluating {kind}, seed {seed}: {name}")
         folder = out / "runs" / f"{kind}-{seed}" / "model"
         pipe = pipe or SpeechPipeline.from_pretrained(folder)
-        result = judge.report(
-            pipe,
-            split,
-            model=f"{kind}-{seed}",
-            num_trials=trials,
-            settings=sampling,
-            command=shlex.join(["resgen", *sys.argv[1:]]),
-            advance=advance,
-        )
+        result = report(pipe, split, model=f"{kind}-{seed}", num_trials=trials, settings=sampling)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, result.document())
         return read_json(path)
 
     search = _search_split(settings.data)
     tries = {
-        scale: measure(f"search-{scale:g}", search, settings.search_trials, {"guidance_scale": scale})
+        scale: measure(f"search-{scale:g}", search, settings.search_samples, {"guidance_scale": scale})
         for scale in settings.guidance_scales
     }
     best = min(tries, key=lambda scale: (_of(tries[scale], "generated")["wer"]["value"], -_sim(tries[scale])))
     rows = []
     for split in splits:
-        result = measure(split, split, settings.num_trials, {"guidance_scale": best})
+        result = measure(split, split, settings.num_samples, {"guidance_scale": best})
         scores = _of(result, "generated")
         rows.append(
             {
@@ -244,24 +230,26 @@ def _sim(result: dict[str, Any]) -> float:
     return float(_of(result, "generated")["sim_o"]["value"])
 
 
-def _report(recipe: SpeechRecipe, settings: SpeechComparison, rows: list[dict[str, Any]], out: Path) -> list[Path]:
+def _report(
+    recipe: SpeechRecipe, settings: SpeechComparison, rows: list[dict[str, Any]], out: Path, command: str
+) -> list[Path]:
     files = [out / "report.md", out / "report.csv", out / "report.json"]
     table = io.StringIO()
     writer = csv.DictWriter(table, list(rows[0]))
     writer.writeheader()
     writer.writerows(rows)
-    write_text(files[0], _markdown(recipe, settings, rows))
+    write_text(files[0], _markdown(recipe, settings, rows, command))
     write_text(files[1], table.getvalue())
     write_json(files[2], {"comparison": asdict(settings), "rows": rows})
     return files
 
 
-def _markdown(recipe: SpeechRecipe, settings: SpeechComparison, rows: list[dict[str, Any]]) -> str:
+def _markdown(recipe: SpeechRecipe, settings: SpeechComparison, rows: list[dict[str, Any]], command: str) -> str:
     lines = [
         f"# Kinds of generator on the same speech codes: {recipe.name}, {settings.task}",
         "",
         f"Each kind trained for {settings.max_minutes:g} minutes, seeds {', '.join(map(str, settings.seeds))}; "
-        f"{settings.num_trials} utterances per split; the guidance with the fewest errors on the validation split. "
+        f"{settings.num_samples} utterances per split; the guidance with the fewest errors on the validation split. "
         f"Recogniser {settings.transcriber}, speaker encoder {settings.speaker_encoder}.",
         "",
     ]
@@ -289,7 +277,7 @@ def _markdown(recipe: SpeechRecipe, settings: SpeechComparison, rows: list[dict[
             f"{first['wer_tokenizer']:.1%} after the tokenizer.",
             "",
         ]
-    lines += ["```", shlex.join(["resgen", *sys.argv[1:]]), "```", ""]
+    lines += ["```", command, "```", ""]
     return "\n".join(lines)
 
 

@@ -66,6 +66,8 @@ class Modality:
         encode: encodes data into two caches, from options of `resgen encode` by their names.
         plan: a recipe's trainings as `resgen plan` counts them, see `training.plan`.
         evaluate: makes, from options of `resgen evaluate` by their names, what has a `run(advance) -> Report`.
+        comparison: settings of a comparison, from options of `resgen compare` by their names.
+        compare: `(recipe, settings, out, *, resume, say, command) -> files of the report`.
 
     A field that is None is what the modality does not have: the command says so.
     """
@@ -83,6 +85,8 @@ class Modality:
     encode: Callable[..., tuple[CodeCache, CodeCache]] | None = None
     plan: Callable[[Any], Sequence[Any]] | None = None
     evaluate: Callable[..., Evaluation] | None = None
+    comparison: Callable[..., Any] | None = None
+    compare: Callable[..., list[Path]] | None = None
 
     def has(self, name: str) -> Any:
         """The field `name`.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from resgen.checkpoints.artefacts import load_tokenizer
 from resgen.errors import ConfigError
+from resgen.experiments.compare import Comparison, Study, compare
 from resgen.experiments.evaluation import PictureEvaluation
 from resgen.experiments.judge import evaluator
+from resgen.experiments.report import write_comparison
 from resgen.modalities import Modality, Stage
 from resgen.recipes.images import RECIPES
 from resgen.training.encoding import is_encoded
@@ -41,6 +44,15 @@ def plan(recipe: Recipe) -> Sequence[Any]:
     return stages_of(recipe)
 
 
+def compare_pictures(
+    recipe: Recipe, comparison: Comparison, out: Path, *, resume: bool, say: Callable[[str], None], command: str
+) -> list[Path]:
+    """Train, search, evaluate and report; what is finished in `out` is not done again."""
+    study = Study(out, recipe, comparison, resume=resume)
+    compare(study, say)
+    return write_comparison(study, command)
+
+
 MODALITY = Modality(
     name="image",
     noun="pictures",
@@ -57,4 +69,6 @@ MODALITY = Modality(
     encode=encode_data,
     plan=plan,
     evaluate=PictureEvaluation,
+    comparison=Comparison,
+    compare=compare_pictures,
 )

@@ -11,6 +11,7 @@ from resgen.config import replace_nested
 from resgen.data.codes.cache import CodeCache
 from resgen.data.sound.held_out import open_speech_splits
 from resgen.errors import ConfigError
+from resgen.experiments.speech_compare import SpeechComparison, compare_speech
 from resgen.experiments.speech_judge import SpeechEvaluation
 from resgen.kinds import SPEECH_KINDS
 from resgen.modalities import Modality, Stage, load_recipe
@@ -92,4 +93,6 @@ MODALITY = Modality(
     encode=encode,
     plan=plan,
     evaluate=SpeechEvaluation,
+    comparison=SpeechComparison,
+    compare=compare_speech,
 )

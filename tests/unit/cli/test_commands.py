@@ -220,7 +220,7 @@ class FakeCache:
 def test_encode_reports_the_caches(fake, tmp_path, capsys, monkeypatch):
     calls = []
 
-    def encode(tokenizer, data, out, *, flip, device, shard_samples):
+    def encode(tokenizer, data, out, *, flip, device, shard_samples=None):
         assert (tokenizer, data, out) == ("t", "digits", tmp_path / "c")
         calls.append({"flip": flip, "device": device, "shard_samples": shard_samples})
         return FakeCache(7), FakeCache(2)

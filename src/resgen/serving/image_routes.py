@@ -1,0 +1,115 @@
+"""Routes of pictures: new ones, as a stream of steps, edited, and decoded level by level."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import Response, StreamingResponse
+
+from resgen.errors import ConfigError, ResGenError
+from resgen.pipelines.image.edit import Box
+from resgen.serving import schemas
+from resgen.serving.gate import error_body, log_defect
+from resgen.serving.images import ImageJob, ServedImages
+from resgen.serving.routes import DEFECT, REASONS, WORK, Routes, as_json, documented, seconds_of, seed_of
+from resgen.serving.service import Service
+from resgen.serving.uploads import check_picture, read_form
+
+STEPS_AHEAD = 16
+"""Steps of a stream that may wait for a slow client; more are left out."""
+EDIT_FILES, LEVELS_FILES = {"image": True, "mask": False}, {"image": True}
+"""Files of the forms, and whether they must be there."""
+LINES: dict[str, Any] = {"description": "One JSON document a line."}
+LINES["content"] = {"application/x-ndjson": {"schema": {"type": "string"}}}
+
+
+class ImageRoutes(Routes):
+    """Routes of pictures."""
+
+    def __init__(self, service: Service) -> None:
+        super().__init__(service)
+        edit = schemas.form_schema(schemas.EditForm, EDIT_FILES)
+        levels = schemas.form_schema(schemas.LevelsForm, LEVELS_FILES)
+        pictures, post = documented(schemas.ImagesAnswer, *WORK), self.router.post
+        post("/images", **pictures)(self.images)
+        post("/images/stream", **documented(None, *WORK, **LINES))(self.stream)
+        post("/images/edit", **pictures, openapi_extra=edit)(self.edit)
+        post("/images/levels", **documented(schemas.LevelsAnswer, *WORK), openapi_extra=levels)(self.levels)
+
+    def job(self, body: schemas.ImagesRequest) -> tuple[ServedImages, tuple[Any, ...], ImageJob]:
+        """The model that a request means, and the key and job of its pictures."""
+        model = self.service.find(body.model, ServedImages)
+        return model, *model.images(body.class_ids, body.num_samples, seed_of(body), self.settings(body))
+
+    async def images(self, request: Request, body: schemas.ImagesRequest) -> Response:
+        """New pictures; the same seed gives the same pictures."""
+        model, key, job = self.job(body)
+        return await self.answer(request, model, key, job, len(job.class_ids))
+
+    async def stream(self, body: schemas.ImagesRequest) -> Response:
+        """New pictures, and how they come about step by step."""
+        model, key, job = self.job(body)
+        steps: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+
+        def note(event: dict[str, Any]) -> None:
+            if steps.qsize() < STEPS_AHEAD:
+                steps.put_nowait(event)
+
+        ticket = self.batcher.submit(key, job, size=len(job.class_ids), notify=note)
+
+        async def lines() -> AsyncIterator[bytes]:
+            result = asyncio.create_task(self.service.result(ticket))
+            result.add_done_callback(lambda _: steps.put_nowait(None))
+            try:
+                while (event := await steps.get()) is not None:
+                    yield _line(event)
+                try:
+                    answer = model.answer(job, await result)
+                    yield _line({"event": "done", **answer, "seconds": seconds_of(ticket)})
+                except (ResGenError, TimeoutError) as error:
+                    reason = REASONS[504] if isinstance(error, TimeoutError) else str(error)
+                    yield _line({"event": "error", **json.loads(error_body(reason))})
+                except Exception as error:
+                    log_defect(error)
+                    yield _line({"event": "error", "error": DEFECT})
+            finally:
+                result.cancel()
+
+        return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+    async def edit(self, request: Request) -> Response:
+        """Part of a picture imagined anew."""
+        form, files = await read_form(request, schemas.EditForm, EDIT_FILES)
+        model = self.service.find(form.model, ServedImages)
+        for name, content in files.items():
+            check_picture(content, f"the {'picture' if name == 'image' else name}", self.config.max_pixels)
+        box = None if form.box is None else Box.parse(form.box)
+        if form.box is not None and (box is None or "mask" in files):
+            raise ConfigError("box must be x0,y0,x1,y1, and comes in place of a mask")
+        key, job = model.edited(
+            files["image"],
+            mask=files.get("mask", box),
+            keep_levels=form.keep_levels,
+            class_id=form.class_id,
+            num=form.num_samples,
+            seed=seed_of(form),
+            blend=form.blend,
+            settings=self.settings(form),
+        )
+        return await self.answer(request, model, key, job, len(job.class_ids))
+
+    async def levels(self, request: Request) -> Response:
+        """A picture decoded from one level, from two, ... and from all."""
+        form, files = await read_form(request, schemas.LevelsForm, LEVELS_FILES)
+        model = self.service.find(form.model, ServedImages)
+        check_picture(files["image"], "the picture", self.config.max_pixels)
+        ticket = self.batcher.submit(*model.levels(files["image"]))
+        return as_json({"levels": await self.result(request, ticket)})
+
+
+def _line(document: Any) -> bytes:
+    return json.dumps(document, allow_nan=False).encode() + b"\n"
