@@ -27,9 +27,10 @@ from resgen.nn.size import built
 from resgen.ops.images import from_uint8
 from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from resgen.training.agreement import check_agreement
+from resgen.training.classes import ClassExamples
 from resgen.training.encoding import encode_splits, is_encoded, open_encoded
 from resgen.training.generator_task import Evaluate, GeneratorTask
-from resgen.training.image.product import ClassExamples, ImageProduct
+from resgen.training.image.product import image_product
 from resgen.training.image.recipe import Recipe
 from resgen.training.image.tokenizer_task import TokenizerLossConfig, TokenizerTask
 from resgen.training.initial import check_init, new_generator, start_from
@@ -113,7 +114,7 @@ def train_generator(
             ClassExamples(train, num_classes),
             ClassExamples(held_out, num_classes),
             quantizer=loaded.quantizer,
-            product=ImageProduct(loaded, class_names),
+            product=image_product(loaded, class_names),
             sampling=recipe.sampling,
             evaluate=evaluator(loaded) if evaluator is not None and initialise().rank == 0 else None,
             history={"tokenizer": folder.record("tokenizer")},

@@ -28,9 +28,10 @@ from resgen.quantizers import QuantizerConfig
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from resgen.training import generator_task as generator_module
+from resgen.training.classes import ClassExamples
 from resgen.training.generator_task import GeneratorTask
 from resgen.training.image import tokenizer_task as tokenizer_module
-from resgen.training.image.product import ClassExamples, ImageProduct
+from resgen.training.image.product import image_product
 from resgen.training.image.tokenizer_task import TokenizerLossConfig, TokenizerTask
 from resgen.training.interface import TrainerConfig
 from resgen.training.trainer import Trainer
@@ -113,7 +114,7 @@ def generator_task(tmp_path: Path) -> GeneratorTask:
         ClassExamples(codes, 2),
         ClassExamples(codes, 2),
         quantizer=tokenizer.quantizer,
-        product=ImageProduct(tokenizer, CLASSES),
+        product=image_product(tokenizer, CLASSES),
         sampling=SamplingConfig(num_steps=3, choice_temperature=1.0, guidance_scale=1.0),
         history={"tokenizer": {"steps": 1}},
     )
