@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from image_parts import save_model
 from resgen.checkpoints.format import Component, save_folder
+from resgen.cli.common import ask
+from resgen.cli.evaluate import Evaluate
 from resgen.errors import CheckpointError, ConfigError
-from resgen.modalities import modalities, of_model, of_recipe, register
+from resgen.modalities import Modality, modalities, of_model, of_recipe, register
 from resgen.training import Run
 from speech_parts import save_parts
 
@@ -64,6 +67,18 @@ def test_stages_take_the_models_that_they_need(tmp_path: Path) -> None:
 def test_a_name_is_registered_once() -> None:
     with pytest.raises(ConfigError, match="modality 'image' is there already"):
         register(of_recipe("digits"))
+
+
+def test_what_a_modality_does_not_have_is_one_line() -> None:
+    bare = Modality(name="motion", noun="motion", recipes={}, components=frozenset(), stages={})
+    command = Evaluate(model="m", data="d", out=Path("a.json"))
+    with pytest.raises(ConfigError, match="^there is no 'evaluate' for motion: the modality 'motion' has none$"):
+        ask(bare, "evaluate", command, "model 'm'")
+    able = replace(bare, evaluate=lambda model, data, out: (model, data, out))
+    assert ask(able, "evaluate", command, "model 'm'") == ("m", "d", Path("a.json"))
+    with pytest.raises(ConfigError, match="--steps must be left out: model 'm' is for motion"):
+        ask(able, "evaluate", replace(command, steps=3), "model 'm'")
+    assert ask(able, "evaluate", replace(command, steps=3), "model 'm'", handled=("steps",))[0] == "m"
 
 
 def test_training_a_picture_tokenizer_imports_nothing_of_speech(tmp_path: Path) -> None:
