@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 QUIET_SECONDS = 2.0
 
-Advance = Callable[[int | float, int | float, str], None]
-"""Called with (done, total, title): moves the bar of that title, which the first call makes."""
+
+class Advance(Protocol):
+    """Moves a bar."""
+
+    def __call__(self, done: int | float, total: int | float, title: str, note: str = "") -> None:
+        """Move the bar of that title, which the first call makes; `note` stands behind it."""
+        ...
+
+
+def no_progress(done: int | float, total: int | float, title: str, note: str = "") -> None:
+    """Shows nothing."""
+
+
+def is_terminal() -> bool:
+    """Whether standard error is one, so that bars are shown."""
+    from rich.console import Console
+
+    return Console(stderr=True).is_terminal
 
 
 @contextlib.contextmanager
@@ -35,15 +51,16 @@ def progress_bars(*, enabled: bool = True) -> Iterator[Advance]:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
     )
-    disable = not (enabled and console.is_terminal)
+    disable = not (enabled and is_terminal())
     progress = Progress(*columns, console=console, disable=disable, speed_estimate_period=3600.0)
     tasks: dict[str, Any] = {}
 
-    def advance(done: int | float, total: int | float, title: str) -> None:
+    def advance(done: int | float, total: int | float, title: str, note: str = "") -> None:
         if title not in tasks:
-            tasks[title] = progress.add_task(title, total=total)
-        progress.update(tasks[title], completed=done, total=total)
+            tasks[title] = progress.add_task(title, total=total, note=note)
+        progress.update(tasks[title], completed=done, total=total, note=note)
 
     later = threading.Timer(QUIET_SECONDS, progress.start)
     later.daemon = True

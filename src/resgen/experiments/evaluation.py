@@ -146,7 +146,7 @@ class PictureEvaluation:
     def _common(self, advance: Advance, device: str) -> dict[str, Any]:
         return {
             "cache_dir": self.cache or self.out.parent / "evaluation-cache",
-            "report_progress": advance,
+            "advance": advance,
             "command": self.command,
             "environment": {"device": device},
         }

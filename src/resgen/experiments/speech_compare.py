@@ -26,7 +26,7 @@ from resgen.experiments.speech_judge import DIGIT_RECOGNIZER, SPEAKER_ENCODER, S
 from resgen.files import write_json, write_text
 from resgen.kinds import SPEECH_KINDS
 from resgen.pipelines.speech.pipeline import SpeechPipeline
-from resgen.progress import Advance
+from resgen.progress import Advance, no_progress
 from resgen.training.speech.recipe import SpeechRecipe
 from resgen.training.speech.runs import encode_speech, train_speech_generator
 from resgen.training.stages import Run, with_kind
@@ -91,7 +91,7 @@ def compare_speech(
     resume: bool,
     say: Callable[[str], None],
     command: str = "",
-    advance: Advance = lambda done, total, title: None,
+    advance: Advance = no_progress,
 ) -> list[Path]:
     """Train, search, evaluate and report; what is finished in `out` is not done again.
 

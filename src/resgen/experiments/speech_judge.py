@@ -28,7 +28,7 @@ from resgen.evaluation.speech.speakers import open_speaker_encoder
 from resgen.evaluation.speech.transcribers import check_vocabulary, open_transcriber
 from resgen.kinds import sampling_with
 from resgen.pipelines.speech.pipeline import TASKS, SpeechPipeline
-from resgen.progress import Advance
+from resgen.progress import Advance, no_progress
 
 DIGIT_RECOGNIZER, SPEAKER_ENCODER = "digit-recognizer", "speaker-encoder"
 PER_CANDIDATE = 8
@@ -80,7 +80,7 @@ class SpeechJudge:
         seeds: tuple[int, ...] = (0,),
         settings: Mapping[str, Any] | None = None,
         command: str = "",
-        advance: Advance = lambda done, total, title: None,
+        advance: Advance = no_progress,
     ) -> SpeechReport:
         """The full evaluation of a pipeline on one split.
 

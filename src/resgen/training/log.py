@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from torch import Tensor
 
 from resgen.errors import TrainingError
 from resgen.files import write_text, writing
+from resgen.progress import Advance, is_terminal, progress_bars
 from resgen.training.loggers import Loggers
 from resgen.types import Reduce
 
@@ -95,12 +96,11 @@ class Log:
         config: Mapping[str, Any] | None = None,
         quiet: bool = False,
     ) -> None:
-        self._console = Console(stderr=True, quiet=quiet, highlight=False)
         self._path = out_dir / METRICS_NAME
         self._loggers: Loggers | None = None
         self._finished = False
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
+        self._bars = contextlib.ExitStack()
+        self._advance: Advance | None = None
         self._quiet = quiet
         if quiet:
             return
@@ -110,7 +110,7 @@ class Log:
     def message(self, text: str) -> None:
         """One line for the person at the terminal."""
         if not self._quiet:
-            self._console.print(text, markup=False, soft_wrap=True)
+            print(text, file=sys.stderr, flush=True)
 
     def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
         """Append a line to `metrics.jsonl`, and tell the loggers; numbers that are not finite become null.
@@ -136,41 +136,28 @@ class Log:
         sounds = {path.stem[begin:]: path for path in sorted(picture.parent.glob(f"{picture.stem}_*.wav"))}
         self._loggers.tell(lambda logger: logger.samples(step, picture, sounds))
 
-    def start(self, total: int, completed: int) -> None:
-        """Show the progress bar, if stderr is a terminal."""
-        if self._quiet or not self._console.is_terminal:
-            return
-        self._progress = Progress(
-            TextColumn("[bold]training"),
-            BarColumn(),
-            TextColumn("{task.completed}/{task.total}  {task.fields[status]}"),
-            console=self._console,
-            refresh_per_second=2,
-            transient=True,
-        )
-        self._task = self._progress.add_task("training", total=total, completed=completed, status="")
-        self._progress.start()
+    def start(self) -> None:
+        """From now on there is a progress bar, if stderr is a terminal."""
+        if not self._quiet and is_terminal():
+            self._advance = self._bars.enter_context(progress_bars())
 
-    def progress(self, step: int, total: int, *, loss: float | None, steps_per_s: float, left_s: float) -> None:
+    def progress(self, step: int, *, loss: float | None, steps_per_s: float, left_s: float) -> None:
         """Move the progress bar."""
-        if self._progress is None or self._task is None:
-            return
-        loss_text = "" if loss is None else f"loss {loss:.4g}  "
-        status = f"{loss_text}{steps_per_s:.3g} steps/s  {format_seconds(left_s)} left"
-        self._progress.update(self._task, completed=step, total=total, status=status)
+        if self._advance is not None:
+            note = "" if loss is None else f"loss {loss:.4g}  "
+            self._advance(step, step + left_s * steps_per_s, "training", f"{note}{steps_per_s:.3g} steps/s")
 
     def line(self, step: int, total: int, *, loss: float, steps_per_s: float, left_s: float) -> None:
         """The same as plain text, where there is no terminal."""
-        if self._progress is None:
+        if self._advance is None:
             self.message(
                 f"step {step}/{total}  loss {loss:.4g}  {steps_per_s:.3g} steps/s  {format_seconds(left_s)} left"
             )
 
     def close(self) -> None:
         """Stop the progress bar and close the files."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        self._bars.close()
+        self._advance = None
         if self._loggers is not None:
             self._loggers.tell(lambda logger: logger.close(self._finished))
             self._loggers = None

@@ -61,9 +61,9 @@ _STEP = re.compile(r"step_(\d{8,})")
 _NAME = re.compile(r"[a-z]+")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class TrainingState:
-    """Everything about a run, besides tensors, that exact continuation needs.
+    """Everything about a run, besides tensors, that exact continuation needs; the trainer's own moves with its steps.
 
     Attributes:
         step: optimizer steps done; also the position in the data.
@@ -197,9 +197,11 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return [path for _, path in sorted(folders)]
 
 
-def load_newest(
-    folder: Path, message: Callable[[str], None]
-) -> tuple[TrainingState, dict[str, dict[str, Tensor]], Path] | None:
+Checkpoint = tuple[TrainingState, dict[str, dict[str, Tensor]], Path]
+"""State, tensors by file and name, and the folder."""
+
+
+def load_newest(folder: Path, message: Callable[[str], None]) -> Checkpoint | None:
     """The newest undamaged checkpoint, or None if there is none at all. Damaged ones are reported and passed over.
 
     Raises:

@@ -8,6 +8,7 @@ one.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -35,6 +36,7 @@ from resgen.training.optim import Optimizers, Plan
 from resgen.training.parallel import autocast, average_gradients, choose_precision
 from resgen.training.sharding import make_shard, skeleton_of, whole_copy
 from resgen.training.state import (
+    Checkpoint,
     TrainingState,
     check_resumable,
     check_run_folder,
@@ -106,6 +108,28 @@ class Trainer:
         self.precision = choose_precision(config.precision, self.device)
         self._main = reduce.rank == 0
         self._stop = StopSignals()
+        full_config = self._run_config | {
+            "task": task.name,
+            "num_samples": task.num_samples,
+            "max_minutes": max_minutes,
+        }
+        self._state = TrainingState(
+            step=0,
+            elapsed_s=0.0,
+            plan=Plan.fresh(config.num_steps, max_minutes, config.decay_fraction),
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+            seed=config.seed,
+            world_size=reduce.world_size,
+            precision=self.precision,
+            config=full_config,
+            config_sha256=config_sha256(full_config),
+            versions=versions(),
+        )
+        self._pending = Pending()
+        self._validated: tuple[int, dict[str, float]] = (-1, {})
+        self._saved_step = -1
+        lengths, blocks = getattr(task, "lengths", None), getattr(task, "blocks", None)
+        self._sampler = CounterSampler(task.num_samples, config.batch_size, config.seed, lengths=lengths, blocks=blocks)
 
     def run(self) -> dict[str, float]:
         """Train to the end and export the model; returns the final metrics.
@@ -124,19 +148,54 @@ class Trainer:
                 self._log.close()
 
     def _prepare(self) -> None:
-        task, config = self.task, self.config
-        messages: list[str] = []
+        """Build what needs the device, with the values of the newest checkpoint on resume."""
+        config, messages = self.config, list[str]()
         checkpoint = load_newest(self.out_dir / "checkpoints", messages.append) if self._resume else None
+        self._skeleton = self._place(checkpoint, messages)
+        groups = self.task.optimizer_groups()
+        self._main_group = next(iter(groups))
+        self._optimizers = Optimizers(
+            groups,
+            {parameter: canonical_name(name) for name, parameter in self.task.module.named_parameters()},
+            learning_rate=config.learning_rate,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            clip_norm=config.clip_norm,
+        )
+        averaged = self.task.ema_module
+        self._ema = Ema(averaged, config.ema_decay) if averaged is not None and config.ema_decay > 0 else None
+        if checkpoint is not None:
+            self._restore(*checkpoint)
+        if self._main:
+            write_text(self.out_dir / "config.yaml", yaml.safe_dump(self._run_config, sort_keys=False))
+            about = environment(self.device) | {"precision": self.precision, "world_size": self.reduce.world_size}
+            write_json(self.out_dir / "env.json", about)
+        state = self._state
+        self._log = Log(
+            self.out_dir, step=state.step, loggers=config.loggers, config=state.config, quiet=not self._main
+        )
+        for message in messages:
+            self._log.message(message)
+        self._session = self._logged = (self._clock(), state.step)
+
+    def _place(self, checkpoint: Checkpoint | None, messages: list[str]) -> nn.Module | None:
+        """The model's values, on the device; returns what a divided model is put together by.
+
+        Raises:
+            ConfigError: the processes do not agree.
+            CheckpointError: the checkpoint does not fit.
+        """
+        task, config = self.task, self.config
         step = checkpoint[0].step if checkpoint else None
         at = {"precision": self.precision, "versions": versions(), "checkpoint": step}
-        check_agreement(self._full_config() | at, self.reduce)
+        check_agreement(self._state.config | at, self.reduce)
         if not config.shard:  # else from the processor's memory, block by block: see below
             task.to(self.device)
         if checkpoint is not None:
             state, tensors, path = checkpoint
             messages.append(f"resuming '{self.out_dir}' after step {state.step}")
             messages += check_resumable(
-                state, path, config=self._full_config(), precision=self.precision, world_size=self.reduce.world_size
+                state, path, config=self._state.config, precision=self.precision, world_size=self.reduce.world_size
             )
             load_state(task.module, tensors.get("model", {}), str(path / "model.safetensors"))
         else:
@@ -144,7 +203,7 @@ class Trainer:
                 messages.append(f"no checkpoint in '{self.out_dir}'; starting from the beginning")
             if self._start_from_data:
                 task.before_start(generator(config.seed, "before_start"), self.reduce)
-        self._skeleton = skeleton_of(task.module) if config.shard else None
+        skeleton = skeleton_of(task.module) if config.shard else None
         if config.compile and hasattr(task, "compile"):
             task.compile()
         if config.recompute:
@@ -152,103 +211,56 @@ class Trainer:
         if config.shard:
             cast(Any, task).shard(make_shard(self.device))
             task.to(self.device)
-        groups = task.optimizer_groups()
-        self._main_group = next(iter(groups))
-        self._optimizers = Optimizers(
-            groups,
-            {parameter: canonical_name(name) for name, parameter in task.module.named_parameters()},
-            learning_rate=config.learning_rate,
-            betas=config.betas,
-            weight_decay=config.weight_decay,
-            clip_norm=config.clip_norm,
-        )
-        lengths, blocks = getattr(task, "lengths", None), getattr(task, "blocks", None)
-        self._sampler = CounterSampler(task.num_samples, config.batch_size, config.seed, lengths=lengths, blocks=blocks)
-        self._pending = Pending()
-        self._started = datetime.now(UTC).isoformat(timespec="seconds")
-        self._best: tuple[int, float] | None = None
-        self._last_means: dict[str, float] = {}
-        self._validated: tuple[int, dict[str, float]] = (-1, {})
-        self._saved_step = -1
-        self._step = 0
-        self._elapsed_before = 0.0
-        self._session_start = self._clock()
-        self._plan = Plan.fresh(config.num_steps, self.max_minutes, config.decay_fraction)
-        self._ema = self._new_ema()
-        if checkpoint is not None:
-            self._restore(*checkpoint)
-        self._write_run_files()
-        self._log = Log(
-            self.out_dir, step=self._step, loggers=config.loggers, config=self._full_config(), quiet=not self._main
-        )
-        for message in messages:
-            self._log.message(message)
-        self._session_steps = self._step
-        self._logged = (self._elapsed(), self._step)
-
-    def _new_ema(self) -> Ema | None:
-        module = self.task.ema_module
-        return Ema(module, self.config.ema_decay) if module is not None and self.config.ema_decay > 0 else None
+        return skeleton
 
     def _restore(self, state: TrainingState, tensors: Mapping[str, Mapping[str, Tensor]], path: Path) -> None:
         self._optimizers.load(tensors.get("optimizer", {}), str(path / "optimizer.safetensors"))
         if self._ema is not None:
             self._ema.load(tensors.get("ema", {}), str(path / "ema.safetensors"))
-        self._step = self._saved_step = state.step
-        self._elapsed_before = state.elapsed_s
-        if state.best_step is not None and state.best_value is not None:
-            self._best = (state.best_step, state.best_value)
-        self._started = state.started
-        self._pending, self._last_means = Pending(state.pending), state.last_means
-        if (state.plan.num_steps, state.plan.max_minutes) == (self.config.num_steps, self.max_minutes):
-            self._plan = state.plan
-
-    def _full_config(self) -> dict[str, Any]:
-        return {
-            **self._run_config,
-            "task": self.task.name,
-            "num_samples": self.task.num_samples,
-            "max_minutes": self.max_minutes,
-        }
-
-    def _write_run_files(self) -> None:
-        if not self._main:
-            return
-        write_text(self.out_dir / "config.yaml", yaml.safe_dump(self._run_config, sort_keys=False))
-        about = environment(self.device) | {"precision": self.precision, "world_size": self.reduce.world_size}
-        write_json(self.out_dir / "env.json", about)
+        now, self._saved_step, self._pending = self._state, state.step, Pending(state.pending)
+        planned_alike = (state.plan.num_steps, state.plan.max_minutes) == (now.plan.num_steps, now.plan.max_minutes)
+        self._state = dataclasses.replace(
+            now,
+            step=state.step,
+            elapsed_s=state.elapsed_s,
+            plan=state.plan if planned_alike else now.plan,
+            best_step=state.best_step,
+            best_value=state.best_value,
+            last_means=state.last_means,
+            started=state.started,
+        )
 
     def _elapsed(self) -> float:
-        return self._elapsed_before + self._clock() - self._session_start
+        return self._state.elapsed_s + self._clock() - self._session[0]
 
     def _loop(self) -> str:
         """Train until the plan's end, the budget or a signal; returns which."""
-        config = self.config
-        self._log.start(self._total, self._step)
+        config, state = self.config, self._state
+        self._log.start()
         while True:
             elapsed = self._agreed(self._elapsed()) if self.max_minutes is not None else 0.0
-            self._plan = self._plan.updated(self._step, elapsed, config.decay_fraction)
-            if self._plan.planned_steps is not None and self._step >= self._plan.planned_steps:
+            state.plan = state.plan.updated(state.step, elapsed, config.decay_fraction)
+            if state.plan.planned_steps is not None and state.step >= state.plan.planned_steps:
                 return "end"
             if self.max_minutes is not None and elapsed >= 60 * self.max_minutes:
                 return "budget"
             if self._stop_requested():
                 self._save()
-                raise Interrupted(self._step, self.out_dir)
+                raise Interrupted(state.step, self.out_dir)
             loss = self._train_step()
-            self._step += 1
+            state.step += 1
             self._show_progress(loss)
-            if self._step % config.log_every == 0:
+            if state.step % config.log_every == 0:
                 self._write_log()
             better = False
-            if config.validate_every and self._step % config.validate_every == 0:
-                self._log.write("validation", self._step, self._validate())
+            if config.validate_every and state.step % config.validate_every == 0:
+                self._log.write("validation", state.step, self._validate())
                 better = self._note_best(self._validate())
-            if config.evaluate_every and self._step % config.evaluate_every == 0:
+            if config.evaluate_every and state.step % config.evaluate_every == 0:
                 self._evaluate()
-            if config.sample_every and self._step % config.sample_every == 0:
+            if config.sample_every and state.step % config.sample_every == 0:
                 self._sample()
-            if better or (config.checkpoint_every and self._step % config.checkpoint_every == 0):
+            if better or (config.checkpoint_every and state.step % config.checkpoint_every == 0):
                 self._save()
 
     def _agreed(self, value: float) -> float:
@@ -262,7 +274,7 @@ class Trainer:
 
     def _train_step(self) -> float | None:
         """One optimizer step; returns the main loss where it is known without waiting for the device."""
-        step, world = self._step, self.reduce.world_size
+        step, world = self._state.step, self.reduce.world_size
         self._optimizers.zero_grad()
         self._prefetch(step, step + 1)
         stream = generator(self.config.seed, "train", step)
@@ -316,13 +328,13 @@ class Trainer:
         for name, value in values.items():
             self._pending.add(name, value)
         if self.device.type == "cpu":
-            self._check_finite({name: [float(value)] for name, value in values.items()}, self._step + 1)
+            self._check_finite({name: [float(value)] for name, value in values.items()}, self._state.step + 1)
 
     def _label(self, name: str, group: str) -> str:
         return name if group == self._main_group else f"{name}_{group}"
 
     def _factor(self, step: int) -> float:
-        return self._plan.factor(step, warmup_steps=self.config.warmup_steps, shape=self.config.decay_shape)
+        return self._state.plan.factor(step, warmup_steps=self.config.warmup_steps, shape=self.config.decay_shape)
 
     def _check_finite(self, values: Mapping[str, list[float]], step: int) -> None:
         remedy = f"try a learning_rate below {self.config.learning_rate} or precision=fp32"
@@ -330,36 +342,35 @@ class Trainer:
 
     @property
     def _total(self) -> int:
-        return self._plan.planned_steps or self.config.num_steps
+        return self._state.plan.planned_steps or self.config.num_steps
 
     def _time_left(self, steps_per_s: float) -> float:
-        by_steps = (self._total - self._step) / steps_per_s if steps_per_s > 0 else math.inf
+        by_steps = (self._total - self._state.step) / steps_per_s if steps_per_s > 0 else math.inf
         return by_steps if self.max_minutes is None else min(by_steps, 60 * self.max_minutes - self._elapsed())
 
     def _show_progress(self, loss: float | None) -> None:
-        count = self._step - self._session_steps
-        speed = count / max(self._elapsed() - self._elapsed_before, 1e-9)
-        self._log.progress(self._step, self._total, loss=loss, steps_per_s=speed, left_s=self._time_left(speed))
+        since, step = self._session
+        speed = (self._state.step - step) / max(self._clock() - since, 1e-9)
+        self._log.progress(self._state.step, loss=loss, steps_per_s=speed, left_s=self._time_left(speed))
 
     def _write_log(self) -> None:
+        state = self._state
         self._pending.average(self.reduce)
-        self._check_finite(self._pending.values(), self._step)
-        means = self._last_means = self._pending.means()
+        self._check_finite(self._pending.values(), state.step)
+        means = state.last_means = self._pending.means()
         self._pending.clear()
-        elapsed = self._elapsed()
-        since, step = self._logged
-        speed = (self._step - step) / max(elapsed - since, 1e-9)
-        self._logged = (elapsed, self._step)
+        (since, step), self._logged = self._logged, (self._clock(), state.step)
+        speed = (state.step - step) / max(self._logged[0] - since, 1e-9)
         line = {
             **means,
-            "learning_rate": self.config.learning_rate * self._factor(self._step - 1),
-            "seconds": elapsed,
+            "learning_rate": self.config.learning_rate * self._factor(state.step - 1),
+            "seconds": self._elapsed(),
             "samples_per_second": speed * self.config.batch_size,
         }
-        self._log.write("train", self._step, line)
-        loss, left_s = means.get("loss", math.nan), self._time_left(speed)
-        for show in (self._log.progress, self._log.line):
-            show(self._step, self._total, loss=loss, steps_per_s=speed, left_s=left_s)
+        self._log.write("train", state.step, line)
+        numbers = {"loss": means.get("loss", math.nan), "steps_per_s": speed, "left_s": self._time_left(speed)}
+        self._log.progress(state.step, **numbers)
+        self._log.line(state.step, self._total, **numbers)
 
     @contextlib.contextmanager
     def _evaluation(self) -> Iterator[nn.Module]:
@@ -382,26 +393,26 @@ class Trainer:
 
     def _validate(self) -> dict[str, float]:
         """The task's validation metrics at this step, computed once."""
-        if self._validated[0] != self._step:
+        if self._validated[0] != self._state.step:
             with self._evaluation() as module, autocast(self.precision, self.device):
                 metrics = {name: float(value) for name, value in self.task.validate(module, self.reduce).items()}
-            self._validated = (self._step, metrics)
+            self._validated = (self._state.step, metrics)
         return self._validated[1]
 
     def _note_best(self, metrics: Mapping[str, float]) -> bool:
-        value = metrics.get("val_loss", math.inf)
-        if not math.isfinite(value) or (self._best is not None and value >= self._best[1]):
+        state, value = self._state, metrics.get("val_loss", math.inf)
+        if not math.isfinite(value) or (state.best_value is not None and value >= state.best_value):
             return False
-        self._best = (self._step, value)
+        state.best_step, state.best_value = state.step, value
         return True
 
     def _sample(self) -> None:
-        path = self.out_dir / "samples" / f"step_{self._step:08d}.png"
+        path = self.out_dir / "samples" / f"step_{self._state.step:08d}.png"
         with self._evaluation(), writing(path):
             if self._main:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self.task.sample(path)
-        self._log.samples(self._step, path)
+        self._log.samples(self._state.step, path)
 
     def _evaluate(self) -> None:
         """Metrics of generated samples into the log, where the task has them."""
@@ -410,55 +421,39 @@ class Trainer:
         with self._evaluation() as module, autocast(self.precision, self.device):
             metrics = {name: float(value) for name, value in evaluate(module).items()} if self._main else {}
         if metrics:
-            self._log.write("evaluation", self._step, metrics)
-            self._log.message(f"step {self._step}  " + "  ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
+            self._log.write("evaluation", self._state.step, metrics)
+            self._log.message(f"step {self._state.step}  " + "  ".join(f"{k} {v:.4g}" for k, v in metrics.items()))
 
     def _save(self) -> None:
         """Write a checkpoint of this step, once; nothing is saved after a loss that is not finite."""
         self._pending.average(self.reduce)
-        self._check_finite(values := self._pending.values(), self._step)
-        if self._saved_step == self._step or not (self._main or self._skeleton is not None):
+        self._check_finite(values := self._pending.values(), self._state.step)
+        if self._saved_step == self._state.step or not (self._main or self._skeleton is not None):
             return
-        config, best = self._full_config(), self._best or (None, None)
-        state = TrainingState(
-            step=self._step,
-            elapsed_s=self._elapsed(),
-            plan=self._plan,
-            best_step=best[0],
-            best_value=best[1],
-            pending=values,
-            last_means=self._last_means,
-            started=self._started,
-            seed=self.config.seed,
-            world_size=self.reduce.world_size,
-            precision=self.precision,
-            config=config,
-            config_sha256=config_sha256(config),
-            versions=versions(),
-        )
+        state = dataclasses.replace(self._state, elapsed_s=self._elapsed(), pending=values)
         files = {"model": module_tensors(self.task.module), "optimizer": self._optimizers.tensors()}
         if self._ema is not None:
             files["ema"] = self._ema.tensors()
         folder = self.out_dir / "checkpoints"
-        self._saved_step = self._step
+        self._saved_step = self._state.step
         if self._skeleton is not None:
             save_parts(folder, state, files, self.reduce.rank)
         else:
             save_checkpoint(folder, state, files)
         if not self._main:
             return
-        clean_checkpoints(folder, newest_step=self._step, keep_last=self.config.keep_last, best_step=state.best_step)
+        clean_checkpoints(folder, newest_step=state.step, keep_last=self.config.keep_last, best_step=state.best_step)
 
     def _finish(self, reason: str) -> dict[str, float]:
         """Checkpoint, then the last validation, samples and the published model."""
         self._save()
         if reason == "budget":
-            self._log.message(f"stopped after step {self._step}: max_minutes={self.max_minutes} are over")
-        metrics = {**self._last_means, **self._pending.means(), **self._validate()}
+            self._log.message(f"stopped after step {self._state.step}: max_minutes={self.max_minutes} are over")
+        metrics = {**self._state.last_means, **self._pending.means(), **self._validate()}
         if self._note_best(self._validate()):
             self._saved_step = -1  # the same step again, now known as the best
             self._save()
-        self._log.write("final", self._step, {**metrics, "seconds": self._elapsed()})
+        self._log.write("final", self._state.step, {**metrics, "seconds": self._elapsed()})
         self._raise_if_stopped()
         self._sample()
         self._raise_if_stopped()
@@ -470,18 +465,19 @@ class Trainer:
 
     def _raise_if_stopped(self) -> None:
         if self._stop_requested():
-            raise Interrupted(self._step, self.out_dir)
+            raise Interrupted(self._state.step, self.out_dir)
 
     def _history(self, metrics: Mapping[str, float]) -> dict[str, Any]:
+        state = self._state
         return {
-            "steps": self._step,
+            "steps": state.step,
             "seconds": self._elapsed(),
             "metrics": dict(metrics),
-            "best": {"step": self._best[0], "value": self._best[1]} if self._best else None,
-            "started": self._started,
+            "best": None if state.best_step is None else {"step": state.best_step, "value": state.best_value},
+            "started": state.started,
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "config": self._full_config(),
-            "versions": versions(),
+            "config": state.config,
+            "versions": state.versions,
             "precision": self.precision,
             "device": self.device.type,
         }

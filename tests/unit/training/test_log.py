@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
+import time
 
 import pytest
 import torch
-from rich.console import Console
 
+from resgen import progress
 from resgen.errors import WriteError
 from resgen.training.log import Log, Pending, format_seconds, rewind_metrics
 
@@ -62,29 +62,33 @@ def test_file_that_cannot_be_written_is_named(tmp_path):
         log.write("train", 1, {})
 
 
-def test_plain_lines_without_a_terminal_and_a_bar_with_one(tmp_path, capsys):
+def test_plain_lines_without_a_terminal_and_a_bar_with_one(tmp_path, monkeypatch, capsys):
     log = Log(tmp_path, step=0)
-    log.start(10, 0)
-    log.progress(3, 10, loss=0.5, steps_per_s=2.0, left_s=65.0)
+    log.start()
+    log.progress(3, loss=0.5, steps_per_s=2.0, left_s=65.0)
     log.line(3, 10, loss=0.5, steps_per_s=2.0, left_s=65.0)
     log.close()
     assert capsys.readouterr().err == "step 3/10  loss 0.5  2 steps/s  1:05 left\n"
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes standard error for a terminal
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
     log = Log(tmp_path, step=0)
-    log._console = Console(file=io.StringIO(), force_terminal=True, width=100)
-    log.start(10, 0)
-    log.progress(4, 10, loss=0.25, steps_per_s=2.0, left_s=65.0)
-    log._progress.refresh()
-    log.line(4, 10, loss=0.25, steps_per_s=2.0, left_s=65.0)
+    log.start()
+    log.progress(65, loss=0.25, steps_per_s=2.0, left_s=32.5)
+    time.sleep(0.2)
+    log.message("a message")
+    log.line(65, 130, loss=0.25, steps_per_s=2.0, left_s=32.5)
     log.close()
-    text = log._console.file.getvalue()
-    assert "4/10" in text and "loss 0.25" in text and "1:05 left" in text and "step 4/10" not in text
+    text = capsys.readouterr().err
+    assert all(words in text for words in ("training", "50%", "loss 0.25  2 steps/s", "a message"))
+    assert "step 65/130" not in text
 
 
 def test_quiet_log_writes_nothing(tmp_path, capsys):
     log = Log(tmp_path, step=0, quiet=True)
     log.message("x")
     log.write("train", 1, {"loss": 1.0})
-    log.start(3, 0)
+    log.start()
     log.close()
     assert list(tmp_path.iterdir()) == [] and capsys.readouterr().err == ""
 

@@ -22,9 +22,10 @@ from resgen.errors import ConfigError, unknown
 from resgen.evaluation.bench.cases import GUIDANCE_SCALE, MEASURED, SHAPES, Case, random_network
 from resgen.evaluation.bench.memory import extra_peak_bytes, largest_batch
 from resgen.evaluation.bench.products import BareProducts, Pool, record_products
-from resgen.evaluation.bench.timing import Advance, interleaved, machine_of, ratio
+from resgen.evaluation.bench.timing import interleaved, machine_of, ratio
 from resgen.kinds import KINDS, get_kind
 from resgen.models.base import CodeModel
+from resgen.progress import Advance, no_progress
 
 MEMORY_EVALUATIONS = 2
 MEMORY_FACTOR = 8
@@ -127,7 +128,7 @@ class Measured:
     extra_bytes: int | None = None
 
 
-def bench(config: BenchConfig, advance: Advance = lambda done, total, title: None) -> dict[str, Any]:
+def bench(config: BenchConfig, advance: Advance = no_progress) -> dict[str, Any]:
     """Every kind at every depth and batch size.
 
     Returns:

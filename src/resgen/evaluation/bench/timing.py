@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 
 import torch
 
+from resgen.progress import Advance, no_progress
+
 Name = TypeVar("Name")
-Advance = Callable[[float, float, str], None]
-"""Called with (done, total, title)."""
 CPU = torch.device("cpu")
 
 
@@ -35,7 +35,7 @@ def interleaved(
     runs: Mapping[Name, Callable[[], object]],
     repetitions: int,
     device: torch.device = CPU,
-    advance: Advance = lambda done, total, title: None,
+    advance: Advance = no_progress,
 ) -> dict[Name, list[float]]:
     """Seconds of every run, all of them once per repetition, in an order that turns round each time."""
     times: dict[Name, list[float]] = {name: [] for name in runs}

@@ -39,15 +39,14 @@ from resgen.evaluation.image.reference import (
     CHUNK,
     Reference,
     ReferenceFeatures,
-    ReportProgress,
     fixed_order,
-    no_progress,
     reference_features,
 )
 from resgen.evaluation.image.report import EvaluationReport, GenerationResult, ReconstructionResult
 from resgen.ops.code_usage import code_histogram, usage_and_perplexity
 from resgen.ops.images import psnr_db
 from resgen.ops.random import generator
+from resgen.progress import Advance, no_progress
 
 FEATURES_VERSION = 2
 
@@ -96,7 +95,7 @@ def evaluate_generation(
     model_sha256: str,
     cache_dir: str | Path | None = None,
     chunk_size: int = CHUNK,
-    report_progress: ReportProgress = no_progress,
+    advance: Advance = no_progress,
     command: str = "",
     environment: Mapping[str, Any] | None = None,
 ) -> EvaluationReport:
@@ -111,7 +110,7 @@ def evaluate_generation(
         model_sha256: of the weights; empty for a model that is changing, and then no samples are kept.
         cache_dir: for features; None keeps nothing.
         chunk_size: samples generated and kept at one time.
-        report_progress: called with (done, total, what) of every phase.
+        advance: called with (done, total, what) of every phase.
         command: for the report.
         environment: further entries for the report.
 
@@ -127,7 +126,7 @@ def evaluate_generation(
         extractor,
         manifold_size=protocol.manifold_size,
         cache_dir=cache,
-        report_progress=report_progress,
+        advance=advance,
     )
     radii = neighbour_radii(real.rows, protocol.pr_k)
     class_ids = torch.tensor(class_ids_of(protocol, reference))
@@ -146,11 +145,11 @@ def evaluate_generation(
 
             title = f"{setting}, seed {seed}"
             folder = _samples_folder(cache, protocol, extractor, model_sha256, guided, seed)
-            parts = _chunks(generated, class_ids, chunk_size, folder, report_progress, title)
-            report_progress(0, 1, f"{title}: measures")
+            parts = _chunks(generated, class_ids, chunk_size, folder, advance, title)
+            advance(0, 1, f"{title}: measures")
             measures = _measures(parts, real, radii, protocol, class_ids if judged else None)
             results.append(GenerationResult(setting=setting, seed=seed, seconds=_seconds(parts), **measures))
-            report_progress(1, 1, f"{title}: measures")
+            advance(1, 1, f"{title}: measures")
     return EvaluationReport(
         protocol=protocol,
         model=model,
@@ -174,7 +173,7 @@ def evaluate_reconstruction(
     model_sha256: str,
     cache_dir: str | Path | None = None,
     chunk_size: int = CHUNK,
-    report_progress: ReportProgress = no_progress,
+    advance: Advance = no_progress,
     command: str = "",
     environment: Mapping[str, Any] | None = None,
 ) -> EvaluationReport:
@@ -198,7 +197,7 @@ def evaluate_reconstruction(
         )
     cache = Path(cache_dir) if cache_dir is not None else None
     real = reference_features(
-        reference, extractor, manifold_size=protocol.manifold_size, cache_dir=cache, report_progress=report_progress
+        reference, extractor, manifold_size=protocol.manifold_size, cache_dir=cache, advance=advance
     )
     order = fixed_order(len(reference))[: protocol.num_samples].sort().values
     key = cache_key(
@@ -214,7 +213,7 @@ def evaluate_reconstruction(
     def reconstructed(begin: int, indices: Tensor) -> Chunk:
         return _reconstructed(reconstruct, extractor, reference.batch(indices), codebook_size)
 
-    parts = _chunks(reconstructed, order, chunk_size, folder, report_progress, "reconstructions")
+    parts = _chunks(reconstructed, order, chunk_size, folder, advance, "reconstructions")
     return EvaluationReport(
         protocol=protocol,
         model=model,
@@ -239,13 +238,13 @@ def _chunks(
     inputs: Int[Tensor, " N"],
     size: int,
     folder: Path | None,
-    report_progress: ReportProgress,
+    advance: Advance,
     title: str,
 ) -> list[Chunk]:
     """What `make` makes of the number of a chunk's first input and its inputs; from `folder` where it is there."""
     parts = []
     for begin in range(0, len(inputs), size):
-        report_progress(begin, len(inputs), title)
+        advance(begin, len(inputs), title)
         own = inputs[begin : begin + size]
         path = folder / f"chunk-{begin:08d}.safetensors" if folder is not None else None
         part = read_cache(path)
@@ -254,7 +253,7 @@ def _chunks(
             if path is not None:
                 write_cache(path, part)
         parts.append(part)
-    report_progress(len(inputs), len(inputs), title)
+    advance(len(inputs), len(inputs), title)
     return parts
 
 

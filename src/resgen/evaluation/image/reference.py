@@ -19,17 +19,11 @@ from resgen.evaluation.image.extractors import Extractor
 from resgen.evaluation.image.metrics import FeatureStatistics, frechet_distance
 from resgen.evaluation.image.protocol import METRICS_VERSION
 from resgen.ops.random import generator
+from resgen.progress import Advance, no_progress
 
 CHUNK = 500
 SAVE_EVERY = 10
 WHOLE = "all"
-
-ReportProgress = Callable[[int, int, str], None]
-"""Called with (done, total, what is being done)."""
-
-
-def no_progress(done: int, total: int, what: str) -> None:
-    """Tells nobody."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -148,7 +142,7 @@ def reference_features(
     *,
     manifold_size: int,
     cache_dir: Path | None = None,
-    report_progress: ReportProgress = no_progress,
+    advance: Advance = no_progress,
 ) -> ReferenceFeatures:
     """Statistics and features of the reference, from `cache_dir` where they are known.
 
@@ -175,7 +169,7 @@ def reference_features(
         ]
         rows = [saved["rows"]]
     while count < total:
-        report_progress(count, total, "reference")
+        advance(count, total, "reference")
         indices = torch.arange(count, min(count + CHUNK, total))
         output = extractor(reference.batch(indices))
         halves = halves or [FeatureStatistics(output.features.shape[1]) for _ in range(2)]
@@ -189,7 +183,7 @@ def reference_features(
         if path is not None and (count == total or count // CHUNK % SAVE_EVERY == 0):
             rows = [torch.cat(rows)]
             write_cache(path, _state(count, recognised, halves, rows[0]))
-    report_progress(total, total, "reference")
+    advance(total, total, "reference")
     statistics = FeatureStatistics(halves[0].num_features)
     for half in halves:
         statistics.merge(half)

@@ -104,7 +104,7 @@ def make_protocol(extractor: Extractor, reference: Reference, **changes: Any) ->
 
 
 def generation(extractor: Extractor, model: Model | None = None, **changes: Any) -> EvaluationReport:
-    options = {name: changes.pop(name) for name in ("cache_dir", "chunk_size", "report_progress") if name in changes}
+    options = {name: changes.pop(name) for name in ("cache_dir", "chunk_size", "advance") if name in changes}
     sha256 = changes.pop("model_sha256", "f" * 64)
     reference = changes.pop("reference", make_reference())
     protocol = changes.pop("protocol", None) or make_protocol(extractor, reference, **changes)
@@ -338,7 +338,7 @@ def test_samples_of_another_shape(extractor: Extractor, wrong: Tensor) -> None:
 
 def test_progress(extractor: Extractor) -> None:
     seen: list[tuple[int, int, str]] = []
-    generation(extractor, chunk_size=25, report_progress=lambda *values: seen.append(values))
+    generation(extractor, chunk_size=25, advance=lambda *values: seen.append(values))
     assert [done for done, total, title in seen if title == "guided, seed 0" and total == 60] == [0, 25, 50, 60]
     assert {title for *_, title in seen} >= {"reference", "unguided, seed 0"}
     assert seen[0] == (0, 90, "reference")
