@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import yaml
 from tyro.conf import UseAppendAction, arg
@@ -26,8 +26,6 @@ from resgen.progress import progress_bars
 if TYPE_CHECKING:
     from resgen.modalities import Modality
 
-T = TypeVar("T")
-"""How long a command may take before it shows a bar."""
 SOUND_SUFFIXES = (".wav", ".flac", ".ogg")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
@@ -125,17 +123,6 @@ def load_recipe(
     from resgen import modalities
 
     return modalities.load_recipe(name, config, flatten(overrides), kind)
-
-
-def choose(modality: Modality, by_name: Mapping[str, T], command: str) -> T:
-    """What a command has for a modality.
-
-    Raises:
-        ConfigError: nothing.
-    """
-    if modality.name not in by_name:
-        raise ConfigError(f"'{command}' is for {', '.join(by_name)}; there is none for {modality.noun}")
-    return by_name[modality.name]
 
 
 def ask(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from resgen.files import write_json, write_text
 
@@ -19,6 +19,20 @@ class Report(Protocol):
     def markdown(self) -> str:
         """The report for people."""
         ...
+
+
+class Levels(NamedTuple):
+    """What a tokenizer's levels bring.
+
+    Attributes:
+        document: all of it, for JSON.
+        rows: a table by number of levels, with its heading.
+        notes: lines below the table.
+    """
+
+    document: dict[str, Any]
+    rows: Sequence[Sequence[object]]
+    notes: Sequence[str]
 
 
 def write_report(report: Report, path: Path) -> None:

@@ -18,7 +18,7 @@ from resgen.checkpoints.locate import resolve_model
 from resgen.config import config_to_dict, load_yaml, parse_overrides, replace_nested
 from resgen.data.codes.cache import CodeCache
 from resgen.errors import CheckpointError, ConfigError, DataError, unknown
-from resgen.evaluation.report import Report
+from resgen.evaluation.report import Levels, Report
 from resgen.kinds import KINDS, Kind
 from resgen.progress import Advance
 from resgen.training.encoding import open_encoded
@@ -64,6 +64,8 @@ class Modality:
         open_splits: data as training and held-out samples, each with a `fingerprint`.
         load_tokenizer: name or path of a saved tokenizer, as (tokenizer, folder).
         encode: encodes data into two caches, from options of `resgen encode` by their names.
+        reconstruct: measures levels and writes reconstructions, from options of `resgen reconstruct` by their names
+            (and `say`).
         plan: a recipe's trainings as `resgen plan` counts them, see `training.plan`.
         evaluate: makes, from options of `resgen evaluate` by their names, what has a `run(advance) -> Report`.
         comparison: settings of a comparison, from options of `resgen compare` by their names.
@@ -83,6 +85,7 @@ class Modality:
     open_splits: Callable[[str], tuple[Any, Any]] | None = None
     load_tokenizer: Callable[[str], tuple[Any, Folder]] | None = None
     encode: Callable[..., tuple[CodeCache, CodeCache]] | None = None
+    reconstruct: Callable[..., Levels] | None = None
     plan: Callable[[Any], Sequence[Any]] | None = None
     evaluate: Callable[..., Evaluation] | None = None
     comparison: Callable[..., Any] | None = None

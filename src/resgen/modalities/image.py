@@ -11,6 +11,7 @@ from resgen.errors import ConfigError
 from resgen.experiments.compare import Comparison, Study, compare
 from resgen.experiments.evaluation import PictureEvaluation
 from resgen.experiments.judge import evaluator
+from resgen.experiments.reconstruction import reconstruct_pictures
 from resgen.experiments.report import write_comparison
 from resgen.modalities import Modality, Stage
 from resgen.recipes.images import RECIPES
@@ -67,6 +68,7 @@ MODALITY = Modality(
     open_splits=open_splits,
     load_tokenizer=load_tokenizer,
     encode=encode_data,
+    reconstruct=reconstruct_pictures,
     plan=plan,
     evaluate=PictureEvaluation,
     comparison=Comparison,

@@ -13,6 +13,7 @@ from resgen.data.sound.held_out import open_speech_splits
 from resgen.errors import ConfigError
 from resgen.experiments.speech_compare import SpeechComparison, compare_speech
 from resgen.experiments.speech_judge import SpeechEvaluation
+from resgen.experiments.speech_reconstruction import reconstruct_speech
 from resgen.kinds import SPEECH_KINDS
 from resgen.modalities import Modality, Stage, load_recipe
 from resgen.recipes.describe import describe_recipe
@@ -91,6 +92,7 @@ MODALITY = Modality(
     open_splits=open_speech_splits,
     load_tokenizer=load_sound_tokenizer,
     encode=encode,
+    reconstruct=reconstruct_speech,
     plan=plan,
     evaluate=SpeechEvaluation,
     comparison=SpeechComparison,

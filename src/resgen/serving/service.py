@@ -18,6 +18,8 @@ from resgen.serving.speech import ServedSpeech
 LOADING, READY, CLOSING = "loading", "ready", "shutting down"
 Served = ServedImages | ServedSpeech
 S = TypeVar("S", ServedImages, ServedSpeech)
+SERVED: dict[str, type[Served]] = {"image": ServedImages, "speech": ServedSpeech}
+"""By the name of the modality."""
 
 
 class UnknownModelError(ResGenError):
@@ -35,6 +37,7 @@ class Service:
 
     Raises:
         CheckpointError: there is no such model.
+        ConfigError: a model of a modality that is not served.
     """
 
     def __init__(
@@ -54,8 +57,12 @@ class Service:
         self.metrics = Metrics(lambda: len(self.batcher), lambda: self.busy)
         self._load = []
         for name, source in sources.items():
-            served = ServedSpeech if of_model(source).name == "speech" else ServedImages
-            self._load.append(functools.partial(served, name, source, config, device=device, dtype=dtype))
+            modality = of_model(source)
+            if modality.name not in SERVED:
+                raise ConfigError(f"model '{name}' is for {modality.noun}, which is not served")
+            self._load.append(
+                functools.partial(SERVED[modality.name], name, source, config, device=device, dtype=dtype)
+            )
 
     async def start(self) -> None:
         """Load the models in the worker thread; then the service is ready.

@@ -13,6 +13,7 @@ from PIL import Image
 
 from resgen.cli.main import main
 from resgen.errors import CheckpointError, ResGenError
+from resgen.experiments.reconstruction import reconstruct_pictures
 from resgen.modalities import Modality
 from resgen.types import CodeSpec
 
@@ -274,13 +275,16 @@ def test_encode_refuses_before_it_begins(options, line, fake, tmp_path, capsys):
     assert line in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
-def test_reconstruct_reports_psnr_coarse_to_fine(fake, tmp_path, capsys):
+def test_reconstruct_reports_psnr_coarse_to_fine(fake, monkeypatch, tmp_path, capsys):
     result = SimpleNamespace(psnr_db=[10.0, 20.25], num_pictures=3, seconds=1.0)
     calls = []
-    fake(
-        "resgen.pipelines.image.reconstruct", reconstruct=lambda *args, resize: calls.append((*args, resize)) or result
-    )
-    fake("resgen.modalities", of_model=lambda name: modality())
+
+    def reconstruct(tokenizer, input, out, *, resize):
+        calls.append((tokenizer, input, out, resize))
+        return result
+
+    monkeypatch.setattr("resgen.experiments.reconstruction.reconstruct", reconstruct)
+    fake("resgen.modalities", of_model=lambda name: modality(reconstruct=reconstruct_pictures))
     out = tmp_path / "levels.png"
     argv = ["reconstruct", "--tokenizer", "t", "--input", "in.png", "--out", str(out)]
     assert run_json(argv, capsys)["psnr_db"] == [10.0, 20.25]

@@ -149,9 +149,9 @@ def test_reconstruct_a_file_without_vocoder_and_pystoi(
     [
         ("mel", ["--out", "a.png"], "'a.png' names a picture"),
         ("mel", ["--out", "file"], "'file' is a file"),
-        ("mel", ["--out", "d", "--num", "9"], "--num 9 must lie in 1..8"),
-        ("mel", ["--out", "d", "--num", "0"], "--num 0"),
-        ("mel", ["--out", "d", "--resize"], "--resize is for pictures"),
+        ("mel", ["--out", "d", "--num", "9"], "num=9 must lie in 1..8"),
+        ("mel", ["--out", "d", "--num", "0"], "num=0"),
+        ("mel", ["--out", "d", "--resize"], "--resize must be left out: tokenizer '"),
         ("mel", ["--out", "d", "--vocoder", "nowhere"], "nowhere"),
         ("mel", ["--out", "d"], "nothing.wav"),
         ("pictures", ["--out", "d"], "'d' must end in .png"),

@@ -17,6 +17,7 @@ from PIL import Image
 
 from resgen.data.sound.decode import encode_sound, read_sound
 from resgen.errors import ConfigError
+from resgen.modalities import Modality
 from resgen.pipelines.image.pipeline import ImagePipeline
 from resgen.pipelines.speech.pipeline import SpeechPipeline
 from resgen.serving.app import create_app
@@ -361,6 +362,13 @@ def test_a_defect_is_a_500_whose_trace_quotes_nothing(
     assert [json.loads(line)["event"] for line in stream.text.splitlines()] == ["error"]
     log = capsys.readouterr().err
     assert "RuntimeError" in log and "images.py" in log and SECRET not in log
+
+
+def test_a_modality_that_is_not_served(clothes: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    motion = Modality(name="motion", noun="motion", recipes={}, components=frozenset(), stages={})
+    monkeypatch.setattr("resgen.serving.service.of_model", lambda source: motion)
+    with pytest.raises(ConfigError, match="^model 'clothes' is for motion, which is not served$"):
+        Service(clothes, ServerConfig())
 
 
 def test_names_of_models_do_not_tell_where_they_lie(sources: dict[str, str], tmp_path) -> None:

@@ -1,0 +1,30 @@
+"""`resgen reconstruct` for pictures: what every level of a tokenizer brings, measured and written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from resgen.errors import ConfigError
+from resgen.evaluation.report import Levels
+from resgen.pipelines.image.reconstruct import reconstruct
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+def reconstruct_pictures(tokenizer: str, input: Path, out: Path, *, resize: bool = False) -> Levels:
+    """The PSNR by level, and a picture of the first reconstructions; the arguments are options.
+
+    Raises:
+        ConfigError: `out` names no picture.
+    """
+    if out.suffix.lower() not in PICTURES:
+        raise ConfigError(f"--out '{out}' must end in {', '.join(PICTURES)}")
+    result = reconstruct(tokenizer, input, out, resize=resize)
+    document = {
+        "file": out,
+        "psnr_db": result.psnr_db,
+        "num_pictures": result.num_pictures,
+        "seconds": result.seconds,
+    }
+    rows = [("levels", "PSNR [dB]"), *((i + 1, f"{psnr:.2f}") for i, psnr in enumerate(result.psnr_db))]
+    return Levels(document, rows, [f"{result.num_pictures} pictures in {result.seconds:.1f} s; written to {out}"])
