@@ -106,7 +106,7 @@ def main(
     guided = train[:0]
     for values in plan:
         begin = time.perf_counter()
-        output = pipe(num=num_per_class, seed=seed, batch_size=batch_size, **values)
+        output = pipe(num_samples=num_per_class, seed=seed, batch_size=batch_size, **values)
         seconds = time.perf_counter() - begin
         pictures = torch.from_numpy(np.stack([picture_array(image, *shape) for image in output.images]))
         scale = pipe.sampling.guidance_scale if values["guidance_scale"] is None else values["guidance_scale"]

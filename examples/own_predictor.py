@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from resgen import ImagePipeline
 from resgen.ops.sampling import nucleus_choice
-from resgen.pipelines.image.edit import tile_grid
+from resgen.pipelines.image.output import tile_grid
 from resgen.samplers.unmasking import SamplingConfig, draw_noise, sample_codes
 from resgen.types import LevelWalk, NoiseSize, ProposalNoise
 
@@ -60,7 +60,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
 
     pipe = ImagePipeline.from_pretrained(args.model, device="cpu")
-    counted = pipe([args.class_name], num=args.num, num_steps=args.steps, seed=0)
+    counted = pipe([args.class_name], num_samples=args.num, num_steps=args.steps, seed=0)
     spec = pipe.generator.spec
     predict = Frequencies(counted.codes, spec.codebook_size)
     sampling = SamplingConfig(num_steps=args.steps, guidance_scale=0.0, choice_temperature=1.0)

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from resgen import ImagePipeline
-from resgen.pipelines.image.edit import tile_grid
+from resgen.pipelines.image.output import tile_grid
 from resgen.recipes import get_recipe
 from resgen.training import Run
 from resgen.training.image.runs import train_generator, train_tokenizer
@@ -47,7 +47,7 @@ def main() -> None:
     print(f"held-out loss of the generator: {metrics['val_loss']:.2f} nats per token")
 
     pipe = ImagePipeline.from_pretrained(generator / "model")
-    tile_grid(pipe(num=4, seed=0).images, 4).save(args.out / "samples.png")
+    tile_grid(pipe(num_samples=4, seed=0).images, 4).save(args.out / "samples.png")
     print(f"one row per class ({', '.join(pipe.class_names)}): {args.out / 'samples.png'}")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import Tensor
 
 from resgen import ImagePipeline
-from resgen.pipelines.image.edit import tile_grid
+from resgen.pipelines.image.output import tile_grid
 from resgen.pipelines.image.trace import SampleTrace
 from resgen.samplers.records import StepRecord
 
@@ -38,7 +38,7 @@ def main() -> None:
         known = visible.float().mean().item()
         print(f"step {record.step:2}/{record.num_steps}: {known:.1f} of {depth} levels known on average")
 
-    output = pipe([args.class_name], num=args.num, num_steps=args.steps, seed=0, callback=show)
+    output = pipe([args.class_name], num_samples=args.num, num_steps=args.steps, seed=0, callback=show)
     trace.save(args.out / "steps.gif")
     levels = [image for count in range(1, depth + 1) for image in pipe.decode(output.codes, count)]
     tile_grid(levels, args.num).save(args.out / "levels.png")  # one row per number of levels, 1 at the top

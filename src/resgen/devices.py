@@ -13,14 +13,17 @@ from resgen.errors import ConfigError, unknown
 
 Module = TypeVar("Module", bound=nn.Module)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_SHORT = {"fp32": "float32", "bf16": "bfloat16"}
+_HALF = ("float16", "fp16", "half")
 
 
-def choose_device(name: str) -> torch.device:
-    """The device called `name`: `cpu`, `cuda`, `cuda:N`; `auto` takes a GPU if there is one.
+def choose_device(device: str | torch.device) -> torch.device:
+    """A device, by name or as it is: `cpu`, `cuda`, `cuda:N`; `auto` takes a GPU if there is one.
 
     Raises:
         ConfigError: an unknown name, or a GPU is asked for and there is none.
     """
+    name = str(device)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     form = re.fullmatch(r"cpu|cuda(?::(0|[1-9][0-9]*))?", name)
@@ -46,17 +49,19 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """`float32` or `bfloat16`, by name or as it is; `auto` takes bfloat16 where the device has instructions for it.
+    """`float32` or `bfloat16`, by name (`fp32` and `bf16` for short) or as it is; `auto` takes bfloat16 where the
+    device has instructions for it.
 
     Raises:
         ConfigError: any other type.
     """
-    if dtype == "auto":
+    name = str(dtype).removeprefix("torch.")
+    name = _SHORT.get(name, name)
+    if name == "auto":
         return torch.bfloat16 if has_bfloat16(device) else torch.float32
-    choice = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if choice is None or choice not in DTYPES.values():
-        raise ConfigError(unknown("dtype", dtype, ("auto", *DTYPES)))
-    return choice
+    if name not in DTYPES:
+        raise ConfigError(unknown("dtype", name, ("auto", *DTYPES), others=dict.fromkeys(_HALF, "bfloat16")))
+    return DTYPES[name]
 
 
 def cast_parameters(module: Module, dtype: torch.dtype) -> Module:

@@ -7,7 +7,7 @@ traceback.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -45,11 +45,11 @@ class TrainingError(ResGenError):
     """Training cannot go on (a loss that is not finite, for example)."""
 
 
-def unknown(what: str, value: object, allowed: Iterable[object]) -> str:
-    """One line for an unknown name: the value, the nearest allowed one if any, and all allowed ones."""
-    names = [str(a) for a in allowed]
-    near = difflib.get_close_matches(str(value), names, n=1)
-    hint = f" (did you mean '{near[0]}'?)" if near else ""
+def unknown(what: str, value: object, allowed: Iterable[object], others: Mapping[str, str] | None = None) -> str:
+    """One line for an unknown name: value, all allowed ones, and the nearest, or what a name in `others` stands for."""
+    names, others = [str(a) for a in allowed], others or {}
+    near = difflib.get_close_matches(str(value), [*names, *others], n=1)
+    hint = f" (did you mean '{others.get(near[0], near[0])}'?)" if near else ""
     return f"unknown {what} '{value}'{hint}; allowed: {', '.join(names) or 'none'}"
 
 

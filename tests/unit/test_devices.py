@@ -36,6 +36,7 @@ def test_device_with_gpus(two_gpus: None) -> None:
     assert choose_device("auto") == choose_device("cuda") == torch.device("cuda")
     assert choose_device("cuda:1") == torch.device("cuda:1")
     assert choose_device("cpu") == CPU
+    assert choose_device(torch.device("cuda", 1)) == torch.device("cuda:1")
     with pytest.raises(ConfigError, match="device=cuda:2 but this machine has 2"):
         choose_device("cuda:2")
 
@@ -51,6 +52,17 @@ def test_unknown_device(two_gpus: None, name: str) -> None:
 def test_dtype_by_name() -> None:
     assert choose_dtype("float32", CPU) == choose_dtype(torch.float32, CPU) == torch.float32
     assert choose_dtype("bfloat16", CPU) == choose_dtype(torch.bfloat16, CPU) == torch.bfloat16
+    assert [choose_dtype(name, CPU) for name in ("bf16", "torch.bfloat16", "fp32")] == [
+        torch.bfloat16,
+        torch.bfloat16,
+        torch.float32,
+    ]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "fp16", "half", torch.float16])
+def test_float16_is_answered_with_what_takes_its_place(dtype: str | torch.dtype) -> None:
+    with pytest.raises(ConfigError, match="unknown dtype .*did you mean 'bfloat16'"):
+        choose_dtype(dtype, CPU)
 
 
 @pytest.mark.parametrize(("there", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
@@ -59,7 +71,7 @@ def test_auto_dtype_follows_the_hardware(monkeypatch: pytest.MonkeyPatch, there:
     assert choose_dtype("auto", CPU) == expected
 
 
-@pytest.mark.parametrize("name", ["float16", "bf16", "", torch.float16, torch.int64])
+@pytest.mark.parametrize("name", ["float16", "bf8", "", torch.float16, torch.int64])
 def test_unknown_dtype(name: str | torch.dtype) -> None:
     with pytest.raises(ConfigError, match="unknown dtype .*allowed: auto, float32, bfloat16"):
         choose_dtype(name, CPU)

@@ -16,7 +16,7 @@ USES = {
     "pipeline": """from resgen import ImagePipeline
 
 pipe = ImagePipeline.from_pretrained("{name}")
-pipe(num=1).images[0].save("picture.png")""",
+pipe(num_samples=1).images[0].save("picture.png")""",
     "speech-pipeline": """from resgen import SpeechPipeline
 
 pipe = SpeechPipeline.from_pretrained("{name}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import OmitArgPrefixes
 
 from resgen.cli.common import check_out_dir, check_out_file, count_passes, option, positive, report, slug
-from resgen.cli.generate import name_of, picture_trace
+from resgen.cli.generate import picture_trace
 from resgen.cli.sampling import Drawing, PictureSampling
 from resgen.errors import ConfigError
 
@@ -76,7 +76,7 @@ class EditImage(Drawing):
                 **settings,
             )
             seconds = time.perf_counter() - begin
-        name = name_of(pipe, result.class_ids[0]) if pipe.num_classes else "picture"
+        name = pipe.class_name(result.class_ids[0]) if pipe.num_classes else "picture"
         files = self.write(result, name, to_folder=to_folder)
         passes, visible = count_passes(result.steps), result.plan.visible
         imagined = int((visible < result.codes.shape[-1]).sum())

@@ -64,12 +64,12 @@ class GenerateImage(Drawing):
         if self.compile:
             pipe.compile()
         class_ids = self.class_ids(pipe)
-        request: dict[str, Any] = {"class_ids": class_ids} if class_ids else {"num": self.num}
+        request: dict[str, Any] = {"class_ids": class_ids} if class_ids else {"num_samples": self.num}
         begin = time.perf_counter()
         with self.watched("sampling", lambda: picture_trace(pipe)) as (callback, traced):
             result = pipe(seed=self.seed, callback=callback, **request, **settings)
             seconds = time.perf_counter() - begin
-        names = [name_of(pipe, c) for c in class_ids] if class_ids else ["picture"] * len(result.images)
+        names = [pipe.class_name(c) for c in class_ids] if class_ids else ["picture"] * len(result.images)
         files = self.write_folder(result.images, names) if to_folder else self.write_file(result.images)
         passes = count_passes(result.steps)
         document = {
@@ -116,8 +116,3 @@ def picture_trace(pipe: ImagePipeline) -> SampleTrace:
     from resgen.pipelines.image.trace import SampleTrace
 
     return SampleTrace(pipe)
-
-
-def name_of(pipe: ImagePipeline, class_id: int) -> str:
-    """The name of a class, or its number for a model without names."""
-    return pipe.class_names[class_id] if class_id < len(pipe.class_names) else str(class_id)

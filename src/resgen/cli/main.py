@@ -31,6 +31,7 @@ from resgen.cli.inspect import Inspect
 from resgen.cli.models import Models
 from resgen.cli.plan import Plan
 from resgen.cli.reconstruct import Reconstruct
+from resgen.cli.sampling import Drawing, in_flags
 from resgen.cli.serve import Serve
 from resgen.cli.speak import GenerateSpeech
 from resgen.cli.train import TrainGenerator, TrainText, TrainTokenizer, TrainVocoder
@@ -220,7 +221,12 @@ def run(command: Any) -> Any:
     """Run a command; all but the server, which is there for long and mostly idle, keep the memory that they free."""
     if not isinstance(command, Serve):
         keep_freed_memory()
-    return command.run()
+    try:
+        return command.run()
+    except ResGenError as error:
+        if isinstance(command, Drawing):
+            error.args = (in_flags(str(error), command),)
+        raise
 
 
 def main(argv: Sequence[str] | None = None) -> int:

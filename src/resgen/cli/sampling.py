@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from abc import ABC
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
@@ -16,8 +17,17 @@ from resgen.cli.common import Json, check_out_dir, check_out_file, option, posit
 if TYPE_CHECKING:
     from resgen.pipelines.image.trace import StepTrace
 
-_NAMES = {"steps": "num_steps", "schedule": "mask_schedule"}
-"""Options that are not called as the pipeline's settings."""
+_NAMES = {
+    "steps": "num_steps",
+    "schedule": "mask_schedule",
+    "class_name": "class_id",
+    "classes": "class_ids",
+    "num": "num_samples",
+}
+"""Options that are not called as the pipeline's arguments."""
+_FLAGS = {"class_name": "class", "classes": "class", "begin_s": "from", "end_s": "to"}
+"""Options that are not called as their fields."""
+_COMMANDS = {"ImagePipeline": "`resgen generate image`", "SpeechPipeline": "`resgen generate speech`"}
 
 Trace = Annotated[
     Path | None,
@@ -117,6 +127,17 @@ class Drawing(ABC):
             watching = _Watching(step_done, make_trace())
             yield watching, files
         files += watching.trace.save(self.trace)
+
+
+def in_flags(text: str, command: Drawing) -> str:
+    """What a pipeline says of its arguments, said of a command's options: `num_steps=0` becomes `--steps=0`.
+
+    Names of one word are arguments only where a value follows, `seed=-1`.
+    """
+    names = [field.name for part in (command, getattr(command, "sampling", command)) for field in fields(part)]
+    flags = {_NAMES.get(name, name): "--" + _FLAGS.get(name, name).replace("_", "-") for name in names} | _COMMANDS
+    arguments = "|".join(name if "_" in name or name in _COMMANDS else f"{name}(?==)" for name in flags)
+    return re.sub(rf"(?<![\w./-])(?:{arguments})(?![\w./-])", lambda match: flags[match[0]], text)
 
 
 class _Watching:

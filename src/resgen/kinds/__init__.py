@@ -17,6 +17,7 @@ from resgen.kinds.registry import (
     sampling_with,
     without_guidance,
 )
+from resgen.kinds.settings import Settings
 
 __all__ = [
     "KINDS",
@@ -28,6 +29,7 @@ __all__ = [
     "ModelConfig",
     "Objective",
     "Request",
+    "Settings",
     "build",
     "count_parameters",
     "for_kind",

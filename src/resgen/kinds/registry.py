@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -159,8 +159,15 @@ def sample(
     return kind.sample(model, Request(class_ids, sequence, seed, indices, codes, visible, callback), sampling)
 
 
-def sampling_with(sampling: AnySampling, settings: dict[str, Any]) -> AnySampling:
+def sampling_with(
+    sampling: AnySampling, settings: Mapping[str, Any], *, others: Mapping[str, str] | None = None
+) -> AnySampling:
     """`sampling` with the settings that are not None in their place.
+
+    Args:
+        sampling: a model's settings.
+        settings: those of a call.
+        others: names that a mistaken setting may stand for, see `errors.unknown`.
 
     Raises:
         ConfigError: a setting that this kind of sampling does not have, or a value out of range.
@@ -169,7 +176,7 @@ def sampling_with(sampling: AnySampling, settings: dict[str, Any]) -> AnySamplin
     known = [field.name for field in dataclasses.fields(sampling)]
     for name in given:
         if name not in known:
-            raise ConfigError(unknown("sampling setting", name, known))
+            raise ConfigError(unknown("sampling setting", name, known, others=others))
     return dataclasses.replace(sampling, **given)
 
 

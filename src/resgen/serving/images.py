@@ -5,17 +5,15 @@ from __future__ import annotations
 import base64
 import dataclasses
 import functools
-import io
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from resgen.checkpoints.artefacts import load_pipeline
 from resgen.data.pictures.decode import pixels
-from resgen.data.pictures.grid import from_array
+from resgen.data.pictures.grid import from_array, png_bytes
 from resgen.errors import ConfigError, ResGenError
 from resgen.kinds import AnySampling, sample
 from resgen.ops.images import psnr_db
@@ -228,13 +226,6 @@ class ServedImages:
             png = as_text(png_bytes(from_array(one[0].permute(1, 2, 0).cpu().numpy())))
             answers.append({"depth": depth, "png": png, "psnr_db": round(float(psnr_db(one, source)), 4)})
         return answers
-
-
-def png_bytes(image: Image.Image) -> bytes:
-    """The content of a PNG file, as `Image.save` would write it."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def as_text(content: bytes) -> str:

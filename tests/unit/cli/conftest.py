@@ -39,9 +39,12 @@ class FakePipeline:
             raise ConfigError(f"unknown class '{name}'")
         return self.class_names.index(name)
 
-    def __call__(self, *, class_ids=None, num=1, callback=None, **settings):
-        self.calls.append({"class_ids": class_ids, "num": num, **settings})
-        count = len(class_ids) if class_ids else num
+    def class_name(self, class_id: int) -> str:
+        return self.class_names[class_id]
+
+    def __call__(self, *, class_ids=None, num_samples=1, callback=None, **settings):
+        self.calls.append({"class_ids": class_ids, "num_samples": num_samples, **settings})
+        count = len(class_ids) if class_ids else num_samples
         steps = [Record(0, 3, 0.0, 5, 1), Record(2, 3, 1.5, 5, 2)]
         for record in steps:
             callback(record, None, None)

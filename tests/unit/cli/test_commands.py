@@ -44,7 +44,7 @@ def test_generate_passes_classes_and_only_the_given_settings(pipeline, tmp_path,
         {"model": "m", "device": None},
         {
             "class_ids": [1, 1, 0, 0, 2, 2],
-            "num": 1,
+            "num_samples": 1,
             "seed": 4,
             "num_steps": 5,
             "guidance_scale": 0.0,
@@ -68,13 +68,13 @@ def test_generate_passes_classes_and_only_the_given_settings(pipeline, tmp_path,
 
 def test_generate_without_classes_takes_every_class(pipeline, tmp_path):
     assert main(["generate", "image", "--model", "m", "--out", str(tmp_path / "a.png")]) == 0
-    assert pipeline.calls[1] == {"class_ids": [0, 1, 2], "num": 1, "seed": 0}
+    assert pipeline.calls[1] == {"class_ids": [0, 1, 2], "num_samples": 1, "seed": 0}
 
 
 def test_generate_with_a_model_without_classes(pipeline, tmp_path):
     pipeline.class_names = ()
     assert main(["generate", "image", "--model", "m", "--num", "3", "--out", str(tmp_path)]) == 0
-    assert pipeline.calls[1] == {"class_ids": None, "num": 3, "seed": 0}
+    assert pipeline.calls[1] == {"class_ids": None, "num_samples": 3, "seed": 0}
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"picture_000{k}_0.png" for k in range(3)]
 
 

@@ -110,7 +110,11 @@ def test_traces(model: Path, inputs: Path, capsys: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (["--mask", "0,0,4,4"], "this model needs a class, class_id (--class); allowed: Bag, T-shirt/top, 0..1"),
+        (["--class", "bag"], "nothing would be imagined: give mask, keep or --keep-levels"),
+        (["--class", "bag", "--keep-levels", "1", "--seed", "-1"], "--seed=-1 must not be negative"),
+        (["--class", "bag", "--keep-levels", "1", "--steps", "0"], "--steps=0 must be at least 1"),
+        (["--class", "bag", "--mask", "9,0,9,0"], "mask box"),
+        (["--mask", "0,0,4,4"], "this model needs a class, --class; allowed: Bag, T-shirt/top, 0..1"),
         (["--mask", "0,0,4,4", "--class", "Bags"], "unknown class 'Bags' (did you mean 'Bag'?)"),
         (["--class", "bag"], "nothing would be imagined"),
         (["--class", "bag", "--mask", "0,0,9,4"], "mask box 0,0,9,4"),
@@ -120,7 +124,7 @@ def test_traces(model: Path, inputs: Path, capsys: Any) -> None:
         (["--class", "bag", "--mask", "black.png"], "mask 'black.png' has no white pixel"),
         (["--class", "bag", "--mask", "text.png"], "mask 'text.png' is not a picture"),
         (["--class", "bag", "--keep", "mask.png"], "--keep 'mask.png' must be a box"),
-        (["--class", "bag", "--keep-levels", "4"], "must lie in 0..3"),
+        (["--class", "bag", "--keep-levels", "4"], "--keep-levels=4 must lie in 0..3"),
         (["--class", "bag", "--keep-levels", "1", "--input", "text.png"], "picture 'text.png' is not a picture"),
         (["--class", "bag", "--keep-levels", "1", "--input", "large.png"], "16x16 pixels, but 8x8 is expected"),
         (["--class", "bag", "--keep-levels", "1", "--input", "no.png"], "picture 'no.png'"),
@@ -131,7 +135,7 @@ def test_traces(model: Path, inputs: Path, capsys: Any) -> None:
         (["--class", "bag", "--keep-levels", "1", "--trace", "a.mp4"], "--trace 'a.mp4' must end in .gif"),
         (["--class", "bag", "--keep-levels", "1", "--trace", "text.png/a"], "--trace 'text.png/a' cannot be written"),
         (["--class", "bag", "--keep-levels", "3", "--trace", "t"], "no step was taken"),
-        (["--class", "bag", "--keep-levels", "1", "--top-k", "3"], "unknown sampling setting 'top_k'"),
+        (["--class", "bag", "--keep-levels", "1", "--top-k", "3"], "unknown sampling setting '--top-k'"),
     ],
 )
 def test_what_is_refused_leaves_nothing(options: list[str], named: str, model: Path, inputs: Path, capsys: Any) -> None:

@@ -66,7 +66,7 @@ def test_pictures_are_those_of_the_pipeline(clothes: dict[str, str], pipe: Image
         return (await client.post("/v1/images", json=body)).json(), (await client.post("/v1/images", json={})).json()
 
     answer, default = talk(clothes, ask)
-    expected = pipe(["bag", 0], num=2, seed=7, num_steps=3, guidance_scale=0.5)
+    expected = pipe(["bag", 0], num_samples=2, seed=7, num_steps=3, guidance_scale=0.5)
     assert pngs(answer) == written(expected.images)
     assert [image["class_id"] for image in answer["images"]] == [1, 1, 0, 0]
     assert [image["class_name"] for image in answer["images"]] == ["Bag", "Bag", "T-shirt/top", "T-shirt/top"]
@@ -87,7 +87,7 @@ def test_requests_in_one_batch_are_not_mixed_up(clothes: dict[str, str], pipe: I
 
     (edited, *answers), metrics = talk(clothes, ask, max_wait_ms=500.0, max_batch=32)
     for body, answer in zip(bodies, answers, strict=True):
-        expected = pipe(body["class_ids"], num=body["num_samples"], seed=body["seed"], num_steps=3)
+        expected = pipe(body["class_ids"], num_samples=body["num_samples"], seed=body["seed"], num_steps=3)
         assert answer["seed"] == body["seed"] and pngs(answer) == written(expected.images)
     expected = pipe.edit(Image.fromarray(PIXELS), mask=(0, 0, 4, 8), class_id=1, seed=2, num_steps=3)
     assert pngs(edited) == written(expected.images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -94,6 +95,13 @@ def save_picture(image: Image.Image, path: str | Path) -> Path:
     with atomic_path(path, sync=False) as temporary:
         image.save(temporary, format=kind)
     return path
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """The content of a PNG file, as `Image.save` would write it."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _shorten(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:

@@ -6,11 +6,8 @@ a mask, none under it, or everywhere the coarsest few.
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,22 +17,18 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
-from resgen.data.pictures.decode import Picture, decode_picture, pixels
-from resgen.data.pictures.grid import from_array, picture_grid
+from resgen.data.pictures.decode import decode_picture, pixels
+from resgen.data.pictures.grid import from_array
 from resgen.errors import ConfigError, DataError
 from resgen.kinds import Kind
 from resgen.ops.images import from_uint8
-from resgen.samplers.records import StepRecord
+from resgen.pipelines.image.inputs import MaskLike, PictureLike, stored_picture
+from resgen.pipelines.image.output import ImageOutput, tile_grid
 from resgen.tokenizers.image import ImageTokenizer
 
 SHEET_COLUMNS = 8
-SHEET_CELL = 96
-"""Pixels: smaller pictures are magnified to nearly this side on a sheet."""
 _TINT = (220, 30, 60)
 _WHITE = 128  # from this brightness on a mask means "imagine anew"
-
-PictureLike = Image.Image | str | Path | memoryview
-MaskLike = PictureLike | tuple[int, int, int, int]
 
 
 class Box(NamedTuple):
@@ -59,6 +52,20 @@ class Box(NamedTuple):
             return cls(*map(int, text.split(",")))
         except (TypeError, ValueError) as error:
             raise ConfigError(f"box '{text}' must be four whole numbers, LEFT,TOP,RIGHT,BOTTOM") from error
+
+    @classmethod
+    def of(cls, what: str, values: object, size: int) -> Box:
+        """The box of four numbers, within a picture of `size` x `size`.
+
+        Raises:
+            ConfigError: not four whole numbers, or see `check`.
+        """
+        numbers = [one for one in values if isinstance(one, int)] if isinstance(values, tuple | list) else []
+        if not isinstance(values, tuple | list) or not len(numbers) == len(values) == len(cls._fields):
+            raise ConfigError(f"{what}={values!r} must be a box of four whole numbers, (left, top, right, bottom)")
+        box = cls(*numbers)
+        box.check(what, size)
+        return box
 
     def check(self, what: str, size: int) -> None:
         """Refuse an empty box, and one that leaves a picture of `size` x `size`.
@@ -94,23 +101,15 @@ class EditPlan:
         return image if self.mask is None else Image.composite(image, self.image, self.mask)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class EditOutput:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class EditOutput(ImageOutput):
     """Edited pictures.
 
     Attributes:
-        images: PIL pictures, `L` or `RGB`.
-        codes: `[B, L, D]`, what they were decoded from.
-        steps: one record per network evaluation and batch.
-        class_ids: the class of each picture; 0 for a model without classes.
         plan: the picture, its codes and what of them was given.
         given: the picture decoded from what was given alone.
     """
 
-    images: list[Image.Image]
-    codes: Int[Tensor, "B L D"]
-    steps: list[StepRecord]
-    class_ids: list[int]
     plan: EditPlan
     given: Image.Image
 
@@ -138,7 +137,7 @@ def plan_edit(
     image: PictureLike,
     *,
     mask: MaskLike | None = None,
-    keep: tuple[int, int, int, int] | None = None,
+    keep: tuple[int, int, int, int] | list[int] | None = None,
     keep_levels: int | None = None,
     resize: bool = False,
 ) -> EditPlan:
@@ -166,12 +165,12 @@ def plan_edit(
     if mask is not None and keep is not None:
         raise ConfigError("mask and keep were both given; keep is the mask of all that lies outside a box")
     if mask is None and keep is None and keep_levels is None:
-        raise ConfigError("nothing would be imagined: give mask, keep or keep_levels (--mask, --keep, --keep-levels)")
+        raise ConfigError("nothing would be imagined: give mask, keep or keep_levels")
     spec, size = tokenizer.spec, tokenizer.config.image_size
     if keep_levels is not None and not 0 <= keep_levels <= spec.depth:
-        raise ConfigError(f"keep_levels={keep_levels} (--keep-levels) must lie in 0..{spec.depth}, the model's levels")
+        raise ConfigError(f"keep_levels={keep_levels} must lie in 0..{spec.depth}, the model's levels")
     anew = _mask(mask, keep, size)
-    source = torch.from_numpy(pixels(*_stored(image, "the picture"), size, tokenizer.config.channels, resize).copy())
+    source = torch.from_numpy(pixels(*stored_picture(image, "picture"), size, tokenizer.config.channels, resize).copy())
     device = tokenizer.quantizer.codebooks.device
     codes = tokenizer.encode(from_uint8(source[None]).to(device))[0].cpu()
     touched = torch.ones(spec.num_positions, dtype=torch.bool)
@@ -210,29 +209,16 @@ def check_order(kind: Kind, visible: Int[Tensor, " L"]) -> None:
     if (ordered.diff() > 0).any():
         raise ConfigError(
             f"kind '{kind.name}' draws positions in reading order and would not heed what is given after them: mask "
-            "whole rows down to the lower edge, or keep levels of the whole picture (--keep-levels without a mask)"
+            "whole rows down to the lower edge, or keep levels of the whole picture (keep_levels without a mask)"
         )
 
 
-def tile_grid(
-    tiles: Sequence[Image.Image],
-    columns: int,
-    *,
-    labels: Sequence[str] | None = None,
-    row_labels: Sequence[str] | None = None,
-) -> Image.Image:
-    """`picture_grid` of PIL pictures of one size in any mode, magnified towards `SHEET_CELL` pixels; always `RGB`."""
-    arrays = np.stack([np.asarray(tile.convert("RGB")) for tile in tiles])
-    stacked = torch.from_numpy(arrays).permute(0, 3, 1, 2)
-    scale = max(1, SHEET_CELL // tiles[0].width)
-    return picture_grid(stacked, columns, scale=scale, labels=labels, row_labels=row_labels)
-
-
-def _mask(mask: MaskLike | None, keep: tuple[int, int, int, int] | None, size: int) -> Bool[Tensor, "S S"] | None:
+def _mask(
+    mask: MaskLike | None, keep: tuple[int, int, int, int] | list[int] | None, size: int
+) -> Bool[Tensor, "S S"] | None:
     """True where the picture is imagined anew; None without a mask."""
-    if isinstance(mask, tuple) or keep is not None:
-        box = Box(*(keep or mask))  # type: ignore[misc]
-        box.check("mask" if keep is None else "keep", size)
+    if isinstance(mask, tuple | list) or keep is not None:
+        box = Box.of("mask", mask, size) if keep is None else Box.of("keep", keep, size)
         inside = torch.zeros(size, size, dtype=torch.bool)
         inside[box.top : box.bottom, box.left : box.right] = True
         if keep is None:
@@ -242,24 +228,10 @@ def _mask(mask: MaskLike | None, keep: tuple[int, int, int, int] | None, size: i
         return ~inside
     if mask is None:
         return None
-    stored, where = _stored(mask, "the mask")
+    stored, where = stored_picture(mask, "mask")
     grey = decode_picture(stored, where).convert("L")
     # As the picture itself: the centred square. Nearest pixels keep a mask of two values one of two values.
     anew = np.asarray(ImageOps.fit(grey, (size, size), Image.Resampling.NEAREST)) >= _WHITE
     if not anew.any():
         raise DataError(f"{where} has no white pixel, so nothing would be imagined; white is imagined anew")
     return torch.from_numpy(anew)
-
-
-def _stored(image: PictureLike, what: str) -> tuple[Picture, str]:
-    """A picture as `data.pictures.decode` takes it, and what to call it in an error."""
-    if isinstance(image, memoryview):
-        return image, what
-    if not isinstance(image, Image.Image):
-        return Path(image), f"picture '{image}'" if what == "the picture" else f"mask '{image}'"
-    buffer = io.BytesIO()
-    try:
-        image.save(buffer, "PNG")
-    except OSError as error:
-        raise DataError(f"{what} has mode {image.mode}; convert it to L or RGB") from error
-    return buffer.getbuffer(), what

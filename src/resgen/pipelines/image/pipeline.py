@@ -3,72 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from jaxtyping import Int, UInt8
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from resgen.checkpoints.artefacts import Pipeline, load_pipeline, save_pipeline
-from resgen.checkpoints.hub import push_saved
 from resgen.data.pictures.grid import from_array
-from resgen.devices import cast_parameters, choose_device, choose_dtype
 from resgen.errors import ConfigError, unknown
-from resgen.kinds import KINDS, AnySampling, kind_of, sample, sampling_with, without_guidance
+from resgen.kinds import KINDS, AnySampling, Settings, kind_of, sample, sampling_with, without_guidance
 from resgen.ops.images import to_uint8
-from resgen.pipelines.image.edit import EditOutput, EditPlan, MaskLike, PictureLike, check_order, plan_edit
+from resgen.pipelines.base import BasePipeline, NoOthers, refuse_others, seed_of, some_of
+from resgen.pipelines.image.edit import EditOutput, EditPlan, check_order, plan_edit
+from resgen.pipelines.image.inputs import ClassesLike, ClassLike, MaskLike, PictureLike, listed
+from resgen.pipelines.image.output import ImageOutput
 from resgen.samplers.records import StepCallback, StepRecord
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImageOutput:
-    """Generated pictures.
-
-    Attributes:
-        images: PIL pictures, `L` or `RGB`.
-        codes: `Int64[B, L, D]`, what they were decoded from.
-        steps: one record per network evaluation and batch.
-        class_ids: the class of each picture; the model's "no class" where it has none.
-    """
-
-    images: list[Image.Image]
-    codes: Int[Tensor, "B L D"]
-    steps: list[StepRecord]
-    class_ids: list[int]
-
-
-class ImagePipeline:
+class ImagePipeline(BasePipeline):
     """Tokenizer and generator of one folder.
+
+        pipe = ImagePipeline.from_pretrained("fashion-mnist-small")
+        pipe("Bag", num_samples=4, seed=1).save("bags.png")
 
     Args:
         parts: what `checkpoints.artefacts.load_pipeline` returns.
         device: `cpu`, `cuda`, ...; a GPU if there is one by default.
-        dtype: of the networks: `bfloat16`, `float32`, or `auto`, which takes bfloat16 where the hardware has
-            instructions for it.
-            Codebooks, mixture arithmetic and quantization are float32 in any case.
+        dtype: of the networks: `bfloat16` (or `bf16`), `float32`, or `auto`, which takes bfloat16 where the hardware
+            has instructions for it. Codebooks, mixture arithmetic and quantization are float32 in any case.
     """
 
-    def __init__(self, parts: Pipeline, *, device: str | None = None, dtype: str | torch.dtype = "auto") -> None:
-        self.device = choose_device(device or "auto")
-        self.dtype = choose_dtype(dtype, self.device)
-        self.tokenizer = cast_parameters(parts.tokenizer, self.dtype).to(self.device)
-        self.generator = cast_parameters(parts.generator, self.dtype).to(self.device)
+    def __init__(
+        self, parts: Pipeline, *, device: str | torch.device | None = None, dtype: str | torch.dtype = "auto"
+    ) -> None:
+        self.name = parts.folder.path.name
+        self.tokenizer, self.generator = parts.tokenizer, parts.generator
         self.sampling: AnySampling = parts.sampling
         self.class_names = parts.class_names
         self.history: dict[str, Any] = dict(parts.folder.extra.get("history", {}))
+        self.to("auto" if device is None else device, dtype)
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | Path, *, device: str | None = None, dtype: str | torch.dtype = "auto"
+        cls,
+        name_or_path: str | Path,
+        *,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype = "auto",
+        **others: Unpack[NoOthers],
     ) -> ImagePipeline:
         """Load a pipeline's folder, a generator's run folder, a bundled model, or `owner/model[@revision]` of the hub.
 
         Raises:
-            CheckpointError: nothing there, damaged, or its parts do not belong together.
+            CheckpointError: nothing there, damaged, of speech, or its parts do not belong together.
+            ConfigError: a device or type that cannot be used, or another argument.
         """
+        refuse_others(others)
         return cls(load_pipeline(name_or_path), device=device, dtype=dtype)
 
     def save_pretrained(self, path: str | Path) -> None:
@@ -81,15 +74,6 @@ class ImagePipeline:
             class_names=self.class_names,
             history=self.history,
         )
-
-    def push_to_hub(self, repository: str, *, private: bool = False) -> str:
-        """Upload to `owner/model` on the Hugging Face hub, with a card; returns the address of the commit.
-
-        Raises:
-            CheckpointError: the hub refuses.
-            MissingExtraError: huggingface_hub is not installed (extra `hub`).
-        """
-        return push_saved(self.save_pretrained, repository, private=private)
 
     def compile(self) -> None:
         """Compile the transformer, on a GPU into CUDA graphs: a minute for each size of batch, then faster.
@@ -112,7 +96,11 @@ class ImagePipeline:
         """Classes that the generator knows; 0 for a model without classes."""
         return self.generator.config.num_classes
 
-    def class_id(self, name_or_id: str | int) -> int:
+    def class_name(self, class_id: int) -> str:
+        """The name of a class, or its number where classes have no names."""
+        return self.class_names[class_id] if class_id < len(self.class_names) else str(class_id)
+
+    def class_id(self, name_or_id: ClassLike) -> int:
         """The number of a class given by name (case does not matter) or number.
 
         Raises:
@@ -129,39 +117,40 @@ class ImagePipeline:
 
     def __call__(
         self,
-        class_ids: Sequence[int | str] | None = None,
+        class_ids: ClassesLike | None = None,
         *,
-        num: int = 1,
-        seed: int = 0,
+        num_samples: int = 1,
+        seed: int | None = 0,
         batch_size: int = 64,
         codes: Int[Tensor, "B L D"] | None = None,
         visible: Int[Tensor, "B L"] | None = None,
         callback: StepCallback | None = None,
-        **settings: Any,
+        **settings: Unpack[Settings],
     ) -> ImageOutput:
         """Generate pictures; settings left out are the model's own (`sampling`).
 
         Args:
-            class_ids: classes by number or name; by default every class once.
-            num: pictures of each entry of `class_ids`, next to each other.
-            seed: picture k draws from the stream (seed, k), so `batch_size` changes nothing but rounding.
+            class_ids: a class by name or number, or several in a list, an array or a tensor; by default every class
+                once.
+            num_samples: pictures of each entry of `class_ids`, next to each other.
+            seed: picture k draws from the stream (seed, k), so `batch_size` changes nothing but rounding. None takes a
+                fresh one; the output has it as `seed`.
             batch_size: pictures per network evaluation.
             codes: given codes, one array per picture; levels below `visible` are kept as they are.
             visible: how many levels of each position are given.
             callback: called after every network evaluation with (record, codes, visible) of the batch.
-            settings: `num_steps`, `guidance_scale`, `top_p`, `temperature`, ...: the fields of the sampling settings of
-                the model's kind, for ResGen those of `SamplingConfig`.
+            settings: `num_steps`, `guidance_scale`, `top_p`, `temperature`, ...: see `kinds.Settings`; for ResGen the
+                fields of `SamplingConfig`.
 
         Raises:
             ConfigError: an unknown class, or a setting that is unknown or out of range.
         """
-        if num < 1 or batch_size < 1:
-            raise ConfigError(f"num={num} and batch_size={batch_size} must be at least 1")
-        if seed < 0:
-            raise ConfigError(f"seed={seed} must not be negative")
+        if num_samples < 1 or batch_size < 1:
+            raise ConfigError(f"num_samples={num_samples} and batch_size={batch_size} must be at least 1")
+        seed = seed_of(seed)
         every = range(self.num_classes) if self.num_classes else [0]
-        classes = every if class_ids is None else [self.class_id(c) for c in class_ids]
-        ids = [c for c in classes for _ in range(num)]
+        classes = every if class_ids is None else [self.class_id(c) for c in listed(class_ids)]
+        ids = [c for c in classes for _ in range(num_samples)]
         if not ids:
             raise ConfigError("class_ids=[] must hold at least one class, or be None for all")
         if (codes is None) != (visible is None):
@@ -171,7 +160,7 @@ class ImagePipeline:
         records: list[StepRecord] = []
         finished: list[Tensor] = []
         images: list[Image.Image] = []
-        sampling = self.sampling_with(**settings)
+        sampling = self._unguided(self._settings(self.__call__, settings))
         for begin in range(0, len(ids), batch_size):
             part = slice(begin, begin + batch_size)
             samples = sample(
@@ -186,37 +175,45 @@ class ImagePipeline:
             records += samples.steps
             finished.append(samples.codes.cpu())
             images += self.decode(samples.codes)
-        return ImageOutput(images=images, codes=torch.cat(finished), steps=records, class_ids=ids)
+        return ImageOutput(
+            images=images,
+            codes=torch.cat(finished),
+            steps=records,
+            class_ids=ids,
+            class_names=[self.class_name(c) for c in ids] if self.num_classes else [],
+            seed=seed,
+        )
 
     def edit(
         self,
         image: PictureLike,
         *,
         mask: MaskLike | None = None,
-        keep: tuple[int, int, int, int] | None = None,
+        keep: tuple[int, int, int, int] | list[int] | None = None,
         keep_levels: int | None = None,
-        class_id: int | str | None = None,
+        class_id: ClassLike | None = None,
         num_samples: int = 1,
-        seed: int = 0,
+        seed: int | None = 0,
         blend: bool = False,
         resize: bool = False,
         batch_size: int = 64,
         callback: StepCallback | None = None,
-        **settings: Any,
+        **settings: Unpack[Settings],
     ) -> EditOutput:
         """Imagine a part of a picture anew, or its finer levels; what is given comes back as it is, code for code.
 
         Args:
-            image: a PIL picture, a file or the content of one.
-            mask: what to imagine anew: white in a picture or file, or a box (left, top, right, bottom) in pixels of
-                the model's picture.
+            image: a PIL picture, an array, a tensor, a file or the content of one (see `inputs.PictureLike`).
+            mask: what to imagine anew: white in a picture, or a box (left, top, right, bottom) in pixels of the
+                model's picture.
             keep: a box outside which everything is imagined anew.
             keep_levels: how many of the coarsest levels are kept even there (0 by default); of the whole picture
                 without `mask` and `keep`.
             class_id: number or name of the class to imagine; the picture's own or another. Models without classes
                 take none.
             num_samples: how many results.
-            seed: result k draws from the stream (seed, k), so `batch_size` changes nothing but rounding.
+            seed: result k draws from the stream (seed, k), so `batch_size` changes nothing but rounding; None takes a
+                fresh one.
             blend: take the pixels outside the mask from the picture itself instead of the decoder.
             resize: cut out, resize and convert a picture of another size or mode, instead of refusing it.
             batch_size: pictures per network evaluation.
@@ -234,7 +231,7 @@ class ImagePipeline:
         plan = self.plan_edit(image, mask=mask, keep=keep, keep_levels=keep_levels, blend=blend, resize=resize)
         result = self(
             None if number is None else [number],
-            num=num_samples,
+            num_samples=num_samples,
             seed=seed,
             batch_size=batch_size,
             codes=plan.codes.repeat(num_samples, 1, 1),
@@ -247,11 +244,13 @@ class ImagePipeline:
             codes=result.codes,
             steps=result.steps,
             class_ids=result.class_ids,
+            class_names=result.class_names,
+            seed=result.seed,
             plan=plan,
             given=self.decode(plan.codes[None], visible=plan.visible[None])[0],
         )
 
-    def edited_class(self, class_id: int | str | None) -> int | None:
+    def edited_class(self, class_id: ClassLike | None) -> int | None:
         """The number of the class to imagine; None for a model without classes.
 
         Raises:
@@ -259,7 +258,7 @@ class ImagePipeline:
         """
         if class_id is None and self.num_classes:
             allowed = ", ".join([*self.class_names, f"0..{self.num_classes - 1}"])
-            raise ConfigError(f"this model needs a class, class_id (--class); allowed: {allowed}")
+            raise ConfigError(f"this model needs a class, class_id; allowed: {allowed}")
         return None if class_id is None else self.class_id(class_id)
 
     def plan_edit(
@@ -267,7 +266,7 @@ class ImagePipeline:
         image: PictureLike,
         *,
         mask: MaskLike | None = None,
-        keep: tuple[int, int, int, int] | None = None,
+        keep: tuple[int, int, int, int] | list[int] | None = None,
         keep_levels: int | None = None,
         blend: bool = False,
         resize: bool = False,
@@ -285,8 +284,10 @@ class ImagePipeline:
         Raises:
             ConfigError: a setting that the model's kind does not have, or a value out of range.
         """
-        sampling = sampling_with(self.sampling, settings)
-        # Without classes both passes would be the same.
+        return self._unguided(sampling_with(self.sampling, settings))
+
+    def _unguided(self, sampling: AnySampling) -> AnySampling:
+        """The same without guidance for a model without classes, where both passes would be the same."""
         return sampling if self.num_classes else without_guidance(sampling)
 
     def generate_pixels(
@@ -319,6 +320,18 @@ class ImagePipeline:
         decoded = self.tokenizer.decode(codes.to(self.device), num_levels, visible=visible)
         pixels = to_uint8(decoded).permute(0, 2, 3, 1).cpu().numpy()
         return [from_array(array) for array in pixels]
+
+    def _cast(self) -> Sequence[nn.Module]:
+        return self._modules()
+
+    def _modules(self) -> Sequence[nn.Module]:
+        return self.tokenizer, self.generator
+
+    def _facts(self) -> Sequence[str]:
+        config = self.tokenizer.config
+        picture = f"{config.image_size}x{config.image_size} {'grey' if config.channels == 1 else 'RGB'}"
+        names = f" ({some_of(self.class_names)})" if self.class_names else ""
+        return picture, f"{self.num_classes} classes{names}" if self.num_classes else "no classes"
 
     def _check_given(self, codes: Tensor, visible: Tensor, count: int) -> None:
         spec = self.generator.spec

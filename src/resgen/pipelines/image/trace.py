@@ -18,7 +18,7 @@ from torch import Tensor
 from resgen.data.pictures.grid import save_picture
 from resgen.errors import ConfigError
 from resgen.files import atomic_path
-from resgen.pipelines.image.edit import tile_grid
+from resgen.pipelines.image.output import tile_grid
 from resgen.pipelines.image.pipeline import ImagePipeline
 from resgen.samplers.records import StepRecord
 
@@ -83,7 +83,7 @@ class StepTrace(ABC):
         """
         batches = [batch for batch in self._batches if batch]
         if not batches:
-            raise ConfigError("no step was taken, so there is nothing to show in a trace (--trace)")
+            raise ConfigError("no step was taken, so there is nothing to show in a trace")
         # A batch with fewer steps than the others keeps its last.
         last: list[_Moment] = [batch[0] for batch in batches]
         frames = []
@@ -143,7 +143,7 @@ class SampleTrace(StepTrace):
     """A trace of pictures: a column per sample, decoded above and as a map of known levels below.
 
         trace = SampleTrace(pipe)
-        pipe([3], num=4, callback=trace)
+        pipe(3, num_samples=4, callback=trace)
         trace.save("steps.gif")
 
     Args:

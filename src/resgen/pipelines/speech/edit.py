@@ -248,7 +248,7 @@ class SpeechEditor:
         if keep_length and count < least:
             raise DataError(
                 f"{text!r} does not fit into {count * unit / rate:.2f} s, a frame per letter and whole positions take "
-                f"{least * unit / rate:.2f} s; widen the stretch, or do not keep its length (--keep-length)"
+                f"{least * unit / rate:.2f} s; widen the stretch, or leave out keep_length"
             )
         count = max(count, least)
         length, most = len(recording.codes) - (end - begin) + count, self.codec.spec.num_positions

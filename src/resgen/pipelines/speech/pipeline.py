@@ -333,7 +333,7 @@ class SpeechPipeline:
     ) -> tuple[SpeechEditor, Recording]:
         """A recording and its text as they are edited; a stretch in seconds is encoded even where it is silent."""
         rate = self.sample_rate_hz
-        samples, transcript, where = self._opened("recording", recording, "input_text (--input-text)", text)
+        samples, transcript, where = self._opened("recording", recording, "input_text", text)
         if stretch is not None:
             check_stretch(*stretch, len(samples) / rate)
         also = None if stretch is None else (int(stretch[0] * rate), math.ceil(stretch[1] * rate))

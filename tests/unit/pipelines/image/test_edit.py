@@ -192,9 +192,56 @@ def test_resizing(pipe: ImagePipeline) -> None:
     assert result.plan.image.size == (8, 8)
 
 
+def test_pictures_and_masks_as_callers_have_them(pipe: ImagePipeline, tmp_path: Path) -> None:
+    picture, mask = pipe("bag", seed=4).images[0], Image.new("L", (8, 8))
+    mask.paste(255, (0, 0, 4, 8))
+    picture.save(tmp_path / "a.png")
+    pixels, anew = np.array(picture), np.array(mask)
+    expected = pipe.edit(picture, mask=mask, class_id=0).codes
+    pictures = [
+        tmp_path / "a.png",
+        str(tmp_path / "a.png"),
+        (tmp_path / "a.png").read_bytes(),
+        pixels,
+        pixels.astype(np.int64),
+        pixels[..., None],
+        pixels / 255,
+        np.stack([pixels] * 3, axis=-1),
+        torch.from_numpy(pixels),
+        torch.from_numpy(pixels)[None].float() / 255,
+        (torch.from_numpy(pixels) / 255).expand(3, 8, 8),
+    ]
+    for source in pictures:
+        assert torch.equal(pipe.edit(source, mask=mask, class_id=0).codes, expected), type(source)
+    for where in ((0, 0, 4, 8), [0, 0, 4, 8], anew, anew > 0, anew / 255, torch.from_numpy(anew) > 0):
+        assert torch.equal(pipe.edit(picture, mask=where, class_id=0).codes, expected), where
+    assert torch.equal(pipe.edit(picture, keep=[4, 0, 8, 8], class_id=0).codes, expected)
+
+
+@pytest.mark.parametrize(
+    ("picture", "named"),
+    [
+        (np.full((8, 8), 256), r"the picture holds int64 from 256 to 256; whole numbers must lie in 0\.\.255"),
+        (np.full((8, 8), 1.5), r"float64 from 1.5 to 1.5; .* others in \[0, 1\]"),
+        (np.full((8, 8), np.nan), "float64 from nan"),
+        (np.zeros((1, 3, 8, 8)), r"the picture has the shape \(1, 3, 8, 8\)"),
+        (np.zeros((3, 8, 8)), r"shape \(3, 8, 8\) \(channels last\)"),
+        (torch.zeros(8, 8, 3), r"shape \(8, 3, 8\)"),
+        (np.zeros((0, 8)), "shape"),
+        (np.full((8, 8), "a"), "not numbers"),
+        (b"GIF", "the picture is not a picture of a known format"),
+    ],
+)
+def test_numbers_that_are_no_picture(pipe: ImagePipeline, picture, named: str) -> None:
+    with pytest.raises(DataError, match=named):
+        pipe.edit(picture, keep_levels=1, class_id=0)
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
+        ({"mask": [0, 0, 4]}, r"mask=\[0, 0, 4\] must be a box of four whole numbers"),
+        ({"keep": [0, 0, 4]}, r"keep=\[0, 0, 4\] must be a box of four whole numbers"),
         ({}, "nothing would be imagined"),
         ({"mask": (0, 0, 9, 8)}, r"mask box 0,0,9,8 must be .* RIGHT <= 8"),
         ({"mask": (4, 0, 4, 8)}, "mask box 4,0,4,8"),

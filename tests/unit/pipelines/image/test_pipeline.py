@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +40,80 @@ def test_names_and_numbers_of_classes(pipe: ImagePipeline) -> None:
         pipe(["9"])
 
 
+@pytest.mark.parametrize(
+    ("classes", "ids"),
+    [
+        ("Bag", [1]),
+        (2, [2]),
+        (np.int64(2), [2]),
+        (torch.tensor(2), [2]),
+        (("bag", 0), [1, 0]),
+        (range(2), [0, 1]),
+        (np.array([2, 0]), [2, 0]),
+        (np.array(["Bag", "1"]), [1, 2]),
+        ([np.int64(1), torch.tensor(0), "bag"], [1, 0, 1]),
+        (torch.tensor([2, 0]), [2, 0]),
+    ],
+)
+def test_classes_as_callers_have_them(pipe: ImagePipeline, classes, ids: list[int]) -> None:
+    result = pipe(classes, num_steps=1)
+    assert result.class_ids == ids
+    assert result.class_names == [("T-shirt/top", "Bag", "1")[number] for number in ids]
+
+
+def test_a_fresh_seed_is_recorded(pipe: ImagePipeline) -> None:
+    first, second = (pipe("Bag", seed=None) for _ in range(2))
+    assert first.seed != second.seed and not torch.equal(first.codes, second.codes)
+    assert torch.equal(pipe("Bag", seed=first.seed).codes, first.codes)
+    assert pipe("Bag").seed == 0 and pipe("Bag", seed=7).seed == 7
+    edited = pipe.edit(first.images[0], keep_levels=1, class_id="Bag", seed=None)
+    again = pipe.edit(first.images[0], keep_levels=1, class_id="Bag", seed=edited.seed)
+    assert torch.equal(again.codes, edited.codes)
+
+
+@pytest.mark.parametrize(
+    ("setting", "meant"),
+    [
+        ("num", "num_samples"),
+        ("num_sample", "num_samples"),
+        ("num_inference_steps", "num_steps"),
+        ("cfg_scale", "guidance_scale"),
+        ("generator", "seed"),
+    ],
+)
+def test_names_of_other_libraries_get_a_hint(pipe: ImagePipeline, setting: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=f"unknown sampling setting '{setting}' .did you mean '{meant}'.*top_p"):
+        pipe("Bag", **{setting: 2})
+
+
+def test_settings_name_those_of_every_kind() -> None:
+    every = {field.name for kind in kinds.KINDS.values() for field in fields(kind.sampling)}
+    assert set(kinds.Settings.__annotations__) == every
+
+
+def test_another_device_and_type(model: Path) -> None:
+    pipe = ImagePipeline.from_pretrained(model, device=torch.device("cpu"), dtype="bf16")
+    assert pipe.dtype == torch.bfloat16 and pipe.to("cpu") is pipe and pipe.dtype == torch.bfloat16
+    pipe.to("cpu", "float32")
+    assert {one.dtype for part in (pipe.generator, pipe.tokenizer) for one in part.parameters()} == {torch.float32}
+    expected = ImagePipeline.from_pretrained(model, device="cpu", dtype="float32")(seed=3).codes
+    assert torch.equal(pipe(seed=3).codes, expected)
+    assert next(pipe.to(torch.bfloat16).generator.parameters()).dtype == torch.bfloat16
+    for wrong in ({"device": "gpu"}, {"dtype": "float16"}):
+        with pytest.raises(ConfigError, match="unknown d"):
+            pipe.to(**wrong)
+    assert pipe.dtype == torch.bfloat16 and pipe.device.type == "cpu", "a refusal changes nothing"
+
+
+def test_one_line_about_a_pipeline(pipe: ImagePipeline, make_pipeline, tmp_path: Path) -> None:
+    line = "ImagePipeline('model': kind resgen, 8x8 grey, 3 classes (T-shirt/top, Bag, 1), 0.0M parameters, "
+    assert repr(pipe) == line + "float32 on cpu)"
+    plain = ImagePipeline.from_pretrained(make_pipeline(tmp_path / "m", num_classes=0, channels=3), device="cpu")
+    assert "'m': kind resgen, 8x8 RGB, no classes, 0.0M" in repr(plain)
+
+
 def test_output(pipe: ImagePipeline) -> None:
-    result = pipe(["bag", 0], num=3, seed=1)
+    result = pipe(["bag", 0], num_samples=3, seed=1)
     assert result.class_ids == [1, 1, 1, 0, 0, 0]
     assert result.codes.shape == (6, 16, 3) and result.codes.dtype == torch.int64
     assert len(result.images) == 6 and {(image.size, image.mode) for image in result.images} == {((8, 8), "L")}
@@ -56,13 +129,13 @@ def test_output(pipe: ImagePipeline) -> None:
 
 @pytest.mark.parametrize("unmasking", ["confidence", "random"])
 def test_batches_change_nothing(pipe: ImagePipeline, unmasking: str) -> None:
-    whole = pipe([0, 1, 2], num=3, seed=5, unmasking=unmasking)
+    whole = pipe([0, 1, 2], num_samples=3, seed=5, unmasking=unmasking)
     for size in (1, 3, 8):
-        other = pipe([0, 1, 2], num=3, seed=5, batch_size=size, unmasking=unmasking)
+        other = pipe([0, 1, 2], num_samples=3, seed=5, batch_size=size, unmasking=unmasking)
         assert torch.equal(other.codes, whole.codes)
         assert [np.asarray(i).tolist() for i in other.images] == [np.asarray(i).tolist() for i in whole.images]
         assert len(other.steps) == 4 * -(-9 // size)
-    assert not torch.equal(pipe([0, 1, 2], num=3, seed=6).codes, whole.codes)
+    assert not torch.equal(pipe([0, 1, 2], num_samples=3, seed=6).codes, whole.codes)
 
 
 def test_a_picture_keeps_its_stream(pipe: ImagePipeline) -> None:
@@ -78,7 +151,7 @@ def test_settings_are_the_model_s_unless_given(pipe: ImagePipeline) -> None:
     assert len(pipe(num_steps=2).steps) == 2
     plain = pipe(guidance_scale=0.0)
     assert [record.guidance_scale for record in plain.steps] == [0.0] * 4
-    base = pipe(num=4).codes
+    base = pipe(num_samples=4).codes
     for changes in (
         {"guidance_scale": 4.0},
         {"top_p": 0.1},
@@ -87,14 +160,14 @@ def test_settings_are_the_model_s_unless_given(pipe: ImagePipeline) -> None:
         {"mask_schedule": "linear"},
         {"unmasking": "random"},
     ):
-        assert not torch.equal(pipe(num=4, **changes).codes, base), changes
-    assert torch.equal(pipe(num=4).codes, base)
+        assert not torch.equal(pipe(num_samples=4, **changes).codes, base), changes
+    assert torch.equal(pipe(num_samples=4).codes, base)
 
 
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"num": 0}, "num=0"),
+        ({"num_samples": 0}, "num_samples=0"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"seed": -1}, "seed=-1"),
         ({"num_steps": 0}, "num_steps=0"),
@@ -162,7 +235,7 @@ def test_bfloat16_networks(model: Path) -> None:
     pipe = ImagePipeline.from_pretrained(model, device="cpu", dtype="bfloat16")
     assert next(pipe.generator.parameters()).dtype == torch.bfloat16
     assert pipe.generator.codebooks.dtype == pipe.tokenizer.quantizer.codebooks.dtype == torch.float32
-    result = pipe([0, 1], num=2)
+    result = pipe([0, 1], num_samples=2)
     assert len(result.images) == 4
     images = torch.rand(2, 1, 8, 8)
     assert pipe.tokenizer.encode(images).shape == (2, 16, 3)
@@ -171,7 +244,7 @@ def test_bfloat16_networks(model: Path) -> None:
 def test_a_model_without_classes(make_pipeline, tmp_path: Path) -> None:
     path = make_pipeline(tmp_path / "m", num_classes=0, channels=3)
     pipe = ImagePipeline.from_pretrained(path, device="cpu", dtype="float32")
-    result = pipe(num=3)
+    result = pipe(num_samples=3)
     assert len(result.images) == 3 and result.images[0].mode == "RGB"
     assert [record.guidance_scale for record in result.steps] == [0.0] * 4, "both passes would be the same"
     with pytest.raises(ConfigError, match="no classes"):
@@ -190,13 +263,15 @@ def test_what_cannot_be_loaded(model: Path, tmp_path: Path) -> None:
         ImagePipeline.from_pretrained(model, device="gpu")
     with pytest.raises(ConfigError, match="dtype"):
         ImagePipeline.from_pretrained(model, dtype="float16")
+    with pytest.raises(ConfigError, match="unknown argument 'torch_dtype' .did you mean 'dtype'.*device, dtype"):
+        ImagePipeline.from_pretrained(model, torch_dtype=torch.float32)
 
 
 COMPILED = """
 import sys, torch
 from resgen.pipelines.image.pipeline import ImagePipeline
 pipe = ImagePipeline.from_pretrained(sys.argv[1], device="cpu", dtype="float32")
-settings = {"num": 2, "seed": 3, "guidance_scale": 2.0}
+settings = {"num_samples": 2, "seed": 3, "guidance_scale": 2.0}
 plain = pipe(["bag", 0, 2], **settings)
 pipe.compile()
 compiling = []

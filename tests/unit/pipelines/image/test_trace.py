@@ -80,8 +80,8 @@ def test_the_map_grows_brighter_with_every_level() -> None:
 
 
 def test_batches_are_shown_beside_each_other(pipe: ImagePipeline) -> None:
-    whole, _ = seen_by(pipe, class_ids=[0, 1, 2], num=4)
-    parts, _ = seen_by(pipe, class_ids=[0, 1, 2], num=4, batch_size=3)
+    whole, _ = seen_by(pipe, class_ids=[0, 1, 2], num_samples=4)
+    parts, _ = seen_by(pipe, class_ids=[0, 1, 2], num_samples=4, batch_size=3)
     assert len(whole.frames()) == len(parts.frames()) == 4
     for first, second in zip(whole.frames(), parts.frames(), strict=True):
         assert np.array_equal(np.asarray(first), np.asarray(second))

@@ -1,0 +1,144 @@
+"""What pipelines share: device and type, sampling settings, saving, and one line about themselves."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict, TypeVar
+
+import torch
+from torch import nn
+
+from resgen.checkpoints.hub import push_saved
+from resgen.devices import cast_parameters, choose_device, choose_dtype
+from resgen.errors import ConfigError, unknown
+from resgen.kinds import AnySampling, kind_of, sampling_with
+from resgen.kinds.settings import OTHER_NAMES
+from resgen.models.base import CodeModel
+
+P = TypeVar("P", bound="BasePipeline")
+_LOADING = ("device", "dtype")
+_SHOWN = 3
+
+
+class NoOthers(TypedDict):
+    """No further keyword arguments; at run time they are refused with a hint."""
+
+
+class BasePipeline(ABC):
+    """A generator with what it needs to make pictures or sounds.
+
+    Attributes:
+        name: the folder that it was loaded from.
+        device: where it computes.
+        dtype: of its networks; codebooks and the arithmetic of distributions are float32 in any case.
+        generator: of codes.
+        sampling: settings of the sampler, where a call does not give them.
+    """
+
+    name: str
+    device: torch.device
+    dtype: torch.dtype
+    generator: CodeModel
+    sampling: AnySampling
+
+    def to(
+        self: P, device: str | torch.device | torch.dtype | None = None, dtype: str | torch.dtype | None = None
+    ) -> P:
+        """Move to a device, and compute in another type; what is left out stays. Returns the pipeline itself.
+
+        Raises:
+            ConfigError: a device that is not there, or a type other than `float32` and `bfloat16`.
+        """
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
+        device = self.device if device is None else choose_device(device)
+        self.dtype = choose_dtype(self.dtype if dtype is None else dtype, device)
+        self.device = device
+        for module in self._cast():
+            cast_parameters(module, self.dtype)
+        for module in self._modules():
+            module.to(self.device)
+        return self
+
+    @abstractmethod
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write a folder with these weights and sampling settings."""
+
+    def push_to_hub(self, repository: str, *, private: bool = False) -> str:
+        """Upload to `owner/model` on the Hugging Face hub, with a card; returns the address of the commit.
+
+        Raises:
+            CheckpointError: the hub refuses.
+            MissingExtraError: huggingface_hub is not installed (extra `hub`).
+        """
+        return push_saved(self.save_pretrained, repository, private=private)
+
+    def __repr__(self) -> str:
+        parameters = sum(one.numel() for module in self._modules() for one in module.parameters())
+        facts = (
+            f"kind {kind_of(self.generator.config).name}",
+            *self._facts(),
+            f"{parameters / 1e6:.1f}M parameters",
+            f"{str(self.dtype).removeprefix('torch.')} on {self.device}",
+        )
+        return f"{type(self).__name__}('{self.name}': {', '.join(facts)})"
+
+    @abstractmethod
+    def _cast(self) -> Sequence[nn.Module]:
+        """The networks that compute in `dtype`."""
+
+    @abstractmethod
+    def _modules(self) -> Sequence[nn.Module]:
+        """All networks."""
+
+    @abstractmethod
+    def _facts(self) -> Sequence[str]:
+        """What it makes, for `repr`."""
+
+    def _settings(self, call: Callable[..., Any], settings: Mapping[str, Any]) -> AnySampling:
+        """The sampling of a call with these settings.
+
+        Raises:
+            ConfigError: a setting that the model's kind does not have, with what `call` may take in its place, or a
+                value out of range.
+        """
+        own = {name: name for name in inspect.signature(call).parameters}
+        meant = {other: name for other, name in OTHER_NAMES.items() if name in own or hasattr(self.sampling, name)}
+        return sampling_with(self.sampling, settings, others=own | meant)
+
+
+def refuse_others(others: Mapping[str, Any]) -> None:
+    """Refuse keyword arguments of `from_pretrained` that it does not have.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    for name in others:
+        raise ConfigError(unknown("argument", name, _LOADING, others=OTHER_NAMES))
+
+
+def seed_of(seed: Any) -> int:
+    """The seed of a call; a fresh one for None.
+
+    Raises:
+        ConfigError: it is not a whole number, or negative.
+    """
+    if seed is None:
+        return secrets.randbits(31)
+    try:
+        number = operator.index(seed)
+    except TypeError as error:
+        raise ConfigError(f"seed={seed!r} must be a whole number, or None for a fresh one") from error
+    if number < 0:
+        raise ConfigError(f"seed={number} must not be negative")
+    return int(number)
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first few names."""
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

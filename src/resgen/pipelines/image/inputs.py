@@ -1,0 +1,80 @@
+"""Pictures and classes as callers have them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, SupportsIndex
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from resgen.data.pictures.decode import Picture
+from resgen.data.pictures.grid import png_bytes
+from resgen.errors import DataError
+
+PictureLike = Image.Image | str | Path | bytes | memoryview | np.ndarray | Tensor
+"""A PIL picture, a file, its content, or numbers: an array `[rows, columns(, channels)]` or a tensor
+`[(channels, )rows, columns]`, whole in 0..255 or of floating point in [0, 1]."""
+MaskLike = PictureLike | tuple[int, int, int, int] | list[int]
+ClassLike = str | SupportsIndex
+ClassesLike = ClassLike | Iterable[ClassLike]
+
+
+def listed(value: Any) -> list[Any]:
+    """A single entry, or those of a list, an array or a tensor."""
+    if isinstance(value, np.ndarray | Tensor):
+        value = value.tolist()
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        return [value]
+    return [one.item() if isinstance(one, np.generic | Tensor) else one for one in value]
+
+
+def stored_picture(image: Any, what: str) -> tuple[Picture, str]:
+    """A picture as `data.pictures.decode` takes it, and what to call it in an error.
+
+    Args:
+        image: a `PictureLike`.
+        what: `picture` or `mask`.
+
+    Raises:
+        DataError: something else, or numbers out of range.
+    """
+    where = f"the {what}"
+    if isinstance(image, bytes | memoryview):
+        return memoryview(image), where
+    if isinstance(image, str | Path):
+        return Path(image), f"{what} '{image}'"
+    if isinstance(image, Tensor):
+        image = image.detach().cpu()
+        image = image.float() if image.is_floating_point() else image
+        image = (image.movedim(0, -1) if image.ndim == 3 else image).numpy()
+    if isinstance(image, np.ndarray):
+        image = _from_numbers(image, where)
+    if not isinstance(image, Image.Image):
+        raise DataError(
+            f"{where} is {image!r:.80} ({type(image).__name__}); give a PIL picture, an array, a tensor or a file"
+        )
+    try:
+        return memoryview(png_bytes(image)), where
+    except OSError as error:
+        raise DataError(f"{where} has mode {image.mode}; convert it to L or RGB") from error
+
+
+def _from_numbers(values: np.ndarray, where: str) -> Image.Image:
+    if values.ndim == 3 and values.shape[-1] == 1:
+        values = values[..., 0]
+    if not values.size or not (values.ndim == 2 or (values.ndim == 3 and values.shape[-1] in (3, 4))):
+        raise DataError(
+            f"{where} has the shape {values.shape} (channels last); rows and columns with 1, 3 or 4 channels are needed"
+        )
+    if values.dtype.kind not in "biuf":
+        raise DataError(f"{where} holds {values.dtype}, not numbers")
+    top = 1 if values.dtype.kind in "bf" else 255
+    if not (values.min() >= 0 and values.max() <= top):
+        raise DataError(
+            f"{where} holds {values.dtype} from {values.min():g} to {values.max():g}; whole numbers must lie in "
+            "0..255, others in [0, 1]"
+        )
+    return Image.fromarray(np.round(values.astype(np.float64) * (255 // top)).astype(np.uint8))
