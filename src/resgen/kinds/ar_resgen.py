@@ -69,6 +69,7 @@ def _sized(config: ResGenConfig, num_layers: int) -> ARResGenConfig:
         num_components=config.num_components,
         mean_rank=config.mean_rank,
         metric=config.metric,
+        fixed_means=config.fixed_means,
         **shared_fields(config),
     )
 

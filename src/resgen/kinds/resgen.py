@@ -80,8 +80,10 @@ def sample(model: ResGen, request: Request, sampling: SamplingConfig) -> Samples
 
 
 def with_head(config: ResGenConfig, head: str) -> ResGenConfig:
-    """The same network with another head; a metric is the mixture's alone."""
-    return replace(config, head=head, metric=config.metric if head == "mixture" else "none")
+    """The same network with another head; metric and fixed means are the mixture's alone."""
+    if head == "mixture":
+        return replace(config, head=head)
+    return replace(config, head=head, metric="none", fixed_means=False)
 
 
 def _kind(

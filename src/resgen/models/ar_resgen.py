@@ -40,6 +40,7 @@ class ARResGenConfig:
         feature_stride: rows of features per position.
         head: `mixture` (the paper's), `residual` or `tokens`, as for ResGen.
         metric: of the mixture's targets, as for ResGen; `none` is the paper's.
+        fixed_means: as for ResGen.
     """
 
     tag: ClassVar[str] = "ar_resgen"
@@ -58,6 +59,7 @@ class ARResGenConfig:
     feature_stride: int = 1
     head: str = "mixture"
     metric: str = "none"
+    fixed_means: bool = False
 
     def __post_init__(self) -> None:
         sizes = "num_layers num_heads mlp_width condition_width head_layers head_width num_components".split()

@@ -73,7 +73,7 @@ def _start_metric(head: MetricHead, targets: Targets, generator: torch.Generator
             continue
         mixture.means.bias.zero_()
         for c, each in zip(counts, clusters, strict=True):
-            mixture.means.weight[:, head.width + c] = (each.centres @ root.T).flatten()
+            mixture.means.weight[:, c - head.num_flags] = (each.centres @ root.T).flatten()
 
 
 class _Clusters(NamedTuple):

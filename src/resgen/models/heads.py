@@ -95,6 +95,7 @@ class MixtureHead(LatentHead):
         rank: h, or None for full means. With a rank the projection gives mu~_v in R^h, and mu_v = M_v mu~_v + s_v with
             trainable `basis` M and `offset` s.
         min_log_scale: lower limit of log a; keeps the density of degenerate targets finite.
+        mean_width: how many of the input's last columns the means are projected from; all of them if left out.
 
     Raises:
         ConfigError: if a size is below 1 or `rank` exceeds `code_dim`.
@@ -111,9 +112,11 @@ class MixtureHead(LatentHead):
         code_dim: int,
         rank: int | None = None,
         min_log_scale: float = -4.0,
+        mean_width: int | None = None,
     ) -> None:
         super().__init__()
         self.width = width
+        self.mean_width = width if mean_width is None else mean_width
         self.num_components = num_components
         self.code_dim = code_dim
         check_least(self, 1, "width", "num_components", "code_dim")
@@ -124,7 +127,7 @@ class MixtureHead(LatentHead):
         self.rank = rank
         self.min_log_scale = min_log_scale
         self.affine = nn.Linear(width, num_components + 1 + code_dim)
-        self.means = nn.Linear(width, num_components * (rank or code_dim))
+        self.means = nn.Linear(self.mean_width, num_components * (rank or code_dim))
         if rank is None:
             self.register_parameter("basis", None)
             self.register_parameter("offset", None)
@@ -169,7 +172,7 @@ class MixtureHead(LatentHead):
 
     def squared_distance(self, hidden: Float[Tensor, "N O"], z: Float[Tensor, "N H"]) -> Float[Tensor, "N K"]:
         """|z - mu_v|^2 to the means of every component, for a standardized target z."""
-        projected = self.means(hidden).unflatten(-1, (self.num_components, -1))
+        projected = self.means(hidden[:, -self.mean_width :]).unflatten(-1, (self.num_components, -1))
         if self.basis is None or self.offset is None:
             return squared_distance(z, projected, overwrite=projected.grad_fn is not None)
         return low_rank_squared_distance(z, projected, self.basis, self.offset)
@@ -258,11 +261,11 @@ class MixtureHead(LatentHead):
     def component_mean(self, hidden: Float[Tensor, "N O"], component: Int[Tensor, " N"]) -> Float[Tensor, "N H"]:
         """mu_v of one given component per row, in float32; rows of the same component are multiplied together."""
         order = component.argsort()
-        component_ids = component[order]
+        component_ids, inputs = component[order], hidden[order, -self.mean_width :]
         weight = self.means.weight.unflatten(0, (self.num_components, -1))
         bias = self.means.bias.unflatten(0, (self.num_components, -1))
         with torch.autocast(device_type=hidden.device.type, enabled=False):
-            value = _product_per_component(hidden[order].to(weight.dtype), weight, component_ids)
+            value = _product_per_component(inputs.to(weight.dtype), weight, component_ids)
             value = at_least_float32(value) + bias[component_ids]
             if self.basis is not None and self.offset is not None:
                 value = _product_per_component(value.to(self.basis.dtype), self.basis, component_ids)

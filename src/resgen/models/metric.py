@@ -141,6 +141,9 @@ class MetricHead(LatentHead):
     Those biases are weights of as many inputs of the mixture, of which one is 1, so that every product stays one
     product. Their number is rounded up to the alignment of the grouped product.
 
+    With `fixed_means` the means have nothing but that bias: the input chooses among K points of its c, shifts and
+    scales them. Guidance, which extrapolates the head's input, then extrapolates no mean. Deviation, as the metric is.
+
     Args:
         config: a configuration with ResGen's fields.
         spec: shape of the codes.
@@ -154,7 +157,8 @@ class MetricHead(LatentHead):
         self.width = config.width
         self.num_flags = -(-spec.depth // FLAG_ALIGNMENT) * FLAG_ALIGNMENT
         sizes = {"num_components": config.num_components, "code_dim": spec.code_dim, "rank": config.mean_rank}
-        self.mixture = MixtureHead(width=config.width + self.num_flags, **sizes)
+        mean_width = self.num_flags if config.fixed_means else None
+        self.mixture = MixtureHead(width=config.width + self.num_flags, mean_width=mean_width, **sizes)
         # One offset per component, as means of low rank have it, can start right in one metric only.
         max_shapes = MAX_SHAPES if config.mean_rank is None else 1
         self.metric = TargetMetric(spec.depth, spec.code_dim, config.metric, max_shapes)
@@ -165,7 +169,7 @@ class MetricHead(LatentHead):
         self.mixture.reset_parameters(generator)
         with torch.no_grad():
             for part in (self.mixture.affine, self.mixture.means):
-                part.weight[:, self.width :] = 0
+                part.weight[:, -self.num_flags :] = 0
 
     def flagged(self, hidden: Float[Tensor, "N O"], visible: Int[Tensor, " N"]) -> Float[Tensor, "N F"]:
         """The mixture's input: `hidden`, and which c it is."""

@@ -44,9 +44,11 @@ class ResGenConfig:
             paper): a short way for what a prompt has everywhere, such as a voice.
         head: what is predicted: `mixture`, the sum of the masked embeddings (Eq. 1); `residual`, the codes, each given
             the sum of those above it (see `TokenHead`); `tokens`, the codes, each level on its own (Eq. 2).
-            `num_components`, `mean_rank` and `metric` are of `mixture` only.
+            `num_components`, `mean_rank`, `metric` and `fixed_means` are of `mixture` only.
         metric: of the mixture's targets for each number of visible levels, `scale`, `diagonal` or `triangular`,
             see `models.metric.TargetMetric`; `none` is the paper's.
+        fixed_means: in a metric: the components' means are parameters for each number of visible levels; what is
+            predicted chooses among them, shifts and scales them. The paper's are predicted as well.
     """
 
     tag: ClassVar[str] = "unmasking"  # of the network; which kind it is, its head says
@@ -64,6 +66,7 @@ class ResGenConfig:
     prompt_summary: bool = False
     head: str = "mixture"
     metric: str = "none"
+    fixed_means: bool = False
 
     def __post_init__(self) -> None:
         check_config(self, "width num_layers num_heads mlp_width condition_width num_components".split())
@@ -74,7 +77,7 @@ def check_head(config: Any) -> None:
     """Validate what a configuration with ResGen's fields says of its head.
 
     Raises:
-        ConfigError: an unknown head or metric, a rank below 1, or a metric of another head than the mixture.
+        ConfigError: an unknown head or metric, a rank below 1, a metric without mixture, fixed means without metric.
     """
     if config.mean_rank is not None and config.mean_rank < 1:
         raise ConfigError(f"mean_rank={config.mean_rank} must be at least 1, or null for full rank")
@@ -84,6 +87,8 @@ def check_head(config: Any) -> None:
         raise ConfigError(unknown("metric", config.metric, METRICS))
     if config.metric != "none" and config.head != "mixture":
         raise ConfigError(f"metric='{config.metric}' is of head='mixture', not of '{config.head}'; set it to 'none'")
+    if config.fixed_means and config.metric == "none":
+        raise ConfigError(f"fixed_means=true needs a metric, one of {', '.join(METRICS[1:])}; set it, or false")
 
 
 def _preset(width: int, num_layers: int, num_heads: int, num_components: int) -> ResGenConfig:

@@ -30,14 +30,17 @@ def _metric(kind: str, depth: int = DEPTH, max_shapes: int = MAX_SHAPES) -> Targ
     return metric
 
 
-def _new(kind: str, rank: int | None = None, depth: int = DEPTH, components: int = COMPONENTS) -> MetricHead:
-    config = ResGenConfig(width=WIDTH, num_heads=1, num_components=components, mean_rank=rank, metric=kind)
-    return MetricHead(config, CodeSpec(depth=depth, codebook_size=9, code_dim=DIM, shape=(2,)))
+def _new(
+    kind: str, rank: int | None = None, depth: int = DEPTH, components: int = COMPONENTS, fixed: bool = False
+) -> MetricHead:
+    head = {"num_components": components, "mean_rank": rank, "metric": kind, "fixed_means": fixed}
+    spec = CodeSpec(depth=depth, codebook_size=9, code_dim=DIM, shape=(2,))
+    return MetricHead(ResGenConfig(width=WIDTH, num_heads=1, **head), spec)
 
 
-def _head(kind: str, rank: int | None = None, components: int = COMPONENTS) -> MetricHead:
+def _head(kind: str, rank: int | None = None, components: int = COMPONENTS, fixed: bool = False) -> MetricHead:
     torch.manual_seed(1)
-    head = _new(kind, rank, components=components)
+    head = _new(kind, rank, components=components, fixed=fixed)
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -64,13 +67,14 @@ def test_maps_and_maps_back(kind: str, depth: int) -> None:
 
 @kinds
 @pytest.mark.parametrize("rank", [None, 2])
-def test_density_is_that_of_the_mixture(kind: str, rank: int | None) -> None:
+@pytest.mark.parametrize("fixed", [False, True])
+def test_density_is_that_of_the_mixture(kind: str, rank: int | None, fixed: bool) -> None:
     """log p(z) in float64: a mixture of Gaussians with means m + T^-1 (b + a mu_v) and covariance a^2 (T'T)^-1."""
-    head = _head(kind, rank).double()
+    head = _head(kind, rank, fixed=fixed).double()
     hidden, target, visible = torch.randn(9, WIDTH).double(), torch.randn(9, DIM).double(), torch.arange(9) % DEPTH
     inputs = head.flagged(hidden, visible)
     logits, log_scale, shift = head.mixture.affine_parameters(inputs)
-    means = head.mixture.means(inputs).unflatten(-1, (COMPONENTS, -1))
+    means = head.mixture.means(inputs[:, -head.mixture.mean_width :]).unflatten(-1, (COMPONENTS, -1))
     if head.mixture.basis is not None and head.mixture.offset is not None:
         means = torch.einsum("khr,nkr->nkh", head.mixture.basis, means) + head.mixture.offset
     expected = []
@@ -112,7 +116,8 @@ def test_samples_have_the_density(kind: str = "triangular") -> None:
 
 @pytest.mark.parametrize("rank", [None, 2])
 @pytest.mark.parametrize("depth", [DEPTH, 20])
-def test_start_from_targets_of_many_scales(rank: int | None, depth: int) -> None:
+@pytest.mark.parametrize("fixed", [False, True])
+def test_start_from_targets_of_many_scales(rank: int | None, depth: int, fixed: bool) -> None:
     """Targets whose size falls with c and whose covariance is far from round: the start fits every c."""
     stream = torch.Generator().manual_seed(0)
     axes = torch.tensor([1.0, 0.3, 0.1, 0.01])
@@ -125,7 +130,7 @@ def test_start_from_targets_of_many_scales(rank: int | None, depth: int) -> None
 
     plain = MixtureHead(width=WIDTH, num_components=8, code_dim=DIM, rank=rank)
     start_mixture(plain, targets, torch.Generator().manual_seed(0))
-    head = _new("triangular", rank, depth, components=8)
+    head = _new("triangular", rank, depth, components=8, fixed=fixed)
     start_mixture(head, targets, torch.Generator().manual_seed(0))
     hidden = torch.zeros(2000, WIDTH)
     for c in range(0, depth, 5):
@@ -145,6 +150,22 @@ def test_degenerate_targets_stay_finite(kind: str) -> None:
         start_mixture(head, lambda _, rows=rows: rows, torch.Generator().manual_seed(0))
         assert all(torch.isfinite(value).all() for value in head.state_dict().values())
         assert torch.isfinite(head.log_prob(torch.zeros(1, WIDTH), rows[:1], torch.zeros(1, dtype=torch.int64))).all()
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+def test_fixed_means_depend_on_the_count_alone(rank: int | None) -> None:
+    """What the components are apart is the same for every input, and another for every c."""
+    head = _head("triangular", rank, fixed=True)
+    component = torch.arange(COMPONENTS)
+
+    def means(c: int) -> torch.Tensor:
+        visible = torch.full((COMPONENTS,), c)
+        with torch.no_grad():
+            return head.mixture.component_mean(head.flagged(torch.randn(COMPONENTS, WIDTH), visible), component)
+
+    torch.testing.assert_close(means(0), means(0))
+    assert not torch.allclose(means(0), means(1))
+    assert head.mixture.means.weight.shape[1] == head.num_flags, "no weights of the input"
 
 
 def test_stays_float32_in_a_bfloat16_network() -> None:
@@ -171,3 +192,8 @@ def test_learned_are_the_shapes_alone() -> None:
 def test_unknown_metric() -> None:
     with pytest.raises(ConfigError, match="unknown metric 'round'"):
         TargetMetric(2, 3, "round")
+
+
+def test_fixed_means_need_a_metric() -> None:
+    with pytest.raises(ConfigError, match="fixed_means=true needs a metric, one of scale, diagonal, triangular"):
+        ResGenConfig(fixed_means=True)
