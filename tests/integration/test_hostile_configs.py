@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import json
 import random
-import resource
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from hostile import check
 from image_parts import save_model
-from resgen.cli.main import main
 from speech_parts import save_parts
 
 LONG = "x" * 100_000
@@ -53,7 +51,7 @@ def cases(models: dict[str, Path]) -> list[tuple[str, tuple[Any, ...], Any]]:
     return every
 
 
-def check(path: Path, at: tuple[Any, ...], value: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def load(path: Path, at: tuple[Any, ...], value: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """Load a model with one changed value."""
     config = path / "config.json"
     good = config.read_text()
@@ -62,31 +60,25 @@ def check(path: Path, at: tuple[Any, ...], value: Any, capsys: pytest.CaptureFix
         node = node[key]
     node[at[-1]] = value
     config.write_text(json.dumps(data))
-    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    if "vocoder" in good:
+        sample = ["speech", "--text", "abc", "--out", str(path / "a.wav")]
+    else:
+        sample = ["image", "--out", str(path / "a.png")]
     try:
-        speech = "vocoder" in good
-        command = (
-            ["generate", "speech", "--model", str(path), "--text", "abc", "--steps", "1", "--out", str(path / "a.wav")]
-            if speech
-            else ["generate", "image", "--model", str(path), "--steps", "1", "--out", str(path / "a.png")]
-        )
-        for words in (["inspect", str(path)], command):
-            code, error = main(words), capsys.readouterr().err
-            assert code in (0, 2), (at, value)
-            assert code == 0 or (error.startswith("error: ") and error.count("\n") == 1), (at, error[:500])
-            assert len(error) < 8100, at
+        for words in (["inspect", str(path)], ["generate", *sample, "--model", str(path), "--steps", "1"]):
+            check(words, capsys)
+    except AssertionError as error:
+        raise AssertionError(f"{'.'.join(map(str, at))} = {str(value)[:80]}: {error}") from error
     finally:
         config.write_text(good)
-    assert time.process_time() - began < 10, at
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20, "1 GiB, in kilobytes"
 
 
 def test_a_sample_of_hostile_values(models: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     for name, at, value in cases(models)[:SAMPLE]:
-        check(models[name], at, value, capsys)
+        load(models[name], at, value, capsys)
 
 
 @pytest.mark.slow
 def test_all_hostile_values(models: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     for name, at, value in cases(models)[SAMPLE:]:
-        check(models[name], at, value, capsys)
+        load(models[name], at, value, capsys)

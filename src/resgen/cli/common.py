@@ -10,12 +10,13 @@ import json
 import math
 import os
 import re
+import reprlib
 import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import yaml
 from tyro.conf import UseAppendAction, arg
@@ -26,6 +27,8 @@ from resgen.progress import progress_bars
 if TYPE_CHECKING:
     from resgen.modalities import Modality
 
+MOST, MOST_SEED = 1_000_000, (1 << 63) - 1
+"""Of the numbers of options, and of seeds."""
 SOUND_SUFFIXES = (".wav", ".flac", ".ogg")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
@@ -106,6 +109,32 @@ def flatten(groups: Iterable[Iterable[str]]) -> list[str]:
     return [value for group in groups for value in group]
 
 
+def option_name(command: type[Any], field: str) -> str:
+    """What a field of a command is called on the command line."""
+    hint = get_type_hints(command, include_extras=True)[field]
+    own = next((name for part in getattr(hint, "__metadata__", ()) if (name := getattr(part, "name", None))), field)
+    return f"--{own.replace('_', '-')}"
+
+
+def check_numbers(command: Any) -> None:
+    """Refuse numbers that are not finite, or larger than any run can bear, before any work.
+
+    Args:
+        command: has the options as attributes; some hold several numbers, some are dataclasses of options themselves.
+
+    Raises:
+        ConfigError: naming the option and its value.
+    """
+    for field in dataclasses.fields(command):
+        value, most = getattr(command, field.name), MOST_SEED if field.name == "seed" else MOST
+        if dataclasses.is_dataclass(value):
+            check_numbers(value)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, (int, float)) and not -most <= number <= most:
+                name = option_name(type(command), field.name)
+                raise ConfigError(f"{name} {reprlib.repr(number)} must lie in {-most:,}..{most:,}")
+
+
 def positive(name: str, value: int) -> None:
     """Refuse a count below 1.
 
@@ -166,8 +195,7 @@ def refuse_options(command: Any, names: Iterable[str], why: str) -> None:
     Raises:
         ConfigError: naming those that were given.
     """
-    given = ["--" + name.replace("_", "-") for name in names if getattr(command, name) not in (None, False, ())]
-    given = ["--set" if name == "--overrides" else name for name in given]
+    given = [option_name(type(command), name) for name in names if getattr(command, name) not in (None, False, ())]
     if given:
         raise ConfigError(f"{' and '.join(given)} must be left out: {why}")
 

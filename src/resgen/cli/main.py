@@ -18,7 +18,7 @@ from tyro.conf import Positional
 import resgen
 from resgen.allocator import keep_freed_memory
 from resgen.cli.bench import Bench
-from resgen.cli.common import message, os_error_line, table
+from resgen.cli.common import check_numbers, message, os_error_line, table
 from resgen.cli.compare import Compare, Sweep
 from resgen.cli.demo import Demo
 from resgen.cli.doctor import Doctor
@@ -137,13 +137,13 @@ def read_options(name: str, words: Sequence[str]) -> Any:
     """A command with its options; tyro's box around what is wrong with them becomes a line.
 
     Raises:
-        ConfigError: an option is unknown, lacks a value or has one of another type, or a needed one is missing.
+        ConfigError: an option is unknown, lacks a value or has one of another type or size, or a needed one is missing.
         SystemExit: 0 after help.
     """
     screen = io.StringIO()
     try:
         with contextlib.redirect_stderr(screen):
-            return tyro.cli(COMMANDS[name], prog=f"resgen {name}", args=words, config=OPTIONS)
+            command = tyro.cli(COMMANDS[name], prog=f"resgen {name}", args=words, config=OPTIONS)
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -152,6 +152,8 @@ def read_options(name: str, words: Sequence[str]) -> Any:
         sections = " ".join("\n" if set(line) <= {"─", "-"} else line for line in lines).splitlines()
         text = "; ".join(section.strip().rstrip(".") for section in sections if section.strip())
         raise ConfigError(f"{text}; `resgen {name} --help` explains all options") from stop
+    check_numbers(command)
+    return command
 
 
 def union(commands: Mapping[str, type[Any]]) -> Any:

@@ -110,7 +110,7 @@ class ImagePipeline(BasePipeline):
         text = str(name_or_id)
         if isinstance(name_or_id, str) and text.lower() in lowered:
             return lowered.index(text.lower())
-        if text.isdecimal() and int(text) < self.num_classes:
+        if text.isdecimal() and len(text) < 10 and int(text) < self.num_classes:  # int refuses thousands of digits
             return int(text)
         numbers = f"0..{self.num_classes - 1}" if self.num_classes else "none (the model has no classes)"
         raise ConfigError(unknown("class", name_or_id, [*self.class_names, numbers]))

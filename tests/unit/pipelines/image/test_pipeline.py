@@ -29,9 +29,7 @@ def test_names_and_numbers_of_classes(pipe: ImagePipeline) -> None:
     assert [pipe.class_id(name) for name in ("T-shirt/top", "bag", "BAG", 0, 2, "0")] == [0, 1, 1, 0, 2, 0]
     assert pipe.class_id("1") == 2, "a name goes before a number"
     assert pipe.class_id(1) == 1
-    for wrong in ("bags", 3, -1, "-1", "", "1.0", True):
-        if wrong is True:
-            continue
+    for wrong in ("bags", 3, -1, "-1", "", "1.0", "9" * 5000):
         with pytest.raises(ConfigError, match="unknown class"):
             pipe.class_id(wrong)
     with pytest.raises(ConfigError, match="did you mean 'Bag'"):
