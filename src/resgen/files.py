@@ -53,9 +53,9 @@ def atomic_path(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text; see `atomic_path`."""
+    """Write UTF-8 text, in which bytes of names of files that are no text are escaped; see `atomic_path`."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: str | Path, data: Mapping[str, Any]) -> None:

@@ -35,6 +35,11 @@ def test_missing_folders_are_made_and_others_may_read_the_file(tmp_path):
     assert file.read_text(encoding="utf-8") == "é" and stat.S_IMODE(file.stat().st_mode) & 0o444 == 0o444
 
 
+def test_names_that_are_no_text_are_escaped(tmp_path):
+    write_text(tmp_path / "a.txt", "written to '\udcff'")
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == r"written to '\udcff'"
+
+
 def test_a_folder_takes_its_place_as_a_whole(tmp_path):
     place = tmp_path / "m"
     for content in ("old", "new"):

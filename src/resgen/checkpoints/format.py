@@ -26,6 +26,7 @@ from torch import Tensor
 
 import resgen
 from resgen.checkpoints.tensors import read_tensors, sha256_file, write_tensors
+from resgen.config import is_text
 from resgen.errors import CheckpointError, unknown
 from resgen.files import atomic_folder, json_text
 
@@ -194,7 +195,7 @@ def load_folder(path: str | Path, *, verify: bool = True) -> Folder:
         if not isinstance(data.get(name, type_()), type_):
             expected = "mapping" if type_ is dict else "list"
             raise CheckpointError(f"'{config_path}': {name}={reprlib.repr(data[name])} must be a {expected}")
-    if bad := [name for name in data.get("class_names", []) if not _is_name(name)]:
+    if bad := [name for name in data.get("class_names", []) if not is_text(name)]:
         raise CheckpointError(f"'{config_path}': class_names holds {ascii(bad[0])[:80]}, which is no name of a class")
     components = {name: _saved_component(path, name, entry) for name, entry in entries.items()}
     if verify:
@@ -301,11 +302,6 @@ def _saved_component(folder: Path, name: str, entry: object) -> SavedComponent:
     if not path.is_file():
         raise CheckpointError(f"'{path}' is missing")
     return SavedComponent(name=name, type=kind, config=config, path=path, sha256=digest)
-
-
-def _is_name(value: object) -> bool:
-    """Text, and no half of a surrogate pair in it."""
-    return isinstance(value, str) and value == value.encode(errors="replace").decode()
 
 
 def _depth(data: object) -> int:

@@ -205,17 +205,14 @@ def _bounded(value: Any, where: str) -> Any:
         raise ConfigError(f"{where} must lie in {-MOST + 1}..{MOST - 1}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{where}={value} must be finite")
-    if isinstance(value, str) and (len(value) > MOST_TEXT or not _is_text(value)):
+    if isinstance(value, str) and (len(value) > MOST_TEXT or not is_text(value)):
         raise ConfigError(f"{where}={ascii(value[:40])} must be text of at most {MOST_TEXT} characters")
     return value
 
 
-def _is_text(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair
-        return False
-    return True
+def is_text(value: object) -> bool:
+    """Text that can be written in UTF-8: with no half of a surrogate pair in it."""
+    return isinstance(value, str) and value == value.encode(errors="replace").decode()
 
 
 def _tagged(kinds: Sequence[Any], value: Any, where: str) -> Any:

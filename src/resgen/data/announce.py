@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from resgen.errors import DataError
 
@@ -15,6 +15,12 @@ def announce(line: str) -> None:
     """One line, from the first of several processes only."""
     if os.environ.get("RANK", "0") == "0":
         print(line, file=sys.stderr, flush=True)
+
+
+def listed(reasons: Sequence[str]) -> str:
+    """The first `MAX_NAMED`, and how many more there are."""
+    more = f"; and {len(reasons) - MAX_NAMED} more" if len(reasons) > MAX_NAMED else ""
+    return "; ".join(reasons[:MAX_NAMED]) + more
 
 
 def leave_out(bad: Mapping[int, str], total: int, what: str, *, skip: bool) -> None:
@@ -34,8 +40,7 @@ def leave_out(bad: Mapping[int, str], total: int, what: str, *, skip: bool) -> N
     reasons = [bad[number] for number in sorted(bad)]
     if len(bad) == 1 and not skip:
         raise DataError(f"{reasons[0]}; remove it, or leave it out with --skip-unreadable")
-    more = f"; and {len(bad) - MAX_NAMED} more" if len(bad) > MAX_NAMED else ""
-    line = f"{len(bad)} of {total} {what} cannot be read: {'; '.join(reasons[:MAX_NAMED])}{more}"
+    line = f"{len(bad)} of {total} {what} cannot be read: {listed(reasons)}"
     if not skip:
         raise DataError(f"{line}; remove them, or leave them out with --skip-unreadable")
     announce(f"left out: {line}")

@@ -212,3 +212,9 @@ def test_a_row_without_bytes_is_named_when_it_is_read(tmp_path: Path, monkeypatc
     assert source[3][0][0, 0, 0] == 3
     with pytest.raises(DataError, match="row 5 holds no bytes in column"):
         source[6]
+
+
+def test_names_of_classes_that_are_no_text(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.parquet", [encoded(1)], [1], names=["cat", "\ud800"])
+    with pytest.raises(DataError, match=r"'.*train.parquet' row 0 has a class whose name is no text, '\\ud800'"):
+        open_images(path)

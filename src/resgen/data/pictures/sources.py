@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from resgen.config import is_text
 from resgen.data.announce import announce, leave_out
 from resgen.data.parquet import ParquetRows, encoded_bytes, join_labels, read_parquet
 from resgen.data.pictures.decode import Pictures, ReadPictures, check_shape, decode_picture, pixels, read_image
@@ -34,8 +35,9 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", "
 BUILT_IN = ("digits",)
 MAX_ENCODED_BYTES = 4 << 30
 """Of pictures in parquet files that are kept in memory as they are stored; of more, stretch by stretch is read."""
+MAX_OTHERS = 100_000
+"""Files without pictures in a folder, besides one for each picture."""
 FLAT_CLASS = "picture"
-"""Of pictures that cannot be read, in one message."""
 _DECODE_ROWS = 64
 
 
@@ -63,6 +65,13 @@ class ImageSource:
     digest: Callable[[], str]
     left_out: tuple[str, ...] = ()
     blocks: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        for label, name in enumerate(self.class_names):
+            if not is_text(name):
+                samples = np.flatnonzero(self.labels == label)
+                where = self.where(int(samples[0])) if len(samples) else f"data '{self.name}'"
+                raise DataError(f"{where} has a class whose name is no text, {ascii(name[:40])}; give it another one")
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -335,8 +344,10 @@ def _has_pictures(folder: Path) -> bool:
 
 
 def _open_folder(path: Path, split: str) -> ImageSource:
+    others = _other_files(path)
     splits = split_folders(path, _has_pictures)
     root = splits[split] if splits else path
+    others = _other_files(root) if splits else others
     flat = sorted(filter(_is_picture, root.iterdir()))
     named = {c.name for place in splits.values() or [path] for c in subfolders(place)}
     files = {name: sorted(filter(_is_picture, (root / name).rglob("*"))) for name in sorted(named)}
@@ -360,19 +371,30 @@ def _open_folder(path: Path, split: str) -> ImageSource:
         where=lambda index: f"picture '{paths[index]}'",
         digest=lambda: _files_digest((file.relative_to(root).as_posix(), file) for file in paths),
         left_out=(
-            *_other_files(root),
+            *(f"{count} {suffix} (no picture)" for suffix, count in others.most_common(4)),
             *(f"folder '{name}' without pictures" for name in files if not flat and name not in classes),
             *(f"folder '{p.name}' beside the splits" for p in subfolders(path) if splits and p not in splits.values()),
         ),
     )
 
 
-def _other_files(root: Path) -> list[str]:
-    """How many files of other suffixes a folder holds."""
-    names = (
-        p.suffix.lower() or p.name for p in root.rglob("[!.]*") if p.suffix.lower() not in SUFFIXES and p.is_file()
-    )
-    return [f"{count} {suffix} (no picture)" for suffix, count in Counter(names).most_common(4)]
+def _other_files(root: Path) -> Counter[str]:
+    """How many files of other suffixes a folder holds.
+
+    Raises:
+        DataError: so many that it is some large folder, named by mistake.
+    """
+    others: Counter[str] = Counter()
+    num_pictures = 0
+    for _, _, names in os.walk(root):
+        suffixes = [os.path.splitext(name)[1].lower() or name for name in names if not name.startswith(".")]
+        others.update(suffix for suffix in suffixes if suffix not in SUFFIXES)
+        num_pictures += sum(suffix in SUFFIXES for suffix in suffixes)
+        if others.total() > MAX_OTHERS + num_pictures:
+            raise DataError(
+                f"'{root}' holds more than {MAX_OTHERS:,} files that are no pictures; give the folder of the classes"
+            )
+    return others
 
 
 def _files_digest(files: Iterable[tuple[str, Path]]) -> str:
@@ -384,5 +406,5 @@ def _files_digest(files: Iterable[tuple[str, Path]]) -> str:
                 length = file.tell()
         except OSError as error:
             raise DataError(f"'{path}' cannot be read: {error.strerror}") from error
-        total.update(f"{name}\0{length}\0{content}\n".encode())
+        total.update(os.fsencode(f"{name}\0{length}\0{content}\n"))
     return total.hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
-from resgen.data.announce import announce
+from resgen.data.announce import announce, listed
 from resgen.data.parquet import check_encoded, encoded_cells, file_names, opened
 from resgen.data.sound.decode import read_sound
 from resgen.data.splits import known_split, parquet_splits, split_of, subfolders
@@ -124,7 +125,7 @@ class SpeechSource:
         total = hashlib.sha256()
         for index, fields in enumerate(zip(self.ids, self.texts, self.speakers, strict=True)):
             samples = self.read(index, _DIGEST_RATE_HZ).contiguous().numpy().tobytes()
-            total.update(_framed(*(field.encode() for field in fields), samples))
+            total.update(_framed(*(os.fsencode(field) for field in fields), samples))
         return total.hexdigest()
 
 
@@ -374,17 +375,24 @@ def _open_table(folder: Path, name: str, split: str) -> SpeechSource:
     except UnicodeDecodeError as error:
         raise DataError(f"'{table}' is not UTF-8 text; byte {error.start} cannot be read") from error
     files: list[Path] = []
+    missing: list[str] = []
     rows: dict[str, tuple[str, str]] = {}
     for number, line in enumerate(lines, 1):
         fields = [field.strip() for field in line.split("|")]
         header = number == 1 and tuple(field.lower() for field in fields) in (FIELDS, FIELDS[:2], LJSPEECH_FIELDS)
         if not line.strip() or header:
             continue
-        file, text, speaker = _check_line(folder, fields, f"'{table}' line {number}")
+        row = _read_line(folder, fields, f"'{table}' line {number}")
+        if row is None:
+            missing.append(f"'{fields[0]}' (line {number})")
+            continue
+        file, text, speaker = row
         if file in rows:
             raise DataError(f"'{table}' line {number} names '{file}' a second time")
         files.append(folder / file)
         rows[file] = text, speaker
+    if missing:
+        raise DataError(f"'{table}' names files that are neither there nor in 'wavs': {listed(missing)}")
     if not rows:
         raise DataError(f"'{table}' holds no lines '{'|'.join(FIELDS)}'")
     voices = {speaker for _, speaker in rows.values()}
@@ -410,8 +418,12 @@ def _open_table(folder: Path, name: str, split: str) -> SpeechSource:
     )
 
 
-def _check_line(folder: Path, fields: Sequence[str], where: str) -> tuple[str, str, str]:
-    """File, text and speaker, if the line is whole and its file below `folder`: tables come with downloaded data."""
+def _read_line(folder: Path, fields: Sequence[str], where: str) -> tuple[str, str, str] | None:
+    """File, text and speaker; None where there is no such file.
+
+    Raises:
+        DataError: the line is not whole, or its file not below `folder`: tables come with downloaded data.
+    """
     if len(fields) not in (2, 3):
         raise DataError(
             f"{where} has {len(fields)} fields; allowed: {len(FIELDS)}, {'|'.join(FIELDS)}, or the first two"
@@ -428,13 +440,13 @@ def _check_line(folder: Path, fields: Sequence[str], where: str) -> tuple[str, s
     for place in ("wavs/", "wav/", ""):  # LJSpeech's form
         if (folder / f"{place}{file}.wav").is_file():
             return f"{place}{file}.wav", fields[-1], ONE_SPEAKER
-    raise DataError(f"{where} names '{file}', but there is no such file, nor 'wavs/{file}.wav'")
+    return None
 
 
 def _digest(ids: Sequence[str], texts: Sequence[str], speakers: Sequence[str], contents: Iterable[bytes]) -> str:
     total = hashlib.sha256()
     for name, text, speaker, content in zip(ids, texts, speakers, contents, strict=True):
-        total.update(_framed(name.encode(), text.encode(), speaker.encode(), content))
+        total.update(_framed(os.fsencode(name), text.encode(), speaker.encode(), content))
     return total.hexdigest()
 
 

@@ -230,10 +230,12 @@ def parse_note(text: str, called: str) -> dict[str, Any]:
     """A `KEY.json`.
 
     Raises:
-        DataError: no JSON, or no object.
+        DataError: no JSON, text in it that is none, or no object.
     """
     try:
         document = json.loads(text)
+        if "\\u" in text:  # may be half of a surrogate pair
+            json.dumps(document, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise DataError(f"{called} is not valid JSON") from error
     if not isinstance(document, dict):

@@ -15,6 +15,7 @@ from PIL import Image
 
 from resgen.data import available_splits, load_array, open_images, read_image
 from resgen.data.pictures import decode as pictures
+from resgen.data.pictures import sources
 from resgen.errors import ConfigError, DataError
 from resgen.extras import MissingExtraError
 
@@ -101,6 +102,18 @@ def test_missing_empty_and_unknown(tmp_path: Path) -> None:
         open_images(save(tmp_path / "a.png", 1))
 
 
+def test_folders_of_other_things_are_refused_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "MAX_OTHERS", 10)
+    for name in "abc":
+        save(tmp_path / "cat" / f"{name}.png", 10)
+    for number in range(13):  # one for each picture, and the ten
+        (tmp_path / "cat" / f"{number}.txt").touch()
+    assert len(open_images(tmp_path)) == 3
+    (tmp_path / "cat" / "last.txt").touch()
+    with pytest.raises(DataError, match=r"more than 10 files that are no pictures; give the folder of the classes"):
+        open_images(tmp_path)
+
+
 def test_fingerprint_follows_names_and_contents(tmp_path: Path) -> None:
     for copy in ("one", "two"):
         save(tmp_path / copy / "cat" / "a.png", 1)
@@ -111,6 +124,15 @@ def test_fingerprint_follows_names_and_contents(tmp_path: Path) -> None:
     (tmp_path / "one" / "cat" / "a.png").rename(tmp_path / "one" / "cat" / "b.png")
     renamed = open_images(tmp_path / "one").fingerprint
     assert len({one, changed, renamed}) == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the names of files are text")
+def test_names_of_files_that_are_no_text(tmp_path: Path) -> None:
+    save(tmp_path / "\udcff.png", 1)
+    assert len(open_images(tmp_path).fingerprint) == 64
+    save(tmp_path / "of classes" / "\udcff" / "a.png", 1)
+    with pytest.raises(DataError, match=r"a.png' has a class whose name is no text, '\\udcff'; give it another one"):
+        open_images(tmp_path / "of classes")
 
 
 def test_digits_are_split_and_scaled() -> None:

@@ -222,20 +222,26 @@ def test_table_per_split(tmp_path: Path) -> None:
         ("/etc/passwd|one|ann", "line 2 names '/etc/passwd'; allowed: a file below"),
         (r"C:\a.wav|one|ann", "line 2 names .* allowed: a file below"),
         ("a\0.wav|one|ann", "line 2 names .* allowed: a file below"),
-        ("c.wav|one|ann", "line 2 names 'c.wav', but there is no such file"),
-        (".|one|ann", "line 2 names '.', but there is no such file"),
+        ("c.wav|one|ann", r"names files that are neither there nor in 'wavs': 'c.wav' .line 2."),
+        (".|one|ann", r"'.' .line 2."),
         ("a.wav|one|ann", "line 2 names 'a.wav' a second time"),
         ("b.wav", "line 2 has 1 fields; allowed: 3, file.text.speaker, or the first two"),
         ("b.wav|one|ann|x", "line 2 has 4 fields"),
         ("b.wav||ann", "line 2 has no text"),
         ("b.wav|one|", "line 2 has no speaker"),
-        ("file|text|speaker", "line 2 names 'file', but there is no such file"),
+        ("file|text|speaker", r"'file' .line 2."),
     ],
 )
 def test_unsuitable_lines(tmp_path: Path, line: str, message: str) -> None:
     (tmp_path / "a.wav").write_bytes(encoded(0.5))  # where ../a.wav leads
     folder = write_table(tmp_path / "inner", "a.wav|zero|ann", line)
     with pytest.raises(DataError, match=message):
+        open_speech(folder)
+
+
+def test_all_missing_files_are_named_at_once(tmp_path: Path) -> None:
+    folder = write_table(tmp_path, "a.wav|zero|ann", *(f"{number}|one|ann" for number in range(30)))
+    with pytest.raises(DataError, match=r"'0' \(line 2\); '1' \(line 3\); .*'19' \(line 21\); and 10 more$"):
         open_speech(folder)
 
 

@@ -198,6 +198,7 @@ def test_names_of_classes(shards: Path) -> None:
         ({"a.png": b"", "a.json": "{"}, "sample 'a' .json is not valid JSON"),
         ({"a.png": b"", "a.json": "[]"}, "must hold a JSON object, not list"),
         ({"a.png": b"", "a.json": "[" * 100_000}, "not valid JSON"),
+        ({"a.png": b"", "a.json": r'{"text": "a\ud800"}'}, "sample 'a' .json is not valid JSON"),
         ({"a.png": b"", "a.json": " " * (1 << 20) + "{}"}, "at most 1048576 are read"),
         ({"a.png": b"", "a.txt": b"\xff"}, "not UTF-8 text; byte 0"),
         ({"a.png": b"", "a.cls": "1", "b.png": b""}, "differ in what labels them"),
