@@ -16,7 +16,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -205,13 +205,9 @@ class Distribution(Protocol):
         ...
 
 
-class Record(Protocol):
-    """What a sampler tells of its work; see `samplers.records.Recorder`."""
-
-    def __call__(self, step: int, weight: float, revealed: int, codes: Tensor, visible: Tensor) -> None:
-        """Called after evaluation number `step` (from 0) with its guidance weight, how many tokens it revealed, and the
-        batch."""
-        ...
+Record = Callable[[int, float, int, Tensor, Tensor], None]
+"""What a sampler tells of an evaluation: `(number from 0, guidance weight, tokens revealed, codes, visible)`; see
+`samplers.records.Recorder`."""
 
 
 @runtime_checkable

@@ -174,7 +174,7 @@ def test_no_modules_import_each_other_in_a_circle(inner):
 
 
 CORE = "ops.masking ops.mixture quantizers.probabilistic models.resgen samplers.unmasking tokenizers.image".split()
-MAX_CORE_LINES = 2854
+MAX_CORE_LINES = 2_808
 
 
 def test_the_core_and_all_that_it_imports_stay_small():

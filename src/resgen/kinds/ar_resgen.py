@@ -8,10 +8,11 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from resgen.kinds import presets
 from resgen.kinds.heads import HeadObjective
 from resgen.kinds.kind import Kind, Request, shared_fields
 from resgen.kinds.objective import Batches, numbered, targets_of, with_mean
-from resgen.models.ar_resgen import PRESETS, ARResGen, ARResGenConfig
+from resgen.models.ar_resgen import ARResGen, ARResGenConfig
 from resgen.models.resgen import ResGenConfig
 from resgen.ops.masking import num_masked
 from resgen.ops.random import generator as make_generator
@@ -90,7 +91,7 @@ AR_RESGEN = Kind(
         "top_p": (0.9, 0.95, 1.0),
         "temperature": (0.4, 0.7, 1.0),
     },
-    presets=PRESETS,
+    presets=presets.AR_RESGEN,
     step_counts=lambda depth: [count for count in (1, 2, 4, 8) if count <= depth],
     ordered_levels=None,
     level_network="mlp",

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from resgen.kinds import presets
 from resgen.kinds.kind import Kind, Request, shared_fields
 from resgen.kinds.objective import (
     VALIDATION_PROGRESS,
@@ -19,7 +20,7 @@ from resgen.kinds.objective import (
     targets_of,
 )
 from resgen.losses.tokens import token_loss
-from resgen.models.maskgit import PRESETS, MaskGIT, MaskGITConfig, draw_level
+from resgen.models.maskgit import MaskGIT, MaskGITConfig, draw_level
 from resgen.samplers.depthwise import DepthwiseConfig, draw_noise, sample_codes
 from resgen.samplers.records import Samples
 from resgen.types import LOCAL, Reduce, SequenceCondition
@@ -128,7 +129,7 @@ MASKGIT = Kind(
         "top_p": (0.9, 0.95, 1.0),
         "temperature": (0.8, 0.9, 1.0),
     },
-    presets=PRESETS,
+    presets=presets.MASKGIT,
     step_counts=lambda depth: (depth, 2 * depth, 4 * depth),
     least_steps=lambda depth: depth,
     gains_with_progress=True,

@@ -10,11 +10,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from resgen.kinds import presets
 from resgen.kinds.heads import HeadObjective
 from resgen.kinds.kind import Kind, Request
 from resgen.kinds.objective import VALIDATION_PROGRESS, Batches, at_every_progress, by_name, by_progress, targets_of
 from resgen.models.head_choice import make_head
-from resgen.models.resgen import PRESETS, ResGen, ResGenConfig
+from resgen.models.resgen import ResGen, ResGenConfig
 from resgen.ops.masking import num_masked, sample_visible
 from resgen.samplers.records import Samples
 from resgen.samplers.unmasking import SamplingConfig, draw_noise, sample_codes
@@ -109,7 +110,7 @@ def _kind(
             sampling, temperature=temperature, choice_temperature=choice_temperature
         ),
         search=search,
-        presets={size: replace(preset, head=head) for size, preset in PRESETS.items()},
+        presets={size: replace(preset, head=head) for size, preset in presets.RESGEN.items()},
         head=head,
         make=lambda config, spec: ResGen(config, spec, make_head(config, spec)),
         step_counts=lambda depth: STEP_COUNTS,

@@ -7,11 +7,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from resgen.kinds import presets
 from resgen.kinds.kind import Kind, Request, shared_fields
 from resgen.kinds.objective import Batch, Batches, GeneratorLossConfig, log_frequencies, targets_of, with_mean
 from resgen.losses.tokens import token_loss
 from resgen.models.resgen import ResGenConfig
-from resgen.models.rq_transformer import PRESETS, RQTransformer, RQTransformerConfig
+from resgen.models.rq_transformer import RQTransformer, RQTransformerConfig
 from resgen.samplers.autoregressive import AutoregressiveConfig, draw_autoregressive_noise, sample_autoregressive
 from resgen.samplers.records import Samples
 from resgen.types import LOCAL, Reduce, SequenceCondition
@@ -91,7 +92,7 @@ RQ_TRANSFORMER = Kind(
         "top_p": (0.9, 0.95, 1.0),
         "temperature": (0.8, 0.9, 1.0),
     },
-    presets=PRESETS,
+    presets=presets.RQ_TRANSFORMER,
     ordered_levels=None,
     level_network="depth_transformer",
     is_yardstick=True,

@@ -67,29 +67,6 @@ class ARResGenConfig:
         check_head(self)
 
 
-def _preset(width: int, num_layers: int, num_heads: int, head_layers: int, num_components: int) -> ARResGenConfig:
-    return ARResGenConfig(
-        width=width,
-        num_layers=num_layers,
-        num_heads=num_heads,
-        mlp_width=4 * width,
-        condition_width=4 * width,
-        head_layers=head_layers,
-        head_width=4 * width,
-        num_components=num_components,
-    )
-
-
-# Width and K of ResGen's preset of the same name; where three MLP blocks are added, two transformer blocks are left out
-# (they have the same number of parameters).
-PRESETS: dict[str, ARResGenConfig] = {
-    "tiny": _preset(192, 3, 6, 2, 64),
-    "small": _preset(384, 6, 6, 3, 256),
-    "base": _preset(768, 10, 12, 3, 1024),
-    "xl": _preset(1152, 28, 16, 5, 1024),
-}
-
-
 class ResidualMLP(nn.Module):
     """Blocks `x + gate * mlp(modulate(x))` and the modulated output norm: `Transformer` without its attention.
 

@@ -40,20 +40,18 @@ class Head(Protocol):
 
     Attributes:
         is_density: whether it predicts the sum of the masked embeddings, or else the codes themselves.
+        noise: what a proposal takes.
+        propose: `(hidden, visible, codebooks, noise, walk, *, top_p, temperature) -> codes, scores` of N positions; see
+            `types.Distribution`.
     """
 
     is_density: ClassVar[bool]
 
     @property
-    def noise(self) -> NoiseSize:
-        """What a proposal takes."""
-        ...
+    def noise(self) -> NoiseSize: ...
 
     @property
-    def propose(self) -> Callable[..., tuple[Int[Tensor, "N D"], Float[Tensor, "N D"]]]:
-        """`(hidden, visible, codebooks, noise, walk, *, top_p, temperature) -> codes, scores` of N positions; see
-        `types.Distribution`."""
-        ...
+    def propose(self) -> Callable[..., tuple[Int[Tensor, "N D"], Float[Tensor, "N D"]]]: ...
 
 
 class LatentHead(nn.Module):
@@ -124,8 +122,7 @@ class MixtureHead(LatentHead):
             raise ConfigError(f"rank={rank} must lie in 1..code_dim={code_dim}, or be null for full means")
         if min_log_scale > MAX_LOG_SCALE:
             raise ConfigError(f"min_log_scale={min_log_scale} must be at most {MAX_LOG_SCALE}")
-        self.rank = rank
-        self.min_log_scale = min_log_scale
+        self.rank, self.min_log_scale = rank, min_log_scale
         self.affine = nn.Linear(width, num_components + 1 + code_dim)
         self.means = nn.Linear(self.mean_width, num_components * (rank or code_dim))
         if rank is None:

@@ -51,23 +51,6 @@ class MaskGITConfig:
         check_config(self, "width num_layers num_heads mlp_width condition_width".split())
 
 
-def _preset(width: int, num_layers: int, num_heads: int) -> MaskGITConfig:
-    return MaskGITConfig(
-        width=width, num_layers=num_layers, num_heads=num_heads, mlp_width=4 * width, condition_width=4 * width
-    )
-
-
-# The paper gives MaskGIT's size at its image shape (16 levels of 1024, 1000 classes), 580M, and no widths. Default: the
-# width and heads of ResGen and as many layers as fill the budget: 32 of width 1152 are 578M. The smaller ones match
-# ResGen's presets of the same name at that shape; at `tiny` the 16 output matrices weigh most, hence the smaller width.
-PRESETS: dict[str, MaskGITConfig] = {
-    "tiny": _preset(128, 6, 4),
-    "small": _preset(384, 8, 6),
-    "base": _preset(768, 17, 12),
-    "xl": _preset(1152, 32, 16),
-}
-
-
 @final
 class MaskGIT(CodeModel):
     """The generator. While level d is decoded every position has d or d+1 visible levels; `visible` is the whole state.

@@ -91,25 +91,6 @@ def check_head(config: Any) -> None:
         raise ConfigError(f"fixed_means=true needs a metric, one of {', '.join(METRICS[1:])}; set it, or false")
 
 
-def _preset(width: int, num_layers: int, num_heads: int, num_components: int) -> ResGenConfig:
-    return ResGenConfig(
-        width=width,
-        num_layers=num_layers,
-        num_heads=num_heads,
-        mlp_width=4 * width,
-        condition_width=4 * width,
-        num_components=num_components,
-    )
-
-
-PRESETS: dict[str, ResGenConfig] = {
-    "tiny": _preset(192, 4, 6, 64),
-    "small": _preset(384, 8, 6, 256),
-    "base": _preset(768, 12, 12, 1024),
-    "xl": _preset(1152, 28, 16, 1024),
-}
-
-
 class ResGen(CodeModel):
     """The generator: a bidirectional transformer over the visible sums of all positions (App. A.1).
 

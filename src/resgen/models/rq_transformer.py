@@ -52,27 +52,6 @@ class RQTransformerConfig:
         check_config(self, ("width", "num_layers", "num_heads", "mlp_width", "condition_width", "depth_layers"))
 
 
-def _preset(width: int, num_layers: int, num_heads: int, depth_layers: int) -> RQTransformerConfig:
-    return RQTransformerConfig(
-        width=width,
-        num_layers=num_layers,
-        num_heads=num_heads,
-        mlp_width=4 * width,
-        condition_width=4 * width,
-        depth_layers=depth_layers,
-    )
-
-
-# With 16 levels of 1,024 codes of width 64 and 1,000 classes: 4.3M, 26M, 155M, 626M; ResGen's: 4.1M, 26M, 158M, 572M.
-# The classifiers of 16 levels weigh more than a mixture head in the small ones, so these are narrower or shallower.
-PRESETS: dict[str, RQTransformerConfig] = {
-    "tiny": _preset(144, 3, 6, 1),
-    "small": _preset(384, 6, 6, 2),
-    "base": _preset(768, 14, 12, 3),
-    "xl": _preset(1152, 30, 16, 5),
-}
-
-
 @final
 class RQTransformer(CausalModel):
     """The generator. `CausalModel` describes the transformer over positions and the condition.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -60,29 +59,12 @@ class QuantizerConfig:
                 raise ConfigError(f"quantizer {name}={getattr(self, name)} must lie in [0, 1)")
         if not 0 <= self.dead_threshold < 1:  # 1 is the share of the average code
             raise ConfigError(f"quantizer dead_threshold={self.dead_threshold} must lie in [0, 1)")
-        if self.kind == "rfsq":
-            if math.prod(self.grid) != self.codebook_size or min(self.grid, default=1) < 2:
-                raise ConfigError(
-                    f"quantizer steps={list(self.grid)} must be 2 or more each, and their product "
-                    f"codebook_size={self.codebook_size}"
-                )
-        elif self.steps:
+        if self.steps and self.kind != "rfsq":
             raise ConfigError(f"quantizer steps={list(self.steps)} must be empty: kind='{self.kind}' has no grid")
 
     def spec(self, code_dim: int, shape: tuple[int, ...]) -> CodeSpec:
         """The shape of the codes of latents of width `code_dim` at `shape` positions."""
         return CodeSpec(depth=self.depth, codebook_size=self.codebook_size, code_dim=code_dim, shape=shape)
-
-    @property
-    def grid(self) -> tuple[int, ...]:
-        """`steps`, or the default: V's greatest divisor up to 8, and so on with the rest; most steps first."""
-        if self.steps:
-            return self.steps
-        sizes, rest = [], self.codebook_size
-        while rest > 1:
-            sizes.append(max((n for n in range(2, 9) if rest % n == 0), default=rest))
-            rest //= sizes[-1]
-        return tuple(sorted(sizes, reverse=True))
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ lies beyond the grid takes its outermost step (clamping, as in nearest neighbour
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -38,7 +40,7 @@ class RFSQuantizer(Quantizer):
     used wherever it reaches 1.7 standard deviations.
 
     Raises:
-        ConfigError: more steps than the latents have dimensions.
+        ConfigError: see `grid_of`, or more steps than the latents have dimensions.
     """
 
     centres: Tensor
@@ -47,10 +49,11 @@ class RFSQuantizer(Quantizer):
 
     def __init__(self, config: QuantizerConfig, code_dim: int) -> None:
         super().__init__(config, code_dim)
-        depth, count = config.depth, len(config.grid)
+        self.grid = grid_of(config)
+        depth, count = config.depth, len(self.grid)
         if count > code_dim:
             raise ConfigError(
-                f"quantizer steps={list(config.grid)} are for {count} dimensions, but the latents have {code_dim}; "
+                f"quantizer steps={list(self.grid)} are for {count} dimensions, but the latents have {code_dim}; "
                 f"use fewer or a wider code_dim"
             )
         stream = make_generator("rfsq axes", depth, count, code_dim)
@@ -75,7 +78,7 @@ class RFSQuantizer(Quantizer):
                 centred = residual - mean
                 covariance = reduce.sum(centred.T @ centred) / total
                 values, vectors = torch.linalg.eigh(covariance.double())
-                order = torch.arange(size - 1, size - 1 - len(self.config.grid), -1, device=values.device)
+                order = torch.arange(size - 1, size - 1 - len(self.grid), -1, device=values.device)
                 self.centres[level] = mean
                 self.axes[level] = _orthonormal(vectors[:, order].float())
                 self.spreads[level] = values[order].float().clamp(min=1e-12)
@@ -115,11 +118,28 @@ class RFSQuantizer(Quantizer):
     def _lay_grids(self, level: int | None = None) -> None:
         """Codebooks of one level, or of all, from centres, axes and spreads."""
         part = slice(None) if level is None else slice(level, level + 1)
-        steps = self.spreads.new_tensor(self.config.grid)
+        steps = self.spreads.new_tensor(self.grid)
         spacings = (12 * self.spreads[part]).sqrt() / steps
-        digits = grid_digits(self.config.grid).to(self.codebooks)
+        digits = grid_digits(self.grid).to(self.codebooks)
         points = torch.einsum("vk,dk,dhk->dvh", digits, spacings, self.axes[part])
         self.codebooks[part] = points + self.centres[part, None]
+
+
+def grid_of(config: QuantizerConfig) -> tuple[int, ...]:
+    """`steps`, or the default: V's greatest divisor up to 8, and so on with the rest; most steps first.
+
+    Raises:
+        ConfigError: steps below 2, or of another product than V.
+    """
+    sizes, rest = list(config.steps), 1 if config.steps else config.codebook_size
+    while rest > 1:
+        sizes.append(max((n for n in range(2, 9) if rest % n == 0), default=rest))
+        rest //= sizes[-1]
+    if math.prod(sizes) != config.codebook_size or min(sizes, default=1) < 2:
+        raise ConfigError(
+            f"quantizer steps={sizes} must be 2 or more each, and their product codebook_size={config.codebook_size}"
+        )
+    return tuple(sizes if config.steps else sorted(sizes, reverse=True))
 
 
 def grid_digits(steps: tuple[int, ...]) -> Float[Tensor, "V K"]:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from resgen.kinds import GeneratorLossConfig
-from resgen.models.resgen import PRESETS, ResGenConfig
+from resgen.kinds.presets import RESGEN
+from resgen.models.resgen import ResGenConfig
 from resgen.quantizers import QuantizerConfig
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.tokenizers.image import ImageTokenizerConfig
@@ -188,7 +189,7 @@ def imagenette64() -> Recipe:
         tokenizer_training=TrainerConfig(
             num_steps=20_000, batch_size=64, learning_rate=5e-4, betas=(0.5, 0.9), decay_fraction=0.3, ema_decay=0.0
         ),
-        generator=replace(PRESETS["small"], head="residual"),
+        generator=replace(RESGEN["small"], head="residual"),
         generator_loss=_GENERATOR_LOSS,
         generator_training=replace(_GENERATOR_TRAINING, num_steps=40_000, learning_rate=5e-4, ema_decay=0.999),
         sampling=replace(_SAMPLING, num_steps=28, guidance_scale=2.4),
@@ -214,7 +215,7 @@ def imagenet256() -> Recipe:
             sample_every=5000,
             checkpoint_every=5000,
         ),
-        generator=replace(PRESETS["xl"], num_classes=1000, head="mixture"),
+        generator=replace(RESGEN["xl"], num_classes=1000, head="mixture"),
         generator_loss=GeneratorLossConfig(mask_schedule="circle"),
         generator_training=TrainerConfig(
             num_steps=7_000_000,

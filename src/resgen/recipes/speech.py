@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from resgen.kinds import GeneratorLossConfig
-from resgen.models.resgen import PRESETS, ResGenConfig
+from resgen.kinds.presets import RESGEN
+from resgen.models.resgen import ResGenConfig
 from resgen.models.text import PRESETS as TEXT_PRESETS
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.tokenizers.mel import PRESETS as MEL_PRESETS
@@ -136,7 +137,7 @@ def melvae() -> SpeechRecipe:
         text=TEXT_PRESETS["paper"],
         text_training=_long(200_000, 1e-4),
         generator=replace(
-            PRESETS["xl"], width=1024, num_layers=24, mlp_width=4096, condition_width=4096, mean_rank=64, head="mixture"
+            RESGEN["xl"], width=1024, num_layers=24, mlp_width=4096, condition_width=4096, mean_rank=64, head="mixture"
         ),
         generator_training=_long(1_000_000, 1e-4),
         sampling=SamplingConfig(num_steps=25, guidance_scale=1.0),
@@ -155,7 +156,7 @@ def rvqvae() -> SpeechRecipe:
         name="rvqvae",
         tokenizer=waveform,
         vocoder=replace(VOCODER_PRESETS["paper"], mel=mel),
-        generator=replace(PRESETS["xl"], mean_rank=64, head="mixture"),
+        generator=replace(RESGEN["xl"], mean_rank=64, head="mixture"),
     )
 
 

@@ -19,8 +19,6 @@ from resgen.ops.random import fill_normal, fill_uniform, sample_streams
 from resgen.samplers.order import ORDERS
 from resgen.types import CodeSpec, NoiseSize, Predictor, ProposalNoise, Record
 
-UNMASKING = tuple(ORDERS)
-
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
@@ -59,8 +57,8 @@ class SamplingConfig:
         check_least(self, 1, "num_steps")
         if self.mask_schedule not in SCHEDULES:
             raise ConfigError(unknown("mask schedule", self.mask_schedule, SCHEDULES))
-        if self.unmasking not in UNMASKING:
-            raise ConfigError(unknown("unmasking", self.unmasking, UNMASKING))
+        if self.unmasking not in ORDERS:
+            raise ConfigError(unknown("unmasking", self.unmasking, ORDERS))
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p={self.top_p} must lie in (0, 1]")
         for name in ("temperature", "choice_temperature", "guidance_first", "guidance_scale"):

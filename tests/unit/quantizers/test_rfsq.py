@@ -12,7 +12,7 @@ from resgen.errors import ConfigError
 from resgen.ops.code_usage import code_histogram, usage_and_perplexity
 from resgen.ops.residual import residual_decode, residual_encode, residual_suffix
 from resgen.quantizers import QuantizerConfig
-from resgen.quantizers.rfsq import RFSQuantizer, grid_digits
+from resgen.quantizers.rfsq import RFSQuantizer, grid_digits, grid_of
 
 
 def _generator(seed: int = 0) -> torch.Generator:
@@ -143,14 +143,14 @@ def test_sampler_and_loss_see_codebooks_only() -> None:
 
 def test_default_grids() -> None:
     for size, steps in ((256, (8, 8, 4)), (1024, (8, 8, 8, 2)), (12, (6, 2)), (7, (7,)), (22, (11, 2))):
-        assert QuantizerConfig(kind="rfsq", codebook_size=size).grid == steps
-    assert QuantizerConfig(kind="rfsq", codebook_size=240, steps=(8, 6, 5)).grid == (8, 6, 5)
+        assert grid_of(QuantizerConfig(kind="rfsq", codebook_size=size)) == steps
+    assert grid_of(QuantizerConfig(kind="rfsq", codebook_size=240, steps=(8, 6, 5))) == (8, 6, 5)
 
 
 def test_steps_that_do_not_fit() -> None:
     for size, steps in ((256, (8, 8)), (8, (8, 1)), (1, ())):
         with pytest.raises(ConfigError, match=f"and their product codebook_size={size}"):
-            QuantizerConfig(kind="rfsq", codebook_size=size, steps=steps)
+            grid_of(QuantizerConfig(kind="rfsq", codebook_size=size, steps=steps))
     with pytest.raises(ConfigError, match="kind='ema' has no grid"):
         QuantizerConfig(kind="ema", codebook_size=4, steps=(2, 2))
     with pytest.raises(ConfigError, match=r"steps=\[8, 8, 4\] are for 3 dimensions, but the latents have 2"):

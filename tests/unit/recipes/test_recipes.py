@@ -11,7 +11,8 @@ import torch
 from resgen.config import config_from_dict, config_to_dict, replace_nested
 from resgen.errors import ConfigError
 from resgen.kinds import KINDS, build, kind_of
-from resgen.models.resgen import PRESETS, ResGenConfig
+from resgen.kinds.presets import RESGEN
+from resgen.models.resgen import ResGenConfig
 from resgen.recipes import get_recipe, images, speech
 from resgen.recipes.describe import count_parameters, describe_recipe
 from resgen.tokenizers.image import ImageTokenizer
@@ -63,8 +64,8 @@ def test_every_recipe_states_its_head(name: str, monkeypatch: pytest.MonkeyPatch
     """What a configuration or a preset takes by default decides nothing."""
     for module in (images, speech):
         monkeypatch.setattr(module, "ResGenConfig", Headless)
-    for size, config in PRESETS.items():
-        monkeypatch.setitem(PRESETS, size, replace(config, head="tokens"))
+    for size, config in RESGEN.items():
+        monkeypatch.setitem(RESGEN, size, replace(config, head="tokens"))
     recipe = get_recipe(name)
     assert kind_of(recipe.generator).name in ("resgen", "residual")
 

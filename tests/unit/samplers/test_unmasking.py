@@ -14,7 +14,8 @@ from resgen.errors import ConfigError
 from resgen.models.resgen import ResGen, ResGenConfig
 from resgen.ops.masking import SCHEDULES, reveal_plan
 from resgen.samplers.depthwise import DepthwiseConfig
-from resgen.samplers.unmasking import UNMASKING, Noise, SamplingConfig, draw_noise, sample_codes
+from resgen.samplers.order import ORDERS
+from resgen.samplers.unmasking import Noise, SamplingConfig, draw_noise, sample_codes
 from resgen.types import CodeSpec, NoiseSize
 
 SPEC = CodeSpec(depth=4, codebook_size=8, code_dim=6, shape=(3, 2))
@@ -83,7 +84,7 @@ def run_model(model: ResGen, class_ids: list[int], indices, config: SamplingConf
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("unmasking", UNMASKING)
+@pytest.mark.parametrize("unmasking", ORDERS)
 @pytest.mark.parametrize("num_steps", [1, 2, 6, 50])
 def test_every_token_is_revealed_once(schedule: str, unmasking: str, num_steps: int) -> None:
     model, states = Scripted(), []
@@ -177,7 +178,7 @@ def test_guidance_changes_the_codes() -> None:
 # Given codes.
 
 
-@pytest.mark.parametrize("unmasking", UNMASKING)
+@pytest.mark.parametrize("unmasking", ORDERS)
 @pytest.mark.parametrize("seed", range(4))
 def test_given_codes_are_never_altered(unmasking: str, seed: int) -> None:
     stream = torch.Generator().manual_seed(seed)
@@ -261,7 +262,7 @@ def test_noise_shapes_and_ranges() -> None:
     assert noise.normal.mean() == pytest.approx(0, abs=0.03) and noise.normal.std() == pytest.approx(1, abs=0.03)
 
 
-@pytest.mark.parametrize("unmasking", UNMASKING)
+@pytest.mark.parametrize("unmasking", ORDERS)
 @pytest.mark.parametrize("guidance_scale", [0.0, 2.0])
 def test_batches_change_nothing(unmasking: str, guidance_scale: float) -> None:
     model = tiny_model()

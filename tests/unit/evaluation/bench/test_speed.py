@@ -20,8 +20,10 @@ from resgen.evaluation.bench.products import record_products
 from resgen.evaluation.bench.speed import BenchConfig, bench, count_passes
 from resgen.evaluation.bench.timing import interleaved, ratio
 from resgen.kinds import KINDS, kind_of
-from resgen.models import ar_resgen, maskgit, rq_transformer
+from resgen.models.ar_resgen import ARResGenConfig
+from resgen.models.maskgit import MaskGITConfig
 from resgen.models.resgen import ResGenConfig
+from resgen.models.rq_transformer import RQTransformerConfig
 from resgen.types import CodeSpec
 
 SIZES = {"width": 32, "num_layers": 1, "num_heads": 2, "mlp_width": 64, "condition_width": 32}
@@ -36,10 +38,10 @@ def micro() -> Iterator[pytest.MonkeyPatch]:
     monkeypatch.setitem(cases.SHAPES, "micro", MICRO)
     for kind in (KINDS[name] for name in ("resgen", "residual", "direct")):
         monkeypatch.setitem(kind.presets, "micro", ResGenConfig(**SIZES, num_components=8, head=kind.head))
-    monkeypatch.setitem(maskgit.PRESETS, "micro", maskgit.MaskGITConfig(**SIZES))
-    monkeypatch.setitem(rq_transformer.PRESETS, "micro", rq_transformer.RQTransformerConfig(**SIZES, depth_layers=1))
+    monkeypatch.setitem(KINDS["maskgit"].presets, "micro", MaskGITConfig(**SIZES))
+    monkeypatch.setitem(KINDS["rq_transformer"].presets, "micro", RQTransformerConfig(**SIZES, depth_layers=1))
     mixture = {"num_components": 8, "head_layers": 1, "head_width": 32}
-    monkeypatch.setitem(ar_resgen.PRESETS, "micro", ar_resgen.ARResGenConfig(**SIZES, **mixture))
+    monkeypatch.setitem(KINDS["ar_resgen"].presets, "micro", ARResGenConfig(**SIZES, **mixture))
     yield monkeypatch
     monkeypatch.undo()
 
