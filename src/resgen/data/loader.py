@@ -20,10 +20,8 @@ class CounterSampler:
 
     Args:
         num_samples: size of the data set.
-        batch_size: samples of a global batch, over all processes.
+        batch_size: samples of a batch, over all processes.
         seed: names the order.
-        rank: this process.
-        world_size: processes that share every batch; must divide `batch_size`.
         lengths: of the samples. With them a batch holds samples of like length, so that little of it is padding:
             every `BUCKET_BATCHES` batches of the random order are sorted by length and dealt out again, in random
             order.
@@ -40,17 +38,11 @@ class CounterSampler:
         batch_size: int,
         seed: int,
         *,
-        rank: int = 0,
-        world_size: int = 1,
         lengths: Int64[Tensor, " num_samples"] | None = None,
         blocks: Int64[Tensor, " K"] | None = None,
     ) -> None:
         if num_samples < 1 or batch_size < 1:
             raise ConfigError(f"num_samples={num_samples} and batch_size={batch_size} must be at least 1")
-        if world_size < 1 or batch_size % world_size:
-            raise ConfigError(f"batch_size={batch_size} must be a multiple of world_size={world_size}")
-        if not 0 <= rank < world_size:
-            raise ConfigError(f"rank={rank} must be in 0..{world_size - 1}")
         if lengths is not None and len(lengths) != num_samples:
             raise ConfigError(f"{len(lengths)} lengths are given for num_samples={num_samples}")
         if blocks is not None and (lengths is not None or int(blocks[-1]) != num_samples):
@@ -58,8 +50,6 @@ class CounterSampler:
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
         self.lengths = lengths
         self.blocks = blocks
         self._last: tuple[int, Tensor] | None = None
@@ -78,7 +68,7 @@ class CounterSampler:
         return step * self.batch_size // self.num_samples
 
     def indices(self, step: int) -> Int64[Tensor, " b"]:
-        """This process's share of batch `step`: entries `rank`, `rank + world_size`, ... of the global batch."""
+        """The samples of batch `step`, of all processes."""
         epoch = self.epoch(step)
         if self.batches_per_epoch:
             begin = step % self.batches_per_epoch * self.batch_size
@@ -91,7 +81,7 @@ class CounterSampler:
             parts.append(part)
             missing -= len(part)
             epoch, begin = epoch + 1, 0
-        return torch.cat(parts)[self.rank :: self.world_size]
+        return torch.cat(parts)
 
     def _order(self, epoch: int) -> Tensor:
         if self._last is None or self._last[0] != epoch:

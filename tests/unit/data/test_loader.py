@@ -41,16 +41,6 @@ def test_any_order_of_asking_gives_the_same(sizes: tuple[int, int], steps: list[
         assert torch.equal(used.indices(step), CounterSampler(*sizes, 3).indices(step))
 
 
-@pytest.mark.parametrize(("num_samples", "batch_size"), [(50, 12), (5, 12)])
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_ranks_share_the_global_batch(num_samples: int, batch_size: int, world_size: int) -> None:
-    for step in (0, 3, 7):
-        whole = CounterSampler(num_samples, batch_size, 1).indices(step)
-        for rank in range(world_size):
-            part = CounterSampler(num_samples, batch_size, 1, rank=rank, world_size=world_size).indices(step)
-            assert torch.equal(part, whole[rank::world_size])
-
-
 def test_seed_and_epoch_change_the_order() -> None:
     first = CounterSampler(100, 100, 0)
     assert not torch.equal(first.indices(0), first.indices(1))
@@ -77,9 +67,6 @@ def test_result_may_be_changed_by_the_caller() -> None:
     [
         ({"num_samples": 0}, "num_samples=0"),
         ({"batch_size": 0}, "batch_size=0"),
-        ({"world_size": 3}, "batch_size=4 must be a multiple of world_size=3"),
-        ({"world_size": 0}, "world_size=0"),
-        ({"rank": 2, "world_size": 2}, "rank=2 must be in 0..1"),
     ],
 )
 def test_refused(arguments: dict[str, int], message: str) -> None:

@@ -265,15 +265,6 @@ def open_codes(path: str | Path, *, verify: bool = False) -> CodeCache:
     return cache
 
 
-def is_cache(path: str | Path, *columns: str) -> bool:
-    """Whether a folder describes itself as a code cache with these columns."""
-    try:
-        plan, _ = read_meta(Path(path) / META_NAME)
-    except DataError:
-        return False
-    return set(columns) <= set(plan.columns)
-
-
 def describe(plan: CachePlan, hashes: Mapping[str, str] | None = None) -> str:
     """The content of `meta.json`; without the hashes of its shards, of a plan that is not carried out yet."""
     meta: dict[str, Any] = {"format": FORMAT, "format_version": FORMAT_VERSION, **config_to_dict(plan)}

@@ -152,7 +152,6 @@ class TextTask:
         held_out: others, to validate on.
         mel: frames and bands, those of the tokenizer.
         alphabet: characters that the model knows already.
-        history: how what the model builds on was made.
     """
 
     name = "text"
@@ -168,7 +167,6 @@ class TextTask:
         *,
         mel: MelConfig,
         alphabet: str = "",
-        history: Mapping[str, Any] | None = None,
     ) -> None:
         if mel.num_bands != model.config.num_bands:
             raise ConfigError(
@@ -179,7 +177,6 @@ class TextTask:
         self.train = Recordings(train, mel, model.config.max_tokens)
         self.held_out = Recordings(held_out, mel, model.config.max_tokens)
         self._alphabet = alphabet
-        self.history = dict(history or {})
 
     @property
     def num_samples(self) -> int:
@@ -276,7 +273,6 @@ class TextTask:
 
     def export(self, folder: Path, history: Mapping[str, Any]) -> None:
         """Write the text model's folder, with the characters that training has seen."""
-        history = {**self.history, **history}
         save_text_model(folder, self.model, alphabet=alphabet_of([self._alphabet, *self.train.texts]), history=history)
 
     def _losses(self, batch: Utterances, sizes: Sizes, fade: float) -> tuple[Tensor, dict[str, Tensor], Tensor]:

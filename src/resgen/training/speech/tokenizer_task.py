@@ -31,6 +31,7 @@ from resgen.types import LOCAL, Reduce
 
 START_CROPS = 128  # sounds whose latents the codebooks start from
 VALIDATION_BATCH = 8
+MAX_HELD_OUT = 64
 SHEET_ROWS, SHEET_SECONDS = 4, 3.0
 
 
@@ -135,7 +136,6 @@ class SoundTokenizerTask:
         config: weights of the losses.
         train: speech to learn from, at the tokenizer's rate.
         held_out: speech to validate on.
-        max_held_out: utterances of it that are used.
 
     Raises:
         ConfigError: crops of more positions than the tokenizer takes.
@@ -150,8 +150,6 @@ class SoundTokenizerTask:
         config: SoundTokenizerLossConfig,
         train: SpeechStore,
         held_out: SpeechStore,
-        *,
-        max_held_out: int = 64,
     ) -> None:
         check_rates(tokenizer.sample_rate_hz, train, held_out)
         self.config, self.tokenizer = config, tokenizer
@@ -172,7 +170,7 @@ class SoundTokenizerTask:
             width = config.discriminator_width
             is_mel = isinstance(tokenizer, MelTokenizer)
             self.module["discriminator"] = MelDiscriminator(width=width) if is_mel else WaveformDiscriminator(width)
-        count = min(max_held_out, len(held_out))
+        count = min(MAX_HELD_OUT, len(held_out))
         # by length, so that a batch holds little padding
         self._held_out = torch.as_tensor(held_out.lengths)[:count].argsort(stable=True)
         self._pending: list[Quantization] = []

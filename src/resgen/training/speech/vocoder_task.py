@@ -30,6 +30,7 @@ from resgen.types import LOCAL, Reduce
 
 MARGIN_POSITIONS = 2  # of sound beside a crop, so that its mels do not feel the crop's ends
 VALIDATION_BATCH = 8
+MAX_HELD_OUT = 32
 SHEET_ROWS, SHEET_SECONDS = 4, 3.0
 
 
@@ -104,7 +105,6 @@ class VocoderTask:
         train: speech to learn from, at the vocoder's rate.
         held_out: speech to validate on.
         tokenizer: a trained mel tokenizer with the vocoder's mels, which stays as it is.
-        max_held_out: utterances held out that are used.
 
     Raises:
         ConfigError: tokenizer and vocoder have other mels, or crops are longer than the tokenizer takes.
@@ -121,7 +121,6 @@ class VocoderTask:
         held_out: SpeechStore,
         *,
         tokenizer: MelTokenizer | None = None,
-        max_held_out: int = 32,
     ) -> None:
         check_rates(vocoder.sample_rate_hz, train, held_out)
         if tokenizer is not None and tokenizer.config.mel != vocoder.mel:
@@ -147,7 +146,7 @@ class VocoderTask:
         self.module = nn.ModuleDict({"vocoder": vocoder})
         if config.adversarial_weight > 0:
             self.module["discriminator"] = WaveformDiscriminator(config.discriminator_width)
-        count = min(max_held_out, len(held_out))
+        count = min(MAX_HELD_OUT, len(held_out))
         # by length, so that a batch holds little padding
         self._held_out = torch.as_tensor(held_out.lengths)[:count].argsort(stable=True)
 

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from resgen.data.codes.cache import CachePlan, CodeCache, is_cache, open_codes
+from resgen.data.codes.cache import CachePlan, CodeCache, open_codes
 from resgen.data.codes.encoding import Encoding, write_codes
 from resgen.data.text import encode_text
 from resgen.errors import DataError
@@ -267,11 +267,8 @@ def test_codes_out_of_range_are_never_returned(tmp_path: Path) -> None:
         cache.verify()
 
 
-def test_kinds_of_caches_and_what_they_are_made_from(tmp_path: Path) -> None:
+def test_what_a_cache_is_made_from(tmp_path: Path) -> None:
     cache = pictures(tmp_path / "p")
-    speech(tmp_path / "s")
-    assert is_cache(tmp_path / "p", "labels") and not is_cache(tmp_path / "p", "durations")
-    assert is_cache(tmp_path / "s", *SPEECH.columns) and not is_cache(tmp_path)
     cache.require("data", "dat")
     with pytest.raises(DataError, match="was made from data dat, not from other; encode again"):
         cache.require("data", "other")
