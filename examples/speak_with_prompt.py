@@ -34,7 +34,7 @@ def main() -> None:
         prompt, prompt_text = voice.path, voice.text
         print(f"prompt: {prompt.name}, '{prompt_text}'")
     for name, options in (("own", {}), ("prompted", {"prompt": prompt, "prompt_text": prompt_text})):
-        outputs = pipe.batch(args.texts, num_steps=args.steps, seed=0, **options)
+        outputs = pipe(args.texts, num_steps=args.steps, seed=0, **options)
         for text, output in zip(args.texts, outputs, strict=True):
             path = args.out / f"{name}-{text.replace(' ', '-')}.wav"
             write_sound(output.audio, output.sample_rate_hz, path)

@@ -1,9 +1,9 @@
 """Generate pictures and speech with residual vector quantized tokens.
 
-    from resgen import ImagePipeline
+    import resgen
 
-    pipe = ImagePipeline.from_pretrained("fashion-mnist-small")
-    pipe(class_ids=[0, 7], num_steps=16, seed=0).images[0].save("picture.png")
+    pipe = resgen.load("fashion-mnist-small")
+    pipe("Bag", num_samples=4).save("bags.png")
 
 The names below are imported on first use, so `import resgen` stays light and loads no torch.
 """
@@ -19,11 +19,12 @@ from resgen.extras import DISTRIBUTION
 if TYPE_CHECKING:
     from resgen.models.resgen import ResGen
     from resgen.pipelines.image.pipeline import ImagePipeline
+    from resgen.pipelines.load import load
     from resgen.pipelines.speech.pipeline import SpeechPipeline
     from resgen.tokenizers.image import ImageTokenizer
     from resgen.types import CodeSpec
 
-__all__ = ["CodeSpec", "ImagePipeline", "ImageTokenizer", "ResGen", "SpeechPipeline", "__version__"]
+__all__ = ["CodeSpec", "ImagePipeline", "ImageTokenizer", "ResGen", "SpeechPipeline", "__version__", "load"]
 
 try:
     __version__ = version(DISTRIBUTION)
@@ -36,6 +37,7 @@ _HOMES = {
     "ImageTokenizer": "resgen.tokenizers.image",
     "ResGen": "resgen.models.resgen",
     "SpeechPipeline": "resgen.pipelines.speech.pipeline",
+    "load": "resgen.pipelines.load",
 }
 
 

@@ -338,8 +338,15 @@ def test_unusable_outputs(small: Path, refused: Callable[..., str], tmp_path: Pa
 
 def test_models_of_the_other_kind(small: Path, refused: Callable[..., str], tmp_path: Path) -> None:
     speech, image = ["generate", "speech", "--text", "abc"], ["generate", "image", "--num", "1"]
-    refused(*speech, "--model", "fashion-mnist-small", "--out", tmp_path / "a.wav", names="cannot speak")
-    refused(*image, "--model", small, "--out", tmp_path / "a.png", names="mel-tokenizer cannot be used here")
+    refused(
+        *speech,
+        "--model",
+        "fashion-mnist-small",
+        "--out",
+        tmp_path / "a.wav",
+        names="open it with `resgen generate image`",
+    )
+    refused(*image, "--model", small, "--out", tmp_path / "a.png", names="open it with `resgen generate speech`")
     refused(*speech, "--model", tmp_path / "nowhere", "--out", tmp_path / "a.wav", names="nowhere")
 
 

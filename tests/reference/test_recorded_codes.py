@@ -68,7 +68,7 @@ def of_pictures(name: str) -> str:
 
 def of_speech(name: str) -> str:
     pipe = SpeechPipeline(load_speech_pipeline(ASSETS / name), device="cpu", dtype="float32")
-    spoken = pipe.batch(["three seven one", "nine zero"], seed=5)
+    spoken = pipe(["three seven one", "nine zero"], seed=5)
     return digest(torch.cat([output.codes for output in spoken]))
 
 

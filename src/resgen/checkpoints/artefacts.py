@@ -147,6 +147,8 @@ def load_pipeline(name_or_path: str | Path) -> Pipeline:
         CheckpointError: as `load_tokenizer`, and where tokenizer and generator do not belong together.
     """
     folder = load_folder(resolve_model(name_or_path))
+    if folder.kind == "speech-pipeline":
+        raise CheckpointError(f"'{folder.path}' is a model of speech; open it with SpeechPipeline")
     tokenizer = cast(ImageTokenizer, tokenizer_of(folder, (ImageTokenizer,)))
     generator, sampling = generator_of(folder, tokenizer)
     class_names = folder.extra.get("class_names", [])

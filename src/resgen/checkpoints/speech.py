@@ -234,6 +234,8 @@ def load_speech_pipeline(name_or_path: str | Path) -> SpeechParts:
         CheckpointError: nothing there, damaged, of pictures, or its parts do not belong together.
     """
     folder = load_folder(resolve_model(name_or_path))
+    if folder.kind == "pipeline":
+        raise CheckpointError(f"'{folder.path}' is a model of pictures, which cannot speak; open it with ImagePipeline")
     if "text" not in folder.components:
         raise CheckpointError(f"'{folder.path}' holds a {folder.kind}, which cannot speak; give a speech pipeline")
     tokenizer = cast(SoundTokenizer, tokenizer_of(folder, _TOKENIZERS))

@@ -72,7 +72,7 @@ class GenerateSpeech(Drawing):
         warn_of_missing_vocoder(pipe)
         begin = time.perf_counter()
         with self.watched("speaking", lambda: speech_trace(pipe)) as (callback, traced):
-            results = pipe.batch(
+            results = pipe(
                 texts,
                 prompt=self.prompt,
                 prompt_text=self.prompt_text,

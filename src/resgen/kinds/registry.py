@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,6 +30,8 @@ _ALL = (RESGEN, RESIDUAL, DIRECT, MASKGIT, RQ_TRANSFORMER, AR_RESGEN, VALLE)
 KINDS: dict[str, Kind] = {kind.name: kind for kind in _ALL}
 SPEECH_KINDS = KINDS | {CLAM_TTS.name: CLAM_TTS}
 """The kinds to train speech with; CLaM-TTS is a setting of AR-ResGen."""
+_TYPES: dict[str, tuple[type, str]] = {"int": (numbers.Integral, "a whole number"), "str": (str, "a name")}
+"""Of sampling settings, by their annotation; all others are numbers."""
 
 
 def get_kind(name: str) -> Kind:
@@ -170,13 +173,16 @@ def sampling_with(
         others: names that a mistaken setting may stand for, see `errors.unknown`.
 
     Raises:
-        ConfigError: a setting that this kind of sampling does not have, or a value out of range.
+        ConfigError: a setting that this kind of sampling does not have, or a value of another type or out of range.
     """
     given = {name: value for name, value in settings.items() if value is not None}
-    known = [field.name for field in dataclasses.fields(sampling)]
-    for name in given:
+    known = {field.name: str(field.type) for field in dataclasses.fields(sampling)}
+    for name, value in given.items():
         if name not in known:
-            raise ConfigError(unknown("sampling setting", name, known, others=others))
+            raise ConfigError(unknown("sampling setting", name, known, others))
+        kind, what = _TYPES.get(known[name], (numbers.Real, "a number"))
+        if not isinstance(value, kind):
+            raise ConfigError(f"{name}={value!r} must be {what}")
     return dataclasses.replace(sampling, **given)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import numbers
 import operator
 import secrets
 from abc import ABC, abstractmethod
@@ -130,13 +131,19 @@ def seed_of(seed: Any) -> int:
     """
     if seed is None:
         return secrets.randbits(31)
-    try:
-        number = operator.index(seed)
-    except TypeError as error:
-        raise ConfigError(f"seed={seed!r} must be a whole number, or None for a fresh one") from error
-    if number < 0:
-        raise ConfigError(f"seed={number} must not be negative")
-    return int(number)
+    check_whole(0, seed=seed)
+    return operator.index(seed)
+
+
+def check_whole(least: int, **arguments: Any) -> None:
+    """Refuse arguments that are not whole numbers of at least `least`.
+
+    Raises:
+        ConfigError: naming the first such argument.
+    """
+    for name, value in arguments.items():
+        if not isinstance(value, numbers.Integral) or value < least:
+            raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}")
 
 
 def some_of(names: Sequence[str]) -> str:

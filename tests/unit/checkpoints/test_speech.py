@@ -13,6 +13,7 @@ from torch import nn
 
 from resgen.checkpoints.artefacts import load_pipeline, load_tokenizer, save_tokenizer
 from resgen.checkpoints.format import load_folder
+from resgen.checkpoints.locate import ASSETS
 from resgen.checkpoints.speech import (
     VoiceConfig,
     load_sound_tokenizer,
@@ -167,9 +168,12 @@ def test_pictures_are_not_speech(folder: Path, image_tokenizer: Path) -> None:
         load_speech_pipeline(image_tokenizer)
     with pytest.raises(CheckpointError, match="image-tokenizer cannot be used here"):
         load_sound_tokenizer(image_tokenizer)
-    for load in (load_tokenizer, load_pipeline):
-        with pytest.raises(CheckpointError, match="mel-tokenizer cannot be used here"):
-            load(folder)
+    with pytest.raises(CheckpointError, match="mel-tokenizer cannot be used here"):
+        load_tokenizer(folder)
+    with pytest.raises(CheckpointError, match="is a model of speech; open it with SpeechPipeline"):
+        load_pipeline(folder)
+    with pytest.raises(CheckpointError, match="is a model of pictures, .* open it with ImagePipeline"):
+        load_speech_pipeline(ASSETS / "fashion-mnist-small")
 
 
 @pytest.mark.parametrize("alphabet", [None, "", ["a"]])

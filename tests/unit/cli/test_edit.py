@@ -111,7 +111,7 @@ def test_traces(model: Path, inputs: Path, capsys: Any) -> None:
     ("options", "named"),
     [
         (["--class", "bag"], "nothing would be imagined: give mask, keep or --keep-levels"),
-        (["--class", "bag", "--keep-levels", "1", "--seed", "-1"], "--seed=-1 must not be negative"),
+        (["--class", "bag", "--keep-levels", "1", "--seed", "-1"], "--seed=-1 must be a whole number of at least 0"),
         (["--class", "bag", "--keep-levels", "1", "--steps", "0"], "--steps=0 must be at least 1"),
         (["--class", "bag", "--mask", "9,0,9,0"], "mask box"),
         (["--mask", "0,0,4,4"], "this model needs a class, --class; allowed: Bag, T-shirt/top, 0..1"),

@@ -16,7 +16,7 @@ from resgen.data.pictures.grid import from_array
 from resgen.errors import ConfigError, unknown
 from resgen.kinds import KINDS, AnySampling, Settings, kind_of, sample, sampling_with, without_guidance
 from resgen.ops.images import to_uint8
-from resgen.pipelines.base import BasePipeline, NoOthers, refuse_others, seed_of, some_of
+from resgen.pipelines.base import BasePipeline, NoOthers, check_whole, refuse_others, seed_of, some_of
 from resgen.pipelines.image.edit import EditOutput, EditPlan, check_order, plan_edit
 from resgen.pipelines.image.inputs import ClassesLike, ClassLike, MaskLike, PictureLike, listed
 from resgen.pipelines.image.output import ImageOutput
@@ -145,8 +145,7 @@ class ImagePipeline(BasePipeline):
         Raises:
             ConfigError: an unknown class, or a setting that is unknown or out of range.
         """
-        if num_samples < 1 or batch_size < 1:
-            raise ConfigError(f"num_samples={num_samples} and batch_size={batch_size} must be at least 1")
+        check_whole(1, num_samples=num_samples, batch_size=batch_size)
         seed = seed_of(seed)
         every = range(self.num_classes) if self.num_classes else [0]
         classes = every if class_ids is None else [self.class_id(c) for c in listed(class_ids)]
@@ -225,8 +224,7 @@ class ImagePipeline(BasePipeline):
                 a value out of range.
             DataError: picture or mask cannot be read or do not fit.
         """
-        if num_samples < 1:
-            raise ConfigError(f"num_samples={num_samples} must be at least 1")
+        check_whole(1, num_samples=num_samples)
         number = self.edited_class(class_id)
         plan = self.plan_edit(image, mask=mask, keep=keep, keep_levels=keep_levels, blend=blend, resize=resize)
         result = self(

@@ -122,7 +122,7 @@ class SpeechEditPlan:
         return result[: len(result) - missing] if same_end else result
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SpeechEdit(SpeechOutput):
     """An edited recording: `audio` is all of it at the recording's own level, `codes` are those that were given and
     the new ones between them, `texts` is the whole new text.

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack, overload
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from resgen.checkpoints.hub import push_saved
 from resgen.checkpoints.speech import SpeechParts, load_speech_pipeline, save_speech_pipeline
-from resgen.data.sound.decode import check_prompt, normalise_loudness, read_sound, trim_silence
+from resgen.data.sound.decode import check_prompt, normalise_loudness, trim_silence
 from resgen.data.text import PROSODY, check_text, cut_at_word, encode_text, normalise_text, split_sentences
-from resgen.devices import cast_parameters, choose_device, choose_dtype
 from resgen.errors import ConfigError, DataError, unknown
-from resgen.kinds import AnySampling, kind_of, sampling_with
+from resgen.kinds import AnySampling, Settings, kind_of
 from resgen.ops.alignment import expand
 from resgen.ops.mel import MelConfig, log_mel
+from resgen.pipelines.base import BasePipeline, NoOthers, check_whole, refuse_others, seed_of
 from resgen.pipelines.speech.edit import Recording, SpeechEdit, SpeechEditor, SpokenWord, check_following, check_stretch
+from resgen.pipelines.speech.inputs import SoundLike, Speaking, called, samples_of, texts_of
 from resgen.pipelines.speech.speaking import SpeechRun, pace
 from resgen.pipelines.speech.utterances import Job, Prompt, SpeechOutput, Utterance
 from resgen.samplers.records import StepCallback, StepRecord
@@ -34,13 +35,17 @@ PAUSE_SECONDS = 0.12
 SENTENCES_PER_TEXT = 1 << 16
 
 
-class SpeechPipeline:
+class SpeechPipeline(BasePipeline):
     """Tokenizer, vocoder, text model and generator of one folder.
+
+        pipe = SpeechPipeline.from_pretrained("spoken-digits-small")
+        pipe("three seven one").save("digits.wav")
 
     Args:
         parts: what `checkpoints.speech.load_speech_pipeline` returns.
         device: `cpu`, `cuda`, ...; a GPU if there is one by default.
-        dtype: of the generator: `bfloat16`, `float32`, or `auto`. The other parts are small and run in float32.
+        dtype: of the generator: `bfloat16` (or `bf16`), `float32`, or `auto`. The other parts are small and run in
+            float32.
         vocoder: takes log-mels to samples in place of the folder's own, such as
             `checkpoints.vocoders.load_external_vocoder` returns.
     """
@@ -49,30 +54,34 @@ class SpeechPipeline:
         self,
         parts: SpeechParts,
         *,
-        device: str | None = None,
+        device: str | torch.device | None = None,
         dtype: str | torch.dtype = "auto",
         vocoder: torch.nn.Module | None = None,
     ) -> None:
-        self.device = choose_device(device or "auto")
-        self.dtype = choose_dtype(dtype, self.device)
-        self.parts = parts
-        self.generator = cast_parameters(parts.generator, self.dtype).to(self.device)
-        self.text_model = parts.text_model.float().to(self.device)
+        self.name, self.parts = parts.folder.path.name, parts
+        self.generator, self.text_model = parts.generator, parts.text_model.float()
         own = parts.vocoder if vocoder is None else vocoder
-        own = None if own is None else own.float().to(self.device)
-        self.codec = SoundCodec(parts.tokenizer.float().to(self.device), own)
+        self.codec = SoundCodec(parts.tokenizer.float(), None if own is None else own.float())
         self.sampling: AnySampling = parts.sampling
         self.stride = int(self.generator.config.feature_stride)
+        self.to("auto" if device is None else device, dtype)
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | Path, *, device: str | None = None, dtype: str | torch.dtype = "auto"
+        cls,
+        name_or_path: str | Path,
+        *,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype = "auto",
+        **others: Unpack[NoOthers],
     ) -> SpeechPipeline:
         """Load a speech pipeline's folder, a bundled model, or `owner/model[@revision]` from the hub.
 
         Raises:
             CheckpointError: nothing there, damaged, of pictures, or its parts do not belong together.
+            ConfigError: a device or type that cannot be used, or another argument.
         """
+        refuse_others(others)
         return cls(load_speech_pipeline(name_or_path), device=device, dtype=dtype)
 
     def save_pretrained(self, path: str | Path) -> None:
@@ -90,15 +99,6 @@ class SpeechPipeline:
             history=dict(parts.folder.extra.get("history", {})),
         )
 
-    def push_to_hub(self, repository: str, *, private: bool = False) -> str:
-        """Upload to `owner/model` on the Hugging Face hub, with a card; returns the address of the commit.
-
-        Raises:
-            CheckpointError: the hub refuses.
-            MissingExtraError: huggingface_hub is not installed (extra `hub`).
-        """
-        return push_saved(self.save_pretrained, repository, private=private)
-
     @property
     def sample_rate_hz(self) -> int:
         """Rate of all samples."""
@@ -113,82 +113,65 @@ class SpeechPipeline:
         assert self.parts.voice.mel is not None
         return self.parts.voice.mel
 
-    def __call__(
-        self,
-        text: str,
-        *,
-        prompt: Float[Tensor, " S"] | str | Path | None = None,
-        prompt_text: str | None = None,
-        task: str = "cross-sentence",
-        speed: float = 1.0,
-        seed: int = 0,
-        batch_size: int = 16,
-        callback: StepCallback | None = None,
-        **settings: Any,
-    ) -> SpeechOutput:
-        """Speak a text; see `batch`, of which this is the case of one text."""
-        return self.batch(
-            [text],
-            prompt=prompt,
-            prompt_text=prompt_text,
-            task=task,
-            speed=speed,
-            seed=seed,
-            batch_size=batch_size,
-            callback=callback,
-            **settings,
-        )[0]
+    @overload
+    def __call__(self, text: str, **options: Unpack[Speaking]) -> SpeechOutput: ...
+
+    @overload
+    def __call__(self, text: list[str] | tuple[str, ...], **options: Unpack[Speaking]) -> list[SpeechOutput]: ...
 
     @torch.inference_mode()
-    def batch(
+    def __call__(
         self,
-        texts: Sequence[str],
+        text: str | list[str] | tuple[str, ...],
         *,
-        prompt: Float[Tensor, " S"] | str | Path | None = None,
+        prompt: SoundLike | None = None,
         prompt_text: str | None = None,
         task: str = "cross-sentence",
         speed: float = 1.0,
-        seed: int = 0,
+        seed: int | None = 0,
         batch_size: int = 16,
         callback: StepCallback | None = None,
-        **settings: Any,
-    ) -> list[SpeechOutput]:
-        """Speak texts, all in one voice.
+        **settings: Unpack[Settings],
+    ) -> SpeechOutput | list[SpeechOutput]:
+        """Speak a text, or several in one voice.
 
         A text of several sentences is spoken sentence by sentence. Without a prompt the voice is the model's choice:
         that of the first sentence of each text, which is the prompt of the others.
 
         Args:
-            texts: English.
-            prompt: a few seconds of the voice: a file of any kind and rate that `data.sound.decode.read_sound`
-                takes, or samples at the model's rate. It is trimmed, brought to the model's loudness and cut to
+            text: English; for a list of texts the result is a list.
+            prompt: a few seconds of the voice: a file, its content, samples at the model's rate, or `(samples, rate)`
+                (see `inputs.SoundLike`). It is trimmed, brought to the model's loudness and cut to
                 `max_prompt_seconds` of the model.
             prompt_text: what is said in it; needed with a prompt.
             task: `cross-sentence` says the text in the prompt's voice; `continuation` goes on from the prompt's end in
                 one breath, and the prompt is the beginning of the audio.
             speed: above 1 is faster.
             seed: sentence k of text i draws from the stream (seed, i, k), so `batch_size` changes nothing but rounding.
+                None takes a fresh one; the outputs have it as `seed`.
             batch_size: sentences per network evaluation.
             callback: called after every network evaluation with (record, codes, visible) of the batch.
-            settings: `num_steps`, `guidance_scale`, ...: fields of the model's sampling settings.
+            settings: `num_steps`, `guidance_scale`, ...: see `kinds.Settings`.
 
         Raises:
-            ConfigError: an unknown task or setting, or one out of range.
+            ConfigError: no text, an unknown task or setting, or one out of range.
             DataError: a text that is empty, too long or has characters out of the model's reach; a prompt that is
                 silent, clipped, too short, not a sound, or comes without its text.
         """
         if task not in TASKS:
             raise ConfigError(unknown("task", task, TASKS))
-        _check_numbers(speed, batch_size, seed)
-        if not texts:
-            raise ConfigError("texts=[] must hold at least one text")
-        sentences = [self.sentences(text) for text in texts]
+        _check_speed(speed)
+        check_whole(1, batch_size=batch_size)
+        seed = seed_of(seed)
+        texts = texts_of(text)
+        sentences = [self.sentences(one) for one in texts]
         example = None if prompt is None else self.prepare(prompt, prompt_text)
         if example is None and (prompt_text or task == "continuation"):
             raise DataError("a prompt is missing: prompt_text and continuation need the recording as well")
         continued = task == "continuation"
         utterances = [Utterance(own, example, continued, speed, seed, number) for number, own in enumerate(sentences)]
-        return self.speak(utterances, batch_size=batch_size, callback=callback, **settings)
+        outputs = self.speak(utterances, batch_size=batch_size, callback=callback, **settings)
+        return outputs[0] if isinstance(text, str) else outputs
 
     @torch.inference_mode()
     def speak(
@@ -197,13 +180,13 @@ class SpeechPipeline:
         *,
         batch_size: int = 16,
         callback: StepCallback | None = None,
-        **settings: Any,
+        **settings: Unpack[Settings],
     ) -> list[SpeechOutput]:
         """Speak prepared texts, each with its own voice, speed and seed; what they share are batches.
 
-        Arguments and errors are those of `batch`.
+        Arguments and errors are those of a call.
         """
-        run = SpeechRun(self.generator, sampling_with(self.sampling, settings), batch_size, callback)
+        run = SpeechRun(self.generator, self._settings(self.__call__, settings), batch_size, callback)
         firsts = [self._first(utterance) for utterance in utterances]
         first_codes = run.generate(firsts)
         rest = [self._rest(utterance, codes) for utterance, codes in zip(utterances, first_codes, strict=True)]
@@ -212,13 +195,13 @@ class SpeechPipeline:
         for utterance, first, codes, others in zip(utterances, firsts, first_codes, rest, strict=True):
             jobs = [(first, codes), *((job, next(later)) for job in others)]
             opening = utterance.prompt.samples if utterance.prompt is not None and utterance.continued else None
-            outputs.append(self._output(jobs, run.steps, utterance.sentences, opening))
+            outputs.append(self._output(jobs, run.steps, utterance, opening))
         return outputs
 
     @torch.inference_mode()
     def edit(
         self,
-        recording: Float[Tensor, " S"] | str | Path,
+        recording: SoundLike,
         *,
         input_text: str,
         text: str,
@@ -228,16 +211,16 @@ class SpeechPipeline:
         keep_length: bool = False,
         blend: bool = False,
         num_samples: int = 1,
-        seed: int = 0,
+        seed: int | None = 0,
         batch_size: int = 16,
         callback: StepCallback | None = None,
-        **settings: Any,
+        **settings: Unpack[Settings],
     ) -> list[SpeechEdit]:
         """Speak a stretch of a recording anew with other words (see `pipelines.speech.edit`); the codes of the rest
         come back as they are.
 
         Args:
-            recording: a file, or samples at the model's rate.
+            recording: as the prompt of a call.
             input_text: what is said in it.
             text: the words for the stretch.
             begin_s: where the stretch begins.
@@ -246,10 +229,10 @@ class SpeechPipeline:
             keep_length: let the new words take as long as the old ones.
             blend: take the samples outside the stretch from the recording itself instead of the decoder.
             num_samples: how many results.
-            seed: result k draws from the stream (seed, k).
+            seed: result k draws from the stream (seed, k); None takes a fresh one.
             batch_size: results per network evaluation.
-            callback: see `batch`.
-            settings: see `batch`.
+            callback: as of a call.
+            settings: as of a call.
 
         Raises:
             ConfigError: a stretch that is empty or beyond the recording, a kind that cannot heed what follows it, or a
@@ -257,12 +240,12 @@ class SpeechPipeline:
             DataError: a recording that is silent, clipped, too short, too long or not a sound; a text that is empty or
                 has characters out of the model's reach, or more letters than the recording has frames.
         """
-        _check_numbers(speed, batch_size, seed)
-        if num_samples < 1:
-            raise ConfigError(f"num_samples={num_samples} must be at least 1")
+        _check_speed(speed)
+        check_whole(1, num_samples=num_samples, batch_size=batch_size)
+        seed = seed_of(seed)
         if keep_length and speed != 1:
             raise ConfigError(f"speed={speed} and keep_length both say how long the new words take; give one of them")
-        sampling = sampling_with(self.sampling, settings)
+        sampling = self._settings(self.__call__, settings)
         editor, source = self._listen(recording, input_text, (begin_s, end_s))
         plan = editor.plan(source, " ".join(self.sentences(text)), begin_s, end_s, speed=speed, keep_length=keep_length)
         check_following(kind_of(self.generator.config), plan)
@@ -274,12 +257,13 @@ class SpeechPipeline:
                 codes=codes.cpu(),
                 steps=run.steps,
                 texts=[plan.text],
+                seed=seed,
                 plan=plan,
             )
             for codes in map(plan.edited, run.generate([plan.job(seed, number) for number in range(num_samples)]))
         ]
 
-    def words(self, recording: Float[Tensor, " S"] | str | Path, text: str) -> list[SpokenWord]:
+    def words(self, recording: SoundLike, text: str) -> list[SpokenWord]:
         """The words of a recording and when they are spoken.
 
         Raises:
@@ -308,28 +292,27 @@ class SpeechPipeline:
         return spoken
 
     @torch.inference_mode()
-    def prepare(self, prompt: Float[Tensor, " S"] | str | Path, prompt_text: str | None) -> Prompt:
+    def prepare(self, prompt: SoundLike, prompt_text: str | None) -> Prompt:
         """A prompt as the model takes it, aligned with its text.
 
         Raises:
-            DataError: see `batch`.
+            DataError: as of a call.
         """
         samples, text, where = self._opened("prompt", prompt, "prompt_text", prompt_text)
         return self._aligned(self.cleaned(samples), text, where)
 
     def _opened(
-        self, what: str, source: Tensor | str | Path, name: str, text: str | None
+        self, what: str, source: SoundLike, name: str, text: str | None
     ) -> tuple[Float[Tensor, " S"], str, str]:
         """Samples and normalised text of a prompt or recording, and what to call it in an error."""
-        where = f"the {what}" if isinstance(source, Tensor) else f"{what} '{source}'"
         if not text:
-            raise DataError(f"{where} comes without its text; give what is said in it as {name}")
-        samples = source if isinstance(source, Tensor) else read_sound(source, self.sample_rate_hz, where=where)
+            raise DataError(f"{called(source, what)} comes without its text; give what is said in it as {name}")
+        samples, where = samples_of(source, self.sample_rate_hz, what)
         check_prompt(samples, self.sample_rate_hz, where=where)
         return samples, " ".join(self.sentences(text)), where
 
     def _listen(
-        self, recording: Tensor | str | Path, text: str, stretch: tuple[float, float] | None = None
+        self, recording: SoundLike, text: str, stretch: tuple[float, float] | None = None
     ) -> tuple[SpeechEditor, Recording]:
         """A recording and its text as they are edited; a stretch in seconds is encoded even where it is silent."""
         rate = self.sample_rate_hz
@@ -473,7 +456,7 @@ class SpeechPipeline:
         return Job(0, 0, codes, features)
 
     def _output(
-        self, jobs: list[tuple[Job, Tensor]], steps: list[StepRecord], sentence: list[str], opening: Tensor | None
+        self, jobs: list[tuple[Job, Tensor]], steps: list[StepRecord], utterance: Utterance, opening: Tensor | None
     ) -> SpeechOutput:
         pause = torch.zeros(round(PAUSE_SECONDS * self.sample_rate_hz))
         parts: list[Tensor] = [] if opening is None else [opening]
@@ -487,10 +470,21 @@ class SpeechPipeline:
             sample_rate_hz=self.sample_rate_hz,
             codes=torch.cat([codes for _, codes in jobs]).cpu(),
             steps=steps,
-            texts=sentence,
+            texts=utterance.sentences,
+            seed=utterance.seed,
         )
 
+    def _cast(self) -> Sequence[nn.Module]:
+        return (self.generator,)
 
-def _check_numbers(speed: float, batch_size: int, seed: int) -> None:
-    if not speed > 0 or batch_size < 1 or seed < 0:
-        raise ConfigError(f"speed={speed} must be above 0, batch_size={batch_size} at least 1, seed={seed} at least 0")
+    def _modules(self) -> Sequence[nn.Module]:
+        vocoder = () if self.codec.vocoder is None else (self.codec.vocoder,)
+        return self.generator, self.text_model, self.codec.tokenizer, *vocoder
+
+    def _facts(self) -> Sequence[str]:
+        return (f"speech at {self.sample_rate_hz} Hz, prompts of up to {self.parts.voice.max_prompt_seconds:g} s",)
+
+
+def _check_speed(speed: Any) -> None:
+    if not isinstance(speed, numbers.Real) or not float(speed) > 0:
+        raise ConfigError(f"speed={speed!r} must be a number above 0")

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import html
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from resgen.data.sound.decode import encode_sound, write_sound
 from resgen.samplers.records import StepRecord
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SpeechOutput:
-    """Generated speech.
+    """Generated speech; a notebook shows a player.
 
     Attributes:
         audio: float32 samples in [-1, 1]; in continuation it begins with the prompt, as it was given.
@@ -21,6 +25,7 @@ class SpeechOutput:
         codes: `Int64[L, D]` of everything generated, sentence after sentence, without prompts.
         steps: one record per network evaluation and batch.
         texts: the sentences as they were spoken.
+        seed: of the call; see `SpeechPipeline` for the streams.
     """
 
     audio: Float[Tensor, " S"]
@@ -28,11 +33,31 @@ class SpeechOutput:
     codes: Int[Tensor, "L D"]
     steps: list[StepRecord]
     texts: list[str]
+    seed: int
 
     @property
     def duration_s(self) -> float:
         """Length of the audio in seconds."""
         return len(self.audio) / self.sample_rate_hz
+
+    def save(self, path: str | Path) -> Path:
+        """Write a `.wav`, `.flac` or `.ogg` file; missing folders are made. Returns the file.
+
+        Raises:
+            DataError: unknown suffix.
+            MissingExtraError: soundfile is not installed.
+            WriteError: the place cannot be written.
+        """
+        write_sound(self.audio, self.sample_rate_hz, path)
+        return Path(path)
+
+    def _repr_html_(self) -> str:
+        content = base64.b64encode(encode_sound(self.audio, self.sample_rate_hz)).decode("ascii")
+        player = f'<audio controls src="data:audio/wav;base64,{content}"></audio>'
+        return f"<figure>{player}<figcaption>{html.escape(' '.join(self.texts))}</figcaption></figure>"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.duration_s:.2f} s, {' '.join(self.texts)!r}, seed {self.seed})"
 
 
 class Prompt(NamedTuple):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from resgen.checkpoints.speech import VoiceConfig, load_speech_pipeline
-from resgen.data.sound.decode import write_sound
+from resgen.data.sound.decode import read_sound, write_sound
 from resgen.data.text import cut_at_word, encode_text
 from resgen.errors import CheckpointError, ConfigError, DataError
 from resgen.pipelines.speech.pipeline import PAUSE_SECONDS, SpeechPipeline, Utterance
@@ -58,6 +60,54 @@ def test_one_text(pipe: SpeechPipeline) -> None:
     assert 0 < len(result.steps) <= 4 and {step.num_steps for step in result.steps} == {4}
 
 
+def test_a_text_gives_one_output_and_a_list_a_list(pipe: SpeechPipeline) -> None:
+    one, (first, second) = pipe("abc", seed=2), pipe(("abc", "cab"), seed=2)
+    assert torch.equal(one.codes, first.codes) and second.texts == ["cab"]
+
+
+def test_a_fresh_seed_is_recorded(pipe: SpeechPipeline, prompt: torch.Tensor) -> None:
+    first, second = (pipe("abc", seed=None) for _ in range(2))
+    assert first.seed != second.seed
+    assert torch.equal(pipe("abc", seed=first.seed).codes, first.codes)
+    stretch = {"input_text": "a cab", "text": "abc", "begin_s": 0.2, "end_s": 0.5}
+    edited = pipe.edit(prompt, seed=None, **stretch)[0]
+    assert torch.equal(pipe.edit(prompt, seed=edited.seed, **stretch)[0].codes, edited.codes)
+
+
+def test_outputs_are_saved_and_shown(pipe: SpeechPipeline, tmp_path: Path) -> None:
+    result = pipe("ab c.", seed=3)
+    assert result.save(str(tmp_path / "new" / "a.wav")) == tmp_path / "new" / "a.wav"
+    saved = read_sound(tmp_path / "new" / "a.wav", RATE)
+    assert torch.equal(saved, (result.audio * 32768).round().clamp(-32768, 32767) / 32768)
+    player = result._repr_html_()
+    content = base64.b64decode(player.partition("base64,")[2].partition('"')[0])
+    assert torch.equal(read_sound(content, RATE), saved)
+    assert player.startswith('<figure><audio controls src="data:audio/wav;base64,') and "ab c." in player
+    assert "<b>" not in replace(result, texts=["<b>"])._repr_html_()
+    assert repr(result) == f"SpeechOutput({result.duration_s:.2f} s, 'ab c.', seed 3)"
+    with pytest.raises(DataError, match=r"unknown suffix '\.mp3'"):
+        result.save(tmp_path / "a.mp3")
+
+
+def test_prompts_and_recordings_of_another_rate(pipe: SpeechPipeline) -> None:
+    other = voice(0.95, rate=22_050)
+    example = pipe.prepare((other.numpy(), 22_050), "a cab")
+    assert len(example.codes) == pytest.approx(19, abs=1)
+    words = pipe.words((other[None].expand(2, -1), 22_050), "a cab")
+    assert [word.text for word in words] == ["a", "cab"] and words[-1].end_s <= 0.96
+
+
+def test_another_device_and_type(folder: Path, pipe: SpeechPipeline) -> None:
+    other = SpeechPipeline.from_pretrained(folder, device=torch.device("cpu"), dtype="bf16")
+    assert next(other.generator.parameters()).dtype == torch.bfloat16
+    assert {one.dtype for one in other.text_model.parameters()} == {torch.float32}
+    assert torch.equal(other.to("cpu", torch.float32)("abc", seed=1).codes, pipe("abc", seed=1).codes)
+    facts = "kind residual, speech at 8000 Hz, prompts of up to 1 s, 0.0M parameters, float32 on cpu"
+    assert repr(other) == f"SpeechPipeline('model': {facts})"
+    with pytest.raises(ConfigError, match="unknown argument 'torch_dtype' .did you mean 'dtype'"):
+        SpeechPipeline.from_pretrained(folder, torch_dtype="bf16")
+
+
 def test_speed_and_length(pipe: SpeechPipeline) -> None:
     lengths = [len(pipe("abcabcabc", speed=speed, num_steps=1).codes) for speed in (0.5, 1.0, 2.0)]
     assert lengths[0] > lengths[1] > lengths[2]
@@ -66,7 +116,7 @@ def test_speed_and_length(pipe: SpeechPipeline) -> None:
 def test_batch_size_changes_nothing(pipe: SpeechPipeline, prompt: torch.Tensor) -> None:
     texts = [*TEXTS, TWO]
     for given in ({}, {"prompt": prompt, "prompt_text": "a cab"}):
-        single, pair, all_at_once = (pipe.batch(texts, batch_size=size, **given) for size in (1, 2, 16))
+        single, pair, all_at_once = (pipe(texts, batch_size=size, **given) for size in (1, 2, 16))
         assert len({len(result.codes) for result in single}) > 1, "the texts are of different lengths"
         for one, two, many in zip(single, pair, all_at_once, strict=True):
             assert torch.equal(one.codes, two.codes) and torch.equal(one.codes, many.codes)
@@ -97,7 +147,7 @@ def test_several_calls_share_a_batch(pipe: SpeechPipeline, prompt: torch.Tensor)
 def test_seeds_and_streams(pipe: SpeechPipeline) -> None:
     codes = pipe("abc", seed=3).codes
     assert torch.equal(pipe("abc", seed=3).codes, codes) and not torch.equal(pipe("abc", seed=4).codes, codes)
-    first, second = pipe.batch(["abc", "abc"], seed=3)
+    first, second = pipe(["abc", "abc"], seed=3)
     assert torch.equal(first.codes, codes) and not torch.equal(second.codes, codes)
     assert not torch.equal(pipe("abc", seed=3, temperature=3.0).codes, codes), "settings arrive"
 
@@ -234,7 +284,7 @@ def test_texts_that_are_refused(pipe: SpeechPipeline, text: str, named: str) -> 
     with pytest.raises(DataError, match=named):
         pipe(text)
     with pytest.raises(DataError, match=named):
-        pipe.batch(["abc", text])
+        pipe(["abc", text])
 
 
 def test_a_sentence_longer_than_the_model(pipe: SpeechPipeline, prompt: torch.Tensor) -> None:
@@ -275,7 +325,7 @@ def test_what_is_refused(pipe: SpeechPipeline, prompt: torch.Tensor, changes: di
 
 def test_no_texts(pipe: SpeechPipeline) -> None:
     with pytest.raises(ConfigError, match="at least one text"):
-        pipe.batch([])
+        pipe([])
 
 
 def test_corrupt_prompts(pipe: SpeechPipeline, prompt: torch.Tensor, tmp_path: Path) -> None:

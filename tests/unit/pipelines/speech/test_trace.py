@@ -56,7 +56,7 @@ def rows_of(frame: Image.Image, count: int) -> list[tuple[np.ndarray, np.ndarray
 
 def test_frames_show_what_is_known(pipe: SpeechPipeline) -> None:
     trace = Noted(pipe)
-    results = pipe.batch(["abc cab", "abc cab abc cab"], callback=trace)
+    results = pipe(["abc cab", "abc cab abc cab"], callback=trace)
     lengths = [len(result.codes) for result in results]
     assert trace.lengths == [lengths] and lengths[0] < lengths[1], "a batch is sorted by length"
     frames = trace.frames()
@@ -97,7 +97,7 @@ def test_a_column_per_position_from_the_bottom() -> None:
 
 def test_at_most_so_many_sequences(pipe: SpeechPipeline, tmp_path: Path) -> None:
     trace = Noted(pipe, max_samples=2)
-    pipe.batch(["abc", "cab abc", "abc cab abc"], batch_size=1, callback=trace)
+    pipe(["abc", "cab abc", "abc cab abc"], batch_size=1, callback=trace)
     assert trace.lengths == [[length] for length in sorted(sum(trace.lengths, []))]
     height = 2 * BANDS + GAP + DEPTH * CELL + GAP
     assert 2 * height < trace.frames()[0].height < 3 * height

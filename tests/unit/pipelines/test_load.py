@@ -1,0 +1,30 @@
+"""`resgen.load`: any model by its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import resgen
+from resgen.errors import CheckpointError, ConfigError
+from resgen.pipelines.image.pipeline import ImagePipeline
+from resgen.pipelines.speech.pipeline import SpeechPipeline
+from speech_parts import save_parts
+
+
+def test_pictures_and_speech(model: Path, tmp_path: Path) -> None:
+    pictures = resgen.load(model, device="cpu", dtype="bf16")
+    assert type(pictures) is ImagePipeline and pictures.dtype == torch.bfloat16
+    speech = resgen.load(str(save_parts(tmp_path / "speech")), device=torch.device("cpu"))
+    assert type(speech) is SpeechPipeline and speech.device.type == "cpu"
+
+
+def test_what_is_no_whole_model(model: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds a classifier, which is a part of a model"):
+        resgen.load("fashion-mnist-classifier")
+    with pytest.raises(CheckpointError, match="did you mean 'fashion-mnist-small'"):
+        resgen.load("fashion-mnist-smal")
+    with pytest.raises(ConfigError, match="unknown argument 'torch_dtype' .did you mean 'dtype'"):
+        resgen.load(model, torch_dtype="bf16")

@@ -1,0 +1,60 @@
+"""Values of types that no pipeline takes are named in one line; in a process of its own, for the suite's checks of
+types would come first."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from speech_parts import save_parts
+
+CALLS = """
+import json, sys
+import resgen
+pictures, speech = (resgen.load(path, device="cpu", dtype="float32") for path in sys.argv[1:3])
+for call in CALLS:
+    try:
+        eval(call)
+    except Exception as error:
+        print(json.dumps([call, type(error).__name__, str(error)]))
+"""
+REFUSED = {
+    "pictures('B')": ("ConfigError", "unknown class 'B'; allowed: T-shirt/top, Bag, 1, 0..2"),
+    "pictures(9)": ("ConfigError", "unknown class '9'"),
+    "pictures(3.5)": ("ConfigError", "unknown class '3.5'"),
+    "pictures(b'Bag')": ("ConfigError", "unknown class"),
+    "pictures([[0, 1]])": ("ConfigError", "unknown class '[0, 1]'"),
+    "pictures(True)": ("ConfigError", "unknown class 'True'"),
+    "pictures('Bag', seed='a')": ("ConfigError", "seed='a' must be a whole number of at least 0"),
+    "pictures('Bag', seed=1.0)": ("ConfigError", "seed=1.0 must be a whole number"),
+    "pictures('Bag', num_samples='2')": ("ConfigError", "num_samples='2' must be a whole number"),
+    "pictures('Bag', batch_size=1.5)": ("ConfigError", "batch_size=1.5 must be a whole number"),
+    "pictures('Bag', num_steps='4')": ("ConfigError", "num_steps='4' must be a whole number"),
+    "pictures('Bag', top_p=[1])": ("ConfigError", "top_p=[1] must be a number"),
+    "pictures.edit(3, keep_levels=1, class_id=0)": ("DataError", "the picture is 3 (int); give a PIL picture"),
+    "pictures('Bag', mask_schedule=1)": ("ConfigError", "mask_schedule=1 must be a name"),
+    "speech(3)": ("ConfigError", "text=3 must be a text or a list of texts"),
+    "speech(['abc', 3])": ("ConfigError", "holds 3, which is no text"),
+    "speech('abc', speed='fast')": ("ConfigError", "speed='fast' must be a number"),
+    "speech('abc', seed='a')": ("ConfigError", "seed='a' must be a whole number"),
+    "speech('abc', prompt=3, prompt_text='abc')": ("DataError", "the prompt is 3 (int); give a file"),
+    "speech('abc', num_samples=3)": ("ConfigError", "unknown sampling setting 'num_samples'"),
+}
+
+
+@pytest.fixture(scope="module")
+def errors(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    speech = save_parts(tmp_path_factory.mktemp("speech") / "model")
+    run = [sys.executable, "-c", CALLS.replace("CALLS", repr(list(REFUSED))), str(model), str(speech)]
+    process = subprocess.run(run, capture_output=True, text=True, check=True)
+    return {call: rest for call, *rest in map(json.loads, process.stdout.splitlines())}
+
+
+@pytest.mark.parametrize("call", REFUSED)
+def test_the_value_is_named(errors: dict[str, list[str]], call: str) -> None:
+    kind, text = errors[call]
+    assert kind == REFUSED[call][0] and REFUSED[call][1] in text and "\n" not in text, (kind, text)
