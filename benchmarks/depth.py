@@ -12,13 +12,14 @@ from typing import Annotated, Any
 
 import tyro
 import yaml
+from times import medians, spread
 
 from resgen.cli.main import guard
 from resgen.devices import choose_device, choose_dtype
 from resgen.errors import ConfigError
 from resgen.evaluation.bench.cases import Case, random_network
 from resgen.evaluation.bench.speed import BenchConfig, count_passes
-from resgen.evaluation.bench.timing import interleaved, machine_of, medians, ratio, spread
+from resgen.evaluation.bench.timing import interleaved, machine_of, ratio
 
 
 def main(

@@ -12,12 +12,13 @@ from typing import Annotated, Any
 
 import torch
 import tyro
+from times import medians
 
 from resgen.cli.main import guard
 from resgen.devices import choose_dtype
 from resgen.errors import ConfigError
 from resgen.evaluation.bench.memory import extra_peak_bytes
-from resgen.evaluation.bench.timing import CPU, interleaved, machine_of, medians
+from resgen.evaluation.bench.timing import CPU, interleaved, machine_of
 from resgen.losses.mixture import mixture_loss
 from resgen.models.heads import MixtureHead
 from resgen.ops.random import generator

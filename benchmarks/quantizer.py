@@ -15,12 +15,13 @@ import torch
 import tyro
 import yaml
 from jaxtyping import Float, Int
+from times import medians, spread
 from torch import Tensor
 
 from resgen.cli.main import guard
 from resgen.errors import ConfigError
 from resgen.evaluation.bench.memory import extra_peak_bytes
-from resgen.evaluation.bench.timing import CPU, interleaved, machine_of, medians, ratio, spread
+from resgen.evaluation.bench.timing import CPU, interleaved, machine_of, ratio
 from resgen.extras import MissingExtraError
 from resgen.ops.random import generator
 from resgen.ops.residual import residual_encode

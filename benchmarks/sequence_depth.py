@@ -13,9 +13,10 @@ from pathlib import Path
 
 import torch
 import tyro
+from times import medians
 
 from resgen.devices import cast_parameters
-from resgen.evaluation.bench.timing import interleaved, medians
+from resgen.evaluation.bench.timing import interleaved
 from resgen.files import write_json
 from resgen.kinds import build, sample
 from resgen.models.resgen import ResGen, ResGenConfig

@@ -18,12 +18,13 @@ from typing import Any
 
 import torch
 import tyro
+from times import medians
 
 from resgen.checkpoints.format import read_json
 from resgen.cli.main import guard
 from resgen.config import config_from_dict
 from resgen.errors import ConfigError, unknown
-from resgen.evaluation.bench.timing import interleaved, medians
+from resgen.evaluation.bench.timing import interleaved
 from resgen.experiments.judge import Judge
 from resgen.files import write_json
 from resgen.kinds import AnySampling, kind_of

@@ -10,11 +10,12 @@ from functools import partial
 
 import torch
 import tyro
+from times import medians
 from torch import Tensor
 from torch.nn import functional
 
 from resgen.allocator import keep_freed_memory
-from resgen.evaluation.bench.timing import interleaved, medians
+from resgen.evaluation.bench.timing import interleaved
 from resgen.losses.tokens import masked_level_loss, residual_above
 from resgen.models.token_head import TokenHead
 

@@ -13,9 +13,10 @@ from typing import Literal
 
 import torch
 import tyro
+from times import medians
 
 from resgen.allocator import keep_freed_memory
-from resgen.evaluation.bench.timing import interleaved, medians, ratio
+from resgen.evaluation.bench.timing import interleaved, ratio
 from resgen.kinds import GeneratorLossConfig, build, make_objective
 from resgen.models.resgen import PRESETS
 from resgen.types import CodeSpec

@@ -49,16 +49,6 @@ def interleaved(
     return times
 
 
-def medians(times: Mapping[Name, Sequence[float]]) -> dict[Name, float]:
-    """Median of every run."""
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def spread(times: Mapping[Name, Sequence[float]]) -> dict[Name, list[float]]:
-    """Shortest and longest time of every run."""
-    return {name: [min(values), max(values)] for name, values in times.items()}
-
-
 def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> dict[str, float]:
     """Median, least and greatest of the ratios within a repetition."""
     ratios = [n / d for n, d in zip(numerator, denominator, strict=True)]
