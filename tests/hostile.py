@@ -23,7 +23,10 @@ def check(words: Sequence[str], capsys: pytest.CaptureFixture[str], codes: Colle
     """
     case = [word[:60] for word in words]
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    code = main(words)
+    try:
+        code = main(words)
+    except SystemExit as stop:  # after help
+        code = int(stop.code or 0)
     error = capsys.readouterr().err
     assert code in codes, (case, error[:500])
     errors = [line for line in error.splitlines() if line.startswith("error: ")]

@@ -1,7 +1,7 @@
 """Every option of every command with values that do not belong there: one line and exit code 2, or a result.
 
 Each line of `LINES` is a command that works; a case is a line with one hostile value, in place of an option's own or
-besides. A seeded sample runs by default, all of them under `slow`.
+besides. A seeded sample runs by default, all of them under `slow`. `compare` is not among them: it trains for minutes.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from PIL import Image
 
 from hostile import check
 from image_parts import save_model
+from resgen.checkpoints.locate import resolve_model
 from resgen.cli.common import option_name
 from resgen.cli.main import COMMANDS, main
 from resgen.data.sound.decode import write_sound
@@ -61,7 +62,7 @@ SPEECH = {
 IMAGE_RECIPE = "--recipe digits --config {}/pictures.yaml --data {}/pictures"
 SPEECH_RECIPE = "--recipe spoken_digits --config {}/speech.yaml --data {}/speech"
 SPEECH_PARTS = "--tokenizer {}/voice --text {}/voice"
-JUDGE = "--data {}/pictures --extractor fashion-mnist-classifier"
+JUDGE = "--data {}/large --extractor cifar10-classifier"
 LINES = {
     "demo": "--out {}/out",
     "train tokenizer": f"{IMAGE_RECIPE} --out {{}}/out",
@@ -81,16 +82,14 @@ LINES = {
     "--out {}/out/a.wav",
     "serve": "--model {}/model",
     "serve (speech)": "--model {}/voice",
-    "evaluate": f"--model {{}}/model {JUDGE} --split train --num-samples 6 --steps 1 --out {{}}/out/a.json",
-    "evaluate (tokenizer)": f"--tokenizer {{}}/model {JUDGE} --split train --num-samples 6 --out {{}}/out/a.json",
-    "compare": f"{IMAGE_RECIPE} --tokenizer {{}}/model --extractor fashion-mnist-classifier --kinds resgen --seeds 1 "
-    "--max-minutes-per-model 0.001 --num-samples 100 --search-samples 100 --out {}/out",
-    "sweep": f"--model {{}}/model {JUDGE} --grid steps=1 --num-samples 4 --out {{}}/out",
+    "evaluate": f"--model cifar10-small {JUDGE} --split train --num-samples 6 --steps 1 --out {{}}/out/a.json",
+    "evaluate (tokenizer)": f"--tokenizer cifar10-small {JUDGE} --split train --num-samples 6 --out {{}}/out/a.json",
+    "sweep": f"--model cifar10-small {JUDGE} --grid steps=1 --num-samples 4 --out {{}}/out",
     "doctor": "{}/run",
     "plan": "--recipe digits --devices 1 --device-memory 8",
     "inspect": "--recipe digits",
     "models": "",
-    "bench": "--shape tiny --kinds resgen --depths 2 --steps 1 --repetitions 1 --iterations 1",
+    "bench": "--shape tiny --kinds resgen --depths 2 --steps 1 --repetitions 1 --iterations 1 --no-memory",
     "completion": "bash",
 }
 
@@ -102,10 +101,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_model(root / "model", class_names=("a", "b", "c"))
     save_parts(root / "voice")
     rng = np.random.default_rng(0)
-    for k in range(12):
-        file = root / "pictures" / "abc"[k % 3] / f"{k}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(255, size=(8, 8), dtype=np.uint8)).save(file)
+    classes = json.loads((Path(resolve_model("cifar10-small")) / "config.json").read_text())["class_names"]
+    for name, names, shape in (("pictures", "abc", (8, 8)), ("large", classes, (32, 32, 3))):
+        for k in range(20):
+            file = root / name / names[k % len(names)] / f"{k}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(255, size=shape, dtype=np.uint8)).save(file)
     for k in range(6):
         write_sound(voice(0.8 + 0.1 * k), RATE, root / "speech" / f"{k}.wav")
     table = "\n".join(f"{k}.wav|abc ab|{'xy'[k % 2]}" for k in range(6))
@@ -189,13 +190,14 @@ def test_numbers_have_bounds(
 def test_a_sample_of_hostile_options(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     every = [words for line in LINES for words in cases(line, root)]
     for words in random.Random(0).sample(every, SAMPLE):
-        run(words, root, capsys)
+        run(words, root, capsys, codes={0, 1, 2} if words[0] == "doctor" else {0, 2})
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("line", LINES)
 def test_all_hostile_options(line: str, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command, words = words_of(line, root)
-    run([*command, *words], root, capsys, codes=(0,))
+    finds = {1} if line == "doctor" else set()  # what it says of a run of one step
+    run([*command, *words], root, capsys, codes=finds or {0})
     for case in cases(line, root):
-        run(case, root, capsys)
+        run(case, root, capsys, codes={0, 2} | finds)

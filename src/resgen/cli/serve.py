@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from resgen.cli.common import option, positive
+from resgen.cli.common import option
 from resgen.errors import ConfigError
 from resgen.extras import MissingExtraError
 from resgen.serving.config import ServerConfig
@@ -15,6 +15,7 @@ from resgen.serving.config import ServerConfig
 KEY_VARIABLE = "RESGEN_API_KEY"
 MEGABYTE = 1 << 20
 MAX_UPLOAD_MB = 1_000_000
+MAX_KEY, MAX_THREADS = 10_000, 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +64,8 @@ class Serve:
     def run(self) -> None:
         if not self.model:
             raise ConfigError("--model needs at least one folder or name")
-        if self.threads is not None:
-            positive("--threads", self.threads)
+        if self.threads is not None and not 1 <= self.threads <= MAX_THREADS:
+            raise ConfigError(f"--threads {self.threads} must lie in 1..{MAX_THREADS}")
         key = self.api_key()
         try:
             from resgen.serving.server import serve
@@ -104,10 +105,13 @@ class Serve:
         else:
             where = f"--api-key-file '{self.api_key_file}'"
             try:
-                key = self.api_key_file.read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
+                with self.api_key_file.open(encoding="utf-8") as file:
+                    key = file.read(MAX_KEY + 1)
+            except (OSError, ValueError) as error:
                 reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
                 raise ConfigError(f"{where} cannot be read: {reason}") from error
+            if len(key) > MAX_KEY:
+                raise ConfigError(f"{where} holds more than the {MAX_KEY:,} characters of a key")
         if key is not None and not key.strip():
             raise ConfigError(f"{where} is empty; put a key there")
         return None if key is None else key.strip()
