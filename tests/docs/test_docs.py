@@ -28,7 +28,7 @@ GUIDES = [
     if not {"results", "adr"} & set(path.relative_to(ROOT).parts)
 ]
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
-RUN = {"howto/own-parts.md", "quickstart.md"}
+RUN = {"howto/own-parts.md", "quickstart.md", "tour.md"}
 """Pages whose Python is run; the README's has a test of its own, that of other codecs needs one."""
 
 

@@ -25,13 +25,9 @@ COMMANDS = [
 @pytest.mark.parametrize("code", [text for language, text in BLOCKS if language == "python"])
 def test_python_runs(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    names: dict = {}
-    exec(compile(code, "README.md", "exec"), names)
-    output = names["output"]
-    if "Speech" in code:
-        assert output.audio.abs().max() > 0.05 and output.codes.shape[1] == 16 and output.sample_rate_hz == 16_000
-    else:
-        assert (tmp_path / "bag.png").stat().st_size > 0
+    exec(compile(code, "README.md", "exec"), {})
+    files = re.findall(r'save\("(.*?)"\)', code)
+    assert files and all((tmp_path / file).stat().st_size > 0 for file in files)
 
 
 def test_there_are_commands() -> None:
