@@ -199,9 +199,6 @@ class GeneratorTask:
 
         return [("generator", functools.partial(loss_of, rows)) for rows in parts]
 
-    def after_step(self, step: int, generator: torch.Generator, reduce: Reduce = LOCAL) -> None:
-        """Nothing: the codebooks are frozen."""
-
     @torch.no_grad()
     def validate(self, module: nn.Module, reduce: Reduce = LOCAL) -> dict[str, float]:
         """Exact negative log-likelihood in nats per token; the same held-out codes and masks at every validation."""

@@ -134,6 +134,10 @@ class Task(Protocol):
 
     Generators are on the CPU whatever the device, so that every device gets the same numbers. A task may also have:
 
+    * `before_start(generator, reduce)`, called once at the very start of a run, not on resume: initialisation from
+      data;
+    * `after_step(step, generator, reduce)`, called after the optimizers' step, for updates without gradients; may
+      return metrics by name;
     * `compile()` and `recompute()`, called once before training if the configuration says so;
     * `shard(shard)`, to divide its module with the function that it is given, and `replaced(module)`, a context in
       which another, whole module is validated, sampled and exported;
@@ -169,10 +173,6 @@ class Task(Protocol):
         """Move modules, and data kept in memory, to the device, in place."""
         ...
 
-    def before_start(self, generator: torch.Generator, reduce: Reduce) -> None:
-        """Called once at the very start of a run, not on resume: initialisation from data."""
-        ...
-
     def losses(
         self,
         indices: Int[Tensor, " B"],
@@ -194,10 +194,6 @@ class Task(Protocol):
             generator: of the step.
             reduce: the processes; all call the same losses in the same order.
         """
-        ...
-
-    def after_step(self, step: int, generator: torch.Generator, reduce: Reduce) -> Mapping[str, Tensor | float] | None:
-        """Called after the optimizers' step, for updates without gradients; may return metrics."""
         ...
 
     def validate(self, module: nn.Module, reduce: Reduce) -> Mapping[str, float]:

@@ -201,7 +201,7 @@ class Trainer:
         else:
             if self._resume:
                 messages.append(f"no checkpoint in '{self.out_dir}'; starting from the beginning")
-            if self._start_from_data:
+            if self._start_from_data and hasattr(task, "before_start"):
                 task.before_start(generator(config.seed, "before_start"), self.reduce)
         skeleton = skeleton_of(task.module) if config.shard else None
         if config.compile and hasattr(task, "compile"):
@@ -297,9 +297,10 @@ class Trainer:
                 average_gradients(parameters, self.reduce)
         self._note({self._label("grad_norm", group): norm for group, norm in self._optimizers.clip().items()})
         self._optimizers.step(self._factor(step))
-        stream = generator(self.config.seed, "after_step", step)
-        for name, noted in (self.task.after_step(step, stream, self.reduce) or {}).items():
-            self._pending.add(name, noted)
+        if (after_step := getattr(self.task, "after_step", None)) is not None:
+            stream = generator(self.config.seed, "after_step", step)
+            for name, noted in (after_step(step, stream, self.reduce) or {}).items():
+                self._pending.add(name, noted)
         if self._ema is not None:
             self._ema.update(step)
         return float(losses["loss"]) if self.device.type == "cpu" and "loss" in losses else None

@@ -207,9 +207,6 @@ class TextTask:
         """Where the model is."""
         return self.model.angles.device
 
-    def before_start(self, generator: torch.Generator, reduce: Reduce = LOCAL) -> None:
-        """Nothing: there are no statistics to start from."""
-
     def losses(
         self,
         indices: Int[Tensor, " B"],
@@ -226,9 +223,6 @@ class TextTask:
             return self._losses(self.train.batch(indices[rows], self.device), sizes, fade)[:2]
 
         return [("text", functools.partial(loss_of, rows)) for rows in parts]
-
-    def after_step(self, step: int, generator: torch.Generator, reduce: Reduce = LOCAL) -> None:
-        """Nothing: all parameters have gradients."""
 
     @torch.no_grad()
     def validate(self, module: nn.Module, reduce: Reduce = LOCAL) -> dict[str, float]:

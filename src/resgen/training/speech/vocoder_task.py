@@ -175,9 +175,6 @@ class VocoderTask:
         if self.tokenizer is not None:
             self.tokenizer.to(device)
 
-    def before_start(self, generator: torch.Generator, reduce: Reduce = LOCAL) -> None:
-        """Nothing starts from data."""
-
     def losses(
         self,
         indices: Int[Tensor, " B"],
@@ -212,9 +209,6 @@ class VocoderTask:
             loss = loss + config.adversarial_weight * fooled + config.feature_weight * matching
             metrics |= {"adversarial": fooled.detach(), "feature_matching": matching.detach()}
         return loss, metrics
-
-    def after_step(self, step: int, generator: torch.Generator, reduce: Reduce = LOCAL) -> None:
-        """Nothing learns without gradients."""
 
     @torch.no_grad()
     def validate(self, module: nn.Module, reduce: Reduce = LOCAL) -> dict[str, float]:
