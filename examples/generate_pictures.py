@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 
 from resgen import ImagePipeline
-from resgen.pipelines.image.output import tile_grid
 
 
 def main() -> None:
@@ -31,7 +30,7 @@ def main() -> None:
     print("classes:", ", ".join(pipe.class_names))
     for name, scale in (("guided", pipe.sampling.guidance_scale), ("unguided", 0.0)):
         output = pipe(args.classes, num_samples=args.num, num_steps=args.steps, guidance_scale=scale, seed=0)
-        tile_grid(output.images, args.num).save(args.out / f"{name}.png")
+        output.sheet().save(args.out / f"{name}.png")
         print(f"{name}: {len(output.images)} pictures in {len(output.steps)} steps, codes {tuple(output.codes.shape)}")
 
     # Picture k draws from the stream (seed, k): one at a time gives the codes of the batch.

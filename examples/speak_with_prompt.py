@@ -13,7 +13,6 @@ from pathlib import Path
 
 from resgen import SpeechPipeline
 from resgen.cli.demo import bundled_voices
-from resgen.data.sound.decode import write_sound
 
 
 def main() -> None:
@@ -37,7 +36,7 @@ def main() -> None:
         outputs = pipe(args.texts, num_steps=args.steps, seed=0, **options)
         for text, output in zip(args.texts, outputs, strict=True):
             path = args.out / f"{name}-{text.replace(' ', '-')}.wav"
-            write_sound(output.audio, output.sample_rate_hz, path)
+            output.save(path)
             print(f"{path.name}: {output.duration_s:.1f} s, codes {tuple(output.codes.shape)}")
 
 

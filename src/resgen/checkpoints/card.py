@@ -16,11 +16,11 @@ USES = {
     "pipeline": """from resgen import ImagePipeline
 
 pipe = ImagePipeline.from_pretrained("{name}")
-pipe(num_samples=1).images[0].save("picture.png")""",
+pipe().save("pictures.png")""",
     "speech-pipeline": """from resgen import SpeechPipeline
 
 pipe = SpeechPipeline.from_pretrained("{name}")
-pipe("some text").audio""",
+pipe("some text").save("speech.wav")""",
 }
 
 
