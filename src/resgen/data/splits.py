@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from resgen.errors import DataError
 
 SPLITS = {name: name for name in ("train", "test", "val", "valid", "validation", "dev")}
 SPLITS |= {"training": "train", "testing": "test"}
+HELD_OUT_SPLITS = ("test_seen_speaker", "test_seen", "test", "val", "valid", "validation", "dev")
+"""Which of the splits beside `train` validates training, the first that is there."""
 _NUMBER = re.compile(r"[-_.]?\d+(-of-\d+)?(-[0-9a-f]{6,})?$")
 _FOREIGN = ("__macosx",)
 """Folders that programs leave in archives."""
@@ -20,12 +22,41 @@ def known_split(name: str) -> str | None:
     return SPLITS.get(name.lower())
 
 
-def split_of(file: Path) -> str:
-    """The split in a file's name without its number: `test` of `test-00000-of-00002`, `train` of `train.clean.100`,
-    `test.clean` of `test.clean-0`. A name that is all number is of the split `train`."""
+def split_of(file: Path, *, other: str | None = None) -> str:
+    """The split in a file's name without its number.
+
+    `test` of `test-00000-of-00002` and `mnist_test`, `train` of `train.clean.100`, but `test.clean` of `test.clean-0`:
+    there may be several kinds of test. A name that is all number is of the split `train`; one without the word of a
+    split is a split by itself, or of the split `other` if that is given.
+    """
     name = _NUMBER.sub("", file.stem) or "train"
-    first = known_split(re.split(r"[-_. ]", name)[0])
-    return "train" if first == "train" else known_split(name) or name
+    words = re.split(r"[-_. ]", name)
+    first, last = known_split(words[0]), known_split(words[-1])
+    if first and first != "train" and len(words) > 1:
+        return name
+    return first or last or other or name
+
+
+def training_split(splits: Sequence[str], data: str | Path) -> str:
+    """The split to train on: `train`, or the only one if its name is not that of another split.
+
+    Raises:
+        DataError: there is no such split in `data`.
+    """
+    if "train" in splits:
+        return "train"
+    if len(splits) > 1 or known_split(splits[0]):
+        raise DataError(f"'{data}' has the splits {', '.join(splits)}; training needs 'train'")
+    return splits[0]
+
+
+def held_out_split(splits: Sequence[str]) -> str | None:
+    """The split that validates training, by the order of `HELD_OUT_SPLITS`; `test.clean` counts as `test`."""
+    for word in HELD_OUT_SPLITS:
+        for name in splits:
+            if re.split(r"[-. ]", name)[0] == word:
+                return name
+    return None
 
 
 def parquet_splits(folder: Path) -> dict[str, list[Path]]:

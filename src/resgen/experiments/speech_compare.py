@@ -17,8 +17,8 @@ from typing import Any, cast
 
 from resgen.checkpoints.format import read_json
 from resgen.checkpoints.speech import load_sound_tokenizer, load_text_model
-from resgen.data.sound.held_out import HELD_OUT_SPLITS
 from resgen.data.sound.sources import available_splits
+from resgen.data.splits import HELD_OUT_SPLITS, held_out_split
 from resgen.errors import ConfigError, DataError, unknown
 from resgen.evaluation.speech.evaluate import SpeechReport
 from resgen.experiments.claim import claim
@@ -212,11 +212,10 @@ def _evaluate(
 
 
 def _search_split(data: str) -> str:
-    """Whose recordings the guidance is chosen with."""
+    """Whose recordings the guidance is searched."""
     there = available_splits(data)
-    for name in HELD_OUT_SPLITS:
-        if name in there:
-            return name
+    if name := held_out_split(there):
+        return name
     raise DataError(
         f"'{data}' has the splits {', '.join(there)}; a comparison needs one of {', '.join(HELD_OUT_SPLITS)}"
     )

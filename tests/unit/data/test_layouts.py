@@ -19,6 +19,7 @@ from resgen.data.sound.decode import encode_sound, read_sound, write_sound
 from resgen.data.sound.held_out import open_speech_splits
 from resgen.data.sound.sources import open_speech
 from resgen.errors import DataError
+from resgen.training.image.runs import open_splits
 from speech_parts import RATE, save_parts, voice
 from tars import png, write_tar
 
@@ -214,6 +215,8 @@ def test_labels_that_are_names_are_common_to_all_files(tmp_path: Path) -> None:
             ],
             ("train", "test.clean"),
         ),
+        (["mnist_train.parquet", "mnist_test.parquet"], ("train", "test")),
+        (["toy-train-0.parquet", "toy-train-1.parquet", "toy-Testing.parquet"], ("train", "test")),
         (["data/Train-00000-of-00001.parquet", "data/validation-00000-of-00001.parquet"], ("train", "validation")),
     ],
 )
@@ -223,6 +226,26 @@ def test_parquet_files_by_split(tmp_path: Path, files: list[str], splits: tuple[
             table(tmp_path / name, label=[0, 1])
     assert available_splits(tmp_path) == splits
     assert len(open_images(tmp_path)) == 2 * sum("train" in name.lower() for name in files)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["test/cat/1.png", "test/dog/1.png", "val/cat/1.png", "val/dog/1.png"], "test, val"),
+        (["validation/cat/1.png", "validation/dog/1.png", "test/cat/1.png"], "test, validation"),
+    ],
+)
+def test_pictures_without_a_split_to_train_on(tmp_path: Path, names: list[str], said: str) -> None:
+    with pytest.raises(DataError, match=f"has the splits {said}; training needs 'train'"):
+        open_splits(make(tmp_path, *names))
+
+
+def test_pictures_are_held_out_as_recordings_are(tmp_path: Path) -> None:
+    for name, count in (("train", 3), ("validation.clean", 1), ("test.other", 2)):
+        table(tmp_path / f"{name}-0.parquet", label=[0] * count)
+    train, held_out = open_splits(tmp_path)
+    assert len(train) == 3 and len(held_out) == 2
+    assert sum(map(len, open_splits(table(tmp_path / "one" / "pictures.parquet", label=[0] * 40).parent))) == 40
 
 
 def test_classes_of_tar_samples_in_their_path_or_category(tmp_path: Path) -> None:

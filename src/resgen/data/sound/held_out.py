@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from resgen.data.announce import announce
 from resgen.data.sound.sources import SpeechSource, available_splits, open_speech
-from resgen.data.splits import known_split
+from resgen.data.splits import held_out_split, training_split
 from resgen.errors import DataError
 
 HELD_OUT_EVERY = 20
-HELD_OUT_SPLITS = ("test_seen_speaker", "test_seen", "test", "val", "valid", "validation", "dev")
 
 
 def open_speech_splits(data: str | Path) -> tuple[SpeechSource, SpeechSource]:
@@ -22,13 +20,9 @@ def open_speech_splits(data: str | Path) -> tuple[SpeechSource, SpeechSource]:
         DataError: the data has no split `train`, or only one utterance.
     """
     splits = available_splits(data)
-    if "train" not in splits and (len(splits) > 1 or known_split(splits[0])):
-        raise DataError(f"'{data}' has the splits {', '.join(splits)}; training needs 'train'")
-    train = open_speech(data, "train" if "train" in splits else splits[0])
-    for word in HELD_OUT_SPLITS:
-        for name in splits:
-            if re.split(r"[-. ]", name)[0] == word:
-                return train, open_speech(data, name)
+    train = open_speech(data, training_split(splits, data))
+    if name := held_out_split(splits):
+        return train, open_speech(data, name)
     speakers = sorted(set(train.speakers))
     held_out_speakers = set(speakers[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY])
     held_out = [row for row, speaker in enumerate(train.speakers) if speaker in held_out_speakers]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from resgen.data.splits import known_split, subfolders
+from resgen.data.splits import known_split, split_of, subfolders
 from resgen.errors import DataError
 
 MAX_SHARDS = 100_000
@@ -15,7 +15,6 @@ CLASS_NAMES = "classnames.txt"
 
 _RANGE = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}")
 _COMMAND = re.compile(r"^(pipe:|[a-zA-Z][\w+.-]*://)")
-_NUMBER = re.compile(r"[-_.]?\d+(-of-\d+)?$")
 
 
 def shard_splits(path: str | Path) -> dict[str, list[Path]]:
@@ -23,8 +22,8 @@ def shard_splits(path: str | Path) -> dict[str, list[Path]]:
 
     * `shards/name-{000000..000123}.tar`: exactly these, all of them.
     * one `.tar` file.
-    * a folder of `.tar` files, or of `data/*.tar`, in the order of their names; a split is the last word of a name
-      before its number, if that names one (see `data.splits`), else `train`.
+    * a folder of `.tar` files, or of `data/*.tar`, in the order of their names; see `data.splits.split_of`. A name
+      without the word of a split is of `train`.
     * a folder of folders `train`, `test`, ... of them.
 
     Raises:
@@ -42,7 +41,7 @@ def shard_splits(path: str | Path) -> dict[str, list[Path]]:
     splits: dict[str, list[Path]] = {}
     for folder in (path, path / "data"):
         for file in _tars(folder):
-            splits.setdefault(split_of(file), []).append(file)
+            splits.setdefault(split_of(file, other="train"), []).append(file)
         if splits:
             break
     else:
@@ -50,11 +49,6 @@ def shard_splits(path: str | Path) -> dict[str, list[Path]]:
             if (split := known_split(folder.name)) and (files := _tars(folder)):
                 splits.setdefault(split, []).extend(files)
     return dict(sorted(splits.items(), key=lambda item: (item[0] != "train", item[0])))
-
-
-def split_of(file: Path) -> str:
-    """The split in a shard's name; `train` if it names none."""
-    return known_split(re.split(r"[-_.]", _NUMBER.sub("", file.stem))[-1]) or "train"
 
 
 def class_names(path: str | Path, files: list[Path]) -> tuple[str, ...] | None:

@@ -18,6 +18,7 @@ from resgen.data.codes.cache import CachePlan, CodeCache, Shard, usual_shard
 from resgen.data.codes.encoding import Encoding
 from resgen.data.pictures.sources import ImageSource, available_splits, open_images, readable
 from resgen.data.pictures.store import MAX_BYTES_IN_MEMORY, PictureStore
+from resgen.data.splits import held_out_split, training_split
 from resgen.devices import choose_device
 from resgen.errors import ConfigError, DataError
 from resgen.kinds import kind_of
@@ -37,7 +38,6 @@ from resgen.training.initial import check_init, new_generator, start_from
 from resgen.training.parallel import first_alone, initialise
 from resgen.training.stages import CODE_FOLDERS, Job, Run, run_stage
 
-HELD_OUT_SPLITS = ("test", "val", "valid", "validation", "dev")
 HELD_OUT_EVERY = 20
 MAX_HELD_OUT = 5000
 MAX_VALIDATED = 1000
@@ -188,12 +188,15 @@ def encode_data(
 
 
 def open_splits(data: str | Path) -> tuple[ImageSource, ImageSource]:
-    """Training and held-out pictures: the data's own splits, or every 20th picture held out (5,000 at most)."""
+    """Training and held-out pictures: the data's own splits, or every 20th picture held out (5,000 at most).
+
+    Raises:
+        DataError: the data has no split `train`, or only one picture.
+    """
     splits = available_splits(data)
-    source = open_images(data, split="train" if "train" in splits else splits[0])
-    for name in HELD_OUT_SPLITS:
-        if name in splits:
-            return source, open_images(data, split=name)
+    source = open_images(data, split=training_split(splits, data))
+    if name := held_out_split(splits):
+        return source, open_images(data, split=name)
     if len(source) < 2:
         raise DataError(f"'{data}' holds {len(source)} picture; training needs at least 2, one of them to validate on")
     every = max(min(HELD_OUT_EVERY, len(source)), -(-len(source) // MAX_HELD_OUT))

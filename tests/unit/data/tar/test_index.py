@@ -61,6 +61,14 @@ def test_other_places(shards: Path, tmp_path: Path) -> None:
     assert available_splits(tmp_path / "plain") == ("train",)
 
 
+def test_splits_of_several_words_are_not_trained_on(tmp_path: Path) -> None:
+    names = ("train-clean-000000", "web-000000", "test-clean-000000", "dev-other-0001", "test_unseen-00000-of-00002")
+    for number, name in enumerate(names):
+        write_pictures(tmp_path / f"{name}.tar", [number])
+    assert available_splits(tmp_path) == ("train", "dev-other", "test-clean", "test_unseen")
+    assert values(tmp_path) == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("path", "named"),
     [
