@@ -126,8 +126,9 @@ def save_pipeline(
     sampling: AnySampling,
     class_names: tuple[str, ...],
     history: Mapping[str, Any] | None = None,
+    extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a pipeline folder.
+    """Write a pipeline folder; `extra` is what else it says, such as a `description`.
 
     Raises:
         CheckpointError: the generator has the codebooks of another tokenizer.
@@ -136,8 +137,9 @@ def save_pipeline(
         "tokenizer": tokenizer_component(tokenizer),
         "generator": generator_component(generator, tokenizer),
     }
-    extra = {"sampling": config_to_dict(sampling), "class_names": list(class_names), "history": dict(history or {})}
-    save_folder(path, kind="pipeline", components=components, extra=extra)
+    own = {"sampling": config_to_dict(sampling), "class_names": list(class_names)}
+    others = {"history": dict(history or {}), **(extra or {})}
+    save_folder(path, kind="pipeline", components=components, extra={**others, **own})
 
 
 def load_pipeline(name_or_path: str | Path) -> Pipeline:

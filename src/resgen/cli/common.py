@@ -172,10 +172,10 @@ def ask(
     """
     act = modality.has(action)
     takes = inspect.signature(act).parameters
-    others = {*handled, *values, "as_json"}
+    others = {*handled, "as_json"}
     defaults = {field.name: field.default for field in dataclasses.fields(command) if field.name not in others}
     given = {name: getattr(command, name) for name, value in defaults.items() if getattr(command, name) != value}
-    refuse_options(command, [name for name in given if name not in takes], f"{subject} is for {modality.noun}")
+    _refuse(command, [name for name in given if name not in takes], f"{subject} is for {modality.noun}")
     return act(**{name: value for name, value in (given | values).items() if name in takes})
 
 
@@ -195,9 +195,15 @@ def refuse_options(command: Any, names: Iterable[str], why: str) -> None:
     Raises:
         ConfigError: naming those that were given.
     """
-    given = [option_name(type(command), name) for name in names if getattr(command, name) not in (None, False, ())]
-    if given:
-        raise ConfigError(f"{' and '.join(given)} must be left out: {why}")
+    values = {name: getattr(command, name) for name in names}
+    given = [name for name, value in values.items() if value is not None and value is not False and value != ()]
+    _refuse(command, given, why)
+
+
+def _refuse(command: Any, names: Sequence[str], why: str) -> None:
+    if names:
+        options = " and ".join(option_name(type(command), name) for name in names)
+        raise ConfigError(f"{options} must be left out: {why}")
 
 
 def bundled_models() -> list[dict[str, Any]]:

@@ -53,7 +53,7 @@ class Encode:
     skip_unreadable: bool = False
     """Leave out pictures and recordings that cannot be read, and say which, instead of refusing the data."""
     shard_samples: Annotated[int | None, option("N")] = None
-    """The most samples of a file of codes: 262144 pictures or 2048 recordings if left out; what was begun keeps its own
+    """The most samples of a file of codes: 16384 pictures or 2048 recordings if left out; what was begun keeps its own
     number."""
     verify: bool = False
     """Only read the cache in --out and compare it with its hashes and, if given, --tokenizer and --data."""
@@ -99,9 +99,11 @@ class Encode:
         }
         noun, positions = "samples", f"each of {'x'.join(map(str, train.spec.shape))} positions"
         if train.plan.ragged:
-            noun, positions = "utterances", f"of {int(train.lengths.min())} to {int(train.lengths.max())} positions"
+            noun, positions = "sequences", f"of {int(train.lengths.min())} to {int(train.lengths.max())} positions"
             document["num_positions"] = {"train": train.lengths.sum(), "held_out": held_out.lengths.sum()}
-            document["speakers"] = sorted(set(train.texts("speakers")))
+            document["columns"] = sorted(train.plan.columns)
+            if "speakers" in train.plan.columns:
+                noun, document["speakers"] = "utterances", sorted(set(train.texts("speakers")))
         else:
             document["class_names"] = train.plan.class_names
         counts = f"{len(train)} {noun} to train on and {len(held_out)} held out"

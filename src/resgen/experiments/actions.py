@@ -124,6 +124,7 @@ def open_judge(out: str, data: str, recipe: Recipe, extractor: str | None) -> Ju
         extractor=extractor,
         cache_dir=Path(out) / "evaluation-cache",
         resize=recipe.data.resize,
+        skip_unreadable=recipe.data.skip_unreadable,
     )
 
 

@@ -213,7 +213,14 @@ class _Plan:
             if not (folder / "config.json").exists():
                 save_tokenizer(folder, tokenizer if depth == self.full else truncate_tokenizer(tokenizer, depth))
             codes = self.out / "codes" / str(depth)
-            encode_data(str(folder), data, codes, flip=settings.flip, resize=settings.resize)
+            encode_data(
+                str(folder),
+                data,
+                codes,
+                flip=settings.flip,
+                resize=settings.resize,
+                skip_unreadable=settings.skip_unreadable,
+            )
         open_judge(str(self.out), data, self.recipe, self.comparison.extractor)
 
     def first(self, kind: str) -> str:

@@ -83,6 +83,7 @@ class Judge:
         extractor: name or path; by default the bundled classifier of the same classes.
         cache_dir: for the features of the reference and of evaluations.
         resize: cut out and resize pictures of another size.
+        skip_unreadable: leave out pictures that cannot be read.
         device: where the extractor computes.
     """
 
@@ -95,11 +96,17 @@ class Judge:
         extractor: str | None = None,
         cache_dir: str | Path | None = None,
         resize: bool = False,
+        skip_unreadable: bool = False,
         device: str = "cpu",
     ) -> None:
         split = choose_split(data, "train")
         self.reference: Reference = open_reference(
-            data, split=split, image_size=image_size, channels=channels, resize=resize
+            data,
+            split=split,
+            image_size=image_size,
+            channels=channels,
+            resize=resize,
+            skip_unreadable=skip_unreadable,
         )
         name = extractor or default_extractor(self.reference.class_names, image_size, channels)
         self.extractor: Extractor = load_extractor(name, device)

@@ -76,6 +76,9 @@ class SpeechComparison:
         for name in ("kinds", "seeds", "guidance_scales"):
             if not getattr(self, name):
                 raise ConfigError(f"{name}=() must hold at least one")
+        for kind in self.kinds:
+            if kind not in SPEECH_KINDS:
+                raise ConfigError(unknown("kind", kind, SPEECH_KINDS))
         for name in ("num_samples", "search_samples"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")

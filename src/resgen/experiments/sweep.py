@@ -168,14 +168,13 @@ def store_settings(model: str | Path, sampling: AnySampling) -> None:
         CheckpointError: the model cannot be read or written; a bundled model is not written to.
     """
     parts = load_pipeline(model)
-    history = parts.folder.extra.get("history", {})
     save_pipeline(
         Path(model),
         parts.tokenizer,
         parts.generator,
         sampling=sampling,
         class_names=parts.class_names,
-        history=history if isinstance(history, dict) else {},
+        extra=parts.folder.extra,
     )
 
 

@@ -136,10 +136,17 @@ def register(modality: Modality) -> None:
     """Make a modality known to the commands.
 
     Raises:
-        ConfigError: its name or a recipe's is taken.
+        ConfigError: its name is taken, or that of a recipe or a type of component.
     """
     if modality.name in (*_BUILT_IN, *_registered):
         raise ConfigError(f"modality '{modality.name}' is there already; choose another name")
+    for other in modalities():
+        recipes, components = modality.recipes.keys() & other.recipes.keys(), modality.components & other.components
+        for what, taken in (("recipe", recipes), ("component", components)):
+            if taken:
+                raise ConfigError(
+                    f"{what} '{min(taken)}' of modality '{modality.name}' is one of '{other.name}'; choose another name"
+                )
     _registered[modality.name] = modality
 
 

@@ -70,16 +70,21 @@ def encode_splits(
         make: see `encode_together`.
         title: of a source, for the progress bar.
         batches: see `encode_together`.
+
+    Raises:
+        TrainingError: others are encoding into the same folder.
     """
-    for source, name in zip(sources, CODE_FOLDERS, strict=True):
-        encode_together(
-            Path(out) / name,
-            partial(plan, source, name),
-            partial(make, source),
-            name=title(source),
-            batches=batches,
-            reduce=initialise(),
-        )
+    reduce = initialise()
+    with lock_folder(Path(out), "encoding") if reduce.rank == 0 else contextlib.nullcontext():
+        for source, name in zip(sources, CODE_FOLDERS, strict=True):
+            encode_together(
+                Path(out) / name,
+                partial(plan, source, name),
+                partial(make, source),
+                name=title(source),
+                batches=batches,
+                reduce=reduce,
+            )
     return open_encoded(out)
 
 
@@ -92,7 +97,7 @@ def encode_together(
     batches: Callable[[Shard], int],
     reduce: Reduce,
 ) -> None:
-    """Make a cache, or what is missing of it; every process calls this.
+    """Make a cache, or what is missing of it; every process calls this, and the first holds the folder.
 
     Args:
         out: its place.
@@ -101,19 +106,15 @@ def encode_together(
         name: of the data, for the progress bar.
         batches: the most that `make` yields for a shard.
         reduce: the processes.
-
-    Raises:
-        TrainingError: others are encoding into the same folder.
     """
-    with lock_folder(out.parent, "encoding") if reduce.rank == 0 else contextlib.nullcontext():
-        with first_alone(reduce):
-            encoding = Encoding.begin(out, plan()) if reduce.rank == 0 else Encoding.join(out)
-        if encoding is None:
-            return
-        _make_missing(encoding, make, name, batches, reduce)
-        with first_alone(reduce):
-            if reduce.rank == 0:
-                encoding.finish()
+    with first_alone(reduce):
+        encoding = Encoding.begin(out, plan()) if reduce.rank == 0 else Encoding.join(out)
+    if encoding is None:
+        return
+    _make_missing(encoding, make, name, batches, reduce)
+    with first_alone(reduce):
+        if reduce.rank == 0:
+            encoding.finish()
 
 
 def _make_missing(

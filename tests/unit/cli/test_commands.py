@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image
 
 from resgen.cli.main import main
@@ -257,6 +258,16 @@ def test_encode_verifies(fake, tmp_path, capsys):
         (tmp_path, {"tokenizer": None, "data": None}),
         (tmp_path, {"tokenizer": "t", "data": "d"}),
     ]
+
+
+def test_encode_verifies_sequences_without_speakers(fake, tmp_path, capsys):
+    class Ragged(FakeCache):
+        plan = SimpleNamespace(ragged=True, columns={"steps": "number"})
+        lengths = torch.tensor([3, 5])
+
+    fake("resgen.modalities", check_encoded=lambda out, **given: (Ragged(7), Ragged(2)))
+    document = run_json(["encode", "--verify", "--out", str(tmp_path)], capsys)
+    assert document["num_positions"] == {"train": 8, "held_out": 8} and document["columns"] == ["steps"]
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,13 @@ import pytest
 import torch
 
 from resgen.data.sound.decode import write_sound
-from resgen.errors import DataError
-from resgen.experiments.speech_compare import _search_split
+from resgen.errors import ConfigError, DataError
+from resgen.experiments.speech_compare import SpeechComparison, _search_split
+
+
+def test_a_kind_that_is_not_there_is_refused_before_anything_is_read() -> None:
+    with pytest.raises(ConfigError, match="unknown kind 'nonsense'"):
+        SpeechComparison(tokenizer="t", text="x", data="d", kinds=("resgen", "nonsense"))
 
 
 def test_data_without_a_held_out_split(tmp_path: Path) -> None:

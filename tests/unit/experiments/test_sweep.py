@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from image_parts import save_model
+from resgen.checkpoints.artefacts import load_pipeline, save_pipeline
 from resgen.errors import ConfigError
 from resgen.experiments.judge import Score
 from resgen.experiments.sweep import (
@@ -12,6 +16,7 @@ from resgen.experiments.sweep import (
     combinations,
     find_settings,
     parse_grid,
+    store_settings,
     sweep_markdown,
     write_sweep,
 )
@@ -30,6 +35,24 @@ class Bowl:
         self.asked.append(sampling)
         distance = sum((getattr(sampling, name) - value) ** 2 for name, value in self.best.items())
         return Score(distance=1.0 + distance, recognised=0.5, num_samples=100, seconds=0.1)
+
+
+def test_stored_settings_leave_the_rest_of_the_model_as_it_is(tmp_path: Path) -> None:
+    path = save_model(tmp_path / "model", class_names=("a", "b", "c"))
+    before = load_pipeline(path)
+    extra = {"description": "three classes", "history": {"steps": 5}, "recipe": {"name": "mine"}}
+    save_pipeline(
+        path,
+        before.tokenizer,
+        before.generator,
+        sampling=before.sampling,
+        class_names=before.class_names,
+        extra=extra,
+    )
+    store_settings(path, SamplingConfig(num_steps=3))
+    after = load_pipeline(path)
+    assert after.sampling == SamplingConfig(num_steps=3) and after.class_names == ("a", "b", "c")
+    assert {name: after.folder.extra[name] for name in extra} == extra
 
 
 def test_grids_are_read_with_short_names() -> None:

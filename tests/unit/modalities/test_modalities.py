@@ -13,6 +13,7 @@ import pytest
 from image_parts import save_model
 from resgen.checkpoints.format import Component, save_folder
 from resgen.cli.common import ask
+from resgen.cli.compare import Compare
 from resgen.cli.evaluate import Evaluate
 from resgen.errors import CheckpointError, ConfigError
 from resgen.modalities import Modality, modalities, of_model, of_recipe, register
@@ -67,6 +68,14 @@ def test_stages_take_the_models_that_they_need(tmp_path: Path) -> None:
 def test_a_name_is_registered_once() -> None:
     with pytest.raises(ConfigError, match="modality 'image' is there already"):
         register(of_recipe("digits"))
+    for taken, message in (
+        ({"recipes": {"walk": dict, "digits": dict}}, "recipe 'digits' of modality 'motion' is one of 'image'"),
+        ({"components": frozenset({"text-model", "joints"})}, "component 'text-model' of .* is one of 'speech'"),
+    ):
+        bare = Modality(name="motion", noun="motion", recipes={}, components=frozenset(), stages={})
+        with pytest.raises(ConfigError, match=message):
+            register(replace(bare, **taken))
+    assert [modality.name for modality in modalities()] == ["image", "speech"]
 
 
 def test_what_a_modality_does_not_have_is_one_line() -> None:
@@ -79,6 +88,16 @@ def test_what_a_modality_does_not_have_is_one_line() -> None:
     with pytest.raises(ConfigError, match="--steps must be left out: model 'm' is for motion"):
         ask(able, "evaluate", replace(command, steps=3), "model 'm'")
     assert ask(able, "evaluate", replace(command, steps=3), "model 'm'", handled=("steps",))[0] == "m"
+
+
+@pytest.mark.parametrize(
+    ("given", "option"),
+    [({"jobs": 0}, "--jobs"), ({"equal_steps_seeds": 2}, "--equal-steps-seeds"), ({"extractor": ""}, "--extractor")],
+)
+def test_options_of_pictures_are_refused_for_speech(given: dict, option: str, tmp_path: Path) -> None:
+    command = Compare(recipe="spoken_digits", tokenizer="t", text="x", data="d", out=tmp_path / "out", **given)
+    with pytest.raises(ConfigError, match=f"^{option} must be left out: recipe 'spoken_digits' is for speech$"):
+        command.run()
 
 
 def test_training_a_picture_tokenizer_imports_nothing_of_speech(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from resgen.data.pictures.sources import FLAT_CLASS, available_splits, open_images
+from resgen.data.pictures.sources import FLAT_CLASS, available_splits, open_images, readable
 from resgen.data.pictures.store import PictureStore
 from resgen.errors import DataError
 from resgen.evaluation.cache import cache_key, read_cache, write_cache
@@ -96,13 +96,25 @@ class ReferenceFeatures(NamedTuple):
     num_recognised: int | None
 
 
-def open_reference(path: str | Path, *, split: str, image_size: int, channels: int, resize: bool = False) -> Reference:
+def open_reference(
+    path: str | Path,
+    *,
+    split: str,
+    image_size: int,
+    channels: int,
+    resize: bool = False,
+    skip_unreadable: bool = False,
+) -> Reference:
     """The pictures of one split of a data set, see `resgen.data.open_images`; `all` is all of a single file.
+
+    With `skip_unreadable` those that cannot be read are left out; all are decoded once more for it.
 
     Raises:
         DataError: nothing there, fewer than two pictures, or of another size without `resize`.
     """
     source = open_images(path, split="train" if split == WHOLE and Path(path).is_file() else split)
+    if skip_unreadable:
+        source = readable(source, size=image_size, channels=channels, resize=resize, skip=True)
     if len(source) < 2:
         raise DataError(f"'{source.name}' holds {len(source)} picture; at least 2 are needed to compare with")
     store = PictureStore(source, size=image_size, channels=channels, resize=resize)

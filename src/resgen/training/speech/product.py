@@ -38,7 +38,7 @@ class PromptConfig:
 
     Attributes:
         max_seconds: the longest prompt.
-        max_share: the longest prompt within an utterance, as a share of it.
+        max_share: the longest prompt within an utterance, as a share of it; one position at least is left to predict.
         other_share: share of samples whose prompt is another utterance of the same speaker, as in the cross-sentence
             task; the others' is their own beginning, as in continuation.
     """
@@ -172,7 +172,7 @@ class SpeechExamples:
             prompt = min(int(self.cache.lengths[other]), self.max_prompt, most - length)
             if prompt > 0:
                 return Prompted(index, other, prompt)
-        longest = min(self.max_prompt, int(length * self.prompts.max_share))
+        longest = min(self.max_prompt, int(length * self.prompts.max_share), length - 1)
         return Prompted(index, None, int(third * (longest + 1)))
 
     @torch.no_grad()

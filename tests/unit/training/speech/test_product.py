@@ -106,6 +106,11 @@ def test_own_prompts_are_beginnings_up_to_their_share(cache: CodeCache) -> None:
     assert not sequence.prompt.any()
 
 
+def test_a_prompt_leaves_something_to_predict(cache: CodeCache) -> None:
+    _, _, sequence = draw(make_examples(cache, other_share=0.0, max_share=1.0), [0] * 200)
+    assert sequence.prompt.sum(1).unique().tolist() == list(range(9)) and sequence.targets.any(1).all()
+
+
 def test_other_prompts_are_of_the_same_speaker(cache: CodeCache) -> None:
     examples = make_examples(cache, other_share=1.0, max_seconds=0.5)
     indices = [0, 1, 2, 3, 4] * 20
