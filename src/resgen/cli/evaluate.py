@@ -88,7 +88,15 @@ class Evaluate:
 
         which = "tokenizer" if self.model is None else "model"
         name = str(getattr(self, which))
-        evaluation = ask(of_model(name), "evaluate", self, f"{which} '{name}'", out=self.out, command=command_line())
+        evaluation = ask(
+            of_model(name),
+            "evaluate",
+            self,
+            f"{which} '{name}'",
+            handled=("out",),
+            out=self.out,
+            command=command_line(),
+        )
         with progress_bars() as advance:
             result = evaluation.run(advance)
         write_report(result, self.out)

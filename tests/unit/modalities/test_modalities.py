@@ -16,7 +16,10 @@ from resgen.cli.common import ask
 from resgen.cli.compare import Compare
 from resgen.cli.evaluate import Evaluate
 from resgen.errors import CheckpointError, ConfigError
+from resgen.evaluation.speech.evaluate import SpeechReport
+from resgen.experiments.speech_judge import SpeechEvaluation
 from resgen.modalities import Modality, modalities, of_model, of_recipe, register
+from resgen.progress import Advance
 from resgen.training import Run
 from speech_parts import save_parts
 
@@ -98,6 +101,17 @@ def test_options_of_pictures_are_refused_for_speech(given: dict, option: str, tm
     command = Compare(recipe="spoken_digits", tokenizer="t", text="x", data="d", out=tmp_path / "out", **given)
     with pytest.raises(ConfigError, match=f"^{option} must be left out: recipe 'spoken_digits' is for speech$"):
         command.run()
+
+
+def test_an_evaluation_need_not_take_the_file_of_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = save_parts(tmp_path / "voice")
+
+    def run(self: SpeechEvaluation, advance: Advance) -> SpeechReport:
+        raise ConfigError(f"evaluating {self.model}")
+
+    monkeypatch.setattr(SpeechEvaluation, "run", run)
+    with pytest.raises(ConfigError, match=f"^evaluating {model}$"):
+        Evaluate(model=str(model), data="d", out=tmp_path / "a.json").run()
 
 
 def test_training_a_picture_tokenizer_imports_nothing_of_speech(tmp_path: Path) -> None:
