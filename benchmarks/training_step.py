@@ -18,7 +18,7 @@ from times import medians
 from resgen.allocator import keep_freed_memory
 from resgen.evaluation.bench.timing import interleaved, ratio
 from resgen.kinds import GeneratorLossConfig, build, make_objective
-from resgen.models.resgen import PRESETS
+from resgen.kinds.presets import RESGEN
 from resgen.types import CodeSpec
 
 WARM_UP = 2
@@ -35,7 +35,7 @@ def main(head: Literal["residual", "mixture"] = "residual", batch_size: int = 32
     keep_freed_memory()
     generator = torch.Generator().manual_seed(0)
     spec = CodeSpec(depth=8, codebook_size=1024, code_dim=64, shape=(8, 8))
-    config = dataclasses.replace(PRESETS["base"], num_classes=10, head=head)
+    config = dataclasses.replace(RESGEN["base"], num_classes=10, head=head)
     network = build(config, spec)
     with torch.no_grad():
         for parameter in network.parameters():

@@ -9,6 +9,7 @@ import importlib.util
 import re
 import shutil
 import subprocess
+import symtable
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -171,6 +172,25 @@ def circle(graph: dict[str, set[str]]) -> list[str] | None:
 def test_no_modules_import_each_other_in_a_circle(inner):
     assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}}) is not None
     assert circle(import_graph(inner=inner)) is None
+
+
+def names_in(path: Path) -> set[str]:
+    """What a module defines or imports at its top level."""
+    symbols = symtable.symtable(path.read_text(), path.name, "exec").get_symbols()
+    return {symbol.get_name() for symbol in symbols if symbol.is_assigned() or symbol.is_imported()}
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "examples", "tools"])
+def test_scripts_import_only_names_that_exist(folder: str) -> None:
+    files = modules()
+    names = {module: {"", *names_in(path)} for module, path in files.items()}
+    names["resgen"] |= set(resgen.__all__)
+    scripts = sorted((ROOT / folder).rglob("*.py"))
+    assert scripts
+    for path in scripts:
+        for source, name in imports(ast.parse(path.read_text()), inner=True):
+            if source.partition(".")[0] == "resgen" and f"{source}.{name}" not in files:
+                assert name in names.get(source, ()), f"{folder}/{path.name}: there is no {source}.{name}"
 
 
 CORE = "ops.masking ops.mixture quantizers.probabilistic models.resgen samplers.unmasking tokenizers.image".split()
