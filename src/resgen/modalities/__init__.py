@@ -1,7 +1,7 @@
 """Modalities: what the commands know of pictures, of speech, and of what may come after them.
 
-A modality is one record, registered once. A recipe names its modality, and so does a saved model, by the types of its
-components; `of_recipe` and `of_model` are the only places where that is decided.
+A modality is one record, registered once. Which one it is follows from a recipe's name (`of_recipe`), from the types of
+a saved model's components (`of_model`) or from the columns of encoded data (`of_codes`), and is decided nowhere else.
 """
 
 from __future__ import annotations

@@ -131,8 +131,8 @@ class TokenHead(nn.Module):
                 steering = self.steering[level]
                 logits = logits + (above[rows].to(steering.dtype) @ steering).float()
             log_prob = logits.log_softmax(-1)
-            drawn = nucleus_choice(log_prob / temperature, noise.uniform[rows, level], top_p)
-            codes[rows, level] = drawn
-            log_probs[rows, level] = log_prob.gather(1, drawn[:, None]).squeeze(1)
-            above[rows] += codebooks.vectors[level][drawn]
+            draws = nucleus_choice(log_prob / temperature, noise.uniform[rows, level], top_p)
+            codes[rows, level] = draws
+            log_probs[rows, level] = log_prob.gather(1, draws[:, None]).squeeze(1)
+            above[rows] += codebooks.vectors[level][draws]
         return codes, log_probs

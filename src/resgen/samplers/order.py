@@ -88,10 +88,10 @@ class ConfidenceOrder:
             yield from ((level, part) for part in rows.split(rows_per_block(elements, rows.device)))
             confidence[rows] += scores[rows, level].to(confidence.dtype)
             reached[self.rows[rows], level] = confidence[rows] + noise[rows, level]
-            seen = reached[:, : level + 1].reshape(batch, -1)
-            if not 0 < self.most <= seen.shape[1]:
+            candidates = reached[:, : level + 1].reshape(batch, -1)
+            if not 0 < self.most <= candidates.shape[1]:
                 continue
-            best = seen.topk(self.most, dim=1).values
+            best = candidates.topk(self.most, dim=1).values
             least = best.gather(1, (self.num_reveal - 1).clamp(min=0)[:, None]).squeeze(1)[sample]
             # A row that has not begun has the confidence 0.
             reach = confidence + best_below.gather(1, start.clamp(min=level + 1)[:, None]).squeeze(1)

@@ -172,8 +172,8 @@ def sample_codes(
         distribution = predict(codes, visible, weight)
         rows = (visible < depth).flatten().nonzero().squeeze(1)
         order = ORDERS[config.unmasking](visible, rows, noise.choice[:, step], num_reveal, config.choice_temperature)
-        drawn, scores = distribution.propose(rows, noise.proposal(step, rows), order.walk, **settings)
-        proposal = torch.zeros_like(codes).flatten(0, 1).index_copy_(0, rows, drawn).view_as(codes)
+        draws, scores = distribution.propose(rows, noise.proposal(step, rows), order.walk, **settings)
+        proposal = torch.zeros_like(codes).flatten(0, 1).index_copy_(0, rows, draws).view_as(codes)
         next_visible = order.reveal(scores)
         revealed = (levels >= visible[..., None]) & (levels < next_visible[..., None])
         codes, visible = torch.where(revealed, proposal, codes), next_visible

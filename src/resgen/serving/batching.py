@@ -56,7 +56,7 @@ class Ticket:
         return self._notify is not None and not self.left
 
 
-def check_wanted(tickets: Sequence[Ticket]) -> None:
+def raise_if_abandoned(tickets: Sequence[Ticket]) -> None:
     """Called by the worker between its steps.
 
     Raises:

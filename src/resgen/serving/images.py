@@ -21,7 +21,7 @@ from resgen.pipelines.image.edit import EditPlan, MaskLike
 from resgen.pipelines.image.pipeline import ImagePipeline
 from resgen.pipelines.image.reconstruct import decode_levels
 from resgen.samplers.records import StepRecord
-from resgen.serving.batching import Ticket, check_wanted
+from resgen.serving.batching import Ticket, raise_if_abandoned
 from resgen.serving.config import ServerConfig
 
 DECODED = 64
@@ -187,7 +187,7 @@ class ServedImages:
             given = (torch.stack([codes for codes, _ in rows]), torch.stack([visible for _, visible in rows]))
 
         def watch(record: StepRecord, codes: Tensor, visible: Tensor) -> None:
-            check_wanted(tickets)
+            raise_if_abandoned(tickets)
             parts = zip(tickets, codes.split(counts), visible.split(counts), strict=True)
             for ticket, own_codes, own_visible in parts:
                 if ticket.watched:

@@ -16,7 +16,7 @@ from resgen.kinds import AnySampling, sampling_with
 from resgen.ops.mel import log_mel
 from resgen.pipelines.speech.pipeline import SpeechPipeline
 from resgen.pipelines.speech.utterances import SpeechOutput, Utterance
-from resgen.serving.batching import Ticket, check_wanted
+from resgen.serving.batching import Ticket, raise_if_abandoned
 from resgen.serving.config import ServerConfig
 from resgen.serving.images import as_text, png_bytes
 
@@ -102,7 +102,7 @@ class ServedSpeech:
         """Sound and picture of every job, or the reason why there are none."""
         requests: list[Utterance | ResGenError] = []
         for ticket in tickets:
-            check_wanted(tickets)
+            raise_if_abandoned(tickets)
             try:
                 requests.append(self._prepared(ticket.payload))
             except ResGenError as error:
@@ -137,7 +137,7 @@ class ServedSpeech:
             outputs = self.pipe.speak(
                 utterances,
                 batch_size=self.config.max_batch,
-                callback=lambda *_: check_wanted(tickets),
+                callback=lambda *_: raise_if_abandoned(tickets),
                 **settings,
             )
         except ResGenError as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from resgen.serving.batching import Batcher, ClosedError, QueueFullError, Ticket, check_wanted
+from resgen.serving.batching import Batcher, ClosedError, QueueFullError, Ticket, raise_if_abandoned
 
 
 class Model:
@@ -174,7 +174,7 @@ def test_a_batch_that_all_have_left_ends_between_two_steps() -> None:
     def model(tickets: Sequence[Ticket]) -> list[Any]:
         try:
             for step in range(1000):
-                check_wanted(tickets)
+                raise_if_abandoned(tickets)
                 steps.append(step)
                 entered.set()
                 finish.wait(0.01)

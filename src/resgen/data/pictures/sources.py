@@ -303,7 +303,7 @@ def _open_parquet(groups: dict[str, list[Path]], split: str, name: str) -> Image
 
 
 def _shards(path_or_name: str | Path) -> dict[str, list[Path]]:
-    """Tar shards by split, where there are some and no parquet files, which have always come first."""
+    """Tar shards by split, where there are some and no parquet files, which come first."""
     path = Path(path_or_name)
     return {} if path.is_dir() and parquet_splits(path) else shard_splits(path_or_name)
 

@@ -317,7 +317,7 @@ def _columns(path: Path, schema: Any, allowed: Mapping[str, Sequence[str]]) -> d
 
 
 def _shards(path: Path) -> dict[str, list[Path]]:
-    """Tar shards by split, where there are some and nothing that has always come first."""
+    """Tar shards by split, where there are some and neither a table nor parquet files, which come first."""
     first = path.is_dir() and ((path / TABLE).is_file() or bool(parquet_splits(path)))
     return {} if first else shard_splits(path)
 

@@ -19,7 +19,7 @@ from resgen.ops.images import from_uint8, psnr_db, to_uint8
 from resgen.progress import show_progress
 from resgen.tokenizers.image import ImageTokenizer
 
-SHOWN = 8
+PREVIEW_ROWS = 8
 BATCH = 256
 
 
@@ -70,7 +70,7 @@ def reconstruct(
         psnr += torch.stack([psnr_db(output, batch).sum() for output in outputs]).cpu()
         count += len(batch)
         if not rows:
-            rows = [*(output[:SHOWN].cpu() for output in outputs), batch[:SHOWN].cpu()]
+            rows = [*(output[:PREVIEW_ROWS].cpu() for output in outputs), batch[:PREVIEW_ROWS].cpu()]
     seconds = time.perf_counter() - begin
     labels = [*(str(level + 1) for level in range(depth)), "real"]
     sheet = torch.stack(rows, dim=1).flatten(0, 1)

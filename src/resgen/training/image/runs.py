@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
 
 from resgen.checkpoints.artefacts import check_belongs, fingerprint, load_tokenizer
 from resgen.checkpoints.classifiers import load_classifier
 from resgen.checkpoints.locate import resolve_model
+from resgen.data.announce import announce
 from resgen.data.codes.cache import CachePlan, CodeCache, Shard, usual_shard
 from resgen.data.codes.encoding import Encoding
 from resgen.data.pictures.sources import ImageSource, available_splits, open_images, readable
@@ -255,11 +255,10 @@ def _perceptual(config: TokenizerLossConfig, channels: int) -> PerceptualLoss | 
             )
         return ClassifierPerceptualLoss(classifier)
     if config.perceptual_weight > 0:
-        message = (
+        announce(
             "perceptual loss: off (no weights; set tokenizer_loss.perceptual_file to a safetensors file with VGG-16 "
             "or the folder of a classifier)"
         )
-        Console(stderr=True).print(message)
     return None
 
 

@@ -122,7 +122,7 @@ class TokenizerTask:
         return None if blocks is None or self.train.in_memory else torch.from_numpy(blocks)
 
     def prefetch(self, indices: Int[Tensor, " B"]) -> None:
-        """Decode the pictures of the next micro-batch while this one is computed."""
+        """Decode the pictures of the next step while this one is computed."""
         self.train.prefetch(indices)
 
     @property

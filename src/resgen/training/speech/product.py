@@ -29,7 +29,7 @@ from resgen.tokenizers.sound import SoundCodec
 from resgen.training.generator_task import Batch
 from resgen.types import SequenceCondition
 
-SHOWN = 4
+PREVIEWS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,7 +227,7 @@ class SpeechProduct:
     def sample(self, path: Path, model: CodeModel, sampling: AnySampling) -> None:
         """Held-out texts in the voices of their prompts: spectrograms of the original, what the tokenizer makes of it
         and what the model says, and the model's as WAV files."""
-        count = min(SHOWN, len(self.examples))
+        count = min(PREVIEWS, len(self.examples))
         indices = torch.linspace(0, len(self.examples) - 1, count).long()
         samples, _ = self.examples.draw(indices, make_generator("sample prompts"))
         codes, class_ids, sequence = self.examples.batch(samples)

@@ -299,10 +299,7 @@ def _encode(
 
 def preparation(recipe: SpeechRecipe) -> dict[str, Any]:
     """What is done to recordings, wherever they lie."""
-    settings = config_to_dict(recipe.data) | {"path": None}
-    if not settings["skip_unreadable"]:  # so that codes made before there was a choice are kept
-        del settings["skip_unreadable"]
-    return settings
+    return config_to_dict(recipe.data) | {"path": None}
 
 
 def _text_fingerprint(model: TextModel) -> str:

@@ -33,7 +33,7 @@ PARTS = ("mel", "duration", "length")
 PICTURES = 2
 PIXELS = 3
 _ROW, _LEFT, _GAP = 11, 20, 6
-_FOUND, _PREDICTED, _BOTH = (200, 60, 40), (90, 140, 230), (110, 40, 120)
+_ALIGNED, _PREDICTED, _BOTH = (200, 60, 40), (90, 140, 230), (110, 40, 120)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -325,7 +325,7 @@ def alignment_picture(
         draw.text((4, top - 1), _label(token), fill="black", font=font)
         (begin, end), (early, late) = spans[0][row], spans[1][row]
         for first, last, colour in (
-            (begin, end, _FOUND),
+            (begin, end, _ALIGNED),
             (early, late, _PREDICTED),
             (max(begin, early), min(end, late), _BOTH),
         ):
