@@ -194,7 +194,7 @@ def test_scripts_import_only_names_that_exist(folder: str) -> None:
 
 
 CORE = "ops.masking ops.mixture quantizers.probabilistic models.resgen samplers.unmasking tokenizers.image".split()
-MAX_CORE_LINES = 2_808
+MAX_CORE_LINES = 2_800
 
 
 def test_the_core_and_all_that_it_imports_stay_small():

@@ -210,9 +210,9 @@ def load_folder(path: str | Path, *, verify: bool = True) -> Folder:
     )
 
 
-def load_tensors(component: SavedComponent, device: str | torch.device = "cpu") -> dict[str, Tensor]:
+def load_tensors(component: SavedComponent) -> dict[str, Tensor]:
     """The tensors of a component; see `load_state` for putting them into a module."""
-    return read_tensors(component.path, device)
+    return read_tensors(component.path)
 
 
 def read_json(path: str | Path, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:

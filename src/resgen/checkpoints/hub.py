@@ -55,14 +55,13 @@ def download(name: str) -> Path:
     return path
 
 
-def push(folder: str | Path, repository: str, *, private: bool = False, message: str = "Upload resgen model") -> str:
+def push(folder: str | Path, repository: str, *, private: bool = False) -> str:
     """Upload a model's folder with its card; returns the address of the commit.
 
     Args:
         folder: a saved model; a card is written from its record where it has none.
         repository: `owner/model`; made if it is not there.
         private: whether a new repository is private.
-        message: of the commit.
 
     Raises:
         CheckpointError: not a model's folder, a name of another form, or the hub refuses.
@@ -81,7 +80,9 @@ def push(folder: str | Path, repository: str, *, private: bool = False, message:
         try:
             api = hub.HfApi(library_name="resgen")
             api.create_repo(repository, private=private, exist_ok=True)
-            commit = api.upload_folder(repo_id=repository, folder_path=str(copied), commit_message=message)
+            commit = api.upload_folder(
+                repo_id=repository, folder_path=str(copied), commit_message="Upload resgen model"
+            )
         except Exception as error:
             raise CheckpointError(f"cannot upload to '{repository}': {_reason(error)}") from error
     return str(commit.commit_url)

@@ -113,15 +113,14 @@ def load_sound_tokenizer(name_or_path: str | Path) -> tuple[SoundTokenizer, Fold
     return cast(SoundTokenizer, tokenizer_of(folder, _TOKENIZERS)), folder
 
 
-def open_codec(
-    folder: str | Path, *, num_levels: int | None = None, max_positions: int | None = None
-) -> CodecTokenizer:
+def open_codec(folder: str | Path, *, num_levels: int | None = None) -> CodecTokenizer:
     """EnCodec, DAC or Mimi from a local folder of `transformers`; nothing is downloaded, no code of the folder runs.
+
+    A sample may last 30 seconds.
 
     Args:
         folder: as `save_pretrained` writes it, with safetensors files.
         num_levels: how many of the codec's levels are used; all by default.
-        max_positions: the most positions a sample may have; those of 30 seconds by default.
 
     Raises:
         CheckpointError: another model, no safetensors files, weights that are missing or unreadable, or a codec whose
@@ -151,7 +150,7 @@ def open_codec(
     config = replace(
         config,
         num_levels=config.most_levels if num_levels is None else num_levels,
-        max_positions=math.ceil(CODEC_SECONDS / seconds) if max_positions is None else max_positions,
+        max_positions=math.ceil(CODEC_SECONDS / seconds),
     )
     tokenizer = CodecTokenizer(config, network)
     if not tokenizer.quantizer.codebooks.flatten(1).any(1).all():

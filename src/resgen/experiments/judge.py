@@ -160,10 +160,9 @@ class Judge:
 
         return self.score(generate, pipe.num_classes, num_samples)
 
-    def in_training(
-        self, tokenizer: ImageTokenizer, *, num_samples: int = 1000, seed: int = 0, batch_size: int = 250
-    ) -> Callable[[CodeModel, AnySampling], dict[str, float]]:
+    def in_training(self, tokenizer: ImageTokenizer) -> Callable[[CodeModel, AnySampling], dict[str, float]]:
         """What `GeneratorTask` calls every `evaluate_every` steps: the distance with and without guidance."""
+        num_samples, batch_size = 1000, 250
 
         @torch.inference_mode()
         def evaluate(model: CodeModel, sampling: AnySampling) -> dict[str, float]:
@@ -175,7 +174,7 @@ class Judge:
                     for begin in range(0, len(class_ids), batch_size):
                         part = torch.tensor(class_ids[begin : begin + batch_size], device=device)
                         indices = range(first + begin, first + begin + len(part))
-                        codes = sample(model, part, seed=seed, indices=indices, sampling=settings).codes
+                        codes = sample(model, part, seed=0, indices=indices, sampling=settings).codes
                         parts.append(to_uint8(tokenizer.decode(codes)).cpu())
                     return torch.cat(parts)
 

@@ -142,27 +142,22 @@ class ARResGen(CausalModel):
         x = context + self.known_input(known.to(self.known_input.weight.dtype)) + self.visible_embedding(visible)
         return self.mlp(x, modulation)
 
-    def decoder(
-        self, class_ids: Int[Tensor, " B"], sequence: SequenceCondition | None = None, *, cached: bool = True
-    ) -> ARResGenDecoder:
+    def decoder(self, class_ids: Int[Tensor, " B"], sequence: SequenceCondition | None = None) -> ARResGenDecoder:
         """This model under a condition, as the `LatentDecoder` that the autoregressive sampler takes.
 
         Args:
             class_ids: the condition.
             sequence: the condition of sequences.
-            cached: keep keys and values. Without, every position runs over all before it: slow, for checking.
         """
-        return ARResGenDecoder(self, class_ids, cached, sequence)
+        return ARResGenDecoder(self, class_ids, sequence)
 
 
 class ARResGenDecoder:
     """`samplers.autoregressive.LatentDecoder` of an `ARResGen`."""
 
-    def __init__(
-        self, model: ARResGen, class_ids: Int[Tensor, " B"], cached: bool, sequence: SequenceCondition | None
-    ) -> None:
+    def __init__(self, model: ARResGen, class_ids: Int[Tensor, " B"], sequence: SequenceCondition | None) -> None:
         self.model = model
-        self.steps = CausalSteps(model, class_ids, cached, sequence)
+        self.steps = CausalSteps(model, class_ids, sequence)
         self.codebooks = Codebooks.of(model.codebooks, model.level_std)
 
     @property

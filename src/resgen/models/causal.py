@@ -90,21 +90,15 @@ class CausalSteps:
     Args:
         model: whose transformer runs.
         class_ids: the condition.
-        cached: keep keys and values. Without, every step runs over all positions so far: the plain reference.
         sequence: the condition of sequences.
     """
 
     def __init__(
-        self,
-        model: CausalModel,
-        class_ids: Int[Tensor, " B"],
-        cached: bool,
-        sequence: SequenceCondition | None = None,
+        self, model: CausalModel, class_ids: Int[Tensor, " B"], sequence: SequenceCondition | None = None
     ) -> None:
         self.model = model
         self.class_ids = class_ids
         self.sequence = sequence
-        self.cached = cached
         self.guided = False
 
     def begin(self, guided: bool) -> None:
@@ -118,15 +112,11 @@ class CausalSteps:
         self.condition = model.condition(ids)
         self.modulation = model.modulation(self.condition)
         length = model.spec.num_positions if self.sequence is None else self.sequence.valid.shape[1]
-        self.caches = new_caches(model.transformer, length) if self.cached else None
-        self.latents = model.codebooks.new_zeros(len(self.class_ids), 0, model.spec.code_dim)
+        self.caches = new_caches(model.transformer, length)
 
     def next_position(self, codes: Int[Tensor, "B S D"]) -> Float[Tensor, "C 1 O"]:
         """The context of the position after `codes`, which are the S positions finished since the last call."""
-        latents = self.model.latents(codes)
-        if self.caches is None:
-            self.latents = latents = torch.cat([self.latents, latents], dim=1)
-        latents = self.branches(latents)
+        latents = self.branches(self.model.latents(codes))
         return self.model.context(latents, self.condition, self.modulation, self.caches, self.features)[:, -1:]
 
     def branches(self, x: Shaped[Tensor, "B ..."]) -> Shaped[Tensor, "C ..."]:

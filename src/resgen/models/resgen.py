@@ -160,11 +160,7 @@ class ResGen(CodeModel):
         return vectors * given.any(1, keepdim=True)
 
     def predictor(
-        self,
-        class_ids: Int[Tensor, " B"],
-        sequence: SequenceCondition | None = None,
-        *,
-        prompt_guidance: float = 0.0,
+        self, class_ids: Int[Tensor, " B"], sequence: SequenceCondition | None = None, *, prompt_guidance: float = 0.0
     ) -> ResGenPredictor:
         """This model under a condition, as the callable that samplers take; the setting as in `SamplingConfig`."""
         return ResGenPredictor(self, class_ids, sequence, prompt_guidance)
@@ -174,11 +170,7 @@ class ResGenPredictor:
     """`types.Predictor` of a `ResGen`; the condition is embedded once, all guidance branches run as one batch."""
 
     def __init__(
-        self,
-        model: ResGen,
-        class_ids: Int[Tensor, " B"],
-        sequence: SequenceCondition | None,
-        prompt_guidance: float = 0.0,
+        self, model: ResGen, class_ids: Int[Tensor, " B"], sequence: SequenceCondition | None, prompt_guidance: float
     ) -> None:
         self.model, self.class_ids, self.sequence = model, class_ids, sequence
         self.evaluate = GuidedEvaluation(model, model.embed, sequence, prompt_guidance)

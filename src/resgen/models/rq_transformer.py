@@ -108,27 +108,22 @@ class RQTransformer(CausalModel):
         embedded = [F.embedding(codes[..., level], self.codebooks[level]) for level in range(self.spec.depth)]
         return torch.stack(embedded, dim=2).cumsum(2)
 
-    def decoder(
-        self, class_ids: Int[Tensor, " B"], sequence: SequenceCondition | None = None, *, cached: bool = True
-    ) -> RQTransformerDecoder:
+    def decoder(self, class_ids: Int[Tensor, " B"], sequence: SequenceCondition | None = None) -> RQTransformerDecoder:
         """This model under a condition, as the `LevelDecoder` that the autoregressive sampler takes.
 
         Args:
             class_ids: the condition.
             sequence: the condition of sequences.
-            cached: keep keys and values. Without, every call runs over all that came before: slow, for checking.
         """
-        return RQTransformerDecoder(self, class_ids, cached, sequence)
+        return RQTransformerDecoder(self, class_ids, sequence)
 
 
 class RQTransformerDecoder:
     """`samplers.autoregressive.LevelDecoder` of an `RQTransformer`."""
 
-    def __init__(
-        self, model: RQTransformer, class_ids: Int[Tensor, " B"], cached: bool, sequence: SequenceCondition | None
-    ) -> None:
+    def __init__(self, model: RQTransformer, class_ids: Int[Tensor, " B"], sequence: SequenceCondition | None) -> None:
         self.model = model
-        self.steps = CausalSteps(model, class_ids, cached, sequence)
+        self.steps = CausalSteps(model, class_ids, sequence)
 
     @property
     def device(self) -> torch.device:
@@ -139,15 +134,14 @@ class RQTransformerDecoder:
         """Start at the first position, with the unconditional branch if `guided`."""
         self.steps.begin(guided)
         depth = self.model.spec.depth
-        self.caches = new_caches(self.model.depth_transformer, depth) if self.steps.cached else None
+        self.caches = new_caches(self.model.depth_transformer, depth)
 
     def next_position(self, codes: Int[Tensor, "B S D"]) -> None:
         """Go on to the position after `codes`, which are the S positions finished since the last call."""
         self.input = self.steps.next_position(codes)
         self.known = self.model.codebooks.new_zeros(len(codes), self.model.spec.code_dim)
-        self.before = self.input[:, :0]
         self.level = 0
-        for cache in self.caches or ():
+        for cache in self.caches:
             cache.reset()
 
     def next_level(self, codes: Int[Tensor, " B"] | None, guidance_scale: float) -> Float[Tensor, "B V"]:
@@ -159,8 +153,6 @@ class RQTransformerDecoder:
             x = model.depth_input(self.known.to(x.dtype))[:, None]
             x = self.steps.branches(x)
         x = x + model.level_embedding[level]
-        if self.caches is None:
-            self.before = x = torch.cat([self.before, x], dim=1)
         h = model.depth_transformer(x, self.steps.modulation, causal=True, caches=self.caches)
         self.level += 1
         # The head is linear: guided hidden states are guided logits, for half of the products.

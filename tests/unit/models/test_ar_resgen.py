@@ -56,9 +56,9 @@ def batch(spec: CodeSpec) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return codes, visible, torch.tensor([0, 1, 2, 3])
 
 
-def decode(model: ARResGen, codes: torch.Tensor, visible: torch.Tensor, class_ids, scale: float, cached: bool):
+def decode(model: ARResGen, codes: torch.Tensor, visible: torch.Tensor, class_ids, scale: float):
     """Inputs of the head at all positions, by a decoder that is fed the given codes."""
-    decoder = model.decoder(class_ids, cached=cached)
+    decoder = model.decoder(class_ids)
     decoder.begin(scale > 0)
     hidden = []
     for position in range(codes.shape[1]):
@@ -68,14 +68,13 @@ def decode(model: ARResGen, codes: torch.Tensor, visible: torch.Tensor, class_id
     return torch.stack(hidden, 1)
 
 
-@pytest.mark.parametrize("cached", [True, False], ids=["cached", "plain"])
-def test_decoding_gives_the_hidden_states_of_the_whole(model: ARResGen, cached: bool) -> None:
+def test_decoding_gives_the_hidden_states_of_the_whole(model: ARResGen) -> None:
     codes, visible, class_ids = batch(model.spec)
     hidden = model(codes, visible, class_ids)
     assert hidden.shape == (*visible.shape, 16)
-    assert torch.allclose(decode(model, codes, visible, class_ids, 0.0, cached), hidden, atol=1e-4)
+    assert torch.allclose(decode(model, codes, visible, class_ids, 0.0), hidden, atol=1e-4)
     guided = hidden + 1.5 * (hidden - model(codes, visible, torch.full_like(class_ids, 3)))
-    assert torch.allclose(decode(model, codes, visible, class_ids, 1.5, cached), guided, atol=1e-4)
+    assert torch.allclose(decode(model, codes, visible, class_ids, 1.5), guided, atol=1e-4)
     assert not torch.allclose(hidden[:3], guided[:3], atol=1e-2)
 
 

@@ -45,9 +45,9 @@ def batch(spec: CodeSpec) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randint(spec.codebook_size, shape, generator=stream), torch.tensor([0, 1, 2, 3])
 
 
-def decode(model: RQTransformer, codes: torch.Tensor, class_ids: torch.Tensor, scale: float, cached: bool):
+def decode(model: RQTransformer, codes: torch.Tensor, class_ids: torch.Tensor, scale: float):
     """Logits of all codes by a decoder that is fed the given ones."""
-    decoder = model.decoder(class_ids, cached=cached)
+    decoder = model.decoder(class_ids)
     decoder.begin(scale > 0)
     logits = []
     for position in range(codes.shape[1]):
@@ -58,15 +58,14 @@ def decode(model: RQTransformer, codes: torch.Tensor, class_ids: torch.Tensor, s
     return torch.stack(logits, 1).unflatten(1, codes.shape[1:])
 
 
-@pytest.mark.parametrize("cached", [True, False], ids=["cached", "plain"])
-def test_decoding_gives_the_logits_of_the_whole(model: RQTransformer, cached: bool) -> None:
+def test_decoding_gives_the_logits_of_the_whole(model: RQTransformer) -> None:
     codes, class_ids = batch(model.spec)
     logits = model(codes, class_ids)
     assert logits.shape == (*codes.shape, model.spec.codebook_size)
-    assert torch.allclose(decode(model, codes, class_ids, 0.0, cached), logits, atol=1e-4)
+    assert torch.allclose(decode(model, codes, class_ids, 0.0), logits, atol=1e-4)
     null = model(codes, torch.full_like(class_ids, 3))
     guided = logits + 1.5 * (logits - null)
-    assert torch.allclose(decode(model, codes, class_ids, 1.5, cached), guided, atol=1e-4)
+    assert torch.allclose(decode(model, codes, class_ids, 1.5), guided, atol=1e-4)
     assert not torch.allclose(logits[:3], guided[:3], atol=1e-2)
 
 

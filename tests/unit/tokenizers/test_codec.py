@@ -316,8 +316,6 @@ def test_levels_that_it_does_not_have(tmp_path: Path) -> None:
     for levels in (0, 5):
         with pytest.raises(ConfigError, match=f"num_levels={levels} must lie in 1..4"):
             open_codec(folder, num_levels=levels)
-    with pytest.raises(ConfigError, match="max_positions=0"):
-        open_codec(folder, max_positions=0)
 
 
 def test_a_codec_that_was_not_trained(tmp_path: Path) -> None:

@@ -219,7 +219,7 @@ def evaluate_reconstruction(
         model=model,
         model_sha256=model_sha256,
         floor=floor_of(real, reference),
-        reconstruction=_reconstruction_result(parts, real, reference, extractor, protocol),
+        reconstruction=_reconstruction_result(parts, real, reference, protocol),
         warnings=warnings_of(protocol, real, extractor),
         environment={**machine(), **(environment or {})},
         command=command,
@@ -337,7 +337,6 @@ def _reconstruction_result(
     parts: list[Chunk],
     real: ReferenceFeatures,
     reference: Reference,
-    extractor: Extractor,
     protocol: EvaluationProtocol,
 ) -> ReconstructionResult:
     recognised = None
