@@ -180,7 +180,7 @@ def names_in(path: Path) -> set[str]:
     return {symbol.get_name() for symbol in symbols if symbol.is_assigned() or symbol.is_imported()}
 
 
-@pytest.mark.parametrize("folder", ["benchmarks", "examples", "tools"])
+@pytest.mark.parametrize("folder", ["benchmarks", "examples", "tools", "tests"])
 def test_scripts_import_only_names_that_exist(folder: str) -> None:
     files = modules()
     names = {module: {"", *names_in(path)} for module, path in files.items()}

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from resgen.errors import ConfigError
+from resgen.kinds.presets import AR_RESGEN, RESGEN
 from resgen.models import resgen
-from resgen.models.ar_resgen import PRESETS, ARResGen, ARResGenConfig
+from resgen.models.ar_resgen import ARResGen, ARResGenConfig
 from resgen.ops.blocks import walk_levels
 from resgen.types import CodeSpec, ProposalNoise
 
@@ -149,18 +150,18 @@ def test_bfloat16_is_near() -> None:
         parameter.data = parameter.data.bfloat16()
     for hidden in (
         model(codes, visible, class_ids),
-        decode(model, codes, visible, class_ids, 0.0, True),
+        decode(model, codes, visible, class_ids, 0.0),
     ):
         assert (hidden - expected).abs().max() < 0.2 * expected.abs().max()
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", AR_RESGEN)
 def test_sizes(name: str) -> None:
     """The paper's 625M within 3 %, and the others within 10 % of ResGen's."""
     spec = CodeSpec(depth=16, codebook_size=1024, code_dim=64, shape=(8, 8))
     with torch.device("meta"):
-        ours = ARResGen(replace(PRESETS[name], num_classes=1000), spec)
-        other = resgen.ResGen(replace(resgen.PRESETS[name], num_classes=1000), spec)
+        ours = ARResGen(replace(AR_RESGEN[name], num_classes=1000), spec)
+        other = resgen.ResGen(replace(RESGEN[name], num_classes=1000), spec)
     count, target = (sum(p.numel() for p in model.parameters()) for model in (ours, other))
     if name == "xl":
         assert abs(count / 625e6 - 1) < 0.03

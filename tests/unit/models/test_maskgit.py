@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from resgen.errors import ConfigError
+from resgen.kinds.presets import MASKGIT, RESGEN
 from resgen.models import resgen
 from resgen.models.level_head import LevelHead
-from resgen.models.maskgit import PRESETS, MaskGIT, MaskGITConfig, draw_level
+from resgen.models.maskgit import MaskGIT, MaskGITConfig, draw_level
 from resgen.types import CodeSpec
 
 SPECS = {
@@ -167,15 +168,15 @@ def parameters(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", MASKGIT)
 def test_presets_are_as_large_as_resgens(name: str) -> None:
     with torch.device("meta"):
-        ours = parameters(MaskGIT(replace(PRESETS[name], num_classes=1000), PAPER))
-        reference = parameters(resgen.ResGen(replace(resgen.PRESETS[name], num_classes=1000), PAPER))
+        ours = parameters(MaskGIT(replace(MASKGIT[name], num_classes=1000), PAPER))
+        reference = parameters(resgen.ResGen(replace(RESGEN[name], num_classes=1000), PAPER))
     assert abs(ours / reference - 1) < 0.1
     if name == "xl":
         assert abs(ours / 580e6 - 1) < 0.03
-        assert PRESETS[name] == MaskGITConfig(), "the defaults"
+        assert MASKGIT[name] == MaskGITConfig(), "the defaults"
 
 
 @pytest.mark.parametrize(

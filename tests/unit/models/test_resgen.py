@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from resgen.errors import ConfigError
+from resgen.kinds.presets import RESGEN
 from resgen.losses.mixture import mixture_loss
-from resgen.models.resgen import PRESETS, ResGen, ResGenConfig
+from resgen.models.resgen import ResGen, ResGenConfig
 from resgen.ops.blocks import walk_levels
 from resgen.ops.residual import residual_encode
 from resgen.samplers.unmasking import SamplingConfig
@@ -304,7 +305,7 @@ def test_the_paper_s_image_model_has_its_576_million_parameters(depth: int) -> N
 
     spec = CodeSpec(depth=depth, codebook_size=1024, code_dim=64, shape=(8, 8))
     with torch.device("meta"):
-        model = ResGen(dataclasses.replace(PRESETS["xl"], num_classes=1000), spec)
+        model = ResGen(dataclasses.replace(RESGEN["xl"], num_classes=1000), spec)
     assert all(parameter.is_meta for parameter in model.parameters())
     assert count(model) == pytest.approx(576e6, rel=0.01)
 
@@ -312,9 +313,9 @@ def test_the_paper_s_image_model_has_its_576_million_parameters(depth: int) -> N
 def test_presets_grow() -> None:
     sizes = []
     with torch.device("meta"):
-        for preset in PRESETS.values():
+        for preset in RESGEN.values():
             sizes.append(count(ResGen(preset, GRID)))
-    assert list(PRESETS) == ["tiny", "small", "base", "xl"]
+    assert list(RESGEN) == ["tiny", "small", "base", "xl"]
     assert sizes == sorted(sizes) and sizes[-1] > 100 * sizes[0]
 
 

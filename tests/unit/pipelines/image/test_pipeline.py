@@ -14,7 +14,7 @@ import torch
 
 from resgen import kinds
 from resgen.errors import CheckpointError, ConfigError
-from resgen.models import rq_transformer
+from resgen.kinds.presets import RQ_TRANSFORMER
 from resgen.ops.images import to_uint8
 from resgen.pipelines.image.pipeline import ImagePipeline
 
@@ -297,6 +297,6 @@ def test_compiled_pipelines_draw_the_same_codes(model: Path, tmp_path: Path) -> 
 
 def test_kinds_with_a_cache_are_not_compiled(pipe: ImagePipeline) -> None:
     with torch.device("meta"):
-        pipe.generator = kinds.build(rq_transformer.PRESETS["tiny"], pipe.generator.spec)
+        pipe.generator = kinds.build(RQ_TRANSFORMER["tiny"], pipe.generator.spec)
     with pytest.raises(ConfigError, match="rq_transformer cannot be compiled"):
         pipe.compile()
