@@ -19,8 +19,8 @@ from resgen.devices import cast_parameters
 from resgen.evaluation.bench.timing import interleaved
 from resgen.files import write_json
 from resgen.kinds import build, sample
+from resgen.modalities import load_recipe
 from resgen.models.resgen import ResGen, ResGenConfig
-from resgen.recipes import get_recipe
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.types import CodeSpec, SequenceCondition
 
@@ -65,7 +65,7 @@ class SequenceDepth:
     def model(self, head: str, depth: int) -> ResGen:
         """Random weights, bfloat16."""
         spec = CodeSpec(depth=depth, codebook_size=1024, code_dim=64, shape=(256,))
-        base = get_recipe("spoken_digits").generator
+        base = load_recipe("spoken_digits")[1].generator
         assert isinstance(base, ResGenConfig)
         config = replace(
             base,

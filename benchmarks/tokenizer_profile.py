@@ -19,7 +19,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from resgen.allocator import keep_freed_memory
 from resgen.config import replace_nested
-from resgen.recipes import get_recipe
+from resgen.modalities import load_recipe
 from resgen.training import Run
 from resgen.training.image.runs import train_tokenizer
 from resgen.training.image.tokenizer_task import TokenizerTask
@@ -43,7 +43,7 @@ def main(recipe: str, data: str, compile: bool = False) -> None:  # the option's
     keep_freed_memory()
     settings = {"num_steps": 100, "compile": compile, "sample_every": 0, "validate_every": 0, "checkpoint_every": 0}
     ready = replace_nested(
-        get_recipe(recipe), {f"tokenizer_training.{name}": value for name, value in settings.items()}
+        load_recipe(recipe)[1], {f"tokenizer_training.{name}": value for name, value in settings.items()}
     )
     begins: list[float] = []
     profiler = profile(activities=[ProfilerActivity.CPU])

@@ -19,10 +19,10 @@ from torch.nn import functional as F
 
 from resgen.data import open_images
 from resgen.data.pictures.store import PictureStore
+from resgen.modalities import load_recipe
 from resgen.nn.seeding import seeded
 from resgen.quantizers import Quantization, Quantizer, QuantizerConfig
 from resgen.quantizers.base import track_variances
-from resgen.recipes import get_recipe
 from resgen.tokenizers.image import ImageTokenizer
 from resgen.training.image.tokenizer_task import TokenizerTask
 from resgen.training.trainer import Trainer
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300, help="steps of each training")
     args = parser.parse_args()
 
-    recipe = get_recipe("digits")
+    recipe = load_recipe("digits")[1]
     training = replace(recipe.tokenizer_training, num_steps=args.steps)
     size, channels = recipe.tokenizer.image_size, recipe.tokenizer.channels
     train, test = (

@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from resgen import ImagePipeline
+from resgen.modalities import load_recipe
 from resgen.pipelines.image.output import tile_grid
-from resgen.recipes import get_recipe
 from resgen.training import Run
 from resgen.training.image.runs import train_generator, train_tokenizer
 
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="the most minutes of each training")
     args = parser.parse_args()
 
-    recipe = get_recipe(args.recipe)
+    recipe = load_recipe(args.recipe)[1]
     recipe = replace(recipe, data=replace(recipe.data, resize=args.data is not None))
     if args.steps:
         recipe = replace(

@@ -25,10 +25,11 @@ from resgen.kinds import (
     sampling_with,
     without_guidance,
 )
+from resgen.modalities import load_recipe
 from resgen.models.base import CodeModel
 from resgen.models.resgen import ResGenConfig
 from resgen.quantizers import QuantizerConfig
-from resgen.recipes import get_recipe, images
+from resgen.recipes import images
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from resgen.training.stages import with_kind
@@ -236,7 +237,7 @@ def test_settings_by_name() -> None:
 
 @pytest.mark.parametrize("name", images.RECIPES)
 def test_every_kind_of_a_recipe_has_its_parameters(name: str, kind: str) -> None:
-    recipe = get_recipe(name)
+    recipe = load_recipe(name)[1]
     spec = recipe.tokenizer.spec
     other = with_kind(recipe, kind)
     assert kind_of(other.generator).name == kind and isinstance(other.sampling, KINDS[kind].sampling)

@@ -15,8 +15,8 @@ from resgen.data.sound.decode import read_sound, write_sound
 from resgen.errors import ConfigError
 from resgen.evaluation.speech.transcribers import open_transcriber
 from resgen.experiments.speech_compare import SpeechComparison, compare_speech
+from resgen.modalities import load_recipe
 from resgen.pipelines.speech.pipeline import SpeechPipeline
-from resgen.recipes import get_recipe
 
 MODEL = "spoken-digits-small"
 TEXTS = ("three seven one", "nine zero two five", "six four", "eight one two")
@@ -81,7 +81,7 @@ def test_a_comparison_goes_on_where_it_stopped(recordings: Path, tmp_path: Path)
         search_samples=1,
         guidance_scales=(0.5, 1.0),
     )
-    recipe, said = get_recipe("spoken_digits_small"), []
+    recipe, said = load_recipe("spoken_digits_small")[1], []
     shutil.copytree(resolve_model(MODEL), out / "runs" / "residual-0" / "model")
     files = compare_speech(recipe, settings, out, resume=False, say=said.append)
     assert [file.name for file in files] == ["report.md", "report.csv", "report.json"]

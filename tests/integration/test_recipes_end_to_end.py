@@ -12,9 +12,9 @@ from PIL import Image
 from resgen.config import replace_nested
 from resgen.data.sound.decode import write_sound
 from resgen.errors import ConfigError
+from resgen.modalities import load_recipe
 from resgen.pipelines.image.pipeline import ImagePipeline
 from resgen.pipelines.speech.pipeline import SpeechPipeline
-from resgen.recipes import get_recipe
 from resgen.training import Run
 from resgen.training.image.runs import train_generator, train_tokenizer
 from resgen.training.speech.runs import train_sound_tokenizer, train_speech_generator, train_text, train_vocoder
@@ -78,7 +78,7 @@ def recordings(folder: Path, rate: int) -> Path:
 
 @pytest.mark.parametrize("name", IMAGES)
 def test_pictures(name: str, tmp_path: Path) -> None:
-    recipe = get_recipe(name)
+    recipe = load_recipe(name)[1]
     config = recipe.tokenizer
     heads = {"generator.num_heads": 4}
     recipe = replace_nested(
@@ -105,17 +105,17 @@ def test_a_classifier_s_features_as_perceptual_loss(tmp_path: Path) -> None:
     settings = {"tokenizer.width": 8, "tokenizer_loss.perceptual_weight": 2.0} | short("tokenizer")
     judged = {"tokenizer_loss.perceptual_file": "cifar10-classifier"}
     data = str(pictures(tmp_path / "data", 32, 3))
-    recipe = replace_nested(get_recipe("cifar10"), settings | judged)
+    recipe = replace_nested(load_recipe("cifar10")[1], settings | judged)
     metrics = train_tokenizer(recipe, Run(data=data, out=tmp_path / "a"))
     assert metrics["perceptual"] > 0
-    grey = replace_nested(get_recipe("digits"), settings | judged)
+    grey = replace_nested(load_recipe("digits")[1], settings | judged)
     with pytest.raises(ConfigError, match="'cifar10-classifier' takes pictures of 3 channels, not 1"):
         train_tokenizer(grey, Run(data="digits", out=tmp_path / "b"))
 
 
 @pytest.mark.parametrize("name", SPEECH)
 def test_speech(name: str, tmp_path: Path) -> None:
-    recipe = get_recipe(name)
+    recipe = load_recipe(name)[1]
     narrow = {
         "tokenizer.code_dim": min(recipe.tokenizer.code_dim, CODE_DIM),
         "vocoder.width": 16,

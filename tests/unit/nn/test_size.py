@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from resgen.errors import ConfigError
+from resgen.modalities import load_recipe
 from resgen.nn.size import built, outlining
-from resgen.recipes import get_recipe
 from resgen.tokenizers.image import ImageTokenizer
 
-CONFIG = get_recipe("digits").tokenizer
+CONFIG = load_recipe("digits")[1].tokenizer
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from resgen.config import config_from_dict, config_to_dict, replace_nested
 from resgen.errors import ConfigError
 from resgen.kinds import KINDS, build, kind_of
 from resgen.kinds.presets import RESGEN
+from resgen.modalities import load_recipe
 from resgen.models.resgen import ResGenConfig
-from resgen.recipes import get_recipe, images, speech
+from resgen.recipes import images, speech
 from resgen.recipes.describe import count_parameters, describe_recipe
 from resgen.tokenizers.image import ImageTokenizer
 from resgen.training.image.recipe import Recipe
@@ -31,12 +32,12 @@ def test_names() -> None:
         "imagenet256",
     ]
     with pytest.raises(ConfigError, match="did you mean 'cifar10'"):
-        get_recipe("cifar-10")
+        load_recipe("cifar-10")[1]
 
 
 @pytest.mark.parametrize("name", images.RECIPES)
 def test_every_recipe_builds(name: str) -> None:
-    recipe = get_recipe(name)
+    recipe = load_recipe(name)[1]
     assert recipe.name == name
     with torch.device("meta"):
         tokenizer = ImageTokenizer(recipe.tokenizer)
@@ -66,7 +67,7 @@ def test_every_recipe_states_its_head(name: str, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(module, "ResGenConfig", Headless)
     for size, config in RESGEN.items():
         monkeypatch.setitem(RESGEN, size, replace(config, head="tokens"))
-    recipe = get_recipe(name)
+    recipe = load_recipe(name)[1]
     assert kind_of(recipe.generator).name in ("resgen", "residual")
 
 
@@ -83,14 +84,14 @@ def test_every_recipe_states_its_head(name: str, monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_shapes(name: str, size: int, channels: int, positions: int, depth: int) -> None:
-    recipe = get_recipe(name)
+    recipe = load_recipe(name)[1]
     spec = recipe.tokenizer.spec
     assert (recipe.tokenizer.image_size, recipe.tokenizer.channels) == (size, channels)
     assert (spec.num_positions, spec.depth) == (positions, depth)
 
 
 def test_the_paper_s_recipe() -> None:
-    recipe = get_recipe("imagenet256")
+    recipe = load_recipe("imagenet256")[1]
     document = describe_recipe(recipe)
     assert document["parameters"]["generator"]["total"] == pytest.approx(576e6, rel=0.01)
     assert document["codes"] == {"depth": 16, "codebook_size": 1024, "code_dim": 64, "shape": [8, 8]}
@@ -100,7 +101,7 @@ def test_the_paper_s_recipe() -> None:
 
 
 def test_only_the_built_in_data_needs_no_path() -> None:
-    assert [name for name in images.RECIPES if get_recipe(name).data.path] == ["digits"]
+    assert [name for name in images.RECIPES if load_recipe(name)[1].data.path] == ["digits"]
 
 
 def test_parameters_are_counted_by_part() -> None:
@@ -110,7 +111,7 @@ def test_parameters_are_counted_by_part() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_recipe_of_every_kind_is_read_back(kind: str) -> None:
-    recipe = with_kind(get_recipe("digits"), kind)
+    recipe = with_kind(load_recipe("digits")[1], kind)
     document = json.loads(json.dumps(config_to_dict(recipe)))
     again = config_from_dict(Recipe, document)
     assert again == recipe and kind_of(again.generator).name == kind
@@ -121,7 +122,7 @@ def test_a_recipe_of_every_kind_is_read_back(kind: str) -> None:
 
 
 def test_wrong_kinds_are_named() -> None:
-    recipe = get_recipe("digits")
+    recipe = load_recipe("digits")[1]
     document = config_to_dict(recipe)
     with pytest.raises(ConfigError, match="unknown generator.kind 'masgit' .did you mean 'maskgit'"):
         config_from_dict(Recipe, document | {"generator": {"kind": "masgit"}})

@@ -10,9 +10,10 @@ import torch
 from resgen.config import config_from_dict, config_to_dict, replace_nested
 from resgen.errors import ConfigError
 from resgen.kinds import KINDS, SPEECH_KINDS, count_parameters, kind_of
+from resgen.modalities import load_recipe
 from resgen.models.ar_resgen import ARResGenConfig
 from resgen.models.text import TextModel
-from resgen.recipes import get_recipe, images, speech
+from resgen.recipes import images, speech
 from resgen.samplers.autoregressive import LatentAutoregressiveConfig
 from resgen.tokenizers.mel import MelTokenizer, MelTokenizerConfig
 from resgen.tokenizers.waveform import WaveformTokenizer
@@ -41,13 +42,13 @@ def size(recipe: SpeechRecipe) -> int:
 def test_names() -> None:
     assert tuple(speech.RECIPES) == NAMES
     with pytest.raises(ConfigError, match="did you mean 'spoken_digits'"):
-        get_recipe("spoken-digits")
+        load_recipe("spoken-digits")[1]
     assert not set(images.RECIPES) & set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_recipe_builds(name: str) -> None:
-    recipe = get_recipe(name)
+    recipe = load_recipe(name)[1]
     assert recipe.name == name
     assert config_from_dict(SpeechRecipe, config_to_dict(recipe)) == recipe
     mel = mel_of(recipe)
@@ -70,7 +71,7 @@ def test_every_recipe_builds(name: str) -> None:
     ("name", "millions", "rate", "depth"), [("melvae", 457, 22_050, 32), ("rvqvae", 625, 44_100, 72)]
 )
 def test_the_paper_s_recipes(name: str, millions: int, rate: int, depth: int) -> None:
-    recipe = get_recipe(name)
+    recipe = load_recipe(name)[1]
     spec = recipe.tokenizer.spec
     assert size(recipe) == pytest.approx(millions * 1e6, rel=0.03)
     assert (spec.depth, spec.codebook_size, spec.code_dim) == (depth, 1024, 512)
@@ -80,7 +81,7 @@ def test_the_paper_s_recipes(name: str, millions: int, rate: int, depth: int) ->
 
 @pytest.mark.parametrize("kind", [*KINDS, "clam_tts"])
 def test_other_kinds(kind: str) -> None:
-    recipe = get_recipe("spoken_digits")
+    recipe = load_recipe("spoken_digits")[1]
     other = with_kind(recipe, kind, SPEECH_KINDS)
     expected = "ar_resgen" if kind == "clam_tts" else kind
     assert kind_of(other.generator).name == expected
@@ -90,7 +91,7 @@ def test_other_kinds(kind: str) -> None:
 
 
 def test_clam_tts_predicts_a_position_at_once() -> None:
-    clam, ours = (with_kind(get_recipe("spoken_digits"), kind, SPEECH_KINDS) for kind in ("clam_tts", "ar_resgen"))
+    clam, ours = (with_kind(load_recipe("spoken_digits")[1], kind, SPEECH_KINDS) for kind in ("clam_tts", "ar_resgen"))
     assert isinstance(clam.generator, ARResGenConfig) and clam.generator.head == "mixture"
     assert isinstance(clam.sampling, LatentAutoregressiveConfig) and clam.sampling.num_steps == 1
     assert isinstance(ours.sampling, LatentAutoregressiveConfig) and ours.sampling.num_steps == 2
@@ -107,13 +108,13 @@ def test_overrides_reach_every_stage() -> None:
         "text.width": 64,
         "prompts.max_seconds": 1.0,
     }
-    recipe = replace_nested(get_recipe("spoken_digits"), changes)
+    recipe = replace_nested(load_recipe("spoken_digits")[1], changes)
     assert recipe.tokenizer.spec.depth == 4 and recipe.vocoder.mel.hop_size == 100
     assert recipe.text.width == 64 and recipe.prompts.max_seconds == 1.0
 
 
 def test_waveforms_and_mels_that_do_not_fit() -> None:
-    recipe = get_recipe("rvqvae")
+    recipe = load_recipe("rvqvae")[1]
     for change in ({"vocoder.mel.hop_size": 500}, {"vocoder.mel.sample_rate_hz": 22_050}):
         with pytest.raises(ConfigError, match=r"vocoder\.mel has"):
             mel_of(replace_nested(recipe, change))
@@ -127,6 +128,6 @@ def test_recordings_have_a_length() -> None:
 @pytest.mark.parametrize("kind", [*KINDS, "clam_tts"])
 @pytest.mark.parametrize("name", ["spoken_digits", "spoken_digits_waveform"])
 def test_a_recipe_of_every_kind_is_read_back(name: str, kind: str) -> None:
-    recipe = with_kind(get_recipe(name), kind, SPEECH_KINDS)
+    recipe = with_kind(load_recipe(name)[1], kind, SPEECH_KINDS)
     again = config_from_dict(SpeechRecipe, config_to_dict(recipe))
     assert again == recipe and type(again.tokenizer) is type(recipe.tokenizer)

@@ -15,8 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from resgen.errors import ConfigError
 from resgen.kinds import build, make_objective, matched_config
+from resgen.modalities import load_recipe
 from resgen.nn.attention import Attention
-from resgen.recipes import get_recipe
 from resgen.tokenizers.image import ImageTokenizer
 from resgen.training import Trainer, plan
 from resgen.training.image.plan import stages_of, tokenizer_step
@@ -69,12 +69,12 @@ def activations(cost: Cost) -> float:
 @functools.cache
 def pictures(name: str) -> list[Stage]:
     """Stages of a recipe for pictures."""
-    return stages_of(get_recipe(name))
+    return stages_of(load_recipe(name)[1])
 
 
 def small(kind: str = "residual", num_layers: int = 3) -> Recipe:
     """The recipe for digits with a small generator of a kind."""
-    recipe = get_recipe("digits")
+    recipe = load_recipe("digits")[1]
     config = replace(
         recipe.generator, width=WIDTH, num_layers=num_layers, num_heads=4, mlp_width=4 * WIDTH, condition_width=WIDTH
     )
@@ -144,7 +144,7 @@ def test_bf16_halves_what_products_keep_and_copies_weights() -> None:
 
 
 def test_networks_of_convolutions_are_counted_as_they_run() -> None:
-    recipe = get_recipe("digits")
+    recipe = load_recipe("digits")[1]
     cost = trace(partial(tokenizer_step, recipe), samples=2, bf16=False)
     tokenizer = ImageTokenizer(recipe.tokenizer)
     images = torch.zeros(2, 1, 8, 8)
@@ -177,7 +177,7 @@ def test_known_sizes() -> None:
     tokenizer, generator = pictures("imagenet256")
     assert 515e6 < generator.parameters < 573e6
     assert generator.codes == 64 * 16 and tokenizer.positions == 64
-    rvqvae = get_recipe("rvqvae")
+    rvqvae = load_recipe("rvqvae")[1]
     small_crops = replace(
         rvqvae, tokenizer_loss=replace(rvqvae.tokenizer_loss, crop_seconds=0.1, adversarial_weight=0.0)
     )
@@ -266,6 +266,6 @@ def test_stages_by_name() -> None:
 
 
 def test_a_rate_is_measured() -> None:
-    rate = measure_rate(get_recipe("digits"), samples=4, positions=16, seconds=0.0)
+    rate = measure_rate(load_recipe("digits")[1], samples=4, positions=16, seconds=0.0)
     assert rate["source"] == "measured" and rate["width"] == 128
     assert 1e6 < rate["operations_per_second"] < 1e16

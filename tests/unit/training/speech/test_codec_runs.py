@@ -16,8 +16,8 @@ from resgen.config import replace_nested
 from resgen.data.codes.cache import open_codes
 from resgen.data.sound.decode import write_sound
 from resgen.errors import CheckpointError, ConfigError
+from resgen.modalities import load_recipe
 from resgen.pipelines.speech.pipeline import SpeechPipeline
-from resgen.recipes import get_recipe
 from resgen.tokenizers.codec import CodecTokenizer, CodecTokenizerConfig, codec_settings
 from resgen.training import Run
 from resgen.training.speech.recipe import SpeechRecipe, mel_of
@@ -35,7 +35,7 @@ def make_recipe() -> SpeechRecipe:
     changes |= {f"generator_training.{name}": value for name, value in TRAINING.items()}
     changes |= {f"generator.{name}": value for name, value in MODEL.items()}
     changes |= {"generator_training.validate_every": 0, "generator_training.sample_every": 0, "sampling.num_steps": 2}
-    return replace_nested(get_recipe("spoken_digits"), changes | {"generator_loss.validation_samples": 2})
+    return replace_nested(load_recipe("spoken_digits")[1], changes | {"generator_loss.validation_samples": 2})
 
 
 @pytest.fixture(scope="module")
