@@ -15,6 +15,7 @@ from types import ModuleType
 
 import pytest
 
+from resgen import modalities
 from resgen.cli.main import COMMANDS, parse
 from resgen.kinds import KINDS
 from resgen.models.resgen import ResGenConfig
@@ -123,6 +124,7 @@ def test_python_compiles_and_its_names_exist(path, code):
 def test_python_runs(page, tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(modalities, "_registered", {})  # a page's modality is not left to other tests
     codes = blocks(DOCS / page, "python")
     assert codes
     for code in codes:
