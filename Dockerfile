@@ -19,4 +19,4 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=4)"]
 
 ENTRYPOINT ["resgen", "serve", "--host", "0.0.0.0", "--port", "8000"]
-CMD ["--model", "fashion-mnist-small", "cifar10-small", "spoken-digits-small"]
+CMD ["--model", "fashion-mnist-small", "avatars64", "spoken-digits-small"]

@@ -30,7 +30,7 @@ CODEBOOKS = "quantizer.codebooks"
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """Copy a model folder into the package; refuses one that is larger than 25 MB."""
+    """Copy a model folder into the package; refuses files larger than 25 MB."""
 
     model: Path
     """Folder of the pipeline or classifier."""
@@ -53,9 +53,9 @@ class Bundle:
         folder = load_folder(resolve_model(self.model))
         for name, other in (part.split("=", 1) for part in self.replace):
             folder = _with_part(folder, name, load_folder(resolve_model(other)))
-        size = sum(part.path.stat().st_size for part in folder.components.values())
+        size = max(part.path.stat().st_size for part in folder.components.values())
         if size > MAX_BYTES:
-            raise SystemExit(f"{self.model} has {size} bytes; at most {MAX_BYTES} are bundled")
+            raise SystemExit(f"a file of {self.model} has {size} bytes; at most {MAX_BYTES} are bundled")
         text = self.card.read_text(encoding="utf-8")
         extra = {**folder.extra, "description": self.description}
         if "sampling" in folder.extra:

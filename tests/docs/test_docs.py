@@ -172,12 +172,12 @@ def test_links_are_checked(links, tmp_path, target, wrong, form):
 
 def test_links_out_of_docs_lead_to_pages_of_the_site(build):
     text = (
-        "[a](../src/resgen/ops/masking.py#reveal) [b](../src/resgen/assets/cifar10-small/README.md) [c](words.md#x) "
+        "[a](../src/resgen/ops/masking.py#reveal) [b](../src/resgen/assets/cifar10-8x8/README.md) [c](words.md#x) "
         "[d](../tools/check_links.py) [e](../examples/own_predictor.py) [f](../src/resgen/ops/masking.py#SCHEDULES)\n"
         "```\n[g](../tools/check_links.py)\n```\n"
     )
     assert build.turned(text, DOCS / "page.md", build.DOCS / "page.md") == (
-        "[a](api/ops.md#resgen.ops.masking.reveal) [b](models/cifar10-small.md) [c](words.md#x) d "
+        "[a](api/ops.md#resgen.ops.masking.reveal) [b](models/cifar10-8x8.md) [c](words.md#x) d "
         "[e](examples.md#own_predictor) [f](api/ops.md#resgen.ops.masking)\n"
         "```\n[g](../tools/check_links.py)\n```\n"
     )

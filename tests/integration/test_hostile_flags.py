@@ -82,9 +82,9 @@ LINES = {
     "--out {}/out/a.wav",
     "serve": "--model {}/model",
     "serve (speech)": "--model {}/voice",
-    "evaluate": f"--model cifar10-small {JUDGE} --split train --num-samples 6 --steps 1 --out {{}}/out/a.json",
-    "evaluate (tokenizer)": f"--tokenizer cifar10-small {JUDGE} --split train --num-samples 6 --out {{}}/out/a.json",
-    "sweep": f"--model cifar10-small {JUDGE} --grid steps=1 --num-samples 4 --out {{}}/out",
+    "evaluate": f"--model cifar10-8x8 {JUDGE} --split train --num-samples 6 --steps 1 --out {{}}/out/a.json",
+    "evaluate (tokenizer)": f"--tokenizer cifar10-8x8 {JUDGE} --split train --num-samples 6 --out {{}}/out/a.json",
+    "sweep": f"--model cifar10-8x8 {JUDGE} --grid steps=1 --num-samples 4 --out {{}}/out",
     "doctor": "{}/run",
     "plan": "--recipe digits --devices 1 --device-memory 8",
     "inspect": "--recipe digits",
@@ -101,7 +101,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_model(root / "model", class_names=("a", "b", "c"))
     save_parts(root / "voice")
     rng = np.random.default_rng(0)
-    classes = json.loads((Path(resolve_model("cifar10-small")) / "config.json").read_text())["class_names"]
+    classes = json.loads((Path(resolve_model("cifar10-8x8")) / "config.json").read_text())["class_names"]
     for name, names, shape in (("pictures", "abc", (8, 8)), ("large", classes, (32, 32, 3))):
         for k in range(20):
             file = root / name / names[k % len(names)] / f"{k}.png"

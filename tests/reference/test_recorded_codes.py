@@ -74,7 +74,7 @@ def of_speech(name: str) -> str:
 
 CASES: dict[str, Callable[[], str]] = {
     **{f"{kind}, guidance {scale:g}": lambda k=kind, s=scale: of_kind(k, s) for kind in KINDS for scale in (0.0, 1.5)},
-    **{name: lambda n=name: of_pictures(n) for name in ("fashion-mnist-small", "cifar10-8x8", "cifar10-small")},
+    **{name: lambda n=name: of_pictures(n) for name in ("fashion-mnist-small", "cifar10-8x8", "avatars64")},
     "spoken-digits-small": lambda: of_speech("spoken-digits-small"),
 }
 

@@ -108,7 +108,9 @@ class Folder:
             CheckpointError: there is none; the message lists those present.
         """
         if name not in self.components:
-            raise CheckpointError(f"'{self.path}': {unknown('component', name, self.components)}")
+            raise CheckpointError(
+                f"'{self.path}' is a {self.kind} without a {name}; it holds: {', '.join(self.components)}"
+            )
         return self.components[name]
 
 

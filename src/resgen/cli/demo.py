@@ -25,7 +25,7 @@ from resgen.extras import MissingExtraError
 if TYPE_CHECKING:
     from resgen.checkpoints.format import Folder
 
-DEFAULT = "fashion-mnist"  # the first bundled pipeline whose name begins so
+DEFAULT = "avatars"  # the first bundled pipeline whose name begins so
 PER_CLASS = 8
 TEXTS = ("three seven one", "nine zero two five")  # of a model that brings none of its own
 NUM_SOUNDS = 2
