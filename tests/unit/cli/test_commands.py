@@ -106,14 +106,14 @@ def test_generate_refuses_and_writes_nothing(options, named, pipeline, tmp_path,
 
 
 def test_demo_shows_all_classes_of_the_bundled_model(pipeline, bundled, tmp_path, capsys):
-    bundled(cifar10_a="pipeline", fashion_mnist_a="tokenizer", fashion_mnist_b="pipeline")
+    bundled(cifar10_a="pipeline", avatars_a="tokenizer", avatars_b="pipeline")
     document = run_json(["demo", "--out", str(tmp_path / "out")], capsys)
-    assert pipeline.calls[0]["model"] == "fashion-mnist-b"
+    assert pipeline.calls[0]["model"] == "avatars-b"
     assert pipeline.calls[1]["class_ids"] == [0] * 8 + [1] * 8 + [2] * 8
     seconds = document.pop("seconds")
     assert seconds >= 0 and document == {
         "file": str(tmp_path / "out" / "demo.png"),
-        "model": "fashion-mnist-b",
+        "model": "avatars-b",
         "pictures": 24,
         "steps": 2,
         "passes": 3,
@@ -122,7 +122,7 @@ def test_demo_shows_all_classes_of_the_bundled_model(pipeline, bundled, tmp_path
     assert main(["demo", "--out", str(tmp_path / "out")]) == 0
     captured = capsys.readouterr()
     assert "2 steps, 3 network passes, depth 8" in captured.out and "demo.png" in captured.out
-    assert "fashion-mnist-b" in captured.err
+    assert "avatars-b" in captured.err
     assert Image.open(tmp_path / "out" / "demo.png").size[0] > 8 * 4 * 2
 
 
