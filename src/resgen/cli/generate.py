@@ -22,6 +22,7 @@ from resgen.cli.common import (
     to_pixels,
 )
 from resgen.cli.sampling import Drawing, PictureSampling
+from resgen.errors import ConfigError
 
 if TYPE_CHECKING:
     from resgen.pipelines.image.pipeline import ImagePipeline
@@ -106,6 +107,8 @@ class GenerateImage(Drawing):
 
     def class_ids(self, pipe: ImagePipeline) -> list[int] | None:
         """One class per picture, or None for a model without classes."""
+        if not all(self.classes):
+            raise ConfigError("--class needs a class, by name or number; leave it out for every class of the model")
         names = flatten(self.classes)
         ids = [pipe.class_id(name) for name in names] if names else list(range(len(pipe.class_names)))
         return [c for c in ids for _ in range(self.num)] or None

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from resgen.cli.main import main
-from resgen.errors import CheckpointError, ResGenError
+from resgen.errors import CheckpointError, ResGenError, unknown
 from resgen.experiments.reconstruction import reconstruct_pictures
 from resgen.modalities import Modality
 from resgen.types import CodeSpec
@@ -103,6 +103,15 @@ def test_generate_refuses_and_writes_nothing(options, named, pipeline, tmp_path,
     captured = capsys.readouterr()
     assert named in captured.err and captured.err.count("\n") == 1
     assert not list(tmp_path.iterdir()) and len(pipeline.calls) < 2
+
+
+def test_a_class_option_without_a_class_is_refused(pipeline, tmp_path, capsys):
+    assert main(["generate", "image", "--model", "any", "--class", "--out", str(tmp_path / "a.png")]) == 2
+    assert "--class needs a class, by name or number" in capsys.readouterr().err
+
+
+def test_a_name_in_other_case_is_suggested():
+    assert unknown("class", "bags", ["Bag", "Coat"]) == "unknown class 'bags' (did you mean 'Bag'?); allowed: Bag, Coat"
 
 
 def test_demo_shows_all_classes_of_the_bundled_model(pipeline, bundled, tmp_path, capsys):

@@ -85,6 +85,15 @@ def test_pictures_of_every_known_suffix_are_read(tmp_path: Path) -> None:
         open_images(tmp_path / "d")[open_images(tmp_path / "d").class_names.index("png0") + 1]
 
 
+def test_pictures_of_another_size_are_not_named_one_by_one(tmp_path: Path) -> None:
+    source = open_images(make(tmp_path / "d", *(f"cat/{i:02}.png" for i in range(30))))
+    with pytest.raises(DataError) as caught:
+        PictureStore(source, size=32, channels=3).batch(torch.arange(30))
+    line = str(caught.value)
+    assert line.startswith("30 of 30 pictures of 'd' do not fit; the first: ") and line.count(".png") == 1
+    assert "but 32x32 is expected; convert them, or let the command do it (--resize" in line
+
+
 @pytest.mark.parametrize("max_bytes", [1 << 20, 0])
 def test_all_bad_pictures_are_named_at_once(tmp_path: Path, max_bytes: int, capsys: pytest.CaptureFixture[str]) -> None:
     root = make(tmp_path / "d", *(f"{name}/{i:02}.png" for name in ("cat", "dog") for i in range(30)))

@@ -21,7 +21,15 @@ from torch import Tensor
 from resgen.config import is_text
 from resgen.data.announce import announce, leave_out
 from resgen.data.parquet import ParquetRows, encoded_bytes, join_labels, read_parquet
-from resgen.data.pictures.decode import Pictures, ReadPictures, check_shape, decode_picture, pixels, read_image
+from resgen.data.pictures.decode import (
+    REMEDY,
+    Pictures,
+    ReadPictures,
+    check_shape,
+    decode_picture,
+    pixels,
+    read_image,
+)
 from resgen.data.splits import known_split, parquet_splits, split_folders, split_of, subfolders
 from resgen.data.tar.index import fingerprint, index_shards, join_classes, labels_of, reader
 from resgen.data.tar.paths import class_names, shard_splits
@@ -205,7 +213,7 @@ def load_array(
     def keep(index: int, array: UInt8[np.ndarray, "C S S"]) -> None:
         rows[index] = array
 
-    leave_out(_decode_all(source, keep, size, channels, resize), count, f"pictures of '{source.name}'", skip=False)
+    _leave_out(source, _decode_all(source, keep, size, channels, resize), skip=False)
     return images, torch.from_numpy(source.labels.copy())
 
 
@@ -223,8 +231,18 @@ def readable(source: ImageSource, *, size: int, channels: int, resize: bool = Fa
         DataError: naming all that cannot be read, or the first 20 and their number; nothing can be read.
     """
     bad = _decode_all(source, lambda index, array: None, size, channels, resize)
-    leave_out(bad, len(source), f"pictures of '{source.name}'", skip=skip and len(bad) < len(source))
+    _leave_out(source, bad, skip=skip and len(bad) < len(source))
     return source.subset(np.array([row for row in range(len(source)) if row not in bad])) if bad else source
+
+
+def _leave_out(source: ImageSource, bad: dict[int, str], *, skip: bool) -> None:
+    """As `leave_out`; pictures that only want to be converted are not named one by one."""
+    what = f"pictures of '{source.name}'"
+    if len(bad) > 1 and not skip and all(reason.endswith(REMEDY) for reason in bad.values()):
+        first = bad[min(bad)].removesuffix(f"; {REMEDY}")
+        cure = REMEDY.replace("convert it", "convert them")
+        raise DataError(f"{len(bad)} of {len(source)} {what} do not fit; the first: {first}; {cure}")
+    leave_out(bad, len(source), what, skip=skip)
 
 
 def _decode_all(
