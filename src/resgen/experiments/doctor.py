@@ -367,7 +367,7 @@ def _shape(run: Run) -> list[Finding]:
         levels = _numbered(run, group)
         if len(levels) > 1:
             first, last = levels[0][1][-1][1], levels[-1][1][-1][1]
-            value, normal = f"{first:.3g} for the coarsest, {last:.3g} for the finest", "rises from coarse to fine"
+            value, normal = f"{first:.3g} for the coarsest, {last:.3g} for the finest", "no fall from coarse to fine"
             advice = "usual only if the finest codebook is hardly used; else check that levels are not in reverse"
             bad = first > 1.05 * last
             findings.append(Finding("notice" if bad else "ok", group, value, normal, advice * bad))
