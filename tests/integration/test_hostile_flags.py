@@ -120,13 +120,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def place(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run in a folder of its own, into which relative paths lead, with a server that ends at once."""
+    """Run in a folder of its own, into which relative paths lead, with a server that ends at once and a short demo."""
     server = pytest.importorskip("resgen.serving.server")
 
     async def run(*args: Any, **values: Any) -> None:
         return None
 
     monkeypatch.setattr(server, "_run", run)
+    monkeypatch.setattr("resgen.cli.demo.PER_CLASS", 1)
     (root / "here" / "inner").mkdir(parents=True, exist_ok=True)
     monkeypatch.chdir(root / "here" / "inner")
 
