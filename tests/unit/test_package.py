@@ -86,8 +86,8 @@ def test_extras_that_messages_name_exist():
 def test_nobody_is_sent_to_the_stranger_of_the_same_name():
     """`resgen` in package indexes is a tool for responsive images."""
     stranger = re.compile(r"install\b[^\n`#]*?[ '\"](resgen)(?![\w./-])|\b(resgen)\[[a-z]")
-    for wrong in ("pip install resgen", "uv pip install -U 'resgen[fid]'", 'python -m pip install "resgen==1"'):
-        assert stranger.search(wrong)
+    for wrong in ("pip install {}", "uv pip install -U '{}[fid]'", 'python -m pip install "{}==1"'):
+        assert stranger.search(wrong.format("resgen"))
     for right in (f"pip install '{DISTRIBUTION}[fid]'", "pip install -e '.[fid]'", "pip install -e /src/resgen"):
         assert not stranger.search(right)
     suffixes = {".py", ".md", ".toml", ".txt", ".yaml", ".yml", ".cfg", ".js", ".html", ".json", ""}
