@@ -53,9 +53,9 @@ class Bundle:
         folder = load_folder(resolve_model(self.model))
         for name, other in (part.split("=", 1) for part in self.replace):
             folder = _with_part(folder, name, load_folder(resolve_model(other)))
-        size = max(part.path.stat().st_size for part in folder.components.values())
-        if size > MAX_BYTES:
-            raise SystemExit(f"a file of {self.model} has {size} bytes; at most {MAX_BYTES} are bundled")
+        sizes = [part.path.stat().st_size for part in folder.components.values()]
+        if max(sizes) > MAX_BYTES:
+            raise SystemExit(f"a file of {self.model} has {max(sizes)} bytes; at most {MAX_BYTES} are bundled")
         text = self.card.read_text(encoding="utf-8")
         extra = {**folder.extra, "description": self.description}
         if "sampling" in folder.extra:
@@ -73,7 +73,7 @@ class Bundle:
         write_text(ASSETS / self.name / "README.md", text)
         for name, file, _ in named:
             write_sound(read_sound(file, VOICE_HZ), VOICE_HZ, ASSETS / self.name / f"{name}.flac")
-        print(f"{ASSETS.name}/{self.name}: {size / 1e6:.1f} MB")
+        print(f"{ASSETS.name}/{self.name}: {sum(sizes) / 1e6:.1f} MB")
 
 
 def _with_part(folder: Folder, name: str, other: Folder) -> Folder:

@@ -49,7 +49,8 @@ def unknown(what: str, value: object, allowed: Iterable[object], others: Mapping
     """One line for an unknown name: value, all allowed ones, and the nearest, or what a name in `others` stands for."""
     names = [str(a) for a in allowed]
     known = {name.lower(): name for name in names} | {name.lower(): other for name, other in (others or {}).items()}
-    hint = "".join(f" (did you mean '{known[n]}'?)" for n in difflib.get_close_matches(str(value).lower(), known, n=1))
+    near = difflib.get_close_matches(str(value).lower(), known, n=1)
+    hint = f" (did you mean '{known[near[0]]}'?)" if near else ""
     return f"unknown {what} '{value}'{hint}; allowed: {', '.join(names) or 'none'}"
 
 
