@@ -47,8 +47,7 @@ class ResGenConfig:
             `num_components`, `mean_rank`, `metric` and `fixed_means` are of `mixture` only.
         metric: of the mixture's targets for each number of visible levels, `scale`, `diagonal` or `triangular`,
             see `models.metric.TargetMetric`; `none` is the paper's.
-        fixed_means: in a metric: the components' means are parameters for each number of visible levels; what is
-            predicted chooses among them, shifts and scales them. The paper's are predicted as well.
+        fixed_means: in a metric, the means are parameters of each number of visible levels; the paper predicts them.
     """
 
     tag: ClassVar[str] = "unmasking"  # of the network; which kind it is, its head says
