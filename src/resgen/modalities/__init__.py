@@ -1,7 +1,8 @@
 """Modalities: what the commands know of pictures, of speech, and of what may come after them.
 
 A modality is one record, registered once. Which one it is follows from a recipe's name (`of_recipe`), from the types of
-a saved model's components (`of_model`) or from the columns of encoded data (`of_codes`), and is decided nowhere else.
+a saved model's components (`of_model`) or from the columns of encoded data (`of_codes`). What stands outside of the
+record, the server, the demo and the model cards, goes by the kind of a saved pipeline (`pipeline`, `speech-pipeline`).
 """
 
 from __future__ import annotations
