@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from resgen.extras import DISTRIBUTION
 
 if TYPE_CHECKING:
+    from resgen.modalities import load
     from resgen.models.resgen import ResGen
     from resgen.pipelines.image.pipeline import ImagePipeline
-    from resgen.pipelines.load import load
     from resgen.pipelines.speech.pipeline import SpeechPipeline
     from resgen.tokenizers.image import ImageTokenizer
     from resgen.types import CodeSpec
@@ -37,7 +37,7 @@ _HOMES = {
     "ImageTokenizer": "resgen.tokenizers.image",
     "ResGen": "resgen.models.resgen",
     "SpeechPipeline": "resgen.pipelines.speech.pipeline",
-    "load": "resgen.pipelines.load",
+    "load": "resgen.modalities",
 }
 
 

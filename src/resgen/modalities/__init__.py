@@ -1,8 +1,7 @@
 """Modalities: what the commands know of pictures, of speech, and of what may come after them.
 
 A modality is one record, registered once. Which one it is follows from a recipe's name (`of_recipe`), from the types of
-a saved model's components (`of_model`) or from the columns of encoded data (`of_codes`). What stands outside of the
-record, the server, the demo and the model cards, goes by the kind of a saved pipeline (`pipeline`, `speech-pipeline`).
+a saved model's components (`of_model`) or from the columns of encoded data (`of_codes`).
 """
 
 from __future__ import annotations
@@ -11,7 +10,9 @@ import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
+
+import torch
 
 from resgen.checkpoints.artefacts import check_belongs
 from resgen.checkpoints.format import Folder, load_folder
@@ -21,6 +22,7 @@ from resgen.data.codes.cache import CodeCache
 from resgen.errors import CheckpointError, ConfigError, DataError, unknown
 from resgen.evaluation.report import Levels, Report
 from resgen.kinds import KINDS, Kind
+from resgen.pipelines.base import NoOthers, refuse_others
 from resgen.progress import Advance
 from resgen.training.encoding import open_encoded
 from resgen.training.stages import Run, with_kind
@@ -60,6 +62,7 @@ class Modality:
         components: types of saved components that are this modality's alone.
         stages: trainings by name.
         kinds: of generators, by name.
+        pipeline: `(name or path, *, device, dtype) -> pipeline`, opens a saved model.
         describe: `recipe -> document` of `resgen inspect --recipe`.
         columns: what its codes have beside them.
         open_splits: data as training and held-out samples, each with a `fingerprint`.
@@ -79,8 +82,9 @@ class Modality:
     noun: str
     recipes: Mapping[str, Callable[[], Any]]
     components: frozenset[str]
-    stages: Mapping[str, Stage]
+    stages: Mapping[str, Stage] = field(default_factory=dict)
     kinds: Mapping[str, Kind] = field(default_factory=lambda: KINDS)
+    pipeline: Callable[..., Any] | None = None
     describe: Callable[[Any], dict[str, Any]] = config_to_dict
     columns: Sequence[str] = ()
     open_splits: Callable[[str], tuple[Any, Any]] | None = None
@@ -176,7 +180,10 @@ def of_model(name_or_path: str | Path) -> Modality:
     Raises:
         CheckpointError: nothing there, damaged, or of no modality that is known.
     """
-    folder = load_folder(resolve_model(name_or_path), verify=False)
+    return _of_folder(load_folder(resolve_model(name_or_path), verify=False))
+
+
+def _of_folder(folder: Folder) -> Modality:
     types = {component.type for component in folder.components.values()}
     for modality in modalities():
         if types & modality.components:
@@ -184,6 +191,32 @@ def of_model(name_or_path: str | Path) -> Modality:
     raise CheckpointError(
         f"'{folder.path}' holds {', '.join(sorted(types)) or 'nothing'}: of no modality that is known"
     )
+
+
+def load(
+    name_or_path: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype = "auto",
+    **others: Unpack[NoOthers],
+) -> Any:
+    """Open a model of any modality, as the pipeline that it is: an `ImagePipeline`, a `SpeechPipeline`, ...
+
+    Args:
+        name_or_path: as `ImagePipeline.from_pretrained` takes it.
+        device: likewise.
+        dtype: likewise.
+        others: none.
+
+    Raises:
+        CheckpointError: nothing there, damaged, or a part of a model.
+        ConfigError: a device or type that cannot be used, or another argument.
+    """
+    refuse_others(others)
+    folder = load_folder(resolve_model(name_or_path), verify=False)
+    if "generator" not in folder.components:
+        raise CheckpointError(f"'{folder.path}' holds a {folder.kind}, which is a part of a model; give a whole one")
+    return _of_folder(folder).has("pipeline")(folder.path, device=device, dtype=dtype)
 
 
 def load_recipe(

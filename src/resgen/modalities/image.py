@@ -14,6 +14,7 @@ from resgen.experiments.judge import evaluator
 from resgen.experiments.reconstruction import reconstruct_pictures
 from resgen.experiments.report import write_comparison
 from resgen.modalities import Modality, Stage
+from resgen.pipelines.image.pipeline import ImagePipeline
 from resgen.recipes.images import RECIPES
 from resgen.training.encoding import is_encoded
 from resgen.training.image.recipe import Recipe
@@ -63,6 +64,7 @@ MODALITY = Modality(
         "tokenizer": Stage(train=train_tokenizer),
         "generator": Stage(train=_train_generator, needs=("tokenizer",)),
     },
+    pipeline=ImagePipeline.from_pretrained,
     describe=describe,
     columns=("labels",),
     open_splits=open_splits,

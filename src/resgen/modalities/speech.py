@@ -16,6 +16,7 @@ from resgen.experiments.speech_judge import SpeechEvaluation
 from resgen.experiments.speech_reconstruction import reconstruct_speech
 from resgen.kinds import SPEECH_KINDS
 from resgen.modalities import Modality, Stage, load_recipe
+from resgen.pipelines.speech.pipeline import SpeechPipeline
 from resgen.recipes.describe import describe_recipe
 from resgen.recipes.speech import RECIPES
 from resgen.training.speech.product import COLUMNS
@@ -87,6 +88,7 @@ MODALITY = Modality(
         "generator": Stage(train=_train_generator, needs=("tokenizer", "text"), takes=("vocoder",)),
     },
     kinds=SPEECH_KINDS,
+    pipeline=SpeechPipeline.from_pretrained,
     describe=describe_recipe,
     columns=tuple(COLUMNS),
     open_splits=open_speech_splits,

@@ -1,7 +1,8 @@
 """A model divided over processes (FSDP2), and its tensors to and from files.
 
 Checkpoints are written by `torch.distributed.checkpoint` as safetensors, every process its own part; they can be read
-as a whole by any number of processes.
+as a whole by any number of processes. What PyTorch needs for all this takes seconds to import: only a divided model is
+made to wait for it.
 """
 
 from __future__ import annotations
@@ -13,10 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from resgen.checkpoints.tensors import canonical_name
 from resgen.errors import CheckpointError, WriteError
@@ -28,6 +26,8 @@ Shard = Callable[[nn.Module], Any]
 
 def make_shard(device: torch.device) -> Shard:
     """`fully_shard` over all processes."""
+    from torch.distributed.fsdp import fully_shard
+
     mesh = make_mesh(device)
     return lambda module: fully_shard(module, mesh=mesh)
 
@@ -63,7 +63,8 @@ def whole_copy(skeleton: nn.Module, module: nn.Module, parameters: Mapping[str, 
 
 def whole(value: Tensor) -> Tensor:
     """A tensor's full value on every process. Of a divided one all processes must ask together."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
+    divided = _divided(value)
+    return value if divided is None else divided.full_tensor()
 
 
 def like(value: Tensor, target: Tensor) -> Tensor:
@@ -71,9 +72,12 @@ def like(value: Tensor, target: Tensor) -> Tensor:
 
     The order in memory matters: the fused AdamW takes its state to lie as the parameter does (channels-last, say).
     """
-    if isinstance(target, DTensor):
+    divided = _divided(target)
+    if divided is not None:
+        from torch.distributed.tensor import distribute_tensor
+
         value = value.to(device=target.device, dtype=target.dtype, copy=True)
-        return distribute_tensor(value, target.device_mesh, target.placements, src_data_rank=None)
+        return distribute_tensor(value, divided.device_mesh, divided.placements, src_data_rank=None)
     return torch.empty_like(target, requires_grad=False).copy_(value)
 
 
@@ -88,6 +92,8 @@ def write_parts(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         WriteError: a process cannot write.
     """
+    import torch.distributed.checkpoint as dcp
+
     try:
         dcp.save(dict(tensors), storage_writer=dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True))
     except dcp.api.CheckpointException as error:
@@ -100,6 +106,8 @@ def read_parts(folder: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: a part is missing or damaged.
     """
+    import torch.distributed.checkpoint as dcp
+
     reader = dcp.HuggingFaceStorageReader(str(folder))
     try:
         about = reader.read_metadata().state_dict_metadata
@@ -113,7 +121,13 @@ def read_parts(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def _divided(value: Tensor) -> Any:
+    """The tensor, if it is a `DTensor`; else None."""
+    return value if hasattr(value, "full_tensor") else None
+
+
 def _reason(error: BaseException) -> str:
-    if isinstance(error, dcp.api.CheckpointException):
-        error = next(iter(error.failures.values()))[0]
+    failures = getattr(error, "failures", None)  # of a `CheckpointException`
+    if failures:
+        error = next(iter(failures.values()))[0]
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -8,10 +8,19 @@ import pytest
 import torch
 
 import resgen
+from image_parts import save_model
+from resgen import modalities
+from resgen.checkpoints.format import Component, save_folder
 from resgen.errors import CheckpointError, ConfigError
+from resgen.modalities import Modality, register
 from resgen.pipelines.image.pipeline import ImagePipeline
 from resgen.pipelines.speech.pipeline import SpeechPipeline
 from speech_parts import save_parts
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("pipeline") / "model")
 
 
 def test_pictures_and_speech(model: Path, tmp_path: Path) -> None:
@@ -28,3 +37,17 @@ def test_what_is_no_whole_model(model: Path) -> None:
         resgen.load("fashion-mnist-smal")
     with pytest.raises(ConfigError, match="unknown argument 'torch_dtype' .did you mean 'dtype'"):
         resgen.load(model, torch_dtype="bf16")
+
+
+@pytest.mark.parametrize("pipeline", [None, lambda path, *, device, dtype: (path.name, device, dtype)])
+def test_what_was_registered(pipeline: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modalities, "_registered", {})
+    register(Modality(name="motion", noun="motion", recipes={}, components=frozenset({"joints"}), pipeline=pipeline))
+    parts = {"tokenizer": Component(type="joints", config={}, tensors={})}
+    parts["generator"] = Component(type="resgen", config={}, tensors={})
+    save_folder(tmp_path / "walk", kind="pipeline", components=parts)
+    if pipeline is None:
+        with pytest.raises(ConfigError, match="no 'pipeline' for motion"):
+            resgen.load(tmp_path / "walk")
+    else:
+        assert resgen.load(tmp_path / "walk", device="cpu") == ("walk", "cpu", "auto")
