@@ -74,6 +74,7 @@ class Modality:
         evaluate: makes, from options of `resgen evaluate` by their names, what has a `run(advance) -> Report`.
         comparison: settings of a comparison, from options of `resgen compare` by their names.
         compare: `(recipe, settings, out, *, resume, say, command) -> files of the report`.
+        served: `module:class` of its routes, a `serving.routes.Routes`; imported by servers only (it needs an extra).
 
     A field that is None is what the modality does not have: the command says so.
     """
@@ -95,6 +96,7 @@ class Modality:
     evaluate: Callable[..., Evaluation] | None = None
     comparison: Callable[..., Any] | None = None
     compare: Callable[..., list[Path]] | None = None
+    served: str | None = None
 
     def has(self, name: str) -> Any:
         """The field `name`.

@@ -75,4 +75,5 @@ MODALITY = Modality(
     evaluate=PictureEvaluation,
     comparison=Comparison,
     compare=compare_pictures,
+    served="resgen.serving.image.routes:ImageRoutes",
 )

@@ -99,4 +99,5 @@ MODALITY = Modality(
     evaluate=SpeechEvaluation,
     comparison=SpeechComparison,
     compare=compare_speech,
+    served="resgen.serving.speech.routes:SpeechRoutes",
 )

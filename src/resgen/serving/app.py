@@ -17,10 +17,8 @@ from resgen.serving import schemas
 from resgen.serving.batching import ClosedError, QueueFullError
 from resgen.serving.files import INDEX, page_files
 from resgen.serving.gate import Gate, error_body, status_headers
-from resgen.serving.image_routes import ImageRoutes
 from resgen.serving.routes import DEFECT, ModelRoutes, as_json, documented
 from resgen.serving.service import READY, Service, UnknownModelError
-from resgen.serving.speech_routes import SpeechRoutes
 from resgen.serving.uploads import validation_line
 
 
@@ -34,7 +32,7 @@ def create_app(service: Service) -> ASGIApp:
         return PlainTextResponse(described(app.openapi()))
 
     keyed = [Depends(HTTPBearer(auto_error=False)), Depends(APIKeyHeader(name="X-API-Key", auto_error=False))]
-    for routes in (ModelRoutes, ImageRoutes, SpeechRoutes):
+    for routes in (ModelRoutes, *service.routes.values()):
         app.include_router(routes(service).router, dependencies=keyed if service.config.api_key else [])
     refusals = (StarletteHTTPException, RequestValidationError, ResGenError, QueueFullError, ClosedError, TimeoutError)
     for kind in (*refusals, Exception):

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from resgen.errors import ConfigError
 from resgen.serving import schemas
 from resgen.serving.batching import Ticket
-from resgen.serving.service import Service
+from resgen.serving.service import Served, Service
 
 REASONS = {
     400: "The request is damaged.",
@@ -42,9 +42,14 @@ def documented(model: Any, *statuses: int, **content: Any) -> dict[str, Any]:
 class Routes:
     """Routes below `/v1`; a modality adds its own.
 
+    Attributes:
+        served: class of the models that answer them.
+
     Args:
         service: answers them.
     """
+
+    served: type[Served]
 
     def __init__(self, service: Service) -> None:
         self.service, self.config, self.batcher = service, service.config, service.batcher

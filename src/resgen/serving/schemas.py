@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
@@ -152,6 +153,11 @@ class StatusAnswer(BaseModel):
     """`ok`, or what the server is busy with."""
 
     status: str
+
+
+def as_text(content: bytes) -> str:
+    """Bytes in base64."""
+    return base64.b64encode(content).decode("ascii")
 
 
 def form_schema(fields: type[BaseModel], files: dict[str, bool]) -> dict[str, Any]:

@@ -3,23 +3,39 @@
 from __future__ import annotations
 
 import functools
+import pkgutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from resgen.errors import ConfigError, ResGenError, unknown
-from resgen.modalities import of_model
+from resgen.modalities import modalities, of_model
 from resgen.serving.batching import Batcher, Ticket
 from resgen.serving.config import ServerConfig
-from resgen.serving.images import ServedImages
 from resgen.serving.metrics import Metrics
-from resgen.serving.speech import ServedSpeech
 
 LOADING, READY, CLOSING = "loading", "ready", "shutting down"
-Served = ServedImages | ServedSpeech
-S = TypeVar("S", ServedImages, ServedSpeech)
-SERVED: dict[str, type[Served]] = {"image": ServedImages, "speech": ServedSpeech}
-"""By the name of the modality."""
+
+
+class Served(Protocol):
+    """A model that answers requests: made as `(name, source, config, *, device, dtype)`, by the worker.
+
+    Attributes:
+        kind: name of the modality.
+        name: in requests.
+        description: of the model.
+    """
+
+    kind: str
+    name: str
+    description: str
+
+    def describe(self) -> dict[str, Any]:
+        """What `GET /v1/models` says of it besides."""
+        ...
+
+
+S = TypeVar("S", bound=Served)
 
 
 class UnknownModelError(ResGenError):
@@ -28,6 +44,9 @@ class UnknownModelError(ResGenError):
 
 class Service:
     """What answers requests, without any HTTP.
+
+    Attributes:
+        routes: class of the routes of every modality that can be served, by its name.
 
     Args:
         sources: folder, bundled name or `owner/model` of each model, by its name in requests.
@@ -55,14 +74,14 @@ class Service:
             observe=lambda samples, seconds: self.metrics.computed(samples, seconds),
         )
         self.metrics = Metrics(lambda: len(self.batcher), lambda: self.busy)
+        self.routes: dict[str, Any] = {m.name: pkgutil.resolve_name(m.served) for m in modalities() if m.served}
         self._load = []
         for name, source in sources.items():
             modality = of_model(source)
-            if modality.name not in SERVED:
+            if modality.name not in self.routes:
                 raise ConfigError(f"model '{name}' is for {modality.noun}, which is not served")
-            self._load.append(
-                functools.partial(SERVED[modality.name], name, source, config, device=device, dtype=dtype)
-            )
+            make = self.routes[modality.name].served
+            self._load.append(functools.partial(make, name, source, config, device=device, dtype=dtype))
 
     async def start(self) -> None:
         """Load the models in the worker thread; then the service is ready.

@@ -17,7 +17,6 @@ from PIL import Image
 
 from resgen.data.sound.decode import encode_sound, read_sound
 from resgen.errors import ConfigError
-from resgen.modalities import Modality
 from resgen.pipelines.image.pipeline import ImagePipeline
 from resgen.pipelines.speech.pipeline import SpeechPipeline
 from resgen.serving.app import create_app
@@ -351,7 +350,7 @@ def test_a_defect_is_a_500_whose_trace_quotes_nothing(
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError(SECRET)
 
-    monkeypatch.setattr("resgen.serving.images.sample", broken)
+    monkeypatch.setattr("resgen.serving.image.model.sample", broken)
 
     async def ask(_: Service, client: httpx.AsyncClient) -> Any:
         plain = await client.post("/v1/images", json={"seed": 1})
@@ -361,14 +360,7 @@ def test_a_defect_is_a_500_whose_trace_quotes_nothing(
     assert plain.status_code == 500 and "defect" in plain.json()["error"]
     assert [json.loads(line)["event"] for line in stream.text.splitlines()] == ["error"]
     log = capsys.readouterr().err
-    assert "RuntimeError" in log and "images.py" in log and SECRET not in log
-
-
-def test_a_modality_that_is_not_served(clothes: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    motion = Modality(name="motion", noun="motion", recipes={}, components=frozenset(), stages={})
-    monkeypatch.setattr("resgen.serving.service.of_model", lambda source: motion)
-    with pytest.raises(ConfigError, match="^model 'clothes' is for motion, which is not served$"):
-        Service(clothes, ServerConfig())
+    assert "RuntimeError" in log and "image/model.py" in log and SECRET not in log
 
 
 def test_names_of_models_do_not_tell_where_they_lie(sources: dict[str, str], tmp_path) -> None:

@@ -14,7 +14,7 @@ from resgen.errors import ConfigError, ResGenError
 from resgen.pipelines.image.edit import Box
 from resgen.serving import schemas
 from resgen.serving.gate import error_body, log_defect
-from resgen.serving.images import ImageJob, ServedImages
+from resgen.serving.image.model import ImageJob, ServedImages
 from resgen.serving.routes import DEFECT, REASONS, WORK, Routes, as_json, documented, seconds_of, seed_of
 from resgen.serving.service import Service
 from resgen.serving.uploads import check_picture, read_form
@@ -29,6 +29,8 @@ LINES["content"] = {"application/x-ndjson": {"schema": {"type": "string"}}}
 
 class ImageRoutes(Routes):
     """Routes of pictures."""
+
+    served = ServedImages
 
     def __init__(self, service: Service) -> None:
         super().__init__(service)

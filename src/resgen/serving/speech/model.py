@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from resgen.checkpoints.speech import load_speech_pipeline
+from resgen.data.pictures.grid import png_bytes
 from resgen.data.sound.decode import encode_sound, read_sound
 from resgen.data.sound.spectrogram import spectrogram_picture
 from resgen.errors import DataError, ResGenError
@@ -18,7 +19,7 @@ from resgen.pipelines.speech.pipeline import SpeechPipeline
 from resgen.pipelines.speech.utterances import SpeechOutput, Utterance
 from resgen.serving.batching import Ticket, raise_if_abandoned
 from resgen.serving.config import ServerConfig
-from resgen.serving.images import as_text, png_bytes
+from resgen.serving.schemas import as_text
 
 VALUES_PER_SECOND = 192_000
 """Samples times channels of an uploaded sound: 48 kHz in four channels."""

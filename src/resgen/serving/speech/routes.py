@@ -9,7 +9,7 @@ from resgen.errors import DataError
 from resgen.serving import schemas
 from resgen.serving.routes import WORK, Routes, documented, seed_of
 from resgen.serving.service import Service
-from resgen.serving.speech import ServedSpeech
+from resgen.serving.speech.model import ServedSpeech
 from resgen.serving.uploads import check_sound, read_form
 
 FILES = {"prompt": False}
@@ -17,6 +17,8 @@ FILES = {"prompt": False}
 
 class SpeechRoutes(Routes):
     """Routes of speech."""
+
+    served = ServedSpeech
 
     def __init__(self, service: Service) -> None:
         super().__init__(service)

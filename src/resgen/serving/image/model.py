@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from resgen.pipelines.image.reconstruct import decode_levels
 from resgen.samplers.records import StepRecord
 from resgen.serving.batching import Ticket, raise_if_abandoned
 from resgen.serving.config import ServerConfig
+from resgen.serving.schemas import as_text
 
 DECODED = 64
 """Pictures that the decoder takes at a time: as many as `ImagePipeline`, whose pictures are to be the same."""
@@ -226,11 +226,6 @@ class ServedImages:
             png = as_text(png_bytes(from_array(one[0].permute(1, 2, 0).cpu().numpy())))
             answers.append({"depth": depth, "png": png, "psnr_db": round(float(psnr_db(one, source)), 4)})
         return answers
-
-
-def as_text(content: bytes) -> str:
-    """Bytes in base64."""
-    return base64.b64encode(content).decode("ascii")
 
 
 def _attempt(function: Callable[[], Any] | None) -> Any:

@@ -1,0 +1,1 @@
+"""Pictures: models behind a server, and their routes."""

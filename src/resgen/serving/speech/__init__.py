@@ -1,0 +1,1 @@
+"""Speech: models behind a server, and their routes."""
