@@ -1,4 +1,4 @@
-"""Optional packages: how they are imported, and what installs them."""
+"""Optional packages: how they are imported, what installs them, and how they bring modalities."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from resgen.errors import ResGenError
 
 DISTRIBUTION = "resgen-rvq"
 """Name in package indexes; `resgen` belongs to another project there."""
+MODALITIES = "resgen.modalities"
+"""Group of the entry points by which other packages bring modalities; each names a `Modality`."""
 
 
 class MissingExtraError(ResGenError, ImportError):

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, make_dataclass
+from importlib.metadata import entry_points
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -36,6 +37,7 @@ from resgen.cli.serve import Serve
 from resgen.cli.speak import GenerateSpeech
 from resgen.cli.train import TrainGenerator, TrainText, TrainTokenizer, TrainVocoder
 from resgen.errors import ConfigError, ResGenError, unknown
+from resgen.extras import MODALITIES
 
 MAX_LINE = 8000
 """Characters of an error; some name all keys of a recipe, some quote what a damaged file holds."""
@@ -58,7 +60,7 @@ class Completion:
 
     def run(self) -> None:
         options = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes, *OPTIONS)
-        tyro.cli(union(COMMANDS), prog="resgen", args=["--tyro-print-completion", self.shell], config=options)
+        tyro.cli(union(commands()), prog="resgen", args=["--tyro-print-completion", self.shell], config=options)
 
 
 COMMANDS: dict[str, type[Any]] = {
@@ -84,6 +86,7 @@ COMMANDS: dict[str, type[Any]] = {
     "bench": Bench,
     "completion": Completion,
 }
+"""Those of the package; all are in `commands`."""
 
 OPTIONS = (tyro.conf.FlagCreatePairsOff,)
 """Without it, --resume would have a --no-resume beside it."""
@@ -96,9 +99,23 @@ EXAMPLES = """
 """
 
 
+def commands() -> dict[str, type[Any]]:
+    """All commands by name: those of the package, and those of modalities that were registered.
+
+    Where nobody has registered one, `resgen.modalities` is not imported, and so no PyTorch.
+    """
+    if "resgen.modalities" not in sys.modules and not entry_points(group=MODALITIES):
+        return COMMANDS
+    from resgen.modalities import registered
+
+    added = {f"{verb} {one.name}": command for one in registered() for verb, command in one.commands.items()}
+    return COMMANDS | added
+
+
 def overview(group: str = "") -> str:
     """The help of `resgen`, or of a group such as `resgen train`: what each command does, in one line."""
-    rows = [("  " + name, str(cls.__doc__).split("\n")[0]) for name, cls in COMMANDS.items() if name.startswith(group)]
+    members = {name: command for name, command in commands().items() if name.startswith(group)}
+    rows = [("  " + name, str(command.__doc__).split("\n")[0]) for name, command in members.items()]
     title = str(resgen.__doc__).split("\n")[0]
     about = f"\n{title}\n" if not group else ""
     examples = f"\nbegin with:\n{EXAMPLES.rstrip()}\n" if not group else ""
@@ -109,18 +126,18 @@ def overview(group: str = "") -> str:
 
 
 def parse(argv: Sequence[str]) -> Any:
-    """The command that `argv` asks for, an instance of one of the classes in `COMMANDS`.
+    """The command that `argv` asks for, an instance of one of the classes in `commands()`.
 
     Raises:
         ConfigError: there is no such command, or a wrong option.
         SystemExit: 0 after help, 2 after the help that stands for no command.
     """
-    words = list(argv)
+    words, known = list(argv), commands()
     for length in (1, 2):
         name = " ".join(words[:length])
-        if name in COMMANDS:
+        if name in known:
             return read_options(name, words[length:])
-    group = words[0] if words and any(name.startswith(words[0] + " ") for name in COMMANDS) else ""
+    group = words[0] if words and any(name.startswith(words[0] + " ") for name in known) else ""
     rest = words[1:] if group else words
     if rest and rest[0] in ("-h", "--help"):
         print(overview(group))
@@ -129,8 +146,8 @@ def parse(argv: Sequence[str]) -> Any:
         message(overview(group))
         raise SystemExit(EXIT_ERROR)
     if group:
-        raise ConfigError(unknown(f"{group} command", rest[0], [n.split()[1] for n in COMMANDS if n.startswith(group)]))
-    raise ConfigError(unknown("command", rest[0], dict.fromkeys(n.split()[0] for n in COMMANDS)))
+        raise ConfigError(unknown(f"{group} command", rest[0], [n.split()[1] for n in known if n.startswith(group)]))
+    raise ConfigError(unknown("command", rest[0], dict.fromkeys(n.split()[0] for n in known)))
 
 
 def read_options(name: str, words: Sequence[str]) -> Any:
@@ -143,7 +160,7 @@ def read_options(name: str, words: Sequence[str]) -> Any:
     screen = io.StringIO()
     try:
         with contextlib.redirect_stderr(screen):
-            command = tyro.cli(COMMANDS[name], prog=f"resgen {name}", args=words, config=OPTIONS)
+            command = tyro.cli(commands()[name], prog=f"resgen {name}", args=words, config=OPTIONS)
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -156,10 +173,10 @@ def read_options(name: str, words: Sequence[str]) -> Any:
     return command
 
 
-def union(commands: Mapping[str, type[Any]]) -> Any:
+def union(named: Mapping[str, type[Any]]) -> Any:
     """All commands as one type of tyro's, in which those of a group are choices of the group."""
     groups: dict[str, dict[str, type[Any]]] = {}
-    for name, command in commands.items():
+    for name, command in named.items():
         group, _, rest = name.partition(" ")
         groups.setdefault(group, {})[rest] = command
     choices = []

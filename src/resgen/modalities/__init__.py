@@ -1,16 +1,19 @@
 """Modalities: what the commands know of pictures, of speech, and of what may come after them.
 
-A modality is one record, registered once. Which one it is follows from a recipe's name (`of_recipe`), from the types of
-a saved model's components (`of_model`) or from the columns of encoded data (`of_codes`).
+A modality is one record, registered once: by `register`, or as an entry point of an installed package (`MODALITIES`).
+Which one it is follows from a recipe's name (`of_recipe`), from the types of a saved model's components (`of_model`) or
+from the columns of encoded data (`of_codes`).
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Protocol, Unpack
+from typing import Any, Literal, Protocol, Unpack
 
 import torch
 
@@ -21,6 +24,7 @@ from resgen.config import config_to_dict, load_yaml, parse_overrides, replace_ne
 from resgen.data.codes.cache import CodeCache
 from resgen.errors import CheckpointError, ConfigError, DataError, unknown
 from resgen.evaluation.report import Levels, Report
+from resgen.extras import MODALITIES
 from resgen.kinds import KINDS, Kind
 from resgen.pipelines.base import NoOthers, refuse_others
 from resgen.progress import Advance
@@ -75,6 +79,8 @@ class Modality:
         comparison: settings of a comparison, from options of `resgen compare` by their names.
         compare: `(recipe, settings, out, *, resume, say, command) -> files of the report`.
         served: `module:class` of its routes, a `serving.routes.Routes`; imported by servers only (it needs an extra).
+        commands: of its own, by verb: dataclasses of options, for `tyro`, with a `run()`. The package's modalities have
+            theirs in `cli`.
 
     A field that is None is what the modality does not have: the command says so.
     """
@@ -97,6 +103,7 @@ class Modality:
     comparison: Callable[..., Any] | None = None
     compare: Callable[..., list[Path]] | None = None
     served: str | None = None
+    commands: Mapping[Literal["generate", "edit"], type[Any]] = field(default_factory=dict)
 
     def has(self, name: str) -> Any:
         """The field `name`.
@@ -145,9 +152,14 @@ def register(modality: Modality) -> None:
     Raises:
         ConfigError: its name is taken, or that of a recipe or a type of component.
     """
+    _register_installed()
+    _add(modality)
+
+
+def _add(modality: Modality) -> None:
     if modality.name in (*_BUILT_IN, *_registered):
         raise ConfigError(f"modality '{modality.name}' is there already; choose another name")
-    for other in modalities():
+    for other in (*_built_in(), *_registered.values()):
         recipes, components = modality.recipes.keys() & other.recipes.keys(), modality.components & other.components
         for what, taken in (("recipe", recipes), ("component", components)):
             if taken:
@@ -159,9 +171,36 @@ def register(modality: Modality) -> None:
 
 def modalities() -> Iterator[Modality]:
     """All of them; each is imported when it is reached."""
+    yield from _built_in()
+    yield from registered()
+
+
+def _built_in() -> Iterator[Modality]:
     for name in _BUILT_IN:
         yield importlib.import_module(f"resgen.modalities.{name}").MODALITY
+
+
+def registered() -> Iterator[Modality]:
+    """Those that `register` was given, and those of installed packages.
+
+    Raises:
+        ConfigError: the record of an installed package cannot be imported or registered.
+    """
+    _register_installed()
     yield from _registered.values()
+
+
+@functools.cache
+def _register_installed() -> None:
+    for entry in entry_points(group=MODALITIES):
+        try:
+            record = entry.load()
+        except Exception as error:  # whatever happens in another package
+            package = entry.dist.name if entry.dist else entry.value
+            raise ConfigError(
+                f"modality '{entry.name}' cannot be imported from '{package}' ({error}); update or uninstall it"
+            ) from error
+        _add(record)
 
 
 def of_recipe(name: str) -> Modality:
