@@ -67,3 +67,14 @@ def check_least(record: object, least: int, *names: str) -> None:
                 raise ConfigError(f"{name}={value} must hold one or more numbers of at least {least}")
         elif value < least:
             raise ConfigError(f"{name}={value} must be at least {least}")
+
+
+def check_most(record: object, most: int, *names: str) -> None:
+    """Refuse attributes of a record above `most`.
+
+    Raises:
+        ConfigError: naming the first such attribute.
+    """
+    for name in names:
+        if getattr(record, name) > most:
+            raise ConfigError(f"{name}={getattr(record, name)} must be at most {most:,}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from resgen.cli.common import Json, check_out_file, flatten, option, plain, report, table
+from resgen.cli.common import MOST, Json, check_out_file, flatten, option, plain, report, table
 from resgen.errors import ConfigError
 from resgen.progress import progress_bars
 
@@ -99,12 +100,12 @@ def integers(name: str, values: Sequence[str]) -> tuple[int, ...]:
     """Whole numbers given with blanks or commas between them.
 
     Raises:
-        ConfigError: something else is among them.
+        ConfigError: something else is among them, or a number beyond `MOST`.
     """
-    try:
-        return tuple(int(word) for word in words(values))
-    except ValueError as error:
-        raise ConfigError(f"{name} {' '.join(values)} must be whole numbers, as in {name} 1,4,16") from error
+    numbers = words(values)
+    if not all(re.fullmatch(r"[+-]?[0-9]{1,7}", number) and abs(int(number)) <= MOST for number in numbers):
+        raise ConfigError(f"{name} {' '.join(values)} must be whole numbers up to {MOST:,}, as in {name} 1,4,16")
+    return tuple(map(int, numbers))
 
 
 def bench_text(document: Mapping[str, Any]) -> str:

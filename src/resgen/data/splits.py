@@ -69,8 +69,7 @@ def parquet_splits(folder: Path) -> dict[str, list[Path]]:
             break
     else:
         for part in subfolders(folder) if folder.is_dir() else ():
-            split, files = known_split(part.name), _files(part)
-            if split and files:
+            if (split := known_split(part.name)) and (files := _files(part)):
                 groups.setdefault(split, []).extend(files)
     return dict(sorted(groups.items(), key=lambda group: (group[0] != "train", group[0])))
 

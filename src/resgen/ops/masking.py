@@ -15,6 +15,8 @@ from torch import Tensor
 from resgen.errors import ConfigError, unknown
 
 SCHEDULES = ("circle", "cosine", "linear", "exponential", "power")
+MAX_STEPS = 10_000
+"""Of a sampler: the random numbers of all steps are drawn before the first."""
 
 
 def mask_schedule(name: str, progress: Tensor | float, num_tokens: Tensor | int) -> Tensor:

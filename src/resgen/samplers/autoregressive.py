@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from resgen.errors import ConfigError, check_least, unknown
+from resgen.errors import ConfigError, check_least, check_most, unknown
 from resgen.ops.blocks import walk_levels
 from resgen.ops.guidance import guidance_weights
-from resgen.ops.masking import SCHEDULES, given_codes, reveal_plan
+from resgen.ops.masking import MAX_STEPS, SCHEDULES, given_codes, reveal_plan
 from resgen.ops.random import sample_streams
 from resgen.ops.sampling import nucleus_choice
 from resgen.types import CodeSpec, Distribution, NoiseSize, ProposalNoise, Record
@@ -107,6 +107,7 @@ class LatentAutoregressiveConfig:
 
     def __post_init__(self) -> None:
         check_least(self, 1, "num_steps")
+        check_most(self, MAX_STEPS, "num_steps")
         if self.mask_schedule not in SCHEDULES:
             raise ConfigError(unknown("mask schedule", self.mask_schedule, SCHEDULES))
         if not 0 <= self.temperature < math.inf:

@@ -104,8 +104,9 @@ def test_a_real_run(capsys: pytest.CaptureFixture[str]) -> None:
 def test_words_and_integers() -> None:
     assert words(("a,b", "c d", ",")) == ("a", "b", "c", "d")
     assert integers("--depths", ("1,4", "8")) == (1, 4, 8)
-    with pytest.raises(ConfigError, match="--depths 1,x must be whole numbers"):
-        integers("--depths", ("1,x",))
+    for text in ("1,x", "1,9999999", "9" * 30):
+        with pytest.raises(ConfigError, match=f"--depths {text} must be whole numbers up to 1,000,000"):
+            integers("--depths", (text,))
 
 
 @pytest.mark.parametrize(

@@ -324,6 +324,7 @@ def test_each_sample_has_its_own_stream() -> None:
         (AutoregressiveConfig, {"guidance_scale": -1.0}, "guidance_scale=-1.0"),
         (AutoregressiveConfig, {"guidance_first": float("nan")}, "guidance_first=nan"),
         (LatentAutoregressiveConfig, {"num_steps": 0}, "num_steps=0"),
+        (LatentAutoregressiveConfig, {"num_steps": 10_001}, "num_steps=10001 must be at most"),
         (LatentAutoregressiveConfig, {"mask_schedule": "circel"}, "circle"),
         (LatentAutoregressiveConfig, {"temperature": -0.1}, "temperature=-0.1"),
         (LatentAutoregressiveConfig, {"top_p": 1.1}, "top_p=1.1"),

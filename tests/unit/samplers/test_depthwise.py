@@ -371,6 +371,7 @@ def test_misfits_are_refused() -> None:
     ("changes", "message"),
     [
         ({"num_steps": 0}, "num_steps=0"),
+        ({"num_steps": 10_001}, "num_steps=10001 must be at most"),
         ({"mask_schedule": "cosin"}, "cosine"),
         ({"level_decay": 0.0}, "level_decay=0.0"),
         ({"top_p": 1.1}, "top_p=1.1"),

@@ -353,6 +353,7 @@ def test_without_choice_noise_the_most_confident_position_comes_first() -> None:
         ({"choice_temperature": math.nan}, "choice_temperature=nan"),
         ({"guidance_first": -1.0}, "guidance_first=-1.0"),
         ({"guidance_scale": math.inf}, "guidance_scale=inf"),
+        ({"num_steps": 10_001}, "num_steps=10001 must be at most 10,000"),  # noise of all steps is drawn at once
         ({"prompt_guidance": 1.2}, "prompt_guidance=1.2"),
         ({"prompt_guidance": math.nan}, "prompt_guidance=nan"),
     ],

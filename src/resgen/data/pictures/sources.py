@@ -178,7 +178,10 @@ def available_splits(path_or_name: str | Path) -> tuple[str, ...]:
         if not path.is_dir():
             allowed = [*BUILT_IN, "an existing folder", "a .parquet or .tar file"]
             raise DataError(unknown("data", path_or_name, allowed))
-        names = parquet_splits(path) or split_folders(path, _has_pictures)
+        names = list(parquet_splits(path))
+        if not names:
+            _other_files(path)  # before all is searched for pictures
+            names = list(split_folders(path, _has_pictures))
         return tuple(sorted(names, key=lambda name: (name != "train", name))) or ("train",)
     except OSError as error:
         raise DataError(f"'{path}' cannot be read: {error.strerror or error}") from error
@@ -362,10 +365,9 @@ def _has_pictures(folder: Path) -> bool:
 
 
 def _open_folder(path: Path, split: str) -> ImageSource:
-    others = _other_files(path)
     splits = split_folders(path, _has_pictures)
     root = splits[split] if splits else path
-    others = _other_files(root) if splits else others
+    others = _other_files(root)
     flat = sorted(filter(_is_picture, root.iterdir()))
     named = {c.name for place in splits.values() or [path] for c in subfolders(place)}
     files = {name: sorted(filter(_is_picture, (root / name).rglob("*"))) for name in sorted(named)}

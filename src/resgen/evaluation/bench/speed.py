@@ -27,6 +27,7 @@ from resgen.kinds import KINDS, get_kind
 from resgen.models.base import CodeModel
 from resgen.progress import Advance, no_progress
 
+MAX_DEPTH, MAX_BATCH = 1024, 1 << 16
 MEMORY_EVALUATIONS = 2
 MEMORY_FACTOR = 8
 GIGABYTE = 10**9
@@ -71,6 +72,9 @@ class BenchConfig:
                 raise ConfigError(f"{name}={values} must be one or more different values")
             if name != "kinds" and min(values) < 1:
                 raise ConfigError(f"{name}={values} must be at least 1")
+        for name, most in (("depths", MAX_DEPTH), ("batch_sizes", MAX_BATCH)):
+            if max(getattr(self, name)) > most:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at most {most}")
         if self.repetitions < 1:
             raise ConfigError(f"repetitions={self.repetitions} must be at least 1")
         if not 0 < self.memory_gb < math.inf:

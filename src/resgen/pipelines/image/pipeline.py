@@ -232,8 +232,8 @@ class ImagePipeline(BasePipeline):
             num_samples=num_samples,
             seed=seed,
             batch_size=batch_size,
-            codes=plan.codes.repeat(num_samples, 1, 1),
-            visible=plan.visible.repeat(num_samples, 1),
+            codes=plan.codes.expand(num_samples, -1, -1),
+            visible=plan.visible.expand(num_samples, -1),
             callback=callback,
             **settings,
         )

@@ -110,8 +110,9 @@ def test_folders_of_other_things_are_refused_soon(tmp_path: Path, monkeypatch: p
         (tmp_path / "cat" / f"{number}.txt").touch()
     assert len(open_images(tmp_path)) == 3
     (tmp_path / "cat" / "last.txt").touch()
-    with pytest.raises(DataError, match=r"more than 10 files that are no pictures; give the folder of the classes"):
-        open_images(tmp_path)
+    for search in (open_images, sources.available_splits):
+        with pytest.raises(DataError, match=r"more than 10 files that are no pictures; give the folder of the classes"):
+            search(tmp_path)
 
 
 def test_fingerprint_follows_names_and_contents(tmp_path: Path) -> None:
