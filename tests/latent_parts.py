@@ -23,7 +23,14 @@ class LatentPrediction:
     sample: Any
 
     def propose(
-        self, rows: torch.Tensor, noise: ProposalNoise, walk: LevelWalk, *, top_p: float, temperature: float
+        self,
+        rows: torch.Tensor,
+        noise: ProposalNoise,
+        walk: LevelWalk,
+        *,
+        top_p: float,
+        temperature: float,
+        by_component: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         latents = self.sample(rows, noise.uniform[:, 0], noise.normal, top_p=top_p, temperature=temperature)
         start, unit = self.visible[rows], confidence_unit(self.level_std)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -116,12 +116,8 @@ class SequenceCondition:
 
     def to(self, device: torch.device) -> SequenceCondition:
         """The same on another device."""
-        return SequenceCondition(
-            valid=self.valid.to(device),
-            prompt=self.prompt.to(device),
-            features=None if self.features is None else self.features.to(device),
-            keep=None if self.keep is None else self.keep.to(device),
-        )
+        moved: dict[str, Any] = {name: part if part is None else part.to(device) for name, part in vars(self).items()}
+        return SequenceCondition(**moved)
 
 
 @runtime_checkable
@@ -133,11 +129,9 @@ class Reduce(Protocol):
 
     def sum(self, value: Tensor) -> Tensor:
         """Elementwise sum over processes."""
-        ...
 
     def max(self, value: Tensor) -> Tensor:
         """Elementwise maximum over processes."""
-        ...
 
 
 class _Local:
@@ -179,7 +173,6 @@ class LevelWalk(Protocol):
                 walk knows which rows need not go on.
             elements: numbers that a row and level take, which sets how many rows come at one time.
         """
-        ...
 
 
 @runtime_checkable
@@ -187,7 +180,7 @@ class Distribution(Protocol):
     """What one network evaluation predicts at every position of a batch: the masked codes."""
 
     def propose(
-        self, rows: Int[Tensor, " N"], noise: ProposalNoise, walk: LevelWalk, *, top_p: float, temperature: float
+        self, rows: Int[Tensor, " N"], noise: ProposalNoise, walk: LevelWalk, **settings: Any
     ) -> tuple[Int[Tensor, "N D"], Float[Tensor, "N D"]]:
         """Draw codes, a function of `noise` alone.
 
@@ -195,14 +188,13 @@ class Distribution(Protocol):
             rows: flat numbers (into B x L) of the positions to draw for.
             noise: of each row.
             walk: which of the masked levels to draw.
-            top_p: nucleus, in (0, 1]: of the mixture's components, or of the codes.
-            temperature: of the Gaussian noise, or of the logits.
+            settings: `top_p`, the nucleus of components or codes, in (0, 1]; `temperature` of the Gaussian noise or of
+                the logits; `by_component`: a mixture's scores are log-weights of the components that it drew.
 
         Returns:
             Codes, and what each adds to its position's confidence: both 0 at visible levels; code 0 with a score of
             -inf where nothing was drawn. Scores are never positive.
         """
-        ...
 
 
 Record = Callable[[int, float, int, Tensor, Tensor], None]
@@ -216,4 +208,3 @@ class Predictor(Protocol):
 
     def __call__(self, codes: Int[Tensor, "B L D"], visible: Int[Tensor, "B L"], guidance_scale: float) -> Distribution:
         """One network evaluation; `guidance_scale` 0 runs the conditional pass only."""
-        ...

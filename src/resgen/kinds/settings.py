@@ -34,7 +34,7 @@ class Settings(TypedDict, total=False):
     mask_schedule: str | None
     """One of `ops.masking.SCHEDULES`."""
     unmasking: str | None
-    """`confidence` or `random`."""
+    """`confidence`, `component` or `random`."""
     level_decay: float | None
     """What each finer level weighs in a depthwise schedule."""
 

@@ -41,7 +41,7 @@ class Head(Protocol):
     Attributes:
         is_density: whether it predicts the sum of the masked embeddings, or else the codes themselves.
         noise: what a proposal takes.
-        propose: `(hidden, visible, codebooks, noise, walk, *, top_p, temperature) -> codes, scores` of N positions; see
+        propose: `(hidden, visible, codebooks, noise, walk, **settings) -> codes, scores` of N positions; see
             `types.Distribution`.
     """
 
@@ -58,7 +58,7 @@ class LatentHead(nn.Module):
     """Base of the heads that predict the sum of a position's masked embeddings: `sample` draws it."""
 
     is_density: ClassVar[bool] = True
-    sample: Callable[..., Float[Tensor, "N H"]]
+    sample: Callable[..., tuple[Float[Tensor, "N H"], Float[Tensor, " N"]]]
 
     def propose(
         self,
@@ -68,16 +68,22 @@ class LatentHead(nn.Module):
         noise: ProposalNoise,
         walk: LevelWalk,
         *,
-        top_p: float = 1.0,
-        temperature: float = 1.0,
+        by_component: bool = False,
+        **settings: Any,
     ) -> tuple[Int[Tensor, "N D"], Float[Tensor, "N D"]]:
         """Draw latents and quantize them into the masked levels (Algorithm 2, steps 1 and 2); see `types.Distribution`.
 
-        A score is -|residual after the level|^2 / (2 sigma_d^2), see `confidence_unit`.
+        A score is -|residual after the level|^2 / (2 sigma_d^2), see `confidence_unit`: how near the latent lies to its
+        codes. With `by_component` it is how likely the latent was: log pi of its component, all at the first level.
         """
-        latents = self.sample(hidden, visible, noise, top_p=top_p, temperature=temperature)
+        latents, log_weights = self.sample(hidden, visible, noise, **settings)
         vectors, norms, unit = codebooks
-        return residual_encode(latents, vectors, visible, walk=walk, norms=norms, unit=unit)
+        if not by_component:
+            return residual_encode(latents, vectors, visible, walk=walk, norms=norms, unit=unit)
+        scores = (torch.arange(len(vectors), device=visible.device) == visible[:, None]) * log_weights[:, None]
+        known = lambda _, elements: walk(scores, elements)  # noqa: E731
+        draws = residual_encode(latents, vectors, visible, walk=known, norms=norms, unit=unit)
+        return draws.codes, torch.where(draws.errors.isinf(), draws.errors, scores)
 
 
 class MixtureHead(LatentHead):
@@ -224,7 +230,7 @@ class MixtureHead(LatentHead):
         *,
         top_p: float = 1.0,
         temperature: float = 1.0,
-    ) -> Float[Tensor, "N H"]:
+    ) -> tuple[Float[Tensor, "N H"], Float[Tensor, " N"]]:
         """Draw latents (Algorithm 2, step 1): component, Gaussian, affine map.
 
         The component comes first, so that only its mean is projected: never K means per position. Logits exist for a
@@ -238,7 +244,7 @@ class MixtureHead(LatentHead):
             temperature: scale of the Gaussian noise, >= 0.
 
         Returns:
-            float32.
+            float32, and log pi of the components.
 
         Raises:
             ConfigError: if `top_p` or `temperature` is out of range.
@@ -246,14 +252,16 @@ class MixtureHead(LatentHead):
         if temperature < 0.0:
             raise ConfigError(f"temperature={temperature} must be at least 0")
         size = rows_per_block(self.num_components, hidden.device)
-        components, scales, shifts = [], [], []
+        components, log_weights, scales, shifts = [], [], [], []
         for rows, numbers in zip(hidden.split(size), noise.uniform[:, 0].split(size), strict=True):
             logits, log_scale, shift = self.affine_parameters(rows)
             components.append(nucleus_choice(logits, numbers, top_p))
+            log_weights.append(logits.log_softmax(1).gather(1, components[-1][:, None]).squeeze(1))
             scales.append(torch.exp(log_scale))
             shifts.append(shift.clone())  # without the logits that it is a part of
         mean = self.component_mean(hidden, torch.cat(components))
-        return torch.cat(shifts) + torch.cat(scales)[:, None] * (mean + temperature * noise.normal)
+        latents = torch.cat(shifts) + torch.cat(scales)[:, None] * (mean + temperature * noise.normal)
+        return latents, torch.cat(log_weights)
 
     def component_mean(self, hidden: Float[Tensor, "N O"], component: Int[Tensor, " N"]) -> Float[Tensor, "N H"]:
         """mu_v of one given component per row, in float32; rows of the same component are multiplied together."""

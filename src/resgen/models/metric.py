@@ -218,8 +218,8 @@ class MetricHead(LatentHead):
         *,
         top_p: float = 1.0,
         temperature: float = 1.0,
-    ) -> Float[Tensor, "N H"]:
+    ) -> tuple[Float[Tensor, "N H"], Float[Tensor, " N"]]:
         """Draw z; arguments as for `MixtureHead.sample`, whose noise is that of the metric."""
         inputs = self.flagged(hidden, visible)
-        latents = self.mixture.sample(inputs, visible, noise, top_p=top_p, temperature=temperature)
-        return self.metric.inverse(latents, visible)
+        latents, log_weights = self.mixture.sample(inputs, visible, noise, top_p=top_p, temperature=temperature)
+        return self.metric.inverse(latents, visible), log_weights

@@ -202,8 +202,7 @@ class HeadPrediction:
     codebooks: Codebooks
 
     def propose(
-        self, rows: Int[Tensor, " M"], noise: ProposalNoise, walk: LevelWalk, *, top_p: float, temperature: float
+        self, rows: Int[Tensor, " M"], noise: ProposalNoise, walk: LevelWalk, **settings: Any
     ) -> tuple[Int[Tensor, "M D"], Float[Tensor, "M D"]]:
         """Draw the masked codes at `rows`, and their scores."""
-        hidden, visible = self.hidden[rows], self.visible[rows]
-        return self.head.propose(hidden, visible, self.codebooks, noise, walk, top_p=top_p, temperature=temperature)
+        return self.head.propose(self.hidden[rows], self.visible[rows], self.codebooks, noise, walk, **settings)

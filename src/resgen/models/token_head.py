@@ -99,6 +99,7 @@ class TokenHead(nn.Module):
         *,
         top_p: float = 1.0,
         temperature: float = 1.0,
+        by_component: bool = False,
     ) -> tuple[Int[Tensor, "N D"], Float[Tensor, "N D"]]:
         """Draw the masked levels of every row, coarse to fine; see `types.Distribution`.
 
@@ -114,6 +115,7 @@ class TokenHead(nn.Module):
             walk: which of the masked levels to draw.
             top_p: mass of the nucleus of codes, in (0, 1].
             temperature: divides the logits before the draw, > 0.
+            by_component: of no meaning to codes.
 
         Raises:
             ConfigError: if `top_p` or `temperature` is out of range.

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -260,7 +260,8 @@ def sample_latent_autoregressive(
     batch, length, num_steps = noise.uniform.shape[:3]
     if num_steps != config.num_steps:
         raise ConfigError(f"noise for {num_steps} steps does not fit num_steps={config.num_steps}")
-    device, settings = decoder.device, {"top_p": config.top_p, "temperature": config.temperature}
+    device = decoder.device
+    settings: Any = {"top_p": config.top_p, "temperature": config.temperature}
     run = _Progress(codes, visible, (batch, length, spec.depth), device, config, record)
     levels, noise = torch.arange(spec.depth, device=device), LatentNoise(*(part.to(device) for part in noise))
     decoder.begin(config.guidance_scale > 0)

@@ -10,6 +10,7 @@ whatever the depth.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -98,4 +99,4 @@ class ConfidenceOrder:
             going_on = going_on & ~(reach < least - ROUNDING * (1 + least.abs()))
 
 
-ORDERS: dict[str, type[RandomOrder] | type[ConfidenceOrder]] = {"confidence": ConfidenceOrder, "random": RandomOrder}
+ORDERS: dict[str, Any] = {"confidence": ConfidenceOrder, "component": ConfidenceOrder, "random": RandomOrder}

@@ -27,7 +27,8 @@ class SamplingConfig:
     Attributes:
         num_steps: T; network evaluations at most (steps that would reveal nothing are skipped).
         mask_schedule: gamma, one of `ops.masking.SCHEDULES`.
-        unmasking: `confidence` or `random` (Algorithm 2's BinaryUnmask).
+        unmasking: by `confidence` (App. B.1), at `random` (BinaryUnmask of Algorithm 2) or, a deviation, by the weight
+            of the `component` that a mixture drew; for heads of codes that is their confidence.
         top_p: nucleus of the mixture's components, in (0, 1].
         temperature: scale of the Gaussian noise within a component, >= 0.
         choice_temperature: tau, scale of the Gumbel noise on confidence scores, >= 0; in nats, it grows with H.
@@ -164,8 +165,8 @@ def sample_codes(
         raise ConfigError(f"noise for {num_steps} steps does not fit num_steps={config.num_steps}")
     codes, visible = given_codes(codes, visible, (batch, positions, depth), noise.choice.device)
     levels, masked = torch.arange(depth, device=visible.device), (depth - visible).sum(1).cpu()
-    settings = {"top_p": config.top_p, "temperature": config.temperature}
-    weights = config.guidance
+    likely, weights = config.unmasking == "component", config.guidance
+    settings = {"top_p": config.top_p, "temperature": config.temperature, "by_component": likely}
     for step, num_reveal in enumerate(reveal_plan(config.mask_schedule, num_steps, masked)):
         if not num_reveal.any():  # reveals nothing, costs nothing
             continue

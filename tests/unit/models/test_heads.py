@@ -77,7 +77,7 @@ def test_float32_inside_a_bfloat16_network(rank: int | None) -> None:
     assert value.dtype == total.dtype == torch.float32
     assert torch.allclose(value, expected, rtol=0.02, atol=0.1)
     noise = ProposalNoise(torch.rand(5, 1), torch.randn(5, 4))
-    drawn = head.bfloat16().sample(hidden.bfloat16(), nothing(hidden), noise, top_p=0.9, temperature=1.0)
+    drawn = head.bfloat16().sample(hidden.bfloat16(), nothing(hidden), noise, top_p=0.9, temperature=1.0)[0]
     assert drawn.dtype == torch.float32
 
 
@@ -100,7 +100,7 @@ def test_samples_have_the_moments_of_the_mixture(rank: int | None, temperature: 
     generator = torch.Generator().manual_seed(1)
     noise = ProposalNoise(torch.rand(draws, 1, generator=generator), torch.randn(draws, 4, generator=generator))
     everywhere = hidden.expand(draws, -1)
-    sample = head.sample(everywhere, nothing(everywhere), noise, temperature=temperature).double()
+    sample = head.sample(everywhere, nothing(everywhere), noise, temperature=temperature)[0].double()
     logits, log_scale, shift = (value[0].detach().double() for value in head.affine_parameters(hidden))
     pi, means, scale = logits.softmax(-1), _means(head, hidden)[0].detach().double(), log_scale.exp()
     centre = pi @ means
@@ -114,7 +114,7 @@ def test_samples_stay_in_the_nucleus() -> None:
     head.affine.bias.data[:6] = torch.tensor([5.0, 0, 0, 0, 0, 0])
     hidden = torch.randn(200, 10) * 0.01
     noise = ProposalNoise(torch.rand(200, 1), torch.randn(200, 4))
-    sample = head.sample(hidden, nothing(hidden), noise, top_p=0.5, temperature=0.0)
+    sample = head.sample(hidden, nothing(hidden), noise, top_p=0.5, temperature=0.0)[0]
     _, log_scale, shift = head.affine_parameters(hidden)
     expected = shift + log_scale.exp()[:, None] * _means(head, hidden)[:, 0]
     assert torch.allclose(sample, expected, atol=1e-5)
@@ -201,7 +201,7 @@ def test_initialize_finds_the_clusters(rank: int | None) -> None:
     assert after < 0.0 < before
     assert after < head(hidden, samples, nothing(samples)).total.mean()
     noise = ProposalNoise(torch.rand(900, 1, generator=generator), torch.zeros(900, 4))
-    drawn = head.sample(hidden, nothing(hidden), noise, top_p=1.0, temperature=0.0)
+    drawn = head.sample(hidden, nothing(hidden), noise, top_p=1.0, temperature=0.0)[0]
     assert torch.cdist(drawn, centres).min(dim=1).values.max() < 0.6
     counts = torch.bincount(torch.cdist(drawn, centres).argmin(1), minlength=3) / 900
     assert torch.allclose(counts, torch.bincount(label, minlength=3) / 900, atol=0.06)

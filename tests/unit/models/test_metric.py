@@ -97,7 +97,7 @@ def test_samples_have_the_density(kind: str = "triangular") -> None:
     hidden, visible = torch.randn(1, WIDTH).expand(count, -1), torch.full((count,), 1)
     stream = torch.Generator().manual_seed(0)
     noise = ProposalNoise(torch.rand(count, 1, generator=stream), torch.randn(count, DIM, generator=stream))
-    drawn = head.sample(hidden, visible, noise).double()
+    drawn = head.sample(hidden, visible, noise)[0].double()
     inputs = head.flagged(hidden[:1], visible[:1])
     logits, log_scale, shift = (part.double()[0] for part in head.mixture.affine_parameters(inputs))
     means = head.mixture.means(inputs).view(2, DIM).double()
@@ -172,11 +172,11 @@ def test_stays_float32_in_a_bfloat16_network() -> None:
     head = _head("triangular")
     hidden, visible = torch.randn(5, WIDTH), torch.arange(5) % DEPTH
     noise = ProposalNoise(torch.rand(5, 1), torch.randn(5, DIM))
-    full = head.sample(hidden, visible, noise)
+    full = head.sample(hidden, visible, noise)[0]
     cast_parameters(head, torch.bfloat16)
     assert head.mixture.means.weight.dtype == torch.bfloat16
     assert {parameter.dtype for parameter in head.metric.parameters()} == {torch.float32}
-    rounded = head.sample(hidden.bfloat16(), visible, noise)
+    rounded = head.sample(hidden.bfloat16(), visible, noise)[0]
     assert rounded.dtype == torch.float32
     torch.testing.assert_close(rounded, full, rtol=0.1, atol=0.1 * float(full.abs().max()))
 

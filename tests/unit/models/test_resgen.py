@@ -274,10 +274,18 @@ def test_a_prediction_draws_from_the_head_at_the_rows_asked_for() -> None:
     walk, settings = walk_levels(start, torch.full_like(start, GRID.depth)), {"top_p": 0.9, "temperature": 0.5}
     drawn, scores = prediction.propose(rows, noise, walk, **settings)
     hidden = model(codes, visible, class_ids).flatten(0, 1)[rows]
-    latents = model.head.sample(hidden, start, noise, **settings)
+    latents = model.head.sample(hidden, start, noise, **settings)[0]
     expected, errors = residual_encode(latents, model.codebooks, start)
     assert torch.equal(drawn, expected)
     assert torch.allclose(scores, -errors / (2 * model.level_std.square()), rtol=1e-3, atol=1e-4)
+    again, scores = prediction.propose(rows, noise, walk, by_component=True, **settings)
+    first = torch.arange(GRID.depth) == start[:, None]
+    log_weights = model.head.sample(hidden, start, noise, **settings)[1]
+    assert torch.equal(again, drawn) and torch.equal(scores, first * log_weights[:, None])
+    assert (log_weights < 0).all()
+    half = walk_levels(start, (start + 1).clamp(max=GRID.depth))
+    _, scores = prediction.propose(rows, noise, half, by_component=True, **settings)
+    assert (scores[torch.arange(GRID.depth) > start[:, None]] == -torch.inf).all(), "where nothing was drawn"
 
 
 # Conditions.
