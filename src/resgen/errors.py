@@ -7,6 +7,7 @@ traceback.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -54,8 +55,9 @@ def unknown(what: str, value: object, allowed: Iterable[object], others: Mapping
     return f"unknown {what} '{value}'{hint}; allowed: {', '.join(names) or 'none'}"
 
 
-def check_least(record: object, least: int, *names: str) -> None:
-    """Refuse attributes of a record below `least`; of one that holds several numbers each counts, and none is refused.
+def check_least(record: object, least: int, *names: str, most: int | float = math.inf) -> None:
+    """Refuse attributes of a record below `least` or above `most`; of one that holds several numbers each counts, and
+    none is refused.
 
     Raises:
         ConfigError: naming the first such attribute.
@@ -65,16 +67,5 @@ def check_least(record: object, least: int, *names: str) -> None:
         if isinstance(value, tuple):
             if not value or min(value) < least:
                 raise ConfigError(f"{name}={value} must hold one or more numbers of at least {least}")
-        elif value < least:
-            raise ConfigError(f"{name}={value} must be at least {least}")
-
-
-def check_most(record: object, most: int, *names: str) -> None:
-    """Refuse attributes of a record above `most`.
-
-    Raises:
-        ConfigError: naming the first such attribute.
-    """
-    for name in names:
-        if getattr(record, name) > most:
-            raise ConfigError(f"{name}={getattr(record, name)} must be at most {most:,}")
+        elif not least <= value <= most:
+            raise ConfigError(f"{name}={value} must be at {f'least {least}' if value < least else f'most {most:,}'}")

@@ -81,8 +81,7 @@ class LatentHead(nn.Module):
         if not by_component:
             return residual_encode(latents, vectors, visible, walk=walk, norms=norms, unit=unit)
         scores = (torch.arange(len(vectors), device=visible.device) == visible[:, None]) * log_weights[:, None]
-        known = lambda _, elements: walk(scores, elements)  # noqa: E731
-        draws = residual_encode(latents, vectors, visible, walk=known, norms=norms, unit=unit)
+        draws = residual_encode(latents, vectors, visible, walk=lambda _, n: walk(scores, n), norms=norms, unit=unit)
         return draws.codes, torch.where(draws.errors.isinf(), draws.errors, scores)
 
 
@@ -231,7 +230,7 @@ class MixtureHead(LatentHead):
         top_p: float = 1.0,
         temperature: float = 1.0,
     ) -> tuple[Float[Tensor, "N H"], Float[Tensor, " N"]]:
-        """Draw latents (Algorithm 2, step 1): component, Gaussian, affine map.
+        """Draw latents (Algorithm 2, step 1): component, Gaussian, affine map; and log pi of the components, float32.
 
         The component comes first, so that only its mean is projected: never K means per position. Logits exist for a
         block of rows at a time.
@@ -242,9 +241,6 @@ class MixtureHead(LatentHead):
             noise: one uniform number per row, which chooses the component, and the Gaussian.
             top_p: mass of the nucleus of components, in (0, 1].
             temperature: scale of the Gaussian noise, >= 0.
-
-        Returns:
-            float32, and log pi of the components.
 
         Raises:
             ConfigError: if `top_p` or `temperature` is out of range.
