@@ -17,9 +17,8 @@ from resgen.experiments.figures import save_figure
 from resgen.experiments.judge import Judge, Score
 from resgen.files import write_text
 from resgen.kinds import AnySampling, get_kind, sampling_with
+from resgen.kinds.settings import OTHER_NAMES
 from resgen.pipelines.image.pipeline import ImagePipeline
-
-ALIASES = {"steps": "num_steps", "schedule": "mask_schedule"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +39,9 @@ def parse_grid(words: Sequence[str], sampling: AnySampling) -> dict[str, list[An
     grid: dict[str, list[Any]] = {}
     for word in words:
         key, equals, text = word.partition("=")
-        name = ALIASES.get(key, key)
+        name = key if key in known else OTHER_NAMES.get(key, key)
         if name not in known:
-            raise ConfigError(unknown("sampling setting", key, [*known, *ALIASES]))
+            raise ConfigError(unknown("sampling setting", key, known))
         if not equals or not text:
             raise ConfigError(f"--grid '{word}' must have the form setting=value,value")
         changed = (replace_nested(sampling, parse_overrides([f"{name}={value}"])) for value in text.split(","))
