@@ -1,14 +1,20 @@
-"""Bars with the time left on standard error, for work that takes over two seconds; none where it is not a terminal."""
+"""Progress on standard error: bars on a terminal, for work of over two seconds, and elsewhere a line at intervals."""
 
 from __future__ import annotations
 
 import contextlib
+import math
+import os
+import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 QUIET_SECONDS = 2.0
+FIRST_LINE_SECONDS, LINE_SECONDS = 10.0, 30.0
+"""Until the first line where there is no terminal, and from one to the next."""
 
 
 class Advance(Protocol):
@@ -23,16 +29,43 @@ def no_progress(done: int | float, total: int | float, title: str, note: str = "
     """Shows nothing."""
 
 
-def is_terminal() -> bool:
-    """Whether standard error is one, so that bars are shown."""
-    from rich.console import Console
+def is_first_process() -> bool:
+    """Whether this is the only process, or the first of those that `torchrun` started."""
+    return os.environ.get("RANK", "0") == "0"
 
-    return Console(stderr=True).is_terminal
+
+def format_seconds(seconds: float) -> str:
+    """`1:02:03` or `2:03`."""
+    whole = max(0, round(seconds)) if math.isfinite(seconds) else 0
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class _Lines:
+    """Says at intervals how far the work is, with the time that is left at the speed so far."""
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + FIRST_LINE_SECONDS
+        self._begins: dict[str, tuple[float, int | float]] = {}
+
+    def __call__(self, done: int | float, total: int | float, title: str, note: str = "") -> None:
+        now = time.monotonic()
+        begin, before = self._begins.setdefault(title, (now, done))
+        if now < self._next:
+            return
+        self._next = now + LINE_SECONDS
+        left = (total - done) * (now - begin) / (done - before) if done > before else None
+        parts = (f"{done:,.0f} of {total:,.0f}", left is not None and f"{format_seconds(left)} left", note)
+        print(f"{title}: {', '.join(part for part in parts if part)}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
 def progress_bars(*, enabled: bool = True) -> Iterator[Advance]:
-    """Bars while the block runs; yields what moves them."""
+    """Progress while the block runs, of the first process; yields what tells it."""
+    if not (enabled and is_first_process()):
+        yield no_progress
+        return
     from rich.console import Console  # not before something is shown: commands start faster
     from rich.progress import (
         BarColumn,
@@ -53,8 +86,10 @@ def progress_bars(*, enabled: bool = True) -> Iterator[Advance]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    disable = not (enabled and is_terminal())
-    progress = Progress(*columns, console=console, disable=disable, speed_estimate_period=3600.0)
+    if not console.is_terminal:
+        yield _Lines()
+        return
+    progress = Progress(*columns, console=console, speed_estimate_period=3600.0)
     tasks: dict[str, Any] = {}
 
     def advance(done: int | float, total: int | float, title: str, note: str = "") -> None:

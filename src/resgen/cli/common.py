@@ -8,7 +8,6 @@ import errno
 import inspect
 import json
 import math
-import os
 import re
 import reprlib
 import shlex
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import yaml
 from tyro.conf import UseAppendAction, arg
 
+from resgen.config import replace_nested
 from resgen.errors import ConfigError
 from resgen.progress import progress_bars
 
@@ -104,6 +104,24 @@ def table(rows: Sequence[Sequence[object]]) -> str:
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells)
 
 
+def quality(metrics: Mapping[str, Any]) -> str:
+    """The few metrics of a training that say how good the model is; of those by level, that of the deepest."""
+    shown = {
+        "psnr_db": "PSNR {:.2f} dB",
+        "mel_l1": "mel distance {:.3f} nat",
+        "length_error_percent": "length error {:.1f} %",
+        "val_loss": "validation loss {:.4f}",
+        "test_accuracy": "test accuracy {:.4f}",
+    }
+    of_model = {}
+    for name, value in metrics.items():
+        family, _, level = name.partition("/")
+        if family in shown and isinstance(value, (int, float)):
+            depth = int(level) if level.isdecimal() else 0
+            of_model[family] = max(of_model.get(family, (0, value)), (depth, value))
+    return ", ".join(text.format(of_model[name][1]) for name, text in shown.items() if name in of_model)
+
+
 def flatten(groups: Iterable[Iterable[str]]) -> list[str]:
     """The values of an option that may be repeated and may take several values each time."""
     return [value for group in groups for value in group]
@@ -152,6 +170,17 @@ def load_recipe(
     from resgen import modalities
 
     return modalities.load_recipe(name, config, flatten(overrides), kind)
+
+
+def with_data_options(recipe: Any, command: Any, subject: str) -> Any:
+    """The recipe with those options of a command that are settings of its data, --resize and --skip-unreadable.
+
+    Raises:
+        ConfigError: one of them was given, and the data has no such setting; `subject` is said then.
+    """
+    given = [name for name in ("resize", "skip_unreadable") if getattr(command, name, False)]
+    _refuse(command, [name for name in given if not hasattr(recipe.data, name)], subject)
+    return replace_nested(recipe, {f"data.{name}": True for name in given})
 
 
 def ask(
@@ -261,11 +290,6 @@ def _check_writable(path: Path, folder: Path, name: str) -> None:
             (Path(trial) / folder.relative_to(there)).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{name} '{path}' cannot be written: {error.strerror}; choose another place") from error
-
-
-def is_first_process() -> bool:
-    """Whether this is the only process, or the first of those that `torchrun` started."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def slug(name: str) -> str:

@@ -21,6 +21,7 @@ from resgen.cli.common import (
     option,
     positive,
     report,
+    with_data_options,
 )
 from resgen.cli.train import EXIT_INTERRUPTED
 from resgen.errors import ConfigError
@@ -70,6 +71,8 @@ class Compare:
     """Speech: what understands it, as for `evaluate`."""
     speaker_encoder: Annotated[str | None, option("NAME_OR_DIR")] = None
     """Speech: what compares voices, as for `evaluate`."""
+    resize: bool = False
+    """Pictures: cut out, resize and convert those of another size or mode, instead of refusing them."""
     jobs: Annotated[int, option("N")] = 1
     """Trainings at one time, each on its share of the processor's cores."""
     config: ConfigFile = None
@@ -84,6 +87,7 @@ class Compare:
         check_out_dir(self.out)
         positive("--seeds", self.seeds)
         modality, recipe = load_recipe(self.recipe, self.config, self.overrides)
+        recipe = with_data_options(recipe, self, f"recipe '{self.recipe}' is for {modality.noun}")
         from resgen.training import Interrupted
 
         settings = ask(
@@ -91,7 +95,7 @@ class Compare:
             "comparison",
             self,
             f"recipe '{self.recipe}'",
-            handled=("recipe", "config", "overrides", "out", "resume", "max_minutes_per_model"),
+            handled=("recipe", "config", "overrides", "resize", "out", "resume", "max_minutes_per_model"),
             seeds=tuple(range(self.seeds)),
             max_minutes=self.max_minutes_per_model,
             equal_steps_seeds=min(self.equal_steps_seeds, self.seeds),

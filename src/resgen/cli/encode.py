@@ -12,13 +12,13 @@ from resgen.cli.common import (
     Overrides,
     ask,
     check_out_dir,
-    is_first_process,
     option,
     positive,
     refuse_options,
     report,
 )
 from resgen.errors import ConfigError
+from resgen.progress import is_first_process
 
 if TYPE_CHECKING:
     from resgen.data.codes.cache import CodeCache

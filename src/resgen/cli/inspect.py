@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import Positional
 
-from resgen.cli.common import ConfigFile, Json, Overrides, load_recipe, option, report
+from resgen.cli.common import ConfigFile, Json, Overrides, load_recipe, option, quality, report
 from resgen.errors import ConfigError
+from resgen.progress import format_seconds
+
+SETTINGS = ("num_steps", "guidance_scale", "top_p", "temperature", "choice_temperature")
+"""Of the sampler, that a summary names."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inspect:
-    """Show the configuration, the parameters by part, hashes and the training history of a model.
+    """Show what a model is and how it was trained, or all settings of a recipe.
 
     A recipe's parameters are counted without allocating memory for them. For example:
 
-        resgen inspect runs/digits/model
+        resgen inspect avatars64
+        resgen inspect runs/digits/model --full
         resgen inspect --recipe imagenet256 --json
         resgen inspect --recipe melvae
     """
@@ -28,11 +33,14 @@ class Inspect:
     """Describe a recipe instead."""
     config: ConfigFile = None
     overrides: Overrides = ()
+    full: bool = False
+    """Of a model everything: its configuration, parameters by part, hashes and history."""
     as_json: Json = False
 
     def run(self) -> None:
         if (self.model is None) == (self.recipe is None):
             raise ConfigError("inspect takes either DIR_OR_NAME or --recipe NAME")
+        text = None
         if self.recipe is not None:
             modality, recipe = load_recipe(self.recipe, self.config, self.overrides)
             document = modality.describe(recipe)
@@ -43,4 +51,34 @@ class Inspect:
 
             assert self.model is not None
             document = describe_artefact(self.model)
-        report(document, as_json=self.as_json)
+            text = None if self.full else summary(document)
+        report(document, as_json=self.as_json, text=text)
+
+
+def summary(document: dict[str, Any]) -> str:
+    """A described model on one screen."""
+    components: dict[str, Any] = document["components"]
+    size = sum(part["bytes"] for part in components.values()) / 1e6
+    lines = [f"{document['path']}: {document['kind']}, {size:.1f} MB"]
+    if document.get("description"):
+        lines.append(document["description"])
+    lines += [f"{name}: {part['type']}, {part['numbers']:,} numbers" for name, part in components.items()]
+    spec = components.get("generator", {}).get("config", {}).get("spec")
+    if spec:
+        shape = "x".join(map(str, spec["shape"]))
+        lines.append(f"codes: {shape} positions x {spec['depth']} levels of {spec['codebook_size']} codes")
+    if names := document.get("class_names"):
+        lines.append(f"classes: {len(names)} ({', '.join(names[:12])}{', ...' * (len(names) > 12)})")
+    sampling = document.get("sampling", {})
+    settings = [f"{name} {sampling[name]}" for name in SETTINGS if name in sampling]
+    lines += [f"sampling: {', '.join(settings)}"] if settings else []
+    history = document.get("history", {})
+    trainings = {stage: record for stage, record in history.items() if isinstance(record, dict) and "steps" in record}
+    for stage, record in trainings.items():
+        recipe = record.get("config", {}).get("recipe")
+        length = f"{record['steps']:,} steps, {format_seconds(record['seconds'])}"
+        parts = (recipe and f"recipe {recipe}", length, quality(record.get("metrics", {})))
+        lines.append(f"{stage} trained: {', '.join(part for part in parts if part)}")
+    if not trainings and (measured := quality(history)):
+        lines.append(f"measured: {measured}")
+    return "\n".join([*lines, "everything: --full"])

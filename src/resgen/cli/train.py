@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from resgen.cli.common import (
     ConfigFile,
     Json,
     Overrides,
     check_out_dir,
-    is_first_process,
+    flatten,
     load_recipe,
     message,
     option,
+    quality,
     report,
+    with_data_options,
 )
-from resgen.config import replace_nested
 from resgen.errors import ConfigError
+from resgen.progress import is_first_process
+
+if TYPE_CHECKING:
+    from resgen.modalities import Modality
 
 EXIT_INTERRUPTED = 130
 
@@ -50,7 +56,7 @@ class Training:
     """Options that name other models."""
 
     def run(self) -> int:
-        """Train and report the last metrics; the message of an interrupted training says how to go on."""
+        """Train, and report what came of it and what comes next, or how to go on with what was interrupted."""
         from resgen.training import Interrupted, Run
 
         if is_first_process():  # the check makes folders and removes them: not for several processes at once
@@ -58,8 +64,7 @@ class Training:
         if self.max_minutes is not None and not self.max_minutes > 0:
             raise ConfigError(f"--max-minutes {self.max_minutes:g} must be greater than 0")
         modality, recipe = load_recipe(self.recipe, self.config, self.overrides, getattr(self, "kind", None))
-        if self.skip_unreadable:
-            recipe = replace_nested(recipe, {"data.skip_unreadable": True})
+        recipe = with_data_options(recipe, self, f"recipe '{self.recipe}' is for {modality.noun}")
         options: dict[str, Any] = {
             "out": self.out,
             "data": self.data,
@@ -75,8 +80,42 @@ class Training:
             message(str(stop))
             return EXIT_INTERRUPTED
         if is_first_process():
-            report({"model": self.out / "model", "metrics": metrics}, as_json=self.as_json)
+            lines = [
+                f"model: {self.out / 'model'}",
+                f"quality: {quality(metrics) or 'not measured'}",
+                f"samples: {self.out / 'samples'}",
+                f"healthy? {shlex.join(['resgen', 'doctor', str(self.out)])}",
+                f"next: {shlex.join(self.next_command(modality, recipe))}",
+            ]
+            document = {"model": self.out / "model", "metrics": metrics}
+            report(document, as_json=self.as_json, text="\n".join(lines))
         return 0
+
+    def next_command(self, modality: Modality, recipe: Any) -> list[str]:
+        """The words of the command that trains the next stage, or that makes something with the finished model."""
+        model = str(self.out / "model")
+        of_waveforms = not hasattr(getattr(recipe, "tokenizer", None), "mel")
+        stages = [name for name in modality.stages if not (name == "vocoder" and of_waveforms)]
+        later = stages[stages.index(self.stage) + 1 :] if self.stage in stages else []
+        if not later:
+            words = ["--num", "8"] if modality.name == "image" else ["--text", "TEXT"]
+            out = self.out / ("samples.png" if modality.name == "image" else "sample.wav")
+            known = modality.name in ("image", "speech")
+            command = ["generate", modality.name, "--model", model, *words, "--out", str(out)]
+            return ["resgen", *command] if known else ["resgen", "inspect", model]
+        stage = later[0]
+        words = ["resgen", "train", stage, "--recipe", self.recipe]
+        words += ["--data", self.data] if self.data is not None else []
+        models = {name: str(value) for name in self.models if (value := getattr(self, name)) is not None}
+        models[self.stage] = model
+        needs = modality.stages[stage].needs
+        for name in (*needs, *modality.stages[stage].takes):
+            words += [f"--{name}", models.get(name, "DIR")] if name in needs or name in models else []
+        words += ["--resize"] if getattr(self, "resize", False) else []
+        words += ["--config", str(self.config)] if self.config is not None else []
+        words += ["--set", *flatten(self.overrides)] if self.overrides else []
+        name = self.out.name.removesuffix(f"-{self.stage}")
+        return [*words, "--out", str(self.out.with_name(f"{name}-{stage}"))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +125,7 @@ class TrainTokenizer(Training):
     For example:
 
         resgen train tokenizer --recipe digits --out runs/digits-tokenizer
-        resgen train tokenizer --recipe cifar10 --data photos/ --set data.resize=true --max-minutes 60 --out runs/photos
+        resgen train tokenizer --recipe cifar10 --data photos/ --resize --max-minutes 60 --out runs/photos
         resgen train tokenizer --recipe digits --out runs/digits-tokenizer --resume
         resgen train tokenizer --recipe spoken_digits --data speech/digits --out runs/mel
         resgen train tokenizer --recipe spoken_digits --data speech/more --init runs/mel/model --out runs/better \\
@@ -100,6 +139,8 @@ class TrainTokenizer(Training):
     data: Annotated[str | None, option("PATH")] = None
     """Pictures: folder of class folders, parquet, tar shards, or 'digits'. Recordings: parquet, tar shards, or a folder
     with metadata.csv. Without it the recipe's own."""
+    resize: bool = False
+    """Pictures: cut out, resize and convert those of another size or mode, instead of refusing them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +192,8 @@ class TrainGenerator(Training):
     spoken_digits, spoken_digits_small, spoken_digits_waveform, sentences, sentences_small, melvae, rvqvae."""
     data: Annotated[str | None, option("PATH")] = None
     """Pictures or recordings, or a folder written by `resgen encode`; without it the recipe's own data."""
+    resize: bool = False
+    """Pictures: cut out, resize and convert those of another size or mode, instead of refusing them."""
     tokenizer: Annotated[str, option("DIR")]
     """Folder of the trained tokenizer, or a bundled model's name."""
     kind: Annotated[str | None, option("NAME")] = None

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 
 import yaml
 
-from resgen.errors import ConfigError, unknown
+from resgen.errors import MOST_LISTED, ConfigError, unknown
 
 T = TypeVar("T")
 
@@ -157,7 +157,8 @@ def _merge(config: Any, node: dict[str, Any], values: Mapping[str, Any], prefix:
     for name, value in values.items():
         inner, tag = getattr(config, name, None), getattr(config, "tag", None)
         if name not in node:
-            raise ConfigError(unknown("configuration key", prefix + name, allowed))
+            hint = "; `resgen inspect --recipe NAME` shows all of a recipe" if len(allowed) > MOST_LISTED else ""
+            raise ConfigError(unknown("configuration key", prefix + name, allowed) + hint)
         if name == KIND and tag is not None and value != tag:
             raise ConfigError(
                 f"{prefix}{KIND}={value} is not what is configured, {tag}; another kind of model is chosen with --kind"

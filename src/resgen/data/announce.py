@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 
 from resgen.errors import DataError
+from resgen.progress import is_first_process
 
 MAX_NAMED = 20
 
 
 def announce(line: str) -> None:
     """One line, from the first of several processes only."""
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_process():
         print(line, file=sys.stderr, flush=True)
 
 

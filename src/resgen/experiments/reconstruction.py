@@ -27,4 +27,13 @@ def reconstruct_pictures(tokenizer: str, input: Path, out: Path, *, resize: bool
         "seconds": result.seconds,
     }
     rows = [("levels", "PSNR [dB]"), *((i + 1, f"{psnr:.2f}") for i, psnr in enumerate(result.psnr_db))]
-    return Levels(document, rows, [f"{result.num_pictures} pictures in {result.seconds:.1f} s; written to {out}"])
+    notes = []
+    best = max(range(len(result.psnr_db)), key=result.psnr_db.__getitem__) + 1
+    if best < len(result.psnr_db):
+        notes = [
+            f"the PSNR falls after {best} levels: deeper ones do not help these pictures; train the tokenizer longer, "
+            "or on pictures like these"
+        ]
+    return Levels(
+        document, rows, [*notes, f"{result.num_pictures} pictures in {result.seconds:.1f} s; written to {out}"]
+    )

@@ -15,6 +15,7 @@ import numpy as np
 
 from resgen.checkpoints.format import read_json
 from resgen.config import config_from_dict, load_yaml
+from resgen.data.announce import listed
 from resgen.errors import CheckpointError, ConfigError, DataError, ResGenError
 from resgen.models.head_choice import head_class
 
@@ -212,6 +213,8 @@ def read_run(path: str | Path) -> Run:
     if not path.is_dir():
         raise DataError(f"'{path}' is no folder; give the folder of a run, the --out of `resgen train`")
     config_path, log_path = path / CONFIG_NAME, path / LOG_NAME
+    if not log_path.exists() and (runs := sorted(str(log.parent) for log in path.glob(f"*/{LOG_NAME}"))):
+        raise DataError(f"'{path}' is not a run but holds {len(runs)}; give the folder of one: {listed(runs)}")
     _check_file(log_path, "the log of `resgen train`, one JSON object a line", MAX_LOG_BYTES)
     _check_file(config_path, "the configuration that `resgen train` writes", MAX_CONFIG_BYTES)
     try:

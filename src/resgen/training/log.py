@@ -16,7 +16,7 @@ from torch import Tensor
 
 from resgen.errors import TrainingError
 from resgen.files import write_text, writing
-from resgen.progress import Advance, is_terminal, progress_bars
+from resgen.progress import Advance, progress_bars
 from resgen.training.loggers import Loggers
 from resgen.types import Reduce
 
@@ -137,25 +137,18 @@ class Log:
         self._loggers.tell(lambda logger: logger.samples(step, picture, sounds))
 
     def start(self) -> None:
-        """From now on there is a progress bar, if stderr is a terminal."""
-        if not self._quiet and is_terminal():
+        """From now on progress is shown."""
+        if not self._quiet:
             self._advance = self._bars.enter_context(progress_bars())
 
     def progress(self, step: int, *, loss: float | None, steps_per_s: float, left_s: float) -> None:
-        """Move the progress bar."""
+        """Say how far the training is."""
         if self._advance is not None:
-            note = "" if loss is None else f"loss {loss:.4g}  "
+            note = "" if loss is None else f"loss {loss:.4g}, "
             self._advance(step, step + left_s * steps_per_s, "training", f"{note}{steps_per_s:.3g} steps/s")
 
-    def line(self, step: int, total: int, *, loss: float, steps_per_s: float, left_s: float) -> None:
-        """The same as plain text, where there is no terminal."""
-        if self._advance is None:
-            self.message(
-                f"step {step}/{total}  loss {loss:.4g}  {steps_per_s:.3g} steps/s  {format_seconds(left_s)} left"
-            )
-
     def close(self) -> None:
-        """Stop the progress bar and close the files."""
+        """Stop the progress and close the files."""
         self._bars.close()
         self._advance = None
         if self._loggers is not None:
@@ -201,14 +194,6 @@ def rewind_metrics(path: Path, step: int) -> None:
         if keep:
             lines_before.append(line + "\n")
     write_text(path, "".join(lines_before))
-
-
-def format_seconds(seconds: float) -> str:
-    """`1:02:03` or `2:03`."""
-    whole = max(0, round(seconds)) if math.isfinite(seconds) else 0
-    minutes, rest = divmod(whole, 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def _mean(values: list[float]) -> float:

@@ -27,6 +27,7 @@ from resgen.devices import choose_device
 from resgen.errors import ConfigError
 from resgen.files import write_json, write_text, writing
 from resgen.ops.random import generator
+from resgen.progress import format_seconds
 from resgen.training.agreement import check_agreement
 from resgen.training.ema import Ema, in_evaluation_mode
 from resgen.training.interface import Task, TrainerConfig
@@ -174,9 +175,18 @@ class Trainer:
         self._log = Log(
             self.out_dir, step=state.step, loggers=config.loggers, config=state.config, quiet=not self._main
         )
-        for message in messages:
+        for message in [*messages, self._outline()]:
             self._log.message(message)
         self._session = self._logged = (self._clock(), state.step)
+
+    def _outline(self) -> str:
+        """What is about to be trained, on what and for how long, in one line."""
+        config, count = self.config, sum(parameter.numel() for parameter in self.task.module.parameters())
+        time = "" if self.max_minutes is None else f"{self.max_minutes:g} minutes or "
+        return (
+            f"training the {self.task.name}: {count:,} parameters on {self.device} ({self.precision}), "
+            f"{self.task.num_samples:,} samples in batches of {config.batch_size}, {time}{config.num_steps:,} steps"
+        )
 
     def _place(self, checkpoint: Checkpoint | None, messages: list[str]) -> nn.Module | None:
         """The model's values, on the device; returns what a divided model is put together by.
@@ -369,9 +379,8 @@ class Trainer:
             "samples_per_second": speed * self.config.batch_size,
         }
         self._log.write("train", state.step, line)
-        numbers = {"loss": means.get("loss", math.nan), "steps_per_s": speed, "left_s": self._time_left(speed)}
-        self._log.progress(state.step, **numbers)
-        self._log.line(state.step, self._total, **numbers)
+        left = self._time_left(speed)
+        self._log.progress(state.step, loss=means.get("loss"), steps_per_s=speed, left_s=left)
 
     @contextlib.contextmanager
     def _evaluation(self) -> Iterator[nn.Module]:
@@ -448,8 +457,8 @@ class Trainer:
     def _finish(self, reason: str) -> dict[str, float]:
         """Checkpoint, then the last validation, samples and the published model."""
         self._save()
-        if reason == "budget":
-            self._log.message(f"stopped after step {self._state.step}: max_minutes={self.max_minutes} are over")
+        why = f": max_minutes={self.max_minutes} are over" if reason == "budget" else ""
+        self._log.message(f"stopped after step {self._state.step:,}, {format_seconds(self._elapsed())}{why}")
         metrics = {**self._state.last_means, **self._pending.means(), **self._validate()}
         if self._note_best(self._validate()):
             self._saved_step = -1  # the same step again, now known as the best

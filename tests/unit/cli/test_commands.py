@@ -110,6 +110,22 @@ def test_a_class_option_without_a_class_is_refused(pipeline, tmp_path, capsys):
     assert "--class needs a class, by name or number" in capsys.readouterr().err
 
 
+def test_of_many_names_the_nearest_three_are_named():
+    keys = [f"{stage}_training.{name}" for stage in "abc" for name in ("num_steps", *(f"x{k}y" for k in range(20)))]
+    line = unknown("key", "training.num_step", keys)
+    assert line == (
+        "unknown key 'training.num_step' (did you mean 'a_training.num_steps' or 'b_training.num_steps' or "
+        "'c_training.num_steps'?); 63 are allowed"
+    )
+
+
+def test_an_unknown_key_of_a_recipe_says_where_all_are(capsys):
+    assert main(["inspect", "--recipe", "digits", "--set", "batch_size=4"]) == 2
+    line = capsys.readouterr().err
+    assert "did you mean 'tokenizer_training.batch_size' or 'generator_training.batch_size'" in line
+    assert "`resgen inspect --recipe NAME` shows all" in line and len(line) < 300
+
+
 def test_a_name_in_other_case_is_suggested():
     assert unknown("class", "bags", ["Bag", "Coat"]) == "unknown class 'bags' (did you mean 'Bag'?); allowed: Bag, Coat"
 
@@ -182,13 +198,77 @@ def test_train_tokenizer(trainings, tmp_path, capsys):
     assert trainings == [("tokenizer", FakeRecipe(name="digits", seed=3), run)]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PictureData:
+    resize: bool = False
+    skip_unreadable: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WithData(FakeRecipe):
+    data: PictureData = PictureData()
+
+
+@pytest.mark.parametrize("stage", ["tokenizer", "generator --tokenizer t"])
+def test_options_of_the_data(stage, trainings, monkeypatch, tmp_path, capsys):
+    argv = f"train {stage} --recipe digits --resize --skip-unreadable --out {tmp_path}".split()
+    monkeypatch.setattr(FakeRecipe, "data", dataclasses.make_dataclass("SoundData", [])(), raising=False)
+    assert main(argv) == 2 and not trainings
+    assert "--resize and --skip-unreadable must be left out: recipe 'digits' is for" in capsys.readouterr().err
+    pictures = dataclasses.replace(modality(act=None), recipes={"digits": lambda: WithData(name="digits")})
+    monkeypatch.setattr("resgen.modalities.of_recipe", lambda name: pictures)
+    monkeypatch.setattr(FakeModality, "train", lambda own, *given: trainings.append(given) or {})
+    assert main(argv) == 0
+    assert trainings[0][1].data == PictureData(resize=True, skip_unreadable=True)
+
+
+def following(argv, capsys, metrics, monkeypatch):
+    """The lines at the end of a training."""
+    monkeypatch.setattr("resgen.modalities.Modality.train", lambda *given: metrics)
+    assert main(argv.split()) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def test_a_training_ends_with_its_quality_and_the_next_command(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    metrics = {"loss": 1.0, "val_loss": 0.25, "psnr_db/2": 20.0, "psnr_db/10": 30.0, "usage/1": 1.0}
+    argv = "train tokenizer --recipe digits --data mine --resize --set tokenizer.width=16 --out runs/a-tokenizer"
+    assert following(argv, capsys, metrics, monkeypatch) == [
+        "model: runs/a-tokenizer/model",
+        "quality: PSNR 30.00 dB, validation loss 0.2500",
+        "samples: runs/a-tokenizer/samples",
+        "healthy? resgen doctor runs/a-tokenizer",
+        "next: resgen train generator --recipe digits --data mine --tokenizer runs/a-tokenizer/model --resize --set "
+        "tokenizer.width=16 --out runs/a-generator",
+    ]
+    argv = "train generator --recipe digits --tokenizer runs/a-tokenizer/model --out runs/a"
+    lines = following(argv, capsys, {"val_loss": 4.0}, monkeypatch)
+    assert lines[-1] == "next: resgen generate image --model runs/a/model --num 8 --out runs/a/samples.png"
+
+
+@pytest.mark.parametrize(
+    ("argv", "last"),
+    [
+        (
+            "tokenizer --recipe spoken_digits --out v-tokenizer",
+            "vocoder --recipe spoken_digits --tokenizer v-tokenizer/model",
+        ),
+        ("tokenizer --recipe spoken_digits_waveform --out w", "text --recipe spoken_digits_waveform --out w-text"),
+        ("text --recipe spoken_digits --out v-text", "--tokenizer DIR --text v-text/model --out v-generator"),
+    ],
+)
+def test_the_next_command_of_speech(argv, last, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert last in following(f"train {argv}", capsys, {}, monkeypatch)[-1]
+
+
 def test_of_several_processes_only_the_first_reports(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("resgen.modalities.Modality.train", lambda *given: {"loss": 1.5})
     argv = ["train", "tokenizer", "--recipe", "digits", "--out", str(tmp_path)]
     for rank, said in (("0", True), ("1", False)):
         monkeypatch.setenv("RANK", rank)
         assert main(argv) == 0
-        assert ("loss" in capsys.readouterr().out) == said
+        assert ("model: " in capsys.readouterr().out) == said
 
 
 def test_interrupted_training_says_how_to_go_on(trainings, tmp_path, capsys):
@@ -310,7 +390,11 @@ def test_reconstruct_reports_psnr_coarse_to_fine(fake, monkeypatch, tmp_path, ca
     assert run_json(argv, capsys)["psnr_db"] == [10.0, 20.25]
     assert main([*argv, "--resize"]) == 0
     assert calls == [("t", Path("in.png"), out, False), ("t", Path("in.png"), out, True)]
-    assert "2       20.25" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "2       20.25" in printed and "PSNR falls" not in printed
+    result.psnr_db.append(20.0)
+    assert main(argv) == 0
+    assert "the PSNR falls after 2 levels" in capsys.readouterr().out
 
 
 def test_inspect_describes_a_folder_or_a_recipe(fake, capsys, monkeypatch):
@@ -322,8 +406,19 @@ def test_inspect_describes_a_folder_or_a_recipe(fake, capsys, monkeypatch):
     )
     assert run_json(["inspect", "runs/x"], capsys) == {"kind": "pipeline", "path": "runs/x"}
     assert run_json(["inspect", "--recipe", "digits", "--set", "seed=2"], capsys) == {"seed": 2}
-    assert main(["inspect", "runs/x"]) == 0
+    assert main(["inspect", "runs/x", "--full"]) == 0
     assert capsys.readouterr().out == "kind: pipeline\npath: runs/x\n"
+
+
+@pytest.mark.parametrize("name", ["fashion-mnist-small", "spoken-digits-small", "digit-recognizer"])
+def test_inspect_fits_a_screen(name, capsys):
+    assert main(["inspect", name]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 15 and lines[0].endswith(" MB") and lines[-1] == "everything: --full"
+    if name == "fashion-mnist-small":
+        assert "codes: 4x4 positions x 8 levels of 256 codes" in lines
+        assert any(line.startswith("classes: 10 (T-shirt/top, ") for line in lines)
+        assert any(line.startswith("tokenizer trained: recipe ") and " PSNR " in line for line in lines)
 
 
 @pytest.mark.parametrize(

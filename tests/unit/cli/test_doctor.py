@@ -63,6 +63,14 @@ def test_unreadable_input_is_one_line(tmp_path, capsys):
     assert capsys.readouterr().err.count("error: ") == 3
 
 
+def test_a_folder_of_runs_is_no_run(tmp_path, capsys):
+    for name in ("a", "b"):
+        write_run(tmp_path / name)
+    assert doctor(tmp_path) == 2
+    runs = f"{tmp_path / 'a'}; {tmp_path / 'b'}"
+    assert f"'{tmp_path}' is not a run but holds 2; give the folder of one: {runs}" in capsys.readouterr().err
+
+
 def test_picture(tmp_path):
     pytest.importorskip("matplotlib")
     run = write_run(tmp_path / "a")

@@ -163,7 +163,7 @@ def test_one_line_says_what_was_opened_and_what_not(tmp_path: Path, capsys: pyte
     open_images(root)
     line = capsys.readouterr().err
     assert line.count("\n") == 1 and line.startswith(
-        "data 'd/train': 2 pictures, 3 classes (bird, cat, dog); left out: "
+        "data 'd/train': 2 pictures, 3 classes (bird, cat, dog); no pictures of 'bird'; left out: "
     )
     assert (
         "2 .heic (no picture)" in line and "1 .txt (no picture)" in line and "folder 'more' beside the splits" in line
@@ -299,6 +299,15 @@ def test_recordings_without_a_held_out_split(tmp_path: Path, speakers: int, caps
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith(f"data 'd' split 'train': 80 utterances, {speakers} speaker") and len(lines) == 2
     assert "4 utterances (2 speakers) are held out" in lines[1] or "every 20th utterance" in lines[1]
+
+
+def test_pictures_without_a_held_out_split_say_what_is_held_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sum(map(len, open_splits(table(tmp_path / "pictures.parquet", label=[0] * 40)))) == 40
+    assert capsys.readouterr().err.splitlines()[1] == (
+        "data 'pictures.parquet' has no held-out split: 2 pictures (every 20th) are held out"
+    )
 
 
 def test_tables_of_two_fields_and_of_ljspeech(tmp_path: Path) -> None:

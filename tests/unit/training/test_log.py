@@ -11,7 +11,7 @@ import torch
 
 from resgen import progress
 from resgen.errors import WriteError
-from resgen.training.log import Log, Pending, format_seconds, rewind_metrics
+from resgen.training.log import Log, Pending, rewind_metrics
 
 
 def test_means_mix_numbers_and_tensors_exactly():
@@ -62,13 +62,14 @@ def test_file_that_cannot_be_written_is_named(tmp_path):
         log.write("train", 1, {})
 
 
-def test_plain_lines_without_a_terminal_and_a_bar_with_one(tmp_path, monkeypatch, capsys):
+def test_lines_without_a_terminal_and_a_bar_with_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "FIRST_LINE_SECONDS", 0.0)
     log = Log(tmp_path, step=0)
     log.start()
-    log.progress(3, loss=0.5, steps_per_s=2.0, left_s=65.0)
-    log.line(3, 10, loss=0.5, steps_per_s=2.0, left_s=65.0)
+    log.progress(1, loss=0.75, steps_per_s=2.0, left_s=65.0)
+    log.progress(3, loss=0.5, steps_per_s=2.0, left_s=64.0)  # within the interval
     log.close()
-    assert capsys.readouterr().err == "step 3/10  loss 0.5  2 steps/s  1:05 left\n"
+    assert capsys.readouterr().err == "training: 1 of 131, loss 0.75, 2 steps/s\n"
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes standard error for a terminal
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setattr(progress, "QUIET_SECONDS", 0.0)
@@ -77,11 +78,9 @@ def test_plain_lines_without_a_terminal_and_a_bar_with_one(tmp_path, monkeypatch
     log.progress(65, loss=0.25, steps_per_s=2.0, left_s=32.5)
     time.sleep(0.2)
     log.message("a message")
-    log.line(65, 130, loss=0.25, steps_per_s=2.0, left_s=32.5)
     log.close()
     text = capsys.readouterr().err
-    assert all(words in text for words in ("training", "50%", "loss 0.25  2 steps/s", "a message"))
-    assert "step 65/130" not in text
+    assert all(words in text for words in ("training", "50%", "loss 0.25, 2 steps/s", "a message"))
 
 
 def test_quiet_log_writes_nothing(tmp_path, capsys):
@@ -91,10 +90,3 @@ def test_quiet_log_writes_nothing(tmp_path, capsys):
     log.start()
     log.close()
     assert list(tmp_path.iterdir()) == [] and capsys.readouterr().err == ""
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0:00"), (59.6, "1:00"), (3723.0, "1:02:03"), (-5.0, "0:00"), (math.inf, "0:00")]
-)
-def test_times(seconds, text):
-    assert format_seconds(seconds) == text

@@ -212,7 +212,10 @@ def test_budget_is_a_hard_stop_if_steps_become_slower(toy, tmp_path, capsys):
     task.on_loss = lambda step, first: setattr(clock, "now", clock.now + (0.5 if step < 45 else 2.0))
     run(toy, tmp_path, task=task, clock=clock, max_minutes=1.0, num_steps=10**6, decay_fraction=0.25)
     assert task.exports[0]["steps"] == 49 and steps(tmp_path)[-1] == 49
-    assert "max_minutes=1.0 are over" in capsys.readouterr().err
+    begin, *_, end = capsys.readouterr().err.splitlines()
+    assert begin.startswith("training the toy: ") and begin.endswith(", 1 minutes or 1,000,000 steps")
+    assert "parameters on cpu (fp32), " in begin
+    assert end.startswith("stopped after step 49, ") and end.endswith(": max_minutes=1.0 are over")
 
 
 def test_best_checkpoint_is_kept_besides_the_last(toy, tmp_path):

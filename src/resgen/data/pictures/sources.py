@@ -94,8 +94,11 @@ class ImageSource:
         """What it is, in one line."""
         names = ", ".join(self.class_names[:8]) + (", ..." if len(self.class_names) > 8 else "")
         classes = f"{len(self.class_names)} classes ({names})" if len(self.class_names) > 1 else "no classes"
+        shown = set(self.labels.tolist())
+        absent = [repr(name) for label, name in enumerate(self.class_names) if label not in shown]
+        none_of = f"; no pictures of {', '.join(absent[:8])}{', ...' * (len(absent) > 8)}" if absent else ""
         left_out = f"; left out: {', '.join(self.left_out)}" if self.left_out else ""
-        return f"data '{self.name}': {len(self):,} picture{'s' * (len(self) != 1)}, {classes}{left_out}"
+        return f"data '{self.name}': {len(self):,} picture{'s' * (len(self) != 1)}, {classes}{none_of}{left_out}"
 
     @cached_property
     def fingerprint(self) -> str:

@@ -146,7 +146,9 @@ def default_extractor(class_names: Sequence[str], image_size: int, channels: int
             return name
     raise ConfigError(
         f"no bundled extractor knows these {len(class_names)} classes at {channels} x {image_size} x {image_size}; "
-        f"name one with --extractor: {', '.join([*bundled_classifiers(), INCEPTION, 'the folder of a classifier'])}"
+        f"train one with `python tools/train_classifier.py --data DATA --image-size {image_size} --channels {channels} "
+        "--max-minutes 5 --out runs/judge` in a clone of the repository and give it with --extractor runs/judge, or "
+        f"give another one: {', '.join([*bundled_classifiers(), INCEPTION])}"
     )
 
 

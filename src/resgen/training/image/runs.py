@@ -201,6 +201,7 @@ def open_splits(data: str | Path) -> tuple[ImageSource, ImageSource]:
         raise DataError(f"'{data}' holds {len(source)} picture; training needs at least 2, one of them to validate on")
     every = max(min(HELD_OUT_EVERY, len(source)), -(-len(source) // MAX_HELD_OUT))
     held_out = np.arange(len(source)) % every == every - 1
+    announce(f"data '{source.name}' has no held-out split: {held_out.sum()} pictures (every {every}th) are held out")
     return source.subset(np.flatnonzero(~held_out)), source.subset(np.flatnonzero(held_out))
 
 

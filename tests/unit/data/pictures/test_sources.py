@@ -75,6 +75,7 @@ def test_split_folders_share_their_classes(tmp_path: Path) -> None:
     assert available_splits(tmp_path) == ("train", "test")
     test = open_images(tmp_path, split="test")
     assert test.class_names == ("ant", "bee") and test.labels.tolist() == [1]
+    assert "no pictures of 'ant'" in test.summary() and "no pictures" not in open_images(tmp_path).summary()
     assert open_images(tmp_path).labels.tolist() == [0, 1]
     with pytest.raises(DataError, match="unknown split 'val'; allowed: train, test"):
         open_images(tmp_path, split="val")
@@ -160,9 +161,7 @@ def test_digits_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_other_size_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", np.zeros((6, 5, 3), np.uint8))
-    message = (
-        r"a.png' is 5x6 pixels, but 4x4 is expected; convert it, or .* \(--resize; in training --set data.resize=true\)"
-    )
+    message = r"a.png' is 5x6 pixels, but 4x4 is expected; convert it, or .* \(--resize; in Python resize=True\)"
     with pytest.raises(DataError, match=message):
         load_array(open_images(tmp_path), size=4, channels=3)
     with pytest.raises(DataError, match=message):

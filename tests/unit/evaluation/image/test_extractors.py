@@ -148,8 +148,9 @@ def test_the_default_knows_the_classes(folder: Path, monkeypatch: pytest.MonkeyP
     assert bundled_classifiers() == ["judge"]
     assert default_extractor(("a", "b", "c"), 8, 1) == "judge"
     for names, size, channels in ((("a", "b"), 8, 1), (("a", "b", "c"), 9, 1), (("a", "b", "c"), 8, 3)):
-        with pytest.raises(ConfigError, match="--extractor: judge, inception"):
+        with pytest.raises(ConfigError, match="--extractor runs/judge, or give another one: judge, inception") as error:
             default_extractor(names, size, channels)
+        assert f"tools/train_classifier.py --data DATA --image-size {size} --channels {channels} " in str(error.value)
 
 
 def test_bundled_classifiers_load() -> None:
