@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import secrets
@@ -11,7 +12,23 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from resgen.errors import WriteError
+from resgen.errors import WriteError, nearest
+
+MAX_NAMES = 1000
+"""Of a folder, that are compared with a name that is not in it."""
+
+
+def nearest_path(path: str | Path) -> str:
+    """What there is instead of a path that does not exist: the entry most like it in the last folder that is there."""
+    path = Path(path)
+    folder = next((place for place in path.parents if place.is_dir()), Path("."))
+    missing = path.relative_to(folder).parts[0] if path.is_relative_to(folder) else path.name
+    names: list[str] = []
+    with contextlib.suppress(OSError):
+        names = [entry.name for entry in itertools.islice(os.scandir(folder), MAX_NAMES)]
+    for name in nearest(missing, names, 1):
+        return f"did you mean '{folder / name}'?"
+    return f"'{folder.absolute()}' has no '{missing}'"
 
 
 @contextlib.contextmanager

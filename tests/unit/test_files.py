@@ -5,7 +5,7 @@ import stat
 import pytest
 
 from resgen.errors import WriteError
-from resgen.files import atomic_folder, atomic_path, remove_leftovers, write_json, write_text
+from resgen.files import atomic_folder, atomic_path, nearest_path, remove_leftovers, write_json, write_text
 
 
 def test_json_is_replaced_at_once_or_not_at_all(tmp_path):
@@ -73,3 +73,11 @@ def test_a_folder_is_written_where_the_system_opens_no_folders(tmp_path, monkeyp
         (folder / "a.safetensors").write_bytes(b"a")
         (folder / "part").mkdir()
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["a.safetensors", "part"]
+
+
+def test_the_nearest_path_that_is_there(tmp_path, monkeypatch):
+    (tmp_path / "photos" / "church").mkdir(parents=True)
+    assert nearest_path(tmp_path / "photos" / "chruch" / "1.png") == f"did you mean '{tmp_path}/photos/church'?"
+    assert nearest_path(tmp_path / "photos" / "xyz") == f"'{tmp_path}/photos' has no 'xyz'"
+    monkeypatch.chdir(tmp_path)
+    assert nearest_path("photo") == "did you mean 'photos'?" and nearest_path("x") == f"'{tmp_path}' has no 'x'"

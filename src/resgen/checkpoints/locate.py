@@ -7,6 +7,7 @@ from pathlib import Path
 from resgen.checkpoints import hub
 from resgen.checkpoints.format import CONFIG_NAME
 from resgen.errors import CheckpointError, unknown
+from resgen.files import nearest_path
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
@@ -31,4 +32,6 @@ def resolve_model(name_or_path: str | Path) -> Path:
         return ASSETS / str(name_or_path)
     if isinstance(name_or_path, str) and hub.is_hub_name(name_or_path):
         return hub.download(name_or_path)
+    if len(path.parts) > 1:
+        raise CheckpointError(f"no such folder: '{path}'; {nearest_path(path)}; bundled: {', '.join(list_bundled())}")
     raise CheckpointError(unknown("model", name_or_path, list_bundled()) + ", or the path of a folder")

@@ -59,11 +59,13 @@ class VoiceConfig:
         max_prompt_seconds: the longest prompt.
         mel: what prompts are aligned to their texts with, for a tokenizer of waveforms; null for one of mels, whose own
             it is.
+        vocabulary: the words of the training's texts where these are few; else none.
     """
 
     loudness_db: float | None = -23.0
     max_prompt_seconds: float = 3.0
     mel: MelConfig | None = None
+    vocabulary: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.max_prompt_seconds > 0:

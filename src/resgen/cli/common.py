@@ -22,6 +22,7 @@ from tyro.conf import UseAppendAction, arg
 
 from resgen.config import replace_nested
 from resgen.errors import ConfigError
+from resgen.files import nearest_path
 from resgen.progress import progress_bars
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def os_error_line(error: OSError) -> str:
     name = f"'{error.filename}': " if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{name}no space left on the disk; free some space and run the command again"
-    return f"{name}{error.strerror or error}"
+    hint = f"; {nearest_path(error.filename)}" if isinstance(error, FileNotFoundError) and error.filename else ""
+    return f"{name}{error.strerror or error}{hint}"
 
 
 def plain(value: Any) -> Any:
@@ -113,13 +115,13 @@ def quality(metrics: Mapping[str, Any]) -> str:
         "val_loss": "validation loss {:.4f}",
         "test_accuracy": "test accuracy {:.4f}",
     }
-    of_model = {}
+    deepest: dict[str, tuple[int, float]] = {}
     for name, value in metrics.items():
         family, _, level = name.partition("/")
         if family in shown and isinstance(value, (int, float)):
             depth = int(level) if level.isdecimal() else 0
-            of_model[family] = max(of_model.get(family, (0, value)), (depth, value))
-    return ", ".join(text.format(of_model[name][1]) for name, text in shown.items() if name in of_model)
+            deepest[family] = max(deepest.get(family, (0, value)), (depth, value))
+    return ", ".join(text.format(deepest[name][1]) for name, text in shown.items() if name in deepest)
 
 
 def flatten(groups: Iterable[Iterable[str]]) -> list[str]:
@@ -300,16 +302,6 @@ def slug(name: str) -> str:
 def count_passes(steps: Iterable[Any]) -> int:
     """Network passes of a sampling run: two or three for a step with guidance, else one."""
     return sum(step.passes for step in steps)
-
-
-def to_pixels(images: Sequence[Any]) -> Any:
-    """PIL pictures of one size and mode as `uint8[N, C, S, S]`, the input of `picture_grid`."""
-    import numpy as np
-    import torch
-
-    arrays = [np.asarray(image) for image in images]
-    stacked = np.stack([a[..., None] if a.ndim == 2 else a for a in arrays])
-    return torch.from_numpy(np.ascontiguousarray(stacked.transpose(0, 3, 1, 2)))
 
 
 @contextlib.contextmanager

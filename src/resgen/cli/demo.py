@@ -17,7 +17,6 @@ from resgen.cli.common import (
     message,
     progress_bar,
     report,
-    to_pixels,
 )
 from resgen.errors import CheckpointError
 from resgen.extras import MissingExtraError
@@ -78,19 +77,16 @@ class Demo:
 
     def show_pictures(self, name: str, path: Path) -> tuple[dict[str, Any], str]:
         """The grid of a bundled pipeline of pictures; what there is to report, as data and as text."""
-        from resgen.data.pictures.grid import picture_grid, save_picture
         from resgen.pipelines.image.pipeline import ImagePipeline
 
         message(f"generating {PER_CLASS} pictures of every class with '{name}'")
         pipe = ImagePipeline.from_pretrained(name)
-        classes = pipe.class_names
-        class_ids = [c for c in range(len(classes)) for _ in range(PER_CLASS)]
+        class_ids = [c for c in range(len(pipe.class_names)) for _ in range(PER_CLASS)]
         begin = time.perf_counter()
         with progress_bar("sampling") as step_done:
             result = pipe(class_ids=class_ids, seed=self.seed, batch_size=len(class_ids), callback=step_done)
         seconds = time.perf_counter() - begin
-        grid = picture_grid(to_pixels(result.images), PER_CLASS, scale=2, row_labels=list(classes))
-        save_picture(grid, path)
+        result.save(path, scale=2)
         document = {
             "file": path,
             "model": name,

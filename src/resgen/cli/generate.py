@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ from resgen.cli.common import (
     positive,
     report,
     slug,
-    to_pixels,
 )
 from resgen.cli.sampling import Drawing, PictureSampling
 from resgen.errors import ConfigError
@@ -48,13 +46,18 @@ class GenerateImage(Drawing):
     sampling: Annotated[PictureSampling, OmitArgPrefixes] = PictureSampling()
     seed: int = 0
     """Picture k is drawn from the stream (seed, k), in batches of any size."""
+    scale: Annotated[int | None, option("N")] = None
+    """Every pixel becomes a block of N x N; without it pictures are as large as the model makes them, small ones on a
+    sheet larger."""
     compile: bool = False
     """Compile the network first: a minute, then faster; pays for many pictures. Takes a C++ compiler."""
     out: Annotated[Path, option("FILE_OR_DIR")]
-    """A picture file such as a.png (several pictures become a grid), or a folder for one file per picture."""
+    """A picture file such as a.png (several pictures become a sheet), or a folder for one file per picture."""
 
     def run(self) -> None:
         positive("--num", self.num)
+        if self.scale is not None:
+            positive("--scale", self.scale)
         to_folder = self.out.is_dir() or not self.out.suffix
         check_out_dir(self.out) if to_folder else check_out_file(self.out)
         self.check_trace()
@@ -71,7 +74,7 @@ class GenerateImage(Drawing):
             result = pipe(seed=self.seed, callback=callback, **request, **settings)
             seconds = time.perf_counter() - begin
         names = [pipe.class_name(c) for c in class_ids] if class_ids else ["picture"] * len(result.images)
-        files = self.write_folder(result.images, names) if to_folder else self.write_file(result.images)
+        files = self.write_folder(result.images, names) if to_folder else result.save(self.out, scale=self.scale)
         passes = count_passes(result.steps)
         document = {
             "files": files,
@@ -86,23 +89,14 @@ class GenerateImage(Drawing):
         text = f"{len(result.images)} picture(s) in {seconds:.1f} s with {passes} network passes: {self.out}"
         report(document, as_json=self.as_json, text=text)
 
-    def write_file(self, images: list[Any]) -> list[Path]:
-        """One picture, or a grid of several: a row per class if each has its own `num` pictures."""
-        from resgen.data.pictures.grid import picture_grid, save_picture
-
-        columns = self.num if 1 < self.num < len(images) else math.ceil(math.sqrt(len(images)))
-        scale = max(1, 64 // images[0].width)  # small pictures are magnified in a grid
-        grid = picture_grid(to_pixels(images), columns, scale=scale) if len(images) > 1 else images[0]
-        save_picture(grid, self.out)
-        return [self.out]
-
     def write_folder(self, images: list[Any], names: list[str]) -> list[Path]:
         """One file per picture: class, number of the picture, seed."""
         from resgen.data.pictures.grid import save_picture
+        from resgen.pipelines.image.output import enlarged
 
         files = [self.out / f"{slug(name)}_{k:04d}_{self.seed}.png" for k, name in enumerate(names)]
         for image, file in zip(images, files, strict=True):
-            save_picture(image, file)
+            save_picture(enlarged(image, self.scale), file)
         return files
 
     def class_ids(self, pipe: ImagePipeline) -> list[int] | None:

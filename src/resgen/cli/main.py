@@ -38,6 +38,7 @@ from resgen.cli.speak import GenerateSpeech
 from resgen.cli.train import TrainGenerator, TrainText, TrainTokenizer, TrainVocoder
 from resgen.errors import ConfigError, ResGenError, unknown
 from resgen.extras import MODALITIES
+from resgen.files import nearest_path
 
 MAX_LINE = 8000
 """Characters of an error; some name all keys of a recipe, some quote what a damaged file holds."""
@@ -192,7 +193,9 @@ def guard(run: Callable[[], int | None]) -> int:
         code = run() or EXIT_OK
         sys.stdout.flush()
     except ResGenError as error:
-        return fail(str(error))
+        cause = error.__cause__
+        lost = isinstance(cause, FileNotFoundError) and cause.filename
+        return fail(f"{error}; {nearest_path(os.fsdecode(cause.filename))}" if lost else str(error))
     except KeyboardInterrupt:
         message("interrupted")
         return EXIT_INTERRUPTED

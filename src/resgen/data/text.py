@@ -450,3 +450,8 @@ def cut_at_word(text: str, ends: list[int], most: int, stride: int) -> tuple[str
         return content[: whole[-1]].decode(), -(-ends[whole[-1]] // stride)
     spoken = sum(end <= most * stride for end in ends[1:-1])
     return content[:spoken].decode(errors="ignore").rstrip(), most
+
+
+def words_of(texts: Iterable[str]) -> set[str]:
+    """The words of normalised texts, without punctuation."""
+    return {word for text in texts for word in re.findall(r"[^\W_]+(?:'[^\W_]+)*", text)}

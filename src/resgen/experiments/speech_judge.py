@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from resgen.config import config_to_dict
+from resgen.data.announce import announce
 from resgen.data.sound.sources import SpeechSource, available_splits, open_speech
+from resgen.data.splits import known_split
 from resgen.data.text import normalise_text
 from resgen.errors import ConfigError, DataError, unknown
 from resgen.evaluation.image.evaluate import folder_sha256
@@ -166,6 +168,11 @@ class SpeechEvaluation:
         split = self.split or next((name for name in splits if name.startswith("test_unseen")), splits[-1])
         if split not in splits:
             raise ConfigError(unknown("split", split, splits))
+        if known_split(split) == "train":
+            announce(
+                f"'{self.data}' is judged on its split 'train', which models are trained on: the numbers do not "
+                "say how well a model speaks what is new to it; give held-out data, or another --split"
+            )
         judge = SpeechJudge(
             self.data,
             task=self.task or TASKS[0],

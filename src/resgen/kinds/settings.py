@@ -42,6 +42,7 @@ class Settings(TypedDict, total=False):
 OTHER_NAMES = {
     "cfg": "guidance_scale",
     "cfg_scale": "guidance_scale",
+    "class_ids": "class_id",
     "generator": "seed",
     "guidance": "guidance_scale",
     "num": "num_samples",

@@ -8,11 +8,12 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from resgen.errors import ConfigError
+from resgen.pipelines.image.output import ImageOutput
 
 
 class Record(NamedTuple):
@@ -49,7 +50,14 @@ class FakePipeline:
         for record in steps:
             callback(record, None, None)
         images = [Image.new("L", (4, 4), 10 * k) for k in range(count)]
-        return SimpleNamespace(images=images, codes=np.zeros((count, 4, 8)), steps=steps, class_ids=class_ids)
+        return ImageOutput(
+            images=images,
+            codes=torch.zeros(count, 4, 8, dtype=torch.int64),
+            steps=steps,
+            class_ids=class_ids or [0] * count,
+            class_names=[self.class_names[c] for c in class_ids or ()],
+            seed=0,
+        )
 
 
 @pytest.fixture

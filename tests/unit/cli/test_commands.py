@@ -91,11 +91,21 @@ def test_generate_one_picture_is_no_grid(pipeline, tmp_path):
     out = tmp_path / "a.png"
     assert main(["generate", "image", "--model", "m", "--class", "1", "--out", str(out)]) == 0
     assert Image.open(out).size == (4, 4)
+    assert main(["generate", "image", "--model", "m", "--class", "1", "--scale", "8", "--out", str(out)]) == 0
+    assert Image.open(out).size == (32, 32)
+    argv = ["generate", "image", "--model", "m", "--num", "2", "--scale", "3", "--out", str(tmp_path / "all")]
+    assert main(argv) == 0
+    assert {Image.open(file).size for file in (tmp_path / "all").iterdir()} == {(12, 12)}
 
 
 @pytest.mark.parametrize(
     ("options", "named"),
-    [(["--class", "nine"], "nine"), (["--num", "0"], "--num 0"), (["--out", "x.txt"], "x.txt")],
+    [
+        (["--class", "nine"], "nine"),
+        (["--num", "0"], "--num 0"),
+        (["--scale", "0"], "--scale 0"),
+        (["--out", "x.txt"], "x.txt"),
+    ],
 )
 def test_generate_refuses_and_writes_nothing(options, named, pipeline, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from resgen.cli.common import (
     check_out_dir,
@@ -23,7 +22,6 @@ from resgen.cli.common import (
     report,
     slug,
     table,
-    to_pixels,
 )
 from resgen.errors import ConfigError
 from resgen.modalities import Modality
@@ -149,11 +147,3 @@ def test_small_helpers():
 
 def test_passes_of_all_steps():
     assert count_passes([SimpleNamespace(passes=count) for count in (1, 2, 3)]) == 6
-
-
-@pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3)])
-def test_pictures_become_pixels(mode, channels):
-    pictures = [Image.new(mode, (3, 2), 7), Image.new(mode, (3, 2), 9)]
-    pixels = to_pixels(pictures)
-    assert pixels.dtype == torch.uint8 and pixels.shape == (2, channels, 2, 3)
-    assert pixels[1, 0, 0, 0] == np.asarray(pictures[1]).reshape(-1)[0]

@@ -169,3 +169,14 @@ def test_memory_that_is_not_enough_is_one_line(capsys):
         assert text.count("\n") == 1 and text.startswith("error: out of memory") and "accumulate" in text
     with pytest.raises(RuntimeError, match="something else"):
         run(RuntimeError("something else"))
+
+
+def test_what_is_not_there_is_said_with_what_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "settings.yaml").write_text("seed: 1")
+    assert main(["inspect", "--recipe", "digits", "--config", "setings.yaml"]) == 2
+    line = "configuration file 'setings.yaml' cannot be read: No such file or directory; did you mean 'settings.yaml'?"
+    assert capsys.readouterr().err == f"error: {line}\n"
+    (tmp_path / "runs" / "digits").mkdir(parents=True)
+    assert main(["inspect", "runs/digit/model"]) == 2
+    assert "no such folder: 'runs/digit/model'; did you mean 'runs/digits'?" in capsys.readouterr().err

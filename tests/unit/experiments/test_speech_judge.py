@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from unittest.mock import MagicMock
+
 import pytest
 import torch
 from torch import Tensor
 
 from resgen.data.sound.sources import SpeechSource
 from resgen.errors import DataError
+from resgen.experiments import speech_judge
 from resgen.experiments.speech_judge import continuation, cross_sentence, prepared
 from resgen.pipelines.speech.pipeline import SpeechPipeline
 from speech_parts import RATE, save_parts, voice
@@ -71,3 +74,12 @@ def test_continuation_cuts_at_a_word(pipe: SpeechPipeline, monkeypatch: pytest.M
     assert torch.equal(whole, prepared(pipe, recordings, 3))
     with pytest.raises(DataError, match="no utterance of two words"):
         continuation(pipe, source(texts=tuple("abcde")))
+
+
+@pytest.mark.parametrize(("splits", "warned"), [(["train"], True), (["train", "test"], False)])
+def test_judging_on_the_training_split_is_said(splits, warned, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(speech_judge, "available_splits", lambda data: splits)
+    monkeypatch.setattr(speech_judge, "SpeechJudge", MagicMock())
+    monkeypatch.setattr(speech_judge, "SpeechPipeline", MagicMock())
+    speech_judge.SpeechEvaluation(model="m", data="mine").run(lambda *_: None)
+    assert ("'mine' is judged on its split 'train'" in capsys.readouterr().err) == warned

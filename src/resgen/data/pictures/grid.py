@@ -32,7 +32,7 @@ def picture_grid(
         images: pictures in 0..255 with 1 or 3 channels.
         columns: pictures per row; the last row may be shorter.
         scale: every pixel becomes a `scale` x `scale` block.
-        labels: text above the columns, cut to the width of a picture.
+        labels: text above the columns, or above every picture if there is one for each; cut to its width.
         row_labels: text left of the rows.
 
     Returns:
@@ -49,7 +49,8 @@ def picture_grid(
         raise DataError(f"a picture grid needs pictures of 1 or 3 channels, not the shape {tuple(images.shape)}")
     columns = min(columns, count)
     rows = -(-count // columns)
-    for name, texts, limit in (("labels", labels, columns), ("row_labels", row_labels, rows)):
+    each = labels is not None and len(labels) == count
+    for name, texts, limit in (("labels", None if each else labels, columns), ("row_labels", row_labels, rows)):
         if texts is not None and len(texts) > limit:
             raise ConfigError(f"{len(texts)} {name} do not fit a grid of {columns} columns and {rows} rows")
     cell_w, cell_h = width * scale, height * scale
@@ -57,21 +58,24 @@ def picture_grid(
     above = [_shorten(text, font, cell_w) for text in labels or ()]
     beside = [" ".join(text.split()) for text in row_labels or ()]
     line = sum(font.getbbox("Ag")[1::2]) if above or beside else 0
-    top = PAD + (int(line) + _MARGIN if above else 0)
+    heading = int(line) + _MARGIN if above else 0
+    top = PAD + heading
     left = PAD + (int(max(font.getlength(text) for text in beside)) + 2 * _MARGIN if beside else 0)
-    size = (left + columns * (cell_w + PAD), top + rows * (cell_h + PAD))
+    row_h = cell_h + PAD + (heading if each else 0)
+    size = (left + columns * (cell_w + PAD), top + rows * row_h - (heading if each else 0))
     sheet = Image.new("L" if channels == 1 else "RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
     pixels = images.permute(0, 2, 3, 1).cpu().numpy()
     for index, array in enumerate(pixels):
         row, column = divmod(index, columns)
         tile = from_array(array).resize((cell_w, cell_h), Image.Resampling.NEAREST)
-        sheet.paste(tile, (left + column * (cell_w + PAD), top + row * (cell_h + PAD)))
-    for column, text in enumerate(above):
+        sheet.paste(tile, (left + column * (cell_w + PAD), top + row * row_h))
+    for number, text in enumerate(above):
+        row, column = divmod(number, columns)
         centre = left + column * (cell_w + PAD) + (cell_w - font.getlength(text)) / 2
-        draw.text((centre, PAD), text, fill="black", font=font)
+        draw.text((centre, PAD + row * row_h), text, fill="black", font=font)
     for row, text in enumerate(beside):
-        middle = top + row * (cell_h + PAD) + (cell_h - line) / 2
+        middle = top + row * row_h + (cell_h - line) / 2
         draw.text((_MARGIN, middle), text, fill="black", font=font)
     return sheet
 

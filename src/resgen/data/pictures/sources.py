@@ -35,6 +35,7 @@ from resgen.data.tar.index import fingerprint, index_shards, join_classes, label
 from resgen.data.tar.paths import class_names, shard_splits
 from resgen.errors import DataError, unknown
 from resgen.extras import MissingExtraError
+from resgen.files import nearest_path
 from resgen.progress import show_progress
 
 __all__ = ["ImageSource", "available_splits", "load_array", "open_images", "read_image"]
@@ -180,7 +181,7 @@ def available_splits(path_or_name: str | Path) -> tuple[str, ...]:
             return ("train",)
         if not path.is_dir():
             allowed = [*BUILT_IN, "an existing folder", "a .parquet or .tar file"]
-            raise DataError(unknown("data", path_or_name, allowed))
+            raise DataError(f"{unknown('data', path_or_name, allowed)}; no such file or folder: {nearest_path(path)}")
         names = list(parquet_splits(path))
         if not names:
             _other_files(path)  # before all is searched for pictures

@@ -30,6 +30,7 @@ from resgen.data.tar.index import (
 )
 from resgen.data.tar.paths import shard_splits
 from resgen.errors import DataError, unknown
+from resgen.files import nearest_path
 
 TABLE = "metadata.csv"
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
@@ -194,7 +195,9 @@ def available_splits(path: str | Path) -> list[str]:
                 raise DataError(f"file '{path}' is not a .parquet or .tar file; for a {TABLE} give its folder")
             return [split_of(path)]
         if not path.is_dir():
-            raise DataError(f"speech data '{path}' is not there; give a .parquet file or a folder")
+            raise DataError(
+                f"no such file or folder: '{path}'; {nearest_path(path)}; allowed: a folder, a .parquet or .tar file"
+            )
         if (path / TABLE).is_file():
             return ["train"]
         names = parquet_splits(path) or _table_folders(path)
@@ -425,8 +428,14 @@ def _read_line(folder: Path, fields: Sequence[str], where: str) -> tuple[str, st
         DataError: the line is not whole, or its file not below `folder`: tables come with downloaded data.
     """
     if len(fields) not in (2, 3):
+        with_commas = len(fields) == 1 and "," in fields[0]
+        remedy = (
+            "; fields are separated by |, not by commas, and need no quotes: write 'a.wav|Yes, I can.|anna'"
+            if with_commas
+            else ""
+        )
         raise DataError(
-            f"{where} has {len(fields)} fields; allowed: {len(FIELDS)}, {'|'.join(FIELDS)}, or the first two"
+            f"{where} has {len(fields)} fields; allowed: {len(FIELDS)}, {'|'.join(FIELDS)}, or the first two{remedy}"
         )
     for name, value in zip(FIELDS, fields, strict=False):
         if not value:

@@ -43,12 +43,13 @@ class ImageOutput:
     class_names: list[str]
     seed: int
 
-    def save(self, path: str | Path) -> list[Path]:
+    def save(self, path: str | Path, *, scale: int | None = None) -> list[Path]:
         """Write the pictures; missing folders are made.
 
         Args:
             path: a file such as `bag.png` takes a single picture as it is, and several as `sheet`; a folder, which is
                 a path without a suffix, takes a file each: `0000.png`, `0001.png`, ...
+            scale: every pixel becomes a block of `scale` x `scale`; 1 by default, on a sheet what makes it easy to see.
 
         Returns:
             The files.
@@ -59,19 +60,23 @@ class ImageOutput:
         """
         path = Path(path)
         if path.suffix and not path.is_dir():
-            return [save_picture(self.images[0] if len(self.images) == 1 else self.sheet(), path)]
-        return [save_picture(image, path / f"{number:04d}.png") for number, image in enumerate(self.images)]
+            single = len(self.images) == 1
+            return [save_picture(enlarged(self.images[0], scale) if single else self.sheet(scale=scale), path)]
+        return [
+            save_picture(enlarged(image, scale), path / f"{number:04d}.png") for number, image in enumerate(self.images)
+        ]
 
-    def sheet(self) -> Image.Image:
-        """All pictures on one, magnified if they are small, with the names of their classes: a row for each class of
-        several pictures."""
+    def sheet(self, *, scale: int | None = None) -> Image.Image:
+        """All pictures on one with the names of their classes: a row for each class of several pictures.
+
+        Without a `scale` small pictures are magnified.
+        """
         runs = [(name, len(list(run))) for name, run in groupby(self.class_names)]
         names, lengths = [name for name, _ in runs], {length for _, length in runs}
         if len(lengths) == 1 and lengths != {1}:
-            return tile_grid(self.images, lengths.pop(), row_labels=names)
-        if 0 < len(self.images) <= _ROW:
-            return tile_grid(self.images, len(self.images), labels=self.class_names or None)
-        return tile_grid(self.images, math.ceil(math.sqrt(len(self.images))))
+            return tile_grid(self.images, lengths.pop(), row_labels=names, scale=scale)
+        columns = len(self.images) if len(self.images) <= _ROW else math.ceil(math.sqrt(len(self.images)))
+        return tile_grid(self.images, columns, labels=self.class_names or None, scale=scale)
 
     def _repr_png_(self) -> bytes:
         return png_bytes(self.sheet())
@@ -88,9 +93,17 @@ def tile_grid(
     *,
     labels: Sequence[str] | None = None,
     row_labels: Sequence[str] | None = None,
+    scale: int | None = None,
 ) -> Image.Image:
-    """`picture_grid` of PIL pictures of one size in any mode, magnified towards `SHEET_CELL` pixels; always `RGB`."""
+    """`picture_grid` of PIL pictures of one size in any mode, magnified towards `SHEET_CELL` pixels or by `scale`;
+    always `RGB`."""
     arrays = np.stack([np.asarray(tile.convert("RGB")) for tile in tiles])
     stacked = torch.from_numpy(arrays).permute(0, 3, 1, 2)
-    scale = max(1, SHEET_CELL // tiles[0].width)
+    scale = scale or max(1, SHEET_CELL // tiles[0].width)
     return picture_grid(stacked, columns, scale=scale, labels=labels, row_labels=row_labels)
+
+
+def enlarged(image: Image.Image, scale: int | None) -> Image.Image:
+    """Every pixel as a block of `scale` x `scale`."""
+    size = image.width * (scale or 1), image.height * (scale or 1)
+    return image if image.size == size else image.resize(size, Image.Resampling.NEAREST)

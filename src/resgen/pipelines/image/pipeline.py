@@ -225,6 +225,7 @@ class ImagePipeline(BasePipeline):
             DataError: picture or mask cannot be read or do not fit.
         """
         check_whole(1, num_samples=num_samples)
+        self._settings(self.edit, settings)
         number = self.edited_class(class_id)
         plan = self.plan_edit(image, mask=mask, keep=keep, keep_levels=keep_levels, blend=blend, resize=resize)
         result = self(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Unpack, overload
 
@@ -13,8 +13,17 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from resgen.checkpoints.speech import SpeechParts, load_speech_pipeline, save_speech_pipeline
+from resgen.data.announce import announce
 from resgen.data.sound.decode import check_prompt, normalise_loudness, trim_silence
-from resgen.data.text import PROSODY, check_text, cut_at_word, encode_text, normalise_text, split_sentences
+from resgen.data.text import (
+    PROSODY,
+    check_text,
+    cut_at_word,
+    encode_text,
+    normalise_text,
+    split_sentences,
+    words_of,
+)
 from resgen.errors import ConfigError, DataError, unknown
 from resgen.kinds import AnySampling, Settings, kind_of
 from resgen.ops.alignment import expand
@@ -165,6 +174,7 @@ class SpeechPipeline(BasePipeline):
         seed = seed_of(seed)
         texts = texts_of(text)
         sentences = [self.sentences(one) for one in texts]
+        self._warn(sentence for own in sentences for sentence in own)
         example = None if prompt is None else self.prepare(prompt, prompt_text)
         if example is None and (prompt_text or task == "continuation"):
             raise DataError("a prompt is missing: prompt_text and continuation need the recording as well")
@@ -247,7 +257,9 @@ class SpeechPipeline(BasePipeline):
             raise ConfigError(f"speed={speed} and keep_length both say how long the new words take; give one of them")
         sampling = self._settings(self.__call__, settings)
         editor, source = self._listen(recording, input_text, (begin_s, end_s))
-        plan = editor.plan(source, " ".join(self.sentences(text)), begin_s, end_s, speed=speed, keep_length=keep_length)
+        sentences = self.sentences(text)
+        self._warn(sentences)
+        plan = editor.plan(source, " ".join(sentences), begin_s, end_s, speed=speed, keep_length=keep_length)
         check_following(kind_of(self.generator.config), plan)
         run = SpeechRun(self.generator, sampling, batch_size, callback)
         return [
@@ -300,6 +312,15 @@ class SpeechPipeline(BasePipeline):
         """
         samples, text, where = self._opened("prompt", prompt, "prompt_text", prompt_text)
         return self._aligned(self.cleaned(samples), text, where)
+
+    def _warn(self, sentences: Iterable[str]) -> None:
+        """Say which words the model cannot speak, if it was trained on few."""
+        vocabulary = self.parts.voice.vocabulary
+        if vocabulary and (others := sorted(words_of(sentences) - set(vocabulary))):
+            announce(
+                f"'{self.name}' was trained on {len(vocabulary)} words only ({', '.join(vocabulary[:20])}"
+                f"{', ...' * (len(vocabulary) > 20)}) and cannot speak: {', '.join(others[:20])}"
+            )
 
     def _opened(
         self, what: str, source: SoundLike, name: str, text: str | None

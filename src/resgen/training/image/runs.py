@@ -90,6 +90,14 @@ def train_generator(
     def prepare() -> Job:
         loaded, folder = load_tokenizer(run.models["tokenizer"])
         path, data = run.data_path(recipe), recipe.data
+        made_by = folder.record("tokenizer").get("config", {}).get("recipe")
+        ours, its = ((one.image_size, one.channels) for one in (recipe.tokenizer, loaded.config))
+        if ours != its:
+            announce(
+                f"tokenizer '{run.models['tokenizer']}' was made by recipe '{made_by}' for pictures of "
+                f"{its[0]}x{its[0]} with {its[1]} channel(s); those of recipe '{recipe.name}' have {ours[0]}x{ours[0]} "
+                f"with {ours[1]}"
+            )
         if is_encoded(path):
             train, held_out = open_encoded(path, "labels")
         else:

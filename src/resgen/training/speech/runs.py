@@ -21,7 +21,7 @@ from resgen.data.codes.encoding import Encoding
 from resgen.data.sound.held_out import open_speech_splits
 from resgen.data.sound.sources import SpeechSource
 from resgen.data.sound.store import SpeechStore
-from resgen.data.text import encode_text, normalise_text, pad_texts
+from resgen.data.text import encode_text, normalise_text, pad_texts, words_of
 from resgen.devices import choose_device
 from resgen.errors import ConfigError, DataError
 from resgen.kinds import kind_of
@@ -49,6 +49,8 @@ from resgen.training.stages import Job, Run, run_stage
 SHARD_UTTERANCES = 1 << 11
 """Recordings per shard, if nothing else is said: an hour or more, prepared in memory at a time."""
 ENCODE_BATCH = 16
+SMALL_VOCABULARY = 100
+"""Words, up to which a model notes them: it has learned these words, not to spell."""
 
 
 def train_sound_tokenizer(recipe: SpeechRecipe, run: Run) -> dict[str, float]:
@@ -152,7 +154,9 @@ def train_speech_generator(recipe: SpeechRecipe, run: Run) -> dict[str, float]:
             for cache in caches
         )
         config = replace(recipe.generator, feature_width=text_model.config.width, feature_stride=stride)
+        words = sorted(words_of(caches[0].texts("texts")))
         voice = VoiceConfig(
+            vocabulary=tuple(words) if len(words) <= SMALL_VOCABULARY else (),
             loudness_db=recipe.data.loudness_db,
             max_prompt_seconds=recipe.prompts.max_seconds,
             mel=None if isinstance(tokenizer, MelTokenizer) else mel,

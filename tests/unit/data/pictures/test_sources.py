@@ -97,6 +97,9 @@ def test_pictures_beside_class_folders_are_refused(tmp_path: Path) -> None:
 def test_missing_empty_and_unknown(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no pictures"):
         open_images(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    with pytest.raises(DataError, match=f"no such file or folder: did you mean '{tmp_path}/pictures'"):
+        open_images(tmp_path / "picture" / "cats")
     with pytest.raises(DataError, match="unknown data 'digit' .did you mean 'digits'"):
         open_images("digit")
     with pytest.raises(DataError, match="not a .parquet or .tar file"):

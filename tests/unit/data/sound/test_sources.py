@@ -226,6 +226,10 @@ def test_table_per_split(tmp_path: Path) -> None:
         (".|one|ann", r"'.' .line 2."),
         ("a.wav|one|ann", "line 2 names 'a.wav' a second time"),
         ("b.wav", "line 2 has 1 fields; allowed: 3, file.text.speaker, or the first two"),
+        (
+            'b.wav,"one, two",ann',
+            r"line 2 has 1 fields; .*separated by \|, not by commas, .* write 'a.wav\|Yes, I can.\|anna'",
+        ),
         ("b.wav|one|ann|x", "line 2 has 4 fields"),
         ("b.wav||ann", "line 2 has no text"),
         ("b.wav|one|", "line 2 has no speaker"),

@@ -299,3 +299,8 @@ def test_sheet(pipe: ImagePipeline) -> None:
     assert (tile(1, 0) == 255).all()
     without = pipe.edit(PICTURE, keep_levels=1, class_id=0).sheet()
     assert without.width == pad + 3 * (cell + pad), "no mask, no column for it"
+
+
+def test_several_classes_are_of_a_call(pipe: ImagePipeline) -> None:
+    with pytest.raises(ConfigError, match="unknown sampling setting 'class_ids' .did you mean 'class_id'"):
+        pipe.edit(PICTURE, keep_levels=1, class_ids=["bag"])

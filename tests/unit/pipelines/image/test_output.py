@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,16 @@ def test_a_sheet_names_classes(pipe: ImagePipeline) -> None:
     assert named.class_names == ["T-shirt/top"] * 2 + ["Bag"] * 2
     left = [np.asarray(output.sheet())[-SHEET_CELL:, :20] for output in (named, other)]
     assert (left[0] < 100).any() and not np.array_equal(*left)
+
+
+def test_every_picture_of_a_large_sheet_has_its_name(pipe: ImagePipeline) -> None:
+    output = pipe([0, 1] * 6)
+    named, unnamed = output.sheet(scale=2), replace(output, class_names=[]).sheet(scale=2)
+    line = (named.height - unnamed.height) // 3
+    assert 8 < line < 30 and named.width == unnamed.width
+    for row in range(3):
+        top = row * (line + 16 + 2)
+        assert np.asarray(named)[top : top + line].min() < 100, "text"
 
 
 def test_what_a_notebook_shows(pipe: ImagePipeline) -> None:

@@ -74,6 +74,22 @@ def test_a_fresh_seed_is_recorded(pipe: SpeechPipeline, prompt: torch.Tensor) ->
     assert torch.equal(pipe.edit(prompt, seed=edited.seed, **stretch)[0].codes, edited.codes)
 
 
+def test_words_out_of_a_small_vocabulary_are_named(
+    pipe: SpeechPipeline, prompt: torch.Tensor, monkeypatch, capsys
+) -> None:
+    pipe("abc cab")
+    monkeypatch.setattr(pipe, "parts", replace(pipe.parts, voice=replace(pipe.parts.voice, vocabulary=("a", "cab"))))
+    pipe("A cab.")
+    assert capsys.readouterr().err == ""
+    pipe(["a cab", "bac. cab abc"], num_steps=1)
+    stretch = {"input_text": "a cab", "text": "b", "begin_s": 0.2, "end_s": 0.5, "num_steps": 1}
+    pipe.edit(prompt, **stretch)
+    assert capsys.readouterr().err.splitlines() == [
+        "'model' was trained on 2 words only (a, cab) and cannot speak: abc, bac",
+        "'model' was trained on 2 words only (a, cab) and cannot speak: b",
+    ]
+
+
 def test_outputs_are_saved_and_shown(pipe: SpeechPipeline, tmp_path: Path) -> None:
     result = pipe("ab c.", seed=3)
     assert result.save(str(tmp_path / "new" / "a.wav")) == tmp_path / "new" / "a.wav"

@@ -17,7 +17,7 @@ from resgen.data.codes.cache import CachePlan, CodeCache
 from resgen.data.codes.encoding import write_codes
 from resgen.data.pictures.sources import ImageSource
 from resgen.data.pictures.store import PictureStore
-from resgen.errors import ConfigError
+from resgen.errors import ConfigError, DataError
 from resgen.kinds import GeneratorLossConfig
 from resgen.kinds.objective import VALIDATION_PROGRESS
 from resgen.models.resgen import ResGen, ResGenConfig
@@ -25,6 +25,7 @@ from resgen.ops.images import from_uint8
 from resgen.ops.masking import num_masked, sample_visible
 from resgen.ops.random import generator
 from resgen.quantizers import QuantizerConfig
+from resgen.recipes.images import RECIPES
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from resgen.training import generator_task as generator_module
@@ -32,8 +33,10 @@ from resgen.training.classes import ClassExamples
 from resgen.training.generator_task import GeneratorTask
 from resgen.training.image import tokenizer_task as tokenizer_module
 from resgen.training.image.product import image_product
+from resgen.training.image.runs import train_generator
 from resgen.training.image.tokenizer_task import TokenizerLossConfig, TokenizerTask
 from resgen.training.interface import TrainerConfig
+from resgen.training.stages import Run
 from resgen.training.trainer import Trainer
 from steps import losses
 
@@ -406,3 +409,15 @@ def test_a_generator_task_takes_over_the_codebooks(generator_task: GeneratorTask
 def test_generator_loss_settings(changes: dict, named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         GeneratorLossConfig(**changes)
+
+
+def test_the_recipe_of_a_tokenizer_for_other_pictures_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(out=tmp_path / "run", models={"tokenizer": "fashion-mnist-small"})
+    with pytest.raises(DataError, match="8x8 pixels, but 28x28 is expected"):
+        train_generator(RECIPES["digits"](), run)
+    said = (
+        "tokenizer 'fashion-mnist-small' was made by recipe 'fashion_mnist' for pictures of 28x28 with 1 channel(s); "
+    )
+    assert f"{said}those of recipe 'digits' have 8x8 with 1" in capsys.readouterr().err
