@@ -117,6 +117,7 @@ class Sweep:
 
     For example:
 
+        resgen sweep --model runs/digits/model --data digits --extractor runs/judge --grid steps=4,8 --out sweep
         resgen sweep --model fashion-mnist-small --data data/fashion --grid steps=8,16 top_p=0.9,1 --out sweep
         resgen sweep --model runs/a/model --data data/ --grid top_p=0.9,1 choice_temperature=1,4 --store --out sweep
     """

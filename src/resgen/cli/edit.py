@@ -24,6 +24,7 @@ class EditImage(Drawing):
 
     The picture is encoded; what is kept comes back code for code, and the model draws the rest. For example:
 
+        resgen generate image --model fashion-mnist-small --class bag --out bag.png
         resgen edit image --model fashion-mnist-small --input bag.png --mask 0,0,28,14 --class bag --out edited.png
         resgen edit image --model fashion-mnist-small --input bag.png --keep-levels 2 --class dress --out dresses/
         resgen edit image --model m --input a.png --mask mask.png --class 3 --blend --num-samples 5 --out edited.png

@@ -34,8 +34,9 @@ class EditSpeech(Drawing):
     Words of which at least half lies in the stretch, or that hold it, are replaced whole; where none does, the new
     words come between the nearest two. The codes of the rest come back as they are. For example:
 
-        resgen edit speech --model spoken-digits-small --input me.wav --input-text "one two three" --words
-        resgen edit speech --model spoken-digits-small --input me.wav --input-text "one two three" --text nine \\
+        resgen generate speech --model spoken-digits-small --text "one two three" --out spoken.wav
+        resgen edit speech --model spoken-digits-small --input spoken.wav --input-text "one two three" --words
+        resgen edit speech --model spoken-digits-small --input spoken.wav --input-text "one two three" --text nine \\
             --from 0.45 --to 0.9 --blend --out edited.wav
     """
 

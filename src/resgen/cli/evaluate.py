@@ -18,6 +18,8 @@ class Evaluate:
     Generated pictures are always evaluated with and without guidance. Interrupted, the same command goes on where it
     stopped. For example:
 
+        python tools/train_classifier.py --data digits --image-size 8 --channels 1 --max-minutes 1 --out runs/judge
+        resgen evaluate --model runs/digits/model --data digits --extractor runs/judge --num-samples 500 --out d.json
         resgen evaluate --model fashion-mnist-small --data data/fashion_mnist --num-samples 2000 --out fashion.json
         resgen evaluate --model runs/a/model --data data/cifar10 --seed 0 1 2 --steps 16 --out a.json
         resgen evaluate --model runs/b/model --data data/cifar10 --protocol a.json --out b.json

@@ -36,6 +36,7 @@ class GenerateImage(Drawing):
     What is left out is taken from the model's own settings. For example:
 
         resgen generate image --model fashion-mnist-small --class bag 9 --num 4 --out bags.png
+        resgen generate image --model avatars64 --class lorelei --scale 4 --out face.png
         resgen generate image --model runs/digits/model --num 10 --steps 16 --guidance-scale 2 --out pictures/
     """
 

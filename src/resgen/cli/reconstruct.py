@@ -28,7 +28,9 @@ class Reconstruct:
     The tokenizer says which: of pictures the PSNR is measured, of speech the distance of log-mels and, where pystoi
     is installed, STOI. For example:
 
-        resgen reconstruct --tokenizer runs/digits-tokenizer/model --input picture.png --out levels.png
+        resgen generate image --model avatars64 --class lorelei --out face.png
+        resgen reconstruct --tokenizer avatars64 --input face.png --out levels.png
+        resgen reconstruct --tokenizer runs/digits-tokenizer/model --input digits --out levels.png
         resgen reconstruct --tokenizer fashion-mnist-small --input data/test.parquet --out levels.png --json
         resgen reconstruct --tokenizer runs/mel/model --vocoder runs/vocoder/model --input me.wav --out levels
     """

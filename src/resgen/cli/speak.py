@@ -33,7 +33,8 @@ class GenerateSpeech(Drawing):
     What is left out is taken from the model's own settings. For example:
 
         resgen generate speech --model spoken-digits-small --text "three seven one" --out digits.wav
-        resgen generate speech --model runs/voice/model --text "two" --prompt me.wav --prompt-text five --out a.wav
+        resgen generate speech --model spoken-digits-small --text "nine zero" --prompt digits.wav \\
+            --prompt-text "three seven one" --out more.wav
         resgen generate speech --model runs/voice/model --texts lines.txt --out folder/
     """
 
