@@ -43,21 +43,32 @@ def format_seconds(seconds: float) -> str:
 
 
 class _Lines:
-    """Says at intervals how far the work is, with the time that is left at the speed so far."""
+    """Says at intervals how far the work is, moving or not, with the time that is left at the speed so far."""
 
     def __init__(self) -> None:
-        self._next = time.monotonic() + FIRST_LINE_SECONDS
         self._begins: dict[str, tuple[float, int | float]] = {}
+        self._last: tuple[int | float, int | float, str, str] | None = None
 
     def __call__(self, done: int | float, total: int | float, title: str, note: str = "") -> None:
-        now = time.monotonic()
-        begin, before = self._begins.setdefault(title, (now, done))
-        if now < self._next:
+        self._begins.setdefault(title, (time.monotonic(), done))
+        self._last = done, total, title, note
+
+    def say(self) -> None:
+        """One line, once there is something to say."""
+        if self._last is None:
             return
-        self._next = now + LINE_SECONDS
-        left = (total - done) * (now - begin) / (done - before) if done > before else None
+        done, total, title, note = self._last
+        begin, before = self._begins[title]
+        left = (total - done) * (time.monotonic() - begin) / (done - before) if done > before else None
         parts = (f"{done:,.0f} of {total:,.0f}", left is not None and f"{format_seconds(left)} left", note)
         print(f"{title}: {', '.join(part for part in parts if part)}", file=sys.stderr, flush=True)
+
+    def repeat(self, stop: threading.Event) -> None:
+        """Until `stop`."""
+        wait = FIRST_LINE_SECONDS
+        while not stop.wait(wait):
+            self.say()
+            wait = LINE_SECONDS
 
 
 @contextlib.contextmanager
@@ -87,7 +98,14 @@ def progress_bars(*, enabled: bool = True) -> Iterator[Advance]:
         TextColumn("{task.fields[note]}"),
     )
     if not console.is_terminal:
-        yield _Lines()
+        lines, stop = _Lines(), threading.Event()
+        speaker = threading.Thread(target=lines.repeat, args=(stop,), daemon=True)
+        speaker.start()
+        try:
+            yield lines
+        finally:
+            stop.set()
+            speaker.join()
         return
     progress = Progress(*columns, console=console, speed_estimate_period=3600.0)
     tasks: dict[str, Any] = {}

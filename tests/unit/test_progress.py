@@ -24,27 +24,41 @@ def test_long_work_shows_a_bar_with_its_title_and_the_time_left(terminal, monkey
     assert printed.out == "" and all(word in printed.err for word in ("reading", "left", "100%"))
 
 
-@pytest.mark.parametrize("off", ["enabled", "rank", "short"])
+@pytest.mark.parametrize("off", ["enabled", "rank", "short", "untold"])
 def test_nothing_is_shown_where_it_is_off_or_soon_done(off, monkeypatch, capsys):
     if off != "short":
-        monkeypatch.setattr(progress, "FIRST_LINE_SECONDS", 0.0)
+        monkeypatch.setattr(progress, "FIRST_LINE_SECONDS", 0.01)
     if off == "rank":
         monkeypatch.setenv("RANK", "1")
     with progress.progress_bars(enabled=off != "enabled") as advance:
-        for done in range(3):
-            advance(done, 2, "reading")
+        if off != "untold":
+            advance(1, 2, "reading")
+        time.sleep(0.1)
     assert capsys.readouterr().err == ""
 
 
-def test_long_work_says_how_far_it_is_without_a_terminal(monkeypatch, capsys):
-    now = iter([0.0, 5.0, 15.0, 25.0, 45.0, 46.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
+def test_without_a_terminal_long_work_says_at_intervals_how_far_it_is(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "FIRST_LINE_SECONDS", 0.01)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.01)
     with progress.progress_bars() as advance:
-        advance(0, 2000, "samples")
-        for done in (500, 1000, 1500):
-            advance(done, 2000, "samples")
-        advance(0, 10, "another phase")
-    assert capsys.readouterr().err == ("samples: 500 of 2,000, 0:30 left\nsamples: 1,500 of 2,000, 0:13 left\n")
+        advance(0, 2000, "samples", "seed 0")
+        printed = ""
+        while printed.count("\n") < 2:  # though nothing moves
+            time.sleep(0.01)
+            printed += capsys.readouterr().err
+    assert set(printed.splitlines()) == {"samples: 0 of 2,000, seed 0"}
+
+
+def test_a_line_has_the_time_that_is_left(monkeypatch, capsys):
+    now = iter([5.0, 15.0, 25.0, 45.0, 46.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
+    lines = progress._Lines()
+    lines(500, 2500, "samples")
+    lines(1000, 2500, "samples")
+    lines.say()
+    lines(0, 1, "another phase")
+    lines.say()
+    assert capsys.readouterr().err == "samples: 1,000 of 2,500, 1:00 left\nanother phase: 0 of 1\n"
 
 
 def test_an_error_within_ends_the_bar(terminal, monkeypatch):
