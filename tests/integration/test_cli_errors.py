@@ -108,7 +108,7 @@ def test_unknown_model(refused, tmp_path):
     ("options", "names"),
     [
         (["--recipe", "digit"], "did you mean 'digits'?"),
-        (["--set", "tokenizer_training.num_step=5"], "did you mean 'tokenizer_training.num_steps'?"),
+        (["--set", "tokenizer_training.num_step=5"], "did you mean 'tokenizer_training.num_steps' or '"),
         (["--set", "tokenizer.image_size=large"], "large"),
         (["--set", "tokenizer.image_size=-8"], "-8"),
         (["--set", "tokenizer_training.batch_size=0"], "0"),

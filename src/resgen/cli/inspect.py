@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional
 
 from resgen.cli.common import ConfigFile, Json, Overrides, load_recipe, option, quality, report
-from resgen.errors import ConfigError
+from resgen.errors import CheckpointError, ConfigError
 from resgen.progress import format_seconds
 
 SETTINGS = ("num_steps", "guidance_scale", "top_p", "temperature", "choice_temperature")
@@ -51,8 +51,19 @@ class Inspect:
 
             assert self.model is not None
             document = describe_artefact(self.model)
-            text = None if self.full else summary(document)
+            text = None if self.full or self.as_json else self.short(document)
         report(document, as_json=self.as_json, text=text)
+
+    def short(self, document: dict[str, Any]) -> str:
+        """The summary.
+
+        Raises:
+            CheckpointError: what the model says of itself is of another form than `save_folder` gives it.
+        """
+        try:
+            return summary(document)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"'{self.model}' does not describe itself as it should; --full shows all") from error
 
 
 def summary(document: dict[str, Any]) -> str:
@@ -76,8 +87,8 @@ def summary(document: dict[str, Any]) -> str:
     trainings = {stage: record for stage, record in history.items() if isinstance(record, dict) and "steps" in record}
     for stage, record in trainings.items():
         recipe = record.get("config", {}).get("recipe")
-        length = f"{record['steps']:,} steps, {format_seconds(record['seconds'])}"
-        parts = (recipe and f"recipe {recipe}", length, quality(record.get("metrics", {})))
+        time = format_seconds(record["seconds"]) if "seconds" in record else ""
+        parts = (recipe and f"recipe {recipe}", f"{record['steps']:,} steps", time, quality(record.get("metrics", {})))
         lines.append(f"{stage} trained: {', '.join(part for part in parts if part)}")
     if not trainings and (measured := quality(history)):
         lines.append(f"measured: {measured}")

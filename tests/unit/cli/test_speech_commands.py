@@ -248,6 +248,8 @@ def test_inspect_a_speech_pipeline(models: Path, capsys: Any) -> None:
     assert document["speech"]["codes"]["positions_per_second"] == 20.0 and document["speech"]["codes"]["depth"] == 3
     assert document["speech"]["text"]["alphabet_size"] == len(ALPHABET)
     assert document["speech"]["vocoder"]["frames_per_second"] == 160.0
+    assert main(["inspect", str(models / "voice")]) == 0
+    assert "generator trained: 7 steps" in capsys.readouterr().out.splitlines()
     parts = {name: part["numbers_by_part"] for name, part in document["components"].items()}
     assert set(parts) == {"tokenizer", "vocoder", "text", "generator"}
     assert "duration" in parts["text"] and "head" in parts["vocoder"]
