@@ -32,6 +32,5 @@ def resolve_model(name_or_path: str | Path) -> Path:
         return ASSETS / str(name_or_path)
     if isinstance(name_or_path, str) and hub.is_hub_name(name_or_path):
         return hub.download(name_or_path)
-    if len(path.parts) > 1:
-        raise CheckpointError(f"no such folder: '{path}'; {nearest_path(path)}; bundled: {', '.join(list_bundled())}")
-    raise CheckpointError(unknown("model", name_or_path, list_bundled()) + ", or the path of a folder")
+    also = f"; no such folder: {nearest_path(path)}" if len(path.parts) > 1 else ""
+    raise CheckpointError(f"{unknown('model', name_or_path, list_bundled())}, or the path of a folder{also}")

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -14,14 +14,7 @@ from PIL import Image
 
 from resgen.errors import ConfigError
 from resgen.pipelines.image.output import ImageOutput
-
-
-class Record(NamedTuple):
-    step: int
-    num_steps: int
-    guidance_scale: float
-    revealed: int
-    passes: int
+from resgen.samplers.records import StepRecord
 
 
 class FakePipeline:
@@ -46,7 +39,7 @@ class FakePipeline:
     def __call__(self, *, class_ids=None, num_samples=1, callback=None, **settings):
         self.calls.append({"class_ids": class_ids, "num_samples": num_samples, **settings})
         count = len(class_ids) if class_ids else num_samples
-        steps = [Record(0, 3, 0.0, 5, 1), Record(2, 3, 1.5, 5, 2)]
+        steps = [StepRecord(0, 3, 0.0, 5, 5, 0.1, 1), StepRecord(2, 3, 1.5, 5, 10, 0.1, 2)]
         for record in steps:
             callback(record, None, None)
         images = [Image.new("L", (4, 4), 10 * k) for k in range(count)]

@@ -61,6 +61,8 @@ def test_generate_passes_classes_and_only_the_given_settings(pipeline, tmp_path,
         "num_steps": 3,
         "guidance_scale": 1.5,
         "revealed": 5,
+        "visible_tokens": 10,
+        "seconds": 0.1,
         "passes": 2,
     }
     width, height = Image.open(out).size

@@ -179,4 +179,5 @@ def test_what_is_not_there_is_said_with_what_is(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == f"error: {line}\n"
     (tmp_path / "runs" / "digits").mkdir(parents=True)
     assert main(["inspect", "runs/digit/model"]) == 2
-    assert "no such folder: 'runs/digit/model'; did you mean 'runs/digits'?" in capsys.readouterr().err
+    line = capsys.readouterr().err
+    assert "unknown model 'runs/digit/model'" in line and "no such folder: did you mean 'runs/digits'?" in line

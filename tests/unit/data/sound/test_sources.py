@@ -183,7 +183,7 @@ def test_pyarrow_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_nothing_to_open(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no parquet files, no tar shards, no metadata.csv"):
         open_speech(tmp_path)
-    with pytest.raises(DataError, match="nowhere' is not there"):
+    with pytest.raises(DataError, match="no such file or folder: '.*nowhere'"):
         open_speech(tmp_path / "nowhere")
     (tmp_path / "a.wav").write_bytes(encoded(0.5))
     with pytest.raises(DataError, match="a.wav' is not a .parquet or .tar file"):
