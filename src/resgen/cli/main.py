@@ -194,8 +194,9 @@ def guard(run: Callable[[], int | None]) -> int:
         sys.stdout.flush()
     except ResGenError as error:
         cause = error.__cause__
-        lost = isinstance(cause, FileNotFoundError) and cause.filename
-        return fail(f"{error}; {nearest_path(os.fsdecode(cause.filename))}" if lost else str(error))
+        if isinstance(cause, FileNotFoundError) and cause.filename:
+            return fail(f"{error}; {nearest_path(os.fsdecode(cause.filename))}")
+        return fail(str(error))
     except KeyboardInterrupt:
         message("interrupted")
         return EXIT_INTERRUPTED

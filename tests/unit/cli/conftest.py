@@ -59,7 +59,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def install(name: str, **members: Any) -> None:
         module = ModuleType(name)
-        for key, value in members.items():
+        nothing = {"registered": tuple} if name == "resgen.modalities" else {}  # every command asks for it
+        for key, value in (nothing | members).items():
             setattr(module, key, value)
         monkeypatch.setitem(sys.modules, name, module)
 

@@ -113,7 +113,7 @@ class EditOutput(ImageOutput):
     plan: EditPlan
     given: Image.Image
 
-    def sheet(self) -> Image.Image:
+    def sheet(self, *, scale: int | None = None) -> Image.Image:
         """The picture, its mask in red, what was given, and the results on one sheet, magnified if they are small."""
         heading = {"input": self.plan.image}
         if self.plan.mask is not None:
@@ -128,7 +128,7 @@ class EditOutput(ImageOutput):
             tiles += [blank] * len(heading) if begin else list(heading.values())
             tiles += self.images[begin : begin + per_row]
         labels = [*heading, *["result"] * per_row]
-        return tile_grid(tiles, len(labels), labels=labels)
+        return tile_grid(tiles, len(labels), labels=labels, scale=scale)
 
 
 @torch.inference_mode()
