@@ -46,9 +46,9 @@ from resgen.ops.random import generator
 from resgen.quantizers import QuantizerConfig
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
-from resgen.training.classes import ClassExamples
+from resgen.training.classes import ClassExamples, ClassProduct
 from resgen.training.generator_task import GeneratorTask
-from resgen.training.image.product import image_product
+from resgen.training.image.product import save_sheet
 from resgen.training.interface import TrainerConfig
 from resgen.training.trainer import Trainer
 from resgen.types import CodeSpec
@@ -326,7 +326,7 @@ def _training(case: Case, batch_size: int, repetitions: int, *, compiled: bool =
             examples,
             examples,
             quantizer=tokenizer.quantizer,
-            product=image_product(tokenizer, examples.cache.plan.class_names),
+            product=ClassProduct(tokenizer, examples.cache.plan.class_names, save_sheet),
             sampling=SamplingConfig(),
         )
         settings = TrainerConfig(

@@ -126,8 +126,9 @@ def test_python_runs(page, tmp_path, monkeypatch):
     monkeypatch.setattr(modalities, "_registered", {})  # a page's modality is not left to other tests
     codes = blocks(DOCS / page, "python")
     assert codes
+    namespace = {"__name__": "page"}
     for code in codes:
-        exec(compile(code, page, "exec", dont_inherit=True), {"__name__": "page"})
+        exec(compile(code, page, "exec", dont_inherit=True), namespace)
 
 
 def test_no_link_is_broken(links):

@@ -59,7 +59,7 @@ M = TypeVar("M", bound=nn.Module)
 class Pipeline:
     """A loaded pipeline folder."""
 
-    tokenizer: ImageTokenizer
+    tokenizer: Any
     generator: CodeModel
     sampling: AnySampling
     class_names: tuple[str, ...]
@@ -142,8 +142,8 @@ def save_pipeline(
     save_folder(path, kind="pipeline", components=components, extra={**others, **own})
 
 
-def load_pipeline(name_or_path: str | Path) -> Pipeline:
-    """A pipeline folder (or bundled model), both parts in evaluation mode.
+def load_pipeline(name_or_path: str | Path, tokenizers: Sequence[type[Any]] = (ImageTokenizer,)) -> Pipeline:
+    """A pipeline folder (or bundled model) with one of some tokenizers, both parts in evaluation mode.
 
     Raises:
         CheckpointError: as `load_tokenizer`, and where tokenizer and generator do not belong together.
@@ -151,7 +151,7 @@ def load_pipeline(name_or_path: str | Path) -> Pipeline:
     folder = load_folder(resolve_model(name_or_path))
     if folder.kind == "speech-pipeline":
         raise CheckpointError(f"'{folder.path}' is a model of speech; open it with SpeechPipeline")
-    tokenizer = cast(ImageTokenizer, tokenizer_of(folder, (ImageTokenizer,)))
+    tokenizer = tokenizer_of(folder, tokenizers)
     generator, sampling = generator_of(folder, tokenizer)
     class_names = folder.extra.get("class_names", [])
     if not isinstance(class_names, list) or len(class_names) not in (0, generator.config.num_classes):

@@ -11,20 +11,16 @@ from resgen.checkpoints.format import Folder
 from resgen.files import write_text
 
 CARD_NAME = "README.md"
-TASKS = {"pipeline": "unconditional-image-generation", "speech-pipeline": "text-to-speech"}
-USES = {
-    "pipeline": """from resgen import ImagePipeline
+USE = """```python
+import resgen
 
-pipe = ImagePipeline.from_pretrained("{name}")
-pipe().save("pictures.png")""",
-    "speech-pipeline": """from resgen import SpeechPipeline
-
-pipe = SpeechPipeline.from_pretrained("{name}")
-pipe("some text").save("speech.wav")""",
-}
+pipe = resgen.load("{name}")
+{usage}
+```
+"""
 
 
-def write_card(folder: Folder, path: str | Path, *, name: str) -> Path:
+def write_card(folder: Folder, path: str | Path, *, name: str, tag: str = "", usage: str = "") -> Path:
     """Write `README.md` into a folder: what the model is, how to use it, how it was trained and what was measured then.
 
     Data, licence and limits are not in the record; the card says that they are missing.
@@ -33,10 +29,12 @@ def write_card(folder: Folder, path: str | Path, *, name: str) -> Path:
         folder: the saved model.
         path: where to write.
         name: that users will give.
+        tag: what the hub calls a model of this kind.
+        usage: a line of Python with `pipe`, the model.
     """
-    parts = [_front_matter(folder), f"# {name}\n", _about(folder)]
-    if folder.kind in USES:
-        parts.append(f"```python\n{USES[folder.kind].format(name=name)}\n```\n")
+    parts = [_front_matter(tag), f"# {name}\n", _about(folder)]
+    if usage:
+        parts.append(USE.format(name=name, usage=usage))
     parts.append(_training(folder))
     parts.append(
         "**Data, licence, limits.** Not stated: whoever trained this model should say here what it learned from.\n"
@@ -46,9 +44,9 @@ def write_card(folder: Folder, path: str | Path, *, name: str) -> Path:
     return file
 
 
-def _front_matter(folder: Folder) -> str:
-    task = f"pipeline_tag: {TASKS[folder.kind]}\n" if folder.kind in TASKS else ""
-    return f"---\nlibrary_name: resgen\n{task}tags:\n- resgen\n- residual-vector-quantization\n---\n"
+def _front_matter(tag: str) -> str:
+    line = f"pipeline_tag: {tag}\n" if tag else ""
+    return f"---\nlibrary_name: resgen\n{line}tags:\n- resgen\n- residual-vector-quantization\n---\n"
 
 
 def _about(folder: Folder) -> str:

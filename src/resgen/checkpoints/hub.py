@@ -55,13 +55,15 @@ def download(name: str) -> Path:
     return path
 
 
-def push(folder: str | Path, repository: str, *, private: bool = False) -> str:
+def push(folder: str | Path, repository: str, *, private: bool = False, tag: str = "", usage: str = "") -> str:
     """Upload a model's folder with its card; returns the address of the commit.
 
     Args:
         folder: a saved model; a card is written from its record where it has none.
         repository: `owner/model`; made if it is not there.
         private: whether a new repository is private.
+        tag: for the card, see `write_card`.
+        usage: likewise.
 
     Raises:
         CheckpointError: not a model's folder, a name of another form, or the hub refuses.
@@ -76,7 +78,7 @@ def push(folder: str | Path, repository: str, *, private: bool = False) -> str:
         copied = Path(place) / "model"
         shutil.copytree(saved.path, copied, ignore=lambda _, names: [n for n in names if not _is_allowed(n)])
         if not (copied / CARD_NAME).is_file():
-            write_card(saved, copied, name=repository)
+            write_card(saved, copied, name=repository, tag=tag, usage=usage)
         try:
             api = hub.HfApi(library_name="resgen")
             api.create_repo(repository, private=private, exist_ok=True)
@@ -88,11 +90,11 @@ def push(folder: str | Path, repository: str, *, private: bool = False) -> str:
     return str(commit.commit_url)
 
 
-def push_saved(save: Callable[[Path], None], repository: str, *, private: bool = False) -> str:
-    """`push` of what `save` writes into a folder of its own."""
+def push_saved(save: Callable[[Path], None], repository: str, **options: Any) -> str:
+    """`push` of what `save` writes into a folder of its own; options are those of `push`."""
     with tempfile.TemporaryDirectory() as place:
         save(Path(place) / "model")
-        return push(Path(place) / "model", repository, private=private)
+        return push(Path(place) / "model", repository, **options)
 
 
 def _is_allowed(name: str) -> bool:

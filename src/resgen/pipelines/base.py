@@ -9,7 +9,7 @@ import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar
+from typing import Any, ClassVar, TypedDict, TypeVar
 
 import torch
 from torch import nn
@@ -34,6 +34,8 @@ class BasePipeline(ABC):
     """A generator with what it needs to make pictures or sounds.
 
     Attributes:
+        tag: what the hub calls such models; empty for none of its names.
+        usage: a line of Python with `pipe`, a model, for cards.
         name: the folder that it was loaded from.
         device: where it computes.
         dtype: of its networks; codebooks and the arithmetic of distributions are float32 in any case.
@@ -41,6 +43,8 @@ class BasePipeline(ABC):
         sampling: settings of the sampler, where a call does not give them.
     """
 
+    tag: ClassVar[str] = ""
+    usage: ClassVar[str] = ""
     name: str
     device: torch.device
     dtype: torch.dtype
@@ -77,7 +81,7 @@ class BasePipeline(ABC):
             CheckpointError: the hub refuses.
             MissingExtraError: huggingface_hub is not installed (extra `hub`).
         """
-        return push_saved(self.save_pretrained, repository, private=private)
+        return push_saved(self.save_pretrained, repository, private=private, tag=self.tag, usage=self.usage)
 
     def __repr__(self) -> str:
         parameters = sum(one.numel() for module in self._modules() for one in module.parameters())

@@ -1,8 +1,9 @@
-"""Cached codes with classes as examples for a generator, and what becomes of it; of any modality."""
+"""Generators of classes, of any modality: cached codes as examples, the training, and what becomes of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,13 +11,20 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from resgen.checkpoints.artefacts import SavedTokenizer, save_pipeline
-from resgen.data.codes.cache import CodeCache
-from resgen.kinds import AnySampling, sample
+from resgen.checkpoints.artefacts import SavedTokenizer, check_belongs, fingerprint, load_tokenizer_as, save_pipeline
+from resgen.checkpoints.format import Folder
+from resgen.data.codes.cache import CachePlan, CodeCache
+from resgen.data.codes.encoding import write_codes
+from resgen.kinds import AnySampling, kind_of, sample
 from resgen.models.base import CodeModel
-from resgen.training.generator_task import Batch
+from resgen.training.generator_task import Batch, Evaluate, GeneratorTask
+from resgen.training.initial import new_generator
+from resgen.training.parallel import initialise
+from resgen.training.stages import Job, Run, run_stage
 
 SAMPLED_CLASSES, SAMPLES_PER_CLASS = 10, 4
+Show = Callable[[Path, Tensor, Sequence[str]], None]
+"""(path, signals, names of their classes) writes decoded samples; four of each class follow each other."""
 
 
 class ClassExamples:
@@ -50,10 +58,14 @@ class ClassExamples:
 
 
 class Decoder(SavedTokenizer, Protocol):
-    """A tokenizer that decodes."""
+    """A tokenizer at work."""
 
     def to(self, device: torch.device, /) -> object:
         """Move its network."""
+        ...
+
+    def encode(self, signals: Tensor) -> Int[Tensor, "B L D"]:
+        """Codes of signals."""
         ...
 
     def decode(self, codes: Int[Tensor, "B L D"]) -> Tensor:
@@ -67,15 +79,10 @@ class ClassProduct:
     Args:
         tokenizer: decodes samples; exported with the generator.
         class_names: of the training data.
-        show: (path, signals, names of their classes) writes decoded samples; four of each class follow each other.
+        show: writes samples.
     """
 
-    def __init__(
-        self,
-        tokenizer: Decoder,
-        class_names: Sequence[str],
-        show: Callable[[Path, Tensor, Sequence[str]], None],
-    ) -> None:
+    def __init__(self, tokenizer: Decoder, class_names: Sequence[str], show: Show) -> None:
         self.tokenizer, self.class_names, self.show = tokenizer, tuple(class_names), show
 
     def to(self, device: torch.device) -> None:
@@ -100,3 +107,79 @@ class ClassProduct:
             class_names=self.class_names if model.config.num_classes else (),
             history=history,
         )
+
+
+def train_classes(
+    recipe: Any,
+    run: Run,
+    *,
+    tokenizers: Sequence[type[Any]],
+    encoded: Callable[[Any, Folder], tuple[CodeCache, CodeCache]],
+    show: Show,
+    evaluator: Callable[[Any], Evaluate] | None = None,
+) -> dict[str, float]:
+    """Train a generator of classes and write the pipeline `out/model`; returns the final metrics.
+
+    Args:
+        recipe: with `generator`, `generator_loss`, `generator_training` and `sampling`; the shape of the codes is the
+            tokenizer's.
+        run: with the model `tokenizer`. Where the classes of `init` differ in number, they start anew.
+        tokenizers: classes of those that will do.
+        encoded: (tokenizer, its folder) gives training and held-out codes, with the column `labels`.
+        show: writes samples.
+        evaluator: makes, for the tokenizer, what is called every `evaluate_every` steps.
+    """
+
+    def prepare() -> Job:
+        tokenizer, folder = load_tokenizer_as(run.models["tokenizer"], tokenizers)
+        train, held_out = encoded(tokenizer, folder)
+        for cache in (train, held_out):
+            check_belongs(tokenizer, cache.spec, cache.plan.made_from.get("tokenizer"), str(cache.path))
+        class_names = train.plan.class_names
+        num_classes = len(class_names) if len(class_names) > 1 else 0
+        config = replace(recipe.generator, num_classes=num_classes)
+        task = GeneratorTask(
+            new_generator(recipe, config, tokenizer, run.init),
+            recipe.generator_loss,
+            ClassExamples(train, num_classes),
+            ClassExamples(held_out, num_classes),
+            quantizer=tokenizer.quantizer,
+            product=ClassProduct(tokenizer, class_names, show),
+            sampling=recipe.sampling,
+            evaluate=evaluator(tokenizer) if evaluator is not None and initialise().rank == 0 else None,
+            history={"tokenizer": folder.record("tokenizer")},
+        )
+        about = {
+            "sha256": train.plan.made_from["data"],
+            "versions": train.plan.versions,
+            "tokenizer": train.plan.made_from["tokenizer"],
+        }
+        configs = {"generator": config, "generator_loss": recipe.generator_loss, "sampling": recipe.sampling}
+        return Job(task, about, configs, kind_of(config).name)
+
+    return run_stage("generator", recipe, run, prepare)
+
+
+@torch.no_grad()
+def encode_classes(
+    folder: Path, tokenizer: Decoder, signals: Tensor, labels: Int[Tensor, " N"], class_names: Sequence[str], data: str
+) -> CodeCache:
+    """A code cache of signals that fit into memory, for `ClassExamples`.
+
+    Args:
+        folder: the place of the cache.
+        tokenizer: encodes them.
+        signals: as the tokenizer takes them, [N, ...].
+        labels: their classes.
+        class_names: names of all classes.
+        data: what the signals are, such as a hash; with the same the cache is kept.
+    """
+    plan = CachePlan(
+        spec=tokenizer.spec,
+        num_samples=len(signals),
+        columns={"labels": "number"},
+        class_names=tuple(class_names),
+        made_from={"tokenizer": fingerprint(tokenizer), "data": data},
+        shard_samples=len(signals),
+    )
+    return write_codes(folder, plan, tokenizer.encode(signals).cpu(), {"labels": labels.tolist()})

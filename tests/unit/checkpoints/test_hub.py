@@ -79,6 +79,8 @@ def test_a_model_goes_up_and_comes_back(stand_in: Hub) -> None:
         "generator.safetensors",
         "tokenizer.safetensors",
     ]
+    card = (stand_in.root / "me/bags/README.md").read_text()
+    assert "pipeline_tag: unconditional-image-generation\n" in card and 'resgen.load("me/bags")' in card
     again = ImagePipeline.from_pretrained("me/bags@abc", device="cpu", dtype="float32")
     assert stand_in.calls[-1] == ("me/bags", "abc", hub.FILES)
     assert again(["Bag"], num_steps=2).codes.equal(pipe(["Bag"], num_steps=2).codes)
@@ -117,9 +119,10 @@ def test_what_cannot_be_had(stand_in: Hub, tmp_path: Path, monkeypatch: pytest.M
 
 def test_cards_tell_the_record(tmp_path: Path) -> None:
     folder = load_folder(resolve_model(BUNDLED))
-    text = write_card(folder, tmp_path, name="me/bags").read_text()
+    about = {"tag": ImagePipeline.tag, "usage": ImagePipeline.usage}
+    text = write_card(folder, tmp_path, name="me/bags", **about).read_text()
     assert text.startswith("---\nlibrary_name: resgen\npipeline_tag: unconditional-image-generation\n")
-    assert 'ImagePipeline.from_pretrained("me/bags")' in text and "Ankle boot" in text
+    assert 'pipe = resgen.load("me/bags")\npipe().save("pictures.png")\n```' in text and "Ankle boot" in text
     generator = folder.extra["history"]["generator"]
     assert f"| generator | {generator['steps']} |" in text
     assert "- generator: `resgen`, mixture head, " in text

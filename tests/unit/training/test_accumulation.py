@@ -27,9 +27,9 @@ from resgen.ops.random import generator
 from resgen.quantizers import QuantizerConfig
 from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from resgen.tokenizers.sound import SoundCodec
-from resgen.training.classes import ClassExamples
+from resgen.training.classes import ClassExamples, ClassProduct
 from resgen.training.generator_task import GeneratorLossConfig, GeneratorTask
-from resgen.training.image.product import image_product
+from resgen.training.image.product import save_sheet
 from resgen.training.image.tokenizer_task import TokenizerLossConfig, TokenizerTask
 from resgen.training.speech.product import COLUMNS, EncodedUtterance, PromptConfig, SpeechExamples
 from resgen.training.speech.text_task import TextLossConfig, TextTask
@@ -136,7 +136,9 @@ def picture_generator(kind: str, folder: Path) -> GeneratorTask:
     )
     cache = write_codes(folder / "codes", plan, codes, {"labels": [k % 3 for k in range(BATCH)]})
     examples = ClassExamples(cache, 3)
-    return generator_task(kind, tokenizer, examples, image_product(tokenizer, ("a", "b", "c")), num_classes=3)
+    return generator_task(
+        kind, tokenizer, examples, ClassProduct(tokenizer, ("a", "b", "c"), save_sheet), num_classes=3
+    )
 
 
 def speech_generator(kind: str, folder: Path) -> GeneratorTask:

@@ -1,10 +1,9 @@
-"""Pictures and classes as callers have them."""
+"""Pictures as callers have them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, SupportsIndex
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -18,17 +17,6 @@ PictureLike = Image.Image | str | Path | bytes | memoryview | np.ndarray | Tenso
 """A PIL picture, a file, its content, or numbers: an array `[rows, columns(, channels)]` or a tensor
 `[(channels, )rows, columns]`, whole in 0..255 or of floating point in [0, 1]."""
 MaskLike = PictureLike | tuple[int, int, int, int] | list[int]
-ClassLike = str | SupportsIndex
-ClassesLike = ClassLike | Iterable[ClassLike]
-
-
-def listed(value: Any) -> list[Any]:
-    """A single entry, or those of a list, an array or a tensor."""
-    if isinstance(value, np.ndarray | Tensor):
-        value = value.tolist()
-    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-        return [value]
-    return [one.item() if isinstance(one, np.generic | Tensor) else one for one in value]
 
 
 def stored_picture(image: Any, what: str) -> tuple[Picture, str]:

@@ -3,117 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
 import torch
 from jaxtyping import Int, UInt8
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from resgen.checkpoints.artefacts import Pipeline, load_pipeline, save_pipeline
 from resgen.data.pictures.grid import from_array
-from resgen.errors import ConfigError, unknown
-from resgen.kinds import KINDS, AnySampling, Settings, kind_of, sample, sampling_with, without_guidance
+from resgen.errors import ConfigError
+from resgen.kinds import AnySampling, Settings, kind_of, sample
 from resgen.ops.images import to_uint8
-from resgen.pipelines.base import BasePipeline, NoOthers, check_whole, refuse_others, seed_of, some_of
+from resgen.pipelines.base import check_whole
+from resgen.pipelines.classes import ClassesLike, ClassLike, ClassPipeline
 from resgen.pipelines.image.edit import EditOutput, EditPlan, check_order, plan_edit
-from resgen.pipelines.image.inputs import ClassesLike, ClassLike, MaskLike, PictureLike, listed
+from resgen.pipelines.image.inputs import MaskLike, PictureLike
 from resgen.pipelines.image.output import ImageOutput
-from resgen.samplers.records import StepCallback, StepRecord
+from resgen.samplers.records import StepCallback
+from resgen.tokenizers.image import ImageTokenizer
 
 
-class ImagePipeline(BasePipeline):
+class ImagePipeline(ClassPipeline):
     """Tokenizer and generator of one folder.
 
         pipe = ImagePipeline.from_pretrained("fashion-mnist-small")
         pipe("Bag", num_samples=4, seed=1).save("bags.png")
 
-    Args:
-        parts: what `checkpoints.artefacts.load_pipeline` returns.
-        device: `cpu`, `cuda`, ...; a GPU if there is one by default.
-        dtype: of the networks: `bfloat16` (or `bf16`), `float32`, or `auto`, which takes bfloat16 where the hardware
-            has instructions for it. Codebooks, mixture arithmetic and quantization are float32 in any case.
+    Arguments are those of `ClassPipeline`.
     """
 
-    def __init__(
-        self, parts: Pipeline, *, device: str | torch.device | None = None, dtype: str | torch.dtype = "auto"
-    ) -> None:
-        self.name = parts.folder.path.name
-        self.tokenizer, self.generator = parts.tokenizer, parts.generator
-        self.sampling: AnySampling = parts.sampling
-        self.class_names = parts.class_names
-        self.history: dict[str, Any] = dict(parts.folder.extra.get("history", {}))
-        self.to("auto" if device is None else device, dtype)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: str | Path,
-        *,
-        device: str | torch.device | None = None,
-        dtype: str | torch.dtype = "auto",
-        **others: Unpack[NoOthers],
-    ) -> ImagePipeline:
-        """Load a pipeline's folder, a generator's run folder, a bundled model, or `owner/model[@revision]` of the hub.
-
-        Raises:
-            CheckpointError: nothing there, damaged, of speech, or its parts do not belong together.
-            ConfigError: a device or type that cannot be used, or another argument.
-        """
-        refuse_others(others)
-        return cls(load_pipeline(name_or_path), device=device, dtype=dtype)
-
-    def save_pretrained(self, path: str | Path) -> None:
-        """Write a pipeline folder with these weights and sampling settings."""
-        save_pipeline(
-            path,
-            self.tokenizer,
-            self.generator,
-            sampling=self.sampling,
-            class_names=self.class_names,
-            history=self.history,
-        )
-
-    def compile(self) -> None:
-        """Compile the transformer, on a GPU into CUDA graphs: a minute for each size of batch, then faster.
-
-        In float32 codes are those of the pipeline that is not compiled; in bfloat16 the compiler rounds elsewhere, and
-        they may differ. Takes a C++ compiler.
-
-        Raises:
-            ConfigError: a kind whose evaluations grow with the positions before them.
-        """
-        kind = kind_of(self.generator.config)
-        if not kind.compilable:
-            names = ", ".join(name for name, one in KINDS.items() if one.compilable)
-            raise ConfigError(f"{kind.name} cannot be compiled: its cache grows with every position; {names} can")
-        mode = "reduce-overhead" if self.device.type == "cuda" else None
-        self.generator.get_submodule("transformer").compile(dynamic=False, mode=mode)
-
-    @property
-    def num_classes(self) -> int:
-        """Classes that the generator knows; 0 for a model without classes."""
-        return self.generator.config.num_classes
-
-    def class_name(self, class_id: int) -> str:
-        """The name of a class, or its number where classes have no names."""
-        return self.class_names[class_id] if class_id < len(self.class_names) else str(class_id)
-
-    def class_id(self, name_or_id: ClassLike) -> int:
-        """The number of a class given by name (case does not matter) or number.
-
-        Raises:
-            ConfigError: there is no such class.
-        """
-        lowered = [name.lower() for name in self.class_names]
-        text = str(name_or_id)
-        if isinstance(name_or_id, str) and text.lower() in lowered:
-            return lowered.index(text.lower())
-        if text.isdecimal() and len(text) < 10 and int(text) < self.num_classes:  # int refuses thousands of digits
-            return int(text)
-        numbers = f"0..{self.num_classes - 1}" if self.num_classes else "none (the model has no classes)"
-        raise ConfigError(unknown("class", name_or_id, [*self.class_names, numbers]))
+    tag, usage = "unconditional-image-generation", 'pipe().save("pictures.png")'
+    tokenizers = (ImageTokenizer,)
+    tokenizer: ImageTokenizer
 
     def __call__(
         self,
@@ -145,42 +66,23 @@ class ImagePipeline(BasePipeline):
         Raises:
             ConfigError: an unknown class, or a setting that is unknown or out of range.
         """
-        check_whole(1, num_samples=num_samples, batch_size=batch_size)
-        seed = seed_of(seed)
-        every = range(self.num_classes) if self.num_classes else [0]
-        classes = every if class_ids is None else [self.class_id(c) for c in listed(class_ids)]
-        ids = [c for c in classes for _ in range(num_samples)]
-        if not ids:
-            raise ConfigError("class_ids=[] must hold at least one class, or be None for all")
-        if (codes is None) != (visible is None):
-            raise ConfigError("codes and visible must be given together")
-        if codes is not None and visible is not None:
-            self._check_given(codes, visible, len(ids))
-        records: list[StepRecord] = []
-        finished: list[Tensor] = []
-        images: list[Image.Image] = []
-        sampling = self._unguided(self._settings(self.__call__, settings))
-        for begin in range(0, len(ids), batch_size):
-            part = slice(begin, begin + batch_size)
-            samples = sample(
-                self.generator,
-                torch.tensor(ids[part], device=self.device),
-                seed=seed,
-                indices=range(begin, min(begin + batch_size, len(ids))),
-                sampling=sampling,
-                given=None if codes is None or visible is None else (codes[part], visible[part]),
-                callback=callback,
-            )
-            records += samples.steps
-            finished.append(samples.codes.cpu())
-            images += self.decode(samples.codes)
-        return ImageOutput(
-            images=images,
-            codes=torch.cat(finished),
-            steps=records,
-            class_ids=ids,
-            class_names=[self.class_name(c) for c in ids] if self.num_classes else [],
+        result = self.draw(
+            class_ids,
+            num_samples=num_samples,
             seed=seed,
+            batch_size=batch_size,
+            codes=codes,
+            visible=visible,
+            callback=callback,
+            **settings,
+        )
+        return ImageOutput(
+            images=result.signals,
+            codes=result.codes,
+            steps=result.steps,
+            class_ids=result.class_ids,
+            class_names=result.class_names,
+            seed=result.seed,
         )
 
     def edit(
@@ -277,18 +179,6 @@ class ImagePipeline(BasePipeline):
         check_order(kind_of(self.generator.config), plan.visible)
         return plan
 
-    def sampling_with(self, **settings: Any) -> AnySampling:
-        """The model's sampling settings with those given (not None) in their place.
-
-        Raises:
-            ConfigError: a setting that the model's kind does not have, or a value out of range.
-        """
-        return self._unguided(sampling_with(self.sampling, settings))
-
-    def _unguided(self, sampling: AnySampling) -> AnySampling:
-        """The same without guidance for a model without classes, where both passes would be the same."""
-        return sampling if self.num_classes else without_guidance(sampling)
-
     def generate_pixels(
         self, class_ids: Sequence[int], *, first_index: int, seed: int, batch_size: int, sampling: AnySampling
     ) -> UInt8[Tensor, "B C S S"]:
@@ -320,28 +210,7 @@ class ImagePipeline(BasePipeline):
         pixels = to_uint8(decoded).permute(0, 2, 3, 1).cpu().numpy()
         return [from_array(array) for array in pixels]
 
-    def _cast(self) -> Sequence[nn.Module]:
-        return self._modules()
-
-    def _modules(self) -> Sequence[nn.Module]:
-        return self.tokenizer, self.generator
-
     def _facts(self) -> Sequence[str]:
         config = self.tokenizer.config
         picture = f"{config.image_size}x{config.image_size} {'grey' if config.channels == 1 else 'RGB'}"
-        names = f" ({some_of(self.class_names)})" if self.class_names else ""
-        return picture, f"{self.num_classes} classes{names}" if self.num_classes else "no classes"
-
-    def _check_given(self, codes: Tensor, visible: Tensor, count: int) -> None:
-        spec = self.generator.spec
-        expected = (count, spec.num_positions, spec.depth)
-        if tuple(codes.shape) != expected or tuple(visible.shape) != expected[:2]:
-            raise ConfigError(
-                f"codes {tuple(codes.shape)} and visible {tuple(visible.shape)} must be {expected} and {expected[:2]}"
-            )
-        if visible.min() < 0 or visible.max() > spec.depth:
-            raise ConfigError(f"visible must lie in 0..{spec.depth}, not {int(visible.min())}..{int(visible.max())}")
-        if codes.min() < 0 or codes.max() >= spec.codebook_size:
-            raise ConfigError(
-                f"codes must lie in 0..{spec.codebook_size - 1}, not {int(codes.min())}..{int(codes.max())}"
-            )
+        return picture, *super()._facts()

@@ -59,6 +59,8 @@ class SpeechPipeline(BasePipeline):
             `checkpoints.vocoders.load_external_vocoder` returns.
     """
 
+    tag, usage = "text-to-speech", 'pipe("some text").save("speech.wav")'
+
     def __init__(
         self,
         parts: SpeechParts,

@@ -9,16 +9,11 @@ from torch import Tensor
 
 from resgen.data.pictures.grid import picture_grid, save_picture
 from resgen.ops.images import to_uint8
-from resgen.tokenizers.image import ImageTokenizer
-from resgen.training.classes import SAMPLES_PER_CLASS, ClassProduct
+from resgen.training.classes import SAMPLES_PER_CLASS
 
 
-def image_product(tokenizer: ImageTokenizer, class_names: Sequence[str]) -> ClassProduct:
-    """`generator_task.Product` of pictures: a sheet of samples, one class a row, and the pipeline."""
-    return ClassProduct(tokenizer, class_names, _save_sheet)
-
-
-def _save_sheet(path: Path, images: Tensor, names: Sequence[str]) -> None:
+def save_sheet(path: Path, images: Tensor, names: Sequence[str]) -> None:
+    """A sheet of samples, one class a row; see `training.classes.Show`."""
     pictures = to_uint8(images)
     scale = max(1, 64 // pictures.shape[-1])
     save_picture(picture_grid(pictures, SAMPLES_PER_CLASS, scale=scale, row_labels=list(names) or None), path)

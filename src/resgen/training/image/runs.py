@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from resgen.checkpoints.artefacts import check_belongs, fingerprint, load_tokenizer
+from resgen.checkpoints.artefacts import fingerprint, load_tokenizer
 from resgen.checkpoints.classifiers import load_classifier
+from resgen.checkpoints.format import Folder
 from resgen.checkpoints.locate import resolve_model
 from resgen.data.announce import announce
 from resgen.data.codes.cache import CachePlan, CodeCache, Shard, usual_shard
@@ -21,20 +21,19 @@ from resgen.data.pictures.store import MAX_BYTES_IN_MEMORY, PictureStore
 from resgen.data.splits import held_out_split, training_split
 from resgen.devices import choose_device
 from resgen.errors import ConfigError, DataError
-from resgen.kinds import kind_of
 from resgen.losses.perceptual import ClassifierPerceptualLoss, PerceptualLoss, VGGPerceptualLoss
 from resgen.nn.seeding import seeded
 from resgen.nn.size import built
 from resgen.ops.images import from_uint8
 from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from resgen.training.agreement import check_agreement
-from resgen.training.classes import ClassExamples
+from resgen.training.classes import train_classes
 from resgen.training.encoding import encode_splits, is_encoded, open_encoded
-from resgen.training.generator_task import Evaluate, GeneratorTask
-from resgen.training.image.product import image_product
+from resgen.training.generator_task import Evaluate
+from resgen.training.image.product import save_sheet
 from resgen.training.image.recipe import Recipe
 from resgen.training.image.tokenizer_task import TokenizerLossConfig, TokenizerTask
-from resgen.training.initial import check_init, new_generator, start_from
+from resgen.training.initial import check_init, start_from
 from resgen.training.parallel import first_alone, initialise
 from resgen.training.stages import CODE_FOLDERS, Job, Run, run_stage
 
@@ -87,11 +86,10 @@ def train_generator(
         evaluator: makes, for the tokenizer, what is called every `evaluate_every` steps.
     """
 
-    def prepare() -> Job:
-        loaded, folder = load_tokenizer(run.models["tokenizer"])
+    def encoded(tokenizer: ImageTokenizer, folder: Folder) -> tuple[CodeCache, CodeCache]:
         path, data = run.data_path(recipe), recipe.data
         made_by = folder.record("tokenizer").get("config", {}).get("recipe")
-        ours, its = ((one.image_size, one.channels) for one in (recipe.tokenizer, loaded.config))
+        ours, its = ((one.image_size, one.channels) for one in (recipe.tokenizer, tokenizer.config))
         if ours != its:
             announce(
                 f"tokenizer '{run.models['tokenizer']}' was made by recipe '{made_by}' for pictures of "
@@ -99,43 +97,20 @@ def train_generator(
                 f"with {ours[1]}"
             )
         if is_encoded(path):
-            train, held_out = open_encoded(path, "labels")
-        else:
-            out, device = Path(run.out) / "codes", recipe.generator_training.device
-            train, held_out = encode_data(
-                loaded,
-                path,
-                out,
-                flip=data.flip,
-                resize=data.resize,
-                skip_unreadable=data.skip_unreadable,
-                device=device,
-            )
-        for cache in (train, held_out):
-            check_belongs(loaded, cache.spec, cache.plan.made_from.get("tokenizer"), str(cache.path))
-        class_names = train.plan.class_names
-        num_classes = len(class_names) if len(class_names) > 1 else 0
-        config = replace(recipe.generator, num_classes=num_classes)
-        task = GeneratorTask(
-            new_generator(recipe, config, loaded, run.init),
-            recipe.generator_loss,
-            ClassExamples(train, num_classes),
-            ClassExamples(held_out, num_classes),
-            quantizer=loaded.quantizer,
-            product=image_product(loaded, class_names),
-            sampling=recipe.sampling,
-            evaluate=evaluator(loaded) if evaluator is not None and initialise().rank == 0 else None,
-            history={"tokenizer": folder.record("tokenizer")},
+            return open_encoded(path, "labels")
+        return encode_data(
+            tokenizer,
+            path,
+            Path(run.out) / "codes",
+            flip=data.flip,
+            resize=data.resize,
+            skip_unreadable=data.skip_unreadable,
+            device=recipe.generator_training.device,
         )
-        about = {
-            "sha256": train.plan.made_from["data"],
-            "versions": train.plan.versions,
-            "tokenizer": train.plan.made_from["tokenizer"],
-        }
-        configs = {"generator": config, "generator_loss": recipe.generator_loss, "sampling": recipe.sampling}
-        return Job(task, about, configs, kind_of(config).name)
 
-    return run_stage("generator", recipe, run, prepare)
+    return train_classes(
+        recipe, run, tokenizers=(ImageTokenizer,), encoded=encoded, show=save_sheet, evaluator=evaluator
+    )
 
 
 def encode_data(

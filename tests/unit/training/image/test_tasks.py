@@ -29,10 +29,10 @@ from resgen.recipes.images import RECIPES
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from resgen.training import generator_task as generator_module
-from resgen.training.classes import ClassExamples
+from resgen.training.classes import ClassExamples, ClassProduct
 from resgen.training.generator_task import GeneratorTask
 from resgen.training.image import tokenizer_task as tokenizer_module
-from resgen.training.image.product import image_product
+from resgen.training.image.product import save_sheet
 from resgen.training.image.runs import train_generator
 from resgen.training.image.tokenizer_task import TokenizerLossConfig, TokenizerTask
 from resgen.training.interface import TrainerConfig
@@ -117,7 +117,7 @@ def generator_task(tmp_path: Path) -> GeneratorTask:
         ClassExamples(codes, 2),
         ClassExamples(codes, 2),
         quantizer=tokenizer.quantizer,
-        product=image_product(tokenizer, CLASSES),
+        product=ClassProduct(tokenizer, CLASSES, save_sheet),
         sampling=SamplingConfig(num_steps=3, choice_temperature=1.0, guidance_scale=1.0),
         history={"tokenizer": {"steps": 1}},
     )
