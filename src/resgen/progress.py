@@ -15,6 +15,13 @@ T = TypeVar("T")
 QUIET_SECONDS = 2.0
 FIRST_LINE_SECONDS, LINE_SECONDS = 10.0, 30.0
 """Until the first line where there is no terminal, and from one to the next."""
+_STEERING = (*range(0x20), *range(0x7F, 0xA0), *range(0x2028, 0x202F), *range(0x2066, 0x206A))
+_ESCAPED = {code: ascii(chr(code))[1:-1] for code in _STEERING if chr(code) not in "\t\n"}
+
+
+def printable(text: str) -> str:
+    """The text with escapes for what would steer a terminal or reverse letters: names in foreign data may hold it."""
+    return text.translate(_ESCAPED)
 
 
 class Advance(Protocol):

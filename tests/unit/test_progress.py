@@ -11,6 +11,12 @@ def terminal(monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes standard error for a terminal
 
 
+def test_what_would_steer_a_terminal_is_escaped():
+    name = "\x1b[31mred\x1b]0;title\x07 a\rb \u202egnp.exe \x9b2J"
+    assert progress.printable(name) == r"\x1b[31mred\x1b]0;title\x07 a\rb \u202egnp.exe \x9b2J"
+    assert progress.printable("日本語 ☃\t\n") == "日本語 ☃\t\n"
+
+
 def test_short_work_shows_nothing(terminal, capsys):
     assert list(progress.show_progress([(1, "a"), (2, "b")], 3, "reading")) == ["a", "b"]
     assert capsys.readouterr().err == ""

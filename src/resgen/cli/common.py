@@ -23,7 +23,7 @@ from tyro.conf import UseAppendAction, arg
 from resgen.config import replace_nested
 from resgen.errors import ConfigError
 from resgen.files import nearest_path
-from resgen.progress import progress_bars
+from resgen.progress import printable, progress_bars
 
 if TYPE_CHECKING:
     from resgen.modalities import Modality
@@ -57,7 +57,7 @@ def option(metavar: str, *, name: str | None = None) -> Any:
 
 def message(text: str) -> None:
     """One line for the person at the terminal, on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def os_error_line(error: OSError) -> str:
@@ -94,7 +94,7 @@ def report(document: Mapping[str, Any], *, as_json: bool, text: str | None = Non
     if as_json:
         print(json.dumps(values, allow_nan=False))
     elif text is not None:
-        print(text)
+        print(printable(text))
     else:
         print(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110).rstrip())
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from resgen.errors import DataError
-from resgen.progress import is_first_process
+from resgen.progress import is_first_process, printable
 
 MAX_NAMED = 20
 
@@ -14,7 +14,7 @@ MAX_NAMED = 20
 def announce(line: str) -> None:
     """One line, from the first of several processes only."""
     if is_first_process():
-        print(line, file=sys.stderr, flush=True)
+        print(printable(line), file=sys.stderr, flush=True)
 
 
 def listed(reasons: Sequence[str]) -> str:

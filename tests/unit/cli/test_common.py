@@ -17,12 +17,14 @@ from resgen.cli.common import (
     count_passes,
     flatten,
     load_recipe,
+    message,
     plain,
     positive,
     report,
     slug,
     table,
 )
+from resgen.data.announce import announce
 from resgen.errors import ConfigError
 from resgen.modalities import Modality
 
@@ -130,6 +132,14 @@ def test_report_as_text(capsys):
     report({"a": {"b": 1}}, as_json=False)
     report({"a": 1}, as_json=False, text="one line")
     assert capsys.readouterr().out == "a:\n  b: 1\none line\n"
+
+
+def test_names_in_foreign_data_do_not_steer_the_terminal(capsys):
+    message("class \x1b[2J")
+    announce("class \x1b[2J")
+    report({}, as_json=False, text="class \x1b[2J\nnext")
+    printed = capsys.readouterr()
+    assert printed.err == "class \\x1b[2J\n" * 2 and printed.out == "class \\x1b[2J\nnext\n"
 
 
 def test_table_aligns_columns():

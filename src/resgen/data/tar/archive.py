@@ -17,6 +17,8 @@ BLOCK = 512
 MAX_EXTENDED_BYTES = 1 << 16
 """Of a long name or a set of pax records; file systems allow names of 4,096 bytes."""
 MAX_MEMBERS = 1 << 24
+MAX_PADDING_BYTES = 1 << 20
+"""After the end; tar fills up to 10,240 bytes, or as many as it was told to write at a time."""
 
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _FILES, _FOLDER = (b"0", b"\0", b"7"), b"5"
@@ -41,8 +43,8 @@ def tar_members(file: BinaryIO, where: str) -> Iterator[Member]:
         where: what to call it in an error.
 
     Raises:
-        DataError: compressed, no archive, cut short, a member that is no file (a link, a device, a sparse file), or
-            headers that no honest program writes.
+        DataError: compressed, no archive, cut short or followed by something else, a member that is no file (a link,
+            a device, a sparse file), or headers that no honest program writes.
     """
     total = os.fstat(file.fileno()).st_size
     position, name, size = 0, None, None
@@ -50,6 +52,11 @@ def tar_members(file: BinaryIO, where: str) -> Iterator[Member]:
         file.seek(position)
         header = file.read(BLOCK)
         if header == _EMPTY:
+            if total - position > MAX_PADDING_BYTES or any(file.read()):
+                raise DataError(
+                    f"{where} goes on after the mark of its end (byte {position}), which would be left out; "
+                    "give archives that were joined as shards of their own"
+                )
             return
         if len(header) < BLOCK:
             raise DataError(f"{where} is cut short: it ends at byte {total} without the mark of a tar archive's end")

@@ -92,6 +92,8 @@ def pax(records: bytes, name: bytes = b"") -> bytes:
         (header(size=b"-0000000001") + BODY + END, "has no size"),
         (header(size=b"\xff" * 12) + BODY + END, "has no size"),
         (header(size=b"\x80" + b"\xff" * 11) + BODY + END, "is cut short: byte .* is needed"),
+        ((header() + BODY + END) * 2, r"goes on after the mark of its end .byte 1024."),
+        (header() + BODY + bytes(BLOCK + (1 << 20)), "goes on after the mark of its end"),
         (header(b"2") + END, "holds 'name', which is no file .type b'2'."),
         (header(b"S") + BODY + END, "which is no file"),
         (header(b"L", b"00000300000") + bytes(1 << 17) + END, f"at most {MAX_EXTENDED_BYTES} are read"),
