@@ -18,8 +18,8 @@ import tyro
 from resgen.checkpoints.format import read_json
 from resgen.cli.main import guard
 from resgen.config import config_to_dict, parse_overrides
-from resgen.experiments.judge import Judge, Score
-from resgen.experiments.sweep import find_settings
+from resgen.experiments.image.judge import Judge, Score
+from resgen.experiments.image.sweep import find_settings
 from resgen.files import write_json
 from resgen.kinds import AnySampling, kind_of, without_guidance
 from resgen.pipelines.image.pipeline import ImagePipeline

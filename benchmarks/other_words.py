@@ -26,7 +26,7 @@ from resgen.evaluation.speech.metrics import error_rates, mean_interval, nearest
 from resgen.evaluation.speech.recognizer import DIGITS
 from resgen.evaluation.speech.speakers import open_speaker_encoder
 from resgen.evaluation.speech.transcribers import open_transcriber
-from resgen.experiments.speech_judge import candidate_sounds, copied, cross_sentence
+from resgen.experiments.speech.judge import candidate_sounds, copied, cross_sentence
 from resgen.files import write_json
 from resgen.kinds import sampling_with
 from resgen.ops.random import generator

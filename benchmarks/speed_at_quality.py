@@ -25,7 +25,7 @@ from resgen.cli.main import guard
 from resgen.config import config_from_dict
 from resgen.errors import ConfigError, unknown
 from resgen.evaluation.bench.timing import interleaved
-from resgen.experiments.judge import Judge
+from resgen.experiments.image.judge import Judge
 from resgen.files import write_json
 from resgen.kinds import AnySampling, kind_of
 from resgen.pipelines.image.pipeline import ImagePipeline

@@ -24,7 +24,7 @@ from resgen.cli.common import load_recipe
 from resgen.cli.main import guard
 from resgen.config import config_from_dict, config_to_dict, load_yaml, parse_overrides, replace_nested
 from resgen.errors import ConfigError, unknown
-from resgen.experiments.judge import Judge
+from resgen.experiments.image.judge import Judge
 from resgen.files import write_json
 from resgen.kinds import sampling_with, without_guidance
 from resgen.pipelines.image.pipeline import ImagePipeline

@@ -24,7 +24,7 @@ from resgen.errors import ConfigError
 from resgen.evaluation.speech.evaluate import Sound
 from resgen.evaluation.speech.metrics import error_rates
 from resgen.evaluation.speech.transcribers import check_vocabulary, open_transcriber
-from resgen.experiments.speech_judge import copied, prepared
+from resgen.experiments.speech.judge import copied, prepared
 from resgen.files import write_json
 from resgen.ops.alignment import expand
 from resgen.ops.mel import log_mel

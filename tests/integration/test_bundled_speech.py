@@ -14,7 +14,7 @@ from resgen.cli.main import main
 from resgen.data.sound.decode import read_sound, write_sound
 from resgen.errors import ConfigError
 from resgen.evaluation.speech.transcribers import open_transcriber
-from resgen.experiments.speech_compare import SpeechComparison, compare_speech
+from resgen.experiments.speech.compare import SpeechComparison, compare_speech
 from resgen.modalities import load_recipe
 from resgen.pipelines.speech.pipeline import SpeechPipeline
 

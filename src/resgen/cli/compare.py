@@ -146,8 +146,8 @@ class Sweep:
         check_out_dir(self.out)
         positive("--num-samples", self.num_samples)
         from resgen.checkpoints.locate import list_bundled
-        from resgen.experiments.judge import Judge
-        from resgen.experiments.sweep import (
+        from resgen.experiments.image.judge import Judge
+        from resgen.experiments.image.sweep import (
             SweepRow,
             parse_grid,
             store_settings,

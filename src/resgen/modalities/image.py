@@ -8,11 +8,11 @@ from typing import Any
 
 from resgen.checkpoints.artefacts import load_tokenizer
 from resgen.errors import ConfigError
-from resgen.experiments.compare import Comparison, Study, compare
-from resgen.experiments.evaluation import PictureEvaluation
-from resgen.experiments.judge import evaluator
-from resgen.experiments.reconstruction import reconstruct_pictures
-from resgen.experiments.report import write_comparison
+from resgen.experiments.image.compare import Comparison, Study, compare
+from resgen.experiments.image.evaluation import PictureEvaluation
+from resgen.experiments.image.judge import evaluator
+from resgen.experiments.image.reconstruction import reconstruct_pictures
+from resgen.experiments.image.report import write_comparison
 from resgen.modalities import Modality, Stage
 from resgen.pipelines.image.pipeline import ImagePipeline
 from resgen.recipes.images import RECIPES

@@ -11,9 +11,9 @@ from resgen.config import replace_nested
 from resgen.data.codes.cache import CodeCache
 from resgen.data.sound.held_out import open_speech_splits
 from resgen.errors import ConfigError
-from resgen.experiments.speech_compare import SpeechComparison, compare_speech
-from resgen.experiments.speech_judge import SpeechEvaluation
-from resgen.experiments.speech_reconstruction import reconstruct_speech
+from resgen.experiments.speech.compare import SpeechComparison, compare_speech
+from resgen.experiments.speech.judge import SpeechEvaluation
+from resgen.experiments.speech.reconstruction import reconstruct_speech
 from resgen.kinds import SPEECH_KINDS
 from resgen.modalities import Modality, Stage, load_recipe
 from resgen.pipelines.speech.pipeline import SpeechPipeline

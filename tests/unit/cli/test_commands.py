@@ -14,7 +14,7 @@ from PIL import Image
 
 from resgen.cli.main import main
 from resgen.errors import CheckpointError, ResGenError, unknown
-from resgen.experiments.reconstruction import reconstruct_pictures
+from resgen.experiments.image.reconstruction import reconstruct_pictures
 from resgen.modalities import Modality
 from resgen.types import CodeSpec
 
@@ -395,7 +395,7 @@ def test_reconstruct_reports_psnr_coarse_to_fine(fake, monkeypatch, tmp_path, ca
         calls.append((tokenizer, input, out, resize))
         return result
 
-    monkeypatch.setattr("resgen.experiments.reconstruction.reconstruct", reconstruct)
+    monkeypatch.setattr("resgen.experiments.image.reconstruction.reconstruct", reconstruct)
     fake("resgen.modalities", of_model=lambda name: modality(reconstruct=reconstruct_pictures))
     out = tmp_path / "levels.png"
     argv = ["reconstruct", "--tokenizer", "t", "--input", "in.png", "--out", str(out)]

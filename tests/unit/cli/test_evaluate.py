@@ -116,7 +116,7 @@ def test_model(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 def test_the_samples_are_the_pipeline_s(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sample k of a seed is picture k of the pipeline, whatever the chunks and batches."""
-    from resgen.experiments import evaluation
+    from resgen.experiments.image import evaluation
 
     made: dict[bool, list[torch.Tensor]] = {True: [], False: []}
     original = evaluation.evaluate_generation

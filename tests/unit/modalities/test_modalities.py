@@ -17,7 +17,7 @@ from resgen.cli.compare import Compare
 from resgen.cli.evaluate import Evaluate
 from resgen.errors import CheckpointError, ConfigError
 from resgen.evaluation.speech.evaluate import SpeechReport
-from resgen.experiments.speech_judge import SpeechEvaluation
+from resgen.experiments.speech.judge import SpeechEvaluation
 from resgen.modalities import Modality, modalities, of_model, of_recipe, register
 from resgen.progress import Advance
 from resgen.training import Run

@@ -9,7 +9,7 @@ import pytest
 
 from image_parts import save_model
 from resgen.checkpoints.artefacts import load_tokenizer
-from resgen.experiments import compare, judge
+from resgen.experiments.image import compare, judge
 from resgen.modalities import load_recipe
 from resgen.training.encoding import open_encoded
 from tars import png

@@ -10,8 +10,8 @@ import torch
 from image_parts import save_model
 from resgen.checkpoints.artefacts import load_pipeline, save_pipeline
 from resgen.errors import ConfigError
-from resgen.experiments.judge import Score
-from resgen.experiments.sweep import (
+from resgen.experiments.image.judge import Score
+from resgen.experiments.image.sweep import (
     SweepRow,
     combinations,
     find_settings,

@@ -21,8 +21,8 @@ from resgen.checkpoints.artefacts import load_tokenizer
 from resgen.checkpoints.format import load_folder
 from resgen.config import config_from_dict, config_to_dict
 from resgen.evaluation.report import write_report
-from resgen.experiments.judge import Judge, Score
-from resgen.experiments.sweep import find_settings
+from resgen.experiments.image.judge import Judge, Score
+from resgen.experiments.image.sweep import find_settings
 from resgen.kinds import AnySampling, count_parameters, get_kind, without_guidance
 from resgen.pipelines.image.pipeline import ImagePipeline
 from resgen.training.image.recipe import Recipe

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from resgen.experiments.report import t_interval, verdicts
+from resgen.experiments.image.report import t_interval, verdicts
 
 
 def test_intervals_of_few_seeds_are_students() -> None:

@@ -14,7 +14,7 @@ from resgen.checkpoints.artefacts import load_pipeline, save_pipeline
 from resgen.config import config_to_dict, parse_overrides, replace_nested
 from resgen.errors import ConfigError, unknown
 from resgen.experiments.figures import save_figure
-from resgen.experiments.judge import Judge, Score
+from resgen.experiments.image.judge import Judge, Score
 from resgen.files import write_text
 from resgen.kinds import AnySampling, get_kind, sampling_with
 from resgen.kinds.settings import OTHER_NAMES

@@ -22,7 +22,7 @@ from resgen.data.splits import HELD_OUT_SPLITS, held_out_split
 from resgen.errors import ConfigError, DataError, unknown
 from resgen.evaluation.speech.evaluate import SpeechReport
 from resgen.experiments.claim import claim
-from resgen.experiments.speech_judge import DIGIT_RECOGNIZER, SPEAKER_ENCODER, SpeechJudge
+from resgen.experiments.speech.judge import DIGIT_RECOGNIZER, SPEAKER_ENCODER, SpeechJudge
 from resgen.files import write_json, write_text
 from resgen.kinds import SPEECH_KINDS
 from resgen.pipelines.speech.pipeline import SpeechPipeline

@@ -22,9 +22,9 @@ from resgen.checkpoints.format import read_json
 from resgen.config import config_to_dict
 from resgen.errors import ConfigError
 from resgen.evaluation.image.report import load_report
-from resgen.experiments.actions import do, kind_of_run, open_judge, start_worker, timing
 from resgen.experiments.claim import claim
-from resgen.experiments.depth import truncate_tokenizer
+from resgen.experiments.image.actions import do, kind_of_run, open_judge, start_worker, timing
+from resgen.experiments.image.depth import truncate_tokenizer
 from resgen.files import write_json
 from resgen.kinds import KINDS, get_kind, kind_of
 from resgen.tokenizers.image import ImageTokenizer
@@ -86,7 +86,7 @@ class Part:
 
     Attributes:
         name: of its folder or file.
-        action: name of a function of `experiments.actions`.
+        action: name of a function of `experiments.image.actions`.
         arguments: its keyword arguments, plain values.
         minutes: how long it may take, for the estimate of the time left.
     """
@@ -166,7 +166,7 @@ class Study:
 
 
 def compare(study: Study, say: Callable[[str], None]) -> None:
-    """Do all that is not done yet. The report is written by `experiments.report`."""
+    """Do all that is not done yet. The report is written by `experiments.image.report`."""
     comparison = study.comparison
     tokenizer, _ = load_tokenizer(comparison.tokenizer)
     plan = _Plan(study, tokenizer)

@@ -12,8 +12,8 @@ from typing import Any
 
 from resgen.evaluation.image.protocol import check_comparable
 from resgen.evaluation.image.report import EvaluationReport
-from resgen.experiments.compare import Study, equal_steps, reports
 from resgen.experiments.figures import save_figure
+from resgen.experiments.image.compare import Study, equal_steps, reports
 from resgen.files import write_json, write_text
 from resgen.kinds import KINDS
 

@@ -9,7 +9,7 @@ from multiprocessing.queues import Queue
 
 import pytest
 
-from resgen.experiments.actions import start_worker
+from resgen.experiments.image.actions import start_worker
 
 FORK = multiprocessing.get_context("fork")
 

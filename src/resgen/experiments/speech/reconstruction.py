@@ -10,7 +10,7 @@ from torch import Tensor
 from resgen.errors import ConfigError, DataError
 from resgen.evaluation.report import Levels
 from resgen.evaluation.speech.metrics import stoi
-from resgen.experiments.reconstruction import PICTURES
+from resgen.experiments.image.reconstruction import PICTURES
 from resgen.extras import MissingExtraError
 from resgen.pipelines.speech.reconstruct import open_codec, read_utterances, reconstruct_sound
 

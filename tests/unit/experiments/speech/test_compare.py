@@ -9,7 +9,7 @@ import torch
 
 from resgen.data.sound.decode import write_sound
 from resgen.errors import ConfigError, DataError
-from resgen.experiments.speech_compare import SpeechComparison, _search_split
+from resgen.experiments.speech.compare import SpeechComparison, _search_split
 
 
 def test_a_kind_that_is_not_there_is_refused_before_anything_is_read() -> None:

@@ -18,7 +18,7 @@ from resgen.evaluation.image.extractors import Extractor, default_extractor, loa
 from resgen.evaluation.image.protocol import EvaluationProtocol, check_comparable, load_protocol
 from resgen.evaluation.image.reference import Reference, choose_split, open_reference
 from resgen.evaluation.image.report import EvaluationReport
-from resgen.experiments.judge import samples_of, sampling_of, sha256_of
+from resgen.experiments.image.judge import samples_of, sampling_of, sha256_of
 from resgen.ops.images import from_uint8, to_uint8
 from resgen.pipelines.image.pipeline import ImagePipeline
 from resgen.progress import Advance

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from resgen.data.sound.sources import SpeechSource
 from resgen.errors import DataError
-from resgen.experiments import speech_judge
-from resgen.experiments.speech_judge import continuation, cross_sentence, prepared
+from resgen.experiments.speech import judge as speech_judge
+from resgen.experiments.speech.judge import continuation, cross_sentence, prepared
 from resgen.pipelines.speech.pipeline import SpeechPipeline
 from speech_parts import RATE, save_parts, voice
 
