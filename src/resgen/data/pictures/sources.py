@@ -20,7 +20,6 @@ from torch import Tensor
 
 from resgen.config import is_text
 from resgen.data.announce import announce, leave_out
-from resgen.data.parquet import ParquetRows, encoded_bytes, join_labels, read_parquet
 from resgen.data.pictures.decode import (
     REMEDY,
     Pictures,
@@ -30,6 +29,7 @@ from resgen.data.pictures.decode import (
     pixels,
     read_image,
 )
+from resgen.data.pictures.parquet import ParquetRows, encoded_bytes, join_labels, read_parquet
 from resgen.data.splits import known_split, parquet_splits, split_folders, split_of, subfolders
 from resgen.data.tar.index import fingerprint, index_shards, join_classes, labels_of, reader
 from resgen.data.tar.paths import class_names, shard_splits
