@@ -19,7 +19,8 @@ from torch import Tensor
 
 from resgen.cli.main import guard
 from resgen.data.sound.sources import open_speech
-from resgen.data.text import encode_text, normalise_text
+from resgen.data.spoken import Spoken
+from resgen.data.text import token_ids
 from resgen.errors import ConfigError
 from resgen.evaluation.speech.evaluate import Sound
 from resgen.evaluation.speech.metrics import error_rates
@@ -66,7 +67,7 @@ def main(
         for count, index in enumerate(indices):
             samples = prepared(pipe, source, index)
             sounds = [samples, copied(pipe, Sound(samples, pipe.sample_rate_hz)).samples]
-            sounds += text_alone(pipe, samples, normalise_text(source.texts[index]))
+            sounds += text_alone(pipe, samples, pipe.reader.front_end(source.texts[index]))
             for name, sound in zip(ROWS, sounds, strict=True):
                 transcripts[name].append(hear(sound.float()))
             advance(count + 1, len(indices), "listening")
@@ -85,10 +86,10 @@ def main(
 
 
 @torch.inference_mode()
-def text_alone(pipe: SpeechPipeline, samples: Tensor, text: str) -> list[Tensor]:
+def text_alone(pipe: SpeechPipeline, samples: Tensor, spoken: Spoken) -> list[Tensor]:
     """The text model's mels as sound: with the durations found in the recording, and with those it predicts."""
     model, mels = pipe.text_model, log_mel(samples[None], pipe.mel)
-    frames, tokens = torch.tensor([mels.shape[2]]), encode_text(text)[None]
+    frames, tokens = torch.tensor([mels.shape[2]]), token_ids(spoken.content)[None]
     real = torch.ones_like(tokens, dtype=torch.bool)
     hidden = model(tokens, real)
     aligned = model.match(hidden, real, model.normalise(mels, frames), frames)

@@ -67,11 +67,20 @@ def make_vocoder(seed: int = 0, mel: MelConfig = MEL) -> Vocoder:
     return shaken(Vocoder(VocoderConfig(mel=mel, width=8, num_layers=1, hidden_multiple=2)), seed)
 
 
-def make_text_model(seed: int = 0, width: int = WIDTH, num_bands: int = MEL.num_bands) -> TextModel:
+def make_text_model(
+    seed: int = 0, width: int = WIDTH, num_bands: int = MEL.num_bands, front_end: str = "bytes"
+) -> TextModel:
     """Each token takes about five frames."""
     torch.manual_seed(seed)
     config = TextModelConfig(
-        width=width, num_layers=1, num_heads=2, mlp_width=16, num_bands=num_bands, prenet_layers=1, max_tokens=128
+        front_end=front_end,
+        width=width,
+        num_layers=1,
+        num_heads=2,
+        mlp_width=16,
+        num_bands=num_bands,
+        prenet_layers=1,
+        max_tokens=128,
     )
     model = TextModel(config)
     with torch.no_grad():

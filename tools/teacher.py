@@ -30,8 +30,9 @@ from altered_voices import alter, draw_alteration
 from speech_rows import RATE_HZ, Row, encode_row, is_test_text, read_lines, write_rows
 from teacher_texts import SHARES, is_question, make_text, usable_sentences
 
-from resgen.data.phonemes import EnglishPhonemes, Spoken
+from resgen.data.phonemes import EnglishPhonemes
 from resgen.data.sound.decode import resample, trim_silence
+from resgen.data.spoken import Spoken
 from resgen.errors import DataError
 from resgen.extras import MissingExtraError
 from resgen.ops.random import derive_seed
@@ -146,7 +147,7 @@ class Teacher:
             else:
                 spoken = _made(kind, rng)
             speed = math.exp(rng.uniform(*map(math.log, SPEEDS)))
-            utterances.append(Utterance(voice, spoken, max(speed, len(spoken.phonemes) / _LONGEST), number))
+            utterances.append(Utterance(voice, spoken, max(speed, len(spoken.content) / _LONGEST), number))
         return utterances
 
     def test_seen(self) -> list[Utterance]:
@@ -282,7 +283,8 @@ def style_of(voice: TeacherVoice, folder: Path, count: int) -> np.ndarray:
 
 def _speak(utterance: Utterance, styles: Path) -> Row:
     voice, spoken = utterance.voice, utterance.spoken
-    tokens = [_tokens[phoneme] for phoneme in spoken.phonemes.translate(_NOTATION)]
+    phonemes = _front_end().symbols(spoken.content)
+    tokens = [_tokens[phoneme] for phoneme in phonemes.translate(_NOTATION)]
     inputs = {
         "tokens": np.array([[0, *tokens, 0]], np.int64),
         "style": style_of(voice, styles, len(tokens)),
@@ -294,7 +296,7 @@ def _speak(utterance: Utterance, styles: Path) -> Row:
         alteration = draw_alteration(random.Random(derive_seed("teacher alteration", voice.speaker_id)))
         noise = random.Random(derive_seed("teacher noise", voice.speaker_id, utterance.number))
         sound = alter(sound, RATE_HZ, alteration, noise)
-    return encode_row(sound, spoken.text, voice.speaker_id, "kokoro", spoken.phonemes)
+    return encode_row(sound, spoken.text, voice.speaker_id, "kokoro", phonemes)
 
 
 def _speak_part(command: Teacher, name: str, utterances: list[Utterance]) -> str:

@@ -105,7 +105,7 @@ def test_examples_of_the_help_parse(name):
     examples = re.findall(r"^        (?:torchrun .*)?\(?(resgen .*)$", text, re.MULTILINE)
     assert any(example.startswith(f"resgen {name}") for example in examples)
     for example in examples:
-        assert callable(parse(shlex.split(example.split(" > ")[0])[1:]).run)
+        assert callable(parse(shlex.split(re.split(r" [>|] ", example)[0])[1:]).run)
 
 
 PYTHON = [(path, code) for path in GUIDES for code in blocks(path, "python")]

@@ -80,7 +80,7 @@ class SpeechParts:
         tokenizer: of mels or waveforms.
         vocoder: of a mel tokenizer; None where there is none, or nothing for it to do.
         text_model: reads the text.
-        alphabet: characters of (normalised) text that the text model was trained on.
+        alphabet: letters or phonemes that the text model was trained on.
         generator: of codes.
         sampling: its settings.
         voice: how prompts are prepared.
@@ -179,7 +179,7 @@ def load_vocoder(name_or_path: str | Path) -> tuple[Vocoder, Folder]:
 def save_text_model(
     path: str | Path, model: TextModel, *, alphabet: str, history: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a text model's folder; `alphabet` holds the characters that it was trained on."""
+    """Write a text model's folder; `alphabet` holds the letters or phonemes that it was trained on."""
     extra = {"alphabet": alphabet, "history": {"text": dict(history or {})}}
     save_folder(path, kind=TEXT_MODEL, components={"text": _text_component(model)}, extra=extra)
 

@@ -20,7 +20,7 @@ from resgen.cli.common import (
     table,
 )
 from resgen.cli.sampling import Drawing, SpeechSampling
-from resgen.cli.speak import speech_trace, warn_of_missing_vocoder
+from resgen.cli.speak import Lexicon, speech_trace, warn_of_missing_vocoder
 from resgen.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class EditSpeech(Drawing):
     """Where the stretch begins, in seconds of the recording."""
     end_s: Annotated[float | None, option("S", name="to")] = None
     """Where it ends."""
+    lexicon: Lexicon = None
     speed: Annotated[float, option("R")] = 1.0
     """Above 1 is faster; 1 keeps the pace of the recording."""
     keep_length: bool = False
@@ -72,6 +73,8 @@ class EditSpeech(Drawing):
         from resgen.pipelines.speech.pipeline import SpeechPipeline
 
         pipe = SpeechPipeline.from_pretrained(self.model, device=self.device)
+        if self.lexicon is not None:
+            pipe.use_lexicon(self.lexicon)
         if self.words:
             self.list_words(pipe)
             return

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import OmitArgPrefixes
+from tyro.conf import OmitArgPrefixes, arg
 
 from resgen.cli.common import (
     SOUND_SUFFIXES,
@@ -25,6 +26,16 @@ if TYPE_CHECKING:
     from resgen.pipelines.speech.pipeline import SpeechPipeline
     from resgen.pipelines.speech.trace import SpeechTrace
 
+STANDARD_OUTPUT = Path("-")
+Lexicon = Annotated[
+    Path | None,
+    arg(
+        metavar="FILE",
+        help="How names and other words sound: a word and its phonemes on each line. For models that read phonemes.",
+        help_behavior_hint="",
+    ),
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateSpeech(Drawing):
@@ -36,10 +47,12 @@ class GenerateSpeech(Drawing):
         resgen generate speech --model spoken-digits-small --text "nine zero" --prompt digits.wav \\
             --prompt-text "three seven one" --out more.wav
         resgen generate speech --model runs/voice/model --texts lines.txt --out folder/
+        resgen generate speech --model runs/voice/model --text "A long text. It is heard at once." --out - | aplay
     """
 
     text: Annotated[str | None, option("TEXT")] = None
-    """What to say; sentences are spoken one after the other."""
+    """What to say; sentences are spoken one after the other. Phonemes may stand between slashes, as in /kˈæt/, if the
+    model reads phonemes."""
     texts: Annotated[Path | None, option("FILE")] = None
     """A text file instead: one text a line, one sound file each in the folder --out."""
     prompt: Annotated[Path | None, option("FILE")] = None
@@ -48,18 +61,21 @@ class GenerateSpeech(Drawing):
     """What is said in the prompt."""
     task: str = "cross-sentence"
     """cross-sentence: a new sentence in the prompt's voice. continuation: go on from the end of the prompt."""
+    lexicon: Lexicon = None
     speed: Annotated[float, option("R")] = 1.0
     """Above 1 is faster; 1 keeps the pace of the prompt."""
     sampling: Annotated[SpeechSampling, OmitArgPrefixes] = SpeechSampling()
     seed: int = 0
     """Sentence k of text i is drawn from the stream (seed, i, k)."""
     out: Annotated[Path, option("FILE_OR_DIR")]
-    """A .wav, .flac or .ogg file; with --texts a folder."""
+    """A .wav, .flac or .ogg file; with --texts a folder. A - writes WAV to standard output, sentence by sentence."""
 
     def run(self) -> None:
         if (self.text is None) == (self.texts is None):
             raise ConfigError("give either --text TEXT or --texts FILE")
-        if self.texts is None:
+        if self.out == STANDARD_OUTPUT:
+            self.check_stream()
+        elif self.texts is None:
             check_out_file(self.out, SOUND_SUFFIXES)
         else:
             check_out_dir(self.out)
@@ -70,19 +86,21 @@ class GenerateSpeech(Drawing):
         from resgen.pipelines.speech.pipeline import SpeechPipeline
 
         pipe = SpeechPipeline.from_pretrained(self.model, device=self.device)
+        if self.lexicon is not None:
+            pipe.use_lexicon(self.lexicon)
         warn_of_missing_vocoder(pipe)
+        voice: dict[str, Any] = {
+            "prompt": self.prompt,
+            "prompt_text": self.prompt_text,
+            "task": self.task,
+            "speed": self.speed,
+        }
+        if self.out == STANDARD_OUTPUT:
+            self.stream(pipe, {**voice, **settings})
+            return
         begin = time.perf_counter()
         with self.watched("speaking", lambda: speech_trace(pipe)) as (callback, traced):
-            results = pipe(
-                texts,
-                prompt=self.prompt,
-                prompt_text=self.prompt_text,
-                task=self.task,
-                speed=self.speed,
-                seed=self.seed,
-                callback=callback,
-                **settings,
-            )
+            results = pipe(texts, seed=self.seed, callback=callback, **voice, **settings)
             seconds = time.perf_counter() - begin
         files = [self.out] if self.texts is None else [self.out / f"{k:04d}.wav" for k in range(len(results))]
         for result, file in zip(results, files, strict=True):
@@ -102,6 +120,33 @@ class GenerateSpeech(Drawing):
             f"depth {document['depth']}, {document['passes']} network passes; written to {self.out}"
         )
         report(document, as_json=self.as_json, text=text)
+
+    def check_stream(self) -> None:
+        """Refuse what a stream cannot have.
+
+        Raises:
+            ConfigError: several texts, another output besides, or a terminal that would show the bytes.
+        """
+        if self.texts is not None or self.as_json or self.trace is not None:
+            raise ConfigError("--out - writes one sound to standard output; leave out --texts, --json and --trace")
+        if self.sampling.batch_size is not None:
+            raise ConfigError("--out - speaks sentence by sentence; leave out --batch-size")
+        if sys.stdout.isatty():
+            raise ConfigError("--out - writes a WAV sound to standard output; send it to a player: --out - | aplay")
+
+    def stream(self, pipe: SpeechPipeline, options: dict[str, Any]) -> None:
+        """Write a WAV sound whose sentences can be heard while those after them are made."""
+        from resgen.data.sound.decode import wav_stream
+
+        assert self.text is not None
+        begin, parts = time.perf_counter(), pipe.stream(self.text, seed=self.seed, **options)
+        seconds = 0.0
+        for number, content in enumerate(wav_stream((part.audio for part in parts), pipe.sample_rate_hz)):
+            sys.stdout.buffer.write(content)
+            sys.stdout.buffer.flush()
+            if number:
+                seconds += len(content) / 2 / pipe.sample_rate_hz
+                message(f"{seconds:.2f} s of speech after {time.perf_counter() - begin:.2f} s")
 
 
 def warn_of_missing_vocoder(pipe: SpeechPipeline) -> None:

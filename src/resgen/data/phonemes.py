@@ -1,9 +1,10 @@
-"""English text as phonemes, with stress and pauses: words are looked up in a lexicon that comes with the package.
+"""English text as phonemes, with stress and pauses: words are looked up in a lexicon that comes with the package, and
+those that are in no lexicon are said by a small network that learned its spelling (`nn.letters`).
 
 A phoneme is one character of General American IPA, with one letter for each diphthong (A as in day, I eye, O so, W
 how, Y boy) and affricate (ʤ, ʧ); ˈ and ˌ stand before the stressed vowel, ᵊ and ᵻ are weak vowels (little, roses).
 It is the alphabet of misaki. tools/make_lexicon.py makes the lexicon from misaki's dictionaries (Apache-2.0) and, for
-names, CMUdict (BSD); why these: docs/adr/0007-phonemes.md.
+names, CMUdict (BSD), and tools/train_letters.py the network; why these: docs/adr/0007-phonemes.md.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ import lzma
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple, Protocol
 
+from safetensors import safe_open
+
+from resgen.data.spoken import Spoken
 from resgen.data.text import PROSODY, normalise_text
-from resgen.errors import ConfigError, DataError, unknown
+from resgen.errors import DataError
+from resgen.nn.letters import LetterToSound
 
 VOWELS = "AIOWYaiuæɐɑɔəɛɜɪʊʌᵊᵻ"
 CONSONANTS = "bdfhjklmnpstvwzðŋɡɹɾʃʒʔʤʧθ"
@@ -27,7 +30,9 @@ STRESS = "ˈˌ"
 ALPHABET = " " + PROSODY + STRESS + VOWELS + CONSONANTS
 """Everything that phonemes may hold: one space between words, a mark of prosody right after a word."""
 
+_FOLDER = resources.files("resgen.data") / "lexicons"
 _GIVEN = re.compile(r"(?<!\S)/([^/\s]+)/(?=[\s.,;:?!]|$)")
+_CAPITALS = re.compile(r"\b([A-Z]{2,5})('?s)?\b")
 _PLACES = range(0xE000, 0xF900)  # the private use area: no text of a user's has a meaning there
 _NOUN_AFTER = frozenset("a an the this my your his its our their no some any every each".split())
 _VERB_AFTER = frozenset(
@@ -36,64 +41,34 @@ _VERB_AFTER = frozenset(
 _PAST_AFTER = frozenset("have has had was were been be is are he she it".split())
 
 
-@dataclass(frozen=True, kw_only=True)
-class PhonemeConfig:
-    """The front end of a model, stored with it: a version never changes what it says."""
-
-    name: str = "english"
-    version: int = 1
-
-    def __post_init__(self) -> None:
-        available = [f"{name} {version}" for name, version in _LEXICONS]
-        if (self.name, self.version) not in _LEXICONS:
-            raise ConfigError(unknown("phoneme front end", f"{self.name} {self.version}", available))
-
-
-_LEXICONS = {("english", 1): "english-1.tsv.xz"}
-
-
-class Spoken(NamedTuple):
-    """A text as it is said.
-
-    Attributes:
-        text: normalised; phonemes that were given stand between slashes.
-        phonemes: of `ALPHABET`.
-    """
-
-    text: str
-    phonemes: str
-
-
-class FrontEnd(Protocol):
-    """Turns text as people write it into what a model of speech reads."""
-
-    config: PhonemeConfig
-    alphabet: str
-
-    def __call__(self, text: str) -> Spoken: ...
+MAX_LETTERS = 40
+"""Of a word that the network says."""
+_CODES = {symbol: ord(symbol) for symbol in ALPHABET if symbol.isascii()}
+_CODES |= {symbol: 0x80 + number for number, symbol in enumerate(s for s in ALPHABET if not s.isascii())}
+_SYMBOLS = {code: symbol for symbol, code in _CODES.items()}
 
 
 class EnglishPhonemes:
-    """`FrontEnd` of American English.
+    """`spoken.FrontEnd` of American English; a byte a phoneme.
 
     A word is looked up in the user's lexicon, then in the package's, and else as an inflected form of a word that is
-    there. Of words that differ by their place (`use`, `read`, `the`) the neighbours choose the form. Phonemes may be
-    written into a text between slashes: `Ask /ˈæɡnəs/, please.`
+    there. One that is in none is said by its letters: as the network reads them, or one by one where there is no vowel
+    among them or two to five stand in capitals. Of words that differ by their place (`use`, `read`, `the`) the
+    neighbours choose the form. Phonemes may be written into a text between slashes: `Ask /ˈæɡnəs/, please.`
 
     Args:
-        config: which front end.
         own: phonemes by word, as from `read_lexicon`.
 
     Raises:
-        DataError: by a call, for words that are in no lexicon and given phonemes that are none; both are named.
+        DataError: by a call, for words that are not of Latin letters or longer than 40, and given phonemes that are
+            none; both are named.
     """
 
-    alphabet = ALPHABET
+    name = "english-1"
+    """Also that of lexicon and network in the folder `lexicons`."""
 
-    def __init__(self, config: PhonemeConfig | None = None, own: Mapping[str, str] | None = None) -> None:
-        self.config = config or PhonemeConfig()
-        self._words = {**_lexicon(_LEXICONS[self.config.name, self.config.version])}
-        self._words |= {word: {"": phonemes} for word, phonemes in (own or {}).items()}
+    def __init__(self, own: Mapping[str, str] | None = None) -> None:
+        self._words = lexicon(self.name) | {word: {"": phonemes} for word, phonemes in (own or {}).items()}
 
     def __call__(self, text: str) -> Spoken:
         given: list[str] = []
@@ -103,23 +78,44 @@ class EnglishPhonemes:
             given.append(match[1])
             return f" {chr(_PLACES[len(given) - 1])} "
 
-        normal = normalise_text(_GIVEN.sub(place, text))
+        normal = normalise_text(_CAPITALS.sub(self._spelled, _GIVEN.sub(place, text)))
         pairs = [re.fullmatch(rf"(.*?)([{PROSODY}]*)", part) for part in normal.split()]
         words, marks = ([match[group] for match in pairs if match] for group in (1, 2))
         held = {chr(_PLACES[index]): phonemes for index, phonemes in enumerate(given)}
         forms = [{"": held[word]} if word in held else self._forms(word) for word in words]
-        if missing := list(dict.fromkeys(word for word, entry in zip(words, forms, strict=True) if not entry)):
+        guesses = tuple(dict.fromkeys(word for word, entry in zip(words, forms, strict=True) if not entry))
+        if strange := [word for word in guesses if not self._has_sound(word)]:
             raise DataError(
-                f"in no lexicon: {', '.join(map(repr, missing[:8]))}{' and others' if len(missing) > 8 else ''}; "
+                f"no English words: {', '.join(map(repr, strange[:8]))}{' and others' if len(strange) > 8 else ''}; "
                 "write the phonemes between slashes, as in /kˈæt/, or give a lexicon file with a line 'word phonemes'"
             )
+        forms = [entry or {"": self._guess(word)} for word, entry in zip(words, forms, strict=True)]
         said = ""
         for index in reversed(range(len(words))):
             fitting = _fitting(words[index - 1] if index else "", marks[index], said)
             form = next((form for form in fitting if form in forms[index]), "")
             said = f"{forms[index][form]}{marks[index]} {said}"
         display = re.sub("|".join(held) or "(?!)", lambda match: f"/{held[match[0]]}/", normal)
-        return Spoken(display, said.rstrip())
+        return Spoken(display, bytes(_CODES[symbol] for symbol in said.rstrip()), guesses)
+
+    def symbols(self, content: bytes) -> str:
+        """See `FrontEnd`."""
+        return "".join(_SYMBOLS.get(code, "?") for code in content)
+
+    def _spelled(self, match: re.Match[str]) -> str:
+        """The letters of an abbreviation, GPUs, unless it is a word, NASA."""
+        letters, ending = match.groups()
+        return match[0] if self._forms(letters.lower()) else " ".join(letters) + ("'s" if ending else "")
+
+    def _has_sound(self, word: str) -> bool:
+        letters = _without_accents(word)
+        return len(letters) <= MAX_LETTERS and all(letter in network(self.name).ids for letter in letters)
+
+    def _guess(self, word: str) -> str:
+        letters = _without_accents(word)
+        if set(letters) & set("aeiouy"):
+            return network(self.name).pronounce([letters])[0]
+        return "".join(self._words[letter][""] for letter in letters if letter != "'")
 
     def _forms(self, word: str) -> dict[str, str]:
         """What a word sounds like by form; nothing for a word that cannot be said."""
@@ -143,26 +139,53 @@ def read_lexicon(file: str | Path) -> dict[str, str]:
         lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"lexicon '{file}' cannot be read as UTF-8 text: {error}") from error
-    words = {}
+    words: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         fields = line.partition("#")[0].split()
         if not fields:
             continue
-        if len(fields) != 2 or not re.fullmatch(r"[^\W\d_]+(?:'[^\W\d_]+)*", fields[0]):
+        if len(fields) != 2:
             raise DataError(f"lexicon '{file}', line {number}: {line.strip()!r} is no 'word phonemes'")
-        _check_phonemes(fields[1], f"lexicon '{file}', line {number}")
-        words[normalise_text(fields[0])] = fields[1]
+        words |= check_lexicon({fields[0]: fields[1]}, f"lexicon '{file}', line {number}")
     return words
 
 
+def check_lexicon(words: Mapping[str, str], where: str) -> dict[str, str]:
+    """Phonemes by word, normalised.
+
+    Raises:
+        DataError: what is no word, or no phoneme.
+    """
+    for word, phonemes in words.items():
+        if not isinstance(word, str) or not re.fullmatch(r"[^\W\d_]+(?:'[^\W\d_]+)*", word):
+            raise DataError(f"{where}: {word!r} is no single word")
+        if not isinstance(phonemes, str):
+            raise DataError(f"{where}: {word!r} has {phonemes!r} in place of phonemes")
+        _check_phonemes(phonemes, where)
+    return {normalise_text(word): phonemes for word, phonemes in words.items()}
+
+
 @cache
-def _lexicon(name: str) -> dict[str, dict[str, str]]:
-    content = (resources.files("resgen.data") / "lexicons" / name).read_bytes()
+def lexicon(name: str) -> dict[str, dict[str, str]]:
+    """Phonemes of words by form, of a file of the package; the form "" is the usual one."""
+    content = (_FOLDER / f"{name}.tsv.xz").read_bytes()
     words = {}
     for line in lzma.decompress(content).decode().splitlines():
         word, usual, *others = line.split("\t")
         words[word] = {"": usual, **(dict(other.split("=") for other in others) if others else {})}
     return words
+
+
+@cache
+def network(name: str) -> LetterToSound:
+    """Letters to sounds, of a file of the package."""
+    with resources.as_file(_FOLDER / f"{name}.safetensors") as path, safe_open(path, "pt") as file:
+        facts, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    model = LetterToSound(
+        facts["letters"], facts["phonemes"], width=int(facts["width"]), num_layers=int(facts["num_layers"])
+    )
+    model.load_state_dict(tensors)
+    return model.eval().requires_grad_(False)
 
 
 def _fitting(before: str, mark: str, after: str) -> Iterator[str]:

@@ -1,7 +1,8 @@
-"""English text for speech: normalised to words and pauses, cut into sentences, and turned into byte tokens.
+"""English text for speech: normalised to words and pauses, cut into sentences, and turned into tokens.
 
-Token ids are ByT5's: 0 is padding, 1 the end of a text, 2 unknown (never used), and byte b is b + 3. A text begins and
-ends with `BOUNDARY`, which is ByT5's end of text: silence before and after the speech is aligned to these two.
+Token ids are ByT5's: 0 is padding, 1 the end of a text, 2 unknown (never used), and byte b of a front end's content is
+b + 3. A text begins and ends with `BOUNDARY`, ByT5's end of text: silence before and after the speech is aligned to
+these two.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ def normalise_text(text: str) -> str:
 
     Numbers, ordinals, years, times, fractions, amounts of money, percentages and common abbreviations become words. Of
     the punctuation `. , ? !` stay, one mark at a time, and the apostrophe within a word; semicolons, colons and dashes
-    become commas, and all other ASCII punctuation goes. Characters beyond ASCII stay, so that `check_text` can name
+    become commas, and all other ASCII punctuation goes. Characters beyond ASCII stay, so that `check_symbols` can name
     those that a model cannot read. Normalised text comes out as it went in.
 
     Raises:
@@ -139,16 +140,20 @@ def normalise_text(text: str) -> str:
     return text
 
 
-def encode_text(text: str) -> Int64[Tensor, " N"]:
-    """Token ids of a text's UTF-8 bytes between two `BOUNDARY` tokens.
+def as_bytes(text: str) -> bytes:
+    """UTF-8.
 
     Raises:
         DataError: the text holds half of a surrogate pair, which has no bytes.
     """
     try:
-        content = text.encode()
+        return text.encode()
     except UnicodeEncodeError as error:
         raise DataError(f"the text has {text[error.start]!r} at character {error.start}, which is not text") from error
+
+
+def token_ids(content: bytes) -> Int64[Tensor, " N"]:
+    """Tokens of what a front end makes of a text, between two `BOUNDARY` tokens."""
     return torch.tensor([BOUNDARY, *(byte + FIRST_BYTE for byte in content), BOUNDARY])
 
 
@@ -175,27 +180,24 @@ def alphabet_of(texts: Iterable[str]) -> str:
     return "".join(sorted(set().union(*texts)))
 
 
-def check_text(text: str, alphabet: Iterable[str], max_bytes: int) -> None:
-    """Refuse a (normalised) text that a model cannot speak.
+def check_symbols(symbols: str, alphabet: Iterable[str]) -> None:
+    """Refuse a text that a model cannot speak.
 
     Args:
-        text: what is to be spoken.
-        alphabet: characters that the model knows.
-        max_bytes: the most UTF-8 bytes of a text.
+        symbols: letters or phonemes of what is to be spoken.
+        alphabet: those that the model knows.
 
     Raises:
-        DataError: nothing to say, characters out of reach (named), or too long.
+        DataError: nothing to say, or symbols out of reach (named).
     """
-    if not any(character.isalnum() for character in text):
-        raise DataError(f"the text {text!r} has no letters; give at least one word")
+    if not any(character.isalnum() for character in symbols):
+        raise DataError(f"the text {symbols!r} has no letters; give at least one word")
     known = set(alphabet)
-    strange = [character for character in dict.fromkeys(text) if character not in known]
+    strange = [character for character in dict.fromkeys(symbols) if character not in known]
     if strange:
         named = ", ".join(f"{character!r} (U+{ord(character):04X})" for character in strange[:8])
         more = f" and {len(strange) - 8} more" if len(strange) > 8 else ""
         raise DataError(f"the model cannot speak {named}{more}; it knows: {''.join(sorted(known))!r}")
-    if len(text.encode()) > max_bytes:
-        raise DataError(f"the text has {len(text.encode())} bytes, at most {max_bytes} are allowed; split it")
 
 
 def split_sentences(text: str, max_chars: int) -> list[str]:
@@ -433,23 +435,22 @@ def _pack(parts: Sequence[str], max_chars: int) -> list[str]:
     return pieces
 
 
-def cut_at_word(text: str, ends: list[int], most: int, stride: int) -> tuple[str, int]:
+def cut_at_word(content: bytes, ends: list[int], most: int, stride: int) -> tuple[bytes, int]:
     """The words of a text that end within `most` positions, and the positions that they take; a word that would leave
     less than half of the positions is cut instead.
 
     Args:
-        text: normalised.
-        ends: frame at which each token ends: a boundary, the text's bytes, a boundary.
+        content: of a front end.
+        ends: frame at which each token ends: a boundary, those of the text, a boundary.
         most: the most positions.
         stride: frames per position.
     """
-    content = text.encode()
     spaces = [place for place, byte in enumerate(content) if byte == ord(" ")]
     whole = [place for place in spaces if most * stride <= 2 * ends[place] <= 2 * most * stride]
     if whole:
-        return content[: whole[-1]].decode(), -(-ends[whole[-1]] // stride)
+        return content[: whole[-1]], -(-ends[whole[-1]] // stride)
     spoken = sum(end <= most * stride for end in ends[1:-1])
-    return content[:spoken].decode(errors="ignore").rstrip(), most
+    return content[:spoken].rstrip(b" "), most
 
 
 def words_of(texts: Iterable[str]) -> set[str]:

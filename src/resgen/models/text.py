@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from resgen.data.front_ends import check_front_end
 from resgen.data.text import NUM_TOKENS
 from resgen.errors import CheckpointError, ConfigError, DataError, check_least
 from resgen.extras import import_extra
@@ -34,6 +35,7 @@ class TextModelConfig:
     """Shape of the text model.
 
     Attributes:
+        front_end: what it reads of a text: `bytes`, or phonemes of `english-1`; see `data.front_ends`.
         width: E, of the hidden states.
         num_layers: transformer blocks.
         num_heads: attention heads.
@@ -50,6 +52,7 @@ class TextModelConfig:
             the byte embedding; null for none. Its weights are not part of this model's checkpoints.
     """
 
+    front_end: str = "bytes"
     width: int = 192
     num_layers: int = 4
     num_heads: int = 4
@@ -65,6 +68,9 @@ class TextModelConfig:
     byt5_folder: str | None = None
 
     def __post_init__(self) -> None:
+        check_front_end(self.front_end)
+        if self.byt5_folder is not None and self.front_end != "bytes":
+            raise ConfigError(f"front_end={self.front_end} must be bytes with byt5_folder: ByT5 reads nothing else")
         check_least(self, 1, "width", "num_layers", "num_heads", "mlp_width", "num_bands")
         if self.width % (2 * self.num_heads):
             raise ConfigError(f"width={self.width} must be a multiple of 2 num_heads={2 * self.num_heads}")
@@ -74,7 +80,7 @@ class TextModelConfig:
             if getattr(self, name) < 1 or getattr(self, name) % 2 == 0:
                 raise ConfigError(f"{name}={getattr(self, name)} must be odd and positive")
         if self.max_tokens < 3:
-            raise ConfigError(f"max_tokens={self.max_tokens} must be at least 3: a byte between two boundaries")
+            raise ConfigError(f"max_tokens={self.max_tokens} must be at least 3: a letter between two boundaries")
         if not self.mel_scale > 0:
             raise ConfigError(f"mel_scale={self.mel_scale} must be above 0")
 
@@ -87,7 +93,7 @@ PRESETS: dict[str, TextModelConfig] = {
 
 
 class TextModel(nn.Module):
-    """Hidden states of text bytes that are near the mel frames that they become."""
+    """Hidden states of letters or phonemes that are near the mel frames that they become."""
 
     angles: Tensor
     search = staticmethod(monotonic_alignment)
@@ -115,7 +121,7 @@ class TextModel(nn.Module):
         self.register_buffer("angles", rotary_angles(config.max_tokens, width // config.num_heads), persistent=False)
 
     def forward(self, tokens: Int[Tensor, "B N"], valid: Bool[Tensor, "B N"]) -> Float[Tensor, "B N E"]:
-        """Hidden states of the tokens of `encode_text`; those of padding mean nothing.
+        """Hidden states of the tokens of `token_ids`; those of padding mean nothing.
 
         Raises:
             DataError: more tokens than `max_tokens`.
@@ -182,7 +188,7 @@ class TextModel(nn.Module):
         """How many frames each token takes in recordings of the texts (monotonic alignment search); 0 at padding.
 
         Args:
-            tokens: of `encode_text`.
+            tokens: of `token_ids`.
             valid: tokens that are not padding.
             mels: natural-log mels of the recordings.
             frames: frames of each recording that are not padding, no fewer than its tokens.

@@ -98,11 +98,12 @@ def spoken_digits_waveform() -> SpeechRecipe:
 
 
 def sentences() -> SpeechRecipe:
-    """English sentences at 16 kHz, in the shapes of `spoken_digits` and a wider generator."""
+    """English sentences at 16 kHz, read as phonemes, in the shapes of `spoken_digits` and a wider generator."""
     digits = spoken_digits()
     return replace(
         digits,
         name="sentences",
+        text=replace(digits.text, front_end="english-1"),
         generator=replace(digits.generator, width=320, mlp_width=1280, condition_width=320, num_heads=10),
         generator_training=replace(digits.generator_training, num_steps=40_000),
         text_training=replace(digits.text_training, num_steps=6000),
@@ -115,7 +116,7 @@ def sentences_small() -> SpeechRecipe:
     return replace(
         small,
         name="sentences_small",
-        text=replace(small.text, width=160, mlp_width=640),
+        text=replace(small.text, front_end="english-1", width=160, mlp_width=640),
         text_training=replace(small.text_training, num_steps=6000),
         generator_training=replace(small.generator_training, num_steps=40_000),
         sampling=replace(_SAMPLING, num_steps=15),

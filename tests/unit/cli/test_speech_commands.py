@@ -374,3 +374,46 @@ def test_voices_of_another_form_are_refused(voices: Any, named: str, tmp_path: P
 def test_demo_texts_of_another_form_are_refused(texts: Any, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="demo_texts=.* must be a list of texts"):
         demo_texts(FakeFolder(tmp_path, demo_texts=texts))  # type: ignore[arg-type]
+
+
+def test_standard_output_takes_a_sound_sentence_by_sentence(
+    models: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    argv = ["generate", "speech", "--model", str(models / "voice"), "--text", "one two. three. four", "--seed", "3"]
+    assert main([*argv, "--out", "-"]) == 0
+    captured = capfdbinary.readouterr()
+    assert captured.err.count(b"s of speech after") == 3
+    assert main([*argv, "--out", str(tmp_path / "whole.wav")]) == 0
+    streamed, whole = read_sound(captured.out, RATE), read_sound(tmp_path / "whole.wav", RATE)
+    torch.testing.assert_close(streamed, whole, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        (["--json"], "leave out --texts, --json and --trace"),
+        (["--trace", "steps.gif"], "leave out --texts, --json and --trace"),
+        (["--batch-size", "2"], "leave out --batch-size"),
+    ],
+)
+def test_what_a_stream_cannot_have(
+    models: Path, changes: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused(["generate", "speech", "--model", models / "voice", "--text", "one", "--out", "-", *changes], named, capsys)
+
+
+def test_sounds_are_not_sent_to_a_terminal(
+    models: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    argv = ["generate", "speech", "--model", models / "voice", "--text", "one", "--out", "-"]
+    refused(argv, "send it to a player: --out - | aplay", capsys)
+
+
+def test_a_lexicon_is_for_models_that_read_phonemes(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "names.txt").write_text("Nguyen wˈɪn\n", encoding="utf-8")
+    argv = ["generate", "speech", "--model", models / "voice", "--text", "one", "--out", tmp_path / "a.wav"]
+    refused([*argv, "--lexicon", tmp_path / "names.txt"], "the front end 'bytes' reads letters", capsys)
+    refused([*argv, "--lexicon", tmp_path / "none.txt"], "cannot be read", capsys)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from resgen.data.phonemes import ALPHABET, EnglishPhonemes, PhonemeConfig, read_lexicon
-from resgen.errors import ConfigError, DataError
+from resgen.data.phonemes import ALPHABET, EnglishPhonemes, check_lexicon, read_lexicon
+from resgen.data.text import PROSODY
+from resgen.errors import DataError
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def english() -> EnglishPhonemes:
     ],
 )
 def test_text_becomes_phonemes_with_stress_and_pauses(english: EnglishPhonemes, text: str, phonemes: str) -> None:
-    assert english(text).phonemes == phonemes
+    assert phonemes_of(english, text) == phonemes
 
 
 @pytest.mark.parametrize(
@@ -47,19 +48,19 @@ def test_text_becomes_phonemes_with_stress_and_pauses(english: EnglishPhonemes, 
 )
 def test_inflected_forms_sound_as_their_stems_do(word: str, phonemes: str) -> None:
     own = {"boze": "bˈOz", "boz": "bˈOz", "vad": "vˈæd", "kvetry": "kvˈɛtɹi", "kip": "kˈɪp", "zip": "zˈɪp"}
-    assert EnglishPhonemes(own=own)(word).phonemes == phonemes
+    assert phonemes_of(EnglishPhonemes(own), word) == phonemes
 
 
 def test_phonemes_may_be_given_in_the_text(english: EnglishPhonemes) -> None:
     spoken = english("Ask /ˈæɡnəs/, or /ɹˈO/ in 2024.")
     assert spoken.text == "ask /ˈæɡnəs/, or /ɹˈO/ in twenty twenty four."
-    assert spoken.phonemes.startswith("ˈæsk ˈæɡnəs, ɔɹ ɹˈO ɪn twˈɛnti")
+    assert english.symbols(spoken.content).startswith("ˈæsk ˈæɡnəs, ɔɹ ɹˈO ɪn twˈɛnti")
     assert english("red and/or black").text == "red and or black", "slashes within words give no phonemes"
 
 
 def test_what_cannot_be_said_is_named_as_a_word(english: EnglishPhonemes) -> None:
-    with pytest.raises(DataError, match=r"^in no lexicon: 'zyxgrunt', '你好'; write the phonemes between slashes"):
-        english("The zyxgrunt, the zyxgrunt: 你好")
+    with pytest.raises(DataError, match=r"^no English words: 'привет', '你好'; write the phonemes between slashes"):
+        english("The привет, the привет: 你好")
     with pytest.raises(DataError, match=r"^the text: 'X' in 'kXt' is no phoneme; allowed: ˈ ˌ A"):
         english("a /kXt/")
     with pytest.raises(DataError, match=r"\\ue000"):
@@ -76,13 +77,14 @@ def test_all_that_the_lexicon_says_is_in_the_alphabet(english: EnglishPhonemes) 
 def test_a_lexicon_of_ones_own_counts_more(tmp_path: Path) -> None:
     file = tmp_path / "names.txt"
     file.write_text("# names\nXanthippe zænθˈɪpi  # Greek\n\ncat kˈɑt\n", encoding="utf-8")
-    assert EnglishPhonemes(own=read_lexicon(file))("Xanthippe's cat").phonemes == "zænθˈɪpiz kˈɑt"
+    assert phonemes_of(EnglishPhonemes(read_lexicon(file)), "Xanthippe's cat") == "zænθˈɪpiz kˈɑt"
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("cat kˈæt\nnew york nˈu\n", "line 2: 'new york nˈu' is no 'word phonemes'"),
+        ("a2 kˈæt\n", "line 1: 'a2' is no single word"),
         ("cat\n", "line 1: 'cat' is no 'word phonemes'"),
         ("cat kXt\n", "line 1: 'X' in 'kXt' is no phoneme"),
         ("cat ˈ\n", "line 1: 'ˈ' has no sound"),
@@ -94,6 +96,38 @@ def test_wrong_lines_of_a_lexicon_are_named(tmp_path: Path, content: str, messag
         read_lexicon(tmp_path / "own.txt")
 
 
-def test_a_front_end_is_known_by_name_and_version() -> None:
-    with pytest.raises(ConfigError, match="unknown phoneme front end 'english 9' .did you mean 'english 1'"):
-        PhonemeConfig(version=9)
+def test_a_lexicon_of_python_s_is_checked() -> None:
+    assert check_lexicon({"Nguyen": "wˈɪn"}, "here") == {"nguyen": "wˈɪn"}
+    with pytest.raises(DataError, match="^here: 'new york' is no single word"):
+        check_lexicon({"new york": "nˈu"}, "here")
+
+
+def test_words_in_no_lexicon_are_said_by_their_letters(english: EnglishPhonemes) -> None:
+    spoken = english("The zyxgrunt's blorfing, bcd.")
+    assert spoken.guesses == ("zyxgrunt's", "blorfing", "bcd")
+    assert english.symbols(spoken.content).endswith("bˈisˈidˈi."), "letters without a vowel are said one by one"
+    assert "ŋ" in phonemes_of(english, "blorfing") and set(phonemes_of(english, "blorfing")) <= set(ALPHABET)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("GPUs, NASA", "g p u's, nasa"),  # capitals are letters, unless they are a word
+        ("THE CAT", "the cat"),
+        ("Gpu or the GPU's", "gpu or the g p u's"),
+        ("ZYXGRUNT", "zyxgrunt"),  # too long to be spelled
+    ],
+)
+def test_capitals_are_spelled(english: EnglishPhonemes, text: str, said: str) -> None:
+    assert english(text).text == said
+
+
+def test_every_phoneme_is_one_byte_and_pauses_are_ascii(english: EnglishPhonemes) -> None:
+    spoken = english("Well, is it? The measure of a church's joy!")
+    assert len(spoken.content) == len(english.symbols(spoken.content)) and len(spoken.content.split()) == 9
+    assert spoken.content.count(b" ") == spoken.text.count(" ")
+    assert [mark for mark in spoken.content if chr(mark) in PROSODY] == list(b",?!")
+
+
+def phonemes_of(english: EnglishPhonemes, text: str) -> str:
+    return english.symbols(english(text).content)

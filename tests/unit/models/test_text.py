@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resgen.config import config_from_dict, config_to_dict
-from resgen.data.text import encode_text, pad_texts
+from resgen.data.text import pad_texts, token_ids
 from resgen.errors import CheckpointError, ConfigError, DataError
 from resgen.models.text import PRESETS, TextModel, TextModelConfig
 from resgen.ops.alignment import expand
@@ -30,7 +30,7 @@ def make(config: TextModelConfig = CONFIG) -> TextModel:
 
 
 def texts(*lines: str) -> tuple[Tensor, Tensor]:
-    return pad_texts([encode_text(line) for line in lines])
+    return pad_texts([token_ids(line.encode()) for line in lines])
 
 
 @pytest.fixture(scope="module")

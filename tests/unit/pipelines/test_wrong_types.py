@@ -42,6 +42,7 @@ REFUSED = {
     "speech('abc', speed='fast')": ("ConfigError", "speed='fast' must be a number"),
     "speech('abc', seed='a')": ("ConfigError", "seed='a' must be a whole number"),
     "speech('abc', prompt=3, prompt_text='abc')": ("DataError", "the prompt is 3 (int); give a file"),
+    "speech.stream(['abc'])": ("ConfigError", "text=['abc'] must be a text"),
     "speech('abc', num_samples=3)": ("ConfigError", "unknown sampling setting 'num_samples'"),
 }
 

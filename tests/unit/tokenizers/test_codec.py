@@ -20,7 +20,7 @@ from resgen.checkpoints.speech import load_sound_tokenizer, open_codec
 from resgen.config import config_from_dict, config_to_dict
 from resgen.data.codes.cache import CachePlan
 from resgen.data.codes.encoding import write_codes
-from resgen.data.text import encode_text
+from resgen.data.text import token_ids
 from resgen.errors import CheckpointError, ConfigError, DataError
 from resgen.tokenizers.codec import CodecTokenizer, CodecTokenizerConfig, codec_settings
 from resgen.tokenizers.sound import SoundCodec
@@ -257,7 +257,7 @@ def test_saved_and_loaded(tmp_path: Path, family: str) -> None:
 def test_codes_through_the_cache(tmp_path: Path) -> None:
     tokenizer = make_tokenizer("mimi")
     codes = tokenizer.encode(make_sounds("mimi"))
-    tokens = encode_text("abc")
+    tokens = token_ids(b"abc")
     durations = torch.tensor([COUNT, *[0] * (len(tokens) - 1)])
     made_from = {"tokenizer": fingerprint(tokenizer)}
     columns = {"tokens": "row", "durations": "row"}

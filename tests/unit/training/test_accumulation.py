@@ -20,7 +20,7 @@ from resgen.data.pictures.sources import ImageSource
 from resgen.data.pictures.store import PictureStore
 from resgen.data.sound.sources import SpeechSource
 from resgen.data.sound.store import SpeechStore
-from resgen.data.text import encode_text
+from resgen.data.text import token_ids
 from resgen.kinds import KINDS, build, get_kind, matched_config
 from resgen.models.resgen import ResGenConfig
 from resgen.ops.random import generator
@@ -144,7 +144,7 @@ def picture_generator(kind: str, folder: Path) -> GeneratorTask:
 def speech_generator(kind: str, folder: Path) -> GeneratorTask:
     tokenizer, stream, parts = make_tokenizer(max_positions=40), generator("codes"), []
     for text, length in zip(WORDS, LENGTHS, strict=True):
-        tokens = encode_text(text)
+        tokens = token_ids(text.encode())
         durations = torch.ones_like(tokens)
         durations[-1] += length * STRIDE - durations.sum()
         parts.append(EncodedUtterance(torch.randint(SIZE, (length, DEPTH), generator=stream), tokens, durations))

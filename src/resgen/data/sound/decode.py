@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import math
 import re
+import struct
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,25 @@ def write_sound(samples: Float[Tensor, " S"], sample_rate_hz: int, path: str | P
         temporary.write_bytes(content)
 
 
+def wav_stream(parts: Iterable[Float[Tensor, " _"]], sample_rate_hz: int) -> Iterator[bytes]:
+    """A WAV file of 16 bits whose length is not known yet: its header, and each part as soon as it is there.
+
+    Args:
+        parts: samples, clipped to [-1, 1].
+        sample_rate_hz: samples per second.
+    """
+    unknown_size = 0xFFFFFFFF
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, sample_rate_hz, 2 * sample_rate_hz, 2, 16)
+    yield struct.pack("<4sI4s", b"RIFF", unknown_size, b"WAVE") + form + struct.pack("<4sI", b"data", unknown_size)
+    for part in parts:
+        yield _whole_numbers(part).astype("<i2").tobytes()
+
+
+def _whole_numbers(samples: Float[Tensor, " S"]) -> np.ndarray:
+    """16-bit samples. Rounded here: libsndfile multiplies by 32,767 in writing and divides by 32,768 in reading."""
+    return (samples.detach().cpu().double() * 32768).round().clamp(-32768, 32767).to(torch.int16).numpy()
+
+
 def encode_sound(
     samples: Float[Tensor, " S"], sample_rate_hz: int, suffix: str = ".wav", *, where: str = "the sound"
 ) -> bytes:
@@ -123,8 +144,7 @@ def encode_sound(
         raise DataError(f"cannot write {where}: the sound has no samples")
     if not samples.isfinite().all():
         raise DataError(f"cannot write {where}: the sound holds values that are not finite (NaN or infinity)")
-    # rounded here: libsndfile multiplies by 32,767 in writing and divides by 32,768 in reading
-    whole = (samples.detach().cpu().double() * 32768).round().clamp(-32768, 32767).to(torch.int16).numpy()
+    whole = _whole_numbers(samples)
     soundfile = import_extra("soundfile", "speech")
     content = io.BytesIO()
     try:

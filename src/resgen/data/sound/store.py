@@ -14,6 +14,7 @@ from torch import Tensor
 from resgen.data.announce import leave_out
 from resgen.data.sound.decode import normalise_loudness, trim_silence
 from resgen.data.sound.sources import SpeechSource
+from resgen.data.spoken import FrontEnd, Spoken
 from resgen.errors import ConfigError, DataError
 from resgen.progress import show_progress
 
@@ -87,6 +88,20 @@ class SpeechStore:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def spoken(self, read: FrontEnd) -> list[Spoken]:
+        """The texts, as a front end reads them.
+
+        Raises:
+            DataError: one that cannot be said, with the utterance's name.
+        """
+        texts = []
+        for name, text in zip(self.ids, self.texts, strict=True):
+            try:
+                texts.append(read(text))
+            except DataError as error:
+                raise DataError(f"the text of '{name}': {error}") from error
+        return texts
 
     def samples(self, index: int) -> Float[Tensor, " S"]:
         """Utterance `index`, float32 in [-1, 1]."""

@@ -14,7 +14,6 @@ from resgen.config import config_to_dict
 from resgen.data.announce import announce
 from resgen.data.sound.sources import SpeechSource, available_splits, open_speech
 from resgen.data.splits import known_split
-from resgen.data.text import normalise_text
 from resgen.errors import ConfigError, DataError, unknown
 from resgen.evaluation.image.evaluate import folder_sha256
 from resgen.evaluation.speech.evaluate import (
@@ -199,7 +198,7 @@ class SpeechEvaluation:
 def cross_sentence(pipe: SpeechPipeline, source: SpeechSource) -> list[Trial]:
     """One trial per utterance that comes with a prompt, or whose speaker has another of 1 s or more."""
     if source.prompt_texts is not None and source.read_prompt is not None:
-        prompts = [pipe.cleaned(source.read_prompt(index, pipe.sample_rate_hz)) for index in range(len(source))]
+        prompts = [pipe.speaker.cleaned(source.read_prompt(index, pipe.sample_rate_hz)) for index in range(len(source))]
         return [
             _trial(pipe, source, index, prepared(pipe, source, index), prompt, text)
             for index, (prompt, text) in enumerate(zip(prompts, source.prompt_texts, strict=True))
@@ -227,7 +226,8 @@ def continuation(pipe: SpeechPipeline, source: SpeechSource) -> list[Trial]:
     trials = []
     for index in range(len(source)):
         samples = prepared(pipe, source, index)
-        ends = pipe.word_ends(samples, normalise_text(source.texts[index]))
+        spoken = pipe.reader.front_end(source.texts[index])
+        ends = pipe.speaker.word_ends(samples, spoken)
         if len(ends) < 2:
             continue
         length = min(CONTINUATION_S, len(samples) / pipe.sample_rate_hz / 3) * pipe.sample_rate_hz
@@ -235,7 +235,7 @@ def continuation(pipe: SpeechPipeline, source: SpeechSource) -> list[Trial]:
         if not long_enough:
             continue
         number = min(long_enough, key=lambda word: abs(ends[word] - length))
-        words = normalise_text(source.texts[index]).split()
+        words = spoken.text.split()
         first, rest = " ".join(words[: number + 1]), " ".join(words[number + 1 :])
         trial = _trial(pipe, source, index, samples[ends[number] :], samples[: ends[number]], first)
         trials.append(trial._replace(text=rest))
@@ -246,7 +246,7 @@ def continuation(pipe: SpeechPipeline, source: SpeechSource) -> list[Trial]:
 
 def prepared(pipe: SpeechPipeline, source: SpeechSource, index: int) -> Tensor:
     """A recording as training saw it."""
-    return pipe.cleaned(source.read(index, pipe.sample_rate_hz))
+    return pipe.speaker.cleaned(source.read(index, pipe.sample_rate_hz))
 
 
 def candidate_sounds(data: str, pipe: SpeechPipeline) -> dict[str, list[Sound]]:

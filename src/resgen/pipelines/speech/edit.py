@@ -17,7 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from resgen.data.sound.decode import loudness_gain, sounding_span
-from resgen.data.text import PROSODY, encode_text
+from resgen.data.spoken import Spoken
+from resgen.data.text import PROSODY, token_ids
 from resgen.errors import ConfigError, DataError
 from resgen.kinds import Kind
 from resgen.models.text import TextModel
@@ -151,13 +152,13 @@ class SpeechEditor:
 
     @torch.inference_mode()
     def listen(
-        self, samples: Float[Tensor, " S"], text: str, where: str, also: tuple[int, int] | None = None
+        self, samples: Float[Tensor, " S"], spoken: Spoken, where: str, also: tuple[int, int] | None = None
     ) -> Recording:
         """Encode a recording without the silence at its ends, and align it with its text.
 
         Args:
             samples: at the model's rate, of any level.
-            text: normalised.
+            spoken: its text.
             where: what to call it in an error.
             also: samples, from and to, that are encoded even if they are silent.
 
@@ -175,9 +176,10 @@ class SpeechEditor:
                 f"{where} has {(end - offset) / rate:.1f} s of speech, "
                 f"the model takes at most {most * unit / rate:.1f} s; cut it into pieces"
             )
-        tokens = encode_text(text)[None].to(self.device)
+        tokens = token_ids(spoken.content)[None].to(self.device)
         if length * self.stride < tokens.shape[1]:
-            raise DataError(f"{where} has {(end - offset) / rate:.2f} s of speech, too little for its text {text!r}")
+            seconds = (end - offset) / rate
+            raise DataError(f"{where} has {seconds:.2f} s of speech, too little for its text {spoken.text!r}")
         sound = gain * samples[offset : offset + length * unit].to(self.device)
         sound = torch.nn.functional.pad(sound, (0, length * unit - len(sound)))
         codes, _ = self.codec.encode(sound[None], torch.tensor([len(sound)], device=self.device))
@@ -186,23 +188,23 @@ class SpeechEditor:
         mels = self.text_model.normalise(log_mel(sound[None], self.mel), frames)
         durations = self.text_model.match(hidden, real, mels, frames)[0]
         rate_of_speech = pace(self.text_model.log_durations(hidden, real)[0, 1:-1], durations[1:-1])
-        return Recording(samples, text, codes[0], offset, gain, durations.cpu(), rate_of_speech)
+        return Recording(samples, spoken, codes[0], offset, gain, durations.cpu(), rate_of_speech)
 
     def words(self, recording: Recording) -> list[SpokenWord]:
         """The words of a recording."""
-        content, frames = recording.text.encode(), recording.durations.cumsum(0)
+        spoken, frames = recording.spoken, recording.durations.cumsum(0)
         samples = (recording.offset + frames.double() * self.mel.hop_size).clamp(max=len(recording.samples))
         ends = samples / self.codec.sample_rate_hz
         return [
-            SpokenWord(content[begin:end].decode(), float(ends[begin]), float(ends[end]))
-            for begin, end in _words(content)
+            SpokenWord(word.rstrip(PROSODY) or word, float(ends[begin]), float(ends[end]))
+            for word, (begin, end) in zip(spoken.text.split(), _words(spoken.content), strict=True)
         ]
 
     @torch.inference_mode()
     def plan(
         self,
         recording: Recording,
-        text: str,
+        spoken: Spoken,
         begin_s: float,
         end_s: float,
         *,
@@ -213,7 +215,7 @@ class SpeechEditor:
 
         Args:
             recording: of `listen`, with the stretch.
-            text: normalised words for the stretch.
+            spoken: words for the stretch.
             begin_s: of the stretch.
             end_s: of the stretch.
             speed: above 1 is faster than the speaker.
@@ -230,9 +232,9 @@ class SpeechEditor:
             begin_s, end_s = min(begin_s, replaced[0].begin_s), max(end_s, replaced[-1].end_s)
         begin = max(0, math.floor((round(begin_s * rate) - recording.offset) / unit))
         end = max(begin + 1, min(len(recording.codes), math.ceil((round(end_s * rate) - recording.offset) / unit)))
-        left, new, right = _new_text(recording.text.encode(), span, text.encode())
-        whole = (left + new + right).decode()
-        tokens = encode_text(whole)[None].to(self.device)
+        left, new, right = _new_text(recording.spoken.content, span, spoken.content)
+        whole = b"".join(_new_text(recording.spoken.text.encode(), span, spoken.text.encode())).decode()
+        tokens = token_ids(left + new + right)[None].to(self.device)
         real = torch.ones_like(tokens, dtype=torch.bool)
         hidden = self.text_model(tokens, real)
         new_tokens = slice(len(left) + 1, len(left) + 1 + len(new))
@@ -247,8 +249,8 @@ class SpeechEditor:
         least = -(-(again + len(new)) // self.stride)
         if keep_length and count < least:
             raise DataError(
-                f"{text!r} does not fit into {count * unit / rate:.2f} s, a frame per letter and whole positions take "
-                f"{least * unit / rate:.2f} s; widen the stretch, or leave out keep_length"
+                f"{spoken.text!r} does not fit into {count * unit / rate:.2f} s; a frame for a letter or phoneme and "
+                f"whole positions take {least * unit / rate:.2f} s; widen the stretch, or leave out keep_length"
             )
         count = max(count, least)
         length, most = len(recording.codes) - (end - begin) + count, self.codec.spec.num_positions
@@ -286,7 +288,7 @@ class Recording(NamedTuple):
 
     Attributes:
         samples: as they were recorded.
-        text: normalised.
+        spoken: its text.
         codes: from sample `offset` on.
         offset: what lies before is silence.
         gain: that was applied before encoding.
@@ -295,7 +297,7 @@ class Recording(NamedTuple):
     """
 
     samples: Float[Tensor, " S"]
-    text: str
+    spoken: Spoken
     codes: Int[Tensor, "L D"]
     offset: int
     gain: float
@@ -330,7 +332,7 @@ def check_following(kind: Kind, plan: SpeechEditPlan) -> None:
 
 
 def _words(content: bytes) -> list[tuple[int, int]]:
-    """First byte, and the one after the last letter, of every word of a normalised text; punctuation is left out."""
+    """First byte, and the one after the last letter, of every word; punctuation is left out."""
     places, place = [], 0
     for word in content.split(b" "):
         places.append((place, place + (len(word.rstrip(PROSODY.encode())) or len(word))))

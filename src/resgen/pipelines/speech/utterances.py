@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from resgen.data.sound.decode import encode_sound, write_sound
+from resgen.data.spoken import Spoken
 from resgen.samplers.records import StepRecord
 
 
@@ -66,14 +67,14 @@ class Prompt(NamedTuple):
     Attributes:
         samples: at the model's rate and loudness, exactly P positions.
         codes: of the samples.
-        text: normalised.
+        spoken: its text.
         features: expanded hidden states of the text.
         rate: how much faster than average it is spoken.
     """
 
     samples: Float[Tensor, " S"]
     codes: Int[Tensor, "P D"]
-    text: str
+    spoken: Spoken
     features: Float[Tensor, "T E"]
     rate: float
 
@@ -90,7 +91,7 @@ class Utterance(NamedTuple):
         number: of the text within its call.
     """
 
-    sentences: list[str]
+    sentences: list[Spoken]
     prompt: Prompt | None = None
     continued: bool = False
     speed: float = 1.0

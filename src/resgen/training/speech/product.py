@@ -76,7 +76,7 @@ class EncodedUtterance(NamedTuple):
 
     Attributes:
         codes: L positions.
-        tokens: of `data.text.encode_text`.
+        tokens: of `data.text.token_ids`.
         durations: mel frames of each token; they sum to the frames of the L positions.
     """
 
@@ -198,7 +198,7 @@ class SpeechProduct:
     Args:
         codec: decodes samples; exported with the generator.
         text_model: exported as well.
-        alphabet: characters that it knows.
+        alphabet: letters or phonemes that it knows.
         examples: held-out speech, whose texts and prompts samples are given.
         mel: of the pictures.
         voice: exported as well.

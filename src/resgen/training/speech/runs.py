@@ -18,10 +18,12 @@ from resgen.checkpoints.tensors import module_tensors, sha256_tensor
 from resgen.config import config_to_dict
 from resgen.data.codes.cache import CachePlan, CodeCache, Shard, usual_shard
 from resgen.data.codes.encoding import Encoding
+from resgen.data.front_ends import front_end
 from resgen.data.sound.held_out import open_speech_splits
 from resgen.data.sound.sources import SpeechSource
 from resgen.data.sound.store import SpeechStore
-from resgen.data.text import encode_text, normalise_text, pad_texts, words_of
+from resgen.data.spoken import Spoken
+from resgen.data.text import pad_texts, token_ids, words_of
 from resgen.devices import choose_device
 from resgen.errors import ConfigError, DataError
 from resgen.kinds import kind_of
@@ -264,17 +266,18 @@ def _encode_shards(
     shards: list[Shard],
 ) -> Iterator[int]:
     """Make shards; yields how many recordings every batch had, and how many of a shard were left out."""
+    read = front_end(text_model.config.front_end)
     for shard in shards:
         part = source.part(shard.begin, shard.begin + shard.num_samples)
         store = _store(part, recipe, codec.sample_rate_hz, may_be_empty=True)
-        texts = [normalise_text(text) for text in store.texts]
+        spoken = store.spoken(read)
         utterances: dict[int, EncodedUtterance] = {}
         order = store.lengths.argsort(stable=True)  # little padding
         for rows in order.split(ENCODE_BATCH) if len(order) else ():
-            utterances |= _encode(codec, text_model, store, texts, mel, rows)
+            utterances |= _encode(codec, text_model, store, spoken, mel, rows)
             yield len(rows)
         parts = [utterances[row] for row in range(len(store))]
-        columns: dict[str, Sequence[Any]] = {"texts": texts, "speakers": store.speakers}
+        columns: dict[str, Sequence[Any]] = {"texts": [one.text for one in spoken], "speakers": store.speakers}
         columns |= {name: [getattr(one, name) for one in parts] for name in ("tokens", "durations")}
         encoding.write(shard, [one.codes for one in parts], columns)
         yield store.num_left_out
@@ -282,13 +285,13 @@ def _encode_shards(
 
 @torch.inference_mode()
 def _encode(
-    codec: SoundCodec, text_model: TextModel, store: SpeechStore, texts: list[str], mel: MelConfig, rows: Tensor
+    codec: SoundCodec, text_model: TextModel, store: SpeechStore, spoken: list[Spoken], mel: MelConfig, rows: Tensor
 ) -> dict[int, EncodedUtterance]:
     """Rows of a store, in float32 arithmetic."""
     device = codec.tokenizer.quantizer.codebooks.device
     samples, lengths = (part.to(device) for part in store.batch(rows, multiple=codec.samples_per_position))
     codes, valid = codec.encode(samples, lengths)
-    tokens, real = pad_texts([encode_text(texts[row]) for row in rows.tolist()])
+    tokens, real = pad_texts([token_ids(spoken[row].content) for row in rows.tolist()])
     counts = valid.sum(1)
     frames = counts * (codec.samples_per_position // mel.hop_size)
     durations = text_model.align(tokens.to(device), real.to(device), log_mel(samples, mel), frames)

@@ -1,4 +1,4 @@
-"""The text model learns which frames each byte becomes, and how long they take (Sec. 5.1, App. A.1)."""
+"""The text model learns which frames each letter or phoneme becomes, and how long they take (Sec. 5.1, App. A.1)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from resgen.checkpoints.speech import save_text_model
+from resgen.data.front_ends import front_end
 from resgen.data.pictures.grid import save_picture
 from resgen.data.sound.spectrogram import spectrogram_picture
 from resgen.data.sound.store import SpeechStore
-from resgen.data.text import BOUNDARY, FIRST_BYTE, alphabet_of, encode_text, is_pause, normalise_text, pad_texts
+from resgen.data.spoken import FrontEnd
+from resgen.data.text import alphabet_of, is_pause, pad_texts, token_ids
 from resgen.errors import ConfigError, DataError
 from resgen.models.text import TextModel
 from resgen.nn.transformer import Block
@@ -75,7 +77,7 @@ class Utterances(NamedTuple):
     """A batch of whole utterances.
 
     Attributes:
-        tokens: of `encode_text`.
+        tokens: of `token_ids`.
         valid: tokens that are not padding.
         mels: natural-log mels.
         frames: frames of each utterance that are not padding.
@@ -100,25 +102,27 @@ class Recordings:
 
     Args:
         store: decoded recordings with texts.
+        read: front end.
         mel: frames and bands.
         max_tokens: the longest text.
 
     Raises:
-        DataError: no recordings, or a text with more tokens than `max_tokens` or than its recording has frames.
+        DataError: no recordings, a text that cannot be said, or one with more tokens than `max_tokens` or than its
+            recording has frames.
     """
 
-    def __init__(self, store: SpeechStore, mel: MelConfig, max_tokens: int) -> None:
+    def __init__(self, store: SpeechStore, read: FrontEnd, mel: MelConfig, max_tokens: int) -> None:
         if not len(store):
             raise DataError("there are no recordings; the text model needs at least one")
         self.store, self.mel = store, mel
-        self.texts = [normalise_text(text) for text in store.texts]
-        self.tokens = [encode_text(text) for text in self.texts]
+        self.contents = [one.content for one in store.spoken(read)]
+        self.tokens = [token_ids(content) for content in self.contents]
         for index, (tokens, length) in enumerate(zip(self.tokens, store.lengths.tolist(), strict=True)):
             most = min(max_tokens, -(-length // mel.hop_size))
             if len(tokens) > most:
                 raise DataError(
                     f"utterance {index} has {len(tokens)} text tokens, at most {most} fit "
-                    f"(max_tokens={max_tokens}, one per frame); leave it out: {self.texts[index][:60]!r}"
+                    f"(max_tokens={max_tokens}, one per frame); leave it out: {store.texts[index][:60]!r}"
                 )
 
     def __len__(self) -> int:
@@ -151,7 +155,7 @@ class TextTask:
         train: recordings with texts.
         held_out: others, to validate on.
         mel: frames and bands, those of the tokenizer.
-        alphabet: characters that the model knows already.
+        alphabet: letters or phonemes that the model knows already.
     """
 
     name = "text"
@@ -174,8 +178,9 @@ class TextTask:
             )
         self.module: nn.Module = model
         self.model, self.config = model, config
-        self.train = Recordings(train, mel, model.config.max_tokens)
-        self.held_out = Recordings(held_out, mel, model.config.max_tokens)
+        self.read = front_end(model.config.front_end)
+        self.train = Recordings(train, self.read, mel, model.config.max_tokens)
+        self.held_out = Recordings(held_out, self.read, mel, model.config.max_tokens)
         self._alphabet = alphabet
 
     @property
@@ -253,12 +258,12 @@ class TextTask:
         durations = self.model.match(hidden, batch.valid, self.model.normalise(batch.mels, batch.frames), batch.frames)
         predicted = self.model.durations(hidden, batch.valid)
         panels = []
-        for index, frames in enumerate(batch.frames.tolist()):
+        for index, (frames, content) in enumerate(zip(batch.frames.tolist(), self.held_out.contents, strict=False)):
             real = batch.valid[index]
             panels.append(
                 alignment_picture(
                     spectrogram_picture(batch.mels[index, :, :frames].cpu(), scale=PIXELS),
-                    batch.tokens[index][real].cpu(),
+                    ["|", *(self.read.symbols(bytes([byte])).replace(" ", "_") for byte in content), "|"],
                     durations[index][real].cpu(),
                     predicted[index][real].cpu(),
                 )
@@ -266,8 +271,9 @@ class TextTask:
         save_picture(_stack(panels), path)
 
     def export(self, folder: Path, history: Mapping[str, Any]) -> None:
-        """Write the text model's folder, with the characters that training has seen."""
-        save_text_model(folder, self.model, alphabet=alphabet_of([self._alphabet, *self.train.texts]), history=history)
+        """Write the text model's folder, with the letters or phonemes of the training."""
+        symbols = map(self.read.symbols, self.train.contents)
+        save_text_model(folder, self.model, alphabet=alphabet_of([self._alphabet, *symbols]), history=history)
 
     def _losses(self, batch: Utterances, sizes: Sizes, fade: float) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """Loss and metrics as shares of a batch of these sizes, and the durations of the alignment, with `fade` of the
@@ -303,26 +309,26 @@ class TextTask:
 
 
 def alignment_picture(
-    mel: Image.Image, tokens: Int[Tensor, " N"], durations: Int[Tensor, " N"], predicted: Int[Tensor, " N"]
+    mel: Image.Image, labels: Sequence[str], durations: Int[Tensor, " N"], predicted: Int[Tensor, " N"]
 ) -> Image.Image:
     """A mel over a chart with one row per token: frames that the alignment gives it, those predicted, and both.
 
     Args:
         mel: picture whose width stands for all frames of `durations`.
-        tokens: of `encode_text`, without padding.
+        labels: of the tokens.
         durations: frames per token.
         predicted: frames per token.
     """
     scale = mel.width / int(durations.sum())
     width = _LEFT + max(mel.width, round(int(predicted.sum()) * scale))
-    picture = Image.new("RGB", (width, mel.height + _GAP + _ROW * len(tokens)), "white")
+    picture = Image.new("RGB", (width, mel.height + _GAP + _ROW * len(labels)), "white")
     picture.paste(mel.convert("RGB"), (_LEFT, 0))
     draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(size=_ROW - 1)
     spans = [_spans(counts) for counts in (durations, predicted)]
-    for row, token in enumerate(tokens.tolist()):
+    for row, label in enumerate(labels):
         top = mel.height + _GAP + row * _ROW
-        draw.text((4, top - 1), _label(token), fill="black", font=font)
+        draw.text((4, top - 1), label, fill="black", font=font)
         (begin, end), (early, late) = spans[0][row], spans[1][row]
         for first, last, colour in (
             (begin, end, _ALIGNED),
@@ -338,13 +344,6 @@ def alignment_picture(
 def _spans(durations: Tensor) -> list[tuple[int, int]]:
     ends = durations.cumsum(0).tolist()
     return list(zip([0, *ends], ends, strict=False))
-
-
-def _label(token: int) -> str:
-    if token == BOUNDARY:
-        return "|"
-    byte = token - FIRST_BYTE
-    return chr(byte) if 0x20 < byte < 0x7F else "_" if byte == 0x20 else "?"
 
 
 def _stack(panels: Sequence[Image.Image]) -> Image.Image:

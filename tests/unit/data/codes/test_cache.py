@@ -16,7 +16,7 @@ from torch import Tensor
 
 from resgen.data.codes.cache import CachePlan, CodeCache, open_codes
 from resgen.data.codes.encoding import Encoding, write_codes
-from resgen.data.text import encode_text
+from resgen.data.text import token_ids
 from resgen.errors import DataError
 from resgen.types import CodeSpec
 
@@ -57,7 +57,7 @@ def pictures(out: Path, **changes: Any) -> CodeCache:
 def utterances() -> tuple[list[Tensor], dict[str, list[Any]]]:
     stream = torch.Generator().manual_seed(0)
     codes = [torch.randint(7, (length, 2), generator=stream) for length in LENGTHS]
-    tokens = [encode_text(text) for text in TEXTS]
+    tokens = [token_ids(text.encode()) for text in TEXTS]
     durations = [torch.ones_like(part) for part in tokens]
     for row, length in zip(durations, LENGTHS, strict=True):
         row[0] += length * STRIDE - len(row)

@@ -26,6 +26,7 @@ from resgen.data.sound.decode import (
     resample,
     sounding_span,
     trim_silence,
+    wav_stream,
     write_sound,
 )
 from resgen.errors import ConfigError, DataError, WriteError
@@ -187,6 +188,14 @@ def flac_claiming(count: int) -> bytes:
     word = int.from_bytes(content[18:26], "big") >> 36 << 36 | count
     content[18:26] = word.to_bytes(8, "big")
     return bytes(content)
+
+
+def test_a_sound_is_written_part_by_part() -> None:
+    parts = [torch.linspace(-1.5, 1.5, 50), torch.zeros(7), torch.tensor([0.25])]
+    header, *contents = wav_stream(iter(parts), 8000)
+    assert len(header) == 44 and [len(content) for content in contents] == [100, 14, 2]
+    sound = read_sound(b"".join([header, *contents]), 8000)
+    torch.testing.assert_close(sound, torch.cat(parts).clamp(-1, 1), atol=1e-4, rtol=0)
 
 
 def test_headers_that_promise_too_much() -> None:

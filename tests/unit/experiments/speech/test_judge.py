@@ -59,13 +59,15 @@ def test_prompts_of_the_data_come_first(pipe: SpeechPipeline) -> None:
     recordings = source(prompt_texts=("p", "q", "r", "s", "t"), read_prompt=read_prompt)
     trials = cross_sentence(pipe, recordings)
     assert [trial.prompt_text for trial in trials] == list("pqrst")
-    assert torch.equal(trials[4].prompt.samples, pipe.cleaned(read_prompt(4, RATE)))
+    assert torch.equal(trials[4].prompt.samples, pipe.speaker.cleaned(read_prompt(4, RATE)))
     assert [trial.speaker for trial in trials] == list("xxxxy")
 
 
 def test_continuation_cuts_at_a_word(pipe: SpeechPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     ends = {"abc": [900], "ab ab ab": [300, 700, 1300], "bac ab": [500, 1300]}
-    monkeypatch.setattr(pipe, "word_ends", lambda samples, text: [x * RATE // 1000 for x in ends.get(text, [400])])
+    monkeypatch.setattr(
+        pipe.speaker, "word_ends", lambda samples, spoken: [x * RATE // 1000 for x in ends.get(spoken.text, [400])]
+    )
     recordings = source(texts=("abc", "cab", "a", "ab ab ab", "bac ab"))
     (trial,) = continuation(pipe, recordings)  # the last one's first word ends too early
     assert (trial.prompt_text, trial.text) == ("ab ab", "ab")

@@ -57,7 +57,7 @@ def edited(pipe: SpeechPipeline, recording: torch.Tensor, number: int = 1, **cha
 def test_words_are_aligned(pipe: SpeechPipeline, recording: torch.Tensor) -> None:
     words = pipe.words(recording, "Ab, ca. bac")
     assert [word.text for word in words] == ["ab", "ca", "bac"], "punctuation is no part of a word"
-    tokens, real = pipe._tokens("ab, ca. bac")
+    tokens, real = pipe.speaker.tokens(pipe.reader.whole("ab, ca. bac"))
     editor, analysis = pipe._listen(recording, "ab, ca. bac")
     inside = analysis.gain * torch.cat([recording, torch.zeros(UNIT)])[analysis.offset :][: len(analysis.codes) * UNIT]
     frames = torch.tensor([len(analysis.codes) * STRIDE])
@@ -161,7 +161,7 @@ def test_features_agree_with_what_is_given(pipe: SpeechPipeline, recording: torc
     for number in range(3):
         plan = edited(pipe, recording, number, text="b")[0].plan
         assert len(plan.features) == STRIDE * (len(plan.codes) - (plan.end - plan.begin) + plan.num_new)
-        tokens, real = pipe._tokens(plan.text)
+        tokens, real = pipe.speaker.tokens(pipe.reader.whole(plan.text))
         with torch.inference_mode():
             hidden = pipe.text_model(tokens, real)[0]
         letters = torch.cdist(plan.features, hidden).argmin(1)
@@ -269,7 +269,7 @@ def test_words_are_put_into_long_silence(
     pause = durations.index(80)
     begins, ends = sum(durations[:pause]), sum(durations[: pause + 1])
     assert begins < first < last < ends, "the stretch lies within the silence"
-    tokens, real = pipe._tokens(plan.text)
+    tokens, real = pipe.speaker.tokens(pipe.reader.whole(plan.text))
     with torch.inference_mode():
         hidden = pipe.text_model(tokens, real)[0]
     letters = torch.cdist(plan.features, hidden).argmin(1)

@@ -11,9 +11,10 @@ import torch
 
 from resgen.checkpoints.speech import VoiceConfig, load_speech_pipeline
 from resgen.data.sound.decode import read_sound, write_sound
-from resgen.data.text import cut_at_word, encode_text
+from resgen.data.text import cut_at_word, token_ids
 from resgen.errors import CheckpointError, ConfigError, DataError
-from resgen.pipelines.speech.pipeline import PAUSE_SECONDS, SpeechPipeline, Utterance
+from resgen.pipelines.speech.pipeline import SpeechPipeline, Utterance
+from resgen.pipelines.speech.speaker import PAUSE_SECONDS
 from speech_parts import (
     ALPHABET,
     DEPTH,
@@ -234,25 +235,29 @@ def test_long_prompts_are_cut_between_words(pipe: SpeechPipeline) -> None:
     long = pipe.prepare(voice(2.5), text)
     assert len(long.samples) <= RATE and len(long.features) == STRIDE * len(long.codes)
     assert len(long.samples) == UNIT * len(long.codes) and long.codes.numel()
-    assert text.startswith(long.text) and 0 < len(long.text) < len(text) and long.text == long.text.strip()
+    assert text.startswith(long.spoken.text) and 0 < len(long.spoken.text) < len(text)
+    assert long.spoken.content == long.spoken.text.encode(), "whole words"
     result = pipe("abc", prompt=voice(2.5), prompt_text=text, task="continuation")
     assert torch.equal(result.audio[: len(long.samples)], long.samples)
     single = pipe.prepare(voice(2.5), "abcabcabc")
-    assert len(single.samples) == RATE and "abcabcabc".startswith(single.text) and len(single.text) < 9
+    assert len(single.samples) == RATE and b"abcabcabc".startswith(single.spoken.content)
+    assert len(single.spoken.content) < 9 and single.spoken.text == "abcabcabc", "a word that is cut stays a word"
 
 
 def test_where_prompts_are_cut() -> None:
     ends = [2, 6, 10, 12, 20, 30, 32, 60, 61]  # a boundary, "ab cd e", a boundary
-    assert cut_at_word("ab cd e", ends, 5, 8) == ("ab cd", 4), "30 frames are 4 positions"
-    assert cut_at_word("ab cd e", ends, 3, 8) == ("ab c", 3), "two letters in less than half of 24 frames"
-    assert cut_at_word("ab cd e", ends, 2, 8) == ("ab", 2)
-    assert cut_at_word("abcd", [1, 9, 17, 25, 90, 91], 10, 8) == ("abc", 10), "a single long word"
+    assert cut_at_word(b"ab cd e", ends, 5, 8) == (b"ab cd", 4), "30 frames are 4 positions"
+    assert cut_at_word(b"ab cd e", ends, 3, 8) == (b"ab c", 3), "two letters in less than half of 24 frames"
+    assert cut_at_word(b"ab cd e", ends, 2, 8) == (b"ab", 2)
+    assert cut_at_word(b"abcd", [1, 9, 17, 25, 90, 91], 10, 8) == (b"abc", 10), "a single long word"
 
 
 def test_sentences_in_one_voice(pipe: SpeechPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     records = []
-    listen = pipe._as_prompt
-    monkeypatch.setattr(pipe, "_as_prompt", lambda codes, text: records.append(listen(codes, text)) or records[-1])
+    listen = pipe.speaker.as_prompt
+    monkeypatch.setattr(
+        pipe.speaker, "as_prompt", lambda codes, text: records.append(listen(codes, text)) or records[-1]
+    )
     seen = []
     result = pipe(TWO, callback=lambda record, codes, visible: seen.append(codes))
     assert result.texts == ["abc.", "cab."] and len(records) == 1
@@ -267,6 +272,37 @@ def test_sentences_in_one_voice(pipe: SpeechPipeline, monkeypatch: pytest.Monkey
     assert len(records) == 1, "a single sentence has no other to be heard by"
 
 
+def test_a_stream_gives_what_a_call_gives_sentence_by_sentence(pipe: SpeechPipeline, prompt: torch.Tensor) -> None:
+    for options in (
+        {},
+        {"prompt": prompt, "prompt_text": "a cab", "speed": 1.2},
+        {"prompt": prompt, "prompt_text": "a cab", "task": "continuation"},
+    ):
+        whole, parts = pipe(TWO, seed=5, **options), list(pipe.stream(TWO, seed=5, **options))
+        assert [part.texts for part in parts] == [["abc."], ["cab."]] and {part.seed for part in parts} == {5}
+        assert torch.equal(torch.cat([part.codes for part in parts]), whole.codes)
+        torch.testing.assert_close(torch.cat([part.audio for part in parts]), whole.audio, atol=1e-5, rtol=0)
+        assert sum(len(part.steps) for part in parts) == len(whole.steps)
+
+
+def test_a_stream_makes_nothing_before_it_is_asked_to(pipe: SpeechPipeline) -> None:
+    evaluations = []
+    parts = pipe.stream("abc, cab, ab. Cab.", max_chars=6, callback=lambda *step: evaluations.append(step))
+    assert not evaluations
+    assert next(parts).texts == ["abc,"]
+    count = len(evaluations)
+    assert [text for part in parts for text in part.texts] == ["cab,", "ab.", "cab."] and len(evaluations) > count > 0
+    for wrong, message in (
+        ({"max_chars": 0}, "max_chars"),
+        ({"task": "sing"}, "unknown task"),
+        ({"speed": 0.0}, "speed"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            pipe.stream("abc", **wrong)  # at once, not with the first part
+    with pytest.raises(DataError, match="no letters"):
+        pipe.stream("...")
+
+
 def test_sentences_in_the_prompt_s_voice(pipe: SpeechPipeline, prompt: torch.Tensor) -> None:
     seen = []
     voice = pipe.prepare(prompt, "a cab")
@@ -275,12 +311,16 @@ def test_sentences_in_the_prompt_s_voice(pipe: SpeechPipeline, prompt: torch.Ten
     assert len(seen) == 8 and all(torch.equal(codes[0, : len(voice.codes)], voice.codes) for codes in seen)
 
 
+def texts_of(pipe: SpeechPipeline, text: str) -> list[str]:
+    return [one.text for one in pipe.sentences(text)]
+
+
 def test_texts_are_normalised_and_cut(pipe: SpeechPipeline) -> None:
-    assert pipe.sentences("ABC!!  Cab; ab".replace("!!", ".")) == ["abc.", "cab, ab"]
+    assert texts_of(pipe, "ABC!!  Cab; ab".replace("!!", ".")) == ["abc.", "cab, ab"]
     long = " ".join(["abc"] * 60)
-    parts = pipe.sentences(long + ".")
+    parts = texts_of(pipe, long + ".")
     assert len(parts) == 2 and " ".join(parts) == long + "." and max(map(len, parts)) <= 126, "what the model takes"
-    assert pipe.sentences("abc. ... cab.") == ["abc.", "cab."]
+    assert texts_of(pipe, "abc. ... cab.") == ["abc.", "cab."]
 
 
 @pytest.mark.parametrize(
@@ -292,8 +332,8 @@ def test_texts_are_normalised_and_cut(pipe: SpeechPipeline) -> None:
         ("abd", r"cannot speak 'd' \(U\+0064\)"),
         ("ab 日 c", r"U\+65E5"),
         ("a " * 10_001, "20000 bytes"),
-        ("\ud800", "no letters"),
-        ("ab\ud800", r"U\+D800"),
+        ("\ud800", "which is not text"),
+        ("ab\ud800", "which is not text"),
     ],
 )
 def test_texts_that_are_refused(pipe: SpeechPipeline, text: str, named: str) -> None:
@@ -406,4 +446,4 @@ def test_what_cannot_be_loaded(folder: Path, tmp_path: Path) -> None:
 
 
 def test_the_tests_texts_are_in_the_alphabet(pipe: SpeechPipeline) -> None:
-    assert all(set(text) <= set(ALPHABET) for text in TEXTS) and len(encode_text(TEXTS[1])) > 10
+    assert all(set(text) <= set(ALPHABET) for text in TEXTS) and len(token_ids(TEXTS[1].encode())) > 10

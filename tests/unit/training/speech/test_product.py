@@ -12,7 +12,7 @@ from resgen.checkpoints.speech import VoiceConfig, load_speech_pipeline
 from resgen.data.codes.cache import CachePlan, CodeCache
 from resgen.data.codes.encoding import write_codes
 from resgen.data.sound.decode import read_sound
-from resgen.data.text import encode_text
+from resgen.data.text import token_ids
 from resgen.errors import ConfigError
 from resgen.ops.alignment import expand
 from resgen.ops.random import generator
@@ -45,7 +45,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> CodeCache:
     stream = torch.Generator().manual_seed(0)
     parts = []
     for text, length in zip(TEXTS, LENGTHS, strict=True):
-        tokens = encode_text(text)
+        tokens = token_ids(text.encode())
         durations = torch.randint(1, 4, tokens.shape, generator=stream)
         durations[-1] += length * STRIDE - durations.sum()
         codes = torch.randint(SIZE, (length, DEPTH), generator=stream)

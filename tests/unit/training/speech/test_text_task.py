@@ -13,9 +13,10 @@ from torch import Tensor
 
 from processes import run_threads
 from resgen.checkpoints.speech import load_text_model
+from resgen.data.front_ends import front_end
 from resgen.data.sound.sources import SpeechSource
 from resgen.data.sound.store import SpeechStore
-from resgen.data.text import encode_text
+from resgen.data.text import token_ids
 from resgen.errors import ConfigError, DataError
 from resgen.models.text import TextModel, TextModelConfig
 from resgen.ops.mel import MelConfig
@@ -29,6 +30,7 @@ from steps import losses
 RATE, HOP = 4000, 40
 MEL = MelConfig(sample_rate_hz=RATE, fft_size=128, window_size=80, hop_size=HOP, num_bands=16, max_hz=2000.0)
 TONES_HZ, FRAMES = {"a": 300, "b": 700, "c": 1300}, {"a": 6, "b": 10, "c": 4, " ": 5}
+LETTERS = front_end("bytes")
 EDGE = 3  # frames of silence at both ends
 WORDS = ("ab", "cab", "abc", "bc ab", "cb ac", "ba cab", "acb a", "b ca", "caba", "bac cb", "ca b c", "abcab")
 
@@ -99,7 +101,7 @@ def test_learns_the_durations_and_writes_a_model(tmp_path: Path, monkeypatch: py
     assert json.loads(json.dumps(folder.extra))["history"]["text"]["steps"] == 120
     # A text that was not in the training set, in both voices, against what is known.
     text = "cab ba"
-    recordings = Recordings(store((text, text)), MEL, 20)
+    recordings = Recordings(store((text, text)), LETTERS, MEL, 20)
     batch = recordings.batch(torch.arange(2), torch.device("cpu"))
     known = torch.tensor([EDGE, *(FRAMES[letter] for letter in text), EDGE])
     result = model.align(batch.tokens, batch.valid, batch.mels, batch.frames)
@@ -154,18 +156,18 @@ def test_priors_fade_and_put_pauses_where_it_is_quiet() -> None:
 
 
 def test_batches_are_whole_utterances() -> None:
-    recordings = Recordings(store(("Abc.", "b")), MEL, 20)
-    assert recordings.texts == ["abc.", "b"]
+    recordings = Recordings(store(("Abc.", "b")), LETTERS, MEL, 20)
+    assert recordings.contents == [b"abc.", b"b"]
     batch = recordings.batch(torch.tensor([1, 0]), torch.device("cpu"))
     assert batch.frames.tolist() == [10 + 2 * EDGE, 20 + 2 * EDGE]
     assert batch.mels.shape == (2, 16, 26) and batch.tokens.shape == (2, 6)
-    assert batch.tokens[1].tolist() == encode_text("abc.").tolist()
+    assert batch.tokens[1].tolist() == token_ids(b"abc.").tolist()
     assert batch.valid.sum(dim=1).tolist() == [3, 6]
 
 
 def test_alignment_picture_shows_both_durations() -> None:
     mel = Image.new("RGB", (40, 10), "black")
-    picture = alignment_picture(mel, encode_text("a"), torch.tensor([2, 5, 1]), torch.tensor([4, 5, 1]))
+    picture = alignment_picture(mel, ["|", "a", "|"], torch.tensor([2, 5, 1]), torch.tensor([4, 5, 1]))
     assert picture.height == 10 + 6 + 3 * 11 and picture.width == 20 + 50
     row = 10 + 6 + 11 + 5  # the letter: found in frames 2..6, predicted in 4..8
     colours = [picture.getpixel((20 + 5 * frame + 2, row)) for frame in range(10)]
@@ -175,7 +177,7 @@ def test_alignment_picture_shows_both_durations() -> None:
 
 def test_refused_data_and_settings() -> None:
     with pytest.raises(DataError, match="utterance 1 has 7 text tokens, at most 6 fit"):
-        Recordings(store(("ab", "abcab")), MEL, 6)
+        Recordings(store(("ab", "abcab")), LETTERS, MEL, 6)
     source = SpeechSource(
         name="x",
         split="train",
@@ -185,7 +187,7 @@ def test_refused_data_and_settings() -> None:
         read=lambda i, rate: torch.arange(201) / 402,
     )
     with pytest.raises(DataError, match="utterance 0 has 8 text tokens, at most 6 fit"):
-        Recordings(SpeechStore(source, RATE, trim=False, loudness_db=None), MEL, 20)
+        Recordings(SpeechStore(source, RATE, trim=False, loudness_db=None), LETTERS, MEL, 20)
     other = MelConfig(sample_rate_hz=RATE, fft_size=128, window_size=80, hop_size=HOP, num_bands=8, max_hz=2000.0)
     with pytest.raises(ConfigError, match="num_bands=8"):
         TextTask(make_model(), TextLossConfig(), store(), store(), mel=other)

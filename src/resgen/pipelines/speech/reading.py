@@ -1,0 +1,67 @@
+"""Texts as a speech model says them, sentence by sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from resgen.data.front_ends import front_end
+from resgen.data.spoken import Spoken
+from resgen.data.text import PROSODY, check_symbols, split_sentences
+from resgen.errors import DataError
+from resgen.models.text import TextModelConfig
+
+MAX_CHARS = 200
+MAX_TEXT_BYTES = 20_000
+
+
+class Reader:
+    """Reads texts for a text model.
+
+    Args:
+        config: of the text model.
+        alphabet: letters or phonemes that it knows.
+        own: phonemes by word that go before the package's.
+
+    Raises:
+        ConfigError: phonemes for a model that reads letters.
+    """
+
+    def __init__(self, config: TextModelConfig, alphabet: str, own: Mapping[str, str] | None = None) -> None:
+        self.front_end = front_end(config.front_end, own)
+        self.alphabet, self.longest = alphabet, config.max_tokens - 2
+
+    def sentences(self, text: str, max_chars: int = MAX_CHARS) -> list[Spoken]:
+        """The sentences of a text, each short enough to be generated at once.
+
+        Punctuation that the model has not learned is left out.
+
+        Args:
+            text: as people write it.
+            max_chars: of a sentence; longer ones are cut after clauses.
+
+        Raises:
+            DataError: nothing to say, too long, words that cannot be said, or letters or phonemes that the model has
+                not learned.
+        """
+        if len(text.encode(errors="replace")) > MAX_TEXT_BYTES:
+            raise DataError(f"the text has more than {MAX_TEXT_BYTES} bytes; give it in parts")
+        unknown_marks = set(PROSODY) - set(self.alphabet)
+        parts = [*split_sentences(text, min(max_chars, self.longest)), text]
+        *complete, whole = (self.front_end(part).without(unknown_marks) for part in parts)
+        spoken = [part for part in complete if any(character.isalnum() for character in part.text)]
+        for part in spoken or [whole]:
+            check_symbols(self.front_end.symbols(part.content), self.alphabet)
+            if len(part.content) > self.longest:
+                raise DataError(
+                    f"a sentence has {len(part.content)} letters or phonemes, at most {self.longest} are allowed; "
+                    "split it"
+                )
+        return spoken
+
+    def whole(self, text: str) -> Spoken:
+        """All sentences of a text as one.
+
+        Raises:
+            DataError: see `sentences`.
+        """
+        return Spoken.joined(self.sentences(text))
