@@ -46,37 +46,13 @@ class TrainingError(ResGenError):
     """Training cannot go on (a loss that is not finite, for example)."""
 
 
-MOST_LISTED = 40
-"""Of names in a message; of more the nearest are named."""
-_ALIKE = 0.6
-
-
-def nearest(value: str, names: Iterable[str], count: int) -> list[str]:
-    """The names most like `value`, the best first; the last parts of dotted names are compared by themselves, too."""
-
-    def alike(name: str) -> tuple[float, float]:
-        ratios = [
-            difflib.SequenceMatcher(None, ours.lower(), theirs.lower()).ratio()
-            for ours, theirs in ((value, name), (value.rpartition(".")[2], name.rpartition(".")[2]))
-        ]
-        return max(ratios), sum(ratios)
-
-    scores = {name: alike(name) for name in names}
-    return sorted((name for name in scores if scores[name][0] >= _ALIKE), key=lambda name: scores[name], reverse=True)[
-        :count
-    ]
-
-
 def unknown(what: str, value: object, allowed: Iterable[object], others: Mapping[str, str] | None = None) -> str:
-    """One line for an unknown name: value, the nearest name, or what a name in `others` stands for, and all allowed
-    ones; of more than `MOST_LISTED` the nearest three and their number."""
-    names, others = [str(a) for a in allowed], others or {}
-    few = len(names) <= MOST_LISTED
-    matches = [others.get(name, name) for name in nearest(str(value), [*names, *others], 1 if few else 3)]
-    choices = " or ".join(f"'{name}'" for name in matches)
-    hint = f" (did you mean {choices}?)" if matches else ""
-    known = f"allowed: {', '.join(names) or 'none'}" if few else f"{len(names)} are allowed"
-    return f"unknown {what} '{value}'{hint}; {known}"
+    """One line for an unknown name: value, all allowed ones, and the nearest, or what a name in `others` stands for."""
+    names = [str(a) for a in allowed]
+    known = {name.lower(): name for name in names} | {name.lower(): other for name, other in (others or {}).items()}
+    near = difflib.get_close_matches(str(value).lower(), known, n=1)
+    hint = f" (did you mean '{known[near[0]]}'?)" if near else ""
+    return f"unknown {what} '{value}'{hint}; allowed: {', '.join(names) or 'none'}"
 
 
 def check_least(record: object, least: int, *names: str, most: int | float = math.inf) -> None:

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from resgen.errors import WriteError, nearest
+from resgen.errors import WriteError
+from resgen.matches import nearest
 
 MAX_NAMES = 1000
 """Of a folder, that are compared with a name that is not in it."""

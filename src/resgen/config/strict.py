@@ -19,7 +19,8 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 
 import yaml
 
-from resgen.errors import MOST_LISTED, ConfigError, unknown
+from resgen.errors import ConfigError, unknown
+from resgen.matches import MOST_LISTED, unknown_of_many
 
 T = TypeVar("T")
 
@@ -70,7 +71,7 @@ def config_from_dict(cls: type[T], data: Any, *, where: str = "") -> T:
     fields = {field.name: field for field in dataclasses.fields(cast(Any, cls))}
     for key in data:
         if key not in fields:
-            raise ConfigError(unknown("configuration key", f"{where}{key}", [where + name for name in fields]))
+            raise ConfigError(unknown_of_many("configuration key", f"{where}{key}", [where + name for name in fields]))
     for name, field in fields.items():
         if name not in data and field.default is field.default_factory is dataclasses.MISSING:
             raise ConfigError(f"configuration key '{where}{name}' is missing")
@@ -158,7 +159,7 @@ def _merge(config: Any, node: dict[str, Any], values: Mapping[str, Any], prefix:
         inner, tag = getattr(config, name, None), getattr(config, "tag", None)
         if name not in node:
             hint = "; `resgen inspect --recipe NAME` shows all of a recipe" if len(allowed) > MOST_LISTED else ""
-            raise ConfigError(unknown("configuration key", prefix + name, allowed) + hint)
+            raise ConfigError(unknown_of_many("configuration key", prefix + name, allowed) + hint)
         if name == KIND and tag is not None and value != tag:
             raise ConfigError(
                 f"{prefix}{KIND}={value} is not what is configured, {tag}; another kind of model is chosen with --kind"

@@ -122,15 +122,6 @@ def test_a_class_option_without_a_class_is_refused(pipeline, tmp_path, capsys):
     assert "--class needs a class, by name or number" in capsys.readouterr().err
 
 
-def test_of_many_names_the_nearest_three_are_named():
-    keys = [f"{stage}_training.{name}" for stage in "abc" for name in ("num_steps", *(f"x{k}y" for k in range(20)))]
-    line = unknown("key", "training.num_step", keys)
-    assert line == (
-        "unknown key 'training.num_step' (did you mean 'a_training.num_steps' or 'b_training.num_steps' or "
-        "'c_training.num_steps'?); 63 are allowed"
-    )
-
-
 def test_an_unknown_key_of_a_recipe_says_where_all_are(capsys):
     assert main(["inspect", "--recipe", "digits", "--set", "batch_size=4"]) == 2
     line = capsys.readouterr().err
