@@ -102,6 +102,8 @@ class Gate:
         if path.startswith("/v1/") and service.state != READY:
             return 503, f"the server is {service.state}"
         length = headers.get("content-length", "0")
+        if "content-length" in headers and "transfer-encoding" in headers:  # a proxy may go by the other one
+            return 400, "the body has both a length and a transfer encoding; send one of them"
         if not length.isdecimal() or int(length[:20]) > self._most(path):
             return 413, f"the body has {length[:20]} bytes; at most {self._most(path)} are read"
         if computing and service.busy > service.config.max_queue + service.config.max_batch:

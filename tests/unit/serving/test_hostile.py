@@ -172,6 +172,7 @@ def test_bodies_that_are_too_large_are_not_read_to_their_end(
     [
         ("/v1/images/edit", "the-servers-key", "content-length: 16777216", 413),
         ("/v1/images/edit", "the-servers-key", "transfer-encoding: chunked", 400),
+        ("/v1/images", "the-servers-key", "content-length: 5\r\ntransfer-encoding: chunked", 400),
         ("/v1/images/edit", "another-key", "content-length: 16777216", 401),
         ("/v1/nowhere", "the-servers-key", "content-length: 16777216", 413),
     ],
