@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,11 +59,16 @@ def _about(folder: Folder) -> str:
         lines.append(f"- {name}: {what}, {size:.1f} MB, SHA-256 `{component.sha256[:16]}...`")
     classes = folder.extra.get("class_names")
     if isinstance(classes, list) and classes:
-        names = ", ".join(map(str, classes[:20])) + (", ..." if len(classes) > 20 else "")
+        names = ", ".join(_plain(str(name)) for name in classes[:20]) + (", ..." if len(classes) > 20 else "")
         lines.append(f"- {len(classes)} classes: {names}")
     if isinstance(folder.extra.get("sampling"), Mapping):
         lines.append(f"- sampling settings: `{json.dumps(folder.extra['sampling'], sort_keys=True)}`")
     return "\n".join(lines) + "\n"
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown and HTML leave as it is."""
+    return re.sub(r"([\\`*_{}\[\]<>()#!|~&])", r"\\\1", " ".join(text.split()))
 
 
 def _training(folder: Folder) -> str:

@@ -10,6 +10,9 @@ from typing import Any
 from resgen.errors import DataError
 from resgen.extras import MissingExtraError
 
+LARGE_BYTES, MOST_UNPACKED = 1 << 28, 1000
+"""A file of more bytes when it is read may grow so many times; pictures and sounds hardly do, for they are packed."""
+
 
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
@@ -30,6 +33,23 @@ def opened(path: Path) -> Iterator[Any]:
     except (pyarrow.ArrowException, OSError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise DataError(f"parquet file '{path}' cannot be read: {reason}") from error
+
+
+def check_unpacked(path: Path, about: Any) -> None:
+    """Refuse a file that was made to fill the memory.
+
+    Args:
+        path: the file.
+        about: its metadata.
+
+    Raises:
+        DataError: it is large when it is read, and hardly anything on the disk.
+    """
+    groups = map(about.row_group, range(about.num_row_groups))
+    size = sum(group.column(column).total_uncompressed_size for group in groups for column in range(group.num_columns))
+    packed = path.stat().st_size
+    if size > max(LARGE_BYTES, MOST_UNPACKED * packed):
+        raise DataError(f"parquet file '{path}' has {packed:,} bytes, but takes {size:,} when it is read; remove it")
 
 
 def check_encoded(path: Path, schema: Any, name: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -129,3 +130,12 @@ def test_cards_tell_the_record(tmp_path: Path) -> None:
     assert json.dumps(folder.extra["sampling"], sort_keys=True) in text
     tokenizer = load_folder(resolve_model("fashion-mnist-classifier"))
     assert "python" not in write_card(tokenizer, tmp_path, name="x").read_text()
+
+
+def test_class_names_are_no_part_of_a_cards_markup(tmp_path: Path) -> None:
+    folder = load_folder(resolve_model(BUNDLED))
+    names = ["T-shirt", "<img src=x>", "[a](http://b)", "a\n# b", "|`c`|"]
+    folder = replace(folder, extra={**folder.extra, "class_names": names})
+    text = write_card(folder, tmp_path, name="x").read_text()
+    line = r"- 5 classes: T-shirt, \<img src=x\>, \[a\]\(http://b\), a \# b, \|\`c\`\|"
+    assert line in text.splitlines()

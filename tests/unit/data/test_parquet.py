@@ -15,6 +15,7 @@ from PIL import Image
 
 from resgen.data import CounterSampler, available_splits, load_array, open_images, parquet
 from resgen.data.pictures import sources as images
+from resgen.data.sound.sources import open_speech
 from resgen.errors import DataError
 from resgen.extras import MissingExtraError
 
@@ -218,3 +219,14 @@ def test_names_of_classes_that_are_no_text(tmp_path: Path) -> None:
     path = write(tmp_path / "train.parquet", [encoded(1)], [1], names=["cat", "\ud800"])
     with pytest.raises(DataError, match=r"'.*train.parquet' row 0 has a class whose name is no text, '\\ud800'"):
         open_images(path)
+
+
+def test_files_that_fill_the_memory_are_refused(tmp_path: Path) -> None:
+    pictures = pa.array([bytes(1 << 20)] * 300)
+    texts = {name: pa.array(["a"] * 300) for name in ("text", "speaker_id")}
+    for name, columns in (("image", {}), ("audio", texts)):
+        table = pa.table({name: pictures, **columns})
+        pq.write_table(table, tmp_path / f"{name}.parquet", compression="zstd", use_dictionary=False)
+    for open_data, name in ((open_images, "image"), (open_speech, "audio")):
+        with pytest.raises(DataError, match=r"has [0-9,]+ bytes, but takes 314,[0-9,]+ when it is read; remove it"):
+            open_data(tmp_path / f"{name}.parquet")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from resgen.data.labels import label_name
-from resgen.data.parquet import check_encoded, encoded_cells, opened
+from resgen.data.parquet import check_encoded, check_unpacked, encoded_cells, opened
 from resgen.errors import DataError
 
 IMAGE_COLUMNS = ("image", "img")
@@ -195,6 +195,7 @@ def _groups(path: Path) -> list[tuple[int, int]]:
     with opened(path) as file:
         image = _image_column(path, file.schema_arrow.names)
         about = file.metadata
+        check_unpacked(path, about)
         groups = []
         for number in range(about.num_row_groups):
             group = about.row_group(number)

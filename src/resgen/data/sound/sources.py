@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from resgen.data.announce import announce, listed
-from resgen.data.parquet import check_encoded, encoded_cells, file_names, opened
+from resgen.data.parquet import check_encoded, check_unpacked, encoded_cells, file_names, opened
 from resgen.data.sound.decode import read_sound
 from resgen.data.splits import known_split, parquet_splits, split_of, subfolders
 from resgen.data.tar.index import (
@@ -280,6 +280,7 @@ def _read_parquet(path: Path, rows: _Rows) -> None:
     """Add the rows of a file."""
     first = len(rows.sounds)
     with opened(path) as file:
+        check_unpacked(path, file.metadata)
         schema = file.schema_arrow
         with_prompts = all(name in schema.names for name in PROMPT_COLUMNS)
         columns = _columns(path, schema, {**COLUMNS, **PROMPT_COLUMNS} if with_prompts else COLUMNS)
