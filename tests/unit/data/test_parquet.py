@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from resgen.data import CounterSampler, available_splits, load_array, open_images, parquet
+from resgen.data import CounterSampler, available_splits, load_array, open_images
+from resgen.data.pictures import parquet
 from resgen.data.pictures import sources as images
 from resgen.data.sound.sources import open_speech
 from resgen.errors import DataError
