@@ -16,6 +16,9 @@ from resgen.models.metric import MetricHead
 MAX_ROWS = 16_384
 ITERATIONS = 5
 MIN_SCALE = 0.05
+MAX_SPREAD = 8.0
+"""Of the components, root mean square, in a metric. As many components as there are different targets leave nothing
+within the clusters, and far components are a burden: the scale a moves them all."""
 
 Targets = Callable[[int], Float[Tensor, "M H"]]
 
@@ -64,7 +67,11 @@ def _start_metric(head: MetricHead, targets: Targets, generator: torch.Generator
         groups = [torch.cat(rows)] if mixture.offset is not None else rows
         clusters = [_cluster(group, mixture.num_components, generator) for group in groups]
         within = torch.cat([each.within for each in clusters]).double()
-        root = metric.fit_shape(shape, within.T @ within / len(within)).float()
+        covariance, centres = within.T @ within / len(within), torch.cat([each.centres for each in clusters])
+        root = metric.fit_shape(shape, covariance).float()
+        if (centres @ root.T).square().mean().sqrt() > MAX_SPREAD:
+            between = torch.cov(centres.double().T, correction=0) / MAX_SPREAD**2
+            root = metric.fit_shape(shape, covariance + between).float()
         nearest = torch.cat([each.nearest for each in clusters]).split([len(part) for part in rows])
         for c, part in zip(counts, nearest, strict=True):
             mixture.affine.weight[: mixture.num_components, head.width + c] = _log_shares(part, mixture.num_components)

@@ -9,7 +9,7 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 from resgen.devices import cast_parameters
 from resgen.errors import ConfigError
 from resgen.losses.mixture import target_log_prob
-from resgen.models.head_start import start_mixture
+from resgen.models.head_start import MAX_SPREAD, start_mixture
 from resgen.models.heads import MixtureHead
 from resgen.models.metric import MAX_SHAPES, MetricHead, TargetMetric
 from resgen.models.resgen import METRICS, ResGenConfig
@@ -150,6 +150,19 @@ def test_degenerate_targets_stay_finite(kind: str) -> None:
         start_mixture(head, lambda _, rows=rows: rows, torch.Generator().manual_seed(0))
         assert all(torch.isfinite(value).all() for value in head.state_dict().values())
         assert torch.isfinite(head.log_prob(torch.zeros(1, WIDTH), rows[:1], torch.zeros(1, dtype=torch.int64))).all()
+
+
+@kinds
+def test_as_many_components_as_targets_stay_near(kind: str) -> None:
+    """The targets of the last level are the vectors of its codebook: nothing is left within their clusters."""
+    rows = torch.randn(10, DIM, generator=torch.Generator().manual_seed(0)).repeat(20, 1)
+    head = _new(kind, depth=2, components=32, fixed=True)
+    start_mixture(head, lambda _: rows, torch.Generator().manual_seed(0))
+    hidden, visible = torch.zeros(10, WIDTH), torch.ones(10, dtype=torch.int64)
+    means = head.mixture.means(head.flagged(hidden, visible)[:, -head.mixture.mean_width :])
+    assert 1 < means.square().mean().sqrt() < 1.01 * MAX_SPREAD
+    drawn = head.sample(hidden, visible, ProposalNoise(torch.rand(10, 1), torch.randn(10, DIM)), temperature=0.0)[0]
+    assert (torch.cdist(drawn, rows[:10]).min(1).values < 0.05).all(), "components are the targets"
 
 
 @pytest.mark.parametrize("rank", [None, 2])
