@@ -57,14 +57,14 @@ class GenerateImage(Drawing):
 
     def run(self) -> None:
         positive("--num", self.num)
-        if self.scale is not None:
-            positive("--scale", self.scale)
         to_folder = self.out.is_dir() or not self.out.suffix
         check_out_dir(self.out) if to_folder else check_out_file(self.out)
         self.check_trace()
         settings = self.sampling.settings()
+        from resgen.pipelines.image.output import check_scale
         from resgen.pipelines.image.pipeline import ImagePipeline
 
+        check_scale(self.scale)
         pipe = ImagePipeline.from_pretrained(self.model, device=self.device)
         if self.compile:
             pipe.compile()

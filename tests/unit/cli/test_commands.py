@@ -105,7 +105,7 @@ def test_generate_one_picture_is_no_grid(pipeline, tmp_path):
     [
         (["--class", "nine"], "nine"),
         (["--num", "0"], "--num 0"),
-        (["--scale", "0"], "--scale 0"),
+        (["--scale", "65"], "--scale=65 must be at most 64"),
         (["--out", "x.txt"], "x.txt"),
     ],
 )

@@ -15,11 +15,13 @@ from PIL import Image
 from torch import Tensor
 
 from resgen.data.pictures.grid import picture_grid, png_bytes, save_picture
-from resgen.pipelines.base import some_of
+from resgen.errors import ConfigError
+from resgen.pipelines.base import check_whole, some_of
 from resgen.samplers.records import StepRecord
 
 SHEET_CELL = 96
 """Pixels: smaller pictures are magnified to nearly this side on a sheet."""
+MAX_SCALE = 64
 _ROW = 10  # pictures of different classes in one row, at most
 
 
@@ -97,13 +99,31 @@ def tile_grid(
 ) -> Image.Image:
     """`picture_grid` of PIL pictures of one size in any mode, magnified towards `SHEET_CELL` pixels or by `scale`;
     always `RGB`."""
+    check_scale(scale)
     arrays = np.stack([np.asarray(tile.convert("RGB")) for tile in tiles])
     stacked = torch.from_numpy(arrays).permute(0, 3, 1, 2)
     scale = scale or max(1, SHEET_CELL // tiles[0].width)
     return picture_grid(stacked, columns, scale=scale, labels=labels, row_labels=row_labels)
 
 
+def check_scale(scale: int | None) -> None:
+    """Refuse what no picture is enlarged by.
+
+    Raises:
+        ConfigError: it is no whole number of 1 to `MAX_SCALE`.
+    """
+    if scale is not None:
+        check_whole(1, scale=scale)
+        if scale > MAX_SCALE:
+            raise ConfigError(f"scale={scale} must be at most {MAX_SCALE}")
+
+
 def enlarged(image: Image.Image, scale: int | None) -> Image.Image:
-    """Every pixel as a block of `scale` x `scale`."""
+    """Every pixel as a block of `scale` x `scale`.
+
+    Raises:
+        ConfigError: see `check_scale`.
+    """
+    check_scale(scale)
     size = image.width * (scale or 1), image.height * (scale or 1)
     return image if image.size == size else image.resize(size, Image.Resampling.NEAREST)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resgen.errors import DataError
+from resgen.errors import ConfigError, DataError
 from resgen.pipelines.image.output import SHEET_CELL
 from resgen.pipelines.image.pipeline import ImagePipeline
 
@@ -72,6 +72,9 @@ def test_a_sheet_names_classes(pipe: ImagePipeline) -> None:
 
 def test_every_picture_of_a_large_sheet_has_its_name(pipe: ImagePipeline) -> None:
     output = pipe([0, 1] * 6)
+    for scale in (0, 65, 100_000):
+        with pytest.raises(ConfigError, match=f"scale={scale} must be a"):
+            output.sheet(scale=scale)
     named, unnamed = output.sheet(scale=2), replace(output, class_names=[]).sheet(scale=2)
     line = (named.height - unnamed.height) // 3
     assert 8 < line < 30 and named.width == unnamed.width
