@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 
 from check_links import FENCE, LINK, ROOT, broken
+from latex2mathml.converter import convert
 
 BUILD = ROOT / "build"
 DOCS = BUILD / "docs"
@@ -26,6 +27,7 @@ SITE = BUILD / "site"
 PACKAGE = ROOT / "src" / "resgen"
 COPIED = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 """Pages that lie outside of docs/, by their names on the site."""
+MATH = re.compile(r"^```math\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
 FOREIGN = re.compile(
     r"<(?:script|link|img|iframe|source)\b[^>]*?(?:src|href)=[\"']?(?:https?:)?//[^\s>]*", re.IGNORECASE
 )
@@ -110,6 +112,19 @@ def turned(text: str, source: Path, page: Path) -> str:
     return "".join([*parts, LINK.sub(turn, text[last:])])
 
 
+def with_equations(text: str) -> str:
+    """Markdown whose `math` blocks, LaTeX that code hosts render, are MathML, which browsers show by themselves."""
+
+    def render(match: re.Match[str]) -> str:
+        equation = convert(" ".join(match[1].split()), display="block")
+        aligned = re.sub(
+            r'columnalign="(\w+)"', r'style="text-align: \1"', equation
+        )  # MathML Core has the latter alone
+        return f'<div class="equation">{aligned}</div>\n'
+
+    return MATH.sub(render, text)
+
+
 def write(page: str, text: str) -> None:
     """A page of the site."""
     path = DOCS / page
@@ -128,7 +143,7 @@ def collect() -> None:
     shutil.copytree(ROOT / "docs", DOCS)
     for source in (ROOT / "docs").rglob("*.md"):
         page = DOCS / source.relative_to(ROOT / "docs")
-        page.write_text(turned(source.read_text(encoding="utf-8"), source, page), encoding="utf-8")
+        page.write_text(with_equations(turned(source.read_text(encoding="utf-8"), source, page)), encoding="utf-8")
     cards = {f"models/{card.parent.name}.md": card for card in (PACKAGE / "assets").glob("*/README.md")}
     for page, source in {**cards, **{new: ROOT / old for old, new in COPIED.items()}}.items():
         write(page, turned(source.read_text(encoding="utf-8"), source, DOCS / page))

@@ -12,6 +12,7 @@ import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType
+from xml.etree import ElementTree
 
 import pytest
 
@@ -181,6 +182,17 @@ def test_links_out_of_docs_lead_to_pages_of_the_site(build):
         "[e](examples.md#own_predictor) [f](api/ops.md#resgen.ops.masking)\n"
         "```\n[g](../tools/check_links.py)\n```\n"
     )
+
+
+def test_equations_become_mathml(build):
+    page = (DOCS / "concepts" / "method.md").read_text(encoding="utf-8")
+    assert page.count("```math\n") > 10
+    text = build.with_equations(page)
+    equations = re.findall(r'^<div class="equation">(<math .*</math>)</div>$', text, re.MULTILINE)
+    assert len(equations) == page.count("```math\n") and "```math" not in text and "```text" in text
+    for equation in equations:
+        assert "\\" not in equation and "<mi>&</mi>" not in equation, "what the converter does not know stays LaTeX"
+        ElementTree.fromstring(equation.replace("&nbsp;", " "))
 
 
 def test_every_page_is_in_the_navigation(build, tmp_path, monkeypatch):
