@@ -101,6 +101,8 @@ _TITLE = re.compile(rf"\b({'|'.join(_TITLES)})\.(?= )", re.IGNORECASE)
 _LAST_WORD = re.compile(rf"\b((?i:{'|'.join(_LAST)}))\.( ?$| (?=[A-Z]))?")
 _ACRONYM = re.compile(r"\b((?:[A-Za-z]\.){2,})( ?$)?")
 _INITIAL = re.compile(r"\b([A-HJ-Z])\.(?= [A-Z])")
+_SPACED_GROUPS = re.compile(r"(?<=[0-9])[\u00a0\u2009\u202f](?=[0-9]{3}(?![0-9]))")
+_SUBTRACTION = re.compile(r"(?<=[0-9]) ?\u2212 ?(?=\.?[0-9])")
 _NUMBERED = re.compile(r"\b[Nn]o\. ?(?=[0-9])")
 _RAISED = re.compile(r"((?<![0-9])[0-9]+|(?<![A-Za-z])[A-Za-z]{1,2}|\))?(?:\^(?=-?[0-9])(-?[0-9]+)|([⁺⁻]?[⁰¹²³⁴-⁹]+))")
 _SPAN = re.compile(
@@ -219,6 +221,7 @@ def split_sentences(text: str, max_chars: int) -> list[str]:
 
 
 def _normalise_once(text: str) -> str:
+    text = _SPACED_GROUPS.sub(",", _SUBTRACTION.sub(" minus ", text))
     text = " ".join(_plain(text.translate(_FOLDED)).split())  # single spaces: every pattern below takes linear time
     text = unicodedata.normalize("NFKC", _RAISED.sub(_raised, text)).translate(_FOLDED)
     text = _spell_numbers(_expand_abbreviations(text))

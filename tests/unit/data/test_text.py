@@ -60,6 +60,8 @@ from resgen.extras import MissingExtraError
             "10² is 100, 10⁵ and 10^6",
             "ten squared is one hundred, ten to the power of five and ten to the power of six",
         ),
+        ("1\u202f000 and 2\u00a0000\u00a0000", "one thousand and two million"),
+        ("10 \u2212 3, 10\u22123 and \u22123", "ten minus three, ten minus three and minus three"),
         ("5 m², 3km³ at 10⁻³", "five m squared, three km cubed at ten to the power of minus three"),
         ("(2)², x¹, a note¹² in 2024¹ or 2024²", "two squared, x, a note in twenty twenty four or twenty twenty four"),
         ("①② ⑩❶ Ⅷ ㉑", "one two ten one eight twenty one"),

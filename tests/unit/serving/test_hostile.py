@@ -85,9 +85,12 @@ SOUNDS: dict[str, tuple[bytes, set[int]]] = {
 
 
 @pytest.fixture
-def no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+def no_files(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[None]:
     """The test runs in an empty folder that is also the one for temporary files; it is empty in the end."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))  # made when first imported
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
     def refuse(*_: Any, **__: Any) -> None:
