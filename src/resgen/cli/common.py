@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 MOST, MOST_SEED = 1_000_000, (1 << 63) - 1
 """Of the numbers of options, and of seeds."""
-SOUND_SUFFIXES = (".wav", ".flac", ".ogg")
+SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 Json = Annotated[bool, arg(name="json", help="Write one JSON document to standard output.", help_behavior_hint="")]

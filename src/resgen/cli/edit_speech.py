@@ -65,7 +65,7 @@ class EditSpeech(Drawing):
     seed: int = 0
     """Result k is drawn from the stream (seed, k), in batches of any size."""
     out: Annotated[Path | None, option("FILE_OR_DIR")] = None
-    """A .wav, .flac or .ogg file, or a folder for one file per result."""
+    """A .wav, .flac, .ogg, .opus or .mp3 file, or a folder for one file per result."""
 
     def run(self) -> None:
         self.check()

@@ -68,7 +68,7 @@ class GenerateSpeech(Drawing):
     seed: int = 0
     """Sentence k of text i is drawn from the stream (seed, i, k)."""
     out: Annotated[Path, option("FILE_OR_DIR")]
-    """A .wav, .flac or .ogg file; with --texts a folder. A - writes WAV to standard output, sentence by sentence."""
+    """A .wav, .flac, .ogg, .opus or .mp3 file; with --texts a folder. A - streams WAV to standard output."""
 
     def run(self) -> None:
         if (self.text is None) == (self.texts is None):

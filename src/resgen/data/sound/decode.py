@@ -27,7 +27,13 @@ PEAK = 0.99  # the highest that `normalise_loudness` makes
 MIN_PROMPT_SECONDS = 0.5
 _RATES_HZ = (1_000, 384_000)
 _READ_FORMATS = ("WAV", "WAVEX", "RF64", "W64", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF", "NIST")
-_WRITE_FORMATS = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
+_WRITE_FORMATS = {
+    ".wav": ("WAV", "PCM_16"),
+    ".flac": ("FLAC", "PCM_16"),
+    ".ogg": ("OGG", "VORBIS"),
+    ".opus": ("OGG", "OPUS"),
+    ".mp3": ("MP3", "MPEG_LAYER_III"),
+}
 # what libsndfile's log says of a file that ends before its header does: bytes of sound announced, bytes there
 _CUT_SHORT = re.compile(r"^\s*(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)", re.MULTILINE)
 _UNKNOWN_BYTES = 0x7FFF_F000  # programs that write to a pipe put this (SoX) or 0xFFFFFFFF (FFmpeg) for a length
@@ -86,7 +92,7 @@ def write_sound(samples: Float[Tensor, " S"], sample_rate_hz: int, path: str | P
     Args:
         samples: clipped to [-1, 1] and rounded to 16 bits; read again, a WAV or FLAC file gives the rounded values.
         sample_rate_hz: samples per second.
-        path: a `.wav`, `.flac` or `.ogg` (Vorbis, with loss) file.
+        path: a `.wav`, `.flac`, `.ogg` (Vorbis), `.opus` or `.mp3` file; the last three lose a little.
 
     Raises:
         DataError: unknown suffix; further errors are those of `encode_sound`.
@@ -108,11 +114,21 @@ def wav_stream(parts: Iterable[Float[Tensor, " _"]], sample_rate_hz: int) -> Ite
         parts: samples, clipped to [-1, 1].
         sample_rate_hz: samples per second.
     """
+    yield wav_header(sample_rate_hz)
+    for part in parts:
+        yield pcm_bytes(part)
+
+
+def wav_header(sample_rate_hz: int) -> bytes:
+    """What comes before the samples of a `wav_stream`."""
     unknown_size = 0xFFFFFFFF
     form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, sample_rate_hz, 2 * sample_rate_hz, 2, 16)
-    yield struct.pack("<4sI4s", b"RIFF", unknown_size, b"WAVE") + form + struct.pack("<4sI", b"data", unknown_size)
-    for part in parts:
-        yield _whole_numbers(part).astype("<i2").tobytes()
+    return struct.pack("<4sI4s", b"RIFF", unknown_size, b"WAVE") + form + struct.pack("<4sI", b"data", unknown_size)
+
+
+def pcm_bytes(samples: Float[Tensor, " S"]) -> bytes:
+    """Samples, clipped to [-1, 1], in 16 bits each, the low byte first."""
+    return _whole_numbers(samples).astype("<i2").tobytes()
 
 
 def _whole_numbers(samples: Float[Tensor, " S"]) -> np.ndarray:
@@ -128,7 +144,7 @@ def encode_sound(
     Args:
         samples: clipped to [-1, 1] and rounded to 16 bits.
         sample_rate_hz: samples per second.
-        suffix: what kind of file, `.wav`, `.flac` or `.ogg`.
+        suffix: what kind of file, as of `write_sound`.
         where: what to call it in an error.
 
     Raises:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Unpack, overload
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from resgen.checkpoints.speech import SpeechParts, load_speech_pipeline, save_speech_pipeline
@@ -27,8 +27,9 @@ from resgen.pipelines.speech.inputs import SoundLike, Speaking, called, samples_
 from resgen.pipelines.speech.reading import MAX_CHARS, Reader
 from resgen.pipelines.speech.speaker import Speaker
 from resgen.pipelines.speech.speaking import SpeechRun
+from resgen.pipelines.speech.talk import Talk
 from resgen.pipelines.speech.utterances import Prompt, SpeechOutput, Utterance
-from resgen.samplers.records import StepCallback
+from resgen.samplers.records import StepCallback, StepRecord
 from resgen.tokenizers.mel import MelTokenizer
 from resgen.tokenizers.sound import SoundCodec
 
@@ -210,17 +211,21 @@ class SpeechPipeline(BasePipeline):
         )
         return self._pieces(utterance, self._settings(self.stream, settings), callback)
 
-    @torch.inference_mode()
     def _pieces(
         self, utterance: Utterance, sampling: AnySampling, callback: StepCallback | None
     ) -> Iterator[SpeechOutput]:
-        jobs = [self.speaker.first(utterance)]
-        for number in range(len(utterance.sentences)):
-            run = SpeechRun(self.generator, sampling, 1, callback)
-            (codes,) = run.generate([jobs[number]])
-            yield self.speaker.output([(jobs[number], codes)], run.steps, utterance, number)
-            if not number:
-                jobs += self.speaker.rest(utterance, codes)
+        talk = Talk(self.speaker, utterance)
+        while not talk.is_over:
+            (codes,), steps = self.next_codes([talk], sampling, callback)
+            yield talk.spoken(codes, steps)
+
+    @torch.inference_mode()
+    def next_codes(
+        self, talks: Sequence[Talk], sampling: AnySampling, callback: StepCallback | None = None
+    ) -> tuple[list[Int[Tensor, "_ D"]], list[StepRecord]]:
+        """The next sentence of each of several texts, in one batch: its codes, and one record per step."""
+        run = SpeechRun(self.generator, sampling, len(talks), callback)
+        return run.generate([talk.job for talk in talks]), run.steps
 
     def _utterances(
         self,

@@ -42,7 +42,7 @@ class SpeechOutput:
         return len(self.audio) / self.sample_rate_hz
 
     def save(self, path: str | Path) -> Path:
-        """Write a `.wav`, `.flac` or `.ogg` file; missing folders are made. Returns the file.
+        """Write a `.wav`, `.flac`, `.ogg`, `.opus` or `.mp3` file; missing folders are made. Returns the file.
 
         Raises:
             DataError: unknown suffix.

@@ -102,8 +102,8 @@ def test_outputs_are_saved_and_shown(pipe: SpeechPipeline, tmp_path: Path) -> No
     assert player.startswith('<figure><audio controls src="data:audio/wav;base64,') and "ab c." in player
     assert "<b>" not in replace(result, texts=["<b>"])._repr_html_()
     assert repr(result) == f"SpeechOutput({result.duration_s:.2f} s, 'ab c.', seed 3)"
-    with pytest.raises(DataError, match=r"unknown suffix '\.mp3'"):
-        result.save(tmp_path / "a.mp3")
+    with pytest.raises(DataError, match=r"unknown suffix '\.aac'"):
+        result.save(tmp_path / "a.aac")
 
 
 def test_prompts_and_recordings_of_another_rate(pipe: SpeechPipeline) -> None:
