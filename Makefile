@@ -3,7 +3,7 @@ PY   ?= python3
 JOBS ?= 2
 PIP  := .venv/bin/pip install -q --disable-pip-version-check -c constraints.txt
 
-.PHONY: setup demo test lint bench docs clean
+.PHONY: setup dev demo test lint bench docs clean
 
 .venv/bin/python:
 	@$(PY) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "resgen needs Python 3.11 or newer: make PY=python3.11")'
@@ -14,7 +14,12 @@ PIP  := .venv/bin/pip install -q --disable-pip-version-check -c constraints.txt
 	$(PIP) -e '.[speech]'
 	@touch $@
 
-# The developers' tools, and all extras but wandb, moonshine, fid and docs.
+# All extras but wandb, moonshine, fid and docs: what trains, measures and serves.
+.venv/.all: .venv/.core
+	$(PIP) -e '.[all]'
+	@touch $@
+
+# These, and the developers' tools.
 .venv/.dev: .venv/.core
 	$(PIP) -e '.[all,dev]'
 	@touch $@
@@ -24,7 +29,9 @@ PIP  := .venv/bin/pip install -q --disable-pip-version-check -c constraints.txt
 	$(PIP) -e '.[docs]'
 	@touch $@
 
-setup: .venv/.dev
+setup: .venv/.all
+
+dev: .venv/.dev
 
 demo: .venv/.core
 	.venv/bin/resgen demo --out out

@@ -39,6 +39,7 @@ class Server:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.log.append(line)
+            assert self.log[0].startswith("loading; "), self.log
             if match := re.search(r"http://\S+", line):
                 self.address = match[0]
                 break

@@ -308,4 +308,4 @@ def count_passes(steps: Iterable[Any]) -> int:
 def progress_bar(title: str) -> Iterator[Callable[..., None]]:
     """A bar of steps; yields the callback of a sampler."""
     with progress_bars() as advance:
-        yield lambda record, *_: advance(record.step + 1, record.num_steps, title)
+        yield lambda record, *_: advance(record.step, record.num_steps, title)

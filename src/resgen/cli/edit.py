@@ -93,8 +93,9 @@ class EditImage(Drawing):
             "passes": passes,
             "depth": result.codes.shape[-1],
         }
+        number = f"{len(result.images)} picture{'s' * (len(result.images) != 1)}"
         text = (
-            f"{len(result.images)} picture(s) with {imagined} of {len(visible)} positions imagined in {seconds:.1f} s "
+            f"{number} with {imagined} of {len(visible)} positions imagined in {seconds:.1f} s "
             f"with {passes} network passes: {self.out}"
         )
         report(document, as_json=self.as_json, text=text)

@@ -87,7 +87,8 @@ class GenerateImage(Drawing):
             "passes": passes,
             "depth": result.codes.shape[-1],
         }
-        text = f"{len(result.images)} picture(s) in {seconds:.1f} s with {passes} network passes: {self.out}"
+        number = f"{len(result.images)} picture{'s' * (len(result.images) != 1)}"
+        text = f"{number} in {seconds:.1f} s with {passes} network passes: {self.out}"
         report(document, as_json=self.as_json, text=text)
 
     def write_folder(self, images: list[Any], names: list[str]) -> list[Path]:

@@ -215,6 +215,10 @@ def read_run(path: str | Path) -> Run:
     config_path, log_path = path / CONFIG_NAME, path / LOG_NAME
     if not log_path.exists() and (runs := sorted(str(log.parent) for log in path.glob(f"*/{LOG_NAME}"))):
         raise DataError(f"'{path}' is not a run but holds {len(runs)}; give the folder of one: {listed(runs)}")
+    if not log_path.exists():
+        raise DataError(
+            f"'{path}' is no run: it has no {LOG_NAME}; give the folder of a run, the --out of `resgen train`"
+        )
     _check_file(log_path, "the log of `resgen train`, one JSON object a line", MAX_LOG_BYTES)
     _check_file(config_path, "the configuration that `resgen train` writes", MAX_CONFIG_BYTES)
     try:

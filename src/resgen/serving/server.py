@@ -113,6 +113,7 @@ async def _run(service: Service, listener: socket.socket) -> None:
 
 async def _load(service: Service, server: _Server, listener: socket.socket) -> None:
     host, port = listener.getsockname()[:2]
+    log("loading; requests are answered with 503 until the models are there")
     try:
         await service.start()
     except BaseException:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -20,6 +21,7 @@ from resgen.cli.common import (
     message,
     plain,
     positive,
+    progress_bar,
     report,
     slug,
     table,
@@ -157,3 +159,14 @@ def test_small_helpers():
 
 def test_passes_of_all_steps():
     assert count_passes([SimpleNamespace(passes=count) for count in (1, 2, 3)]) == 6
+
+
+def test_the_bar_of_a_sampler_ends_at_its_last_step(monkeypatch):
+    told = []
+    monkeypatch.setattr(
+        "resgen.cli.common.progress_bars", lambda: contextlib.nullcontext(lambda *sizes: told.append(sizes))
+    )
+    with progress_bar("sampling") as step_done:
+        for step in (1, 2):
+            step_done(SimpleNamespace(step=step, num_steps=2), None)
+    assert told == [(1, 2, "sampling"), (2, 2, "sampling")]

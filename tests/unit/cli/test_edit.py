@@ -72,7 +72,7 @@ def test_a_sheet(model: Path, inputs: Path, capsys: Any) -> None:
     assert document["steps"] and document["passes"] > len(document["steps"])
     assert Image.open("new/sheet.png").width == 2 + 4 * (96 + 2)
     assert main(command(model, "--mask", "0,0,8,4", "--class", "bag", "--out", "new/sheet.png")) == 0
-    assert capsys.readouterr().out.startswith("1 picture(s) with 8 of 16 positions imagined")
+    assert capsys.readouterr().out.startswith("1 picture with 8 of 16 positions imagined")
 
 
 def test_a_folder_with_blended_pictures(model: Path, inputs: Path, capsys: Any) -> None:

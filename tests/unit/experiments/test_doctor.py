@@ -252,7 +252,6 @@ def test_unreadable_runs_are_refused_in_one_line(tmp_path):
         (config, "", "config.yaml' is empty"),
         (log, "", "metrics.jsonl' is empty"),
         (log, "nonsense\n", "no readable line (1 damaged)"),
-        (log, None, "metrics.jsonl' is missing"),
     ):
         config.write_text(good)
         if text is None:
@@ -264,6 +263,12 @@ def test_unreadable_runs_are_refused_in_one_line(tmp_path):
         assert words in str(caught.value) and "expected" in str(caught.value) and "\n" not in str(caught.value)
     with pytest.raises(DataError, match="no folder"):
         read_run(tmp_path / "nowhere")
+    log.unlink()
+    with pytest.raises(
+        DataError, match=r"run' is no run: it has no metrics\.jsonl; give the folder of a run"
+    ) as caught:
+        read_run(run.path)
+    assert caught.value.__cause__ is None, "another file of that folder is no remedy"
 
 
 def test_config_of_wrong_types_does_not_stop_the_checks(tmp_path):

@@ -380,7 +380,8 @@ class SpeechPipeline(BasePipeline):
         if vocabulary and (others := sorted(words_of(one.text for one in sentences) - set(vocabulary))):
             announce(
                 f"'{self.name}' was trained on {len(vocabulary)} words only ({', '.join(vocabulary[:20])}"
-                f"{', ...' * (len(vocabulary) > 20)}) and cannot speak: {', '.join(others[:20])}"
+                f"{', ...' * (len(vocabulary) > 20)}) and never learned: {', '.join(others[:20])}; "
+                "they will not be understood"
             )
 
     def _opened(

@@ -86,8 +86,8 @@ def test_words_out_of_a_small_vocabulary_are_named(
     stretch = {"input_text": "a cab", "text": "b", "begin_s": 0.2, "end_s": 0.5, "num_steps": 1}
     pipe.edit(prompt, **stretch)
     assert capsys.readouterr().err.splitlines() == [
-        "'model' was trained on 2 words only (a, cab) and cannot speak: abc, bac",
-        "'model' was trained on 2 words only (a, cab) and cannot speak: b",
+        "'model' was trained on 2 words only (a, cab) and never learned: abc, bac; they will not be understood",
+        "'model' was trained on 2 words only (a, cab) and never learned: b; they will not be understood",
     ]
 
 
