@@ -6,16 +6,19 @@ import asyncio
 import base64
 import contextlib
 import io
-from collections.abc import AsyncIterator, Awaitable, Callable
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import uvicorn
 from PIL import Image
 
 from resgen.serving.app import create_app
 from resgen.serving.config import ServerConfig
+from resgen.serving.server import listen
 from resgen.serving.service import Service
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
@@ -62,3 +65,35 @@ def pngs(answer: dict[str, Any]) -> list[bytes]:
 def files_under(*folders: Path) -> list[Path]:
     """Everything that lies there now."""
     return sorted(path for folder in folders for path in folder.rglob("*"))
+
+
+@contextlib.contextmanager
+def listening(sources: dict[str, str], **limits: Any) -> Iterator[tuple[Service, str]]:
+    """A server in another thread, and its address."""
+    config = ServerConfig(**{"max_wait_ms": 0.0, **limits})
+    ready, services, ends = threading.Event(), [], []
+
+    def run() -> None:
+        async def main() -> None:
+            service = Service(sources, config, device="cpu", dtype="float32")
+            await service.start()
+            services.append(service)
+            options = uvicorn.Config(create_app(service), log_config=None, lifespan="off")
+            server = uvicorn.Server(options)
+            loop = asyncio.get_running_loop()
+            ends.append(lambda: loop.call_soon_threadsafe(setattr, server, "should_exit", True))
+            ready.set()
+            await server.serve(sockets=[listener])
+            await service.close()
+
+        asyncio.run(main())
+
+    with listen("127.0.0.1", 0) as listener:
+        thread = threading.Thread(target=run)
+        thread.start()
+        assert ready.wait(600)
+        try:
+            yield services[0], f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            ends[0]()
+            thread.join()

@@ -17,9 +17,9 @@ from resgen.serving import schemas
 from resgen.serving.batching import ClosedError, QueueFullError
 from resgen.serving.files import INDEX, page_files
 from resgen.serving.gate import Gate, error_body, status_headers
-from resgen.serving.routes import DEFECT, ModelRoutes, as_json, documented
+from resgen.serving.routes import DEFECT, JSON, ModelRoutes, as_json, documented
 from resgen.serving.service import READY, Service, UnknownModelError
-from resgen.serving.uploads import validation_line
+from resgen.serving.uploads import media_type, validation_line
 
 
 def create_app(service: Service) -> ASGIApp:
@@ -90,28 +90,30 @@ def described(document: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _error(status: int, reason: str, headers: Any = None) -> Response:
-    fields = {**(headers or {}), **status_headers(status)}
-    return Response(error_body(reason), status, headers=fields, media_type="application/json")
-
-
 async def _failed(request: Request, error: Exception) -> Response:
     """The answer to whatever a route raises."""
+    status, reason = _refusal(request, error)
+    headers = (error.headers if isinstance(error, StarletteHTTPException) else None) or {}
+    fields = {**headers, **status_headers(status)}
+    return Response(error_body(reason, request.url.path), status, headers=fields, media_type=JSON)
+
+
+def _refusal(request: Request, error: Exception) -> tuple[int, str]:
     match error:
         case StarletteHTTPException():
-            return _error(error.status_code, str(error.detail), error.headers)
+            return error.status_code, str(error.detail)
         case RequestValidationError():
-            if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-                return _error(415, "the body must be application/json")
+            if media_type(request) != JSON:
+                return 415, "the body must be application/json"
             if any(one["type"] == "json_invalid" for one in error.errors()):
-                return _error(400, "the body is not valid JSON")
-            return _error(422, validation_line(error.errors()))
+                return 400, "the body is not valid JSON"
+            return 422, validation_line(error.errors())
         case ResGenError():
-            return _error(404 if isinstance(error, UnknownModelError) else 422, str(error))
+            return 404 if isinstance(error, UnknownModelError) else 422, str(error)
         case QueueFullError():
-            return _error(429, "too many requests wait; try again later")
+            return 429, "too many requests wait; try again later"
         case ClosedError():
-            return _error(503, "the server is shutting down")
+            return 503, "the server is shutting down"
         case TimeoutError():
-            return _error(504, "the answer took too long; ask for fewer samples or steps")
-    return _error(500, DEFECT)
+            return 504, "the answer took too long; ask for fewer samples or steps"
+    return 500, DEFECT

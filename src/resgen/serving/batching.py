@@ -12,7 +12,9 @@ import functools
 import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Final
+
+from resgen.errors import ResGenError
 
 
 class QueueFullError(Exception):
@@ -25,6 +27,10 @@ class ClosedError(Exception):
 
 class AbandonedError(Exception):
     """Raised in the worker where nobody waits for the batch any more."""
+
+
+UNFINISHED: Final = object()
+"""Result of a ticket that is to be computed further: it goes to the end of the queue, so that others come between."""
 
 
 class Ticket:
@@ -67,7 +73,15 @@ def raise_if_abandoned(tickets: Sequence[Ticket]) -> None:
 
 
 Run = Callable[[Sequence[Ticket]], Sequence[Any]]
-"""Computes a batch of tickets with one key, in the worker thread: a result, or an exception, for each of them."""
+"""Computes a batch of tickets with one key, in the worker thread: a result, an exception or `UNFINISHED` for each."""
+
+
+def attempt(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of a call, or the error that a user can cause."""
+    try:
+        return function(*arguments)
+    except ResGenError as error:
+        return error
 
 
 class Batcher:
@@ -233,7 +247,9 @@ class Batcher:
         for ticket, outcome in zip(tickets, outcomes, strict=True):
             if ticket.future.done():
                 continue
-            if isinstance(outcome, Exception):
+            if outcome is UNFINISHED:
+                self._waiting.append(ticket)
+            elif isinstance(outcome, Exception):
                 ticket.future.set_exception(outcome)
             else:
                 ticket.future.set_result(outcome)

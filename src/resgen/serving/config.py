@@ -16,7 +16,7 @@ class ServerConfig:
         max_batch: most samples in one sampling call.
         max_wait_ms: how long a request may wait for others to share its batch, in milliseconds.
         max_queue: most requests that wait; more are turned away (429).
-        timeout_s: seconds from a request's arrival to its answer, at most (504).
+        timeout_s: seconds from a request's arrival to its answer, or the last sentence of one, at most (504).
         max_steps: most network evaluations that a request may ask for.
         max_samples: most pictures of one request.
         max_text: most characters of a text.

@@ -29,15 +29,38 @@ HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(self)",
     "Cache-Control": "no-store",
 }
+OPENAI = "/v1/audio/speech"
 FORMS = ("/v1/images/edit", "/v1/images/levels", "/v1/speech")
+"""Bodies with files."""
 OPEN = ("/", "/healthz", "/readyz", "/docs")
-ROUTES = (*OPEN, "/v1/models", "/v1/images", "/v1/images/stream", *FORMS, "/metrics", "/openapi.json")
+ROUTES = (
+    *OPEN,
+    "/v1/models",
+    "/v1/images",
+    "/v1/images/stream",
+    OPENAI,
+    *FORMS,
+    "/metrics",
+    "/openapi.json",
+)
 MAX_JSON_BYTES = 1 << 16
 LATE_BYTES, LATE_S = 1 << 28, 10.0
 """How much of a body is read, and for how long, after the answer: a client that is still sending when the connection
 closes would see a reset in its place."""
 ABANDONED = 499
 """In log and metrics: the client left before its answer."""
+
+
+class CutShortError(Exception):
+    """The rest of an answer cannot be made; the connection ends without it, so that the client notices.
+
+    Args:
+        status: for log and metrics.
+    """
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
 
 
 class Gate:
@@ -69,7 +92,11 @@ class Gate:
                     headers["Connection"] = "close"
             elif not message.get("more_body", False) and not body.complete:
                 unread, message = True, {**message, "more_body": True}  # the connection stays open for the rest
-            await send(message)
+            try:
+                async with asyncio.timeout(self.service.config.timeout_s):
+                    await send(message)
+            except TimeoutError as error:  # it reads nothing of what was sent
+                raise ClientDisconnect from error
 
         computing = scope["path"].startswith("/v1/") and scope["method"] == "POST"
         self.service.busy += computing
@@ -78,9 +105,11 @@ class Gate:
             if refused is None:
                 await self.app(scope, body.receive, answer)
             else:
-                await send_error(answer, *refused)
+                await send_error(answer, scope["path"], *refused)
         except ClientDisconnect:
             status = ABANDONED
+        except CutShortError as error:
+            status = error.status
         except Exception as error:
             log_defect(error)  # the application has answered 500
         finally:
@@ -176,9 +205,9 @@ def route_of(path: str) -> str:
     return path if path in ROUTES else "/page/{name}" if path.startswith("/page/") else "other"
 
 
-async def send_error(send: Send, status: int, reason: str) -> None:
-    """`{"error": reason}` in one line of ASCII."""
-    body = error_body(reason)
+async def send_error(send: Send, path: str, status: int, reason: str) -> None:
+    """An `error_body` as the answer."""
+    body = error_body(reason, path)
     fields = {"content-type": "application/json", "content-length": str(len(body)), **status_headers(status)}
     start: dict[str, Any] = {"type": "http.response.start", "status": status}
     start["headers"] = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in fields.items()]
@@ -191,10 +220,16 @@ def status_headers(status: int) -> dict[str, str]:
     return {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}, 503: {"Retry-After": "5"}}.get(status, {})
 
 
-def error_body(reason: str) -> bytes:
-    """The body of every error; of reasons that quote a request, the first 500 characters."""
+def error_body(reason: str, path: str = "") -> bytes:
+    """The body of every error: `{"error": reason}` in one line of ASCII, and what OpenAI's clients show on their route.
+
+    Args:
+        reason: of those that quote a request, the first 500 characters are taken.
+        path: of the request.
+    """
     line = " ".join(reason.split())
-    return json.dumps({"error": line if len(line) <= 500 else line[:500] + " ..."}).encode("ascii")
+    line = line if len(line) <= 500 else line[:500] + " ..."
+    return json.dumps({"error": {"message": line} if path == OPENAI else line}).encode("ascii")
 
 
 def _method(scope: Scope) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import secrets
 import time
-from typing import Any
+from collections.abc import AsyncGenerator, Awaitable, Sequence
+from typing import Any, TypeVar
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import Response
 from starlette.requests import ClientDisconnect
 
@@ -21,6 +23,7 @@ REASONS = {
     400: "The request is damaged.",
     401: "The key is missing or wrong.",
     404: "There is no such model.",
+    406: "The answer cannot be of the type asked for.",
     413: "The request, its picture or its sound is too large.",
     415: "The body or a file is of another type.",
     422: "A value is out of range, unknown or missing.",
@@ -28,15 +31,23 @@ REASONS = {
     503: "The server is loading or shutting down.",
     504: "The answer took too long.",
 }
+JSON = "application/json"
 DEFECT = "this is a defect of the server"
 WORK = (400, 401, 404, 413, 415, 422, 429, 503, 504)
 """Errors of routes that compute."""
 
+T = TypeVar("T")
 
-def documented(model: Any, *statuses: int, **content: Any) -> dict[str, Any]:
+
+def documented(model: Any, *statuses: int, error: Any = schemas.ErrorAnswer, **content: Any) -> dict[str, Any]:
     """`responses` of a route: what it answers, and its errors."""
-    errors: dict[Any, Any] = {s: {"model": schemas.ErrorAnswer, "description": REASONS[s]} for s in statuses}
+    errors: dict[Any, Any] = {s: {"model": error, "description": REASONS[s]} for s in statuses}
     return {"responses": {200: {"model": model, **content} if model else content, **errors}}
+
+
+def binary(*media_types: str) -> dict[str, Any]:
+    """`content` of a documented answer that is a file of one of these types."""
+    return {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in media_types}
 
 
 class Routes:
@@ -67,17 +78,39 @@ class Routes:
 
     async def result(self, request: Request, ticket: Ticket) -> Any:
         """The ticket's result, unless the client leaves first."""
+        return await unless_gone(request, self.service.result(ticket))
+
+    def follow(
+        self, key: Any, job: Any, *, size: int = 1, ahead: int | None = None
+    ) -> tuple[Ticket, AsyncGenerator[Any, None]]:
+        """Compute a model's job; its ticket, and what the worker tells of it until it is done.
+
+        The generator raises what goes wrong; closing it gives the ticket up.
+
+        Args:
+            key: of the job.
+            job: what to compute.
+            size: samples.
+            ahead: events that may wait for a slow client; more are left out. None keeps all.
+        """
+        events: asyncio.Queue[Any] = asyncio.Queue()
+
+        def note(event: Any) -> None:
+            if ahead is None or events.qsize() < ahead:
+                events.put_nowait(event)
+
+        ticket = self.batcher.submit(key, job, size=size, notify=note)
+        return ticket, self._events(ticket, events)
+
+    async def _events(self, ticket: Ticket, events: asyncio.Queue[Any]) -> AsyncGenerator[Any, None]:
         result = asyncio.create_task(self.service.result(ticket))
-        gone = asyncio.create_task(_disconnected(request))
+        result.add_done_callback(lambda _: events.put_nowait(None))
         try:
-            await asyncio.wait({result, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not result.done():
-                raise ClientDisconnect
-            return result.result()
+            while (event := await events.get()) is not None:
+                yield event
+            await result
         finally:
-            for task in (result, gone):
-                task.cancel()
-            await asyncio.gather(result, gone, return_exceptions=True)
+            result.cancel()
 
     async def answer(self, request: Request, model: Any, key: Any, job: Any, size: int = 1) -> Response:
         """Compute a model's job and answer it, with its time."""
@@ -102,6 +135,24 @@ def seed_of(request: schemas.Sampling) -> int:
     return secrets.randbelow(1 << 32) if request.seed is None else request.seed
 
 
+async def unless_gone(request: Request, answer: Awaitable[T]) -> T:
+    """Wait for something that is cancelled if the client leaves first.
+
+    Raises:
+        ClientDisconnect: the client has left.
+    """
+    waiting, gone = asyncio.ensure_future(answer), asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({waiting, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.done():
+            raise ClientDisconnect
+        return waiting.result()
+    finally:
+        for task in (waiting, gone):
+            task.cancel()
+        await asyncio.gather(waiting, gone, return_exceptions=True)
+
+
 async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
@@ -109,7 +160,39 @@ async def _disconnected(request: Request) -> None:
 
 def as_json(document: Any) -> Response:
     """A document as an answer."""
-    return Response(json.dumps(document, allow_nan=False), media_type="application/json")
+    return Response(json.dumps(document, allow_nan=False), media_type=JSON)
+
+
+def as_file(content: bytes, media_type: str, seed: int) -> Response:
+    """A picture or sound as an answer, with the seed that makes it again in a header."""
+    return Response(content, media_type=media_type, headers=seed_header(seed))
+
+
+def seed_header(seed: int) -> dict[str, str]:
+    """Where an answer that is no JSON tells its seed."""
+    return {"X-Seed": str(seed)}
+
+
+def preferred(request: Request, offers: Sequence[str]) -> str:
+    """The media type, of those that a route offers, that the Accept header likes best; the first without a header.
+
+    Raises:
+        HTTPException: 406: it names none of them.
+    """
+    accept = ",".join(request.headers.getlist("accept"))
+    if not accept.strip():
+        return offers[0]
+    ranges: list[tuple[float, str]] = []
+    for part in accept.split(","):
+        name, *parameters = (one.strip().lower() for one in part.split(";"))
+        quality = next((one[2:] for one in parameters if one.startswith("q=")), "1")
+        if name and re.fullmatch(r"[01](\.\d{0,3})?", quality) and float(quality):
+            ranges.append((float(quality), name))
+    for _, name in sorted(ranges, key=lambda one: -one[0]):
+        for offer in offers:
+            if name in (offer, "*/*", offer.partition("/")[0] + "/*"):
+                return offer
+    raise HTTPException(406, f"the answer can be {', '.join(offers)}; name one of them in the Accept header")
 
 
 def seconds_of(ticket: Ticket) -> float:

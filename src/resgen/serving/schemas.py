@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
+from resgen.errors import DataError
+
 Name = Annotated[str, Field(max_length=200)]
 ClassName = Annotated[StrictInt, Field(ge=0, le=1 << 31)] | Annotated[str, Field(max_length=100)]
 Png = Annotated[str, Field(description="PNG in base64")]
@@ -60,10 +62,40 @@ class SpeechForm(Sampling):
     speed: float = Field(1.0, ge=0.25, le=4)
 
 
+class SpeechBody(SpeechForm):
+    """The same as JSON, with the prompt's file in base64."""
+
+    prompt: str | None = Field(None, description="A sound file in base64.")
+
+
+class OpenAISpeech(Sampling):
+    """What OpenAI's clients send, and the sampler's settings as everywhere."""
+
+    input: str = Field(min_length=1, max_length=20_000, description="The text.")
+    voice: Name = Field("default", description="`default` is the model's own.")
+    response_format: Literal["mp3", "opus", "flac", "wav", "pcm"] = Field(
+        "mp3", description="wav and pcm (16 bits, mono, 24 kHz) come sentence by sentence, while the rest is made."
+    )
+    speed: float = Field(1.0, ge=0.25, le=4)
+    stream_format: Literal["audio"] = "audio"
+
+
 class ErrorAnswer(BaseModel):
     """Why there is no other answer, in one line."""
 
     error: str
+
+
+class OpenAIMessage(BaseModel):
+    """See `OpenAIError`."""
+
+    message: str
+
+
+class OpenAIError(BaseModel):
+    """Why there is no other answer, where OpenAI's clients look for it."""
+
+    error: OpenAIMessage
 
 
 class PictureAnswer(BaseModel):
@@ -160,12 +192,25 @@ def as_text(content: bytes) -> str:
     return base64.b64encode(content).decode("ascii")
 
 
-def form_schema(fields: type[BaseModel], files: dict[str, bool]) -> dict[str, Any]:
+def from_text(text: str, name: str) -> memoryview:
+    """The bytes of a field in base64.
+
+    Raises:
+        DataError: it is something else.
+    """
+    try:
+        return memoryview(base64.b64decode(text, validate=True))
+    except ValueError as error:
+        raise DataError(f"{name} is not base64") from error
+
+
+def form_schema(fields: type[BaseModel], files: dict[str, bool], body: type[BaseModel] | None = None) -> dict[str, Any]:
     """A multipart body for the OpenAPI document.
 
     Args:
         fields: its text fields.
         files: its files, and whether they are required.
+        body: what can be sent as JSON in its place.
     """
     schema = fields.model_json_schema()
     properties = dict(schema["properties"])
@@ -179,4 +224,7 @@ def form_schema(fields: type[BaseModel], files: dict[str, bool]) -> dict[str, An
         properties[name] = {"type": "string", "format": "binary"}
     required = [*schema.get("required", []), *(name for name, needed in files.items() if needed)]
     whole = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
-    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": whole}}}}
+    content = {"multipart/form-data": {"schema": whole}}
+    if body is not None:
+        content["application/json"] = {"schema": body.model_json_schema()}
+    return {"requestBody": {"required": True, "content": content}}

@@ -40,7 +40,7 @@ async def read_form(
         HTTPException: 415 for another kind of body, 400 for a damaged one, 422 for fields that are missing, unknown or
             out of range.
     """
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
+    if media_type(request) != "multipart/form-data":
         raise HTTPException(415, "the body must be multipart/form-data")
     parser = _InMemory(
         request.headers,
@@ -80,6 +80,26 @@ async def read_form(
         return fields.model_validate(texts), contents
     except ValidationError as error:
         raise HTTPException(422, validation_line(error.errors(include_url=False, include_input=False))) from error
+
+
+async def read_json(request: Request, fields: type[Form]) -> Form:
+    """A body of JSON.
+
+    Raises:
+        HTTPException: 400 for what is no JSON, 422 for fields that are missing, unknown or out of range.
+    """
+    try:
+        return fields.model_validate_json(await request.body())
+    except ValidationError as error:
+        errors = error.errors(include_url=False, include_input=False)
+        if errors[0]["type"] == "json_invalid":
+            raise HTTPException(400, "the body is not valid JSON") from error
+        raise HTTPException(422, validation_line(errors)) from error
+
+
+def media_type(request: Request) -> str:
+    """Of a request's body, without its parameters."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def check_picture(content: memoryview, name: str, max_pixels: int) -> None:

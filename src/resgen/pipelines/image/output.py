@@ -73,12 +73,7 @@ class ImageOutput:
 
         Without a `scale` small pictures are magnified.
         """
-        runs = [(name, len(list(run))) for name, run in groupby(self.class_names)]
-        names, lengths = [name for name, _ in runs], {length for _, length in runs}
-        if len(lengths) == 1 and lengths != {1}:
-            return tile_grid(self.images, lengths.pop(), row_labels=names, scale=scale)
-        columns = len(self.images) if len(self.images) <= _ROW else math.ceil(math.sqrt(len(self.images)))
-        return tile_grid(self.images, columns, labels=self.class_names or None, scale=scale)
+        return sheet_of(self.images, self.class_names, scale=scale)
 
     def _repr_png_(self) -> bytes:
         return png_bytes(self.sheet())
@@ -87,6 +82,16 @@ class ImageOutput:
         names = some_of(list(dict.fromkeys(self.class_names)))
         what = f"{len(self.images)} of {names}" if names else str(len(self.images))
         return f"{type(self).__name__}({what}, seed {self.seed})"
+
+
+def sheet_of(images: Sequence[Image.Image], class_names: Sequence[str], *, scale: int | None = None) -> Image.Image:
+    """See `ImageOutput.sheet`; `class_names` holds one name for each picture, or none."""
+    runs = [(name, len(list(run))) for name, run in groupby(class_names)]
+    names, lengths = [name for name, _ in runs], {length for _, length in runs}
+    if len(lengths) == 1 and lengths != {1}:
+        return tile_grid(images, lengths.pop(), row_labels=names, scale=scale)
+    columns = len(images) if len(images) <= _ROW else math.ceil(math.sqrt(len(images)))
+    return tile_grid(images, columns, labels=class_names or None, scale=scale)
 
 
 def tile_grid(

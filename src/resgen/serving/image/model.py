@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from resgen.checkpoints.artefacts import load_pipeline
 from resgen.data.pictures.decode import pixels
 from resgen.data.pictures.grid import from_array, png_bytes
-from resgen.errors import ConfigError, ResGenError
+from resgen.errors import ConfigError
 from resgen.kinds import AnySampling, sample
 from resgen.ops.images import psnr_db
 from resgen.pipelines.image.edit import EditPlan, MaskLike
+from resgen.pipelines.image.output import sheet_of
 from resgen.pipelines.image.pipeline import ImagePipeline
 from resgen.pipelines.image.reconstruct import decode_levels
 from resgen.samplers.records import StepRecord
-from resgen.serving.batching import Ticket, raise_if_abandoned
+from resgen.serving.batching import Ticket, attempt, raise_if_abandoned
 from resgen.serving.config import ServerConfig
 from resgen.serving.schemas import as_text
 
@@ -38,6 +39,7 @@ class ImageJob(NamedTuple):
         sampling: the same for all jobs of a batch.
         plan: finds what is given of each picture, in the worker; None where nothing is.
         blend: take the pixels outside the mask from the picture that was given.
+        as_sheet: answer one PNG file with all of them, and not one for each.
     """
 
     compute: Callable[[Sequence[Ticket]], list[Any]]
@@ -46,6 +48,7 @@ class ImageJob(NamedTuple):
     sampling: AnySampling
     plan: Callable[[], EditPlan] | None = None
     blend: bool = False
+    as_sheet: bool = False
 
 
 class LevelsJob(NamedTuple):
@@ -159,7 +162,7 @@ class ServedImages:
 
     def _draw(self, tickets: Sequence[Ticket]) -> list[Any]:
         """PNG files of every job, or the reason why there are none."""
-        plans = [_attempt(ticket.payload.plan) for ticket in tickets]
+        plans = [ticket.payload.plan and attempt(ticket.payload.plan) for ticket in tickets]
         jobs: list[ImageJob] = [ticket.payload for ticket in tickets]
         valid = [number for number, plan in enumerate(plans) if not isinstance(plan, Exception)]
         samples = iter(self._sampled([tickets[n] for n in valid], [plans[n] for n in valid]) if valid else ())
@@ -171,7 +174,8 @@ class ServedImages:
             # Each request on its own: what the decoder rounds then does not depend on the other requests of the batch.
             codes = next(samples)
             images = [image for part in codes.split(DECODED) for image in self.pipe.decode(part)]
-            outcomes.append([png_bytes(plan.blend(image) if job.blend else image) for image in images])
+            images = [plan.blend(image) if job.blend else image for image in images]
+            outcomes.append(self._sheet(job, images) if job.as_sheet else [png_bytes(image) for image in images])
         return outcomes
 
     def _sampled(self, tickets: Sequence[Ticket], plans: Sequence[EditPlan | None]) -> list[Tensor]:
@@ -204,6 +208,13 @@ class ServedImages:
         )
         return list(samples.codes.split(counts))
 
+    def _sheet(self, job: ImageJob, images: list[Image.Image]) -> bytes:
+        """One picture as it is; several as those of `ImageOutput.sheet`."""
+        if len(images) == 1:
+            return png_bytes(images[0])
+        names = [name for number in job.class_ids if (name := self.class_name(number)) is not None]
+        return png_bytes(sheet_of(images, names))
+
     def _step(self, record: StepRecord, codes: Tensor, visible: Tensor) -> dict[str, Any]:
         images = self.pipe.decode(codes, visible=visible)
         return {
@@ -215,7 +226,7 @@ class ServedImages:
         }
 
     def _decode_levels(self, tickets: Sequence[Ticket]) -> list[Any]:
-        return [_attempt(functools.partial(self._levels_of, ticket.payload.picture)) for ticket in tickets]
+        return [attempt(self._levels_of, ticket.payload.picture) for ticket in tickets]
 
     def _levels_of(self, picture: memoryview) -> list[dict[str, Any]]:
         config = self.pipe.tokenizer.config
@@ -226,11 +237,3 @@ class ServedImages:
             png = as_text(png_bytes(from_array(one[0].permute(1, 2, 0).cpu().numpy())))
             answers.append({"depth": depth, "png": png, "psnr_db": round(float(psnr_db(one, source)), 4)})
         return answers
-
-
-def _attempt(function: Callable[[], Any] | None) -> Any:
-    """The result, None without a function, or the error that a user can cause."""
-    try:
-        return None if function is None else function()
-    except ResGenError as error:
-        return error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -15,10 +15,24 @@ from resgen.pipelines.image.edit import Box
 from resgen.serving import schemas
 from resgen.serving.gate import error_body, log_defect
 from resgen.serving.image.model import ImageJob, ServedImages
-from resgen.serving.routes import DEFECT, REASONS, WORK, Routes, as_json, documented, seconds_of, seed_of
+from resgen.serving.routes import (
+    DEFECT,
+    JSON,
+    REASONS,
+    WORK,
+    Routes,
+    as_file,
+    as_json,
+    binary,
+    documented,
+    preferred,
+    seconds_of,
+    seed_of,
+)
 from resgen.serving.service import Service
 from resgen.serving.uploads import check_picture, read_form
 
+PNG = "image/png"
 STEPS_AHEAD = 16
 """Steps of a stream that may wait for a slow client; more are left out."""
 EDIT_FILES, LEVELS_FILES = {"image": True, "mask": False}, {"image": True}
@@ -36,7 +50,7 @@ class ImageRoutes(Routes):
         super().__init__(service)
         edit = schemas.form_schema(schemas.EditForm, EDIT_FILES)
         levels = schemas.form_schema(schemas.LevelsForm, LEVELS_FILES)
-        pictures, post = documented(schemas.ImagesAnswer, *WORK), self.router.post
+        pictures, post = documented(schemas.ImagesAnswer, *WORK, 406, content=binary(PNG)), self.router.post
         post("/images", **pictures)(self.images)
         post("/images/stream", **documented(None, *WORK, **LINES))(self.stream)
         post("/images/edit", **pictures, openapi_extra=edit)(self.edit)
@@ -49,28 +63,26 @@ class ImageRoutes(Routes):
 
     async def images(self, request: Request, body: schemas.ImagesRequest) -> Response:
         """New pictures; the same seed gives the same pictures."""
-        model, key, job = self.job(body)
-        return await self.answer(request, model, key, job, len(job.class_ids))
+        return await self.pictures(request, *self.job(body))
+
+    async def pictures(self, request: Request, model: ServedImages, key: Any, job: ImageJob) -> Response:
+        """Pictures as JSON, or as one PNG file where the client asks for that: several are then a sheet."""
+        if preferred(request, (JSON, PNG)) == JSON:
+            return await self.answer(request, model, key, job, len(job.class_ids))
+        ticket = self.batcher.submit(key, job._replace(as_sheet=True), size=len(job.class_ids))
+        return as_file(await self.result(request, ticket), PNG, job.seed)
 
     async def stream(self, body: schemas.ImagesRequest) -> Response:
         """New pictures, and how they come about step by step."""
         model, key, job = self.job(body)
-        steps: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
-
-        def note(event: dict[str, Any]) -> None:
-            if steps.qsize() < STEPS_AHEAD:
-                steps.put_nowait(event)
-
-        ticket = self.batcher.submit(key, job, size=len(job.class_ids), notify=note)
+        ticket, steps = self.follow(key, job, size=len(job.class_ids), ahead=STEPS_AHEAD)
 
         async def lines() -> AsyncIterator[bytes]:
-            result = asyncio.create_task(self.service.result(ticket))
-            result.add_done_callback(lambda _: steps.put_nowait(None))
-            try:
-                while (event := await steps.get()) is not None:
-                    yield _line(event)
+            async with contextlib.aclosing(steps):
                 try:
-                    answer = model.answer(job, await result)
+                    async for step in steps:
+                        yield _line(step)
+                    answer = model.answer(job, ticket.future.result())
                     yield _line({"event": "done", **answer, "seconds": seconds_of(ticket)})
                 except (ResGenError, TimeoutError) as error:
                     reason = REASONS[504] if isinstance(error, TimeoutError) else str(error)
@@ -78,8 +90,6 @@ class ImageRoutes(Routes):
                 except Exception as error:
                     log_defect(error)
                     yield _line({"event": "error", "error": DEFECT})
-            finally:
-                result.cancel()
 
         return StreamingResponse(lines(), media_type="application/x-ndjson")
 
@@ -102,7 +112,7 @@ class ImageRoutes(Routes):
             blend=form.blend,
             settings=self.settings(form),
         )
-        return await self.answer(request, model, key, job, len(job.class_ids))
+        return await self.pictures(request, model, key, job)
 
     async def levels(self, request: Request) -> Response:
         """A picture decoded from one level, from two, ... and from all."""

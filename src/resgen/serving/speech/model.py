@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from resgen.checkpoints.speech import load_speech_pipeline
 from resgen.data.pictures.grid import png_bytes
-from resgen.data.sound.decode import encode_sound, read_sound
+from resgen.data.sound.decode import encode_sound, pcm_bytes, read_sound, resample
 from resgen.data.sound.spectrogram import spectrogram_picture
 from resgen.errors import DataError, ResGenError
 from resgen.kinds import AnySampling, sampling_with
 from resgen.ops.mel import log_mel
 from resgen.pipelines.speech.pipeline import SpeechPipeline
+from resgen.pipelines.speech.talk import Talk
 from resgen.pipelines.speech.utterances import SpeechOutput, Utterance
-from resgen.serving.batching import Ticket, raise_if_abandoned
+from resgen.samplers.records import StepRecord
+from resgen.serving.batching import UNFINISHED, Ticket, attempt, raise_if_abandoned
 from resgen.serving.config import ServerConfig
 from resgen.serving.schemas import as_text
 
@@ -25,7 +29,8 @@ VALUES_PER_SECOND = 192_000
 """Samples times channels of an uploaded sound: 48 kHz in four channels."""
 
 
-class SpeechJob(NamedTuple):
+@dataclass(kw_only=True, eq=False)
+class SpeechJob:
     """One text to speak.
 
     Attributes:
@@ -36,6 +41,9 @@ class SpeechJob(NamedTuple):
         speed: above 1 is faster.
         seed: of all sentences.
         settings: of the sampler, the same for all jobs of a batch.
+        suffix: of the sound file that is the answer; None for JSON.
+        rate_hz: of what is told sentence by sentence.
+        talk: how far it has been told.
     """
 
     compute: Callable[[Sequence[Ticket]], list[Any]]
@@ -45,6 +53,9 @@ class SpeechJob(NamedTuple):
     speed: float
     seed: int
     settings: dict[str, Any]
+    suffix: str | None = None
+    rate_hz: int = 0
+    talk: Talk | None = None
 
 
 class ServedSpeech:
@@ -92,26 +103,67 @@ class ServedSpeech:
         if (prompt is None) != (not prompt_text):
             raise DataError("a prompt needs its text and the text its prompt: give prompt and prompt_text, or neither")
         sampling: AnySampling = sampling_with(self.pipe.sampling, settings)
-        job = SpeechJob(self._speak, text, prompt, prompt_text, speed, seed, settings)
-        return (self.name, "speech", sampling), job
+        job = SpeechJob(
+            compute=self._speak,
+            text=text,
+            prompt=prompt,
+            prompt_text=prompt_text,
+            speed=speed,
+            seed=seed,
+            settings=settings,
+        )
+        return (self.name, sampling), job
+
+    def told(self, key: tuple[Any, ...], job: SpeechJob, rate_hz: int | None) -> tuple[tuple[Any, ...], SpeechJob]:
+        """Key and job of the same text sentence by sentence, as samples of 16 bits.
+
+        Args:
+            key: from `spoken`.
+            job: likewise.
+            rate_hz: of the samples; the model's own if left out.
+        """
+        return (*key, "told"), replace(job, compute=self._tell, rate_hz=rate_hz or self.pipe.sample_rate_hz)
 
     def answer(self, job: SpeechJob, output: dict[str, Any]) -> dict[str, Any]:
         """The body of an answer, without its time."""
         return {"model": self.name, "seed": job.seed, **output}
 
+    def _tell(self, tickets: Sequence[Ticket]) -> list[Any]:
+        """The next sentence of every job."""
+        raise_if_abandoned(tickets)
+        outcomes = [attempt(self._begun, ticket.payload) for ticket in tickets]
+        ready = [number for number, talk in enumerate(outcomes) if isinstance(talk, Talk)]
+        if ready:
+            codes, steps = self.pipe.next_codes(
+                [outcomes[number] for number in ready],
+                sampling_with(self.pipe.sampling, tickets[0].payload.settings),
+                lambda *_: raise_if_abandoned(tickets),
+            )
+            for number, own in zip(ready, codes, strict=True):
+                outcomes[number] = attempt(self._tell_one, tickets[number], outcomes[number], own, steps)
+        return outcomes
+
+    def _begun(self, job: SpeechJob) -> Talk:
+        if job.talk is None:
+            job.talk = Talk(self.pipe.speaker, self._prepared(job))
+        return job.talk
+
+    def _tell_one(self, ticket: Ticket, talk: Talk, codes: Tensor, steps: list[StepRecord]) -> Any:
+        output = talk.spoken(codes, steps)
+        ticket.tell(pcm_bytes(resample(output.audio, output.sample_rate_hz, ticket.payload.rate_hz)))
+        return None if talk.is_over else UNFINISHED
+
     def _speak(self, tickets: Sequence[Ticket]) -> list[Any]:
-        """Sound and picture of every job, or the reason why there are none."""
-        requests: list[Utterance | ResGenError] = []
+        """The whole sound of every job, or the reason why there is none."""
+        outcomes: list[Any] = []
         for ticket in tickets:
             raise_if_abandoned(tickets)
-            try:
-                requests.append(self._prepared(ticket.payload))
-            except ResGenError as error:
-                requests.append(error)
-        ready = [number for number, one in enumerate(requests) if isinstance(one, Utterance)]
-        outcomes: list[Any] = list(requests)
-        for number, outcome in zip(ready, self._outputs(tickets, [requests[n] for n in ready]), strict=True):
-            outcomes[number] = outcome
+            outcomes.append(attempt(self._prepared, ticket.payload))
+        ready = [number for number, one in enumerate(outcomes) if isinstance(one, Utterance)]
+        outputs = self._outputs(tickets, [outcomes[number] for number in ready])
+        for number, output in zip(ready, outputs, strict=True):
+            job = tickets[number].payload
+            outcomes[number] = attempt(self._content, job, output) if isinstance(output, SpeechOutput) else output
         return outcomes
 
     def _prepared(self, job: SpeechJob) -> Utterance:
@@ -133,21 +185,22 @@ class ServedSpeech:
         tried on its own."""
         if not utterances:
             return []
-        settings = tickets[0].payload.settings
         try:
-            outputs = self.pipe.speak(
+            return self.pipe.speak(
                 utterances,
                 batch_size=self.config.max_batch,
                 callback=lambda *_: raise_if_abandoned(tickets),
-                **settings,
+                **tickets[0].payload.settings,
             )
         except ResGenError as error:
             if len(utterances) == 1:
                 return [error]
             return [outcome for one in utterances for outcome in self._outputs(tickets, [one])]
-        return [self._output(one) for one in outputs]
 
-    def _output(self, result: SpeechOutput) -> dict[str, Any]:
+    def _content(self, job: SpeechJob, result: SpeechOutput) -> Any:
+        """A sound file, or sound and picture for JSON."""
+        if job.suffix is not None:
+            return encode_sound(result.audio, result.sample_rate_hz, job.suffix)
         mel = log_mel(result.audio[None].to(self.pipe.device), self.pipe.mel)[0]
         return {
             "sample_rate_hz": result.sample_rate_hz,

@@ -1,18 +1,43 @@
-"""The route of speech: a text in the voice of a prompt."""
+"""Routes of speech: a text in the voice of a prompt, and the route that OpenAI's clients know."""
 
 from __future__ import annotations
 
-from fastapi import Request
-from fastapi.responses import Response
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import replace
+from typing import Any
 
-from resgen.errors import DataError
+from fastapi import HTTPException, Request
+from fastapi.responses import Response, StreamingResponse
+
+from resgen.data.sound.decode import wav_header
+from resgen.errors import DataError, unknown
 from resgen.serving import schemas
-from resgen.serving.routes import WORK, Routes, documented, seed_of
+from resgen.serving.gate import CutShortError, log_defect
+from resgen.serving.routes import (
+    JSON,
+    WORK,
+    Routes,
+    as_file,
+    binary,
+    documented,
+    preferred,
+    seed_header,
+    seed_of,
+    unless_gone,
+)
 from resgen.serving.service import Service
-from resgen.serving.speech.model import ServedSpeech
-from resgen.serving.uploads import check_sound, read_form
+from resgen.serving.speech.model import ServedSpeech, SpeechJob
+from resgen.serving.uploads import check_sound, media_type, read_form, read_json
 
 FILES = {"prompt": False}
+WAV, PCM = "audio/wav", "audio/pcm"
+SUFFIXES = {"audio/flac": ".flac", "audio/mpeg": ".mp3", "audio/ogg": ".opus"}
+"""Of files whose answer waits for the whole sound."""
+OPENAI = {"wav": WAV, "pcm": PCM, "flac": "audio/flac", "mp3": "audio/mpeg", "opus": "audio/ogg"}
+"""Media types by OpenAI's names."""
+OPENAI_PCM_HZ = 24_000
+DEFAULT_VOICE = "default"
 
 
 class SpeechRoutes(Routes):
@@ -22,24 +47,91 @@ class SpeechRoutes(Routes):
 
     def __init__(self, service: Service) -> None:
         super().__init__(service)
-        form = schemas.form_schema(schemas.SpeechForm, FILES)
-        self.router.post("/speech", **documented(schemas.SpeechAnswer, *WORK), openapi_extra=form)(self.speech)
+        form = schemas.form_schema(schemas.SpeechForm, FILES, schemas.SpeechBody)
+        answers = documented(schemas.SpeechAnswer, *WORK, 406, content=binary(WAV, *SUFFIXES))
+        files = binary(*OPENAI.values())
+        sounds = documented(None, *WORK, error=schemas.OpenAIError, description="A sound.", content=files)
+        self.router.post("/speech", **answers, openapi_extra=form)(self.speech)
+        self.router.post("/audio/speech", **sounds)(self.openai)
 
     async def speech(self, request: Request) -> Response:
-        """A text spoken, in the voice of a prompt if there is one."""
-        form, files = await read_form(request, schemas.SpeechForm, FILES)
+        """A text spoken, in the voice of a prompt if there is one: as JSON, or as the sound that Accept asks for."""
+        answer = preferred(request, (JSON, WAV, *SUFFIXES))
+        form, prompt = await _asked(request)
+        self._check_text(form.text, form.prompt_text or "")
         model = self.service.find(form.model, ServedSpeech)
-        for text in (form.text, form.prompt_text or ""):
-            if len(text) > self.config.max_text:
-                raise DataError(f"a text has {len(text)} characters; at most {self.config.max_text} are allowed")
-        if "prompt" in files:
-            check_sound(files["prompt"], "the prompt")
+        if prompt is not None:
+            check_sound(prompt, "the prompt")
         key, job = model.spoken(
             form.text,
-            prompt=files.get("prompt"),
+            prompt=prompt,
             prompt_text=form.prompt_text,
             speed=form.speed,
             seed=seed_of(form),
             settings=self.settings(form),
         )
-        return await self.answer(request, model, key, job)
+        if answer == JSON:
+            return await self.answer(request, model, key, job)
+        return await self.sound(request, model, key, job, answer)
+
+    async def openai(self, request: Request, body: schemas.OpenAISpeech) -> Response:
+        """A text spoken, as OpenAI's `audio/speech`."""
+        self._check_text(body.input)
+        model = self.service.find(body.model, ServedSpeech)
+        if body.voice != DEFAULT_VOICE:
+            raise DataError(unknown("voice", body.voice, [DEFAULT_VOICE]))
+        key, job = model.spoken(
+            body.input,
+            prompt=None,
+            prompt_text=None,
+            speed=body.speed,
+            seed=seed_of(body),
+            settings=self.settings(body),
+        )
+        return await self.sound(request, model, key, job, OPENAI[body.response_format])
+
+    async def sound(self, request: Request, model: ServedSpeech, key: Any, job: SpeechJob, kind: str) -> Response:
+        """A sound of a media type: WAV and bare samples sentence by sentence, while the rest is made."""
+        if kind in SUFFIXES:
+            ticket = self.batcher.submit(key, replace(job, suffix=SUFFIXES[kind]))
+            return as_file(await self.result(request, ticket), kind, job.seed)
+        key, job = model.told(key, job, OPENAI_PCM_HZ if kind == PCM else None)
+        _, sentences = self.follow(key, job)
+        first = await unless_gone(request, anext(sentences))  # what is wrong is told before it, with a status
+        begin = wav_header(job.rate_hz) if kind == WAV else b""
+        return StreamingResponse(_sound(begin + first, sentences), media_type=kind, headers=seed_header(job.seed))
+
+    def _check_text(self, *texts: str) -> None:
+        for text in texts:
+            if len(text) > self.config.max_text:
+                raise DataError(f"a text has {len(text)} characters; at most {self.config.max_text} are allowed")
+
+
+async def _asked(request: Request) -> tuple[schemas.SpeechForm, memoryview | None]:
+    """The fields of a request and its prompt, from a form or from JSON."""
+    match media_type(request):
+        case "application/json":
+            body = await read_json(request, schemas.SpeechBody)
+            return body, schemas.from_text(body.prompt, "the prompt") if body.prompt else None
+        case "multipart/form-data":
+            form, files = await read_form(request, schemas.SpeechForm, FILES)
+            return form, files.get("prompt")
+    raise HTTPException(415, "the body must be application/json or multipart/form-data")
+
+
+async def _sound(first: bytes, rest: AsyncGenerator[Any, None]) -> AsyncIterator[bytes]:
+    """What is there, and every further sentence.
+
+    Raises:
+        CutShortError: the rest cannot be made.
+    """
+    async with contextlib.aclosing(rest):
+        yield first
+        try:
+            async for sentence in rest:
+                yield sentence
+        except TimeoutError as error:
+            raise CutShortError(504) from error
+        except Exception as error:
+            log_defect(error)
+            raise CutShortError(500) from error
