@@ -49,14 +49,14 @@ def main(recipe: str, data: str, compile: bool = False) -> None:  # the option's
     profiler = profile(activities=[ProfilerActivity.CPU])
     losses, ended = TokenizerTask.losses, suppress(_EnoughError)
 
-    def watched(self: TokenizerTask, *arguments: Any, **named: Any) -> Iterator[Any]:
+    def watched(self: TokenizerTask, *arguments: Any, **keywords: Any) -> Iterator[Any]:
         begins.append(time.perf_counter())
         if len(begins) == WARM_UP + TIMED + 1:
             profiler.start()
         if len(begins) == WARM_UP + TIMED + PROFILED + 1:
             profiler.stop()
             raise _EnoughError
-        yield from losses(self, *arguments, **named)
+        yield from losses(self, *arguments, **keywords)
 
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(TokenizerTask, "losses", watched), ended:
         train_tokenizer(ready, Run(data=data, out=Path(folder) / "run"))

@@ -60,13 +60,13 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
 
     pipe = ImagePipeline.from_pretrained(args.model, device="cpu")
-    counted = pipe([args.class_name], num_samples=args.num, num_steps=args.steps, seed=0)
+    samples = pipe([args.class_name], num_samples=args.num, num_steps=args.steps, seed=0)
     spec = pipe.generator.spec
-    predict = Frequencies(counted.codes, spec.codebook_size)
+    predict = Frequencies(samples.codes, spec.codebook_size)
     sampling = SamplingConfig(num_steps=args.steps, guidance_scale=0.0, choice_temperature=1.0)
     noise = draw_noise(0, range(8), sampling.num_steps, spec, NoiseSize(uniform=spec.depth, normal=0))
     codes = sample_codes(predict, noise, sampling)
-    tile_grid(counted.images[:8], 8).save(args.out / "counted.png")
+    tile_grid(samples.images[:8], 8).save(args.out / "counted.png")
     tile_grid(pipe.decode(codes), 8).save(args.out / "frequencies.png")
     print(f"8 samples of {spec.num_tokens} codes in {sampling.num_steps} steps: {args.out / 'frequencies.png'}")
 

@@ -96,16 +96,16 @@ def sampling(model: CodeModel, known: KnownValues, device: torch.device, sequenc
     settings = kinds.get_kind(kinds.kind_of(model.config).name).sampling()
     settings = replace(settings, guidance_scale=1.0, **({"num_steps": 3} if hasattr(settings, "num_steps") else {}))
     sequence = condition(sequences)
-    given = None
+    start = None
     if sequence is not None:
-        given = (torch.zeros(SAMPLES, LENGTH, 3, dtype=torch.int64), sequence.prompt * 3)
+        start = (torch.zeros(SAMPLES, LENGTH, 3, dtype=torch.int64), sequence.prompt * 3)
     samples = kinds.sample(
         model,
         known.place(torch.tensor([0, 3]), device),
         seed=0,
         indices=range(SAMPLES),
         sampling=settings,
-        given=given,
+        start=start,
         sequence=sequence,
     )
     check({"codes": samples.codes}, device)

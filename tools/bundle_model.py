@@ -62,16 +62,16 @@ class Bundle:
             kind = KINDS[folder.component("generator").type]
             sampling = config_from_dict(kind.sampling, folder.extra["sampling"])
             extra["sampling"] = config_to_dict(replace_nested(sampling, parse_overrides(self.sampling)))
-        named = [voice.split("=", 2) for voice in self.voices]
-        if named:
-            extra["voices"] = {name: {"file": f"{name}.flac", "text": transcript} for name, _, transcript in named}
+        voices = [voice.split("=", 2) for voice in self.voices]
+        if voices:
+            extra["voices"] = {name: {"file": f"{name}.flac", "text": transcript} for name, _, transcript in voices}
         components = {
             name: Component(type=part.type, config=part.config, tensors=_published(part))
             for name, part in folder.components.items()
         }
         save_folder(ASSETS / self.name, kind=folder.kind, components=components, extra=extra)
         write_text(ASSETS / self.name / "README.md", text)
-        for name, file, _ in named:
+        for name, file, _ in voices:
             write_sound(read_sound(file, VOICE_HZ), VOICE_HZ, ASSETS / self.name / f"{name}.flac")
         print(f"{ASSETS.name}/{self.name}: {sum(sizes) / 1e6:.1f} MB")
 

@@ -148,9 +148,9 @@ class MakeAvatars:
         ):
             corpus = Path(folder) / "corpus"
             corpus.mkdir()
-            drawn: set[str] = set()
+            drawings: set[str] = set()
             for split, count in (("test", self.test), ("train", self.train)):
-                rows = ((1, row) for row in draw_split(artist, split, count, self.size, self.seed, drawn))
+                rows = ((1, row) for row in draw_split(artist, split, count, self.size, self.seed, drawings))
                 table = make_table(list(show_progress(rows, count, f"drawing {split}")))
                 pyarrow.parquet.write_table(table, corpus / f"{split}.parquet", row_group_size=1000)
             (corpus / "CREDITS.md").write_text(credits_table(artist.meta), encoding="utf-8")
@@ -218,7 +218,7 @@ class Artist:
 
 
 def draw_split(
-    artist: Artist, split: str, count: int, size: int, seed: int, drawn: set[str]
+    artist: Artist, split: str, count: int, size: int, seed: int, drawings: set[str]
 ) -> Iterator[dict[str, Any]]:
     """`count` rows, the styles in turn; drawings in `drawn` are passed over, new ones are added.
 
@@ -234,11 +234,11 @@ def draw_split(
             options, traits = draw_options(style, rng)
             tries[style] += 1
             answer = artist.draw(style, options, size)
-            if answer["drawing"] not in drawn:
+            if answer["drawing"] not in drawings:
                 break
         else:
             raise DataError(f"style '{style}' has too few drawings for {count} pictures in '{split}'")
-        drawn.add(answer["drawing"])
+        drawings.add(answer["drawing"])
         attributes = {k: v for k, v in answer["attributes"].items() if not k.startswith(("primary", "secondary"))}
         classes = {**traits, **read_attributes(attributes)}
         image = {"bytes": to_webp(answer["png"]), "path": f"{split}/{style}-{index // len(STYLES):05d}.webp"}

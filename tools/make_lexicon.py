@@ -60,12 +60,12 @@ class Lexicon:
 
 def from_arpabet(phones: list[str]) -> str:
     """CMUdict's phones as phonemes: `K AW1 AH0 L CH IH0 K` is kˈWəlʧɪk."""
-    said = ""
+    phonemes = ""
     for phone in phones:
         name, stress = phone.rstrip("012"), phone[-1]
         vowel = {"AH0": "ə", "ER0": "əɹ"}.get(phone) or ARPABET[name]
-        said += {"1": "ˈ", "2": "ˌ"}.get(stress, "") + vowel
-    return said
+        phonemes += {"1": "ˈ", "2": "ˌ"}.get(stress, "") + vowel
+    return phonemes
 
 
 def pronunciations(*sources: dict[str, Any]) -> dict[str, dict[str, str]]:
@@ -78,15 +78,19 @@ def pronunciations(*sources: dict[str, Any]) -> dict[str, dict[str, str]]:
             if not re.fullmatch(r"'?[A-Za-z]+(?:'[A-Za-z]*)*", word) or not forms["DEFAULT"]:
                 continue
             entry = {"": forms["DEFAULT"]}
-            entry |= {FORMS[tag]: said for tag, said in forms.items() if tag in FORMS and said not in (None, entry[""])}
+            entry |= {
+                FORMS[tag]: phonemes
+                for tag, phonemes in forms.items()
+                if tag in FORMS and phonemes not in (None, entry[""])
+            }
             words[word.lower()] = entry
     return words | IN_SPEECH
 
 
-def _is_derived(word: str, said: str, known: dict[str, dict[str, str]]) -> bool:
+def _is_derived(word: str, phonemes: str, known: dict[str, dict[str, str]]) -> bool:
     """Whether a word is an inflected form of a known one and sounds like it, but for the weak vowels and the flap."""
     forms = (join_ending(known[stem][""], ending) for stem, ending in stems(word) if stem in known)
-    return any(form.translate(BROAD) == said.translate(BROAD) for form in forms)
+    return any(form.translate(BROAD) == phonemes.translate(BROAD) for form in forms)
 
 
 def main(command: Lexicon) -> int:
@@ -102,10 +106,13 @@ def main(command: Lexicon) -> int:
     fields = [line.partition("#")[0].split() for line in lines]
     cmudict = {word: from_arpabet(phones) for word, *phones in fields}
     known = pronunciations(silver, gold)
-    words = pronunciations({word: said for word, said in cmudict.items() if not _is_derived(word, said, known)}) | known
+    words = (
+        pronunciations({word: phonemes for word, phonemes in cmudict.items() if not _is_derived(word, phonemes, known)})
+        | known
+    )
     rows = []
     for word, forms in sorted(words.items()):
-        usual, *others = forms[""], *(f"{form}={said}" for form, said in sorted(forms.items()) if form)
+        usual, *others = forms[""], *(f"{form}={phonemes}" for form, phonemes in sorted(forms.items()) if form)
         rows.append("\t".join([word, usual, *others]) + "\n")
     temporary = command.out.with_name(f".{command.out.name}")
     temporary.write_bytes(lzma.compress("".join(rows).encode(), preset=9 | lzma.PRESET_EXTREME))

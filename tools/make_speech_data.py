@@ -67,7 +67,7 @@ class Voice(NamedTuple):
     source: str
     options: tuple[str, ...]
     held_out: bool
-    played: float = 1.0
+    speed: float = 1.0
     alteration: Alteration | None = None
 
     def command(self, text: str, file: Path) -> list[str]:
@@ -157,7 +157,9 @@ class Digits:
             if varied:
                 name = _varied_name(name, index // 2, self.seed)
                 voice = random.Random(derive_seed("played", self.seed, name))
-                samples = _as_voice(samples, _played(voice), draw_alteration(voice) if self.altered else None, rng)
+                samples = _as_voice(
+                    samples, _playing_speed(voice), draw_alteration(voice) if self.altered else None, rng
+                )
                 name = _speaker_id(name, self.altered)
             rows.append(encode_row(samples, " ".join(words), name, "fsdd"))
         print(f"{split}: {count} sequences of {speaker}", flush=True)
@@ -262,9 +264,9 @@ def _varied(voices: Sequence[Voice], count: int, seed: int, *, altered: bool) ->
             options = ("-v", accented, "-p", str(rng.randint(15, 85)), "-s", str(rng.randint(130, 185)))
         name = _varied_name(voice.speaker_id, number, seed)
         stream = random.Random(derive_seed("varied utterance", seed, index))
-        played = _played(rng)
+        speed = _playing_speed(rng)
         alteration = draw_alteration(rng) if altered else None
-        yield Voice(_speaker_id(name, altered), voice.source, options, False, played, alteration), stream
+        yield Voice(_speaker_id(name, altered), voice.source, options, False, speed, alteration), stream
 
 
 def _varied_name(speaker: str, number: int, seed: int) -> str:
@@ -277,13 +279,13 @@ def _speaker_id(name: str, altered: bool) -> str:
     return f"{name}~" if altered else name
 
 
-def _played(rng: random.Random) -> float:
+def _playing_speed(rng: random.Random) -> float:
     return math.exp(rng.uniform(*map(math.log, PLAYED)))
 
 
-def _as_voice(samples: Tensor, played: float, alteration: Alteration | None, rng: random.Random) -> Tensor:
+def _as_voice(samples: Tensor, speed: float, alteration: Alteration | None, rng: random.Random) -> Tensor:
     """The sound at `played` times the speed it was recorded at (pitch and formants rise by that much), then altered."""
-    samples = resample(samples, RATE_HZ, round(RATE_HZ / played))
+    samples = resample(samples, RATE_HZ, round(RATE_HZ / speed))
     return samples if alteration is None else alter(samples, RATE_HZ, alteration, rng)
 
 
@@ -326,7 +328,7 @@ def _speak(jobs: Sequence[Job], title: str) -> list[Row]:
             samples = read_sound(file, RATE_HZ, where=f"{job.voice.speaker_id} '{job.text}'")
             file.unlink()
             noise = random.Random(derive_seed("noise", job.voice.speaker_id, index))
-            samples = _as_voice(trim_silence(samples, RATE_HZ), job.voice.played, job.voice.alteration, noise)
+            samples = _as_voice(trim_silence(samples, RATE_HZ), job.voice.speed, job.voice.alteration, noise)
             return encode_row(samples, job.text, job.voice.speaker_id, job.voice.source)
 
         rows = []
@@ -377,7 +379,7 @@ def _vary_recordings(file: Path, count: int, seed: int, *, altered: bool) -> lis
         name = _varied_name(speaker, number, seed)
         voice, rng = (random.Random(derive_seed(part, seed, name, i)) for part, i in (("played", 0), ("varied", index)))
         samples, text = rng.choice(speakers[speaker])
-        samples = _as_voice(samples, _played(voice), draw_alteration(voice) if altered else None, rng)
+        samples = _as_voice(samples, _playing_speed(voice), draw_alteration(voice) if altered else None, rng)
         rows.append(encode_row(samples, text, _speaker_id(name, altered), "speechocean762"))
     return rows
 
@@ -390,13 +392,13 @@ def _sentences_of(file: Path) -> Iterable[tuple[Tensor, str, str]]:
 
 def _limit(rows: list[Row], hours: float, seed: int) -> list[Row]:
     order = random.Random(derive_seed("hours", seed)).sample(range(len(rows)), len(rows))
-    kept, left = [], hours * 3600
+    selection, left = [], hours * 3600
     for index in order:
         left -= rows[index].seconds
         if left < 0:
             break
-        kept.append(index)
-    return [rows[index] for index in sorted(kept)]
+        selection.append(index)
+    return [rows[index] for index in sorted(selection)]
 
 
 def main(command: Digits | Sentences | Teacher) -> int:

@@ -121,8 +121,8 @@ class Teacher:
     def usable_texts(self) -> list[Spoken]:
         """The files' sentences that can be said, in an order drawn by the seed; no test sentence is among them."""
         lines = [line for file in self.texts for line in read_lines(file)]
-        kept = set(test_sentences())
-        sentences = [spoken for text in usable_sentences(lines) if (spoken := _say(text)) and spoken not in kept]
+        reserved = set(test_sentences())
+        sentences = [spoken for text in usable_sentences(lines) if (spoken := _say(text)) and spoken not in reserved]
         if not any(is_question(spoken.text) for spoken in sentences):
             raise DataError(f"{len(lines)} lines of text hold no sentences and questions that can be said; give more")
         return random.Random(derive_seed("teacher texts", self.seed)).sample(sentences, len(sentences))
@@ -130,9 +130,9 @@ class Teacher:
     def part_of(self, index: int, texts: list[Spoken]) -> list[Utterance]:
         """The utterances of a part of `train`."""
         rng = random.Random(derive_seed("teacher part", self.seed, index))
-        named, mixtures, _ = self._voices()
+        voices_by_name, mixtures, _ = self._voices()
         count = round(NAMED_SHARE * self.part)
-        voices = [named[(index * count + place) % len(named)] for place in range(count)]
+        voices = [voices_by_name[(index * count + place) % len(voices_by_name)] for place in range(count)]
         pairs = index * (self.part - count)
         voices += [mixtures[(pairs + place) // 2 % len(mixtures)] for place in range(self.part - count)]
         questions = [spoken for spoken in texts if is_question(spoken.text)]
@@ -145,15 +145,18 @@ class Teacher:
             elif kind == "question" and rng.random() < 1 / 2:
                 spoken = rng.choice(questions)
             else:
-                spoken = _made(kind, rng)
+                spoken = _make_spoken(kind, rng)
             speed = math.exp(rng.uniform(*map(math.log, SPEEDS)))
             utterances.append(Utterance(voice, spoken, max(speed, len(spoken.content) / _LONGEST), number))
         return utterances
 
     def test_seen(self) -> list[Utterance]:
         """Every test sentence in one of the training voices with a name."""
-        named = self._voices()[0]
-        return [Utterance(named[i % len(named)], spoken, 1.0, i) for i, spoken in enumerate(test_sentences())]
+        voices_by_name = self._voices()[0]
+        return [
+            Utterance(voices_by_name[i % len(voices_by_name)], spoken, 1.0, i)
+            for i, spoken in enumerate(test_sentences())
+        ]
 
     def test_unseen(self) -> list[Utterance]:
         """Four test sentences of each voice that is not in `train`."""
@@ -182,9 +185,9 @@ class Teacher:
             altered = rng.random() < self.altered
             label = f"kokoro_mix{len(mixtures):04d}" + (f"@{self.seed}" if self.seed else "") + "~" * altered
             mixtures.setdefault(frozenset(parts), TeacherVoice(label, shares, altered))
-        unseen, seen = [*mixtures.values()][: self.unseen_mixtures], [*mixtures.values()][self.unseen_mixtures :]
-        named, kept = ([TeacherVoice(f"kokoro_{n}", ((n, 1.0),)) for n in group] for group in (english, HELD_OUT))
-        return named, seen, kept + unseen
+        unseen, trained = [*mixtures.values()][: self.unseen_mixtures], [*mixtures.values()][self.unseen_mixtures :]
+        singles, held_out = ([TeacherVoice(f"kokoro_{n}", ((n, 1.0),)) for n in group] for group in (english, HELD_OUT))
+        return singles, trained, held_out + unseen
 
     def _identity(self) -> dict[str, Any]:
         """What the content of a part depends on."""
@@ -212,12 +215,12 @@ def _say(text: str) -> Spoken | None:
         return None
 
 
-def _made(kind: str, rng: random.Random) -> Spoken:
+def _make_spoken(kind: str, rng: random.Random) -> Spoken:
     """A text that can be said and is not kept for a test."""
     while True:
         spoken = _say(make_text(kind, rng))
-        kept = kind == "digits" and spoken and is_test_text(spoken.text.replace(",", "").rstrip("."))
-        if spoken and not kept and spoken not in test_sentences():
+        is_test = kind == "digits" and spoken and is_test_text(spoken.text.replace(",", "").rstrip("."))
+        if spoken and not is_test and spoken not in test_sentences():
             return spoken
 
 
@@ -232,8 +235,8 @@ def _check_same(file: Path, identity: dict[str, Any]) -> None:
     begun = json.loads(file.read_text(encoding="utf-8"))
     if different := [name for name in identity if begun.get(name) != identity[name]]:
         what = different[0]
-        told = "" if what == "files" else f" ({begun.get(what)!r}, now {identity[what]!r})"
-        raise DataError(f"'{file.parent}' was begun with other {what}{told}; give the same or another folder")
+        difference = "" if what == "files" else f" ({begun.get(what)!r}, now {identity[what]!r})"
+        raise DataError(f"'{file.parent}' was begun with other {what}{difference}; give the same or another folder")
 
 
 _session: Any = None

@@ -95,7 +95,7 @@ def usable_sentences(lines: Iterable[str]) -> list[str]:
     A line is a sentence here if it begins with a pronoun or a question word, or has an auxiliary verb; running text
     without punctuation is taken as it is.
     """
-    kept = {}
+    sentences = {}
     for line in lines:
         text = " ".join(line.split())
         words = re.findall(r"[a-z']+", text.lower())
@@ -103,8 +103,8 @@ def usable_sentences(lines: Iterable[str]) -> list[str]:
             continue
         if words[0] in _SUBJECTS or _VERBS & set(words):
             text = text if text[-1] in ".?!" else text.rstrip(" ,;:-") + "."
-            kept[text[0].upper() + text[1:]] = None
-    return list(kept)
+            sentences[text[0].upper() + text[1:]] = None
+    return list(sentences)
 
 
 def is_question(text: str) -> bool:

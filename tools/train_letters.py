@@ -58,16 +58,18 @@ def main(
         as_json: write one JSON document to standard output.
     """
     words = {word: forms[""] for word, forms in lexicon(lexicon_name).items()}
-    fitting = {word: said for word, said in words.items() if fits(word, said)}
-    held = [word for word in fitting if is_held_out(word)]
-    learned = [word for word in fitting if not is_held_out(word)]
+    fitting = {word: phonemes for word, phonemes in words.items() if fits(word, phonemes)}
+    held_out = [word for word in fitting if is_held_out(word)]
+    train = [word for word in fitting if not is_held_out(word)]
     torch.manual_seed(seed)
     model = LetterToSound(LETTERS, PHONEMES, width=width, num_layers=num_layers)
-    targets = {word: torch.tensor([PHONEMES.index(sound) + 1 for sound in said]) for word, said in fitting.items()}
-    batches = length_batches(torch.tensor([len(word) for word in learned]), batch_letters, generator(seed))
+    targets = {
+        word: torch.tensor([PHONEMES.index(sound) + 1 for sound in phonemes]) for word, phonemes in fitting.items()
+    }
+    batches = length_batches(torch.tensor([len(word) for word in train]), batch_letters, generator(seed))
 
     def next_loss(_: float) -> torch.Tensor:
-        batch = [learned[i] for i in next(batches)]
+        batch = [train[i] for i in next(batches)]
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(model.encode(batch))
         sounds = [targets[word] for word in batch]
@@ -75,7 +77,7 @@ def main(
             logits.float().log_softmax(2).transpose(0, 1),
             torch.cat(sounds),
             torch.tensor([FRAMES_PER_LETTER * len(word) for word in batch]),
-            torch.tensor([len(said) for said in sounds]),
+            torch.tensor([len(phonemes) for phonemes in sounds]),
             blank=BLANK,
         )
 
@@ -88,19 +90,19 @@ def main(
     fit(model, optimizer, next_loss, report=report, **settings)
     tensors = {name: tensor.bfloat16().contiguous() for name, tensor in model.state_dict().items()}
     model.load_state_dict(tensors)
-    result = {"words": len(words), "learned": len(learned), "held_out": len(held)}
+    result = {"words": len(words), "learned": len(train), "held_out": len(held_out)}
     result |= {"parameters": sum(p.numel() for p in model.parameters()), "num_steps": num_steps, "seed": seed}
-    result |= accuracy(model, held, words)
+    result |= accuracy(model, held_out, words)
     facts = {"letters": LETTERS, "phonemes": PHONEMES, "width": str(width), "num_layers": str(num_layers)}
     with atomic_path(out) as temporary:
         temporary.write_bytes(save(tensors, facts))
     print(json.dumps(result) if as_json else "\n".join(f"{name}: {value}" for name, value in result.items()))
 
 
-def fits(word: str, said: str) -> bool:
+def fits(word: str, phonemes: str) -> bool:
     """Whether the network can say a word: with its letters, and a frame for each phoneme and between equal ones."""
-    twice = sum(one == other for one, other in zip(said, said[1:], strict=False))
-    return set(word) <= set(LETTERS) and len(said) + twice <= FRAMES_PER_LETTER * len(word)
+    twice = sum(one == other for one, other in zip(phonemes, phonemes[1:], strict=False))
+    return set(word) <= set(LETTERS) and len(phonemes) + twice <= FRAMES_PER_LETTER * len(word)
 
 
 def is_held_out(word: str) -> bool:
@@ -108,10 +110,10 @@ def is_held_out(word: str) -> bool:
     return int.from_bytes(hashlib.sha256(word[:5].encode()).digest()[:4]) % HELD_OUT == 0
 
 
-def accuracy(model: LetterToSound, held: list[str], words: dict[str, str]) -> dict[str, float]:
+def accuracy(model: LetterToSound, held_out: list[str], words: dict[str, str]) -> dict[str, float]:
     """Shares of the words that are said as the lexicon has them, and of phonemes that are not."""
-    said = model.pronounce(held)
-    pairs = [(ours, words[word]) for ours, word in zip(said, held, strict=True)]
+    phonemes = model.pronounce(held_out)
+    pairs = [(ours, words[word]) for ours, word in zip(phonemes, held_out, strict=True)]
     without = [tuple(re.sub(f"[{STRESS}]", "", each) for each in pair) for pair in pairs]
     ours, theirs = map(list, zip(*without, strict=True))
     return {

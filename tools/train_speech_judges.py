@@ -124,7 +124,7 @@ class Recognize(Training):
             seed=self.seed,
             report=report,
         )
-        history = {**described(self, data, report.step, time.monotonic() - begin), "normaliser": NORMALISER}
+        history = {**describe(self, data, report.step, time.monotonic() - begin), "normaliser": NORMALISER}
         save_judge(self.out, model, history=history)
         scores = score_recognizer(self.out, tests)
         save_judge(self.out, load_judge(self.out, Recognizer)[0], history={**history, "scores": scores})
@@ -161,7 +161,7 @@ class Speakers(Training):
             seed=self.seed,
             report=report,
         )
-        history = {**described(self, data, report.step, time.monotonic() - begin), "speakers": len(names)}
+        history = {**describe(self, data, report.step, time.monotonic() - begin), "speakers": len(names)}
         save_judge(self.out, model, history=history)
         scores = score_speakers(self.out, data, tests, self.per_speaker)
         save_judge(self.out, load_judge(self.out, SpeakerNetwork)[0], history={**history, "scores": scores})
@@ -193,7 +193,7 @@ def read_all(paths: tuple[Path, ...], sample_rate_hz: int) -> Recordings:
         sounds=[store.samples(i) for store in stores for i in range(len(store))],
         texts=[text for store in stores for text in store.texts],
         speakers=[speaker for store in stores for speaker in store.speakers],
-        fingerprints={named(path): part.fingerprint for path, part in parts.items()},
+        fingerprints={short_name(path): part.fingerprint for path, part in parts.items()},
     )
 
 
@@ -406,8 +406,8 @@ def score_recognizer(folder: Path, tests: dict[Path, Recordings]) -> dict[str, A
                 "words": rates.num_words,
                 "utterances": rates.num_utterances,
             }
-            scores.setdefault(named(path), {})[name] = entry
-            print(f"{named(path)}, {name}: {entry}", flush=True)
+            scores.setdefault(short_name(path), {})[name] = entry
+            print(f"{short_name(path)}, {name}: {entry}", flush=True)
     return scores
 
 
@@ -421,11 +421,11 @@ def score_speakers(folder: Path, data: Recordings, tests: dict[Path, Recordings]
         per_speaker: at least 1.
     """
     network, _ = load_judge(folder, SpeakerNetwork)
-    taken: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     known = []
     for speaker, sound in zip(data.speakers, data.sounds, strict=True):
-        taken[speaker] += 1
-        if taken[speaker] <= per_speaker:
+        counts[speaker] += 1
+        if counts[speaker] <= per_speaker:
             known.append((speaker, network.embed(sound)))
     embeddings = {
         path: [(speaker, network.embed(sound)) for speaker, sound in zip(test.speakers, test.sounds, strict=True)]
@@ -442,21 +442,21 @@ def score_speakers(folder: Path, data: Recordings, tests: dict[Path, Recordings]
             torch.tensor([names.index(speaker) for speaker, _ in everything]),
             tested=torch.arange(len(everything)) < len(tested),
         )
-        scores[named(path)] = {
+        scores[short_name(path)] = {
             **result._asdict(),
             "tested_speakers": len(own),
             "heard_in_training": len(own & set(data.speakers)),
         }
-        print(f"{named(path)}: {scores[named(path)]}", flush=True)
+        print(f"{short_name(path)}: {scores[short_name(path)]}", flush=True)
     return scores
 
 
-def named(path: Path) -> str:
+def short_name(path: Path) -> str:
     """The last two parts of a path, which say what it is but not where."""
     return "/".join(path.resolve().with_suffix("").parts[-2:])
 
 
-def described(training: Training, data: Recordings, num_steps: int, seconds: float) -> dict[str, Any]:
+def describe(training: Training, data: Recordings, num_steps: int, seconds: float) -> dict[str, Any]:
     """What the weights were made of."""
     return {
         "data": data.fingerprints,

@@ -116,7 +116,7 @@ def test_what_is_given_is_kept(kind: str) -> None:
     codes = torch.randint(9, (3, 6, 4), generator=stream)
     visible = torch.randint(5, (3, 6), generator=stream)
     samples = sample(
-        model, torch.tensor([0, 1, 2]), seed=0, indices=range(3), sampling=settings(kind), given=(codes, visible)
+        model, torch.tensor([0, 1, 2]), seed=0, indices=range(3), sampling=settings(kind), start=(codes, visible)
     ).codes
     known = torch.arange(4) < visible[..., None]
     assert torch.equal(samples[known], codes[known]) and not torch.equal(samples, codes)

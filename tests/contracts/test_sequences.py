@@ -67,7 +67,7 @@ def draw(model: CodeModel, kind: str, rows: list[int], guidance_scale: float, **
         sampling = dataclasses.replace(sampling, num_steps=2 if kind == "ar_resgen" else 5)
     visible = torch.where(sequence.targets, 0, 4)
     ids = torch.zeros(len(rows), dtype=torch.int64)
-    return sample(model, ids, seed=3, indices=rows, sampling=sampling, given=(codes, visible), sequence=sequence).codes
+    return sample(model, ids, seed=3, indices=rows, sampling=sampling, start=(codes, visible), sequence=sequence).codes
 
 
 @pytest.mark.parametrize("guidance_scale", [0.0, 1.5])
@@ -169,14 +169,14 @@ def test_a_summary_of_the_prompt_reaches_the_whole_sequence() -> None:
     model.eval()
     ids, visible = torch.zeros(2, dtype=torch.int64), torch.where(sequence.targets, 0, 4)
     other = torch.where(sequence.prompt[..., None], (codes + 1) % 9, codes)
-    first, second = (model(given, visible, ids, sequence)[sequence.targets] for given in (codes, other))
+    first, second = (model(start, visible, ids, sequence)[sequence.targets] for start in (codes, other))
     assert not torch.allclose(first, second, atol=1e-3)
     dropped = dataclasses.replace(sequence, keep=torch.tensor([False, False]))
-    first, second = (model(given, visible, ids, dropped)[sequence.targets] for given in (codes, other))
+    first, second = (model(start, visible, ids, dropped)[sequence.targets] for start in (codes, other))
     assert torch.allclose(first, second, atol=1e-6)
     sampling = get_kind("resgen").sampling(guidance_scale=1.5, num_steps=5)
-    together = sample(model, ids, seed=3, indices=[0, 3], sampling=sampling, given=(codes, visible), sequence=sequence)
+    together = sample(model, ids, seed=3, indices=[0, 3], sampling=sampling, start=(codes, visible), sequence=sequence)
     codes, sequence = batch([3])
-    given = (codes, torch.where(sequence.targets, 0, 4))
-    alone = sample(model, ids[:1], seed=3, indices=[3], sampling=sampling, given=given, sequence=sequence)
+    start = (codes, torch.where(sequence.targets, 0, 4))
+    alone = sample(model, ids[:1], seed=3, indices=[3], sampling=sampling, start=start, sequence=sequence)
     assert torch.equal(alone.codes[0], together.codes[1, : LENGTHS[3]])

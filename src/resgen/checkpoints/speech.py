@@ -136,9 +136,9 @@ def open_codec(folder: str | Path, *, num_levels: int | None = None) -> CodecTok
         raise CheckpointError(f"'{path}': {unknown('codec', family, FAMILIES)}")
     if not list(path.glob("*.safetensors")):
         raise CheckpointError(f"'{path}' holds no *.safetensors file; save the codec with safe serialization")
-    made, model = codec_class(family, "Config"), codec_class(family, "Model")
+    config_class, model = codec_class(family, "Config"), codec_class(family, "Model")
     try:
-        settings = codec_settings(made.from_pretrained(path, local_files_only=True))
+        settings = codec_settings(config_class.from_pretrained(path, local_files_only=True))
         config = CodecTokenizerConfig(family=cast(Any, family), codec=settings, num_levels=1, max_positions=1)
         network, info = model.from_pretrained(
             path, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True

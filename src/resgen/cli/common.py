@@ -108,7 +108,7 @@ def table(rows: Sequence[Sequence[object]]) -> str:
 
 def quality(metrics: Mapping[str, Any]) -> str:
     """The few metrics of a training that say how good the model is; of those by level, that of the deepest."""
-    shown = {
+    formats = {
         "psnr_db": "PSNR {:.2f} dB",
         "mel_l1": "mel distance {:.3f} nat",
         "length_error_percent": "length error {:.1f} %",
@@ -118,10 +118,10 @@ def quality(metrics: Mapping[str, Any]) -> str:
     deepest: dict[str, tuple[int, float]] = {}
     for name, value in metrics.items():
         family, _, level = name.partition("/")
-        if family in shown and isinstance(value, (int, float)):
+        if family in formats and isinstance(value, (int, float)):
             depth = int(level) if level.isdecimal() else 0
             deepest[family] = max(deepest.get(family, (0, value)), (depth, value))
-    return ", ".join(text.format(deepest[name][1]) for name, text in shown.items() if name in deepest)
+    return ", ".join(text.format(deepest[name][1]) for name, text in formats.items() if name in deepest)
 
 
 def flatten(groups: Iterable[Iterable[str]]) -> list[str]:
@@ -180,9 +180,9 @@ def with_data_options(recipe: Any, command: Any, subject: str) -> Any:
     Raises:
         ConfigError: one of them was given, and the data has no such setting; `subject` is said then.
     """
-    given = [name for name in ("resize", "skip_unreadable") if getattr(command, name, False)]
-    _refuse(command, [name for name in given if not hasattr(recipe.data, name)], subject)
-    return replace_nested(recipe, {f"data.{name}": True for name in given})
+    flags = [name for name in ("resize", "skip_unreadable") if getattr(command, name, False)]
+    _refuse(command, [name for name in flags if not hasattr(recipe.data, name)], subject)
+    return replace_nested(recipe, {f"data.{name}": True for name in flags})
 
 
 def ask(
@@ -205,9 +205,9 @@ def ask(
     takes = inspect.signature(act).parameters
     others = {*handled, "as_json"}
     defaults = {field.name: field.default for field in dataclasses.fields(command) if field.name not in others}
-    given = {name: getattr(command, name) for name, value in defaults.items() if getattr(command, name) != value}
-    _refuse(command, [name for name in given if name not in takes], f"{subject} is for {modality.noun}")
-    return act(**{name: value for name, value in (given | values).items() if name in takes})
+    changes = {name: getattr(command, name) for name, value in defaults.items() if getattr(command, name) != value}
+    _refuse(command, [name for name in changes if name not in takes], f"{subject} is for {modality.noun}")
+    return act(**{name: value for name, value in (changes | values).items() if name in takes})
 
 
 def command_line() -> str:
@@ -227,8 +227,8 @@ def refuse_options(command: Any, names: Iterable[str], why: str) -> None:
         ConfigError: naming those that were given.
     """
     values = {name: getattr(command, name) for name in names}
-    given = [name for name, value in values.items() if value is not None and value is not False and value != ()]
-    _refuse(command, given, why)
+    options = [name for name, value in values.items() if value is not None and value is not False and value != ()]
+    _refuse(command, options, why)
 
 
 def _refuse(command: Any, names: Sequence[str], why: str) -> None:

@@ -80,13 +80,13 @@ class EditImage(Drawing):
         name = pipe.class_name(result.class_ids[0]) if pipe.num_classes else "picture"
         files = self.write(result, name, to_folder=to_folder)
         passes, visible = count_passes(result.steps), result.plan.visible
-        imagined = int((visible < result.codes.shape[-1]).sum())
+        num_new = int((visible < result.codes.shape[-1]).sum())
         document = {
             "files": files,
             "trace": traced,
             "class_name": name if pipe.num_classes else None,
             "positions": len(visible),
-            "imagined_positions": imagined,
+            "imagined_positions": num_new,
             "given_codes": int(visible.sum()),
             "seconds": seconds,
             "steps": result.steps,
@@ -95,7 +95,7 @@ class EditImage(Drawing):
         }
         number = f"{len(result.images)} picture{'s' * (len(result.images) != 1)}"
         text = (
-            f"{number} with {imagined} of {len(visible)} positions imagined in {seconds:.1f} s "
+            f"{number} with {num_new} of {len(visible)} positions imagined in {seconds:.1f} s "
             f"with {passes} network passes: {self.out}"
         )
         report(document, as_json=self.as_json, text=text)

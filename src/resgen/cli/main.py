@@ -174,10 +174,10 @@ def read_options(name: str, words: Sequence[str]) -> Any:
     return command
 
 
-def union(named: Mapping[str, type[Any]]) -> Any:
+def union(commands: Mapping[str, type[Any]]) -> Any:
     """All commands as one type of tyro's, in which those of a group are choices of the group."""
     groups: dict[str, dict[str, type[Any]]] = {}
-    for name, command in named.items():
+    for name, command in commands.items():
         group, _, rest = name.partition(" ")
         groups.setdefault(group, {})[rest] = command
     choices = []

@@ -15,7 +15,7 @@ LARGE_BYTES, MOST_UNPACKED = 1 << 28, 1000
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Any]:
+def open_parquet(path: Path) -> Iterator[Any]:
     """A `pyarrow.parquet.ParquetFile`.
 
     Raises:
@@ -86,6 +86,6 @@ def file_names(column: Any) -> list[str | None]:
     """The `path` beside the bytes of each cell, where there is one."""
     from pyarrow import compute, types
 
-    named = types.is_struct(column.type) and column.type.get_field_index("path") >= 0
-    paths = compute.struct_field(column, "path").to_pylist() if named else [None] * len(column)
+    has_paths = types.is_struct(column.type) and column.type.get_field_index("path") >= 0
+    paths = compute.struct_field(column, "path").to_pylist() if has_paths else [None] * len(column)
     return [path if isinstance(path, str) else None for path in paths]

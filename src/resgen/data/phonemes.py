@@ -71,18 +71,18 @@ class EnglishPhonemes:
         self._words = lexicon(self.name) | {word: {"": phonemes} for word, phonemes in (own or {}).items()}
 
     def __call__(self, text: str) -> Spoken:
-        given: list[str] = []
+        explicit: list[str] = []
 
         def place(match: re.Match[str]) -> str:
             _check_phonemes(match[1], "the text")
-            given.append(match[1])
-            return f" {chr(_PLACES[len(given) - 1])} "
+            explicit.append(match[1])
+            return f" {chr(_PLACES[len(explicit) - 1])} "
 
         normal = normalise_text(_CAPITALS.sub(self._spelled, _GIVEN.sub(place, text)))
         pairs = [re.fullmatch(rf"(.*?)([{PROSODY}]*)", part) for part in normal.split()]
         words, marks = ([match[group] for match in pairs if match] for group in (1, 2))
-        held = {chr(_PLACES[index]): phonemes for index, phonemes in enumerate(given)}
-        forms = [{"": held[word]} if word in held else self._forms(word) for word in words]
+        by_place = {chr(_PLACES[index]): phonemes for index, phonemes in enumerate(explicit)}
+        forms = [{"": by_place[word]} if word in by_place else self._forms(word) for word in words]
         guesses = tuple(dict.fromkeys(word for word, entry in zip(words, forms, strict=True) if not entry))
         if strange := [word for word in guesses if not self._has_sound(word)]:
             raise DataError(
@@ -90,13 +90,13 @@ class EnglishPhonemes:
                 "write the phonemes between slashes, as in /kˈæt/, or give a lexicon file with a line 'word phonemes'"
             )
         forms = [entry or {"": self._guess(word)} for word, entry in zip(words, forms, strict=True)]
-        said = ""
+        phonemes = ""
         for index in reversed(range(len(words))):
-            fitting = _fitting(words[index - 1] if index else "", marks[index], said)
+            fitting = _fitting(words[index - 1] if index else "", marks[index], phonemes)
             form = next((form for form in fitting if form in forms[index]), "")
-            said = f"{forms[index][form]}{marks[index]} {said}"
-        display = re.sub("|".join(held) or "(?!)", lambda match: f"/{held[match[0]]}/", normal)
-        return Spoken(display, bytes(_CODES[symbol] for symbol in said.rstrip()), guesses)
+            phonemes = f"{forms[index][form]}{marks[index]} {phonemes}"
+        display = re.sub("|".join(by_place) or "(?!)", lambda match: f"/{by_place[match[0]]}/", normal)
+        return Spoken(display, bytes(_CODES[symbol] for symbol in phonemes.rstrip()), guesses)
 
     def symbols(self, content: bytes) -> str:
         """See `FrontEnd`."""
@@ -125,7 +125,7 @@ class EnglishPhonemes:
             for stem, ending in stems(spelling):
                 if stem in self._words:
                     forms = self._words[stem].items()
-                    return {form: join_ending(said, ending) for form, said in forms if form != "past"}
+                    return {form: join_ending(phonemes, ending) for form, phonemes in forms if form != "past"}
         return {}
 
 

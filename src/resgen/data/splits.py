@@ -84,14 +84,14 @@ def split_folders(path: Path, is_filled: Callable[[Path], bool]) -> dict[str, Pa
         DataError: two folders are of one split.
     """
     folders = subfolders(path)
-    named = [folder for folder in folders if known_split(folder.name)]
-    others = [folder for folder in folders if folder not in named and is_filled(folder)]
-    splits = {known_split(folder.name) or "": folder for folder in reversed(named)}
-    if others and len(splits) < 2 and not any(is_filled(inner) for folder in named for inner in subfolders(folder)):
+    matches = [folder for folder in folders if known_split(folder.name)]
+    others = [folder for folder in folders if folder not in matches and is_filled(folder)]
+    splits = {known_split(folder.name) or "": folder for folder in reversed(matches)}
+    if others and len(splits) < 2 and not any(is_filled(inner) for folder in matches for inner in subfolders(folder)):
         return {}
-    if len(splits) < len(named):
+    if len(splits) < len(matches):
         raise DataError(
-            f"'{path}' holds {', '.join(repr(folder.name) for folder in named)}, two of one split; join them"
+            f"'{path}' holds {', '.join(repr(folder.name) for folder in matches)}, two of one split; join them"
         )
     return splits
 

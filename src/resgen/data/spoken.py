@@ -25,7 +25,7 @@ class Spoken(NamedTuple):
     guesses: tuple[str, ...] = ()
 
     @classmethod
-    def joined(cls, parts: Iterable[Spoken]) -> Spoken:
+    def join(cls, parts: Iterable[Spoken]) -> Spoken:
         """Several as one text."""
         texts, contents, guesses = zip(*parts, strict=True)
         return cls(" ".join(texts), b" ".join(contents), tuple(dict.fromkeys(sum(guesses, ()))))

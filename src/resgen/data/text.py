@@ -197,9 +197,9 @@ def check_symbols(symbols: str, alphabet: Iterable[str]) -> None:
     known = set(alphabet)
     strange = [character for character in dict.fromkeys(symbols) if character not in known]
     if strange:
-        named = ", ".join(f"{character!r} (U+{ord(character):04X})" for character in strange[:8])
+        listing = ", ".join(f"{character!r} (U+{ord(character):04X})" for character in strange[:8])
         more = f" and {len(strange) - 8} more" if len(strange) > 8 else ""
-        raise DataError(f"the model cannot speak {named}{more}; it knows: {''.join(sorted(known))!r}")
+        raise DataError(f"the model cannot speak {listing}{more}; it knows: {''.join(sorted(known))!r}")
 
 
 def split_sentences(text: str, max_chars: int) -> list[str]:
@@ -281,10 +281,10 @@ def _words_of_short(match: re.Match[str], words: Callable[[str], str]) -> str:
 
 def _raised(match: re.Match[str]) -> str:
     """`10²`, `x^3`, `10⁻³`; the number of a note (`word¹`, `2024²`) is not read."""
-    base, written, superscript = match.groups()
-    power = written or unicodedata.normalize("NFKC", superscript).translate(_FOLDED).lstrip("+")
+    base, digits, superscript = match.groups()
+    power = digits or unicodedata.normalize("NFKC", superscript).translate(_FOLDED).lstrip("+")
     if not base or (superscript and (power == "1" or _is_year(base))):
-        return match[0] if written else f"{base or ''} "
+        return match[0] if digits else f"{base or ''} "
     return f"{base} {_POWERS.get(power) or f'to the power of {power}'} "
 
 
@@ -421,8 +421,8 @@ def _sentences(text: str) -> list[str]:
         sentences.append(text[begin : match.end()])
         begin = match.end()
     sentences.append(text[begin:])
-    joined = (" ".join(sentence.split()) for sentence in sentences)
-    return [sentence for sentence in joined if sentence]
+    stripped = (" ".join(sentence.split()) for sentence in sentences)
+    return [sentence for sentence in stripped if sentence]
 
 
 def _pack(parts: Sequence[str], max_chars: int) -> list[str]:

@@ -30,5 +30,5 @@ def claim(out: Path, recipe: Any, comparison: Mapping[str, Any], *, resume: bool
     if not resume:
         raise ConfigError(f"'{out}' already holds a comparison; continue it with --resume or choose another --out")
     if before != settings:
-        changed = ", ".join(key for key in settings if before.get(key) != settings[key])
-        raise ConfigError(f"'{out}' holds a comparison with other settings ({changed}); choose another --out")
+        changes = ", ".join(key for key in settings if before.get(key) != settings[key])
+        raise ConfigError(f"'{out}' holds a comparison with other settings ({changes}); choose another --out")

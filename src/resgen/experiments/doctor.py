@@ -213,8 +213,8 @@ def _divergence(run: Run) -> list[Finding]:
     # An error has a zero to measure from; likelihoods have none, so what was gained is the measure.
     unit = best if name == "mse" else max(max(smooth[: smooth.index(best) + 1]) - best, 0.1 * abs(best))
     rise = (last - best) / max(unit, 1e-9)
-    lost = f"{max(rise, 0):.0%} of {'the best' if name == 'mse' else 'the gain'} lost"
-    value = f"{last:.4g} at step {points[-1][0]:,}, {lost}"
+    drop = f"{max(rise, 0):.0%} of {'the best' if name == 'mse' else 'the gain'} lost"
+    value = f"{last:.4g} at step {points[-1][0]:,}, {drop}"
     normal = f"best {best:.4g}"
     if rise <= 0.25:
         return [Finding("ok", f"{name} against its best", value, normal)]

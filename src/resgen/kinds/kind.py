@@ -69,8 +69,8 @@ class Request(NamedTuple):
             args: predictor, noise and settings.
             recording: further settings of the `Recorder`.
         """
-        given = 0 if self.visible is None else int(self.visible.sum())
-        record = Recorder(num_steps, given, self.callback, **recording)
+        num_given = 0 if self.visible is None else int(self.visible.sum())
+        record = Recorder(num_steps, num_given, self.callback, **recording)
         codes = sampler(*args, codes=self.codes, visible=self.visible, record=record)
         return Samples(codes, record.steps)
 

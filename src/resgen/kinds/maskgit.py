@@ -50,9 +50,9 @@ class DepthwiseObjective:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy per masked position."""
         codes, class_ids, sequence = batch
-        counted, all_counted = (_at_lowest(masks) for masks in (visible, visible if whole is None else whole))
+        scored, all_scored = (_at_lowest(masks) for masks in (visible, visible if whole is None else whole))
         logits, true = self._logits(codes, visible, visible.amin(1), class_ids, sequence)
-        return token_loss(logits.flatten(0, 1), true.flatten(), counted.flatten() / all_counted.sum()), {}
+        return token_loss(logits.flatten(0, 1), true.flatten(), scored.flatten() / all_scored.sum()), {}
 
     def validate(self, batches: Batches, reduce: Reduce = LOCAL) -> dict[str, float]:
         """Nats per masked position, by progress of the mask schedule and by level."""

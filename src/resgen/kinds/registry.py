@@ -125,7 +125,7 @@ def sample(
     seed: int | Sequence[int],
     indices: Sequence[int],
     sampling: AnySampling,
-    given: tuple[Int[Tensor, "B L D"], Int[Tensor, "B L"]] | None = None,
+    start: tuple[Int[Tensor, "B L D"], Int[Tensor, "B L"]] | None = None,
     sequence: SequenceCondition | None = None,
     callback: StepCallback | None = None,
 ) -> Samples:
@@ -137,7 +137,7 @@ def sample(
         seed: of all samples, or one for each, so that samples of several calls share a batch.
         indices: number of each sample; sample k draws from the stream (seed, k).
         sampling: settings of the model's kind.
-        given: codes and how many levels of each position are visible; those are kept.
+        start: codes and how many levels of each position are visible; those are kept.
         sequence: the condition of sequences. The codes of its prompts must be given; codes beyond a sample's end are 0.
         callback: see the samplers.
 
@@ -150,14 +150,14 @@ def sample(
             f"{type(sampling).__name__} are not the settings of kind '{kind.name}'; it takes {kind.sampling.__name__}"
         )
     device = model.codebooks.device
-    codes, visible = (None, None) if given is None else (given[0].to(device), given[1].to(device))
+    codes, visible = (None, None) if start is None else (start[0].to(device), start[1].to(device))
     if sequence is not None:
         sequence = sequence.to(device)
         if codes is None or visible is None:
             codes = torch.zeros(*sequence.valid.shape, model.spec.depth, dtype=torch.int64, device=device)
             visible = torch.zeros_like(codes[..., 0])
             if sequence.prompt.any():
-                raise ConfigError("a sequence with a prompt needs the prompt's codes; pass them as `given`")
+                raise ConfigError("a sequence with a prompt needs the prompt's codes; pass them as `start`")
         visible = torch.where(sequence.targets, visible, model.spec.depth)
     return kind.sample(model, Request(class_ids, sequence, seed, indices, codes, visible, callback), sampling)
 
@@ -175,15 +175,15 @@ def sampling_with(
     Raises:
         ConfigError: a setting that this kind of sampling does not have, or a value of another type or out of range.
     """
-    given = {name: value for name, value in settings.items() if value is not None}
+    changes = {name: value for name, value in settings.items() if value is not None}
     known = {field.name: str(field.type) for field in dataclasses.fields(sampling)}
-    for name, value in given.items():
+    for name, value in changes.items():
         if name not in known:
             raise ConfigError(unknown("sampling setting", name, known, others))
-        kind, what = _TYPES.get(known[name], (numbers.Real, "a number"))
-        if not isinstance(value, kind):
-            raise ConfigError(f"{name}={value!r} must be {what}")
-    return dataclasses.replace(sampling, **given)
+        type_, noun = _TYPES.get(known[name], (numbers.Real, "a number"))
+        if not isinstance(value, type_):
+            raise ConfigError(f"{name}={value!r} must be {noun}")
+    return dataclasses.replace(sampling, **changes)
 
 
 def without_guidance(sampling: AnySampling) -> AnySampling:

@@ -85,12 +85,12 @@ class FirstThenRestObjective:
 def sample(model: Valle, request: Request, sampling: AutoregressiveConfig) -> Samples:
     """The first level code by code, then each other level at once."""
     codes, visible, depth = request.codes, request.visible, model.spec.depth
-    given = request._replace(
+    first_request = request._replace(
         codes=None if codes is None else codes[..., :1],
         visible=None if visible is None else visible.clamp(max=1),
         callback=None if request.callback is None else _deepened(request.callback, depth),
     )
-    first = rq_transformer.sample(model.first, given, sampling)
+    first = rq_transformer.sample(model.first, first_request, sampling)
     codes = first.codes.repeat(1, 1, depth) if codes is None else codes.clone()
     codes[..., 0] = first.codes[..., 0]
     visible = torch.ones_like(codes[..., 0]) if visible is None else visible.clamp(min=1)

@@ -102,10 +102,10 @@ def multi_resolution_stft(
     outputs, targets = outputs.float(), targets.float()
     outputs, targets = (_without_padding(samples, lengths, rows) for samples in (outputs, targets))
     fitting = _fitting([size for size, _, _ in resolutions], outputs.shape[1])
-    used = [resolution for resolution in resolutions if resolution[0] in fitting]
+    resolutions = [resolution for resolution in resolutions if resolution[0] in fitting]
     count = len(outputs) if lengths is None else len(lengths)
     total = outputs.new_zeros(())
-    for fft_size, hop_size, window_size in used:
+    for fft_size, hop_size, window_size in resolutions:
         output = _magnitude(outputs, fft_size, hop_size, window_size)
         target = _magnitude(targets, fft_size, hop_size, window_size)
         if lengths is not None:
@@ -115,7 +115,7 @@ def multi_resolution_stft(
         convergence = (output - target).norm(dim=(1, 2)) / target.norm(dim=(1, 2)).clamp(min=_SMALLEST_NORM)
         logarithms = (_log(output) - _log(target)).abs()
         total = total + convergence.sum() / count + frame_mean(logarithms, hop_size, lengths, rows)
-    return total / len(used)
+    return total / len(resolutions)
 
 
 def frame_mean(

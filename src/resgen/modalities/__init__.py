@@ -126,14 +126,14 @@ class Modality:
             raise ConfigError(
                 f"recipe '{recipe.name}' is for {self.noun}; their stages are {', '.join(self.stages)}, not '{stage}'"
             )
-        entry, given = self.stages[stage], [name for name, value in run.models.items() if value is not None]
-        if missing := [name for name in entry.needs if name not in given]:
+        entry, models = self.stages[stage], [name for name, value in run.models.items() if value is not None]
+        if missing := [name for name in entry.needs if name not in models]:
             verb = "is" if len(missing) == 1 else "are"
             raise ConfigError(
                 f"{_options(missing)} {verb} missing: the {stage} of recipe '{recipe.name}' needs the folder of a "
                 "trained one"
             )
-        if others := [name for name in given if name not in (*entry.needs, *entry.takes)]:
+        if others := [name for name in models if name not in (*entry.needs, *entry.takes)]:
             raise ConfigError(f"{_options(others)} must be left out: recipe '{recipe.name}' is for {self.noun}")
         return entry.train(recipe, run)
 
@@ -161,10 +161,10 @@ def _add(modality: Modality) -> None:
         raise ConfigError(f"modality '{modality.name}' is there already; choose another name")
     for other in (*_built_in(), *_registered.values()):
         recipes, components = modality.recipes.keys() & other.recipes.keys(), modality.components & other.components
-        for what, taken in (("recipe", recipes), ("component", components)):
-            if taken:
+        for what, names in (("recipe", recipes), ("component", components)):
+            if names:
                 raise ConfigError(
-                    f"{what} '{min(taken)}' of modality '{modality.name}' is one of '{other.name}'; choose another name"
+                    f"{what} '{min(names)}' of modality '{modality.name}' is one of '{other.name}'; choose another name"
                 )
     _registered[modality.name] = modality
 

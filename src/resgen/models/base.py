@@ -87,8 +87,8 @@ class CodeModel(nn.Module):
         if self.features is not None and sequence is not None:
             return self.features(sequence)
         if self.features is not None or (sequence is not None and sequence.features is not None):
-            given = "features are" if self.features is None else "no features are"
-            raise ConfigError(f"feature_width={self.config.feature_width}, but {given} given")
+            state = "features are" if self.features is None else "no features are"
+            raise ConfigError(f"feature_width={self.config.feature_width}, but {state} given")
         return None
 
     def branches(

@@ -123,10 +123,10 @@ class TargetMetric(nn.Module):
         if self.kind == "scale":
             root = within.diagonal().mean().clamp(min=1e-12).rsqrt() * torch.eye(self.code_dim).to(within)
         else:
-            kept = torch.diag(within.diagonal()) if self.kind == "diagonal" else within
-            largest = torch.linalg.eigvalsh(kept)[-1].clamp(min=1e-12)
+            matrix = torch.diag(within.diagonal()) if self.kind == "diagonal" else within
+            largest = torch.linalg.eigvalsh(matrix)[-1].clamp(min=1e-12)
             identity = torch.eye(self.code_dim).to(within)
-            lower = torch.linalg.cholesky(kept + SHRINKAGE * largest * identity)
+            lower = torch.linalg.cholesky(matrix + SHRINKAGE * largest * identity)
             root = torch.linalg.solve_triangular(lower, identity, upper=False)
         self.log_diagonal.view(self.num_shapes, -1)[shape] = root.diagonal().log().to(self.log_diagonal)
         if self.kind == "triangular":

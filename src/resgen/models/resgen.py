@@ -150,13 +150,13 @@ class ResGen(CodeModel):
         """What is added to the condition for the prompts of a batch: 0 where there is none, or none is kept."""
         if self.summary is None or sequence is None:
             return 0.0
-        given = sequence.prompt if sequence.keep is None else sequence.prompt & sequence.keep[:, None]
-        weight = given[..., None].float() / given.sum(1).clamp(min=1)[:, None, None]
+        prompt = sequence.prompt if sequence.keep is None else sequence.prompt & sequence.keep[:, None]
+        weight = prompt[..., None].float() / prompt.sum(1).clamp(min=1)[:, None, None]
         latents = residual_decode(codes, self.codebooks)
         mean = (latents * weight).sum(1)
         deviation = ((latents - mean[:, None]).square() * weight).sum(1).add(1e-6).sqrt()
         vectors = self.summary(torch.cat([mean, deviation], dim=1).to(self.summary.weight.dtype))
-        return vectors * given.any(1, keepdim=True)
+        return vectors * prompt.any(1, keepdim=True)
 
     def predictor(
         self, class_ids: Int[Tensor, " B"], sequence: SequenceCondition | None = None, *, prompt_guidance: float = 0.0

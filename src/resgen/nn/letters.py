@@ -68,8 +68,8 @@ class LetterToSound(nn.Module):
         Raises:
             KeyError: see `encode`.
         """
-        said = []
+        pronunciations = []
         for word in words:
             path = torch.unique_consecutive(self(self.encode([word]))[0].argmax(1)).tolist()
-            said.append("".join(self.phonemes[index - 1] for index in path if index != BLANK))
-        return said
+            pronunciations.append("".join(self.phonemes[index - 1] for index in path if index != BLANK))
+        return pronunciations

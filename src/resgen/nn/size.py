@@ -45,7 +45,7 @@ def outlining(what: str, *, tensors: int = MOST_TENSORS, values: int = 1 << 50) 
         raise ConfigError(f"{what} cannot be built as it is configured: {reason}") from error
 
 
-def built(build: Callable[[], M], what: str) -> M:
+def build_within_memory(build: Callable[[], M], what: str) -> M:
     """A network whose numbers, in 32 bits, fit into this machine's memory.
 
     Raises:

@@ -150,11 +150,11 @@ def consistent_codes(codes: Int[Tensor, "N D"], codebooks: Float[Tensor, "D V H"
     codes, rows = codes.clone(), torch.arange(len(codes), device=codes.device)
     for _ in range(rounds):
         again = residual_encode(residual_decode(codes[rows], codebooks.float()), codebooks).codes
-        changed = (again != codes[rows]).any(dim=1)
-        rows = rows[changed]
+        differs = (again != codes[rows]).any(dim=1)
+        rows = rows[differs]
         if not len(rows):
             break
-        codes[rows] = again[changed]
+        codes[rows] = again[differs]
     return codes
 
 

@@ -113,8 +113,8 @@ class BasePipeline(ABC):
                 value out of range.
         """
         own = {name: name for name in inspect.signature(call).parameters}
-        meant = {other: name for other, name in OTHER_NAMES.items() if name in own or hasattr(self.sampling, name)}
-        return sampling_with(self.sampling, settings, others=own | meant)
+        synonyms = {other: name for other, name in OTHER_NAMES.items() if name in own or hasattr(self.sampling, name)}
+        return sampling_with(self.sampling, settings, others=own | synonyms)
 
 
 def refuse_others(others: Mapping[str, Any]) -> None:

@@ -184,7 +184,7 @@ class ClassPipeline(BasePipeline):
                 seed=seed,
                 indices=range(begin, min(begin + batch_size, len(ids))),
                 sampling=sampling,
-                given=None if codes is None or visible is None else (codes[part], visible[part]),
+                start=None if codes is None or visible is None else (codes[part], visible[part]),
                 callback=callback,
             )
             records += samples.steps

@@ -107,6 +107,6 @@ def _pick_rows(
     order = torch.randperm(total, generator=generator)
     index = order.repeat(-(-size // total))[:size].to(rows.device) - before
     mine = (index >= 0) & (index < len(rows))
-    picked = rows.new_zeros(size, rows.shape[1])
-    picked[mine] = rows[index[mine]]
-    return reduce.sum(picked)
+    values = rows.new_zeros(size, rows.shape[1])
+    values[mine] = rows[index[mine]]
+    return reduce.sum(values)

@@ -10,7 +10,7 @@ import torch
 from resgen.quantizers.base import Quantization
 
 
-def joined(parts: Sequence[Quantization]) -> Quantization:
+def concatenate(parts: Sequence[Quantization]) -> Quantization:
     """What the micro-batches of a step give `Quantizer.update` together; codes and latents are those of the first."""
     return replace(
         parts[0],

@@ -223,15 +223,15 @@ class Batcher:
 
     def _take(self) -> list[Ticket]:
         """The oldest ticket and those after it with its key, as far as they fit; nobody overtakes one that does not."""
-        taken: list[Ticket] = []
+        batch: list[Ticket] = []
         size, key = 0, self._waiting[0].key
         for ticket in [ticket for ticket in self._waiting if ticket.key == key]:
             if size + ticket.size > self.max_batch:
                 break
-            taken.append(ticket)
+            batch.append(ticket)
             size += ticket.size
-        self._waiting = [ticket for ticket in self._waiting if ticket not in taken]
-        return taken
+        self._waiting = [ticket for ticket in self._waiting if ticket not in batch]
+        return batch
 
     async def _compute(self, tickets: list[Ticket]) -> None:
         began = time.monotonic()

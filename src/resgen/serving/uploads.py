@@ -109,8 +109,8 @@ def check_picture(content: memoryview, name: str, max_pixels: int) -> None:
         HTTPException: 415 or 413.
     """
     try:
-        with Image.open(io.BytesIO(content), formats=_PICTURES) as opened:
-            width, height = opened.size
+        with Image.open(io.BytesIO(content), formats=_PICTURES) as image:
+            width, height = image.size
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise HTTPException(413, f"{name} has too many pixels; at most {max_pixels} are read") from error
     except Exception as error:  # the decoders raise many types on damaged bytes

@@ -348,9 +348,9 @@ def codec_class(family: str, kind: Literal["Config", "Model"]) -> Any:
 
 
 def _new_codec(config: CodecTokenizerConfig) -> nn.Module:
-    made, model = codec_class(config.family, "Config"), codec_class(config.family, "Model")
+    config_class, model_class = codec_class(config.family, "Config"), codec_class(config.family, "Model")
     try:
-        return cast(nn.Module, model(made.from_dict(dict(config.codec))))
+        return cast(nn.Module, model_class(config_class.from_dict(dict(config.codec))))
     except Exception as error:  # what transformers raises for a wrong configuration has no class in common
         raise ConfigError(f"{config.family}: no usable configuration: {' '.join(str(error).split())}") from error
 

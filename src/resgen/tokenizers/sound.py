@@ -87,15 +87,17 @@ class SoundCodec:
         return samples.clamp(-1, 1)
 
 
-def check_mels(made: MelConfig, taken: MelConfig | None) -> None:
+def check_mels(tokenizer_mel: MelConfig, vocoder_mel: MelConfig | None) -> None:
     """Refuse a vocoder of other mels than the tokenizer's; the floor is not compared, it only changes silence.
 
     Args:
-        made: by the tokenizer.
-        taken: by the vocoder; None if it does not say.
+        tokenizer_mel: what the tokenizer makes.
+        vocoder_mel: what the vocoder takes; None if it does not say.
 
     Raises:
         ConfigError: they differ.
     """
-    if taken is not None and replace(taken, floor=made.floor) != made:
-        raise ConfigError(f"the vocoder takes {taken}, but the tokenizer makes {made}; use a vocoder of the same mels")
+    if vocoder_mel is not None and replace(vocoder_mel, floor=tokenizer_mel.floor) != tokenizer_mel:
+        raise ConfigError(
+            f"the vocoder takes {vocoder_mel}, but the tokenizer makes {tokenizer_mel}; use a vocoder of the same mels"
+        )

@@ -138,14 +138,14 @@ def _make_missing(
     before = encoding.plan.rows - sum(shard.num_samples for shard in missing)
     if len(missing) < len(shards):
         announce(f"{name}: {len(shards) - len(missing)} of {len(shards)} shards are there")
-    made = make(encoding, parts[rank])
+    counts = make(encoding, parts[rank])
     title, total = f"encoding {name}", encoding.plan.rows
     with progress_bars(enabled=rank == 0) as advance:
-        num_made = torch.zeros((), dtype=torch.int64)
+        num_encoded = torch.zeros((), dtype=torch.int64)
         for step in range(1, steps + 1):
-            num_made += next(made, 0)
+            num_encoded += next(counts, 0)
             if count == 1 or step % COUNT_EVERY == 0:
-                advance(before + int(reduce.sum(num_made)), total, title)
-        for _ in made:  # none is left, but the last shard gets its name
+                advance(before + int(reduce.sum(num_encoded)), total, title)
+        for _ in counts:  # none is left, but the last shard gets its name
             pass
-        advance(before + int(reduce.sum(num_made)), total, title)
+        advance(before + int(reduce.sum(num_encoded)), total, title)

@@ -16,7 +16,7 @@ from resgen.errors import ConfigError
 from resgen.kinds import ModelConfig, build
 from resgen.models.base import CodeModel
 from resgen.nn.seeding import seeded
-from resgen.nn.size import built
+from resgen.nn.size import build_within_memory
 
 CLASSES = "condition.embedding.weight"
 """A generator's vectors of classes; the last one stands for no class."""
@@ -70,7 +70,7 @@ def new_generator(recipe: Any, config: ModelConfig, tokenizer: SavedTokenizer, i
     """The generator of a recipe for the codes of a tokenizer: with random weights, drawn from the training's seed, or
     those of `init`; see `start_generator_from`."""
     with seeded(recipe.generator_training.seed, "generator"):
-        model = built(lambda: build(config, tokenizer.spec), "the generator")
+        model = build_within_memory(lambda: build(config, tokenizer.spec), "the generator")
         if init is not None:
             start_generator_from(model, init, tokenizer)
     return model

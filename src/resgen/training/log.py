@@ -125,8 +125,8 @@ class Log:
             file.write(json.dumps(line) + "\n")
         self._finished = kind == "final"
         if self._loggers is not None:
-            named = {f"{kind}/{name}": value for name, value in values.items()}
-            self._loggers.tell(lambda logger: logger.metrics(step, named))
+            scalars = {f"{kind}/{name}": value for name, value in values.items()}
+            self._loggers.tell(lambda logger: logger.metrics(step, scalars))
 
     def samples(self, step: int, picture: Path) -> None:
         """Tell the loggers of a sample picture and of the sounds `<its name>_*.wav` beside it."""

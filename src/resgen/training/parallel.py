@@ -124,12 +124,12 @@ def _average_bucket(parameters: list[nn.Parameter], reduce: Reduce) -> None:
     present = reduce.max(
         torch.tensor([p.grad is not None for p in parameters], dtype=torch.float32, device=parameters[0].device)
     ).tolist()
-    used = [p for p, there in zip(parameters, present, strict=True) if there]
-    if not used:
+    members = [p for p, there in zip(parameters, present, strict=True) if there]
+    if not members:
         return
-    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).float().reshape(-1) for p in used])
+    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).float().reshape(-1) for p in members])
     flat = reduce.sum(flat) / reduce.world_size
-    for parameter, part in zip(used, flat.split([p.numel() for p in used]), strict=True):
+    for parameter, part in zip(members, flat.split([p.numel() for p in members]), strict=True):
         # Laid out in memory as the parameter is (channels-last, say): the fused AdamW takes that for granted.
         parameter.grad = torch.empty_like(parameter, requires_grad=False).copy_(part.view_as(parameter))
 

@@ -111,8 +111,8 @@ def run_stage(stage: str, recipe: Recipe, run: Run, prepare: Callable[[], Job]) 
         ConfigError: processes were started differently, or the run's folder cannot be used.
     """
     reduce = initialise()
-    given = {"recipe": config_to_dict(recipe), "max_minutes": run.max_minutes, "resume": run.resume}
-    check_agreement(given, reduce)
+    arguments = {"recipe": config_to_dict(recipe), "max_minutes": run.max_minutes, "resume": run.resume}
+    check_agreement(arguments, reduce)
     if reduce.rank == 0:
         check_run_folder(Path(run.out), run.resume)
     job, training = prepare(), getattr(recipe, f"{stage}_training")

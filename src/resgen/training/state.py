@@ -252,7 +252,7 @@ def compare_configs(saved: Mapping[str, Any], current: Mapping[str, Any], where:
         CheckpointError: another key differs; the message names the first one with both values.
     """
     old, new = flatten(saved), flatten(current)
-    changed = []
+    changes = []
     for key in [*new, *(key for key in old if key not in new)]:
         before, now = old.get(key, "<absent>"), new.get(key, "<absent>")
         if before == now:
@@ -262,8 +262,8 @@ def compare_configs(saved: Mapping[str, Any], current: Mapping[str, Any], where:
                 f"'{where}' was trained with {key}={before} but this run has {key}={now}; "
                 f"use the same configuration or another output folder"
             )
-        changed.append(f"{key}: {before} -> {now}")
-    return changed
+        changes.append(f"{key}: {before} -> {now}")
+    return changes
 
 
 def check_resumable(
@@ -275,8 +275,8 @@ def check_resumable(
         CheckpointError: see `compare_configs`.
     """
     messages = []
-    if changed := compare_configs(state.config, config, str(path)):
-        messages.append(f"changed since the checkpoint: {'; '.join(changed)}; losses may differ from here on")
+    if changes := compare_configs(state.config, config, str(path)):
+        messages.append(f"changed since the checkpoint: {'; '.join(changes)}; losses may differ from here on")
     for what, before, now in (
         ("precision", state.precision, precision),
         ("number of processes", state.world_size, world_size),

@@ -226,9 +226,9 @@ def _trace(step: Step, samples: int, bf16: bool) -> Cost:
                 live.restart()
                 with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                     loss, _ = compute()
-                kept = live.by_item()
-                if kept.total() >= sum(cost.values()) - cost["forward"] - cost["backward"]:
-                    cost = {**kept, "forward": cost["forward"], "backward": cost["backward"]}
+                memory = live.by_item()
+                if memory.total() >= sum(cost.values()) - cost["forward"] - cost["backward"]:
+                    cost = {**memory, "forward": cost["forward"], "backward": cost["backward"]}
                 cost["forward"] = max(cost["forward"], live.largest)
                 live.restart()
                 loss.backward(inputs=groups[group])

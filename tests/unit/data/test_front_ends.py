@@ -32,7 +32,7 @@ def test_letters_are_utf8() -> None:
 
 
 def test_texts_are_joined_and_freed_of_marks() -> None:
-    joined = Spoken.joined([Spoken("a, b.", b"1, 2.", ("a",)), Spoken("c", b"3", ("a", "c"))])
+    joined = Spoken.join([Spoken("a, b.", b"1, 2.", ("a",)), Spoken("c", b"3", ("a", "c"))])
     assert joined == Spoken("a, b. c", b"1, 2. 3", ("a", "c"))
     assert joined.without(",.") == Spoken("a b c", b"1 2 3", ("a", "c"))
 

@@ -10,7 +10,7 @@ import torch
 
 from resgen.errors import ConfigError
 from resgen.modalities import load_recipe
-from resgen.nn.size import built, outlining
+from resgen.nn.size import build_within_memory, outlining
 from resgen.tokenizers.image import ImageTokenizer
 
 CONFIG = load_recipe("digits")[1].tokenizer
@@ -23,13 +23,13 @@ CONFIG = load_recipe("digits")[1].tokenizer
 def test_sizes_that_no_machine_holds(changes: dict) -> None:
     config, began = replace(CONFIG, **changes), time.monotonic()
     with pytest.raises(ConfigError, match="the tokenizer (is larger than it may be|cannot be built)"):
-        built(lambda: ImageTokenizer(config), "the tokenizer")
+        build_within_memory(lambda: ImageTokenizer(config), "the tokenizer")
     assert time.monotonic() - began < 10
 
 
 def test_an_outline_draws_no_random_numbers_and_counts_what_is_there() -> None:
     weights = []
-    for make in (lambda: ImageTokenizer(CONFIG), lambda: built(lambda: ImageTokenizer(CONFIG), "it")):
+    for make in (lambda: ImageTokenizer(CONFIG), lambda: build_within_memory(lambda: ImageTokenizer(CONFIG), "it")):
         torch.manual_seed(0)
         weights.append([parameter.detach().clone() for parameter in make().parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))

@@ -56,10 +56,10 @@ def class_ids(indices: list[int]) -> torch.Tensor:
     return torch.tensor([index % 3 for index in indices])
 
 
-def by_level(indices: list[int], *, spec: CodeSpec = SPEC, callback=None, given=None, **settings):
+def by_level(indices: list[int], *, spec: CodeSpec = SPEC, callback=None, start=None, **settings):
     decoder = rq_transformer(spec).decoder(class_ids(indices))
     assert isinstance(decoder, LevelDecoder)
-    codes, visible = (None, None) if given is None else given
+    codes, visible = (None, None) if start is None else start
     noise, config = draw_autoregressive_noise(5, indices, spec), AutoregressiveConfig(**settings)
     return sample_autoregressive(decoder, noise, config, codes=codes, visible=visible, callback=callback)
 
@@ -80,11 +80,11 @@ def ar_resgen(spec: CodeSpec) -> ARResGen:
     return filled(ARResGen(config, spec))
 
 
-def by_latent(indices: list[int], *, spec: CodeSpec = SPEC, callback=None, given=None, **settings):
+def by_latent(indices: list[int], *, spec: CodeSpec = SPEC, callback=None, start=None, **settings):
     model = ar_resgen(spec)
     decoder = model.decoder(class_ids(indices))
     assert isinstance(decoder, LatentDecoder)
-    codes, visible = (None, None) if given is None else given
+    codes, visible = (None, None) if start is None else start
     config = LatentAutoregressiveConfig(**settings)
     noise = draw_latent_autoregressive_noise(5, indices, config.num_steps, spec, model.head.noise)
     return sample_latent_autoregressive(decoder, spec, noise, config, codes=codes, visible=visible, callback=callback)
@@ -145,29 +145,29 @@ def test_what_is_given_is_kept(sample) -> None:
     visible[3] = 4
     known = torch.arange(4) < visible[..., None]
     before = codes.clone(), visible.clone()
-    samples = sample(EVERYONE, given=(codes, visible))
+    samples = sample(EVERYONE, start=(codes, visible))
     assert torch.equal(codes, before[0]) and torch.equal(visible, before[1]), "arguments stay"
     assert torch.equal(samples.codes[known], codes[known])
     assert [step.step for step in samples.steps] == [2, 4, 5, 6], "positions given in all samples cost nothing"
     assert sum(step.revealed for step in samples.steps) == int((~known).sum())
     assert samples.steps[-1].visible_tokens == codes.numel()
     masked = torch.where(known, codes, (codes + 1) % 9)
-    assert torch.equal(sample(EVERYONE, given=(masked, visible)).codes, samples.codes), "never looked at"
-    alone = sample([5], given=(codes[5:6], visible[5:6]))
+    assert torch.equal(sample(EVERYONE, start=(masked, visible)).codes, samples.codes), "never looked at"
+    alone = sample([5], start=(codes[5:6], visible[5:6]))
     assert torch.equal(alone.codes[0], samples.codes[5])
 
 
 def test_what_was_drawn_is_continued_alike(sample) -> None:
     codes = sample(EVERYONE).codes
     visible = torch.tensor([4, 4, 4, 0, 0, 0]).expand(7, 6)
-    assert torch.equal(sample(EVERYONE, given=(codes, visible)).codes, codes)
-    everything = sample(EVERYONE, given=(codes, torch.full((7, 6), 4)))
+    assert torch.equal(sample(EVERYONE, start=(codes, visible)).codes, codes)
+    everything = sample(EVERYONE, start=(codes, torch.full((7, 6), 4)))
     assert torch.equal(everything.codes, codes) and not everything.steps
 
 
 def test_codes_and_visible_come_together(sample) -> None:
     with pytest.raises(ConfigError, match="given together"):
-        sample([0], given=(torch.zeros(1, 6, 4, dtype=torch.long), None))
+        sample([0], start=(torch.zeros(1, 6, 4, dtype=torch.long), None))
 
 
 def test_a_sequence(sample) -> None:

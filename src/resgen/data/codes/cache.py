@@ -329,17 +329,17 @@ def pack_shard(
     """
     depth = plan.spec.depth
 
-    def joined(rows: Iterable[Tensor], empty: Tensor) -> tuple[Tensor, Tensor]:
+    def flatten(rows: Iterable[Tensor], empty: Tensor) -> tuple[Tensor, Tensor]:
         parts = list(rows)
         lengths = torch.tensor([len(part) for part in parts], dtype=torch.int64)
         return torch.cat(parts).cpu() if parts else empty, lengths
 
     arrays: dict[str, Tensor] = {}
-    arrays["codes"], arrays["lengths"] = joined(codes, torch.zeros(0, depth, dtype=torch.int64))
+    arrays["codes"], arrays["lengths"] = flatten(codes, torch.zeros(0, depth, dtype=torch.int64))
     for name, kind in plan.columns.items():
         if kind == "row":
             empty = torch.zeros(0, dtype=torch.int64)
-            arrays[name], arrays[f"{name}_lengths"] = joined(columns[name], empty)
+            arrays[name], arrays[f"{name}_lengths"] = flatten(columns[name], empty)
         elif kind == "number":
             arrays[name] = torch.as_tensor(columns[name]).cpu()
     texts = {name: list(columns[name]) for name, kind in plan.columns.items() if kind == "text"}

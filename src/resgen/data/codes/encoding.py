@@ -134,14 +134,14 @@ class Encoding:
             DataError: a shard is missing, or there is no sample in any.
             WriteError: the place cannot be written.
         """
-        hashes, kept = {}, 0
+        hashes, num_rows = {}, 0
         for shard in self.plan.shards:
             recorded = self._recorded(shard)
             if recorded is None or not (self._folder / shard.file).is_file():
                 raise DataError(f"code cache '{self._target}' cannot be finished: {shard.file} is missing; {REMEDY}")
             hashes[shard.file] = recorded
-            kept += len(read_shard(self._folder, self.plan, shard).arrays["lengths"])
-        if not kept:
+            num_rows += len(read_shard(self._folder, self.plan, shard).arrays["lengths"])
+        if not num_rows:
             raise DataError(f"none of {self.plan.num_samples} samples is short enough to be encoded")
         write_text(self._folder / META_NAME, describe(self.plan, hashes))
         with writing(self._target):

@@ -55,7 +55,7 @@ _KEPT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 REMEDY = "convert it, or let the command do it (--resize; in Python resize=True)"
 
 
-def decode_picture(stored: Picture, where: str, *, size: int | None = None) -> Image.Image:
+def decode_picture(source: Picture, where: str, *, size: int | None = None) -> Image.Image:
     """Decode to mode `L` or `RGB`: upright by its EXIF tag; without `size` also 16-bit grey scaled to 8, transparency
     laid over white, other modes converted.
 
@@ -69,20 +69,20 @@ def decode_picture(stored: Picture, where: str, *, size: int | None = None) -> I
         DataError: missing, not a picture of a known format, damaged, more than `MAX_PIXELS`, or of another size or
             mode.
     """
-    if isinstance(stored, np.ndarray):
-        picture = Image.fromarray(stored)
+    if isinstance(source, np.ndarray):
+        picture = Image.fromarray(source)
         _check_size(picture, where, size)
         return picture
     try:
-        with Image.open(io.BytesIO(_read(stored)), formats=_FORMATS) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise DataError(f"{where} has {opened.width}x{opened.height} pixels; at most {MAX_PIXELS} are read")
-            if opened.mode == "F":
+        with Image.open(io.BytesIO(_read(source)), formats=_FORMATS) as file:
+            if file.width * file.height > MAX_PIXELS:
+                raise DataError(f"{where} has {file.width}x{file.height} pixels; at most {MAX_PIXELS} are read")
+            if file.mode == "F":
                 raise DataError(f"{where} holds floating-point numbers, whose range is not known; save it in 8 bits")
-            _check_size(opened, where, size)
+            _check_size(file, where, size)
             if size is not None:
-                _check_mode(opened, where)
-            return _grey_or_rgb(ImageOps.exif_transpose(opened))
+                _check_mode(file, where)
+            return _grey_or_rgb(ImageOps.exif_transpose(file))
     except DataError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -104,7 +104,7 @@ def picture_array(picture: Image.Image, size: int, channels: int) -> UInt8[np.nd
     return array[None] if channels == 1 else array.transpose(2, 0, 1)
 
 
-def pixels(stored: Picture, where: str, size: int, channels: int, resize: bool) -> UInt8[np.ndarray, "C S S"]:
+def pixels(source: Picture, where: str, size: int, channels: int, resize: bool) -> UInt8[np.ndarray, "C S S"]:
     """Decode to `size` x `size` and 1 or 3 channels.
 
     Args:
@@ -118,7 +118,7 @@ def pixels(stored: Picture, where: str, size: int, channels: int, resize: bool) 
     Raises:
         DataError: see `decode_picture`.
     """
-    picture = decode_picture(stored, where, size=None if resize else size)
+    picture = decode_picture(source, where, size=None if resize else size)
     if not resize and channels == 1 and picture.mode == "RGB":
         array = np.asarray(picture).astype(np.int16)
         if np.ptp(array, axis=2).max() > MAX_GREY_SPREAD:
@@ -150,12 +150,12 @@ def read_image(path: str | Path, size: int, channels: int, resize: bool = False)
     return torch.from_numpy(pixels(Path(path), f"picture '{path}'", size, channels, resize).copy())
 
 
-def _read(stored: Path | memoryview) -> bytes | memoryview:
-    if isinstance(stored, memoryview):
-        return stored
-    if stored.exists() and not stored.is_file():
+def _read(source: Path | memoryview) -> bytes | memoryview:
+    if isinstance(source, memoryview):
+        return source
+    if source.exists() and not source.is_file():
         raise OSError("it is not a regular file")
-    return stored.read_bytes()
+    return source.read_bytes()
 
 
 def _check_size(picture: Image.Image, where: str, size: int | None) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from resgen.data.labels import label_name
-from resgen.data.parquet import check_encoded, check_unpacked, encoded_cells, opened
+from resgen.data.parquet import check_encoded, check_unpacked, encoded_cells, open_parquet
 from resgen.errors import DataError
 
 IMAGE_COLUMNS = ("image", "img")
@@ -54,7 +54,7 @@ def read_parquet(path: Path, *, pictures: bool = True) -> ParquetPictures:
     """
     files: list[memoryview] = []
     labels: list[np.ndarray] = []
-    with opened(path) as file:
+    with open_parquet(path) as file:
         schema = file.schema_arrow
         image, label = _image_column(path, schema.names), _label_column(path, schema)
         _check_types(path, schema, image, label)
@@ -102,10 +102,10 @@ def join_labels(
         tables = [np.array([numbers[name] for name in part.class_names or ()], np.int64) for part in parts]
         return tuple(every), np.concatenate([table[part.labels] for part, table in zip(parts, tables, strict=True)])
     labels = np.concatenate([part.labels for part in parts])
-    named = {part.class_names for part in parts}
-    if len(named) > 1:
+    name_lists = {part.class_names for part in parts}
+    if len(name_lists) > 1:
         raise DataError(f"the parquet files of '{where}' do not agree on class names")
-    names = named.pop()
+    names = name_lists.pop()
     if names is None and not parts[0].labelled:
         names = ("picture",)
     if names is None:
@@ -138,15 +138,15 @@ class ParquetRows:
     def __init__(self, paths: Sequence[Path], *, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._places: list[tuple[Path, int, int, int]] = []  # file, number of the row group, its first row, bytes
-        ends, stretches, held, total = [], [], 0, 0
+        ends, stretches, num_bytes, total = [], [], 0, 0
         for path in paths:
             row = 0
             for number, (count, size) in enumerate(_groups(path)):
-                if held + size > max_bytes // 2 and held:
+                if num_bytes + size > max_bytes // 2 and num_bytes:
                     stretches.append(total)
-                    held = 0
+                    num_bytes = 0
                 self._places.append((path, number, row, size))
-                row, total, held = row + count, total + count, held + size
+                row, total, num_bytes = row + count, total + count, num_bytes + size
                 ends.append(total)
         self._ends = np.array(ends, np.int64)
         self.blocks = np.array([*stretches, total], np.int64)
@@ -183,7 +183,7 @@ class _Group:
 
 def _read_group(path: Path, number: int, start: int) -> list[memoryview]:
     rows: list[memoryview] = []
-    with opened(path) as file:
+    with open_parquet(path) as file:
         image = _image_column(path, file.schema_arrow.names)
         for batch in file.iter_batches(_BATCH_ROWS, row_groups=[number], columns=[image]):
             rows += encoded_cells(path, batch.column(image), image, start + len(rows))
@@ -192,7 +192,7 @@ def _read_group(path: Path, number: int, start: int) -> list[memoryview]:
 
 def _groups(path: Path) -> list[tuple[int, int]]:
     """Rows and bytes of pictures of every row group."""
-    with opened(path) as file:
+    with open_parquet(path) as file:
         image = _image_column(path, file.schema_arrow.names)
         about = file.metadata
         check_unpacked(path, about)

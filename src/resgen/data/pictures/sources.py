@@ -95,8 +95,8 @@ class ImageSource:
         """What it is, in one line."""
         names = ", ".join(self.class_names[:8]) + (", ..." if len(self.class_names) > 8 else "")
         classes = f"{len(self.class_names)} classes ({names})" if len(self.class_names) > 1 else "no classes"
-        shown = set(self.labels.tolist())
-        absent = [repr(name) for label, name in enumerate(self.class_names) if label not in shown]
+        present = set(self.labels.tolist())
+        absent = [repr(name) for label, name in enumerate(self.class_names) if label not in present]
         none_of = f"; no pictures of {', '.join(absent[:8])}{', ...' * (len(absent) > 8)}" if absent else ""
         left_out = f"; left out: {', '.join(self.left_out)}" if self.left_out else ""
         return f"data '{self.name}': {len(self):,} picture{'s' * (len(self) != 1)}, {classes}{none_of}{left_out}"
@@ -338,8 +338,8 @@ def _open_shards(path_or_name: str | Path, shards: dict[str, list[Path]], split:
     indices = {name: index_shards(files, SUFFIXES) for name, files in shards.items()}
     every = [index for split_indices in indices.values() for index in split_indices]
     files, parts = shards[split], indices[split]
-    called = Path(path_or_name).name
-    classes = join_classes(every, class_names(path_or_name, files), called)
+    name = Path(path_or_name).name
+    classes = join_classes(every, class_names(path_or_name, files), name)
     ends = list(accumulate(map(len, parts)))
     if not ends[-1]:
         raise DataError(f"'{path_or_name}' split '{split}' holds no samples")
@@ -351,7 +351,7 @@ def _open_shards(path_or_name: str | Path, shards: dict[str, list[Path]], split:
         return f"shard '{files[part]}' sample {row} (at byte {parts[part].rows[row, 0]})"
 
     return ImageSource(
-        name=called if len(shards) == 1 else f"{called}/{split}",
+        name=name if len(shards) == 1 else f"{name}/{split}",
         class_names=(FLAT_CLASS,) if classes is None else classes.names,
         labels=np.concatenate([labels_of(index, classes) for index in parts]),
         pictures=ReadPictures(ends[-1], lambda index: memoryview(read(index))),
@@ -373,8 +373,8 @@ def _open_folder(path: Path, split: str) -> ImageSource:
     root = splits[split] if splits else path
     others = _other_files(root)
     flat = sorted(filter(_is_picture, root.iterdir()))
-    named = {c.name for place in splits.values() or [path] for c in subfolders(place)}
-    files = {name: sorted(filter(_is_picture, (root / name).rglob("*"))) for name in sorted(named)}
+    names = {c.name for place in splits.values() or [path] for c in subfolders(place)}
+    files = {name: sorted(filter(_is_picture, (root / name).rglob("*"))) for name in sorted(names)}
     classes = [name for name in files if files[name] or any(_has_pictures(place / name) for place in splits.values())]
     if flat and classes:
         raise DataError(f"'{root}' holds both pictures ('{flat[0].name}') and class folders ('{classes[0]}')")

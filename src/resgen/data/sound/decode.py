@@ -382,9 +382,9 @@ def _check_header(file: Any, content: bytes, where: str, max_seconds: float, max
         raise DataError(f"{where} is {seconds:.1f} s long; at most {max_seconds:g} s are read: cut it into pieces")
     if file.frames * file.channels > max_values:
         raise DataError(f"{where} has {file.frames} samples in {file.channels} channels; at most {max_values} are read")
-    for stated, there in _CUT_SHORT.findall(file.extra_info):
-        if int(there) < int(stated) < _UNKNOWN_BYTES:
-            raise DataError(f"{where} is cut short: {there} of {stated} bytes of sound are there")
+    for size, present in _CUT_SHORT.findall(file.extra_info):
+        if int(present) < int(size) < _UNKNOWN_BYTES:
+            raise DataError(f"{where} is cut short: {present} of {size} bytes of sound are there")
     if file.format == "OGG" and not _ends_with_page(content):
         raise DataError(f"{where} is cut short: its last page is not complete")
 

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from resgen.data.announce import announce, listed
-from resgen.data.parquet import check_encoded, check_unpacked, encoded_cells, file_names, opened
+from resgen.data.parquet import check_encoded, check_unpacked, encoded_cells, file_names, open_parquet
 from resgen.data.sound.decode import read_sound
 from resgen.data.splits import known_split, parquet_splits, split_of, subfolders
 from resgen.data.tar.index import (
@@ -238,9 +238,9 @@ def _open_parquet(files: Sequence[Path], name: str, split: str) -> SpeechSource:
         raise DataError(f"'{name}' split '{split}' holds no rows")
     if rows.prompts and len(rows.prompts) != len(rows.sounds):
         raise DataError(f"'{name}' split '{split}' has prompts in some of its files only")
-    named = [path for path in rows.paths if path]
-    distinct = len(set(named)) == len(rows.paths)
-    ids = tuple(named) if distinct else tuple(f"{split}-{i:06d}" for i in range(len(rows.paths)))
+    names = [path for path in rows.paths if path]
+    distinct = len(set(names)) == len(rows.paths)
+    ids = tuple(names) if distinct else tuple(f"{split}-{i:06d}" for i in range(len(rows.paths)))
     texts, speakers = tuple(rows.texts), tuple(rows.speakers)
 
     def where(index: int) -> str:
@@ -279,7 +279,7 @@ def _open_parquet(files: Sequence[Path], name: str, split: str) -> SpeechSource:
 def _read_parquet(path: Path, rows: _Rows) -> None:
     """Add the rows of a file."""
     first = len(rows.sounds)
-    with opened(path) as file:
+    with open_parquet(path) as file:
         check_unpacked(path, file.metadata)
         schema = file.schema_arrow
         with_prompts = all(name in schema.names for name in PROMPT_COLUMNS)
@@ -303,11 +303,11 @@ def _columns(path: Path, schema: Any, allowed: Mapping[str, Sequence[str]]) -> d
     """What the columns are called in a file."""
     from pyarrow import types
 
-    columns = {name: next((one for one in called if one in schema.names), "") for name, called in allowed.items()}
+    columns = {name: next((one for one in aliases if one in schema.names), "") for name, aliases in allowed.items()}
     if missing := [name for name, column in columns.items() if not column]:
         there = ", ".join(schema.names) or "none"
-        called = ", ".join(f"'{other}'" for name in missing for other in allowed[name][1:])
-        others = f"; also read: {called}" if called else ""
+        aliases = ", ".join(f"'{other}'" for name in missing for other in allowed[name][1:])
+        others = f"; also read: {aliases}" if aliases else ""
         raise DataError(f"'{path}' has no column {' and no column '.join(missing)}; it has: {there}{others}")
     for name, column in columns.items():
         kind = schema.field(column).type
@@ -358,17 +358,17 @@ def _notes(index: ShardIndex) -> Iterator[tuple[str, str]]:
     """Text and speaker of every sample of a shard."""
     read_text, read_json = reader([index], 2), reader([index], 4)
     for row, sizes in enumerate(index.rows[:, [3, 5]].tolist()):
-        called = f"shard '{index.path}' sample {row}"
+        where = f"shard '{index.path}' sample {row}"
         if max(sizes) > MAX_NOTE_BYTES:
-            raise DataError(f"{called} has a .txt or .json of {max(sizes)} bytes; at most {MAX_NOTE_BYTES} are read")
-        text = decode_note(read_text(row), f"{called} .txt") if sizes[0] else ""
-        about = parse_note(decode_note(read_json(row), called), f"{called} .json") if sizes[1] else {}
+            raise DataError(f"{where} has a .txt or .json of {max(sizes)} bytes; at most {MAX_NOTE_BYTES} are read")
+        text = decode_note(read_text(row), f"{where} .txt") if sizes[0] else ""
+        about = parse_note(decode_note(read_json(row), where), f"{where} .json") if sizes[1] else {}
         text = text or about.get("text", "")
         speaker = about.get("speaker_id", about.get("speaker", ONE_SPEAKER))
         if not isinstance(text, str) or not text.strip():
-            raise DataError(f"{called} has no text; give KEY.txt, or 'text' in KEY.json")
+            raise DataError(f"{where} has no text; give KEY.txt, or 'text' in KEY.json")
         if not isinstance(speaker, str | int) or not str(speaker).strip():
-            raise DataError(f"{called} has speaker {speaker!r}; allowed: text or a number")
+            raise DataError(f"{where} has speaker {speaker!r}; allowed: text or a number")
         yield text.strip(), str(speaker).strip()
 
 

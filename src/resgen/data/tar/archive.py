@@ -81,8 +81,8 @@ def tar_members(file: BinaryIO, where: str) -> Iterator[Member]:
         if kind in _FILES:
             yield Member(name if name is not None else _name(header), begin, length)
         elif kind != _FOLDER:
-            called = name if name is not None else _name(header)
-            raise DataError(f"{where} holds {called!r}, which is no file (type {kind!r}); only files are read")
+            member = name if name is not None else _name(header)
+            raise DataError(f"{where} holds {member!r}, which is no file (type {kind!r}); only files are read")
         name = size = None
     raise DataError(f"{where} has more than {MAX_MEMBERS} files; divide it into shards")
 

@@ -170,51 +170,51 @@ class _Samples:
         parts, self._parts = self._parts, {}
         if not parts:
             return
-        called = f"{self._where} sample {self._key!r}"
+        where = f"{self._where} sample {self._key!r}"
         media = [suffix for suffix in parts if suffix in self._suffixes]
         if len(media) != 1:
             names = " ".join(parts)
-            raise DataError(f"{called} must hold one file of {' '.join(self._suffixes)}; it has: {names}")
+            raise DataError(f"{where} must hold one file of {' '.join(self._suffixes)}; it has: {names}")
         if parts[media[0]].size > MAX_MEDIA_BYTES:
-            raise DataError(f"{called} has {parts[media[0]].size} bytes; at most {MAX_MEDIA_BYTES} are read")
+            raise DataError(f"{where} has {parts[media[0]].size} bytes; at most {MAX_MEDIA_BYTES} are read")
         row: list[int] = []
         for suffix in (media[0], ".txt", ".json"):
             row += parts[suffix][1:] if suffix in parts else (0, 0)
-        labelled_by, text = self._label(parts, called)
+        labelled_by, text = self._label(parts, where)
         self.labelled_by = labelled_by if labelled_by == self.labelled_by or not self.rows else _MIXED
         self.rows.append(row)
         self.labels.append(-1 if labelled_by is None else self.classes.setdefault(text, len(self.classes)))
 
-    def _label(self, parts: dict[str, Member], called: str) -> tuple[str | None, str]:
+    def _label(self, parts: dict[str, Member], where: str) -> tuple[str | None, str]:
         """Where the class stands, and its number or name as text."""
         if ".cls" in parts:
-            text = self._note(parts[".cls"], f"{called} .cls").strip()
+            text = self._note(parts[".cls"], f"{where} .cls").strip()
             if not (text.isascii() and text.isdigit()):
-                raise DataError(f"{called} has .cls {text[:40]!r}; allowed: a whole number from 0 on")
+                raise DataError(f"{where} has .cls {text[:40]!r}; allowed: a whole number from 0 on")
             return ".cls", text
         if ".json" in parts:
-            document = parse_note(self._note(parts[".json"], f"{called} .json"), f"{called} .json")
+            document = parse_note(self._note(parts[".json"], f"{where} .json"), f"{where} .json")
             lowered = {key.lower(): value for key, value in reversed(document.items())}
             for key in LABEL_KEYS:
                 value = lowered.get(key)
                 if isinstance(value, str | int) and not isinstance(value, bool):
                     return ".json", str(value).strip()[:MAX_CLASS_LENGTH]
         if _TEXTS in parts and parts[_TEXTS].size <= 4 * MAX_CLASS_LENGTH:
-            text = self._note(parts[_TEXTS], f"{called} .txt").strip()
+            text = self._note(parts[_TEXTS], f"{where} .txt").strip()
             return _TEXTS, text if "\n" not in text else text[:MAX_CLASS_LENGTH]
         if _TEXTS in parts:
             return _TEXTS, ""
         folder = (self._key or "").rpartition("/")[0].rpartition("/")[2]
         return (None, "") if not folder or known_split(folder) else (_PATH, folder[:MAX_CLASS_LENGTH])
 
-    def _note(self, member: Member, called: str) -> str:
+    def _note(self, member: Member, where: str) -> str:
         if member.size > MAX_NOTE_BYTES:
-            raise DataError(f"{called} has {member.size} bytes; at most {MAX_NOTE_BYTES} are read")
+            raise DataError(f"{where} has {member.size} bytes; at most {MAX_NOTE_BYTES} are read")
         self._file.seek(member.offset)
-        return decode_note(self._file.read(member.size), called)
+        return decode_note(self._file.read(member.size), where)
 
 
-def decode_note(content: bytes, called: str) -> str:
+def decode_note(content: bytes, where: str) -> str:
     """The text of a small file of a sample.
 
     Raises:
@@ -223,10 +223,10 @@ def decode_note(content: bytes, called: str) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{called} is not UTF-8 text; byte {error.start} cannot be read") from error
+        raise DataError(f"{where} is not UTF-8 text; byte {error.start} cannot be read") from error
 
 
-def parse_note(text: str, called: str) -> dict[str, Any]:
+def parse_note(text: str, where: str) -> dict[str, Any]:
     """A `KEY.json`.
 
     Raises:
@@ -237,9 +237,9 @@ def parse_note(text: str, called: str) -> dict[str, Any]:
         if "\\u" in text:  # may be half of a surrogate pair
             json.dumps(document, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{called} is not valid JSON") from error
+        raise DataError(f"{where} is not valid JSON") from error
     if not isinstance(document, dict):
-        raise DataError(f"{called} must hold a JSON object, not {type(document).__name__}")
+        raise DataError(f"{where} must hold a JSON object, not {type(document).__name__}")
     return document
 
 

@@ -100,8 +100,8 @@ class Recorder(TorchFunctionMode):
     def note(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Tensor) -> None:
         """Remember a call and its result."""
         values = [self.stand_in(value) for value in args]
-        named = {name: self.stand_in(value) for name, value in kwargs.items()}
-        self.products.calls.append(partial(function, *values, **named))
+        keywords = {name: self.stand_in(value) for name, value in kwargs.items()}
+        self.products.calls.append(partial(function, *values, **keywords))
 
     def _is_weight(self, value: object) -> bool:
         """A parameter's matrix or a view of one; biases are none."""

@@ -119,7 +119,7 @@ class BenchConfig:
 
 
 @dataclass(kw_only=True)
-class Measured:
+class Measurement:
     """What is known of a case so far; a case without seconds is there for its memory."""
 
     case: Case
@@ -146,16 +146,16 @@ def bench(config: BenchConfig, advance: Advance = no_progress) -> dict[str, Any]
     device = choose_device(config.device)
     dtype = choose_dtype(config.dtype, device)
     cases = config.cases(dtype)
-    measured = _first_runs(cases, device, dtype, advance)
+    measurements = _first_runs(cases, device, dtype, advance)
     runs: dict[str, Callable[[], object]] = {}
-    for number, entry in enumerate(measured):
+    for number, entry in enumerate(measurements):
         runs[f"{number}"] = partial(entry.case.sample, entry.network)
         runs[f"{number} products"] = entry.products
     times = interleaved(runs, config.repetitions, device, advance)
-    for number, entry in enumerate(measured):
+    for number, entry in enumerate(measurements):
         entry.seconds, entry.products_seconds = times[f"{number}"], times[f"{number} products"]
     if config.memory:
-        _measure_memory(measured, device, advance)
+        _measure_memory(measurements, device, advance)
     settings = {
         **dataclasses.asdict(config),
         **dataclasses.asdict(SHAPES[config.shape]),
@@ -167,7 +167,7 @@ def bench(config: BenchConfig, advance: Advance = no_progress) -> dict[str, Any]
         **machine_of(device, dtype),
     }
     return {
-        "rows": [_row(entry, measured, config.memory_gb) for entry in measured if entry.seconds],
+        "rows": [_row(entry, measurements, config.memory_gb) for entry in measurements if entry.seconds],
         "counted": COUNTED,
         "settings": settings,
     }
@@ -196,44 +196,44 @@ def count_passes(network: CodeModel, case: Case, run: Callable[[], object]) -> t
     return {name: count / case.batch_size for name, count in rows.items()}, calls[list(names)[-1]]
 
 
-def _first_runs(cases: Sequence[Case], device: torch.device, dtype: torch.dtype, advance: Advance) -> list[Measured]:
+def _first_runs(cases: Sequence[Case], device: torch.device, dtype: torch.dtype, advance: Advance) -> list[Measurement]:
     """Build every network, count its passes and record its products; this run warms everything up."""
     weights: dict[Any, Tensor] = {}
     networks: dict[tuple[str, int], CodeModel] = {}
     pool: Pool = {}
-    measured = []
+    measurements = []
     for number, case in enumerate(cases):
         advance(number, len(cases), "first runs")
         key = (case.kind, case.depth)
         if key not in networks:
             networks[key] = random_network(case.config, case.spec, device, dtype, case.seed, weights)
-        entry = Measured(case=case, network=networks[key])
+        entry = Measurement(case=case, network=networks[key])
         sample = partial(case.sample, entry.network)
 
-        def record(entry: Measured = entry, sample: Callable[[], object] = sample) -> None:
+        def record(entry: Measurement = entry, sample: Callable[[], object] = sample) -> None:
             entry.products = record_products(entry.network, sample, pool)
 
         entry.passes, entry.steps = count_passes(entry.network, case, record)
         if device.type == "cuda":
             sample()
             entry.products()
-        measured.append(entry)
+        measurements.append(entry)
     advance(len(cases), len(cases), "first runs")
-    return measured
+    return measurements
 
 
-def _measure_memory(measured: list[Measured], device: torch.device, advance: Advance) -> None:
+def _measure_memory(measurements: list[Measurement], device: torch.device, advance: Advance) -> None:
     """Fill in the peak of every case; where there is but one batch size, add cases of a larger one, without times."""
-    if len({entry.case.batch_size for entry in measured}) == 1:
-        measured += [
-            Measured(
+    if len({entry.case.batch_size for entry in measurements}) == 1:
+        measurements += [
+            Measurement(
                 case=dataclasses.replace(entry.case, batch_size=MEMORY_FACTOR * entry.case.batch_size),
                 network=entry.network,
             )
-            for entry in measured
+            for entry in measurements
         ]
-    for number, entry in enumerate(measured):
-        advance(number, len(measured), "memory")
+    for number, entry in enumerate(measurements):
+        advance(number, len(measurements), "memory")
         if device.type == "cuda":
             # Live tensors; what the allocator holds in reserve is not counted.
             torch.cuda.reset_peak_memory_stats(device)
@@ -242,7 +242,7 @@ def _measure_memory(measured: list[Measured], device: torch.device, advance: Adv
             entry.extra_bytes = torch.cuda.max_memory_allocated(device) - before
         else:
             entry.extra_bytes = extra_peak_bytes(sampling_work, **dataclasses.asdict(entry.case))
-    advance(len(measured), len(measured), "memory")
+    advance(len(measurements), len(measurements), "memory")
 
 
 class EnoughError(Exception):
@@ -278,7 +278,7 @@ def _peak_run(case: Case) -> Callable[[], object]:
     return run
 
 
-def _row(entry: Measured, measured: Sequence[Measured], memory_gb: float) -> dict[str, Any]:
+def _row(entry: Measurement, measurements: Sequence[Measurement], memory_gb: float) -> dict[str, Any]:
     case, batch = entry.case, entry.case.batch_size
     seconds = statistics.median(entry.seconds)
     row: dict[str, Any] = {
@@ -300,14 +300,14 @@ def _row(entry: Measured, measured: Sequence[Measured], memory_gb: float) -> dic
             "multiply_adds_per_image": entry.products.multiply_adds / batch,
             "seconds": statistics.median(entry.products_seconds),
         },
-        "over": _over(entry, measured),
+        "over": _over(entry, measurements),
     }
     if entry.extra_bytes is not None:
         tensors = (*entry.network.parameters(), *entry.network.buffers())
         weights = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         points = [
             (other.case.batch_size, other.extra_bytes)
-            for other in measured
+            for other in measurements
             if (other.case.label, other.case.depth) == (case.label, case.depth) and other.extra_bytes is not None
         ]
         row["memory"] = {
@@ -319,11 +319,11 @@ def _row(entry: Measured, measured: Sequence[Measured], memory_gb: float) -> dic
     return row
 
 
-def _over(entry: Measured, measured: Sequence[Measured]) -> dict[str, dict[str, float]]:
+def _over(entry: Measurement, measurements: Sequence[Measurement]) -> dict[str, dict[str, float]]:
     """Ratios of a case's seconds to those of its products, of every kind at its side, and of its least depth."""
     case = entry.case
     over = {"products": ratio(entry.seconds, entry.products_seconds)}
-    beside = [other for other in measured if other.seconds and other.case.batch_size == case.batch_size]
+    beside = [other for other in measurements if other.seconds and other.case.batch_size == case.batch_size]
     for other in beside:
         if other.case.depth == case.depth:
             over[other.case.label] = ratio(entry.seconds, other.seconds)

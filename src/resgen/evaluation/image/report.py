@@ -125,9 +125,9 @@ class EvaluationReport:
     command: str = ""
 
     def __post_init__(self) -> None:
-        held = "reconstruction" if self.reconstruction is not None else "generation"
-        if held != self.protocol.purpose or bool(self.generation) == (self.reconstruction is not None):
-            raise ConfigError(f"a report under a protocol for {self.protocol.purpose} cannot hold numbers of {held}")
+        content = "reconstruction" if self.reconstruction is not None else "generation"
+        if content != self.protocol.purpose or bool(self.generation) == (self.reconstruction is not None):
+            raise ConfigError(f"a report under a protocol for {self.protocol.purpose} cannot hold numbers of {content}")
 
     @property
     def settings(self) -> tuple[str, ...]:

@@ -259,11 +259,11 @@ def evaluate_speech(
         )
         if name == "generated":
             generated = transcripts
-    transcribed = [(trial.speaker, trial.text, said) for (trial, _, _), said in zip(runs, generated, strict=True)]
+    rows = [(trial.speaker, trial.text, transcript) for (trial, _, _), transcript in zip(runs, generated, strict=True)]
     by_speaker = {}
-    for who in sorted({speaker for speaker, _, _ in transcribed}):
-        own = [(text, said) for speaker, text, said in transcribed if speaker == who]
-        by_speaker[who] = error_rates([text for text, _ in own], [said for _, said in own]).words.value
+    for who in sorted({speaker for speaker, _, _ in rows}):
+        own = [(text, transcript) for speaker, text, transcript in rows if speaker == who]
+        by_speaker[who] = error_rates([text for text, _ in own], [transcript for _, transcript in own]).words.value
     duration = sum(len(one.generated.samples) / one.generated.sample_rate_hz for one in spoken)
     return SpeechReport(
         protocol=protocol,
@@ -273,7 +273,7 @@ def evaluate_speech(
         real_time_factor=seconds / duration,
         passes=sum(one.passes for one in spoken) / len(spoken),
         command=command,
-        transcripts=transcribed,
+        transcripts=rows,
     )
 
 

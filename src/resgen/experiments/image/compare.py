@@ -148,8 +148,8 @@ class Study:
                     part = running[future]
                     self.record(part.name, future.result())
                     minutes += part.minutes
-                    spent = (time.monotonic() - begin) / 60
-                    left_minutes = spent * (total - minutes) / max(minutes, 1e-9)
+                    elapsed = (time.monotonic() - begin) / 60
+                    left_minutes = elapsed * (total - minutes) / max(minutes, 1e-9)
                     say(f"{part.name}: done; about {left_minutes:.0f} minutes left in this stage")
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)

@@ -44,8 +44,8 @@ def parse_grid(words: Sequence[str], sampling: AnySampling) -> dict[str, list[An
             raise ConfigError(unknown("sampling setting", key, known))
         if not equals or not text:
             raise ConfigError(f"--grid '{word}' must have the form setting=value,value")
-        changed = (replace_nested(sampling, parse_overrides([f"{name}={value}"])) for value in text.split(","))
-        grid[name] = [getattr(config, name) for config in changed]
+        variants = (replace_nested(sampling, parse_overrides([f"{name}={value}"])) for value in text.split(","))
+        grid[name] = [getattr(config, name) for config in variants]
     if not grid:
         raise ConfigError("--grid is empty; give settings such as steps=8,16,32 top_p=0.9,1")
     return grid

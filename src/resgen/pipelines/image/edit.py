@@ -107,11 +107,11 @@ class EditOutput(ImageOutput):
 
     Attributes:
         plan: the picture, its codes and what of them was given.
-        given: the picture decoded from what was given alone.
+        context: the picture decoded from the given codes alone.
     """
 
     plan: EditPlan
-    given: Image.Image
+    context: Image.Image
 
     def sheet(self, *, scale: int | None = None) -> Image.Image:
         """The picture, its mask in red, what was given, and the results on one sheet, magnified if they are small."""
@@ -120,7 +120,7 @@ class EditOutput(ImageOutput):
             plain = self.plan.image.convert("RGB")
             tinted = Image.blend(plain, Image.new("RGB", plain.size, _TINT), 0.6)
             heading["mask"] = Image.composite(tinted, plain, self.plan.mask)
-        heading["given"] = self.given
+        heading["given"] = self.context
         per_row = min(SHEET_COLUMNS - len(heading), len(self.images))
         blank = Image.new("L", self.plan.image.size, "white")
         tiles: list[Image.Image] = []
@@ -169,13 +169,13 @@ def plan_edit(
     spec, size = tokenizer.spec, tokenizer.config.image_size
     if keep_levels is not None and not 0 <= keep_levels <= spec.depth:
         raise ConfigError(f"keep_levels={keep_levels} must lie in 0..{spec.depth}, the model's levels")
-    anew = _mask(mask, keep, size)
+    region = _mask(mask, keep, size)
     source = torch.from_numpy(pixels(*stored_picture(image, "picture"), size, tokenizer.config.channels, resize).copy())
     device = tokenizer.quantizer.codebooks.device
     codes = tokenizer.encode(from_uint8(source[None]).to(device))[0].cpu()
     touched = torch.ones(spec.num_positions, dtype=torch.bool)
-    if anew is not None:
-        touched = touched_positions(anew, (spec.shape[0], spec.shape[1]), tokenizer.config.downsampling)
+    if region is not None:
+        touched = touched_positions(region, (spec.shape[0], spec.shape[1]), tokenizer.config.downsampling)
         if keep is not None and touched.all():
             side = tokenizer.config.downsampling
             raise ConfigError(
@@ -183,7 +183,7 @@ def plan_edit(
             )
     return EditPlan(
         image=from_array(source.permute(1, 2, 0).numpy()),
-        mask=None if anew is None else from_array(anew[..., None].numpy().astype(np.uint8) * 255),
+        mask=None if region is None else from_array(region[..., None].numpy().astype(np.uint8) * 255),
         codes=codes,
         visible=torch.where(touched, keep_levels or 0, spec.depth),
     )
@@ -228,10 +228,10 @@ def _mask(
         return ~inside
     if mask is None:
         return None
-    stored, where = stored_picture(mask, "mask")
-    grey = decode_picture(stored, where).convert("L")
+    source, where = stored_picture(mask, "mask")
+    grey = decode_picture(source, where).convert("L")
     # As the picture itself: the centred square. Nearest pixels keep a mask of two values one of two values.
-    anew = np.asarray(ImageOps.fit(grey, (size, size), Image.Resampling.NEAREST)) >= _WHITE
-    if not anew.any():
+    region = np.asarray(ImageOps.fit(grey, (size, size), Image.Resampling.NEAREST)) >= _WHITE
+    if not region.any():
         raise DataError(f"{where} has no white pixel, so nothing would be imagined; white is imagined anew")
-    return torch.from_numpy(anew)
+    return torch.from_numpy(region)

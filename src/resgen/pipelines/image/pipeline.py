@@ -148,7 +148,7 @@ class ImagePipeline(ClassPipeline):
             class_names=result.class_names,
             seed=result.seed,
             plan=plan,
-            given=self.decode(plan.codes[None], visible=plan.visible[None])[0],
+            context=self.decode(plan.codes[None], visible=plan.visible[None])[0],
         )
 
     def edited_class(self, class_id: ClassLike | None) -> int | None:

@@ -52,7 +52,7 @@ def texts_of(text: Any) -> list[str]:
     return texts
 
 
-def called(source: Any, what: str) -> str:
+def name_of(source: Any, what: str) -> str:
     """What to call a sound in an error."""
     return f"{what} '{source}'" if isinstance(source, str | Path) else f"the {what}"
 
@@ -69,18 +69,18 @@ def samples_of(source: Any, sample_rate_hz: int, what: str) -> tuple[Float[Tenso
         ConfigError: a rate outside 1,000..384,000 Hz.
         DataError: something else, or what `read_sound` refuses.
     """
-    where = called(source, what)
+    where = name_of(source, what)
     if isinstance(source, str | Path | bytes | memoryview):
         return read_sound(source, sample_rate_hz, where=where), where
-    given, rate = source, sample_rate_hz
+    values, rate = source, sample_rate_hz
     if isinstance(source, tuple | list) and len(source) == 2:
-        given, rate = source
-    if not isinstance(given, np.ndarray | Tensor) or not isinstance(rate, int | np.integer):
+        values, rate = source
+    if not isinstance(values, np.ndarray | Tensor) or not isinstance(rate, int | np.integer):
         raise DataError(
             f"{where} is {source!r:.80} ({type(source).__name__}); give a file, samples at {sample_rate_hz} Hz as an "
             "array or a tensor, or (samples, rate)"
         )
-    samples = _mono(given.detach().cpu() if isinstance(given, Tensor) else torch.from_numpy(given), where)
+    samples = _mono(values.detach().cpu() if isinstance(values, Tensor) else torch.from_numpy(values), where)
     if int(rate) == sample_rate_hz:
         return samples, where
     return resample(samples.float(), int(rate), sample_rate_hz).clamp(-1, 1), where

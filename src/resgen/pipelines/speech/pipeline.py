@@ -23,7 +23,7 @@ from resgen.kinds import AnySampling, Settings, kind_of
 from resgen.ops.mel import MelConfig
 from resgen.pipelines.base import BasePipeline, NoOthers, check_whole, refuse_others, seed_of
 from resgen.pipelines.speech.edit import Recording, SpeechEdit, SpeechEditor, SpokenWord, check_following, check_stretch
-from resgen.pipelines.speech.inputs import SoundLike, Speaking, called, samples_of, texts_of
+from resgen.pipelines.speech.inputs import SoundLike, Speaking, name_of, samples_of, texts_of
 from resgen.pipelines.speech.reading import MAX_CHARS, Reader
 from resgen.pipelines.speech.speaker import Speaker
 from resgen.pipelines.speech.speaking import SpeechRun
@@ -371,7 +371,7 @@ class SpeechPipeline(BasePipeline):
         Raises:
             DataError: as of a call.
         """
-        samples, text, where = self._opened("prompt", prompt, "prompt_text", prompt_text)
+        samples, text, where = self._open_recording("prompt", prompt, "prompt_text", prompt_text)
         return self.speaker.aligned(self.speaker.cleaned(samples), text, where)
 
     def _warn(self, sentences: Iterable[Spoken]) -> None:
@@ -384,12 +384,12 @@ class SpeechPipeline(BasePipeline):
                 "they will not be understood"
             )
 
-    def _opened(
+    def _open_recording(
         self, what: str, source: SoundLike, name: str, text: str | None
     ) -> tuple[Float[Tensor, " S"], Spoken, str]:
         """Samples and text of a prompt or recording, and what to call it in an error."""
         if not text:
-            raise DataError(f"{called(source, what)} comes without its text; give what is said in it as {name}")
+            raise DataError(f"{name_of(source, what)} comes without its text; give what is said in it as {name}")
         samples, where = samples_of(source, self.sample_rate_hz, what)
         check_prompt(samples, self.sample_rate_hz, where=where)
         return samples, self.reader.whole(text), where
@@ -399,7 +399,7 @@ class SpeechPipeline(BasePipeline):
     ) -> tuple[SpeechEditor, Recording]:
         """A recording and its text as they are edited; a stretch in seconds is encoded even where it is silent."""
         rate = self.sample_rate_hz
-        samples, transcript, where = self._opened("recording", recording, "input_text", text)
+        samples, transcript, where = self._open_recording("recording", recording, "input_text", text)
         if stretch is not None:
             check_stretch(*stretch, len(samples) / rate)
         also = None if stretch is None else (int(stretch[0] * rate), math.ceil(stretch[1] * rate))

@@ -64,4 +64,4 @@ class Reader:
         Raises:
             DataError: see `sentences`.
         """
-        return Spoken.joined(self.sentences(text))
+        return Spoken.join(self.sentences(text))

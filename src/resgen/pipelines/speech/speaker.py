@@ -141,7 +141,7 @@ class Speaker:
 
     def _continue(self, prompt: Prompt, spoken: Spoken, speed: float) -> Job:
         """The prompt's sentence, to be finished: one text, whose beginning is aligned with the prompt."""
-        tokens, real = self.tokens(Spoken.joined([prompt.spoken, spoken]))
+        tokens, real = self.tokens(Spoken.join([prompt.spoken, spoken]))
         begin = 1 + len(prompt.spoken.content)  # with the boundary before it
         hidden = self.text_model(tokens, real)
         count = torch.tensor([len(prompt.codes) * self.stride], device=self.device)

@@ -76,7 +76,7 @@ class SpeechRun:
             seed=[job.seed for job in jobs],
             indices=[job.stream for job in jobs],
             sampling=self.sampling,
-            given=(codes, torch.where(fixed, model.spec.depth, 0)),
+            start=(codes, torch.where(fixed, model.spec.depth, 0)),
             sequence=replace(sequence, prompt=fixed),
             callback=self.callback,
         )

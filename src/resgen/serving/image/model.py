@@ -182,13 +182,13 @@ class ServedImages:
         """Codes of the jobs, drawn in one batch."""
         jobs: list[ImageJob] = [ticket.payload for ticket in tickets]
         counts = [len(job.class_ids) for job in jobs]
-        given = None
+        start = None
         if any(plan is not None for plan in plans):
             spec = self.pipe.generator.spec
             nothing = torch.zeros(spec.num_positions, spec.depth, dtype=torch.int64)
             parts = [(nothing, nothing[:, 0]) if plan is None else (plan.codes, plan.visible) for plan in plans]
             rows = [part for part, count in zip(parts, counts, strict=True) for _ in range(count)]
-            given = (torch.stack([codes for codes, _ in rows]), torch.stack([visible for _, visible in rows]))
+            start = (torch.stack([codes for codes, _ in rows]), torch.stack([visible for _, visible in rows]))
 
         def watch(record: StepRecord, codes: Tensor, visible: Tensor) -> None:
             raise_if_abandoned(tickets)
@@ -203,7 +203,7 @@ class ServedImages:
             seed=[job.seed for job, count in zip(jobs, counts, strict=True) for _ in range(count)],
             indices=[index for count in counts for index in range(count)],
             sampling=jobs[0].sampling,
-            given=given,
+            start=start,
             callback=watch,
         )
         return list(samples.codes.split(counts))

@@ -23,7 +23,7 @@ from resgen.devices import choose_device
 from resgen.errors import ConfigError, DataError
 from resgen.losses.perceptual import ClassifierPerceptualLoss, PerceptualLoss, VGGPerceptualLoss
 from resgen.nn.seeding import seeded
-from resgen.nn.size import built
+from resgen.nn.size import build_within_memory
 from resgen.ops.images import from_uint8
 from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from resgen.training.agreement import check_agreement
@@ -57,7 +57,7 @@ def train_tokenizer(recipe: Recipe, run: Run) -> dict[str, float]:
         train, held_out = _readable(recipe.tokenizer, splits, data.resize, data.skip_unreadable)
         validated = held_out.subset(np.arange(min(len(held_out), MAX_VALIDATED)))
         with seeded(recipe.tokenizer_training.seed, "tokenizer"):
-            tokenizer = built(lambda: ImageTokenizer(recipe.tokenizer), "the tokenizer")
+            tokenizer = build_within_memory(lambda: ImageTokenizer(recipe.tokenizer), "the tokenizer")
             if run.init is not None:
                 start_from(tokenizer, run.init, "tokenizer")
             task = TokenizerTask(

@@ -21,7 +21,7 @@ from resgen.losses.perceptual import PerceptualLoss
 from resgen.ops.code_usage import code_histogram, usage_and_perplexity
 from resgen.ops.images import from_uint8, psnr_db, to_uint8
 from resgen.quantizers import Quantization
-from resgen.quantizers.micro_batches import joined
+from resgen.quantizers.micro_batches import concatenate
 from resgen.tokenizers.image import ImageTokenizer
 from resgen.training.interface import LossOf
 from resgen.types import LOCAL, Reduce
@@ -185,9 +185,9 @@ class TokenizerTask:
         weight = functools.cache(functools.partial(self._adaptive_weight, passes, reduce))
         losses: list[LossOf] = []
         for run in passes:
-            kept: list[_Pass] = []
-            losses.append(("tokenizer", functools.partial(self._tokenizer_loss, run, weight, kept)))
-            losses.append(("discriminator", functools.partial(self._discriminator_loss, kept)))
+            outputs: list[_Pass] = []
+            losses.append(("tokenizer", functools.partial(self._tokenizer_loss, run, weight, outputs)))
+            losses.append(("discriminator", functools.partial(self._discriminator_loss, outputs)))
         return losses
 
     def _forward(self, images: Float[Tensor, "B C S S"], share: float, adversarial: bool) -> _Pass:
@@ -203,7 +203,7 @@ class TokenizerTask:
         return _Pass(share, images, output, quantization, reconstruction, fooled, metrics)
 
     def _tokenizer_loss(
-        self, run: Callable[[], _Pass], weight_of_batch: Callable[[], Tensor] | None, kept: list[_Pass]
+        self, run: Callable[[], _Pass], weight_of_batch: Callable[[], Tensor] | None, outputs: list[_Pass]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a pass, which is then kept for the discriminator, without its graph."""
         weight = None if weight_of_batch is None else weight_of_batch()
@@ -214,11 +214,11 @@ class TokenizerTask:
         if weight is not None and one.fooled is not None:
             loss = loss + config.adversarial_weight * weight * one.fooled
             metrics |= {"adversarial": one.fooled.detach(), "adaptive_weight": one.share * weight}
-            kept.append(replace(one, output=one.output.detach()))
+            outputs.append(replace(one, output=one.output.detach()))
         return loss, metrics
 
-    def _discriminator_loss(self, kept: list[_Pass]) -> tuple[Tensor, dict[str, Tensor]]:
-        one, discriminator = kept.pop(), self.module["discriminator"]
+    def _discriminator_loss(self, outputs: list[_Pass]) -> tuple[Tensor, dict[str, Tensor]]:
+        one, discriminator = outputs.pop(), self.module["discriminator"]
         loss = one.share * discriminator_hinge(discriminator(one.images), discriminator(one.output))
         return loss, {"discriminator": loss.detach()}
 
@@ -236,7 +236,7 @@ class TokenizerTask:
     def after_step(self, step: int, generator: torch.Generator, reduce: Reduce = LOCAL) -> None:
         """One codebook update from all micro-batches of the step together."""
         if not self.config.decoder_only:
-            self.tokenizer.quantizer.update(joined(self._pending), generator, reduce)
+            self.tokenizer.quantizer.update(concatenate(self._pending), generator, reduce)
         self._pending.clear()
 
     @torch.no_grad()

@@ -242,7 +242,7 @@ class SpeechProduct:
             seed=0,
             indices=range(count),
             sampling=sampling,
-            given=start,
+            start=start,
             sequence=sequence,
         ).codes
         sounds = [self.codec.decode(part, sequence.valid) for part in (codes, new_codes)]

@@ -29,7 +29,7 @@ from resgen.errors import ConfigError, DataError
 from resgen.kinds import kind_of
 from resgen.models.text import TextModel
 from resgen.nn.seeding import seeded
-from resgen.nn.size import built
+from resgen.nn.size import build_within_memory
 from resgen.ops.mel import MelConfig, log_mel
 from resgen.tokenizers.codec import CodecTokenizerConfig
 from resgen.tokenizers.mel import MelTokenizer, MelTokenizerConfig
@@ -72,7 +72,7 @@ def train_sound_tokenizer(recipe: SpeechRecipe, run: Run) -> dict[str, float]:
         check_init(recipe.tokenizer_loss.decoder_only, run.init)
         with seeded(recipe.tokenizer_training.seed, "tokenizer"):
             network: Any = MelTokenizer if isinstance(config, MelTokenizerConfig) else WaveformTokenizer
-            tokenizer: MelTokenizer | WaveformTokenizer = built(lambda: network(config), "the tokenizer")
+            tokenizer: MelTokenizer | WaveformTokenizer = build_within_memory(lambda: network(config), "the tokenizer")
             if run.init is not None:
                 start_from(tokenizer, run.init, "tokenizer")
             train, held_out, about = _stores(recipe, run, tokenizer.sample_rate_hz)
@@ -97,7 +97,7 @@ def train_vocoder(recipe: SpeechRecipe, run: Run) -> dict[str, float]:
             raise ConfigError(f"'{name}' is a tokenizer of waveforms, which needs no vocoder")
         train, held_out, about = _stores(recipe, run, recipe.vocoder.mel.sample_rate_hz)
         with seeded(recipe.vocoder_training.seed, "vocoder"):
-            vocoder = built(lambda: Vocoder(recipe.vocoder), "the vocoder")
+            vocoder = build_within_memory(lambda: Vocoder(recipe.vocoder), "the vocoder")
             if run.init is not None:
                 start_from(vocoder, run.init, "vocoder")
             task = VocoderTask(vocoder, recipe.vocoder_loss, train, held_out, tokenizer=tokenizer)
@@ -114,11 +114,12 @@ def train_text(recipe: SpeechRecipe, run: Run) -> dict[str, float]:
         train, held_out, about = _stores(recipe, run, mel.sample_rate_hz)
         with seeded(recipe.text_training.seed, "text"):
             make: Callable[[], TextModel] = lambda: TextModel(recipe.text)  # noqa: E731
-            model, known = built(make, "the text model") if recipe.text.byt5_folder is None else make(), ""
+            model = build_within_memory(make, "the text model") if recipe.text.byt5_folder is None else make()
+            alphabet = ""
             if run.init is not None:
                 start_from(model, run.init, "text")
-                known = load_text_model(run.init)[1]
-            task = TextTask(model, recipe.text_loss, train, held_out, mel=mel, alphabet=known)
+                alphabet = load_text_model(run.init)[1]
+            task = TextTask(model, recipe.text_loss, train, held_out, mel=mel, alphabet=alphabet)
         return Job(task, about, {"text": recipe.text, "text_loss": recipe.text_loss})
 
     return run_stage("text", recipe, run, prepare)

@@ -23,7 +23,7 @@ from resgen.losses.spectral import ALL, frame_mean, multi_scale_mel_l1
 from resgen.ops.code_usage import code_histogram, usage_and_perplexity
 from resgen.ops.mel import MelConfig, log_mel
 from resgen.quantizers import Quantization
-from resgen.quantizers.micro_batches import joined
+from resgen.quantizers.micro_batches import concatenate
 from resgen.tokenizers.mel import MelTokenizer
 from resgen.tokenizers.waveform import WaveformTokenizer
 from resgen.training.interface import LossOf
@@ -262,7 +262,7 @@ class SoundTokenizerTask:
     def after_step(self, step: int, generator: torch.Generator, reduce: Reduce = LOCAL) -> None:
         """One codebook update from all micro-batches of the step together."""
         if not self.config.decoder_only:
-            self.tokenizer.quantizer.update(joined(self._pending), generator, reduce)
+            self.tokenizer.quantizer.update(concatenate(self._pending), generator, reduce)
         self._pending.clear()
 
     @torch.no_grad()

@@ -129,13 +129,13 @@ def test_what_is_given_comes_back(pipe: ImagePipeline, kind: str) -> None:
 def test_nothing_left_to_imagine(pipe: ImagePipeline) -> None:
     result = pipe.edit(PICTURE, class_id=0, keep_levels=3)
     assert result.steps == [] and torch.equal(result.codes[0], codes_of(pipe))
-    assert arrays(result.images) == arrays([result.given])
+    assert arrays(result.images) == arrays([result.context])
 
 
 def test_given_is_decoded_from_what_is_given(pipe: ImagePipeline) -> None:
     result = pipe.edit(PICTURE, class_id=0, keep_levels=2)
     expected = to_uint8(pipe.tokenizer.decode(codes_of(pipe)[None], 2))[0, 0]
-    assert np.array_equal(np.asarray(result.given), expected.numpy())
+    assert np.array_equal(np.asarray(result.context), expected.numpy())
 
 
 def test_blend_takes_the_rest_from_the_picture(pipe: ImagePipeline) -> None:
@@ -293,7 +293,7 @@ def test_sheet(pipe: ImagePipeline) -> None:
     assert np.array_equal(tile(0, 0)[..., 1], PIXELS)
     red, green = tile(0, 1)[..., 0].astype(int), tile(0, 1)[..., 1].astype(int)
     assert np.array_equal(green[:, 4:], PIXELS[:, 4:]) and (red - green)[:, :4].min() > 50, "the mask is red"
-    assert np.array_equal(tile(0, 2)[..., 0], np.asarray(result.given))
+    assert np.array_equal(tile(0, 2)[..., 0], np.asarray(result.context))
     for k, image in enumerate(result.images):
         assert np.array_equal(tile(k // 5, 3 + k % 5)[..., 0], np.asarray(image))
     assert (tile(1, 0) == 255).all()
