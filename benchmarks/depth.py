@@ -61,9 +61,9 @@ def main(
         seed=seed,
     )
     place = choose_device(device)
-    kind = choose_dtype(dtype, place)
-    cases = {str(case.depth): case for case in config.cases(kind)}
-    networks = {depth: random_network(case.config, case.spec, place, kind, seed) for depth, case in cases.items()}
+    data_type = choose_dtype(dtype, place)
+    cases = {str(case.depth): case for case in config.cases(data_type)}
+    networks = {depth: random_network(case.config, case.spec, place, data_type, seed) for depth, case in cases.items()}
     runs = {depth: partial(case.sample, networks[depth]) for depth, case in cases.items()}
     passes = {depth: int(_passes(networks[depth], case)) for depth, case in cases.items()}
     times = interleaved(runs, repetitions, place)
@@ -86,7 +86,7 @@ def main(
             "guidance_scale": network.sampling.guidance_scale,
             "repetitions": repetitions,
             "seed": seed,
-            **machine_of(place, kind),
+            **machine_of(place, data_type),
         },
     }
     print(json.dumps(result) if as_json else yaml.safe_dump(result, sort_keys=False).rstrip())

@@ -110,7 +110,7 @@ def main(
     for name, value in {**counts, "mixture_rows": mixture_rows, "repetitions": repetitions}.items():
         if value < 1:
             raise ConfigError(f"{name}={value} must be at least 1")
-    kind = choose_dtype(dtype, CPU)
+    data_type = choose_dtype(dtype, CPU)
     case = Case(
         shape=shape,
         kind="resgen",
@@ -119,7 +119,7 @@ def main(
         batch_size=batch_size,
         num_steps=num_steps,
         guidance=False,
-        dtype=str(kind).removeprefix("torch."),
+        dtype=str(data_type).removeprefix("torch."),
         seed=seed,
     )
     parts: dict[str, Callable[[], list[dict[str, Any]]]] = {
@@ -149,7 +149,7 @@ def main(
             "compiled": compiled,
             "memory_gb": memory_gb if memory else None,
             "seed": seed,
-            **machine_of(CPU, kind),
+            **machine_of(CPU, data_type),
         },
     }
     text = report_markdown(result)

@@ -55,8 +55,8 @@ def main(
     """
     if len(rows) < 2 or sorted(set(rows)) != list(rows):
         raise ConfigError(f"rows={rows} must be two or more rising numbers")
-    kind = choose_dtype(dtype, CPU)
-    name = str(kind).removeprefix("torch.")
+    data_type = choose_dtype(dtype, CPU)
+    name = str(data_type).removeprefix("torch.")
     sizes: dict[str, Any] = {"num_components": num_components, "code_dim": code_dim, "width": width, "seed": seed}
     sizes["dtype"] = name
     seconds, memory = {}, {}
@@ -75,7 +75,7 @@ def main(
         "extra_memory_bytes": memory,
         "memory_ratio": {n: m["chunked"] / max(1, m["plain"]) for n, m in memory.items()},
         "bytes_per_row": {v: (memory[most][v] - memory[least][v]) / (rows[-1] - rows[0]) for v in VERSIONS},
-        "settings": {**sizes, "repetitions": repetitions, **machine_of(CPU, kind)},
+        "settings": {**sizes, "repetitions": repetitions, **machine_of(CPU, data_type)},
     }
     print(json.dumps(result) if as_json else table(result))
 

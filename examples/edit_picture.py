@@ -1,4 +1,4 @@
-"""Edit a picture: imagine a part anew, the rest stays code for code; or keep the shape and vary the details.
+"""Edit a picture: regenerate a part, the rest stays code for code; or keep the shape and vary the details.
 
 Shows `ImagePipeline.edit` with a box, with `keep_levels`, and what is guaranteed of the codes.
 

@@ -284,9 +284,9 @@ def make_table(rows: list[dict[str, Any]]) -> pyarrow.Table:
     features: dict[str, Any] = {"image": {"_type": "Image"}}
     features |= {name: {"_type": "ClassLabel", "names": list(names)} for name, names in classes.items()}
     features["attributes"] = {"_type": "Value", "dtype": "string"}
-    kinds = {"image": pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])}
-    kinds |= dict.fromkeys(classes, pyarrow.int64()) | {"attributes": pyarrow.string()}
-    columns = {name: pyarrow.array([row[name] for row in rows], kind) for name, kind in kinds.items()}
+    fields = {"image": pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])}
+    fields |= dict.fromkeys(classes, pyarrow.int64()) | {"attributes": pyarrow.string()}
+    columns = {name: pyarrow.array([row[name] for row in rows], field) for name, field in fields.items()}
     return pyarrow.table(columns).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
 
 

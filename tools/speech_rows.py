@@ -57,11 +57,11 @@ def write_rows(rows: Sequence[Row], file: Path) -> None:
     for row in rows:
         audio.append({"bytes": row.content, "path": f"{file.stem}/{row.speaker_id}-{numbers[row.speaker_id]:04d}.flac"})
         numbers[row.speaker_id] += 1
-    kinds = ["text", "speaker_id", "source"] + ["phonemes"] * any(row.phonemes for row in rows)
+    names = ["text", "speaker_id", "source"] + ["phonemes"] * any(row.phonemes for row in rows)
     features: dict[str, Any] = {"audio": {"_type": "Audio", "sampling_rate": RATE_HZ}}
-    features |= {name: {"_type": "Value", "dtype": "string"} for name in kinds}
+    features |= {name: {"_type": "Value", "dtype": "string"} for name in names}
     content = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
-    columns = {name: pyarrow.array([getattr(row, name) for row in rows], pyarrow.string()) for name in kinds}
+    columns = {name: pyarrow.array([getattr(row, name) for row in rows], pyarrow.string()) for name in names}
     table = pyarrow.table({"audio": pyarrow.array(audio, content), **columns})
     table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
     temporary = file.with_name(f".{file.name}")

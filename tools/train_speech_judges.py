@@ -211,7 +211,7 @@ def train_recognizer(
     device: torch.device | None = None,
     report: Report | None = None,
 ) -> Recognizer:
-    """Train a recogniser from scratch on recordings that are changed anew every time they are heard.
+    """Train a recogniser from scratch on recordings that are altered differently each time.
 
     With `num_steps` alone the result is reproducible.
 

@@ -30,7 +30,7 @@ def image_model(name: str, classes: list[str], size: int = 28, channels: int = 1
     """A model of pictures with 4 x 4 positions of 8 levels, as `/v1/models` describes one."""
     return {
         "name": name,
-        "kind": "image",
+        "modality": "image",
         "description": f"Small pictures of {size}x{size} pixels.",
         "classes": classes,
         "image": {"height": size, "width": size, "channels": channels},
@@ -44,7 +44,7 @@ def image_model(name: str, classes: list[str], size: int = 28, channels: int = 1
 
 SPEECH_MODEL = {
     "name": "digits",
-    "kind": "speech",
+    "modality": "speech",
     "description": "Ten spoken digits.",
     "classes": [],
     "image": None,

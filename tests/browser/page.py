@@ -22,7 +22,7 @@ class Page:
         self.driver, self.url = driver, url
 
     def load(self, view: str = "") -> None:
-        """Open the page anew and wait until it has its models, or a question."""
+        """Open the page again and wait until it has its models, or a question."""
         for log in ("browser", "performance"):
             self.driver.get_log(log)  # what an earlier page said
         # Another query, since an address that differs after # alone is not loaded again.

@@ -160,9 +160,9 @@ def test_levels_and_blending_are_sent_with_the_paint(easel: Page, fake: FakeServ
     assert fields["keep_levels"] == "2" and fields["blend"] == "true" and array(fields["mask"]).any()
 
 
-def test_nothing_to_imagine_is_a_mistake(easel: Page, fake: FakeServer) -> None:
+def test_nothing_to_regenerate_is_a_mistake(easel: Page, fake: FakeServer) -> None:
     easel.finish()
-    assert easel.error_of(".paint").startswith("Paint what to imagine anew")
+    assert easel.error_of(".paint").startswith("Paint what to regenerate")
     easel.stroke(".mask", (0.2, 0.5), (0.8, 0.5))
     assert easel.errors() == []
     easel.slide("[name=keep_levels]", 8)

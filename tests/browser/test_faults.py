@@ -105,7 +105,7 @@ def test_a_server_without_models_says_how_to_start_one(page: Page, fake: FakeSer
 
 
 def test_a_server_of_voices_opens_with_speech_and_offers_no_pictures(page: Page, fake: FakeServer) -> None:
-    fake.models = [model for model in fake.models if model["kind"] == "speech"]
+    fake.models = [model for model in fake.models if model["modality"] == "speech"]
     page.load("edit")
     assert page.view() == "speech"
     links = page.driver.find_elements("css selector", "nav a")

@@ -250,6 +250,6 @@ def test_a_metric_is_of_the_mixture_alone() -> None:
     config = dataclasses.replace(BASE, head="mixture", metric="triangular")
     assert matched_config(config, SPEC, "residual").metric == matched_config(config, SPEC, "direct").metric == "none"
     assert matched_config(config, SPEC, "ar_resgen").metric == "triangular"
-    assert build(config, SPEC).head.metric.kind == "triangular"
+    assert build(config, SPEC).head.metric.form == "triangular"
     with pytest.raises(ConfigError, match="metric='scale' is of head='mixture', not of 'residual'"):
         dataclasses.replace(BASE, metric="scale")

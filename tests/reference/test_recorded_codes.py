@@ -1,6 +1,6 @@
 """The codes of every kind and of every bundled model for fixed seeds, recorded once: what a change must not alter.
 
-A change that is meant to alter codes records them anew and says so in CHANGELOG.md under Numerics:
+A change that is meant to alter codes records them again and says so in CHANGELOG.md under Numerics:
 
     python tests/reference/test_recorded_codes.py
 """

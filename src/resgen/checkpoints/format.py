@@ -295,14 +295,14 @@ def _saved_component(folder: Path, name: str, entry: object) -> SavedComponent:
     where = folder / CONFIG_NAME
     if not isinstance(entry, dict):
         raise CheckpointError(f"'{where}': component '{name}' must be a mapping")
-    kind, config = entry.get("type"), entry.get("config")
-    if not isinstance(kind, str) or not isinstance(config, dict):
+    type_, config = entry.get("type"), entry.get("config")
+    if not isinstance(type_, str) or not isinstance(config, dict):
         raise CheckpointError(f"'{where}': component '{name}' needs a 'type' (text) and a 'config' (mapping)")
     path = folder / check_file_name(entry.get("file"), where)
     digest = check_sha256(entry.get("sha256"), where)
     if not path.is_file():
         raise CheckpointError(f"'{path}' is missing")
-    return SavedComponent(name=name, type=kind, config=config, path=path, sha256=digest)
+    return SavedComponent(name=name, type=type_, config=config, path=path, sha256=digest)
 
 
 def _depth(data: object) -> int:

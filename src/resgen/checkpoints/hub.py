@@ -46,7 +46,7 @@ def download(name: str) -> Path:
         )
     except Exception as error:  # of the network, of the hub, of the cache: one line for all
         raise CheckpointError(
-            f"model '{name}' is no local folder and no bundled model, and cannot be had from the hub: "
+            f"model '{name}' is no local folder and no bundled model, and cannot be fetched from the hub: "
             f"{_reason(error)}; without a network give the path of a folder"
         ) from error
     path = Path(folder)

@@ -57,17 +57,17 @@ def load_external_vocoder(folder: str | Path, mel: MelConfig | None = None) -> n
     config, where = _read_config(folder)
     try:
         if "upsample_rates" in config:
-            kind, own_mel = "BigVGAN", _bigvgan_mel(config)
+            network, own_mel = "BigVGAN", _bigvgan_mel(config)
         elif {"feature_extractor", "backbone", "head"} <= set(config):
-            kind, own_mel = "Vocos", _vocos_mel(config, where)
+            network, own_mel = "Vocos", _vocos_mel(config, where)
         else:
             raise CheckpointError(
                 f"'{where}' describes no known vocoder: BigVGAN has 'upsample_rates', Vocos has 'feature_extractor', "
                 f"'backbone' and 'head'"
             )
         if mel is not None:
-            _check_mel(own_mel, mel, kind, where)
-        load = _load_bigvgan if kind == "BigVGAN" else _load_vocos
+            _check_mel(own_mel, mel, network, where)
+        load = _load_bigvgan if network == "BigVGAN" else _load_vocos
         vocoder: nn.Module = load(config, own_mel, _weights_file(folder))
         return vocoder.eval().requires_grad_(False)
     except (ConfigError, KeyError, TypeError, ValueError) as error:
@@ -221,11 +221,11 @@ def _weights_file(folder: Path) -> Path:
     raise CheckpointError(f"'{folder}' holds no safetensors file with the vocoder's weights")
 
 
-def _check_mel(own: MelConfig, mel: MelConfig, kind: str, where: Path) -> None:
+def _check_mel(own: MelConfig, mel: MelConfig, network: str, where: Path) -> None:
     for name in _MEL_FIELDS:
         if getattr(own, name) != getattr(mel, name):
             raise CheckpointError(
-                f"'{where}': {kind} was trained on mels with {name}={getattr(own, name)}, but these have "
+                f"'{where}': {network} was trained on mels with {name}={getattr(own, name)}, but these have "
                 f"{name}={getattr(mel, name)}; use a vocoder with the same mel settings"
             )
 

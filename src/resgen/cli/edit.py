@@ -1,4 +1,4 @@
-"""`resgen edit image`: a part of a picture imagined anew."""
+"""`resgen edit image`: part of a picture regenerated."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EditImage(Drawing):
-    """Imagine a part of a picture anew, or its finer levels, with a trained model.
+    """Regenerate part of a picture, or its finer levels, with a trained model.
 
     The picture is encoded; what is kept comes back code for code, and the model draws the rest. For example:
 
@@ -33,13 +33,13 @@ class EditImage(Drawing):
     input: Annotated[Path, option("PICTURE")]
     """The picture."""
     mask: Annotated[str | None, option("PICTURE|BOX")] = None
-    """What to imagine anew: white in a picture, or a box LEFT,TOP,RIGHT,BOTTOM in pixels of the model's picture."""
+    """What to regenerate: white in a picture, or a box LEFT,TOP,RIGHT,BOTTOM in pixels of the model's picture."""
     keep: Annotated[str | None, option("BOX")] = None
-    """The other way round: everything outside this box is imagined."""
+    """The other way round: everything outside this box is regenerated."""
     keep_levels: Annotated[int | None, option("N")] = None
-    """Keep the N coarsest levels of what is imagined (without --mask and --keep of all), so that only details vary."""
+    """Keep the N coarsest levels of the regenerated part (without --mask and --keep: of all); only details vary."""
     class_name: Annotated[str | None, option("NAME_OR_ID", name="class")] = None
-    """What to imagine: the picture's own class or another. Needed if the model has classes."""
+    """What to generate: the picture's own class or another. Needed if the model has classes."""
     blend: bool = False
     """Take the pixels outside the mask from the picture itself, instead of decoding them."""
     resize: bool = False
@@ -86,7 +86,7 @@ class EditImage(Drawing):
             "trace": traced,
             "class_name": name if pipe.num_classes else None,
             "positions": len(visible),
-            "imagined_positions": num_new,
+            "new_positions": num_new,
             "given_codes": int(visible.sum()),
             "seconds": seconds,
             "steps": result.steps,
@@ -95,7 +95,7 @@ class EditImage(Drawing):
         }
         number = f"{len(result.images)} picture{'s' * (len(result.images) != 1)}"
         text = (
-            f"{number} with {num_new} of {len(visible)} positions imagined in {seconds:.1f} s "
+            f"{number} with {num_new} of {len(visible)} positions regenerated in {seconds:.1f} s "
             f"with {passes} network passes: {self.out}"
         )
         report(document, as_json=self.as_json, text=text)

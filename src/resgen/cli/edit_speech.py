@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EditSpeech(Drawing):
-    """Speak a stretch of a recording anew with other words, in the voice of the recording.
+    """Replace the words in a stretch of a recording, in the voice of the recording.
 
     Words of which at least half lies in the stretch, or that hold it, are replaced whole; where none does, the new
     words come between the nearest two. The codes of the rest come back as they are. For example:
@@ -114,7 +114,7 @@ class EditSpeech(Drawing):
             "stretch_s": plan.cut_s,
             "words": plan.words,
             "positions": len(results[0].codes),
-            "imagined_positions": plan.num_new,
+            "new_positions": plan.num_new,
             "seconds": seconds,
             "duration_s": results[0].duration_s,
             "passes": passes,
@@ -123,7 +123,7 @@ class EditSpeech(Drawing):
         change = f"'{old}' replaced" if old else "words put in"
         text = (
             f"{change} at {plan.cut_s[0]:.2f} to {plan.cut_s[1]:.2f} s: '{plan.text}', "
-            f"{plan.num_new} of {len(results[0].codes)} positions spoken anew in {seconds:.1f} s "
+            f"{plan.num_new} of {len(results[0].codes)} positions regenerated in {seconds:.1f} s "
             f"with {passes} network passes: {self.out}"
         )
         report(document, as_json=self.as_json, text=text)

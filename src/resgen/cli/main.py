@@ -182,8 +182,8 @@ def union(commands: Mapping[str, type[Any]]) -> Any:
         groups.setdefault(group, {})[rest] = command
     choices = []
     for name, inner in groups.items():
-        kind = inner.get("") or make_dataclass(name, [("command", union(inner))], namespace={"__doc__": ""})
-        choices.append(Annotated[kind, tyro.conf.subcommand(name)])
+        choice = inner.get("") or make_dataclass(name, [("command", union(inner))], namespace={"__doc__": ""})
+        choices.append(Annotated[choice, tyro.conf.subcommand(name)])
     return functools.reduce(operator.or_, choices)
 
 
@@ -214,7 +214,7 @@ def guard(run: Callable[[], int | None]) -> int:
         if not is_out_of_memory(error):
             raise
         return fail(
-            f"out of memory: {str(error).splitlines()[0] if str(error) else 'no more to be had'}; "
+            f"out of memory: {str(error).splitlines()[0] if str(error) else 'nothing left to allocate'}; "
             "take fewer samples at a time (--batch-size, or in training --set STAGE_training.accumulate=2; generators "
             "also recompute=true); `resgen plan` counts what a training takes"
         )

@@ -46,7 +46,7 @@ class Training:
     resume: bool = False
     """Go on from the newest checkpoint in --out."""
     init: Annotated[str | None, option("DIR")] = None
-    """Start from the weights of this model, of the same shape, instead of anew (fine-tuning)."""
+    """Start from the weights of this model, of the same shape, instead of from scratch (fine-tuning)."""
     skip_unreadable: bool = False
     """Leave out pictures and recordings that cannot be read, and say which, instead of refusing the data."""
     as_json: Json = False

@@ -170,18 +170,18 @@ def _merge(config: Any, node: dict[str, Any], values: Mapping[str, Any], prefix:
             node[name] = value
 
 
-def _converted(kind: Any, value: Any, where: str) -> Any:
+def _converted(field_type: Any, value: Any, where: str) -> Any:
     """`value` as what a field of type `kind` holds."""
-    origin, args = get_origin(kind), get_args(kind)
+    origin, args = get_origin(field_type), get_args(field_type)
     if origin in (Union, UnionType):
         if value is None and NoneType in args:
             return None
-        kinds = [part for part in args if part is not NoneType]
-        return _converted(kinds[0], value, where) if len(kinds) == 1 else _tagged(kinds, value, where)
-    if dataclasses.is_dataclass(kind):
-        if hasattr(kind, "tag"):
-            return _tagged([kind], value, where)
-        return config_from_dict(cast(type, kind), value, where=f"{where}.")
+        options = [part for part in args if part is not NoneType]
+        return _converted(options[0], value, where) if len(options) == 1 else _tagged(options, value, where)
+    if dataclasses.is_dataclass(field_type):
+        if hasattr(field_type, "tag"):
+            return _tagged([field_type], value, where)
+        return config_from_dict(cast(type, field_type), value, where=f"{where}.")
     if origin is Literal:
         if value not in args:
             raise ConfigError(unknown(where, value, args))
@@ -192,13 +192,15 @@ def _converted(kind: Any, value: Any, where: str) -> Any:
             return origin(_converted(part, item, where) for part, item in zip(parts, value, strict=True))
     elif origin in (dict, abc.Mapping) and isinstance(value, Mapping):
         return {_converted(args[0], k, where): _converted(args[1], item, f"{where}.{k}") for k, item in value.items()}
-    elif kind is Any:
+    elif field_type is Any:
         return value
-    elif type(value) is kind:
+    elif type(value) is field_type:
         return _bounded(value, where)
-    elif kind is float and type(value) is int:
+    elif field_type is float and type(value) is int:
         return float(_bounded(value, where))
-    raise ConfigError(f"{where}={reprlib.repr(value)} must be of type {kind.__name__ if origin is None else kind}")
+    raise ConfigError(
+        f"{where}={reprlib.repr(value)} must be of type {field_type.__name__ if origin is None else field_type}"
+    )
 
 
 def _bounded(value: Any, where: str) -> Any:
@@ -217,9 +219,9 @@ def is_text(value: object) -> bool:
     return isinstance(value, str) and value == value.encode(errors="replace").decode()
 
 
-def _tagged(kinds: Sequence[Any], value: Any, where: str) -> Any:
+def _tagged(options: Sequence[Any], value: Any, where: str) -> Any:
     """One of several dataclasses, by its tag."""
-    choices = {kind.tag: kind for kind in kinds}
+    choices = {option.tag: option for option in options}
     if not isinstance(value, Mapping):
         raise ConfigError(f"{where} must be a mapping of keys to values, not {reprlib.repr(value)}")
     if KIND not in value:

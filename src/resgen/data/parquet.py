@@ -60,11 +60,11 @@ def check_encoded(path: Path, schema: Any, name: str) -> None:
     """
     from pyarrow import types
 
-    kind = schema.field(name).type
-    nested = types.is_struct(kind) and kind.get_field_index("bytes") >= 0
-    content = kind.field("bytes").type if nested else kind
+    column_type = schema.field(name).type
+    nested = types.is_struct(column_type) and column_type.get_field_index("bytes") >= 0
+    content = column_type.field("bytes").type if nested else column_type
     if not (types.is_binary(content) or types.is_large_binary(content)):
-        raise DataError(f"'{path}' column '{name}' must hold bytes or {{bytes, path}}, not {kind}")
+        raise DataError(f"'{path}' column '{name}' must hold bytes or {{bytes, path}}, not {column_type}")
 
 
 def encoded_cells(path: Path, column: Any, name: str, start: int) -> list[memoryview]:

@@ -104,7 +104,7 @@ class Kind:
             levels are left for the end.
         has_verdict: whether comparisons say in words how it stands against the others.
         is_yardstick: whether tables of speed have the ratios to it.
-        compilable: whether `torch.compile` serves it; a growing cache would be compiled anew for every position.
+        compilable: whether `torch.compile` serves it; a growing cache would be recompiled for every position.
     """
 
     name: str

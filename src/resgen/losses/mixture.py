@@ -147,8 +147,8 @@ class _ChunkedBound(torch.autograd.Function):
         module = cast(nn.Module, head)
         # The same leaves serve every chunk. What autocast would round is rounded before and once: the gradient of a
         # chunk is then as small as that, and only the sum over the chunks is in float32.
-        kind = hidden.device.type
-        rounded = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        device_type = hidden.device.type
+        rounded = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else None
         leaves = [
             param.detach().to(rounded if name in head.rounded else None).requires_grad_(param.requires_grad)
             for name, param in zip(names, params, strict=True)

@@ -127,8 +127,8 @@ class _LevelSums(torch.autograd.Function):
         bias: Tensor,
         steering: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        kind = hidden.device.type
-        low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+        device_type = hidden.device.type
+        low = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else weight.dtype
         wide = at_least_float32(hidden[:0]).dtype
         order, blocks = _masked_blocks(visible, len(weight), weight.shape[1])
         first, inputs, targets = visible[order], hidden[order].to(low), codes[order]

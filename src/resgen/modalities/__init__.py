@@ -62,7 +62,7 @@ class Modality:
     Attributes:
         name: of the modality.
         noun: what its data is called in messages.
-        recipes: recipes by name, each made anew.
+        recipes: recipes by name, made again for every caller.
         components: types of saved components that are this modality's alone.
         stages: trainings by name.
         kinds: of generators, by name.

@@ -34,11 +34,11 @@ class TargetMetric(nn.Module):
     Args:
         depth: D; c lies in 0..D-1.
         code_dim: H.
-        kind: `scale` (S is a number, not learned), `diagonal` or `triangular`.
+        form: of S, `scale` (S is a number, not learned), `diagonal` or `triangular`.
         max_shapes: most matrices S there are.
 
     Raises:
-        ConfigError: another kind.
+        ConfigError: another form.
     """
 
     keeps_float32 = True
@@ -46,18 +46,18 @@ class TargetMetric(nn.Module):
     log_scale: Tensor
     shape_of: Tensor
 
-    def __init__(self, depth: int, code_dim: int, kind: str, max_shapes: int = MAX_SHAPES) -> None:
+    def __init__(self, depth: int, code_dim: int, form: str, max_shapes: int = MAX_SHAPES) -> None:
         super().__init__()
-        if kind not in METRICS[1:]:
-            raise ConfigError(unknown("metric", kind, METRICS))
-        self.kind, self.depth, self.code_dim = kind, depth, code_dim
+        if form not in METRICS[1:]:
+            raise ConfigError(unknown("metric", form, METRICS))
+        self.form, self.depth, self.code_dim = form, depth, code_dim
         self.num_shapes = shapes = min(depth, max_shapes)
         self.register_buffer("centre", torch.zeros(depth, code_dim))
         self.register_buffer("log_scale", torch.zeros(depth))
         self.register_buffer("shape_of", torch.arange(depth) * shapes // depth, persistent=False)
         # Flat, as everything that is not to decay.
-        below = code_dim * (code_dim - 1) // 2 if kind == "triangular" else 0
-        self.log_diagonal = nn.Parameter(torch.zeros(shapes * code_dim), requires_grad=kind != "scale")
+        below = code_dim * (code_dim - 1) // 2 if form == "triangular" else 0
+        self.log_diagonal = nn.Parameter(torch.zeros(shapes * code_dim), requires_grad=form != "scale")
         self.below = nn.Parameter(torch.zeros(shapes * below), requires_grad=below > 0)
 
     @property
@@ -69,7 +69,7 @@ class TargetMetric(nn.Module):
     def factors(self) -> Float[Tensor, "G H H"]:
         """S, lower triangular."""
         diagonal = torch.diag_embed(self.diagonals.exp())
-        if self.kind != "triangular":
+        if self.form != "triangular":
             return diagonal
         row, column = torch.tril_indices(self.code_dim, self.code_dim, -1, device=diagonal.device)
         below = torch.zeros_like(diagonal)
@@ -120,16 +120,16 @@ class TargetMetric(nn.Module):
             shape: 0..G-1.
             within: float64, of the standardised targets around their clusters' centres.
         """
-        if self.kind == "scale":
+        if self.form == "scale":
             root = within.diagonal().mean().clamp(min=1e-12).rsqrt() * torch.eye(self.code_dim).to(within)
         else:
-            matrix = torch.diag(within.diagonal()) if self.kind == "diagonal" else within
+            matrix = torch.diag(within.diagonal()) if self.form == "diagonal" else within
             largest = torch.linalg.eigvalsh(matrix)[-1].clamp(min=1e-12)
             identity = torch.eye(self.code_dim).to(within)
             lower = torch.linalg.cholesky(matrix + SHRINKAGE * largest * identity)
             root = torch.linalg.solve_triangular(lower, identity, upper=False)
         self.log_diagonal.view(self.num_shapes, -1)[shape] = root.diagonal().log().to(self.log_diagonal)
-        if self.kind == "triangular":
+        if self.form == "triangular":
             row, column = torch.tril_indices(self.code_dim, self.code_dim, -1, device=root.device)
             self.below.view(self.num_shapes, -1)[shape] = root[row, column].to(self.below)
         return root

@@ -44,8 +44,8 @@ def monotonic_alignment(
     texts = text_lengths.cpu().numpy().astype(np.int64)
     frames = frame_lengths.cpu().numpy().astype(np.int64)
     _check_lengths(texts, frames, num_tokens, num_frames)
-    kind = torch.float64 if scores.dtype == torch.float64 else torch.float32
-    values = scores.detach().to("cpu", kind).numpy()
+    dtype = torch.float64 if scores.dtype == torch.float64 else torch.float32
+    values = scores.detach().to("cpu", dtype).numpy()
     moved, best = _moves(values)
     inside = np.arange(num_frames)[:, None] < frames
     moved[~inside] = False

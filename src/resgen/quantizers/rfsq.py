@@ -90,7 +90,7 @@ class RFSQuantizer(Quantizer):
 
     @torch.no_grad()
     def update(self, result: Quantization, generator: torch.Generator, reduce: Reduce = LOCAL) -> dict[str, Tensor]:
-        """Fold the batch into centres, axes and spreads, then lay the grids anew; see `Quantizer.update`.
+        """Fold the batch into centres, axes and spreads, then lay out the grids again; see `Quantizer.update`.
 
         The axes take one step of orthogonal iteration on the running covariance, which is known through the axes and
         spreads only: `U <- orth(m U diag(l) + (1 - m) C U)` with the batch's covariance `C` and the momentum `m`.

@@ -157,7 +157,7 @@ def sample_codes(
     """Decode all levels of a batch, coarse to fine, on the device of the noise.
 
     Each step draws a code at every masked position of the level, scores it by its log-probability (the model's own,
-    before temperature and nucleus) plus annealed Gumbel noise, and keeps the best; the others are drawn anew in the
+    before temperature and nucleus) plus annealed Gumbel noise, and keeps the best; the others are redrawn in the
     next step. After step t of a level's T, `ceil(gamma(t/T) n)` of the n positions to decode there remain masked.
 
     Args:

@@ -35,8 +35,8 @@ def create_app(service: Service) -> ASGIApp:
     for routes in (ModelRoutes, *service.routes.values()):
         app.include_router(routes(service).router, dependencies=keyed if service.config.api_key else [])
     refusals = (StarletteHTTPException, RequestValidationError, ResGenError, QueueFullError, ClosedError, TimeoutError)
-    for kind in (*refusals, Exception):
-        app.add_exception_handler(kind, _failed)
+    for error in (*refusals, Exception):
+        app.add_exception_handler(error, _failed)
     return Gate(app, service)
 
 

@@ -38,7 +38,7 @@ class EditForm(Sampling):
     """Fields of an edit, besides its files."""
 
     box: str | None = Field(
-        None, max_length=100, description="What to imagine anew, x0,y0,x1,y1 in pixels of the model's picture."
+        None, max_length=100, description="What to regenerate, x0,y0,x1,y1 in pixels of the model's picture."
     )
     keep_levels: int | None = Field(None, ge=0, description="Levels to keep even there.")
     class_id: str | None = Field(None, max_length=100, description="Name or number.")
@@ -164,7 +164,7 @@ class ModelAnswer(BaseModel):
     """One model."""
 
     name: str
-    kind: Literal["image", "speech"]
+    modality: Literal["image", "speech"]
     description: str
     classes: list[str]
     image: ImageSize | None

@@ -21,12 +21,12 @@ class Served(Protocol):
     """A model that answers requests: made as `(name, source, config, *, device, dtype)`, by the worker.
 
     Attributes:
-        kind: name of the modality.
+        modality: name of its modality.
         name: in requests.
         description: of the model.
     """
 
-    kind: str
+    modality: str
     name: str
     description: str
 
@@ -101,20 +101,20 @@ class Service:
         self.state = CLOSING
         await self.batcher.close()
 
-    def find(self, name: str | None, kind: type[S]) -> S:
-        """The model of a kind that a request means: the one it names, or the only one there is.
+    def find(self, name: str | None, model_class: type[S]) -> S:
+        """The model of a class that a request means: the one it names, or the only one there is.
 
         Raises:
-            UnknownModelError: there is none of this name and kind.
+            UnknownModelError: there is none of this name and class.
             ConfigError: several could be meant.
         """
-        models = {own: model for own, model in self.models.items() if isinstance(model, kind)}
+        models = {own: model for own, model in self.models.items() if isinstance(model, model_class)}
         if name is None and len(models) > 1:
             raise ConfigError(f"model must be given; one of {', '.join(models)}")
         if name is None and models:
             return next(iter(models.values()))
         if name not in models:
-            raise UnknownModelError(unknown(f"{kind.kind} model", name or "", models))
+            raise UnknownModelError(unknown(f"{model_class.modality} model", name or "", models))
         return models[name]
 
     def describe(self) -> dict[str, Any]:
@@ -123,7 +123,7 @@ class Service:
         limits = {name: getattr(config, name) for name in ("max_steps", "max_samples", "max_text", "max_upload_bytes")}
         answers = []
         for name, model in self.models.items():
-            about = {"name": name, "kind": model.kind, "description": model.description}
+            about = {"name": name, "modality": model.modality, "description": model.description}
             answers.append({**about, **model.describe(), "limits": limits})
         return {"models": answers}
 

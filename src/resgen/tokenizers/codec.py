@@ -338,13 +338,13 @@ def level_codebooks(codec: nn.Module, config: CodecTokenizerConfig) -> Float[Ten
     return torch.stack(books[: config.num_levels]).float()
 
 
-def codec_class(family: str, kind: Literal["Config", "Model"]) -> Any:
+def codec_class(family: str, suffix: Literal["Config", "Model"]) -> Any:
     """A class of `transformers`.
 
     Raises:
         MissingExtraError: it is not installed.
     """
-    return getattr(import_extra("transformers", "pretrained"), FAMILIES[family] + kind)
+    return getattr(import_extra("transformers", "pretrained"), FAMILIES[family] + suffix)
 
 
 def _new_codec(config: CodecTokenizerConfig) -> nn.Module:

@@ -123,7 +123,7 @@ def train_classes(
     Args:
         recipe: with `generator`, `generator_loss`, `generator_training` and `sampling`; the shape of the codes is the
             tokenizer's.
-        run: with the model `tokenizer`. Where the classes of `init` differ in number, they start anew.
+        run: with the model `tokenizer`. Where the classes of `init` differ in number, they start from scratch.
         tokenizers: classes of those that will do.
         encoded: (tokenizer, its folder) gives training and held-out codes, with the column `labels`.
         show: writes samples.

@@ -1,4 +1,4 @@
-"""Starting a training from the weights of a saved model instead of anew: fine-tuning."""
+"""Starting a training from the weights of a saved model instead of from scratch: fine-tuning."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def start_from(module: nn.Module, name_or_path: str | Path, part: str) -> None:
 def start_generator_from(generator: CodeModel, name_or_path: str | Path, tokenizer: SavedTokenizer) -> None:
     """`start_from` for a generator, which must have been trained on codes of the same tokenizer.
 
-    Where the number of classes differs, classes start anew and only "no class" keeps its vector.
+    Where the number of classes differs, classes start from scratch and only "no class" keeps its vector.
 
     Raises:
         CheckpointError: as `start_from`; or another tokenizer's codes made it.

@@ -112,7 +112,7 @@ class Log:
         if not self._quiet:
             print(text, file=sys.stderr, flush=True)
 
-    def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
+    def write(self, phase: str, step: int, values: Mapping[str, float]) -> None:
         """Append a line to `metrics.jsonl`, and tell the loggers; numbers that are not finite become null.
 
         Raises:
@@ -120,12 +120,12 @@ class Log:
         """
         if self._quiet:
             return
-        line = {"kind": kind, "step": step} | {k: v if math.isfinite(v) else None for k, v in values.items()}
+        line = {"kind": phase, "step": step} | {k: v if math.isfinite(v) else None for k, v in values.items()}
         with writing(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        self._finished = kind == "final"
+        self._finished = phase == "final"
         if self._loggers is not None:
-            scalars = {f"{kind}/{name}": value for name, value in values.items()}
+            scalars = {f"{phase}/{name}": value for name, value in values.items()}
             self._loggers.tell(lambda logger: logger.metrics(step, scalars))
 
     def samples(self, step: int, picture: Path) -> None:

@@ -68,11 +68,11 @@ def test_a_sheet(model: Path, inputs: Path, capsys: Any) -> None:
     document = run_json(command(model, "--mask", "0,0,8,4", "--class", "bag", "--out", "new/sheet.png"), capsys)
     assert document["files"] == ["new/sheet.png"] and document["trace"] == []
     assert document["class_name"] == "Bag" and document["depth"] == 3
-    assert (document["positions"], document["imagined_positions"], document["given_codes"]) == (16, 8, 24)
+    assert (document["positions"], document["new_positions"], document["given_codes"]) == (16, 8, 24)
     assert document["steps"] and document["passes"] > len(document["steps"])
     assert Image.open("new/sheet.png").width == 2 + 4 * (96 + 2)
     assert main(command(model, "--mask", "0,0,8,4", "--class", "bag", "--out", "new/sheet.png")) == 0
-    assert capsys.readouterr().out.startswith("1 picture with 8 of 16 positions imagined")
+    assert capsys.readouterr().out.startswith("1 picture with 8 of 16 positions regenerated")
 
 
 def test_a_folder_with_blended_pictures(model: Path, inputs: Path, capsys: Any) -> None:
@@ -94,7 +94,7 @@ def test_options_of_the_sampler_and_other_ways_to_keep(model: Path, inputs: Path
     levels = run_json(command(model, "--keep-levels", "2", "--steps", "1", "--guidance-scale", "0", *base), capsys)
     assert levels["given_codes"] == 32 and levels["passes"] == len(levels["steps"]) == 1
     kept = run_json(command(model, "--keep", "0,0,4,4", "--resize", *base), capsys)
-    assert kept["given_codes"] == 12 and kept["imagined_positions"] == 12
+    assert kept["given_codes"] == 12 and kept["new_positions"] == 12
 
 
 def test_traces(model: Path, inputs: Path, capsys: Any) -> None:
@@ -110,13 +110,13 @@ def test_traces(model: Path, inputs: Path, capsys: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (["--class", "bag"], "nothing would be imagined: give mask, keep or --keep-levels"),
+        (["--class", "bag"], "nothing would be regenerated: give mask, keep or --keep-levels"),
         (["--class", "bag", "--keep-levels", "1", "--seed", "-1"], "--seed=-1 must be a whole number of at least 0"),
         (["--class", "bag", "--keep-levels", "1", "--steps", "0"], "--steps=0 must be at least 1"),
         (["--class", "bag", "--mask", "9,0,9,0"], "mask box"),
         (["--mask", "0,0,4,4"], "this model needs a class, --class; allowed: Bag, T-shirt/top, 0..1"),
         (["--mask", "0,0,4,4", "--class", "Bags"], "unknown class 'Bags' (did you mean 'Bag'?)"),
-        (["--class", "bag"], "nothing would be imagined"),
+        (["--class", "bag"], "nothing would be regenerated"),
         (["--class", "bag", "--mask", "0,0,9,4"], "mask box 0,0,9,4"),
         (["--class", "bag", "--mask", "2,2,2,4"], "mask box 2,2,2,4"),
         (["--class", "bag", "--mask", "2,2,4"], "box '2,2,4' must be four whole numbers"),

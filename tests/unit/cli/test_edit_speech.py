@@ -73,7 +73,7 @@ def test_one_result(model: Path, inputs: Path, capsys: Any) -> None:
     assert document["positions"] * UNIT == pytest.approx(len(sound), abs=UNIT)
     assert main(command(model, *CHANGE, "--out", "e.flac", "--keep-length", "--steps", "1")) == 0
     said = capsys.readouterr().out
-    assert said.count("\n") == 1 and "positions spoken anew" in said and "with 2 network passes: e.flac" in said
+    assert said.count("\n") == 1 and "positions regenerated" in said and "with 2 network passes: e.flac" in said
     assert len(read_sound("e.flac", RATE)) == len(original)
 
 

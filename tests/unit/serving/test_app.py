@@ -49,13 +49,13 @@ def test_models_say_what_they_are(sources: dict[str, str]) -> None:
         return (await client.get("/v1/models")).json()
 
     clothes, speech = talk(sources, ask, max_steps=9)["models"]
-    assert clothes["name"] == "clothes" and clothes["kind"] == "image"
+    assert clothes["name"] == "clothes" and clothes["modality"] == "image"
     assert clothes["classes"] == ["T-shirt/top", "Bag", "1"] and clothes["sample_rate_hz"] is None
     assert clothes["image"] == {"height": 8, "width": 8, "channels": 1}
     assert (clothes["positions"], clothes["levels"]) == (16, 3)
     assert clothes["defaults"]["num_steps"] == 4 and clothes["defaults"]["guidance_scale"] == 1.0
     assert clothes["limits"] == {"max_steps": 9, "max_samples": 32, "max_text": 500, "max_upload_bytes": 8 << 20}
-    assert (speech["kind"], speech["image"], speech["sample_rate_hz"]) == ("speech", None, RATE)
+    assert (speech["modality"], speech["image"], speech["sample_rate_hz"]) == ("speech", None, RATE)
 
 
 def test_pictures_are_those_of_the_pipeline(clothes: dict[str, str], pipe: ImagePipeline) -> None:

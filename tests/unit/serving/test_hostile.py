@@ -249,7 +249,7 @@ def test_damaged_bodies(clothes: dict[str, str]) -> None:
     ("fields", "names"),
     [
         ({}, "class"),
-        ({"class_id": "bag"}, "nothing would be imagined"),
+        ({"class_id": "bag"}, "nothing would be regenerated"),
         ({"class_id": "hat", "keep_levels": "1"}, "unknown class 'hat'"),
         ({"class_id": "bag", "keep_levels": "9"}, "keep_levels=9"),
         ({"class_id": "bag", "keep_levels": "one"}, "keep_levels"),

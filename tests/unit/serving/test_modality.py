@@ -21,7 +21,7 @@ from serving_parts import talk
 
 
 class ServedMotion:
-    kind = "motion"
+    modality = "motion"
 
     def __init__(self, name: str, source: str, config: ServerConfig, *, device: str | None, dtype: str) -> None:
         self.name, self.description, self.folder = name, "walks", Path(source).name
@@ -62,7 +62,7 @@ def test_its_routes_answer(walk: dict[str, str], clothes: dict[str, str]) -> Non
 
     answer, listed = talk(walk | clothes, ask)
     assert answer == {"folder": "walk"}
-    assert [(one["name"], one["kind"]) for one in listed["models"]] == [("walk", "motion"), ("clothes", "image")]
+    assert [(one["name"], one["modality"]) for one in listed["models"]] == [("walk", "motion"), ("clothes", "image")]
     assert listed["models"][0]["joints"] == 6 and listed["models"][0]["description"] == "walks"
 
 

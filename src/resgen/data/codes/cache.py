@@ -108,10 +108,10 @@ class CachePlan:
         """Names and types of a shard's arrays."""
         codes = torch.uint16 if self.spec.codebook_size <= 1 << 16 else torch.int32
         arrays = {"codes": codes, "lengths": torch.int64}
-        for name, kind in self.columns.items():
-            if kind != "text":
-                arrays[name] = torch.int64 if kind == "number" else torch.int32
-            if kind == "row":
+        for name, content in self.columns.items():
+            if content != "text":
+                arrays[name] = torch.int64 if content == "number" else torch.int32
+            if content == "row":
                 arrays[f"{name}_lengths"] = torch.int64
         return arrays
 
@@ -166,7 +166,9 @@ class CodeCache:
     @cached_property
     def _spans(self) -> tuple[dict[str, np.ndarray], ...]:
         """Of each shard, where the codes and the rows of its samples end, by name."""
-        names = {"codes": "lengths"} | {n: f"{n}_lengths" for n, kind in self.plan.columns.items() if kind == "row"}
+        names = {"codes": "lengths"} | {
+            n: f"{n}_lengths" for n, content in self.plan.columns.items() if content == "row"
+        }
         return tuple({name: part.arrays[other].cumsum() for name, other in names.items()} for part in self.parts)
 
     def numbers(self, name: str) -> Int[Tensor, " N"]:
@@ -336,13 +338,13 @@ def pack_shard(
 
     arrays: dict[str, Tensor] = {}
     arrays["codes"], arrays["lengths"] = flatten(codes, torch.zeros(0, depth, dtype=torch.int64))
-    for name, kind in plan.columns.items():
-        if kind == "row":
+    for name, content in plan.columns.items():
+        if content == "row":
             empty = torch.zeros(0, dtype=torch.int64)
             arrays[name], arrays[f"{name}_lengths"] = flatten(columns[name], empty)
-        elif kind == "number":
+        elif content == "number":
             arrays[name] = torch.as_tensor(columns[name]).cpu()
-    texts = {name: list(columns[name]) for name, kind in plan.columns.items() if kind == "text"}
+    texts = {name: list(columns[name]) for name, content in plan.columns.items() if content == "text"}
     for name, array in arrays.items():
         if array.is_floating_point():
             raise DataError(f"{where}: {name} must be whole numbers, not {array.dtype}")
@@ -414,12 +416,12 @@ def _check(part: Part, plan: CachePlan, shard: Shard, where: str) -> None:
     if not plan.ragged and (lengths != plan.spec.num_positions).any():
         raise DataError(f"{where}: samples of {lengths.min()}..{lengths.max()} positions do not fit {plan.spec}")
     _check_rows("codes", arrays["codes"], lengths, count, where)
-    for name, kind in plan.columns.items():
-        if kind == "row":
+    for name, content in plan.columns.items():
+        if content == "row":
             _check_rows(name, arrays[name], arrays[f"{name}_lengths"], count, where)
-        elif kind == "number" and (len(arrays[name]) != count or (count and arrays[name].min() < 0)):
+        elif content == "number" and (len(arrays[name]) != count or (count and arrays[name].min() < 0)):
             raise DataError(f"{where}: {name} must be one number of at least 0 per sample; {REMEDY}")
-        elif kind == "text" and not _are_texts(part.texts, name, count):
+        elif content == "text" and not _are_texts(part.texts, name, count):
             raise DataError(f"{where}: {name} must be one text per sample; {REMEDY}")
     if not count:
         return

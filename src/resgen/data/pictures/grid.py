@@ -93,11 +93,11 @@ def save_picture(image: Image.Image, path: str | Path) -> Path:
         WriteError: the place cannot be written.
     """
     path = Path(path)
-    kind = _FORMATS.get(path.suffix.lower())
-    if kind is None:
+    image_format = _FORMATS.get(path.suffix.lower())
+    if image_format is None:
         raise DataError(f"cannot write '{path}': unknown suffix '{path.suffix}'; allowed: {', '.join(_FORMATS)}")
     with atomic_path(path, sync=False) as temporary:
-        image.save(temporary, format=kind)
+        image.save(temporary, format=image_format)
     return path
 
 

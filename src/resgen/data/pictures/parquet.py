@@ -227,12 +227,15 @@ def _check_types(path: Path, schema: Any, image: str, label: str | None) -> None
         raise DataError(f"'{path}' column '{label}' must hold whole numbers or names, not {schema.field(label).type}")
 
 
-def _is_label(kind: Any) -> bool:
+def _is_label(column_type: Any) -> bool:
     from pyarrow import types
 
-    kind = kind.value_type if types.is_dictionary(kind) else kind
+    column_type = column_type.value_type if types.is_dictionary(column_type) else column_type
     return bool(
-        types.is_integer(kind) or types.is_boolean(kind) or types.is_string(kind) or types.is_large_string(kind)
+        types.is_integer(column_type)
+        or types.is_boolean(column_type)
+        or types.is_string(column_type)
+        or types.is_large_string(column_type)
     )
 
 

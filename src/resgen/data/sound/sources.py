@@ -310,13 +310,13 @@ def _columns(path: Path, schema: Any, allowed: Mapping[str, Sequence[str]]) -> d
         others = f"; also read: {aliases}" if aliases else ""
         raise DataError(f"'{path}' has no column {' and no column '.join(missing)}; it has: {there}{others}")
     for name, column in columns.items():
-        kind = schema.field(column).type
-        kind = kind.value_type if types.is_dictionary(kind) else kind
-        is_text = types.is_string(kind) or types.is_large_string(kind)
+        column_type = schema.field(column).type
+        column_type = column_type.value_type if types.is_dictionary(column_type) else column_type
+        is_text = types.is_string(column_type) or types.is_large_string(column_type)
         if name in ("audio", "prompt"):
             check_encoded(path, schema, column)
-        elif not is_text and not (name == "speaker_id" and types.is_integer(kind)):
-            raise DataError(f"'{path}' column '{column}' must hold text, not {kind}")
+        elif not is_text and not (name == "speaker_id" and types.is_integer(column_type)):
+            raise DataError(f"'{path}' column '{column}' must hold text, not {column_type}")
     return columns
 
 

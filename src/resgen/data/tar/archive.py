@@ -61,28 +61,28 @@ def tar_members(file: BinaryIO, where: str) -> Iterator[Member]:
         if len(header) < BLOCK:
             raise DataError(f"{where} is cut short: it ends at byte {total} without the mark of a tar archive's end")
         _check_header(header, where, position)
-        kind, begin = header[156:157], position + BLOCK
-        length = _number(header[124:136]) if size is None or kind in _EXTENDED else size
+        typeflag, begin = header[156:157], position + BLOCK
+        length = _number(header[124:136]) if size is None or typeflag in _EXTENDED else size
         if length is None or length < 0:
             raise DataError(f"{where} is damaged: the header at byte {position} has no size")
         if begin + length > total:
             raise DataError(f"{where} is cut short: byte {begin + length} is needed, it ends at byte {total}")
         position = begin + -(-length // BLOCK) * BLOCK
-        if kind in _EXTENDED:
+        if typeflag in _EXTENDED:
             if length > MAX_EXTENDED_BYTES:
                 raise DataError(f"{where} has a header of {length} bytes; at most {MAX_EXTENDED_BYTES} are read")
             content = file.read(length)
-            if kind == _PAX:
+            if typeflag == _PAX:
                 records = _records(content, where, begin)
                 name, size = records.get("path", name), _pax_size(records, where, begin)
-            elif kind == _LONG_NAME:
+            elif typeflag == _LONG_NAME:
                 name = content.rstrip(b"\0").decode(errors="replace")
             continue
-        if kind in _FILES:
+        if typeflag in _FILES:
             yield Member(name if name is not None else _name(header), begin, length)
-        elif kind != _FOLDER:
+        elif typeflag != _FOLDER:
             member = name if name is not None else _name(header)
-            raise DataError(f"{where} holds {member!r}, which is no file (type {kind!r}); only files are read")
+            raise DataError(f"{where} holds {member!r}, which is no file (type {typeflag!r}); only files are read")
         name = size = None
     raise DataError(f"{where} has more than {MAX_MEMBERS} files; divide it into shards")
 

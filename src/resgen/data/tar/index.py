@@ -348,7 +348,7 @@ def _read_index(path: Path, suffixes: Sequence[str]) -> ShardIndex | None:
                 continue
             sha256 = str(meta["sha256"])
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError):
-            continue  # none, or damaged: build it anew
+            continue  # none, or damaged: build it again
         return ShardIndex(
             path=path,
             sha256=sha256,

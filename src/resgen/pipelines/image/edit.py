@@ -1,4 +1,4 @@
-"""Editing pictures: part of a picture's codes is given, the sampler imagines the rest.
+"""Editing pictures: part of a picture's codes is given, the sampler fills in the rest.
 
 A position's known levels are a prefix (Sec. 3.1), so that one number per position says what is kept: all levels outside
 a mask, none under it, or everywhere the coarsest few.
@@ -28,7 +28,7 @@ from resgen.tokenizers.image import ImageTokenizer
 
 SHEET_COLUMNS = 8
 _TINT = (220, 30, 60)
-_WHITE = 128  # from this brightness on a mask means "imagine anew"
+_WHITE = 128  # from this brightness on a mask means "regenerate"
 
 
 class Box(NamedTuple):
@@ -86,7 +86,7 @@ class EditPlan:
 
     Attributes:
         image: the picture as the model takes it.
-        mask: white where it is imagined anew, of the same size; None without a mask.
+        mask: white where it is regenerated, of the same size; None without a mask.
         codes: `[L, D]`, the picture's.
         visible: `[L]`, how many levels of each position are given.
     """
@@ -150,22 +150,22 @@ def plan_edit(
     Args:
         tokenizer: the model's.
         image: a picture, its file or the content of one.
-        mask: white where the picture is imagined anew: a picture of any size, its file or the content of
+        mask: white where the picture is regenerated: a picture of any size, its file or the content of
             one (cut to the centred square and resized to the nearest pixel), or a box.
-        keep: a box outside which everything is imagined anew.
-        keep_levels: how many of the coarsest levels are given where the picture is imagined anew; everywhere without
+        keep: a box outside which everything is regenerated.
+        keep_levels: how many of the coarsest levels are given where the picture is regenerated; everywhere without
             `mask` and `keep`.
         resize: cut out, resize and convert a picture of another size or mode, instead of refusing it.
 
     Raises:
         ConfigError: a box that is empty or out of range, `keep_levels` out of range, both of `mask` and `keep`, or
-            nothing to imagine.
+            nothing to regenerate.
         DataError: no picture, damaged, or of another size or mode; a mask without a white pixel.
     """
     if mask is not None and keep is not None:
         raise ConfigError("mask and keep were both given; keep is the mask of all that lies outside a box")
     if mask is None and keep is None and keep_levels is None:
-        raise ConfigError("nothing would be imagined: give mask, keep or keep_levels")
+        raise ConfigError("nothing would be regenerated: give mask, keep or keep_levels")
     spec, size = tokenizer.spec, tokenizer.config.image_size
     if keep_levels is not None and not 0 <= keep_levels <= spec.depth:
         raise ConfigError(f"keep_levels={keep_levels} must lie in 0..{spec.depth}, the model's levels")
@@ -216,7 +216,7 @@ def check_order(kind: Kind, visible: Int[Tensor, " L"]) -> None:
 def _mask(
     mask: MaskLike | None, keep: tuple[int, int, int, int] | list[int] | None, size: int
 ) -> Bool[Tensor, "S S"] | None:
-    """True where the picture is imagined anew; None without a mask."""
+    """True where the picture is regenerated; None without a mask."""
     if isinstance(mask, tuple | list) or keep is not None:
         box = Box.of("mask", mask, size) if keep is None else Box.of("keep", keep, size)
         inside = torch.zeros(size, size, dtype=torch.bool)
@@ -224,7 +224,7 @@ def _mask(
         if keep is None:
             return inside
         if inside.all():
-            raise ConfigError(f"keep box {','.join(map(str, box))} is the whole picture: nothing would be imagined")
+            raise ConfigError(f"keep box {','.join(map(str, box))} is the whole picture: nothing would be regenerated")
         return ~inside
     if mask is None:
         return None
@@ -233,5 +233,5 @@ def _mask(
     # As the picture itself: the centred square. Nearest pixels keep a mask of two values one of two values.
     region = np.asarray(ImageOps.fit(grey, (size, size), Image.Resampling.NEAREST)) >= _WHITE
     if not region.any():
-        raise DataError(f"{where} has no white pixel, so nothing would be imagined; white is imagined anew")
+        raise DataError(f"{where} has no white pixel, so nothing would be regenerated; white is regenerated")
     return torch.from_numpy(region)

@@ -101,16 +101,16 @@ class ImagePipeline(ClassPipeline):
         callback: StepCallback | None = None,
         **settings: Unpack[Settings],
     ) -> EditOutput:
-        """Imagine a part of a picture anew, or its finer levels; what is given comes back as it is, code for code.
+        """Regenerate part of a picture, or its finer levels; what is given comes back unchanged, code for code.
 
         Args:
             image: a PIL picture, an array, a tensor, a file or the content of one (see `inputs.PictureLike`).
-            mask: what to imagine anew: white in a picture, or a box (left, top, right, bottom) in pixels of the
+            mask: what to regenerate: white in a picture, or a box (left, top, right, bottom) in pixels of the
                 model's picture.
-            keep: a box outside which everything is imagined anew.
+            keep: a box outside which everything is regenerated.
             keep_levels: how many of the coarsest levels are kept even there (0 by default); of the whole picture
                 without `mask` and `keep`.
-            class_id: number or name of the class to imagine; the picture's own or another. Models without classes
+            class_id: number or name of the class to generate; the picture's own or another. Models without classes
                 take none.
             num_samples: how many results.
             seed: result k draws from the stream (seed, k), so `batch_size` changes nothing but rounding; None takes a
@@ -122,8 +122,8 @@ class ImagePipeline(ClassPipeline):
             settings: as of a call.
 
         Raises:
-            ConfigError: no class or an unknown one, nothing to imagine, a mask that the model's kind cannot follow, or
-                a value out of range.
+            ConfigError: no class or an unknown one, nothing to regenerate, a mask that the kind cannot follow, or a
+                value out of range.
             DataError: picture or mask cannot be read or do not fit.
         """
         check_whole(1, num_samples=num_samples)
@@ -152,7 +152,7 @@ class ImagePipeline(ClassPipeline):
         )
 
     def edited_class(self, class_id: ClassLike | None) -> int | None:
-        """The number of the class to imagine; None for a model without classes.
+        """The number of the class to generate; None for a model without classes.
 
         Raises:
             ConfigError: no class or an unknown one.

@@ -1,4 +1,4 @@
-"""Editing speech: a stretch of a recording is spoken anew with other words, the rest of it is given.
+"""Editing speech: a stretch of a recording is replaced with other words, the rest of it is given.
 
 A stretch is named in seconds, words are replaced whole. A word is replaced if at least half of it lies in the stretch,
 or if the stretch lies within it, and the stretch then grows to hold it. Where no word is replaced, the new ones come
@@ -54,7 +54,7 @@ class SpeechEditPlan:
         offset: what lies before is silence.
         samples_per_position: of the codes.
         gain: that the recording was given before it was encoded.
-        begin: first position that is spoken anew.
+        begin: first position that is replaced.
         end: the position after the last one.
         num_new: positions that come in their place.
         features: expanded hidden states of the new text.

@@ -289,7 +289,7 @@ class SpeechPipeline(BasePipeline):
         callback: StepCallback | None = None,
         **settings: Unpack[Settings],
     ) -> list[SpeechEdit]:
-        """Speak a stretch of a recording anew with other words (see `pipelines.speech.edit`); the codes of the rest
+        """Replace the words in a stretch of a recording (see `pipelines.speech.edit`); the codes of the rest
         come back as they are.
 
         Args:

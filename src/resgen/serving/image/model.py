@@ -69,7 +69,7 @@ class ServedImages:
         dtype: see `ImagePipeline`.
     """
 
-    kind = "image"
+    modality = "image"
 
     def __init__(
         self, name: str, source: str, config: ServerConfig, *, device: str | None = None, dtype: str = "auto"

@@ -94,7 +94,7 @@ class ImageRoutes(Routes):
         return StreamingResponse(lines(), media_type="application/x-ndjson")
 
     async def edit(self, request: Request) -> Response:
-        """Part of a picture imagined anew."""
+        """Part of a picture regenerated."""
         form, files = await read_form(request, schemas.EditForm, EDIT_FILES)
         model = self.service.find(form.model, ServedImages)
         for name, content in files.items():

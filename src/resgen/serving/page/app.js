@@ -51,9 +51,9 @@ function sketch(root) {
 }
 
 function start(models) {
-  const images = models.filter((model) => model.kind === "image");
-  const voices = models.filter((model) => model.kind === "speech");
-  for (const link of links) link.hidden = !{ image: images, speech: voices }[link.dataset.kind].length;
+  const images = models.filter((model) => model.modality === "image");
+  const voices = models.filter((model) => model.modality === "speech");
+  for (const link of links) link.hidden = !{ image: images, speech: voices }[link.dataset.modality].length;
   if (images.length) {
     const [store, sources] = [new Store(), new Store()];
     const go = (view) => (picture) => {

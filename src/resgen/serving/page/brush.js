@@ -1,4 +1,4 @@
-// A mask painted over a picture, pixel by pixel of the model's picture: what is painted is imagined anew.
+// A mask painted over a picture, pixel by pixel of the model's picture: what is painted is regenerated.
 
 import { make } from "./dom.js";
 
@@ -6,7 +6,7 @@ const MOST_UNDO = 100;
 const TINT = [226, 28, 110, 165];
 
 export class Brush {
-  #mask = new Uint8Array(0); // 1: imagined anew
+  #mask = new Uint8Array(0); // 1: regenerated
   #past = [];
   #at = null; // the last point of the stroke, in the model's pixels
 

@@ -1,4 +1,4 @@
-// The view that imagines a part of a picture, or its finer levels, anew.
+// The view that regenerates part of a picture, or its finer levels.
 
 import { post } from "./api.js";
 import { make, seconds } from "./dom.js";
@@ -80,9 +80,9 @@ export function startEdit(view, { models, store, sources, uses }) {
     const { blob, name } = picture.require();
     const levels = Number(keep.value);
     if (brush.isEmpty && levels === 0) {
-      throw new InputError(paint, "Paint what to imagine anew, or keep at least one level of the whole picture.");
+      throw new InputError(paint, "Paint what to regenerate, or keep at least one level of the whole picture.");
     }
-    if (levels >= model.levels) throw new InputError(keep, "All levels are kept, so nothing would be imagined: keep fewer.");
+    if (levels >= model.levels) throw new InputError(keep, "All levels are kept, so nothing would be regenerated: keep fewer.");
     const numbers = numbersIn([count, steps, guidance, seed]);
     const body = new FormData();
     for (const [key, value] of Object.entries({ model: model.name, ...numbers })) body.set(key, value);
@@ -91,7 +91,7 @@ export function startEdit(view, { models, store, sources, uses }) {
     if (levels > 0) body.set("keep_levels", levels);
     if (model.classes.length) body.set("class_id", classId.value);
     body.set("blend", blend.checked && !brush.isEmpty);
-    say(`Imagining ${pictures(numbers.num_samples)} …`);
+    say(`Generating ${pictures(numbers.num_samples)} …`);
     progress(0, 0);
     began();
     const result = await post("v1/images/edit", body, signal);

@@ -61,7 +61,7 @@ class SpeechJob:
 class ServedSpeech:
     """A speech pipeline and what a server says of it; arguments as of `ServedImages`."""
 
-    kind = "speech"
+    modality = "speech"
 
     def __init__(
         self, name: str, source: str, config: ServerConfig, *, device: str | None = None, dtype: str = "auto"

@@ -82,7 +82,7 @@ def train_generator(
     Args:
         recipe: all settings; the shape of the codes is the tokenizer's.
         run: with the model `tokenizer`. Its data are pictures, encoded into `out/codes` first, or a folder that
-            `encode_data` wrote. Where the classes of `init` differ in number, they start anew.
+            `encode_data` wrote. Where the classes of `init` differ in number, they start from scratch.
         evaluator: makes, for the tokenizer, what is called every `evaluate_every` steps.
     """
 

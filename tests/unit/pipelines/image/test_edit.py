@@ -1,4 +1,4 @@
-"""Editing pictures: what is given, what is imagined, what is refused."""
+"""Editing pictures: what is given, what is regenerated, what is refused."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_what_is_given_comes_back(pipe: ImagePipeline, kind: str) -> None:
         assert arrays(result.images) == arrays(pipe.decode(result.codes))
 
 
-def test_nothing_left_to_imagine(pipe: ImagePipeline) -> None:
+def test_nothing_left_to_regenerate(pipe: ImagePipeline) -> None:
     result = pipe.edit(PICTURE, class_id=0, keep_levels=3)
     assert result.steps == [] and torch.equal(result.codes[0], codes_of(pipe))
     assert arrays(result.images) == arrays([result.context])
@@ -196,7 +196,7 @@ def test_pictures_and_masks_as_callers_have_them(pipe: ImagePipeline, tmp_path: 
     picture, mask = pipe("bag", seed=4).images[0], Image.new("L", (8, 8))
     mask.paste(255, (0, 0, 4, 8))
     picture.save(tmp_path / "a.png")
-    pixels, anew = np.array(picture), np.array(mask)
+    pixels, repaint = np.array(picture), np.array(mask)
     expected = pipe.edit(picture, mask=mask, class_id=0).codes
     pictures = [
         tmp_path / "a.png",
@@ -213,7 +213,7 @@ def test_pictures_and_masks_as_callers_have_them(pipe: ImagePipeline, tmp_path: 
     ]
     for source in pictures:
         assert torch.equal(pipe.edit(source, mask=mask, class_id=0).codes, expected), type(source)
-    for where in ((0, 0, 4, 8), [0, 0, 4, 8], anew, anew > 0, anew / 255, torch.from_numpy(anew) > 0):
+    for where in ((0, 0, 4, 8), [0, 0, 4, 8], repaint, repaint > 0, repaint / 255, torch.from_numpy(repaint) > 0):
         assert torch.equal(pipe.edit(picture, mask=where, class_id=0).codes, expected), where
     assert torch.equal(pipe.edit(picture, keep=[4, 0, 8, 8], class_id=0).codes, expected)
 
@@ -242,7 +242,7 @@ def test_numbers_that_are_no_picture(pipe: ImagePipeline, picture, named: str) -
     [
         ({"mask": [0, 0, 4]}, r"mask=\[0, 0, 4\] must be a box of four whole numbers"),
         ({"keep": [0, 0, 4]}, r"keep=\[0, 0, 4\] must be a box of four whole numbers"),
-        ({}, "nothing would be imagined"),
+        ({}, "nothing would be regenerated"),
         ({"mask": (0, 0, 9, 8)}, r"mask box 0,0,9,8 must be .* RIGHT <= 8"),
         ({"mask": (4, 0, 4, 8)}, "mask box 4,0,4,8"),
         ({"mask": (0, 5, 4, 4)}, "mask box 0,5,4,4"),

@@ -1,4 +1,4 @@
-"""A stretch of a recording spoken anew: which words, what is given, how long, and everything that is refused."""
+"""A stretch of a recording replaced: which words, what is given, how long, and everything that is refused."""
 
 from __future__ import annotations
 
