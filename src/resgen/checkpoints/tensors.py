@@ -79,7 +79,7 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
     Path(path).chmod(0o644)  # safetensors lets nobody else read
 
 
-def read_tensors(path: str | Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """Every tensor of a safetensors file.
 
     Raises:
@@ -89,7 +89,7 @@ def read_tensors(path: str | Path, device: str | torch.device = "cpu") -> dict[s
     if not path.is_file():
         raise CheckpointError(f"'{path}' is missing")
     try:
-        with safe_open(str(path), framework="pt", device=str(device)) as file:
+        with safe_open(str(path), framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"'{path}' is not a readable safetensors file: {_one_line(error)}") from error

@@ -180,10 +180,10 @@ def _main_curve(run: Run) -> tuple[str, Points]:
     return name, run.curve(name)
 
 
-def _smooth(points: Points, width: int = 3) -> list[float]:
-    """Means of `width` neighbours."""
+def _smooth(points: Points) -> list[float]:
+    """Means of three neighbours."""
     values = [value for _, value in points]
-    width = min(width, len(values))
+    width = min(3, len(values))
     return [statistics.fmean(values[i : i + width]) for i in range(len(values) - width + 1)]
 
 

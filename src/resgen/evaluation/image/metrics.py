@@ -314,15 +314,15 @@ def bootstrap_interval(
     return Interval(value - Z_95 * std, value + Z_95 * std, std)
 
 
-def wilson_interval(successes: int, trials: int, z: float = Z_95) -> tuple[float, float]:
-    """Wilson's score interval of a share; 95 % by default.
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """Wilson's 95 % score interval of a share.
 
     Raises:
         DataError: no trials, or more successes than trials.
     """
     if trials < 1 or not 0 <= successes <= trials:
         raise DataError(f"{successes} successes of {trials} trials: an interval needs 0 <= successes <= trials >= 1")
-    share = successes / trials
+    share, z = successes / trials, Z_95
     centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z / (1 + z * z / trials) * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
     return max(0.0, centre - half), min(1.0, centre + half)

@@ -199,7 +199,7 @@ def _open(out: str, run: str, sampling: dict[str, Any]) -> tuple[ImagePipeline, 
     return pipe, config_from_dict(get_kind(kind_of_run(run)).sampling, sampling, where="sampling.")
 
 
-def timing(models: Mapping[str, str], sampling: Mapping[str, dict[str, Any]], repetitions: int = 3) -> dict[str, Any]:
+def timing(models: Mapping[str, str], sampling: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """Seconds per guided picture, one at a time and 64 at a time; repetitions of the kinds take turns."""
     pipes = {
         kind: (
@@ -209,7 +209,7 @@ def timing(models: Mapping[str, str], sampling: Mapping[str, dict[str, Any]], re
         for kind, model in models.items()
     }
     seconds: dict[str, dict[str, list[float]]] = {kind: {"1": [], "64": []} for kind in models}
-    for repetition in range(repetitions + 1):
+    for repetition in range(4):
         for kind, (pipe, settings) in pipes.items():
             for batch in (1, 64):
                 class_ids = [index % max(pipe.num_classes, 1) for index in range(batch)]

@@ -29,6 +29,8 @@ from resgen.pipelines.image.pipeline import ImagePipeline
 from resgen.tokenizers.image import ImageTokenizer
 from resgen.training.generator_task import Evaluate
 
+_BATCH_SIZE = 250
+
 
 def sampling_of(pipe: ImagePipeline, sampling: AnySampling) -> dict[str, Any]:
     """Settings of the sampler as a protocol names them, with the generator's arithmetic."""
@@ -148,21 +150,19 @@ class Judge:
             seconds=seconds,
         )
 
-    def score_pipeline(
-        self, pipe: ImagePipeline, sampling: AnySampling, *, num_samples: int, seed: int, batch_size: int = 250
-    ) -> Score:
+    def score_pipeline(self, pipe: ImagePipeline, sampling: AnySampling, *, num_samples: int, seed: int) -> Score:
         """`score` of a pipeline under given settings."""
 
         def generate(class_ids: list[int], first: int) -> Tensor:
             return pipe.generate_pixels(
-                class_ids, first_index=first, seed=seed, batch_size=batch_size, sampling=sampling
+                class_ids, first_index=first, seed=seed, batch_size=_BATCH_SIZE, sampling=sampling
             )
 
         return self.score(generate, pipe.num_classes, num_samples)
 
     def in_training(self, tokenizer: ImageTokenizer) -> Callable[[CodeModel, AnySampling], dict[str, float]]:
         """What `GeneratorTask` calls every `evaluate_every` steps: the distance with and without guidance."""
-        num_samples, batch_size = 1000, 250
+        num_samples = 1000
 
         @torch.inference_mode()
         def evaluate(model: CodeModel, sampling: AnySampling) -> dict[str, float]:
@@ -171,8 +171,8 @@ class Judge:
             def generate(settings: AnySampling) -> Callable[[list[int], int], Tensor]:
                 def pictures(class_ids: list[int], first: int) -> Tensor:
                     parts = []
-                    for begin in range(0, len(class_ids), batch_size):
-                        part = torch.tensor(class_ids[begin : begin + batch_size], device=device)
+                    for begin in range(0, len(class_ids), _BATCH_SIZE):
+                        part = torch.tensor(class_ids[begin : begin + _BATCH_SIZE], device=device)
                         indices = range(first + begin, first + begin + len(part))
                         codes = sample(model, part, seed=0, indices=indices, sampling=settings).codes
                         parts.append(to_uint8(tokenizer.decode(codes)).cpu())
@@ -195,7 +195,6 @@ class Judge:
         *,
         num_samples: int,
         seeds: Sequence[int],
-        batch_size: int = 250,
         name: str = "",
         command: str = "",
         **settings: Any,
@@ -211,7 +210,7 @@ class Judge:
             **settings,
         )
         return evaluate_generation(
-            samples_of(pipe, sampling, batch_size),
+            samples_of(pipe, sampling, _BATCH_SIZE),
             protocol,
             self.extractor,
             self.reference,
