@@ -154,7 +154,7 @@ def reconstructions(pipe: ImagePipeline, pictures: Tensor) -> Tensor:
 def judged(
     judge: Classifier, pictures: Tensor, targets: Tensor, names: list[str], train_features: Tensor
 ) -> dict[str, Any]:
-    """Share of the pictures recognised as the wanted class, with 95 % intervals, and their distance to the data."""
+    """Share of the pictures recognised as the intended class, with 95 % intervals, and their distance to the data."""
     right = classify(judge, pictures).argmax(1).cpu() == targets
     by_class = {}
     for index, name in enumerate(names):

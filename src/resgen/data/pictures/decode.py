@@ -1,4 +1,4 @@
-"""One picture: bytes or a file in, an 8-bit grey or RGB picture of the wanted size out, with every failure named."""
+"""One picture: bytes or a file in, an 8-bit grey or RGB picture of the requested size out; every failure is named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One sound: bytes or a file in, mono samples at the wanted rate out, with every failure named; levels and silence."""
+"""One sound: bytes or a file in, mono samples at the requested rate out; every failure is named; levels and silence."""
 
 from __future__ import annotations
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -27,6 +27,9 @@ from resgen.evaluation.speech.metrics import (
 )
 from resgen.evaluation.speech.speakers import SpeakerEncoder
 from resgen.evaluation.speech.transcribers import Transcriber
+from resgen.progress import Advance, no_progress
+
+T = TypeVar("T")
 
 
 class Sound(NamedTuple):
@@ -54,7 +57,7 @@ class Trial(NamedTuple):
     speaker: str
 
 
-class Spoken(NamedTuple):
+class SpeechSample(NamedTuple):
     """What became of a trial; all without the prompt.
 
     Attributes:
@@ -189,7 +192,7 @@ class SpeechReport:
 
 def evaluate_speech(
     trials: Sequence[Trial],
-    speak: Callable[[Trial, int, int], Spoken],
+    speak: Callable[[Trial, int, int], SpeechSample],
     candidates: Mapping[str, Sequence[Sound]],
     *,
     transcriber: Transcriber,
@@ -197,7 +200,7 @@ def evaluate_speech(
     protocol: SpeechProtocol,
     model: str,
     command: str,
-    advance: Callable[[int, int, str], None] = lambda done, total, title: None,
+    advance: Advance = no_progress,
 ) -> SpeechReport:
     """Speak all trials and score them.
 
@@ -210,7 +213,7 @@ def evaluate_speech(
         protocol: of this evaluation.
         model: name or folder.
         command: that asked for it.
-        advance: told of the progress.
+        advance: called after every utterance with (done, total, title).
 
     Raises:
         DataError: no trials, or a speaker who is no candidate.
@@ -222,28 +225,24 @@ def evaluate_speech(
         if trial.speaker not in candidates:
             raise DataError(f"speaker '{trial.speaker}' is not among the candidates")
     runs = [(trial, seed, number) for seed in protocol.seeds for number, trial in enumerate(trials)]
-    spoken: list[Spoken] = []
     begin = time.perf_counter()
-    for done, (trial, seed, number) in enumerate(runs):
-        spoken.append(speak(trial, seed, number))
-        advance(done + 1, len(runs), "speaking")
+    samples = [speak(*run) for run in _with_progress(runs, "speaking", advance)]
     seconds = time.perf_counter() - begin
     voices = candidate_voices(candidates, names, encoder, advance)
     speakers = torch.tensor([names.index(trial.speaker) for trial, _, _ in runs])
     texts = [trial.text for trial, _, _ in runs]
     prompts = torch.stack([_embed(encoder, trial.prompt) for trial, _, _ in runs])
-    copies = torch.stack([_embed(encoder, one.prompt_reconstructed) for one in spoken])
+    copies = torch.stack([_embed(encoder, one.prompt_reconstructed) for one in samples])
     scores, generated = [], []
     for name, sounds in (
-        ("generated", [one.generated for one in spoken]),
+        ("generated", [one.generated for one in samples]),
         ("recordings", [trial.truth for trial, _, _ in runs]),
-        ("tokenizer", [one.reconstructed for one in spoken]),
+        ("tokenizer", [one.reconstructed for one in samples]),
     ):
         transcripts, embeddings = [], []
-        for done, sound in enumerate(sounds):
+        for sound in _with_progress(sounds, f"listening to {name}", advance):
             transcripts.append(transcriber(_at(sound, transcriber.sample_rate_hz)))
             embeddings.append(_embed(encoder, sound))
-            advance(done + 1, len(sounds), f"listening to {name}")
         stacked = torch.stack(embeddings)
         errors = error_rates(texts, transcripts)
         scores.append(
@@ -260,21 +259,33 @@ def evaluate_speech(
         if name == "generated":
             generated = transcripts
     rows = [(trial.speaker, trial.text, transcript) for (trial, _, _), transcript in zip(runs, generated, strict=True)]
-    by_speaker = {}
-    for who in sorted({speaker for speaker, _, _ in rows}):
-        own = [(text, transcript) for speaker, text, transcript in rows if speaker == who]
-        by_speaker[who] = error_rates([text for text, _ in own], [transcript for _, transcript in own]).words.value
-    duration = sum(len(one.generated.samples) / one.generated.sample_rate_hz for one in spoken)
+    duration = sum(len(one.generated.samples) / one.generated.sample_rate_hz for one in samples)
     return SpeechReport(
         protocol=protocol,
         model=model,
         scores=scores,
-        by_speaker=by_speaker,
+        by_speaker=_errors_by_speaker(rows),
         real_time_factor=seconds / duration,
-        passes=sum(one.passes for one in spoken) / len(spoken),
+        passes=sum(one.passes for one in samples) / len(samples),
         command=command,
         transcripts=rows,
     )
+
+
+def _with_progress(items: Sequence[T], title: str, advance: Advance) -> Iterator[T]:
+    """The items; `advance` is called after each."""
+    for number, item in enumerate(items, 1):
+        yield item
+        advance(number, len(items), title)
+
+
+def _errors_by_speaker(rows: Sequence[tuple[str, str, str]]) -> dict[str, float]:
+    """Word error rate of the rows (speaker, text, transcript) of each speaker."""
+    rates = {}
+    for name in sorted({speaker for speaker, _, _ in rows}):
+        _, texts, transcripts = zip(*(row for row in rows if row[0] == name), strict=True)
+        rates[name] = error_rates(texts, transcripts).words.value
+    return rates
 
 
 def about_judge(judge: SoundJudge) -> dict[str, str]:
@@ -286,7 +297,7 @@ def candidate_voices(
     candidates: Mapping[str, Sequence[Sound]],
     names: Sequence[str],
     encoder: SpeakerEncoder,
-    advance: Callable[[int, int, str], None],
+    advance: Advance,
 ) -> Float[Tensor, "P E"]:
     """The mean voice of each candidate, in the order of `names`."""
     embeddings, owners = [], []

@@ -20,7 +20,7 @@ from resgen.evaluation.speech.evaluate import (
     Sound,
     SpeechProtocol,
     SpeechReport,
-    Spoken,
+    SpeechSample,
     Trial,
     about_judge,
     evaluate_speech,
@@ -108,7 +108,7 @@ class SpeechJudge:
             model_sha256=folder_sha256(pipe.parts.folder),
         )
 
-        def speak(trial: Trial, seed: int, number: int) -> Spoken:
+        def speak(trial: Trial, seed: int, number: int) -> SpeechSample:
             result = pipe(
                 trial.text,
                 prompt=trial.prompt.samples,
@@ -119,7 +119,7 @@ class SpeechJudge:
             )
             begin = len(result.audio) - len(result.codes) * pipe.codec.samples_per_position
             begin = begin if self.task == "continuation" else 0
-            return Spoken(
+            return SpeechSample(
                 generated=Sound(result.audio[begin:], result.sample_rate_hz),
                 reconstructed=copied(pipe, trial.truth),
                 prompt_reconstructed=copied(pipe, trial.prompt),

@@ -22,7 +22,7 @@ RATES = (0.6, 1.6)
 
 @runtime_checkable
 class BatchCallback(Protocol):
-    """A sampler's callback that is told of every batch before its first step."""
+    """A sampler's callback that also receives every batch before its first step."""
 
     def begin_batch(self, lengths: Sequence[int]) -> None:
         """A batch of sequences of so many positions follows; what is beyond them is padding."""
@@ -36,7 +36,7 @@ class SpeechRun:
         model: the generator.
         sampling: its settings.
         batch_size: jobs per network evaluation.
-        callback: of the sampler; a `BatchCallback` is also told of the batches.
+        callback: of the sampler; a `BatchCallback` also receives the batches.
     """
 
     def __init__(self, model: CodeModel, sampling: AnySampling, batch_size: int, callback: StepCallback | None) -> None:

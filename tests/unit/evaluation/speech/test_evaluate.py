@@ -15,7 +15,7 @@ from resgen.evaluation.speech.evaluate import (
     Sound,
     SpeechProtocol,
     SpeechReport,
-    Spoken,
+    SpeechSample,
     Trial,
     about_judge,
     evaluate_speech,
@@ -72,11 +72,11 @@ def run(speak, **changes) -> SpeechReport:
     return evaluate_speech(TRIALS, speak, CANDIDATES, **{**values, **changes})
 
 
-def wrong_once(trial: Trial, seed: int, number: int) -> Spoken:
+def wrong_once(trial: Trial, seed: int, number: int) -> SpeechSample:
     """The first word of the second seed is wrong and in another voice; the tokenizer loses the voice c."""
     word = (number + 1) % 3 if seed == 1 and number == 0 else number
     voice = 1 if seed == 1 and number == 0 else number
-    return Spoken(sound(word, voice), sound(number, min(number, 1)), sound(0, number), 5)
+    return SpeechSample(sound(word, voice), sound(number, min(number, 1)), sound(0, number), 5)
 
 
 def test_the_scores_are_what_was_spoken() -> None:
