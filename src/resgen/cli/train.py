@@ -98,11 +98,10 @@ class Training:
         stages = [name for name in modality.stages if not (name == "vocoder" and of_waveforms)]
         later = stages[stages.index(self.stage) + 1 :] if self.stage in stages else []
         if not later:
-            words = ["--num", "8"] if modality.name == "image" else ["--text", "TEXT"]
-            out = self.out / ("samples.png" if modality.name == "image" else "sample.wav")
-            known = modality.name in ("image", "speech")
-            command = ["generate", modality.name, "--model", model, *words, "--out", str(out)]
-            return ["resgen", *command] if known else ["resgen", "inspect", model]
+            if not modality.example:
+                return ["resgen", "inspect", model]
+            *words, file = modality.example
+            return ["resgen", "generate", modality.name, "--model", model, *words, str(self.out / file)]
         stage = later[0]
         words = ["resgen", "train", stage, "--recipe", self.recipe]
         words += ["--data", self.data] if self.data is not None else []

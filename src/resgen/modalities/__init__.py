@@ -79,6 +79,7 @@ class Modality:
         comparison: settings of a comparison, from options of `resgen compare` by their names.
         compare: `(recipe, settings, out, *, resume, say, command) -> files of the report`.
         served: `module:class` of its routes, a `serving.routes.Routes`; imported by servers only (it needs an extra).
+        example: last words of a `resgen generate NAME`, ending in the name of a file to write.
         commands: of its own, by verb: dataclasses of options, for `tyro`, with a `run()`. The package's modalities have
             theirs in `cli`.
 
@@ -103,6 +104,7 @@ class Modality:
     comparison: Callable[..., Any] | None = None
     compare: Callable[..., list[Path]] | None = None
     served: str | None = None
+    example: tuple[str, ...] = ()
     commands: Mapping[Literal["generate", "edit"], type[Any]] = field(default_factory=dict)
 
     def has(self, name: str) -> Any:

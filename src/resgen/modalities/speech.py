@@ -99,5 +99,6 @@ MODALITY = Modality(
     evaluate=SpeechEvaluation,
     comparison=SpeechComparison,
     compare=compare_speech,
+    example=("--text", "TEXT", "--out", "sample.wav"),
     served="resgen.serving.speech.routes:SpeechRoutes",
 )

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from resgen import modalities
 from resgen.cli.main import main
 from resgen.errors import CheckpointError, ResGenError, unknown
 from resgen.experiments.image.reconstruction import reconstruct_pictures
@@ -263,6 +264,18 @@ def test_a_training_ends_with_its_quality_and_the_next_command(monkeypatch, tmp_
 def test_the_next_command_of_speech(argv, last, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     assert last in following(f"train {argv}", capsys, {}, monkeypatch)[-1]
+
+
+@pytest.mark.parametrize(
+    ("example", "last"),
+    [((), "resgen inspect m/model"), (("--out", "a.txt"), "resgen generate image --model m/model --out m/a.txt")],
+)
+def test_the_last_command_is_the_modality_s_example(example, last, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    of_recipe = modalities.of_recipe
+    monkeypatch.setattr(modalities, "of_recipe", lambda recipe: dataclasses.replace(of_recipe(recipe), example=example))
+    argv = "train generator --recipe digits --tokenizer t --out m"
+    assert following(argv, capsys, {}, monkeypatch)[-1] == f"next: {last}"
 
 
 def test_of_several_processes_only_the_first_reports(monkeypatch, tmp_path, capsys):

@@ -10,6 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from typing import Protocol as Contract
@@ -66,6 +67,28 @@ Reconstruct = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 """uint8 `[B, C, S, S]` to the same after decoding and codes `[B, L, D]` (None where there are none)."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """The model that is evaluated, for the report.
+
+    Attributes:
+        name: of the model.
+        sha256: of the weights; empty for a model that is changing, and then nothing of it is cached.
+        command: that asked for the evaluation.
+        environment: further entries.
+    """
+
+    name: str
+    sha256: str
+    command: str = ""
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+    def entries(self) -> dict[str, Any]:
+        """Those of an `EvaluationReport`."""
+        environment = {**machine(), **self.environment}
+        return {"model": self.name, "model_sha256": self.sha256, "command": self.command, "environment": environment}
+
+
 def class_ids_of(protocol: EvaluationProtocol, reference: Reference) -> list[int]:
     """The class of every sample.
 
@@ -90,14 +113,11 @@ def evaluate_generation(
     protocol: EvaluationProtocol,
     extractor: Extractor,
     reference: Reference,
+    subject: Subject,
     *,
-    model: str,
-    model_sha256: str,
     cache_dir: str | Path | None = None,
     chunk_size: int = CHUNK,
     advance: Advance = no_progress,
-    command: str = "",
-    environment: Mapping[str, Any] | None = None,
 ) -> EvaluationReport:
     """Compare generated pictures with real ones, with guidance (where the settings have it) and always without.
 
@@ -106,13 +126,10 @@ def evaluate_generation(
         protocol: what is to be done.
         extractor: the protocol's.
         reference: the protocol's.
-        model: name for the report.
-        model_sha256: of the weights; empty for a model that is changing, and then no samples are kept.
+        subject: where the samples come from.
         cache_dir: for features; None keeps nothing.
         chunk_size: samples generated and kept at one time.
         advance: called with (done, total, what) of every phase.
-        command: for the report.
-        environment: further entries for the report.
 
     Raises:
         ConfigError: extractor, reference or purpose are not the protocol's.
@@ -144,7 +161,7 @@ def evaluate_generation(
                 return _chunk(extractor, pictures, seconds)
 
             title = f"{setting}, seed {seed}"
-            folder = _samples_folder(cache, protocol, extractor, model_sha256, guided, seed)
+            folder = _samples_folder(cache, protocol, extractor, subject.sha256, guided, seed)
             parts = _chunks(generated, class_ids, chunk_size, folder, advance, title)
             advance(0, 1, f"{title}: measures")
             measures = _measures(parts, real, radii, protocol, class_ids if judged else None)
@@ -152,13 +169,10 @@ def evaluate_generation(
             advance(1, 1, f"{title}: measures")
     return EvaluationReport(
         protocol=protocol,
-        model=model,
-        model_sha256=model_sha256,
+        **subject.entries(),
         floor=floor_of(real, reference),
         generation=tuple(results),
         warnings=warnings_of(protocol, real, extractor),
-        environment={**machine(), **(environment or {})},
-        command=command,
     )
 
 
@@ -167,15 +181,12 @@ def evaluate_reconstruction(
     protocol: EvaluationProtocol,
     extractor: Extractor,
     reference: Reference,
+    subject: Subject,
     *,
     codebook_size: int,
-    model: str,
-    model_sha256: str,
     cache_dir: str | Path | None = None,
     chunk_size: int = CHUNK,
     advance: Advance = no_progress,
-    command: str = "",
-    environment: Mapping[str, Any] | None = None,
 ) -> EvaluationReport:
     """Compare pictures of the reference with what a tokenizer makes of them.
 
@@ -202,13 +213,13 @@ def evaluate_reconstruction(
     order = fixed_order(len(reference))[: protocol.num_samples].sort().values
     key = cache_key(
         kind="reconstruction",
-        model=model_sha256,
+        model=subject.sha256,
         reference=[reference.sha256, reference.resize, reference.image_size, reference.channels],
         extractor=[extractor.name, extractor.sha256],
         codebook_size=codebook_size,
         version=FEATURES_VERSION,
     )
-    folder = cache / f"reconstructions-{key}" if cache is not None and model_sha256 and extractor.sha256 else None
+    folder = cache / f"reconstructions-{key}" if cache is not None and subject.sha256 and extractor.sha256 else None
 
     def reconstructed(begin: int, indices: Tensor) -> Chunk:
         return _reconstructed(reconstruct, extractor, reference.batch(indices), codebook_size)
@@ -216,13 +227,10 @@ def evaluate_reconstruction(
     parts = _chunks(reconstructed, order, chunk_size, folder, advance, "reconstructions")
     return EvaluationReport(
         protocol=protocol,
-        model=model,
-        model_sha256=model_sha256,
+        **subject.entries(),
         floor=floor_of(real, reference),
         reconstruction=_reconstruction_result(parts, real, reference, protocol),
         warnings=warnings_of(protocol, real, extractor),
-        environment={**machine(), **(environment or {})},
-        command=command,
     )
 
 

@@ -13,7 +13,7 @@ from resgen.checkpoints.artefacts import load_tokenizer
 from resgen.devices import choose_device
 from resgen.errors import ConfigError
 from resgen.evaluation.image.checks import generation_protocol, reconstruction_protocol
-from resgen.evaluation.image.evaluate import evaluate_generation, evaluate_reconstruction, folder_sha256
+from resgen.evaluation.image.evaluate import Subject, evaluate_generation, evaluate_reconstruction, folder_sha256
 from resgen.evaluation.image.extractors import Extractor, default_extractor, load_extractor
 from resgen.evaluation.image.protocol import EvaluationProtocol, check_comparable, load_protocol
 from resgen.evaluation.image.reference import Reference, choose_split, open_reference
@@ -107,9 +107,9 @@ class PictureEvaluation:
             protocol,
             extractor,
             reference,
-            model=model,
-            model_sha256=sha256_of(model),
-            **self._common(advance, str(pipe.device)),
+            self._subject(model, sha256_of(model), pipe.device),
+            cache_dir=self._cache_dir,
+            advance=advance,
         )
 
     def _reconstruction(self, name: str, advance: Advance) -> EvaluationReport:
@@ -137,19 +137,18 @@ class PictureEvaluation:
             protocol,
             extractor,
             reference,
+            self._subject(name, folder_sha256(folder, "tokenizer"), device),
             codebook_size=tokenizer.spec.codebook_size,
-            model=name,
-            model_sha256=folder_sha256(folder, "tokenizer"),
-            **self._common(advance, str(device)),
+            cache_dir=self._cache_dir,
+            advance=advance,
         )
 
-    def _common(self, advance: Advance, device: str) -> dict[str, Any]:
-        return {
-            "cache_dir": self.cache or self.out.parent / "evaluation-cache",
-            "advance": advance,
-            "command": self.command,
-            "environment": {"device": device},
-        }
+    @property
+    def _cache_dir(self) -> Path:
+        return self.cache or self.out.parent / "evaluation-cache"
+
+    def _subject(self, name: str, sha256: str, device: torch.device) -> Subject:
+        return Subject(name=name, sha256=sha256, command=self.command, environment={"device": str(device)})
 
     def _template(self, purpose: str) -> EvaluationProtocol | None:
         """The protocol of `--protocol`."""

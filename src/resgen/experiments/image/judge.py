@@ -16,7 +16,7 @@ from resgen.checkpoints.format import load_folder
 from resgen.checkpoints.locate import resolve_model
 from resgen.config import config_to_dict
 from resgen.evaluation.image.checks import generation_protocol
-from resgen.evaluation.image.evaluate import Generate, evaluate_generation, folder_sha256
+from resgen.evaluation.image.evaluate import Generate, Subject, evaluate_generation, folder_sha256
 from resgen.evaluation.image.extractors import Extractor, default_extractor, load_extractor
 from resgen.evaluation.image.metrics import frechet_distance
 from resgen.evaluation.image.protocol import MANIFOLD_SIZE, distance_name
@@ -214,11 +214,13 @@ class Judge:
             protocol,
             self.extractor,
             self.reference,
-            model=name or str(model),
-            model_sha256=sha256_of(model),
+            Subject(
+                name=name or str(model),
+                sha256=sha256_of(model),
+                command=command,
+                environment={"device": str(pipe.device)},
+            ),
             cache_dir=self.cache_dir,
-            command=command,
-            environment={"device": str(pipe.device)},
         )
 
 

@@ -16,6 +16,7 @@ from resgen.errors import CheckpointError, ConfigError, DataError, WriteError
 from resgen.evaluation.image import reference as reference_module
 from resgen.evaluation.image.checks import generation_protocol, reconstruction_protocol
 from resgen.evaluation.image.evaluate import (
+    Subject,
     class_ids_of,
     evaluate_generation,
     evaluate_reconstruction,
@@ -109,7 +110,7 @@ def generation(extractor: Extractor, model: Model | None = None, **changes: Any)
     reference = changes.pop("reference", make_reference())
     protocol = changes.pop("protocol", None) or make_protocol(extractor, reference, **changes)
     return evaluate_generation(
-        model or Model(), protocol, extractor, reference, model="toy", model_sha256=sha256, **options
+        model or Model(), protocol, extractor, reference, Subject(name="toy", sha256=sha256), **options
     )
 
 
@@ -319,7 +320,7 @@ def test_what_is_not_the_protocol_s_is_refused(extractor: Extractor) -> None:
         generation(dataclasses.replace(extractor, sha256="0" * 64), protocol=protocol)
     with pytest.raises(ConfigError, match="purpose='generation'"):
         evaluate_reconstruction(
-            lambda p: (p, None), protocol, extractor, make_reference(), codebook_size=4, model="m", model_sha256=""
+            lambda p: (p, None), protocol, extractor, make_reference(), Subject(name="m", sha256=""), codebook_size=4
         )
     with pytest.raises(DataError, match="needs labels"):
         generation(extractor, reference=make_reference(class_names=("picture",)))
@@ -332,7 +333,7 @@ def test_samples_of_another_shape(extractor: Extractor, wrong: Tensor) -> None:
     reference = make_reference()
     with pytest.raises(DataError, match="the protocol wants"):
         evaluate_generation(
-            lambda *_: wrong, make_protocol(extractor, reference), extractor, reference, model="m", model_sha256=""
+            lambda *_: wrong, make_protocol(extractor, reference), extractor, reference, Subject(name="m", sha256="")
         )
 
 
@@ -359,9 +360,8 @@ def reconstruction(extractor: Extractor, reconstruct: Any = _blur, **changes: An
         protocol,
         extractor,
         reference,
+        Subject(name="toy-tokenizer", sha256="a" * 64),
         codebook_size=4,
-        model="toy-tokenizer",
-        model_sha256="a" * 64,
         cache_dir=cache,
         chunk_size=chunk,
     )
