@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,11 +37,12 @@ class Frequencies:
         return self
 
     def propose(
-        self, rows: Tensor, noise: ProposalNoise, walk: LevelWalk, *, top_p: float, temperature: float
+        self, rows: Tensor, noise: ProposalNoise, walk: LevelWalk, *, top_p: float, temperature: float, **_: Any
     ) -> tuple[Tensor, Tensor]:
         """Codes and log-probabilities [N, D] at the flattened positions `rows`; 0 at visible levels.
 
-        `walk` knows which levels this step can reveal; drawing all of them, as here, gives the same samples.
+        `walk` knows which levels this step can reveal; drawing all of them, as here, gives the same samples. Settings
+        without a meaning here, such as `by_component`, are left aside.
         """
         logits, uniform = self.log_probs[rows % len(self.log_probs)], noise.uniform
         codes = nucleus_choice(logits.flatten(0, 1) / temperature, uniform.flatten(), top_p).view(uniform.shape)
