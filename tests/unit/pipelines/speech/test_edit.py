@@ -425,7 +425,7 @@ def test_all_that_is_given_is_the_example(
     prompt = seen[0]["sequence"].prompt[0]
     expected = torch.ones_like(prompt)
     expected[plan.begin : plan.begin + plan.num_new] = False
-    assert torch.equal(prompt, expected) and torch.equal(seen[0]["given"][1][0] == DEPTH, expected)
+    assert torch.equal(prompt, expected) and torch.equal(seen[0]["start"][1][0] == DEPTH, expected)
 
 
 def test_a_sampler_that_alters_given_codes_is_found_out(
