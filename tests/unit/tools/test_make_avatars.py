@@ -67,18 +67,20 @@ def test_no_drawing_occurs_twice() -> None:
     drawn: set[str] = set()
     artist: Any = _FewDrawings(10)
     rows = [
-        row for split in ("test", "train") for row in draw_split(artist, split, 4 * len(STYLES), 8, seed=0, drawn=drawn)
+        row
+        for split in ("test", "train")
+        for row in draw_split(artist, split, 4 * len(STYLES), 8, seed=0, drawings=drawn)
     ]
     pictures = [(row["label"], row["image"]["bytes"]) for row in rows]
     assert len(set(pictures)) == len(pictures) == 8 * len(STYLES)
     assert {row["mood"] for row in rows} == {AXES["mood"].index("unhappy")}
     with pytest.raises(DataError, match="'adventurer' has too few drawings for 36 pictures in 'train'"):
-        list(draw_split(artist, "train", 3 * len(STYLES), 8, seed=1, drawn=drawn))
+        list(draw_split(artist, "train", 3 * len(STYLES), 8, seed=1, drawings=drawn))
 
 
 def test_written_pictures_are_read_with_their_styles(tmp_path: Path) -> None:
     artist: Any = _FewDrawings(200)
-    rows = list(draw_split(artist, "train", 2 * len(STYLES), 8, seed=0, drawn=set()))
+    rows = list(draw_split(artist, "train", 2 * len(STYLES), 8, seed=0, drawings=set()))
     pyarrow.parquet.write_table(make_avatars.make_table(rows), tmp_path / "train.parquet")
     source = open_images(tmp_path)
     assert source.class_names == tuple(STYLES) and source.labels.tolist() == list(range(len(STYLES))) * 2
