@@ -130,9 +130,9 @@ class Teacher:
     def part_of(self, index: int, texts: list[Spoken]) -> list[Utterance]:
         """The utterances of a part of `train`."""
         rng = random.Random(derive_seed("teacher part", self.seed, index))
-        voices_by_name, mixtures, _ = self._voices()
+        singles, mixtures, _ = self._voices()
         count = round(NAMED_SHARE * self.part)
-        voices = [voices_by_name[(index * count + place) % len(voices_by_name)] for place in range(count)]
+        voices = [singles[(index * count + place) % len(singles)] for place in range(count)]
         pairs = index * (self.part - count)
         voices += [mixtures[(pairs + place) // 2 % len(mixtures)] for place in range(self.part - count)]
         questions = [spoken for spoken in texts if is_question(spoken.text)]
@@ -152,11 +152,8 @@ class Teacher:
 
     def test_seen(self) -> list[Utterance]:
         """Every test sentence in one of the training voices with a name."""
-        voices_by_name = self._voices()[0]
-        return [
-            Utterance(voices_by_name[i % len(voices_by_name)], spoken, 1.0, i)
-            for i, spoken in enumerate(test_sentences())
-        ]
+        singles = self._voices()[0]
+        return [Utterance(singles[i % len(singles)], spoken, 1.0, i) for i, spoken in enumerate(test_sentences())]
 
     def test_unseen(self) -> list[Utterance]:
         """Four test sentences of each voice that is not in `train`."""
@@ -209,10 +206,12 @@ def _front_end() -> EnglishPhonemes:
 
 
 def _say(text: str) -> Spoken | None:
+    """The text as it is said; None where a word is in no lexicon, for its sound would be a guess."""
     try:
-        return _front_end()(text)
+        spoken = _front_end()(text)
     except DataError:
         return None
+    return None if spoken.guesses else spoken
 
 
 def _make_spoken(kind: str, rng: random.Random) -> Spoken:

@@ -44,7 +44,7 @@ def test_any_first_parts_have_all_kinds_and_two_utterances_of_each_mixture(teach
     numbers = [utterance.number for part in parts for utterance in part]
     assert numbers == list(range(240))
     assert any("?" in utterance.spoken.text for utterance in parts[0])
-    assert all(utterance.speed >= max(0.8, len(utterance.spoken.phonemes) / 150) for utterance in parts[0])
+    assert all(utterance.speed >= max(0.8, len(utterance.spoken.content) / 150) for utterance in parts[0])
 
 
 def test_held_out_voices_have_no_part_in_training(teacher: Teacher) -> None:
