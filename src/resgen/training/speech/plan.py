@@ -95,7 +95,7 @@ class _Recordings(SpeechStore):
     def __init__(self, sample_rate_hz: int) -> None:
         self.sample_rate_hz = sample_rate_hz
         self.lengths = torch.tensor([3600 * sample_rate_hz], device=CPU)
-        self.texts = ("a",)
+        self.texts = self.ids = ("a",)
 
     def __len__(self) -> int:
         return 1
