@@ -120,9 +120,15 @@ def resgen_version() -> str:
 
 
 def save_folder(
-    path: str | Path, *, kind: str, components: Mapping[str, Component], extra: Mapping[str, Any] | None = None
+    path: str | Path,
+    *,
+    kind: str,
+    components: Mapping[str, Component],
+    extra: Mapping[str, Any] | None = None,
+    files: Mapping[str, bytes] | None = None,
 ) -> None:
-    """Write an artefact atomically: a reader sees the old folder or the new one, never a part.
+    """Write an artefact atomically, and `files` beside its parts: a reader sees the old folder or the new one, never a
+    part.
 
     An existing artefact at `path` is replaced as a whole; any other non-empty folder is left alone.
 
@@ -164,6 +170,8 @@ def save_folder(
         if len(text.encode()) > MAX_JSON_BYTES or _depth(config) > MAX_JSON_DEPTH:
             raise CheckpointError(f"the configuration for '{path}' is larger or deeper than the format allows")
         (temporary / CONFIG_NAME).write_text(text, encoding="utf-8")
+        for file, content in (files or {}).items():
+            (temporary / file).write_bytes(content)
 
 
 def load_folder(path: str | Path, *, verify: bool = True) -> Folder:

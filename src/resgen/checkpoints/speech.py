@@ -29,6 +29,7 @@ from resgen.checkpoints.format import (
     save_folder,
 )
 from resgen.checkpoints.locate import resolve_model
+from resgen.checkpoints.voices import Voice, voice_entries, voices_of
 from resgen.config import config_from_dict, config_to_dict
 from resgen.errors import CheckpointError, ConfigError, unknown
 from resgen.kinds import AnySampling
@@ -84,6 +85,7 @@ class SpeechParts:
         generator: of codes.
         sampling: its settings.
         voice: how prompts are prepared.
+        voices: recordings that speak for named voices.
         folder: what they were loaded from.
     """
 
@@ -94,6 +96,7 @@ class SpeechParts:
     generator: CodeModel
     sampling: AnySampling
     voice: VoiceConfig
+    voices: dict[str, Voice]
     folder: Folder
 
 
@@ -205,6 +208,7 @@ def save_speech_pipeline(
     generator: CodeModel,
     sampling: AnySampling,
     voice: VoiceConfig,
+    voices: Mapping[str, Voice] | None = None,
     history: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a speech pipeline's folder.
@@ -225,7 +229,10 @@ def save_speech_pipeline(
         "voice": config_to_dict(voice),
         "history": dict(history or {}),
     }
-    save_folder(path, kind="speech-pipeline", components=components, extra=extra)
+    if voices:
+        extra["voices"] = voice_entries(voices)
+    files = {f"{name}.flac": one.content for name, one in (voices or {}).items()}
+    save_folder(path, kind="speech-pipeline", components=components, extra=extra, files=files)
 
 
 def load_speech_pipeline(name_or_path: str | Path) -> SpeechParts:
@@ -267,6 +274,7 @@ def load_speech_pipeline(name_or_path: str | Path) -> SpeechParts:
         generator=generator,
         sampling=sampling,
         voice=voice,
+        voices=voices_of(folder),
         folder=folder,
     )
 

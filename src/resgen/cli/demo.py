@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from resgen.cli.common import (
     Json,
@@ -28,22 +27,6 @@ DEFAULT = "avatars"  # the first bundled pipeline whose name begins so
 PER_CLASS = 8
 TEXTS = ("three seven one", "nine zero two five")  # of a model that brings none of its own
 NUM_SOUNDS = 2
-
-_VOICE_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}\.(flac|wav|ogg)")
-
-
-class Voice(NamedTuple):
-    """A recording that comes with a speech pipeline.
-
-    Attributes:
-        name: of the voice.
-        path: the recording.
-        text: what is said in it.
-    """
-
-    name: str
-    path: Path
-    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,22 +94,22 @@ class Demo:
         from resgen.pipelines.speech.pipeline import SpeechPipeline
 
         pipe = SpeechPipeline.from_pretrained(name)
-        texts, voices = demo_texts(pipe.parts.folder), bundled_voices(pipe.parts.folder)
+        texts, voices = demo_texts(pipe.parts.folder), list(pipe.voices)
         message(f"speaking {NUM_SOUNDS} texts with '{name}'")
         files, mels, labels, duration, seconds = [], [], [], 0.0, 0.0
         for number in range(NUM_SOUNDS):
             text = texts[number % len(texts)]
             voice = voices[number] if number < len(voices) else None
-            prompt: dict[str, Any] = {} if voice is None else {"prompt": voice.path, "prompt_text": voice.text}
+            named: dict[str, Any] = {} if voice is None else {"voice": voice}
             begin = time.perf_counter()
             with progress_bar("speaking") as step_done:
-                result = pipe(text, seed=self.seed + number, callback=step_done, **prompt)
+                result = pipe(text, seed=self.seed + number, callback=step_done, **named)
             seconds += time.perf_counter() - begin
             duration += result.duration_s
             files.append(self.out / f"demo_{number + 1}.wav")
             write_sound(result.audio, result.sample_rate_hz, files[-1])
             mels.append([log_mel(result.audio[None], pipe.mel)[0]])
-            labels.append(f"{text} ({f'seed {self.seed + number}' if voice is None else voice.name})")
+            labels.append(f"{text} ({f'seed {self.seed + number}' if voice is None else voice})")
         picture = save_picture(spectrogram_sheet(mels, row_labels=labels), self.out / "demo_speech.png")
         document = {
             "model": name,
@@ -166,28 +149,3 @@ def demo_texts(folder: Folder) -> list[str]:
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
         raise CheckpointError(f"'{folder.path}': demo_texts={texts!r} must be a list of texts")
     return texts
-
-
-def bundled_voices(folder: Folder) -> list[Voice]:
-    """Recordings beside a speech pipeline: `voices` of its `config.json`, `{NAME: {"file": "NAME.flac", "text": ...}}`.
-
-    A voice whose file is not there is left out.
-
-    Raises:
-        CheckpointError: `voices` has another form, or a file's name leads elsewhere.
-    """
-    entries = folder.extra.get("voices", {})
-    if not isinstance(entries, dict):
-        raise CheckpointError(f"'{folder.path}': voices must be a mapping of names, not {entries!r}")
-    voices = []
-    for name, entry in entries.items():
-        file, text = (entry.get("file"), entry.get("text")) if isinstance(entry, dict) else (None, None)
-        if not isinstance(file, str) or not _VOICE_FILE.fullmatch(file):
-            raise CheckpointError(
-                f"'{folder.path}': voice '{name}' has file={file!r}, not a bare name such as 'a.flac'"
-            )
-        if not isinstance(text, str) or not text:
-            raise CheckpointError(f"'{folder.path}': voice '{name}' has text={text!r}; what is said in it is needed")
-        if (folder.path / file).is_file():
-            voices.append(Voice(name, folder.path / file, text))
-    return voices

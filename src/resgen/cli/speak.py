@@ -59,6 +59,8 @@ class GenerateSpeech(Drawing):
     """A few seconds of the voice: WAV, FLAC, OGG or MP3 of any rate."""
     prompt_text: Annotated[str | None, option("TEXT")] = None
     """What is said in the prompt."""
+    voice: Annotated[str | None, option("NAME")] = None
+    """A voice that comes with the model, in place of a prompt: see `resgen inspect`."""
     task: str = "cross-sentence"
     """cross-sentence: a new sentence in the prompt's voice. continuation: go on from the end of the prompt."""
     lexicon: Lexicon = None
@@ -92,6 +94,7 @@ class GenerateSpeech(Drawing):
         voice: dict[str, Any] = {
             "prompt": self.prompt,
             "prompt_text": self.prompt_text,
+            "voice": self.voice,
             "task": self.task,
             "speed": self.speed,
         }

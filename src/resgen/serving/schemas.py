@@ -59,6 +59,7 @@ class SpeechForm(Sampling):
 
     text: str = Field(min_length=1, max_length=20_000)
     prompt_text: str | None = Field(None, max_length=20_000, description="What is said in the prompt.")
+    voice: Name | None = Field(None, description="One of the model's voices, in place of a prompt.")
     speed: float = Field(1.0, ge=0.25, le=4)
 
 
@@ -72,7 +73,7 @@ class OpenAISpeech(Sampling):
     """What OpenAI's clients send, and the sampler's settings as everywhere."""
 
     input: str = Field(min_length=1, max_length=20_000, description="The text.")
-    voice: Name = Field("default", description="`default` is the model's own.")
+    voice: Name = Field("default", description="One of the model's voices; `default` is its own choice.")
     response_format: Literal["mp3", "opus", "flac", "wav", "pcm"] = Field(
         "mp3", description="wav and pcm (16 bits, mono, 24 kHz) come sentence by sentence, while the rest is made."
     )
@@ -169,6 +170,7 @@ class ModelAnswer(BaseModel):
     classes: list[str]
     image: ImageSize | None
     sample_rate_hz: int | None
+    voices: list[str]
     positions: int
     levels: int
     defaults: dict[str, Any]

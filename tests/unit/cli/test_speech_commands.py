@@ -14,9 +14,11 @@ import torch
 from PIL import Image
 
 from resgen.checkpoints.artefacts import save_tokenizer
+from resgen.checkpoints.format import Folder
 from resgen.checkpoints.speech import VoiceConfig, save_speech_pipeline, save_text_model, save_vocoder
+from resgen.checkpoints.voices import MAX_VOICE_BYTES, voices_of
 from resgen.cli import demo
-from resgen.cli.demo import bundled_voices, demo_texts
+from resgen.cli.demo import demo_texts
 from resgen.cli.main import main
 from resgen.data.codes.cache import open_codes
 from resgen.data.sound.decode import read_sound, write_sound
@@ -329,7 +331,7 @@ def test_demo_takes_texts_and_voices_that_come_with_the_model(
     bundle(model)
     speech = run_json(["demo", "--out", tmp_path / "out"], capsys)["speech"]
     first, second = spoken
-    assert first == {"text": "one two", "seed": 0, "prompt": model / "ann.flac", "prompt_text": "six"}
+    assert first == {"text": "one two", "seed": 0, "voice": "ann"}
     assert second == {"text": "one two", "seed": 1}
     assert speech["spoken"] == ["one two (ann)", "one two (seed 1)"]
 
@@ -345,9 +347,8 @@ def test_demo_without_soundfile_still_shows_pictures(
     assert install_command("speech") in capsys.readouterr().err
 
 
-class FakeFolder:
-    def __init__(self, path: Path, **extra: Any) -> None:
-        self.path, self.extra = path, extra
+def folder_with(path: Path, **extra: Any) -> Folder:
+    return Folder(path=path, kind="speech-pipeline", components={}, extra=extra)
 
 
 @pytest.mark.parametrize(
@@ -362,18 +363,25 @@ class FakeFolder:
         ({"a": {"file": "a.flac", "text": ""}}, "text=''"),
         ({"a": "a.flac"}, "file=None"),
         (["a.flac"], "must be a mapping"),
+        ({"../a": {"file": "a.flac", "text": "x"}}, "is no name"),
+        ({"default": {"file": "a.flac", "text": "x"}}, "is no name"),
+        ({"a": {"file": "a.flac", "text": "\ud800"}}, "text="),
+        ({"a": {"file": "a.flac", "text": "x" * 1001}}, "text="),
+        ({"a": {"file": "large.flac", "text": "x"}}, "at most"),
+        ({f"v{k}": {"file": "a.flac", "text": "x"} for k in range(65)}, "at most 64"),
     ],
 )
 def test_voices_of_another_form_are_refused(voices: Any, named: str, tmp_path: Path) -> None:
+    (tmp_path / "large.flac").write_bytes(bytes(MAX_VOICE_BYTES + 1))
     with pytest.raises(CheckpointError, match=r"voice") as caught:
-        bundled_voices(FakeFolder(tmp_path, voices=voices))  # type: ignore[arg-type]
+        voices_of(folder_with(tmp_path, voices=voices))
     assert named in str(caught.value)
 
 
 @pytest.mark.parametrize("texts", [[], "one", [1], {"a": "b"}])
 def test_demo_texts_of_another_form_are_refused(texts: Any, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="demo_texts=.* must be a list of texts"):
-        demo_texts(FakeFolder(tmp_path, demo_texts=texts))  # type: ignore[arg-type]
+        demo_texts(folder_with(tmp_path, demo_texts=texts))
 
 
 def test_standard_output_takes_a_sound_sentence_by_sentence(
@@ -417,3 +425,15 @@ def test_a_lexicon_is_for_models_that_read_phonemes(
     argv = ["generate", "speech", "--model", models / "voice", "--text", "one", "--out", tmp_path / "a.wav"]
     refused([*argv, "--lexicon", tmp_path / "names.txt"], "the front end 'bytes' reads letters", capsys)
     refused([*argv, "--lexicon", tmp_path / "none.txt"], "cannot be read", capsys)
+
+
+def test_a_named_voice_speaks(models: Path, spoken: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = with_extra(models / "voice", tmp_path / "m", voices={"ann": {"file": "ann.flac", "text": "six"}})
+    write_sound(tone(0.8), RATE, model / "ann.flac")
+    argv = ["generate", "speech", "--model", model, "--text", "one", "--out", tmp_path / "a.wav"]
+    run_json([*argv, "--voice", "ann"], capsys)
+    assert spoken[0]["voice"] == "ann" and (tmp_path / "a.wav").exists()
+    refused([*argv, "--voice", "ben"], "unknown voice 'ben'", capsys)
+    prompted = ["--prompt", model / "ann.flac", "--prompt-text", "six"]
+    refused([*argv, "--voice", "ann", *prompted], "voice='ann' and a prompt are two voices", capsys)
+    assert run_json(["inspect", model], capsys)["voices"] == {"ann": {"file": "ann.flac", "text": "six"}}

@@ -8,15 +8,18 @@ pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
 
 from image_parts import save_model  # noqa: E402
-from speech_parts import save_parts  # noqa: E402
+from resgen.checkpoints.voices import Voice  # noqa: E402
+from resgen.data.sound.decode import encode_sound  # noqa: E402
+from speech_parts import RATE, save_parts, voice  # noqa: E402
 
 
 @pytest.fixture(scope="session")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """`clothes`, pictures of three classes, and `voice`, speech in the letters a, b and c."""
+    """`clothes`, pictures of three classes, and `voice`, speech in the letters a, b and c with the voice `ann`."""
     folder = tmp_path_factory.mktemp("served")
     clothes = save_model(folder / "clothes", class_names=("T-shirt/top", "Bag", "1"))
-    return {"clothes": str(clothes), "voice": str(save_parts(folder / "voice"))}
+    ann = Voice(encode_sound(voice(0.95), RATE, ".flac"), "a cab")
+    return {"clothes": str(clothes), "voice": str(save_parts(folder / "voice", voices={"ann": ann}))}
 
 
 @pytest.fixture(scope="session")

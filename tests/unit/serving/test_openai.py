@@ -74,7 +74,7 @@ def test_its_stream_is_read_while_the_rest_is_made(client: Any, server: tuple[Se
 @pytest.mark.parametrize(
     ("changes", "kind", "reason"),
     [
-        ({"voice": "alloy"}, "UnprocessableEntityError", "unknown voice 'alloy'; allowed: default"),
+        ({"voice": "alloy"}, "UnprocessableEntityError", "unknown voice 'alloy'; allowed: default, ann"),
         ({"model": "tts-1"}, "NotFoundError", "unknown speech model 'tts-1'; allowed: voice"),
         ({"input": "xyz"}, "UnprocessableEntityError", "cannot speak 'x'"),
         ({"response_format": "aac"}, "UnprocessableEntityError", "response_format"),

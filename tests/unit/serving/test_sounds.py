@@ -82,6 +82,20 @@ def test_json_says_what_a_form_says(speaks: dict[str, str]) -> None:
     close_to(streamed.content, read_sound(base64.b64decode(form.json()["wav"]), RATE))
 
 
+def test_named_voices(speaks: dict[str, str], pipe: SpeechPipeline) -> None:
+    async def ask(_: Service, client: httpx.AsyncClient) -> Any:
+        return (
+            await client.post(SPEECH, json={**BODY, "voice": "ann"}, headers={"Accept": "audio/wav"}),
+            await client.post(OPENAI, json={"input": TEXT, "seed": 3, "voice": "ann", "response_format": "wav"}),
+            await client.post(SPEECH, data={**BODY, "voice": "default"}, files={"prompt": ("", b"")}),
+        )
+
+    own, openai, default = talk(speaks, ask)
+    close_to(own.content, pipe(TEXT, seed=3, num_steps=2, voice="ann").audio)
+    close_to(openai.content, pipe(TEXT, seed=3, voice="ann").audio)
+    close_to(base64.b64decode(default.json()["wav"]), pipe(TEXT, seed=3, num_steps=2).audio)
+
+
 def test_openais_formats(speaks: dict[str, str], pipe: SpeechPipeline) -> None:
     formats = {"wav": "audio/wav", "pcm": "audio/pcm", "flac": "audio/flac", "opus": "audio/ogg", None: "audio/mpeg"}
     body = {"input": TEXT, "seed": 3, "num_steps": 2, "speed": 0.9}
@@ -143,6 +157,8 @@ def test_pictures_as_png(clothes: dict[str, str]) -> None:
         (SPEECH, {"text": "abc"}, {"Accept": "audio/wav;q=0"}, 406, "audio/wav"),
         (SPEECH, {"text": "abc"}, {"Accept": ",;=;q=x," * 500}, 406, "audio/wav"),
         ("/v1/images", {}, {"Accept": "audio/wav"}, 406, "image/png"),
+        (SPEECH, {"text": "abc", "voice": "alloy"}, {}, 422, "unknown voice 'alloy'; allowed: default, ann"),
+        (SPEECH, {"text": "abc", "voice": "ann", "prompt_text": "a"}, {}, 422, "two voices"),
         (OPENAI, {"input": "abc", "voice": "alloy"}, {}, 422, "unknown voice 'alloy'"),
         (OPENAI, {"input": "abc", "voice": {"id": "voice_1"}}, {}, 422, "voice"),
         (OPENAI, {"input": "abc", "model": "tts-1"}, {}, 404, "unknown speech model 'tts-1'"),

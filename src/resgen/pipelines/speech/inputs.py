@@ -27,6 +27,7 @@ class Speaking(Settings, total=False):
 
     prompt: SoundLike | None
     prompt_text: str | None
+    voice: str | None
     task: str
     speed: float
     seed: int | None

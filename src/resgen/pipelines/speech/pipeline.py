@@ -13,9 +13,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from resgen.checkpoints.speech import SpeechParts, load_speech_pipeline, save_speech_pipeline
+from resgen.checkpoints.voices import Voice, check_voice, find_voice
 from resgen.data.announce import announce
 from resgen.data.phonemes import check_lexicon, read_lexicon
-from resgen.data.sound.decode import check_prompt
+from resgen.data.sound.decode import check_prompt, encode_sound
 from resgen.data.spoken import Spoken
 from resgen.data.text import words_of
 from resgen.errors import ConfigError, DataError, unknown
@@ -67,6 +68,7 @@ class SpeechPipeline(BasePipeline):
         self.codec = SoundCodec(parts.tokenizer.float(), None if own is None else own.float())
         self.reader = Reader(self.text_model.config, parts.alphabet)
         self.sampling: AnySampling = parts.sampling
+        self.voices = dict(parts.voices)
         self.speaker = Speaker(self.codec, self.text_model, self.mel, self.generator.spec, parts.voice)
         self.to("auto" if device is None else device, dtype)
 
@@ -89,7 +91,7 @@ class SpeechPipeline(BasePipeline):
         return cls(load_speech_pipeline(name_or_path), device=device, dtype=dtype)
 
     def save_pretrained(self, path: str | Path) -> None:
-        """Write a speech pipeline's folder with these weights and sampling settings."""
+        """Write a speech pipeline's folder with these weights, voices and sampling settings."""
         parts = self.parts
         save_speech_pipeline(
             path,
@@ -100,6 +102,7 @@ class SpeechPipeline(BasePipeline):
             generator=self.generator,
             sampling=self.sampling,
             voice=parts.voice,
+            voices=self.voices,
             history=dict(parts.folder.extra.get("history", {})),
         )
 
@@ -130,6 +133,7 @@ class SpeechPipeline(BasePipeline):
         *,
         prompt: SoundLike | None = None,
         prompt_text: str | None = None,
+        voice: str | None = None,
         task: str = "cross-sentence",
         speed: float = 1.0,
         seed: int | None = 0,
@@ -148,6 +152,7 @@ class SpeechPipeline(BasePipeline):
                 (see `inputs.SoundLike`). It is trimmed, brought to the model's loudness and cut to
                 `max_prompt_seconds` of the model.
             prompt_text: what is said in it; needed with a prompt.
+            voice: name of one of `voices`, in place of a prompt; `default` is the model's choice.
             task: `cross-sentence` says the text in the prompt's voice; `continuation` goes on from the prompt's end in
                 one breath, and the prompt is the beginning of the audio.
             speed: above 1 is faster.
@@ -158,13 +163,13 @@ class SpeechPipeline(BasePipeline):
             settings: `num_steps`, `guidance_scale`, ...: see `kinds.Settings`.
 
         Raises:
-            ConfigError: no text, an unknown task or setting, or one out of range.
+            ConfigError: no text, an unknown voice, task or setting, or one out of range.
             DataError: a text that is empty, too long or has characters out of the model's reach; a prompt that is
                 silent, clipped, too short, not a sound, or comes without its text.
         """
         check_whole(1, batch_size=batch_size)
         sentences = [self.sentences(one) for one in texts_of(text)]
-        utterances = self._utterances(sentences, prompt, prompt_text, task, speed, seed)
+        utterances = self._utterances(sentences, prompt, prompt_text, voice, task, speed, seed)
         outputs = self.speak(utterances, batch_size=batch_size, callback=callback, **settings)
         return outputs[0] if isinstance(text, str) else outputs
 
@@ -174,6 +179,7 @@ class SpeechPipeline(BasePipeline):
         *,
         prompt: SoundLike | None = None,
         prompt_text: str | None = None,
+        voice: str | None = None,
         task: str = "cross-sentence",
         speed: float = 1.0,
         seed: int | None = 0,
@@ -190,8 +196,9 @@ class SpeechPipeline(BasePipeline):
 
         Args:
             text: of any number of sentences.
-            prompt: as of a call, and so are `prompt_text`, `task`, `speed`, `seed`, `callback` and `settings`.
+            prompt: as of a call, and so are `prompt_text`, `voice`, `task`, `speed`, `seed`, `callback` and `settings`.
             prompt_text: likewise.
+            voice: likewise.
             task: likewise.
             speed: likewise.
             seed: likewise.
@@ -207,7 +214,7 @@ class SpeechPipeline(BasePipeline):
         if not isinstance(text, str):
             raise ConfigError(f"text={text!r} must be a text")
         (utterance,) = self._utterances(
-            [self.reader.sentences(text, max_chars)], prompt, prompt_text, task, speed, seed
+            [self.reader.sentences(text, max_chars)], prompt, prompt_text, voice, task, speed, seed
         )
         return self._pieces(utterance, self._settings(self.stream, settings), callback)
 
@@ -232,6 +239,7 @@ class SpeechPipeline(BasePipeline):
         sentences: Sequence[list[Spoken]],
         prompt: SoundLike | None,
         prompt_text: str | None,
+        voice: str | None,
         task: str,
         speed: float,
         seed: int | None,
@@ -242,6 +250,10 @@ class SpeechPipeline(BasePipeline):
         _check_speed(speed)
         seed, continued = seed_of(seed), task == "continuation"
         self._warn(sentence for own in sentences for sentence in own)
+        if voice is not None:
+            if prompt is not None or prompt_text:
+                raise ConfigError(f"voice='{voice}' and a prompt are two voices; give one of them")
+            prompt, prompt_text = find_voice(voice, self.voices) or (None, None)
         example = None if prompt is None else self.prepare(prompt, prompt_text)
         if example is None and (prompt_text or continued):
             raise DataError("a prompt is missing: prompt_text and continuation need the recording as well")
@@ -359,6 +371,27 @@ class SpeechPipeline(BasePipeline):
         """
         own = read_lexicon(words) if isinstance(words, str | Path) else check_lexicon(words, "the lexicon")
         self.reader = Reader(self.text_model.config, self.parts.alphabet, own)
+
+    def add_voice(self, name: str, prompt: SoundLike, text: str) -> None:
+        """Keep a recording as a named voice, which `save_pretrained` writes with the model:
+
+            pipe.add_voice("ann", "ann.wav", "what is said in it")
+            pipe("some text", voice="ann")
+
+        Args:
+            name: up to 64 letters, digits, `_` and `-`; an old voice of this name is replaced.
+            prompt: as of a call. Only record people who agree, and note down that they do.
+            text: what is said in it.
+
+        Raises:
+            ConfigError: a name that is not allowed, too many voices, or a recording or text that is too long.
+            DataError: as of a call, for the prompt.
+        """
+        samples, _ = samples_of(prompt, self.sample_rate_hz, "prompt")
+        voice = Voice(encode_sound(samples, self.sample_rate_hz, ".flac"), text)
+        check_voice(name, voice, self.voices)
+        self.prepare(voice.content, text)
+        self.voices[name] = voice
 
     def sentences(self, text: str) -> list[Spoken]:
         """See `reading.Reader.sentences`."""

@@ -87,6 +87,7 @@ class ServedImages:
             "classes": [self.class_name(number) for number in range(self.pipe.num_classes)],
             "image": {"height": size, "width": size, "channels": tokenizer.channels},
             "sample_rate_hz": None,
+            "voices": [],
             "positions": spec.num_positions,
             "levels": spec.depth,
             "defaults": dataclasses.asdict(self.pipe.sampling),

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from resgen.checkpoints.speech import load_speech_pipeline
+from resgen.checkpoints.voices import DEFAULT_VOICE, find_voice
 from resgen.data.pictures.grid import png_bytes
 from resgen.data.sound.decode import encode_sound, pcm_bytes, read_sound, resample
 from resgen.data.sound.spectrogram import spectrogram_picture
-from resgen.errors import DataError, ResGenError
+from resgen.errors import ConfigError, DataError, ResGenError
 from resgen.kinds import AnySampling, sampling_with
 from resgen.ops.mel import log_mel
 from resgen.pipelines.speech.pipeline import SpeechPipeline
@@ -79,6 +80,7 @@ class ServedSpeech:
             "classes": [],
             "image": None,
             "sample_rate_hz": self.pipe.sample_rate_hz,
+            "voices": [DEFAULT_VOICE, *self.pipe.voices],
             "positions": spec.num_positions,
             "levels": spec.depth,
             "defaults": dataclasses.asdict(self.pipe.sampling),
@@ -88,8 +90,9 @@ class ServedSpeech:
         self,
         text: str,
         *,
-        prompt: memoryview | None,
-        prompt_text: str | None,
+        prompt: memoryview | None = None,
+        prompt_text: str | None = None,
+        voice: str | None = None,
         speed: float,
         seed: int,
         settings: dict[str, Any],
@@ -97,9 +100,14 @@ class ServedSpeech:
         """The key and job of a text.
 
         Raises:
-            ConfigError: a setting out of range.
+            ConfigError: a setting out of range, an unknown voice, or a voice and a prompt.
             DataError: only one of a prompt and its text. What is wrong with them is found in the worker.
         """
+        if voice is not None:
+            if prompt is not None or prompt_text:
+                raise ConfigError("voice and prompt are two voices; give one of them")
+            if (own := find_voice(voice, self.pipe.voices)) is not None:
+                prompt, prompt_text = memoryview(own.content), own.text
         if (prompt is None) != (not prompt_text):
             raise DataError("a prompt needs its text and the text its prompt: give prompt and prompt_text, or neither")
         sampling: AnySampling = sampling_with(self.pipe.sampling, settings)

@@ -11,7 +11,7 @@ from fastapi import HTTPException, Request
 from fastapi.responses import Response, StreamingResponse
 
 from resgen.data.sound.decode import wav_header
-from resgen.errors import DataError, unknown
+from resgen.errors import DataError
 from resgen.serving import schemas
 from resgen.serving.gate import CutShortError, log_defect
 from resgen.serving.routes import (
@@ -37,7 +37,6 @@ SUFFIXES = {"audio/flac": ".flac", "audio/mpeg": ".mp3", "audio/ogg": ".opus"}
 OPENAI = {"wav": WAV, "pcm": PCM, "flac": "audio/flac", "mp3": "audio/mpeg", "opus": "audio/ogg"}
 """Media types by OpenAI's names."""
 OPENAI_PCM_HZ = 24_000
-DEFAULT_VOICE = "default"
 
 
 class SpeechRoutes(Routes):
@@ -66,6 +65,7 @@ class SpeechRoutes(Routes):
             form.text,
             prompt=prompt,
             prompt_text=form.prompt_text,
+            voice=form.voice,
             speed=form.speed,
             seed=seed_of(form),
             settings=self.settings(form),
@@ -78,12 +78,9 @@ class SpeechRoutes(Routes):
         """A text spoken, as OpenAI's `audio/speech`."""
         self._check_text(body.input)
         model = self.service.find(body.model, ServedSpeech)
-        if body.voice != DEFAULT_VOICE:
-            raise DataError(unknown("voice", body.voice, [DEFAULT_VOICE]))
         key, job = model.spoken(
             body.input,
-            prompt=None,
-            prompt_text=None,
+            voice=body.voice,
             speed=body.speed,
             seed=seed_of(body),
             settings=self.settings(body),

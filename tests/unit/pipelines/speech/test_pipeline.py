@@ -447,3 +447,39 @@ def test_what_cannot_be_loaded(folder: Path, tmp_path: Path) -> None:
 
 def test_the_tests_texts_are_in_the_alphabet(pipe: SpeechPipeline) -> None:
     assert all(set(text) <= set(ALPHABET) for text in TEXTS) and len(token_ids(TEXTS[1].encode())) > 10
+
+
+def test_named_voices_are_kept_with_the_model(pipe: SpeechPipeline, prompt: torch.Tensor, tmp_path: Path) -> None:
+    own = SpeechPipeline(pipe.parts, device="cpu")
+    own.add_voice("ann", prompt, "a cab")
+    own.save_pretrained(tmp_path / "model")
+    again = SpeechPipeline.from_pretrained(tmp_path / "model", device="cpu")
+    assert list(again.voices) == ["ann"] and not pipe.voices
+    rounded = (prompt * 32768).round() / 32768
+    expected = pipe(TWO, prompt=rounded, prompt_text="a cab", seed=2)
+    assert torch.equal(again(TWO, voice="ann", seed=2).codes, expected.codes)
+    assert torch.equal(torch.cat([part.codes for part in again.stream(TWO, voice="ann", seed=2)]), expected.codes)
+    assert torch.equal(again(TWO, voice="default", seed=2).codes, pipe(TWO, seed=2).codes)
+    again.save_pretrained(tmp_path / "model")
+    assert (tmp_path / "model" / "ann.flac").read_bytes() == own.voices["ann"].content
+
+
+def test_voices_that_are_refused(pipe: SpeechPipeline, prompt: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = SpeechPipeline(pipe.parts, device="cpu")
+    with pytest.raises(ConfigError, match="^unknown voice 'ann'; allowed: default$"):
+        own("abc", voice="ann")
+    for name in ("", "a b", "../a", "default", "a" * 65, "a\n"):
+        with pytest.raises(ConfigError, match="must be a name"):
+            own.add_voice(name, prompt, "a cab")
+    with pytest.raises(ConfigError, match="is too long"):
+        own.add_voice("ann", prompt, "a cab " * 200)
+    with pytest.raises(DataError, match="silent"):
+        own.add_voice("ann", torch.zeros(RATE), "a cab")
+    assert not own.voices
+    own.add_voice("ann", prompt, "a cab")
+    with pytest.raises(ConfigError, match="two voices; give one"):
+        own("abc", voice="ann", prompt=prompt, prompt_text="a cab")
+    monkeypatch.setattr("resgen.checkpoints.voices.MAX_VOICES", 1)
+    own.add_voice("ann", prompt, "a cab")
+    with pytest.raises(ConfigError, match="one too many; at most 1"):
+        own.add_voice("ben", prompt, "a cab")

@@ -1,0 +1,95 @@
+"""Named voices of a speech pipeline: recordings beside its parts, and what is said in them.
+
+`config.json` holds `"voices": {NAME: {"file": "NAME.flac", "text": ...}}`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from resgen.checkpoints.format import Folder
+from resgen.config import is_text
+from resgen.errors import CheckpointError, ConfigError, unknown
+
+DEFAULT_VOICE = "default"
+"""The model's own choice, under a name that no recording can have."""
+MAX_VOICES, MAX_VOICE_BYTES, MAX_VOICE_TEXT = 64, 1 << 20, 1000
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
+_FILE = re.compile(_NAME.pattern + r"\.(flac|wav|ogg)")
+
+
+class Voice(NamedTuple):
+    """A recording that speaks for a voice.
+
+    Attributes:
+        content: of a sound file.
+        text: what is said in it.
+    """
+
+    content: bytes
+    text: str
+
+
+def voices_of(folder: Folder) -> dict[str, Voice]:
+    """The voices of a folder, by name; one whose file is not there is left out.
+
+    Raises:
+        CheckpointError: `voices` has another form, a file's name leads elsewhere, or there is too much of something.
+    """
+    entries = folder.extra.get("voices", {})
+    if not isinstance(entries, dict) or len(entries) > MAX_VOICES:
+        raise CheckpointError(f"'{folder.path}': voices must be a mapping of at most {MAX_VOICES} names")
+    voices = {}
+    for name, entry in entries.items():
+        where = f"'{folder.path}': voice {name[:80]!a}"
+        if not _NAME.fullmatch(name) or name == DEFAULT_VOICE:
+            raise CheckpointError(f"{where} is no name of letters, digits, '_' and '-' other than {DEFAULT_VOICE}")
+        file, text = (entry.get("file"), entry.get("text")) if isinstance(entry, dict) else (None, None)
+        if not isinstance(file, str) or not _FILE.fullmatch(file):
+            raise CheckpointError(f"{where} has file={file!r}, not a bare name such as 'a.flac'")
+        if not isinstance(text, str) or not is_text(text) or not 0 < len(text) <= MAX_VOICE_TEXT:
+            raise CheckpointError(f"{where} has text={text!r:.80}; what is said in it is needed")
+        path = folder.path / file
+        if not path.is_file():
+            continue
+        if path.stat().st_size > MAX_VOICE_BYTES:
+            raise CheckpointError(f"{where} has {path.stat().st_size} bytes; at most {MAX_VOICE_BYTES} are read")
+        voices[name] = Voice(path.read_bytes(), text)
+    return voices
+
+
+def voice_entries(voices: Mapping[str, Voice]) -> dict[str, Any]:
+    """What `config.json` says of voices that are kept as `NAME.flac`."""
+    return {name: {"file": f"{name}.flac", "text": voice.text} for name, voice in voices.items()}
+
+
+def check_voice(name: str, voice: Voice, voices: Mapping[str, Voice]) -> None:
+    """Refuse a voice that a folder could not keep beside others.
+
+    Raises:
+        ConfigError: a name of other characters, one too many, or too much of something.
+    """
+    if not _NAME.fullmatch(name) or name == DEFAULT_VOICE:
+        raise ConfigError(f"voice {name!r} must be a name of 1 to 64 letters, digits, '_' and '-', and not 'default'")
+    if len(voices.keys() | {name}) > MAX_VOICES:
+        raise ConfigError(f"voice '{name}' is one too many; at most {MAX_VOICES} are kept")
+    if len(voice.content) > MAX_VOICE_BYTES or len(voice.text) > MAX_VOICE_TEXT:
+        raise ConfigError(
+            f"voice '{name}' is too long: its recording may have {MAX_VOICE_BYTES} bytes, its text {MAX_VOICE_TEXT} "
+            "characters"
+        )
+
+
+def find_voice(name: str, voices: Mapping[str, Voice]) -> Voice | None:
+    """The voice of a name; None for the model's own choice.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name == DEFAULT_VOICE:
+        return None
+    if name not in voices:
+        raise ConfigError(unknown("voice", name, [DEFAULT_VOICE, *voices]))
+    return voices[name]
