@@ -123,12 +123,14 @@ def plan_text(document: Mapping[str, Any]) -> str:
             f"one transformer block of width {rate['width']}"
         )
     shards = max(s["shards"] for s in stages.values())
+    largest = max(s["memory_bytes"]["total"] for s in stages.values())
     about = (
         f"{document['recipe']} on {document['devices']} x {document['device_memory_gb']:g} GB"
         f"{f', the generator divided over {shards}' if shards > 1 else ''}\n"
         f"rate per device: {count(rate['operations_per_second'])} operations/s, {source}"
     )
-    return f"{about}\n\n{table(rows)}\n\n{table(memory)}"
+    fits = f"fits: at most {count(largest)} of {document['device_memory_gb']:g}G per device"
+    return f"{about}\n{fits}\n\n{table(rows)}\n\n{table(memory)}"
 
 
 def count(value: int | float) -> str:

@@ -145,7 +145,7 @@ class Log:
         """Say how far the training is."""
         if self._advance is not None:
             note = "" if loss is None else f"loss {loss:.4g}, "
-            self._advance(step, step + left_s * steps_per_s, "training", f"{note}{steps_per_s:.3g} steps/s")
+            self._advance(step, step + max(0.0, left_s) * steps_per_s, "training", f"{note}{steps_per_s:.3g} steps/s")
 
     def close(self) -> None:
         """Stop the progress and close the files."""

@@ -30,6 +30,7 @@ from resgen.checkpoints.tensors import read_tensors, sha256_file, write_tensors
 from resgen.config import config_from_dict, flatten
 from resgen.errors import CheckpointError, ConfigError, TrainingError
 from resgen.files import atomic_folder, remove_leftovers, writing
+from resgen.matches import nearest
 from resgen.training.log import METRICS_NAME
 from resgen.training.optim import Plan
 from resgen.training.sharding import read_parts, wait_for_all, write_parts
@@ -223,6 +224,13 @@ def load_newest(folder: Path, message: Callable[[str], None]) -> Checkpoint | No
             f"none of the {len(paths)} checkpoints in '{folder}' can be read ({reasons[0]}); train in a new folder"
         )
     return None
+
+
+def no_checkpoint(out_dir: Path) -> str:
+    """What to say of a run that is to go on and has not begun: a mistyped folder would be trained anew."""
+    runs = (place.parent.name for place in out_dir.parent.glob("*/checkpoints"))
+    hint = "".join(f" (did you mean '{out_dir.parent / name}'?)" for name in nearest(out_dir.name, runs, 1))
+    return f"no checkpoint in '{out_dir}'{hint}; starting from the beginning"
 
 
 def clean_checkpoints(folder: Path, *, newest_step: int, keep_last: int, best_step: int | None) -> None:

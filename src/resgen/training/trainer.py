@@ -46,6 +46,7 @@ from resgen.training.state import (
     environment,
     load_newest,
     lock_folder,
+    no_checkpoint,
     plain_config,
     save_checkpoint,
     save_parts,
@@ -210,7 +211,7 @@ class Trainer:
             load_state(task.module, tensors.get("model", {}), str(path / "model.safetensors"))
         else:
             if self._resume:
-                messages.append(f"no checkpoint in '{self.out_dir}'; starting from the beginning")
+                messages.append(no_checkpoint(self.out_dir))
             if self._start_from_data and hasattr(task, "before_start"):
                 task.before_start(generator(config.seed, "before_start"), self.reduce)
         skeleton = skeleton_of(task.module) if config.shard else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -48,6 +49,7 @@ def test_tables_with_a_measured_rate(capsys: pytest.CaptureFixture[str], monkeyp
     assert asked == [{"samples": 64, "positions": 16}]
     assert "digits on 2 x 8 GB, the generator divided over 2" in text
     assert "rate per device: 2G operations/s, measured on this machine's cpu in fp32" in text
+    assert re.search(r"^fits: at most [0-9.]+M of 8G per device$", text, re.MULTILINE)
     for line in ("parameters", "time of the training", "gathered weights", "activations: attention", "total"):
         assert line in text
     assert "tokenizer" not in text

@@ -143,7 +143,14 @@ def test_folder_with_a_run_needs_resume(toy, tmp_path, capsys):
     with pytest.raises(ConfigError, match="holds a run; continue it with --resume or choose another --out"):
         run(toy, tmp_path / "a", num_steps=2)
     _, task = run(toy, tmp_path / "b", num_steps=2, resume=True)
-    assert task.started == 1 and "starting from the beginning" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert task.started == 1 and f"no checkpoint in '{tmp_path / 'b'}'; starting from the beginning" in error
+    (tmp_path / "faces").mkdir()
+    (tmp_path / "a").rename(tmp_path / "faces" / "a")
+    run(toy, tmp_path / "faces2", num_steps=2, resume=True)
+    assert "did you mean" not in capsys.readouterr().err, "a folder that holds no run"
+    run(toy, tmp_path / "faces3", num_steps=2, resume=True)
+    assert f"(did you mean '{tmp_path / 'faces2'}'?); starting" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="not a folder"):
         run(toy, tmp_path / "file")

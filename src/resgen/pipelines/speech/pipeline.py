@@ -66,7 +66,7 @@ class SpeechPipeline(BasePipeline):
         self.generator, self.text_model = parts.generator, parts.text_model.float()
         own = parts.vocoder if vocoder is None else vocoder
         self.codec = SoundCodec(parts.tokenizer.float(), None if own is None else own.float())
-        self.reader = Reader(self.text_model.config, parts.alphabet)
+        self.reader = Reader(self.text_model.config, parts.alphabet, vocabulary=parts.voice.vocabulary)
         self.sampling: AnySampling = parts.sampling
         self.voices = dict(parts.voices)
         self.speaker = Speaker(self.codec, self.text_model, self.mel, self.generator.spec, parts.voice)
@@ -370,7 +370,7 @@ class SpeechPipeline(BasePipeline):
             DataError: a file that cannot be read, or what is no phoneme.
         """
         own = read_lexicon(words) if isinstance(words, str | Path) else check_lexicon(words, "the lexicon")
-        self.reader = Reader(self.text_model.config, self.parts.alphabet, own)
+        self.reader = Reader(self.text_model.config, self.parts.alphabet, own, self.parts.voice.vocabulary)
 
     def add_voice(self, name: str, prompt: SoundLike, text: str) -> None:
         """Keep a recording as a named voice, which `save_pretrained` writes with the model:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from resgen.data.front_ends import front_end
 from resgen.data.spoken import Spoken
-from resgen.data.text import PROSODY, check_symbols, split_sentences
+from resgen.data.text import PROSODY, check_symbols, split_sentences, words_of
 from resgen.errors import DataError
 from resgen.models.text import TextModelConfig
 
@@ -21,13 +21,20 @@ class Reader:
         config: of the text model.
         alphabet: letters or phonemes that it knows.
         own: phonemes by word that go before the package's.
+        vocabulary: the words of the training where these were few.
 
     Raises:
         ConfigError: phonemes for a model that reads letters.
     """
 
-    def __init__(self, config: TextModelConfig, alphabet: str, own: Mapping[str, str] | None = None) -> None:
-        self.front_end = front_end(config.front_end, own)
+    def __init__(
+        self,
+        config: TextModelConfig,
+        alphabet: str,
+        own: Mapping[str, str] | None = None,
+        vocabulary: Sequence[str] = (),
+    ) -> None:
+        self.front_end, self.vocabulary = front_end(config.front_end, own), vocabulary
         self.alphabet, self.longest = alphabet, config.max_tokens - 2
 
     def sentences(self, text: str, max_chars: int = MAX_CHARS) -> list[Spoken]:
@@ -50,13 +57,23 @@ class Reader:
         *complete, whole = (self.front_end(part).without(unknown_marks) for part in parts)
         spoken = [part for part in complete if any(character.isalnum() for character in part.text)]
         for part in spoken or [whole]:
-            check_symbols(self.front_end.symbols(part.content), self.alphabet)
+            self._check(part)
             if len(part.content) > self.longest:
                 raise DataError(
                     f"a sentence has {len(part.content)} letters or phonemes, at most {self.longest} are allowed; "
                     "split it"
                 )
         return spoken
+
+    def _check(self, part: Spoken) -> None:
+        try:
+            check_symbols(self.front_end.symbols(part.content), self.alphabet)
+        except DataError as error:
+            others = sorted(words_of([part.text]) - set(self.vocabulary))
+            if not self.vocabulary or not others:
+                raise
+            known = ", ".join(self.vocabulary[:20]) + ", ..." * (len(self.vocabulary) > 20)
+            raise DataError(f"the model cannot speak '{', '.join(others[:20])}'; it knows: {known}") from error
 
     def whole(self, text: str) -> Spoken:
         """All sentences of a text as one.

@@ -80,6 +80,9 @@ def test_words_out_of_a_small_vocabulary_are_named(
 ) -> None:
     pipe("abc cab")
     monkeypatch.setattr(pipe, "parts", replace(pipe.parts, voice=replace(pipe.parts.voice, vocabulary=("a", "cab"))))
+    monkeypatch.setattr(pipe.reader, "vocabulary", ("a", "cab"))
+    with pytest.raises(DataError, match="^the model cannot speak 'hello'; it knows: a, cab$"):
+        pipe("hello a cab. xab")
     pipe("A cab.")
     assert capsys.readouterr().err == ""
     pipe(["a cab", "bac. cab abc"], num_steps=1)
