@@ -17,7 +17,7 @@ DEFAULT_VOICE = "default"
 """The model's own choice, under a name that no recording can have."""
 MAX_VOICES, MAX_VOICE_BYTES, MAX_VOICE_TEXT = 64, 1 << 20, 1000
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
-_FILE = re.compile(_NAME.pattern + r"\.(flac|wav|ogg)")
+_FILE = re.compile(_NAME.pattern + r"\.flac")
 
 
 class Voice(NamedTuple):

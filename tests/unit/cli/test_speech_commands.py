@@ -359,6 +359,7 @@ def folder_with(path: Path, **extra: Any) -> Folder:
         ({"a": {"file": "b/a.flac", "text": "x"}}, "b/a.flac"),
         ({"a": {"file": "a.flac\n", "text": "x"}}, "a.flac"),
         ({"a": {"file": "a.mp3", "text": "x"}}, "a.mp3"),
+        ({"a": {"file": "a.wav", "text": "x"}}, "a.wav"),
         ({"a": {"file": "a.flac"}}, "text=None"),
         ({"a": {"file": "a.flac", "text": ""}}, "text=''"),
         ({"a": "a.flac"}, "file=None"),
