@@ -1,7 +1,7 @@
 """Speak: a text in the model's own voice, and after a prompt of a few seconds.
 
-Shows `SpeechPipeline`, prompts with their text, and several texts in one call. The bundled model knows the ten digits
-in English; its prompts are the two recordings that come with it (synthesizer voices). Use voices of people who agreed.
+Shows `SpeechPipeline`, named voices, prompts with their text, and several texts in one call. The bundled model knows
+the ten digits in English; its two voices are recordings of synthesizers. Use voices of people who agreed.
 
     python examples/speak_with_prompt.py --out out/speak
 """
@@ -12,7 +12,6 @@ import argparse
 from pathlib import Path
 
 from resgen import SpeechPipeline
-from resgen.cli.demo import bundled_voices
 
 
 def main() -> None:
@@ -27,12 +26,12 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
 
     pipe = SpeechPipeline.from_pretrained(args.model)
-    prompt, prompt_text = args.prompt, args.prompt_text
-    if prompt is None:
-        voice = bundled_voices(pipe.parts.folder)[0]
-        prompt, prompt_text = voice.path, voice.text
-        print(f"prompt: {prompt.name}, '{prompt_text}'")
-    for name, options in (("own", {}), ("prompted", {"prompt": prompt, "prompt_text": prompt_text})):
+    if args.prompt is None:
+        voice = {"voice": next(iter(pipe.voices))}
+        print(f"voice: {voice['voice']} of {', '.join(pipe.voices)}")
+    else:
+        voice = {"prompt": args.prompt, "prompt_text": args.prompt_text}
+    for name, options in (("own", {}), ("prompted", voice)):
         outputs = pipe(args.texts, num_steps=args.steps, seed=0, **options)
         for text, output in zip(args.texts, outputs, strict=True):
             path = args.out / f"{name}-{text.replace(' ', '-')}.wav"

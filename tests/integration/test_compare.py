@@ -99,4 +99,4 @@ def test_a_sweep_stores_its_winner(folder: Path, capsys: pytest.CaptureFixture[s
     stored = json.loads((model / "config.json").read_text())["sampling"]
     assert {name: stored[name] for name in rows[0]["settings"]} == rows[0]["settings"]
     assert main([*words.replace("steps=2,3", "stpes=2").split()]) == 2
-    assert "did you mean 'steps'" in capsys.readouterr().err
+    assert "did you mean 'num_steps'" in capsys.readouterr().err

@@ -331,7 +331,7 @@ def test_generate_refuses(
 def test_unusable_outputs(small: Path, refused: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("abc\n")
     argv = ["generate", "speech", "--model", small]
-    refused(*argv, "--text", "abc", "--out", tmp_path / "a.mp3", names="must end in .wav")
+    refused(*argv, "--text", "abc", "--out", tmp_path / "a.aac", names="must end in .wav")
     refused(*argv, "--text", "abc", "--out", tmp_path / "file" / "a.wav", names="cannot be written")
     refused(*argv, "--texts", tmp_path / "file", "--out", tmp_path / "file", names="is a file")
 

@@ -41,7 +41,8 @@ def parse_grid(words: Sequence[str], sampling: AnySampling) -> dict[str, list[An
         key, equals, text = word.partition("=")
         name = key if key in known else OTHER_NAMES.get(key, key)
         if name not in known:
-            raise ConfigError(unknown("sampling setting", key, known))
+            others = {other: name for other, name in OTHER_NAMES.items() if name in known}
+            raise ConfigError(unknown("sampling setting", key, known, others))
         if not equals or not text:
             raise ConfigError(f"--grid '{word}' must have the form setting=value,value")
         variants = (replace_nested(sampling, parse_overrides([f"{name}={value}"])) for value in text.split(","))

@@ -167,17 +167,17 @@ class SpeechEvaluation:
         split = self.split or next((name for name in splits if name.startswith("test_unseen")), splits[-1])
         if split not in splits:
             raise ConfigError(unknown("split", split, splits))
-        if known_split(split) == "train":
-            announce(
-                f"'{self.data}' is judged on its split 'train', which models are trained on: the numbers do not "
-                "say how well a model speaks what is new to it; give held-out data, or another --split"
-            )
         judge = SpeechJudge(
             self.data,
             task=self.task or TASKS[0],
             transcriber=self.transcriber or DIGIT_RECOGNIZER,
             speaker_encoder=self.speaker_encoder or SPEAKER_ENCODER,
         )
+        if known_split(split) == "train":
+            announce(
+                f"'{self.data}' is judged on its split 'train', which models are trained on: the numbers do not "
+                "say how well a model speaks what is new to it; give held-out data, or another --split"
+            )
         settings = {
             "num_steps": self.steps,
             "guidance_scale": self.guidance_scale,
