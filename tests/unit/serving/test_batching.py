@@ -32,7 +32,7 @@ class Model:
 
     async def hold(self) -> None:
         """Wait until a batch is being computed."""
-        await asyncio.to_thread(self.entered.wait, 10)
+        assert await asyncio.to_thread(self.entered.wait, 10)
 
 
 def play(model: Callable[..., Any], scene: Callable[[Batcher], Awaitable[Any]], **changes: Any) -> Any:
@@ -214,7 +214,7 @@ def test_closing_finishes_what_was_accepted_and_takes_nothing_new() -> None:
     model.gate.clear()
 
     async def scene(batcher: Batcher) -> None:
-        tickets = [batcher.submit("a", 0)]
+        tickets = [batcher.submit("a", 0, size=batcher.max_batch)]  # begins at once, the others would wait for more
         await model.hold()
         tickets += [batcher.submit(key, number) for number, key in enumerate("aab", start=1)]
         closing = asyncio.create_task(batcher.close())
