@@ -1,6 +1,6 @@
 # Needs Python 3.11+, pip, git and make. `make demo` and `make test` do everything.
 PY   ?= python3
-JOBS ?= 2
+JOBS ?= 3
 PIP  := .venv/bin/pip install -q --disable-pip-version-check -c constraints.txt
 
 .PHONY: setup dev demo test lint bench docs clean
