@@ -55,7 +55,7 @@ def unknown(what: str, value: object, allowed: Iterable[object], others: Mapping
     return f"unknown {what} '{value}'{hint}; allowed: {', '.join(names) or 'none'}"
 
 
-def check_least(record: object, least: int, *names: str, most: int | float = math.inf) -> None:
+def check_range(record: object, least: int, *names: str, most: int | float = math.inf) -> None:
     """Refuse attributes of a record below `least` or above `most`; of one that holds several numbers each counts, and
     none is refused.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import SequenceMatcher
 
+from resgen.errors import unknown
+
 MOST_LISTED = 40
 """Of names in a message; of more the nearest are named."""
 _ALIKE = 0.6
@@ -24,11 +26,10 @@ def nearest(value: str, names: Iterable[str], count: int) -> list[str]:
 
 
 def unknown_of_many(what: str, value: str, allowed: Iterable[str]) -> str:
-    """One line for an unknown name: value, the nearest and all allowed; of more than `MOST_LISTED` the nearest three
-    and their number."""
+    """`errors.unknown`; of more than `MOST_LISTED` names the nearest three and their number."""
     names = list(allowed)
-    few = len(names) <= MOST_LISTED
-    choices = " or ".join(f"'{name}'" for name in nearest(value, names, 1 if few else 3))
+    if len(names) <= MOST_LISTED:
+        return unknown(what, value, names)
+    choices = " or ".join(f"'{name}'" for name in nearest(value, names, 3))
     hint = f" (did you mean {choices}?)" if choices else ""
-    known = f"allowed: {', '.join(names) or 'none'}" if few else f"{len(names)} are allowed"
-    return f"unknown {what} '{value}'{hint}; {known}"
+    return f"unknown {what} '{value}'{hint}; {len(names)} are allowed"

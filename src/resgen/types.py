@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from resgen.errors import ConfigError, check_least
+from resgen.errors import ConfigError, check_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class CodeSpec:
     shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        check_least(self, 1, "depth", "codebook_size", "code_dim")
+        check_range(self, 1, "depth", "codebook_size", "code_dim")
         if not self.shape or min(self.shape) < 1:
             raise ConfigError(f"shape={self.shape} must hold one or more positive sizes")
 

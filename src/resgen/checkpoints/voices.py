@@ -82,14 +82,20 @@ def check_voice(name: str, voice: Voice, voices: Mapping[str, Voice]) -> None:
         )
 
 
-def find_voice(name: str, voices: Mapping[str, Voice]) -> Voice | None:
-    """The voice of a name; None for the model's own choice.
+def choose_voice(
+    name: str | None, prompt: Any, prompt_text: str | None, voices: Mapping[str, Voice]
+) -> tuple[Any, str | None]:
+    """The prompt of a request and its text: those of the voice that it names, if any, or its own.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such voice, or a prompt besides.
     """
+    if name is None:
+        return prompt, prompt_text
+    if prompt is not None or prompt_text:
+        raise ConfigError(f"voice='{name}' and a prompt are two voices; give one of them")
     if name == DEFAULT_VOICE:
-        return None
+        return None, None
     if name not in voices:
         raise ConfigError(unknown("voice", name, [DEFAULT_VOICE, *voices]))
     return voices[name]

@@ -12,8 +12,9 @@ from __future__ import annotations
 import lzma
 import re
 import unicodedata
+from collections import ChainMap
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from pathlib import Path
 
@@ -68,7 +69,7 @@ class EnglishPhonemes:
     """Also that of lexicon and network in the folder `lexicons`."""
 
     def __init__(self, own: Mapping[str, str] | None = None) -> None:
-        self._words = lexicon(self.name) | {word: {"": phonemes} for word, phonemes in (own or {}).items()}
+        self._words = ChainMap({word: {"": phonemes} for word, phonemes in (own or {}).items()}, lexicon(self.name))
 
     def __call__(self, text: str) -> Spoken:
         explicit: list[str] = []
@@ -114,7 +115,7 @@ class EnglishPhonemes:
     def _guess(self, word: str) -> str:
         letters = _without_accents(word)
         if set(letters) & set("aeiouy"):
-            return network(self.name).pronounce([letters])[0]
+            return spelled(self.name, letters)
         return "".join(self._words[letter][""] for letter in letters if letter != "'")
 
     def _forms(self, word: str) -> dict[str, str]:
@@ -186,6 +187,12 @@ def network(name: str) -> LetterToSound:
     )
     model.load_state_dict(tensors)
     return model.eval().requires_grad_(False)
+
+
+@lru_cache(maxsize=4096)
+def spelled(name: str, letters: str) -> str:
+    """What a network makes of a word; words come again and again."""
+    return network(name).pronounce([letters])[0]
 
 
 def _fitting(before: str, mark: str, after: str) -> Iterator[str]:

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from resgen.errors import ConfigError, check_least, unknown
+from resgen.errors import ConfigError, check_range, unknown
 from resgen.ops.code_usage import code_histogram
 from resgen.ops.masking import SCHEDULES
 from resgen.ops.random import generator as make_generator
@@ -53,7 +53,7 @@ class GeneratorLossConfig:
             raise ConfigError(f"smoothing={self.smoothing} must lie in [0, 1)")
         if not 0 < self.level_decay <= 1:
             raise ConfigError(f"level_decay={self.level_decay} must lie in (0, 1]")
-        check_least(self, 1, "validation_samples")
+        check_range(self, 1, "validation_samples")
 
 
 class Objective(Protocol):

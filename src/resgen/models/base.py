@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from resgen.errors import ConfigError, check_least
+from resgen.errors import ConfigError, check_range
 from resgen.models.conditions import ClassCondition, FeatureInput
 from resgen.nn.positions import Positions
 from resgen.nn.transformer import SharedModulation, Transformer
@@ -31,8 +31,8 @@ def check_config(config: Any, sizes: Iterable[str]) -> None:
         ConfigError: one of the fields `sizes` is below 1, the heads do not divide the width, or the settings of the
             condition are out of range.
     """
-    check_least(config, 1, *sizes, "feature_stride")
-    check_least(config, 0, "num_classes", "feature_width")
+    check_range(config, 1, *sizes, "feature_stride")
+    check_range(config, 0, "num_classes", "feature_width")
     if config.width % config.num_heads:
         raise ConfigError(f"width={config.width} must be a multiple of num_heads={config.num_heads}")
     if not 0 <= config.class_dropout < 1:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from resgen.errors import ConfigError, check_least
+from resgen.errors import ConfigError, check_range
 from resgen.models.base import INIT_STD
 from resgen.ops.blocks import rows_per_block
 from resgen.ops.linear import linear
@@ -122,7 +122,7 @@ class MixtureHead(LatentHead):
         self.mean_width = width if mean_width is None else mean_width
         self.num_components = num_components
         self.code_dim = code_dim
-        check_least(self, 1, "width", "num_components", "code_dim")
+        check_range(self, 1, "width", "num_components", "code_dim")
         if rank is not None and not 1 <= rank <= code_dim:
             raise ConfigError(f"rank={rank} must lie in 1..code_dim={code_dim}, or be null for full means")
         if min_log_scale > MAX_LOG_SCALE:
@@ -252,7 +252,7 @@ class MixtureHead(LatentHead):
         for rows, numbers in zip(hidden.split(size), noise.uniform[:, 0].split(size), strict=True):
             logits, log_scale, shift = self.affine_parameters(rows)
             components.append(nucleus_choice(logits, numbers, top_p))
-            log_weights.append(logits.log_softmax(1).gather(1, components[-1][:, None]).squeeze(1))
+            log_weights.append(logits.gather(1, components[-1][:, None]).squeeze(1) - logits.logsumexp(1))
             scales.append(torch.exp(log_scale))
             shifts.append(shift.clone())  # without the logits that it is a part of
         mean = self.component_mean(hidden, torch.cat(components))

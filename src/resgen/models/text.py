@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from resgen.data.front_ends import check_front_end
 from resgen.data.text import NUM_TOKENS
-from resgen.errors import CheckpointError, ConfigError, DataError, check_least
+from resgen.errors import CheckpointError, ConfigError, DataError, check_range
 from resgen.extras import import_extra
 from resgen.nn.conv1d import Conv1d
 from resgen.nn.positions import rotary_angles
@@ -71,7 +71,7 @@ class TextModelConfig:
         check_front_end(self.front_end)
         if self.byt5_folder is not None and self.front_end != "bytes":
             raise ConfigError(f"front_end={self.front_end} must be bytes with byt5_folder: ByT5 reads nothing else")
-        check_least(self, 1, "width", "num_layers", "num_heads", "mlp_width", "num_bands")
+        check_range(self, 1, "width", "num_layers", "num_heads", "mlp_width", "num_bands")
         if self.width % (2 * self.num_heads):
             raise ConfigError(f"width={self.width} must be a multiple of 2 num_heads={2 * self.num_heads}")
         if self.prenet_layers < 0:

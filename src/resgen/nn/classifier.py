@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resgen.errors import ConfigError, check_least
+from resgen.errors import ConfigError, check_range
 
 MIN_SIZE = 8
 
@@ -36,8 +36,8 @@ class ClassifierConfig:
             raise ConfigError(f"channels={self.channels} must be 1 (grey) or 3 (RGB)")
         if self.image_size < MIN_SIZE:
             raise ConfigError(f"image_size={self.image_size} must be at least {MIN_SIZE}")
-        check_least(self, 2, "num_classes")
-        check_least(self, 1, "width")
+        check_range(self, 2, "num_classes")
+        check_range(self, 1, "width")
 
 
 class _Stage(nn.Module):

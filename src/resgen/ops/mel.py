@@ -16,7 +16,7 @@ from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from resgen.errors import ConfigError, DataError, check_least
+from resgen.errors import ConfigError, DataError, check_range
 
 _SLANEY_STEP = math.log(6.4) / 27  # growth of the frequency per mel from 1,000 Hz = 15 mel on; below, 200/3 Hz per mel
 _POWER_EPSILON = 1e-9  # HiFi-GAN's: keeps the gradient of the square root finite where a bin is silent
@@ -52,7 +52,7 @@ class MelConfig:
     floor: float = 1e-5
 
     def __post_init__(self) -> None:
-        check_least(self, 1, "sample_rate_hz", "hop_size", "num_bands")
+        check_range(self, 1, "sample_rate_hz", "hop_size", "num_bands")
         if not self.hop_size <= self.window_size <= self.fft_size:
             raise ConfigError(
                 f"window_size={self.window_size} must lie between hop_size={self.hop_size} and fft_size={self.fft_size}"

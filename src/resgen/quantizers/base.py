@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from resgen.errors import ConfigError, check_least
+from resgen.errors import ConfigError, check_range
 from resgen.ops.random import generator as make_generator
 from resgen.ops.residual import consistent_codes, residual_decode, residual_encode
 from resgen.types import LOCAL, CodeSpec, Reduce
@@ -52,8 +52,8 @@ class QuantizerConfig:
     def __post_init__(self) -> None:
         if self.kind not in ("probabilistic", "ema", "rfsq"):
             raise ConfigError(f"quantizer kind='{self.kind}' must be 'probabilistic', 'ema' or 'rfsq'")
-        check_least(self, 1, "depth", "codebook_size")
-        check_least(self, 0, "kmeans_iterations", "consistent_rounds")
+        check_range(self, 1, "depth", "codebook_size")
+        check_range(self, 0, "kmeans_iterations", "consistent_rounds")
         for name in ("momentum", "variance_momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"quantizer {name}={getattr(self, name)} must lie in [0, 1)")

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from resgen.errors import ConfigError, check_least, unknown
+from resgen.errors import ConfigError, check_range, unknown
 from resgen.ops.blocks import walk_levels
 from resgen.ops.guidance import guidance_weights
 from resgen.ops.masking import MAX_STEPS, SCHEDULES, given_codes, reveal_plan
@@ -106,7 +106,7 @@ class LatentAutoregressiveConfig:
     guidance_first: float | None = None
 
     def __post_init__(self) -> None:
-        check_least(self, 1, "num_steps", most=MAX_STEPS)
+        check_range(self, 1, "num_steps", most=MAX_STEPS)
         if self.mask_schedule not in SCHEDULES:
             raise ConfigError(unknown("mask schedule", self.mask_schedule, SCHEDULES))
         if not 0 <= self.temperature < math.inf:

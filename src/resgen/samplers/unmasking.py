@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from resgen.errors import ConfigError, check_least, unknown
+from resgen.errors import ConfigError, check_range, unknown
 from resgen.ops.guidance import guidance_weights
 from resgen.ops.masking import MAX_STEPS, SCHEDULES, given_codes, reveal_plan
 from resgen.ops.random import fill_normal, fill_uniform, sample_streams
@@ -55,7 +55,7 @@ class SamplingConfig:
     prompt_guidance: float = 0.0
 
     def __post_init__(self) -> None:
-        check_least(self, 1, "num_steps", most=MAX_STEPS)
+        check_range(self, 1, "num_steps", most=MAX_STEPS)
         if self.mask_schedule not in SCHEDULES:
             raise ConfigError(unknown("mask schedule", self.mask_schedule, SCHEDULES))
         if self.unmasking not in ORDERS:

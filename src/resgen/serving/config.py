@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from resgen.errors import ConfigError, check_least
+from resgen.errors import ConfigError, check_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class ServerConfig:
     api_key: str | None = None
 
     def __post_init__(self) -> None:
-        check_least(self, 1, "max_batch", "max_queue", "max_steps", "max_samples", "max_text", "max_upload_bytes")
+        check_range(self, 1, "max_batch", "max_queue", "max_steps", "max_samples", "max_text", "max_upload_bytes")
         if self.max_samples > self.max_batch:
             raise ConfigError(
                 f"max_samples={self.max_samples} must not exceed max_batch={self.max_batch}: the pictures of a request "
@@ -50,6 +50,6 @@ class ServerConfig:
         for name in ("timeout_s", "max_sound_s"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"{name}={getattr(self, name)} must be a number above 0")
-        check_least(self, 1, "max_pixels")
+        check_range(self, 1, "max_pixels")
         if self.api_key is not None and (len(self.api_key) < 8 or not self.api_key.isascii()):
             raise ConfigError("the API key must have at least 8 characters, all of them ASCII")

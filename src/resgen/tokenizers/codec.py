@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from resgen.errors import ConfigError, DataError, check_least, unknown
+from resgen.errors import ConfigError, DataError, check_range, unknown
 from resgen.extras import import_extra
 from resgen.quantizers import Quantization, Quantizer, QuantizerConfig
 from resgen.types import LOCAL, CodeSpec, Reduce
@@ -66,7 +66,7 @@ class CodecTokenizerConfig:
         self._check_family()
         if not 1 <= self.num_levels <= self.most_levels:
             raise ConfigError(f"num_levels={self.num_levels} must lie in 1..{self.most_levels}, the codec's levels")
-        check_least(self, 1, "max_positions")
+        check_range(self, 1, "max_positions")
 
     @property
     def sample_rate_hz(self) -> int:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resgen.errors import ConfigError, DataError, check_least
+from resgen.errors import ConfigError, DataError, check_range
 from resgen.nn.conv2d import ConvDecoder, ConvEncoder
 from resgen.quantizers import Quantization, QuantizerConfig, make_quantizer
 from resgen.types import CodeSpec
@@ -44,7 +44,7 @@ class ImageTokenizerConfig:
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
             raise ConfigError(f"channels={self.channels} must be 1 (grey) or 3 (RGB)")
-        check_least(self, 1, "image_size", "patch_size", "width", "num_res_blocks", "code_dim", "multipliers")
+        check_range(self, 1, "image_size", "patch_size", "width", "num_res_blocks", "code_dim", "multipliers")
         if self.image_size < self.downsampling:
             raise ConfigError(
                 f"image_size={self.image_size} is smaller than the downsampling {self.downsampling}; "

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from resgen.errors import ConfigError, DataError, check_least
+from resgen.errors import ConfigError, DataError, check_range
 from resgen.nn.conv1d import ConvDecoder1d, ConvEncoder1d, coarse_valid, fine_valid
 from resgen.ops.mel import MelConfig
 from resgen.quantizers import Quantization, QuantizerConfig, make_quantizer
@@ -51,7 +51,7 @@ class MelTokenizerConfig:
     quantizer: QuantizerConfig = field(default_factory=lambda: QuantizerConfig(depth=32))
 
     def __post_init__(self) -> None:
-        check_least(self, 1, "width", "num_blocks", "code_dim", "max_positions", "strides")
+        check_range(self, 1, "width", "num_blocks", "code_dim", "max_positions", "strides")
         if not 0 < self.mel_scale < math.inf:
             raise ConfigError(f"mel_scale={self.mel_scale} must be finite and above 0")
         if not math.isfinite(self.mel_shift):

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from resgen.errors import ConfigError, DataError, check_least
+from resgen.errors import ConfigError, DataError, check_range
 from resgen.nn.conv1d import Conv1d, ConvNeXtBlock1d, zero_invalid
 from resgen.ops.mel import MelConfig, inverse_stft
 
@@ -36,7 +36,7 @@ class VocoderConfig:
     hidden_multiple: int = 3
 
     def __post_init__(self) -> None:
-        check_least(self, 1, "width", "num_layers", "hidden_multiple")
+        check_range(self, 1, "width", "num_layers", "hidden_multiple")
         mel = self.mel
         if mel.window_size < 2 * mel.hop_size:
             raise ConfigError(

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor, nn
 
-from resgen.errors import ConfigError, DataError, check_least
+from resgen.errors import ConfigError, DataError, check_range
 from resgen.nn.conv1d import ConvDecoder1d, ConvEncoder1d, fine_valid
 from resgen.ops.mel import inverse_stft
 from resgen.quantizers import Quantization, QuantizerConfig, make_quantizer
@@ -50,14 +50,14 @@ class WaveformTokenizerConfig:
     quantizer: QuantizerConfig = field(default_factory=lambda: QuantizerConfig(depth=72))
 
     def __post_init__(self) -> None:
-        check_least(self, 1, "sample_rate_hz", "num_blocks", "code_dim", "max_positions")
+        check_range(self, 1, "sample_rate_hz", "num_blocks", "code_dim", "max_positions")
         if self.hop_size < 2:  # 1 leaves the first sample of a window of 2 to a Hann window's zero
             raise ConfigError(f"hop_size={self.hop_size} must be at least 2")
         if self.window_size < 2 * self.hop_size or self.window_size % self.hop_size:
             raise ConfigError(
                 f"window_size={self.window_size} must be a multiple of hop_size={self.hop_size}, twice as much or more"
             )
-        check_least(self, 1, "widths", "strides")
+        check_range(self, 1, "widths", "strides")
         if len(self.widths) != len(self.strides):
             raise ConfigError(f"widths={self.widths} and strides={self.strides} must be equally many, one per stage")
 

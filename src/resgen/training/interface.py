@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from resgen.errors import ConfigError, check_least, unknown
+from resgen.errors import ConfigError, check_range, unknown
 from resgen.training.loggers import check_loggers
 from resgen.training.optim import DECAY_SHAPES
 from resgen.training.parallel import PRECISIONS
@@ -85,7 +85,7 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         if self.batch_size > MAX_BATCH_SIZE:
             raise ConfigError(f"batch_size={self.batch_size} must be at most {MAX_BATCH_SIZE}")
-        check_least(self, 1, "num_steps", "batch_size", "accumulate", "log_every", "keep_last")
+        check_range(self, 1, "num_steps", "batch_size", "accumulate", "log_every", "keep_last")
         for name in ("warmup_steps", "validate_every", "sample_every", "evaluate_every", "checkpoint_every"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}={getattr(self, name)} must be 0 or more")

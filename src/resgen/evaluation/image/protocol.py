@@ -11,7 +11,7 @@ from typing import Any
 
 from resgen.checkpoints.format import read_json
 from resgen.config import config_from_dict, config_to_dict
-from resgen.errors import ConfigError, check_least, unknown
+from resgen.errors import ConfigError, check_range, unknown
 
 METRICS_VERSION = 1
 """Raised with every change that alters a number."""
@@ -107,8 +107,8 @@ class EvaluationProtocol:
                 raise ConfigError(f"{name}='' must not be empty: the protocol names what a number depends on")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or min(self.seeds) < 0:
             raise ConfigError(f"seeds={self.seeds} must be one or more different numbers of at least 0")
-        check_least(self, 1, "image_size", "channels", "kid_subsets", "is_splits", "pr_k")
-        check_least(self, 2, "num_samples", "num_reference", "bootstrap", "kid_subset_size", "manifold_size")
+        check_range(self, 1, "image_size", "channels", "kid_subsets", "is_splits", "pr_k")
+        check_range(self, 2, "num_samples", "num_reference", "bootstrap", "kid_subset_size", "manifold_size")
         least = min(self.num_samples, self.num_reference, self.manifold_size)
         if self.purpose == "generation":
             self._check_samples(least)

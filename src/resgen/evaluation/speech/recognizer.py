@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resgen.errors import ConfigError, DataError, check_least, unknown
+from resgen.errors import ConfigError, DataError, check_range, unknown
 from resgen.evaluation.speech.folders import JudgeNetwork
 from resgen.evaluation.speech.hearing import MEL, hear
 from resgen.evaluation.speech.metrics import normalise_transcript
@@ -60,7 +60,7 @@ class RecognizerConfig:
             fits = len(symbol) == 1 if self.unit == "characters" else " " not in symbol
             if not space and not (symbol and fits and normalise_transcript(symbol) == symbol):
                 raise ConfigError(f"symbol {symbol!r} cannot occur among the {self.unit} of a normalised transcript")
-        check_least(self, 1, "front", "width", "num_blocks")
+        check_range(self, 1, "front", "width", "num_blocks")
         if self.kernel_size < 1 or self.kernel_size % 2 == 0:
             raise ConfigError(f"kernel_size={self.kernel_size} must be odd and at least 1")
 

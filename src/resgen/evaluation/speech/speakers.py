@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resgen.errors import check_least
+from resgen.errors import check_range
 from resgen.evaluation.speech.folders import (
     BUILT_IN,
     JudgeNetwork,
@@ -63,7 +63,7 @@ class SpeakerNetworkConfig:
     embedding_size: int = 128
 
     def __post_init__(self) -> None:
-        check_least(self, 1, "width", "num_blocks", "pooled", "embedding_size")
+        check_range(self, 1, "width", "num_blocks", "pooled", "embedding_size")
 
 
 class SpeakerNetwork(JudgeNetwork):

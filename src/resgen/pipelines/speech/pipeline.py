@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from resgen.checkpoints.speech import SpeechParts, load_speech_pipeline, save_speech_pipeline
-from resgen.checkpoints.voices import Voice, check_voice, find_voice
+from resgen.checkpoints.voices import Voice, check_voice, choose_voice
 from resgen.data.announce import announce
 from resgen.data.phonemes import check_lexicon, read_lexicon
 from resgen.data.sound.decode import check_prompt, encode_sound
@@ -250,10 +250,7 @@ class SpeechPipeline(BasePipeline):
         _check_speed(speed)
         seed, continued = seed_of(seed), task == "continuation"
         self._warn(sentence for own in sentences for sentence in own)
-        if voice is not None:
-            if prompt is not None or prompt_text:
-                raise ConfigError(f"voice='{voice}' and a prompt are two voices; give one of them")
-            prompt, prompt_text = find_voice(voice, self.voices) or (None, None)
+        prompt, prompt_text = choose_voice(voice, prompt, prompt_text, self.voices)
         example = None if prompt is None else self.prepare(prompt, prompt_text)
         if example is None and (prompt_text or continued):
             raise DataError("a prompt is missing: prompt_text and continuation need the recording as well")

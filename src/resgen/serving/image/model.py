@@ -95,10 +95,7 @@ class ServedImages:
 
     def class_name(self, class_id: int) -> str | None:
         """The name of a class, or its number where classes have no names; None for a model without classes."""
-        if not self.pipe.num_classes:
-            return None
-        names = self.pipe.class_names
-        return names[class_id] if class_id < len(names) else str(class_id)
+        return self.pipe.class_name(class_id) if self.pipe.num_classes else None
 
     def images(
         self, class_ids: Sequence[int | str] | None, num: int, seed: int, settings: dict[str, Any]

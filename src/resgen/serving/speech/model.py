@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from resgen.checkpoints.speech import load_speech_pipeline
-from resgen.checkpoints.voices import DEFAULT_VOICE, find_voice
+from resgen.checkpoints.voices import DEFAULT_VOICE, choose_voice
 from resgen.data.pictures.grid import png_bytes
 from resgen.data.sound.decode import encode_sound, pcm_bytes, read_sound, resample
 from resgen.data.sound.spectrogram import spectrogram_picture
-from resgen.errors import ConfigError, DataError, ResGenError
+from resgen.errors import DataError, ResGenError
 from resgen.kinds import AnySampling, sampling_with
 from resgen.ops.mel import log_mel
 from resgen.pipelines.speech.pipeline import SpeechPipeline
@@ -103,18 +103,14 @@ class ServedSpeech:
             ConfigError: a setting out of range, an unknown voice, or a voice and a prompt.
             DataError: only one of a prompt and its text. What is wrong with them is found in the worker.
         """
-        if voice is not None:
-            if prompt is not None or prompt_text:
-                raise ConfigError("voice and prompt are two voices; give one of them")
-            if (own := find_voice(voice, self.pipe.voices)) is not None:
-                prompt, prompt_text = memoryview(own.content), own.text
+        prompt, prompt_text = choose_voice(voice, prompt, prompt_text, self.pipe.voices)
         if (prompt is None) != (not prompt_text):
             raise DataError("a prompt needs its text and the text its prompt: give prompt and prompt_text, or neither")
         sampling: AnySampling = sampling_with(self.pipe.sampling, settings)
         job = SpeechJob(
             compute=self._speak,
             text=text,
-            prompt=prompt,
+            prompt=None if prompt is None else memoryview(prompt),
             prompt_text=prompt_text,
             speed=speed,
             seed=seed,

@@ -61,6 +61,14 @@ def test_a_lexicon_of_one_s_own(pipe: SpeechPipeline, tmp_path: Path) -> None:
         pipe.use_lexicon({"cat": "kXt"})
 
 
+def test_a_sentence_has_as_many_phonemes_as_the_model_takes(pipe: SpeechPipeline) -> None:
+    longest = pipe.reader.longest
+    (spoken,) = pipe.sentences("a" * 5 + " 77777 77777")  # in words it is longer than it is written
+    assert 40 < len(spoken.content) <= longest
+    with pytest.raises(DataError, match=rf"a sentence has [0-9]+ letters or phonemes, at most {longest} are allowed"):
+        pipe.sentences("77777 " * 6)
+
+
 def test_what_cannot_be_said(pipe: SpeechPipeline, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="^no English words: '日本'; write the phonemes between slashes"):
         pipe("Hello 日本")
