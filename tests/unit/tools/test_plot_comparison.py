@@ -1,0 +1,26 @@
+"""The picture of the comparisons is drawn from the measurements, and says which points are one training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("matplotlib")
+import plot_comparison  # noqa: E402 (needs matplotlib)
+
+
+def test_points_are_those_of_the_measurements() -> None:
+    points = plot_comparison.points()
+    assert set(points) == set(plot_comparison.LINES)
+    assert [len(points["residual"][n]) for n in (609, 1000, 3000)] == [1, 1, 4]
+    assert [len(points["fixed"][n]) for n in (1000, 3000, 10000)] == [1, 1, 1]
+    assert sorted(points["rq_transformer"]) == [618, 3000] and len(points["rq_transformer"][3000]) == 3
+    assert points["fixed"][10000] == [4.82]
+    best = min(distance for lengths in points.values() for found in lengths.values() for distance in found)
+    assert plot_comparison.floor() < best, "nothing is better than what the tokenizer can show"
+
+
+def test_a_picture_is_written(tmp_path: Path) -> None:
+    plot_comparison.draw(tmp_path / "out.png")
+    assert (tmp_path / "out.png").read_bytes()[:4] == b"\x89PNG"
