@@ -20,6 +20,8 @@ from resgen.nn.size import build_within_memory
 
 CLASSES = "condition.embedding.weight"
 """A generator's vectors of classes; the last one stands for no class."""
+FEATURES = "features.conv.weight"
+"""What takes the text model's hidden states into a generator of speech."""
 
 
 def check_init(decoder_only: bool, init: str | Path | None) -> None:
@@ -51,7 +53,8 @@ def start_from(module: nn.Module, name_or_path: str | Path, part: str) -> None:
 def start_generator_from(generator: CodeModel, name_or_path: str | Path, tokenizer: SavedTokenizer) -> None:
     """`start_from` for a generator, which must have been trained on codes of the same tokenizer.
 
-    Where the number of classes differs, classes start from scratch and only "no class" keeps its vector.
+    Where the number of classes differs, classes start from scratch and only "no class" keeps its vector; where the text
+    model has another width, what takes its hidden states in starts from scratch.
 
     Raises:
         CheckpointError: as `start_from`; or another tokenizer's codes made it.
@@ -63,6 +66,9 @@ def start_generator_from(generator: CodeModel, name_or_path: str | Path, tokeniz
     fresh, known = module_tensors(generator).get(CLASSES), tensors.get(CLASSES)
     if fresh is not None and known is not None and len(fresh) != len(known) and fresh.shape[1:] == known.shape[1:]:
         tensors[CLASSES] = torch.cat([fresh[:-1].float(), known[-1:].float()])
+    fresh, known = module_tensors(generator).get(FEATURES), tensors.get(FEATURES)
+    if fresh is not None and known is not None and fresh.shape[1] != known.shape[1]:
+        tensors[FEATURES] = fresh
     load_state(generator, tensors, str(folder.path))
 
 

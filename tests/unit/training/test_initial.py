@@ -18,7 +18,7 @@ from resgen.nn.seeding import seeded
 from resgen.quantizers import QuantizerConfig
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
-from resgen.training.initial import start_from, start_generator_from
+from resgen.training.initial import FEATURES, start_from, start_generator_from
 
 CONFIG = ResGenConfig(width=16, num_layers=1, num_heads=2, mlp_width=32, condition_width=16, num_classes=2)
 
@@ -78,6 +78,19 @@ def test_other_classes_start_anew_but_no_class_is_kept(saved: Path) -> None:
     vectors = generator.condition.embedding.weight
     torch.testing.assert_close(vectors[:5], fresh.condition.embedding.weight[:5])
     torch.testing.assert_close(vectors[5:].bfloat16(), known.condition.embedding.weight[2:].bfloat16())
+
+
+def test_hidden_states_of_another_width_are_taken_in_anew(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer(0)
+    known, fresh, generator = (
+        make_generator(tokenizer, seed, feature_width=width, feature_stride=2)
+        for seed, width in ((0, 4), (1, 6), (1, 6))
+    )
+    save_pipeline(tmp_path / "model", tokenizer, known, sampling=SamplingConfig(num_steps=2), class_names=("a", "b"))
+    start_generator_from(generator, tmp_path / "model", tokenizer)
+    expected = module_tensors(known) | {FEATURES: module_tensors(fresh)[FEATURES]}
+    for name, value in module_tensors(generator).items():
+        torch.testing.assert_close(value.bfloat16(), expected[name].bfloat16(), rtol=0, atol=0, msg=name)
 
 
 def test_what_does_not_fit_is_refused_and_leaves_the_module_alone(saved: Path) -> None:
