@@ -163,12 +163,15 @@ def collect() -> None:
     write("api/index.md", head + "| module | what |\n|---|---|\n" + "\n".join(rows) + "\n")
 
 
+def navigation() -> list[str]:
+    """The pages that mkdocs.yml lists, in its order."""
+    return re.findall(r"^ +- .*?([\w./-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+
+
 def unlisted() -> list[str]:
     """Pages of build/docs that the navigation lacks, and entries without a page; pages below results/ are linked from
     its own."""
-    entries = set(
-        re.findall(r"^ +- .*?([\w./-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
-    )
+    entries = set(navigation())
     there = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
     own = {page for page in there if not page.startswith("results/")}
     return [

@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -205,6 +206,50 @@ def test_every_page_is_in_the_navigation(build, tmp_path, monkeypatch):
         "mkdocs.yml: the navigation lacks new.md",
         "mkdocs.yml: there is no page faq.md",
     ]
+
+
+SHOWN = re.compile(r"\s*(\||!\[|\[!\[|```|::: |<(img|audio|div)\b)")
+"""How lines of a table, a picture, a command, an equation or an entry of the reference begin."""
+
+
+def prose_before_something_to_see(text: str) -> int:
+    """Lines of 120 characters of prose before the first table, picture or command; 99 where there is none."""
+    count = 0
+    for paragraph in re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL).split("\n\n"):
+        words: list[str] = []
+        for line in paragraph.splitlines():
+            item = re.match(r"\s*([-*]|\d+\.) ", line)
+            if SHOWN.match(line) or item:
+                count += len(textwrap.wrap(" ".join(words), 120))
+                words = []
+            if SHOWN.match(line):
+                return count
+            words += [] if line.startswith("#") else [line.strip()]
+        count += len(textwrap.wrap(" ".join(words), 120))
+    return 99
+
+
+def test_every_page_opens_with_something_to_see(build, tmp_path, monkeypatch):
+    """At most five lines of prose before a table, a picture or a command, on every page of the navigation."""
+    monkeypatch.setattr(build, "DOCS", tmp_path / "docs")
+    build.collect()
+    pages = [tmp_path / "docs" / page for page in build.navigation()]
+    assert len(pages) > 50
+    lines = {str(page.relative_to(tmp_path)): prose_before_something_to_see(page.read_text()) for page in pages}
+    assert {page: count for page, count in lines.items() if count > 5} == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("# A\n\nOne.\n\n| a |\n|---|\n", 1),
+        ("---\na: b\n---\n# A\n\n```\nls\n```\n", 0),
+        ("# A\n\n" + "word " * 60 + "\n- one\n- two\n\n![b](c.png)\n", 5),
+        ("# A\n\nOne\ntwo\n", 99),
+    ],
+)
+def test_prose_is_counted(text, count):
+    assert prose_before_something_to_see(text) == count
 
 
 def test_foreign_assets_are_found(build, tmp_path, monkeypatch):

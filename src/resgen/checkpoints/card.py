@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from resgen.checkpoints.format import Folder
+import yaml
+
+from resgen.checkpoints.format import CONFIG_NAME, Folder
+from resgen.checkpoints.measured import model_index, reports
 from resgen.files import write_text
 
 CARD_NAME = "README.md"
@@ -21,10 +24,20 @@ pipe = resgen.load("{name}")
 """
 
 
-def write_card(folder: Folder, path: str | Path, *, name: str, tag: str = "", usage: str = "") -> Path:
-    """Write `README.md` into a folder: what the model is, how to use it, how it was trained and what was measured then.
+def write_card(
+    folder: Folder,
+    path: str | Path,
+    *,
+    name: str,
+    tag: str = "",
+    usage: str = "",
+    license: str = "",
+    datasets: Sequence[str] = (),
+) -> Path:
+    """Write `README.md` into a folder: what the model is, how to use it, how it was trained and what was measured.
 
-    Data, licence and limits are not in the record; the card says that they are missing.
+    Its front matter is what the Hugging Face hub reads: licence, datasets, and as `model-index` the numbers that
+    `resgen evaluate --store` has kept with these weights. What is not known the card says is missing.
 
     Args:
         folder: the saved model.
@@ -32,22 +45,44 @@ def write_card(folder: Folder, path: str | Path, *, name: str, tag: str = "", us
         name: that users will give.
         tag: what the hub calls a model of this kind.
         usage: a line of Python with `pipe`, the model.
+        license: an identifier of the hub, such as `mit` or `cc-by-4.0`.
+        datasets: that it was trained on, by their names on the hub.
     """
-    parts = [_front_matter(tag), f"# {name}\n", _about(folder)]
+    parts = [_front_matter(folder, name, tag, license, list(datasets)), f"# {name}\n", _about(folder)]
     if usage:
         parts.append(USE.format(name=name, usage=usage))
-    parts.append(_training(folder))
-    parts.append(
-        "**Data, licence, limits.** Not stated: whoever trained this model should say here what it learned from.\n"
-    )
+    parts += [_measured(folder), _training(folder)]
+    unknown = [what for what, stated in (("Data", datasets), ("licence", license), ("limits", "")) if not stated]
+    parts.append(f"**{', '.join(unknown).capitalize()}.** Not stated: whoever trained this model should say it here.\n")
     file = Path(path) / CARD_NAME
     write_text(file, "\n".join(part for part in parts if part))
     return file
 
 
-def _front_matter(tag: str) -> str:
-    line = f"pipeline_tag: {tag}\n" if tag else ""
-    return f"---\nlibrary_name: resgen\n{line}tags:\n- resgen\n- residual-vector-quantization\n---\n"
+def _front_matter(folder: Folder, name: str, tag: str, license: str, datasets: list[str]) -> str:
+    source = f"https://huggingface.co/{name}/blob/main/{CONFIG_NAME}" if "/" in name else ""
+    entries = {
+        "library_name": "resgen",
+        "pipeline_tag": tag,
+        "license": license,
+        "datasets": datasets,
+        "tags": ["resgen", "residual-vector-quantization"],
+        "model-index": model_index(folder, name, source),
+    }
+    known = {key: value for key, value in entries.items() if value}
+    return f"---\n{yaml.safe_dump(known, sort_keys=False, allow_unicode=True)}---\n"
+
+
+def _measured(folder: Folder) -> str:
+    """A table of what evaluations found."""
+    rows = [
+        f"| {_plain(str(metric['name']))} | {metric['value']} | {_plain(str(one['dataset']['name']))}, "
+        f"{_plain(str(one['dataset'].get('split', '')))} | {_plain(str(one['task'].get('name', '')))} |"
+        for one in reports(folder)
+        for metric in one["metrics"]
+    ]
+    head = "| measured by `resgen evaluate` | value | data | task |\n|---|---|---|---|"
+    return "\n".join([head, *rows]) + "\n" if rows else ""
 
 
 def _about(folder: Folder) -> str:

@@ -55,15 +55,14 @@ def download(name: str) -> Path:
     return path
 
 
-def push(folder: str | Path, repository: str, *, private: bool = False, tag: str = "", usage: str = "") -> str:
+def push(folder: str | Path, repository: str, *, private: bool = False, **about: Any) -> str:
     """Upload a model's folder with its card; returns the address of the commit.
 
     Args:
         folder: a saved model; a card is written from its record where it has none.
         repository: `owner/model`; made if it is not there.
         private: whether a new repository is private.
-        tag: for the card, see `write_card`.
-        usage: likewise.
+        about: `tag`, `usage`, `license` and `datasets` of the card, see `write_card`.
 
     Raises:
         CheckpointError: not a model's folder, a name of another form, or the hub refuses.
@@ -78,7 +77,7 @@ def push(folder: str | Path, repository: str, *, private: bool = False, tag: str
         copied = Path(place) / "model"
         shutil.copytree(saved.path, copied, ignore=lambda _, names: [n for n in names if not _is_allowed(n)])
         if not (copied / CARD_NAME).is_file():
-            write_card(saved, copied, name=repository, tag=tag, usage=usage)
+            write_card(saved, copied, name=repository, **about)
         try:
             api = hub.HfApi(library_name="resgen")
             api.create_repo(repository, private=private, exist_ok=True)

@@ -25,6 +25,7 @@ class Evaluate:
         resgen evaluate --model runs/b/model --data data/cifar10 --protocol a.json --out b.json
         resgen evaluate --tokenizer runs/a-tokenizer/model --data data/cifar10 --out tokenizer.json
         resgen evaluate --model spoken-digits-small --data speech/digits --split test_unseen --out digits.json
+        resgen evaluate --model runs/a/model --data data/cifar10 --store --out a.json
     """
 
     model: Annotated[str | None, option("DIR_OR_NAME")] = None
@@ -72,6 +73,8 @@ class Evaluate:
     """cpu, cuda or cuda:1; without it a GPU if there is one."""
     cache: Annotated[Path | None, option("DIR")] = None
     """Where features are kept; 'evaluation-cache' beside --out if left out. It may be deleted at any time."""
+    store: bool = False
+    """Keep the numbers with the model too: they stand on its card when it is pushed to the hub."""
     out: Annotated[Path, option("FILE.json")]
     """Report to write; the same is written as FILE.md."""
     as_json: Json = False
@@ -85,23 +88,29 @@ class Evaluate:
         positive("--batch-size", self.batch_size)
         if self.num_samples is not None:
             positive("--num-samples", self.num_samples)
+        from resgen.checkpoints.locate import resolve_model
+        from resgen.checkpoints.measured import keep
         from resgen.evaluation.report import write_report
         from resgen.modalities import of_model
 
         which = "tokenizer" if self.model is None else "model"
         name = str(getattr(self, which))
+        if self.store and not Path(name).is_dir():
+            raise ConfigError(f"--store: '{name}' is no folder of yours; copy or save the model to one first")
         evaluation = ask(
             of_model(name),
             "evaluate",
             self,
             f"{which} '{name}'",
-            handled=("out",),
+            handled=("out", "store"),
             out=self.out,
             command=command_line(),
         )
         with progress_bars() as advance:
             result = evaluation.run(advance)
         write_report(result, self.out)
+        if self.store:
+            keep(resolve_model(name), result.document())
         markdown = self.out.with_suffix(".md")
         text = f"{result.markdown()}\nwritten to {self.out} and {markdown}"
         report({"files": [self.out, markdown], **result.document()}, as_json=self.as_json, text=text)

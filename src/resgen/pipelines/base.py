@@ -74,14 +74,25 @@ class BasePipeline(ABC):
     def save_pretrained(self, path: str | Path) -> None:
         """Write a folder with these weights and sampling settings."""
 
-    def push_to_hub(self, repository: str, *, private: bool = False) -> str:
+    def push_to_hub(
+        self, repository: str, *, private: bool = False, license: str = "", datasets: Sequence[str] = ()
+    ) -> str:
         """Upload to `owner/model` on the Hugging Face hub, with a card; returns the address of the commit.
+
+        The card has the numbers that `resgen evaluate --store` kept with these weights.
+
+        Args:
+            repository: made if it is not there.
+            private: whether a new repository is private.
+            license: for the card, an identifier of the hub, such as `mit` or `cc-by-4.0`.
+            datasets: for the card, what it was trained on, by their names on the hub.
 
         Raises:
             CheckpointError: the hub refuses.
             MissingExtraError: huggingface_hub is not installed (extra `hub`).
         """
-        return push_saved(self.save_pretrained, repository, private=private, tag=self.tag, usage=self.usage)
+        about = {"tag": self.tag, "usage": self.usage, "license": license, "datasets": datasets}
+        return push_saved(self.save_pretrained, repository, private=private, **about)
 
     def __repr__(self) -> str:
         parameters = sum(one.numel() for module in self._modules() for one in module.parameters())

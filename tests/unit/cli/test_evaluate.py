@@ -13,6 +13,8 @@ from PIL import Image
 
 from resgen.checkpoints.artefacts import save_pipeline, save_tokenizer
 from resgen.checkpoints.classifiers import save_classifier
+from resgen.checkpoints.format import load_folder
+from resgen.checkpoints.measured import reports
 from resgen.cli.evaluate import Evaluate
 from resgen.errors import CheckpointError, ConfigError, DataError, ResGenError
 from resgen.evaluation.image.report import load_report
@@ -191,6 +193,17 @@ def test_the_cache_is_used(place: Path, tmp_path: Path, monkeypatch: pytest.Monk
         on_digits(place, tmp_path / "b.json", "--cache", tmp_path / "other")
 
 
+def test_numbers_are_kept_with_the_model(place: Path, tmp_path: Path) -> None:
+    _write_model(tmp_path)
+    argv = ["--data", "digits", "--extractor", place / "judge", "--out", tmp_path / "a.json", "--store"]
+    run("--model", tmp_path, "--split", "test", "--num-samples", 40, *argv)  # the folder of a run is its model's, too
+    kept = reports(load_folder(tmp_path / "model"))
+    first = load_report(tmp_path / "a.json").generation[0]
+    assert [m["value"] for m in kept[0]["metrics"] if m["name"] == "FD-judge, guided"] == [round(first.distance, 4)]
+    run("--tokenizer", tmp_path / "tokenizer", *argv)
+    assert reports(load_folder(tmp_path / "tokenizer"))[0]["metrics"][0]["type"] == "rfd-judge"
+
+
 def test_a_model_without_classes(place: Path, tmp_path: Path) -> None:
     _write_model(tmp_path, num_classes=0)
     pictures = tmp_path / "pictures"
@@ -230,6 +243,7 @@ def bad(argv: list[object], error: type[ResGenError], named: str) -> Any:
         bad(["--tokenizer", "cifar10-8x8"], ConfigError, "one of --model"),
         bad(["--task", "continuation"], ConfigError, "--task must be left out: model '.*' is for pictures"),
         bad(["--out", "a.txt"], ConfigError, "must end in .json"),
+        bad(["--store", "--model", "cifar10-8x8"], ConfigError, "--store: 'cifar10-8x8' is no folder of yours"),
     ],
 )
 def test_bad_input(place: Path, tmp_path: Path, argv: list[object], error: type[ResGenError], named: str) -> None:
