@@ -2,8 +2,9 @@
 
     python tools/build_docs.py          (or `make docs`)
 
-Links are checked first (tools/check_links.py). Then docs/ is copied to build/docs, beside generated pages: one of the
-reference for every package, one per bundled model, the examples, and what lies outside of docs/. Links that lead out of
+Links are checked first (tools/check_links.py). Then docs/ is copied to build/docs, beside generated pages: of the
+reference one for every class of the surface and one for every package, one per bundled model, the examples, and what
+lies outside of docs/. Links that lead out of
 docs/ are turned to these pages, so that the same text can be read in the repository and on the site. zensical builds
 the site in strict mode from mkdocs.yml; a link that it does not find is an error as well. Nothing is loaded from a
 network, and the site loads nothing from elsewhere: that is checked at the end.
@@ -21,12 +22,31 @@ from pathlib import Path
 from check_links import FENCE, LINK, ROOT, broken
 from latex2mathml.converter import convert
 
+import resgen
+
 BUILD = ROOT / "build"
 DOCS = BUILD / "docs"
 SITE = BUILD / "site"
 PACKAGE = ROOT / "src" / "resgen"
 COPIED = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 """Pages that lie outside of docs/, by their names on the site."""
+CLASSES = {
+    "ImagePipeline": "pipelines/image/pipeline.py",
+    "SpeechPipeline": "pipelines/speech/pipeline.py",
+    "ImageOutput": "pipelines/image/output.py",
+    "EditOutput": "pipelines/image/edit.py",
+    "SpeechOutput": "pipelines/speech/utterances.py",
+    "SpeechEdit": "pipelines/speech/edit.py",
+    "SamplingConfig": "samplers/unmasking.py",
+    "ImageTokenizer": "tokenizers/image.py",
+    "ResGen": "models/resgen.py",
+    "ResGenConfig": "models/resgen.py",
+    "TrainerConfig": "training/interface.py",
+    "CodeSpec": "types.py",
+    "Modality": "modalities/__init__.py",
+}
+"""Classes with a page of their own in the reference, and where they are: what `resgen` exports, what its pipelines
+return, and the settings and records that users fill in. The other pages of the reference leave them out."""
 MATH = re.compile(r"^```math\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
 FOREIGN = re.compile(
     r"<(?:script|link|img|iframe|source)\b[^>]*?(?:src|href)=[\"']?(?:https?:)?//[^\s>]*", re.IGNORECASE
@@ -78,6 +98,10 @@ def site_target(path: Path, anchor: str) -> str | None:
         return f"models/{path.relative_to(PACKAGE / 'assets').parts[0]}.md"
     if path.is_relative_to(PACKAGE) and path.suffix == ".py" and not path.name.startswith("__main"):
         page = path.relative_to(PACKAGE).parts[0] if path.parent != PACKAGE else "resgen"
+        name = anchor.split(".")[0]
+        if CLASSES.get(name) == str(path.relative_to(PACKAGE)):
+            entry = f"{module_name(path)}.{anchor if has_anchor(path, anchor) else name}"
+            return f"api/{name}.md#{entry}"
         if path.name == "__init__.py":
             return f"api/{page}.md"
         entry = module_name(path) + (f".{anchor}" if anchor and has_anchor(path, anchor) else "")
@@ -152,15 +176,40 @@ def collect() -> None:
     write("examples.md", "# Examples\n\nShort scripts, each run by the tests.\n\n" + "\n".join(blocks))
     rows = []
     for name, files in packages().items():
-        entries = [f"::: {module_name(path)}\n" for path in files]
+        entries = [f"::: {module_name(path)}\n{without_classes(path)}" for path in files]
         about = first_line(PACKAGE / ("" if name == "resgen" else name) / "__init__.py")
         title = name if name == "resgen" else f"resgen.{name}"
         write(f"api/{name}.md", f"# {title}\n\n{about}\n\n" + "\n".join(entries))
         for path in files:
             what = first_line(path).replace("|", "\\|")
             rows.append(f"| [`{module_name(path)}`]({name}.md#{module_name(path)}) | {what} |")
-    head = "# Reference\n\nEvery module, made from its docstrings. Letters in shapes: [words](../words.md).\n\n"
-    write("api/index.md", head + "| module | what |\n|---|---|\n" + "\n".join(rows) + "\n")
+    head = "# Reference\n\nMade from the docstrings. Letters in shapes: [words](../words.md).\n\n"
+    table = "\n".join(write_class(name, PACKAGE / place) for name, place in CLASSES.items())
+    write(
+        "api/index.md",
+        f"{head}| class | what |\n|---|---|\n{table}\n\n## Modules\n\n| module | what |\n|---|---|\n"
+        + "\n".join(rows)
+        + "\n",
+    )
+
+
+def without_classes(path: Path) -> str:
+    """Options of a module's entry that leave out the classes with pages of their own."""
+    names = [name for name, place in CLASSES.items() if PACKAGE / place == path]
+    filters = ", ".join(f'"!^{name}$"' for name in names)
+    return f'    options:\n      filters: ["!^_", {filters}]\n' if names else ""
+
+
+def write_class(name: str, path: Path) -> str:
+    """Write the page of a class; returns its row of the overview."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    node = next(node for node in body if isinstance(node, ast.ClassDef) and node.name == name)
+    about = " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split())
+    module = module_name(path)
+    home = "resgen" if name in resgen.__all__ else module
+    entry = f'::: {module}.{name}\n    options:\n      inherited_members: true\n      filters: ["!^_(?!_call__$)"]\n'
+    write(f"api/{name}.md", f"# {name}\n\n```python\nfrom {home} import {name}\n```\n\n{entry}")
+    return f"| [`{name}`]({name}.md) | {about.replace('|', chr(92) + '|')} |"
 
 
 def navigation() -> list[str]:

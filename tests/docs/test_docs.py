@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+import resgen
 from resgen import modalities
 from resgen.cli.main import COMMANDS, parse
 from resgen.kinds import KINDS
@@ -183,6 +184,25 @@ def test_links_out_of_docs_lead_to_pages_of_the_site(build):
         "[e](examples.md#own_predictor) [f](api/ops.md#resgen.ops.masking)\n"
         "```\n[g](../tools/check_links.py)\n```\n"
     )
+
+
+def test_classes_have_pages_of_their_own(build, tmp_path, monkeypatch):
+    """`ImagePipeline` first; every class that the package exports; links and module pages follow."""
+    monkeypatch.setattr(build, "DOCS", tmp_path / "docs")
+    build.collect()
+    pages = [page for page in build.navigation() if page.startswith("api/")]
+    assert pages[:2] == ["api/index.md", "api/ImagePipeline.md"]
+    exported = [name for name in resgen.__all__ if isinstance(getattr(resgen, name), type)]
+    assert exported and set(exported) <= build.CLASSES.keys()
+    for name, place in build.CLASSES.items():
+        text = (tmp_path / "docs" / "api" / f"{name}.md").read_text()
+        (home,) = re.findall(rf"^from (\S+) import {name}$", text, re.MULTILINE)
+        assert isinstance(getattr(importlib.import_module(home), name), type)
+        assert re.search(rf"^::: resgen\.\S+\.{name}$", text, re.MULTILINE), place
+    assert '"!^ImagePipeline$"' in (tmp_path / "docs" / "api" / "pipelines.md").read_text()
+    link = "[a](../src/resgen/pipelines/image/pipeline.py#ImagePipeline.edit)"
+    turned = build.turned(link, DOCS / "page.md", tmp_path / "docs" / "page.md")
+    assert turned == "[a](api/ImagePipeline.md#resgen.pipelines.image.pipeline.ImagePipeline.edit)"
 
 
 def test_equations_become_mathml(build):
