@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import say_sentences
 
 from resgen.checkpoints.locate import resolve_model
 from resgen.cli.main import main
@@ -95,6 +96,24 @@ def test_a_comparison_goes_on_where_it_stopped(recordings: Path, tmp_path: Path)
         compare_speech(recipe, settings, out, resume=False, say=said.append)
     with pytest.raises(ConfigError, match="other settings"):
         compare_speech(recipe, replace(settings, num_samples=3), out, resume=True, say=said.append)
+
+
+def test_sentences_are_said_by_every_voice_and_judged_by_kind_and_voice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = tmp_path / "lines.txt", tmp_path / "out.json"
+    file.write_text("short|two six\nlong|three seven one nine\nshort|five\n\nlong|zero zero four one\n")
+    say_sentences.main(MODEL, "digit-recognizer", sentences=file, num_steps=8, json=out)
+    result = json.loads(out.read_text())
+    assert [row["text"] for row in result["rows"]] == ["two six", "three seven one nine", "five", "zero zero four one"]
+    assert {"all", "kind short", "kind long"} < set(result["scores"]) and result["sampling"]["num_steps"] == 8
+    assert result["scores"]["all"]["wer"]["value"] <= 0.2 and result["real_time_factor"] > 0
+    table = capsys.readouterr().out
+    assert "| kind long (2) |" in table and "of real time" in table
+    with pytest.raises(ConfigError, match="num=5 must be 1 to 4"):
+        say_sentences.main(MODEL, "digit-recognizer", sentences=file, num=5)
+    with pytest.raises(ConfigError, match="hears 10 words only"):
+        say_sentences.main(MODEL, "digit-recognizer")
 
 
 def test_other_words_than_the_recogniser_knows_are_refused(
