@@ -9,6 +9,8 @@ from resgen.checkpoints.format import CONFIG_NAME
 from resgen.errors import CheckpointError, unknown
 from resgen.files import nearest_path
 
+RUN_FILES = ("config.yaml", "env.json")
+"""What `resgen train` writes first into its folder."""
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
 
@@ -22,9 +24,15 @@ def resolve_model(name_or_path: str | Path) -> Path:
     (`owner/model`, `owner/model@revision`).
 
     Raises:
-        CheckpointError: nothing of that name; the message lists the bundled ones.
+        CheckpointError: nothing of that name; the message lists the bundled ones. Or a run that has not finished.
     """
     path = Path(name_or_path)
+    run = path.parent if path.name == "model" else path
+    if not (run / "model").exists() and is_unfinished_run(run):
+        raise CheckpointError(
+            f"the training in '{run}' has not finished and left no model yet; go on with the command that began it and "
+            "--resume"
+        )
     if path.is_dir():
         published = path / "model"
         return published if not (path / CONFIG_NAME).exists() and (published / CONFIG_NAME).is_file() else path
@@ -34,3 +42,9 @@ def resolve_model(name_or_path: str | Path) -> Path:
         return hub.download(name_or_path)
     also = f"; no such folder: {nearest_path(path)}" if len(path.parts) > 1 else ""
     raise CheckpointError(f"{unknown('model', name_or_path, list_bundled())}, or the path of a folder{also}")
+
+
+def is_unfinished_run(path: Path) -> bool:
+    """Whether a training writes, or wrote, into this folder and no model is there yet."""
+    begun = all((path / name).is_file() for name in RUN_FILES)
+    return begun and not (path / CONFIG_NAME).exists() and not (path / "model" / CONFIG_NAME).exists()

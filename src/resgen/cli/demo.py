@@ -95,7 +95,7 @@ class Demo:
 
         pipe = SpeechPipeline.from_pretrained(name)
         texts, voices = demo_texts(pipe.parts.folder), list(pipe.voices)
-        message(f"speaking {NUM_SOUNDS} texts with '{name}'")
+        message(f"speaking {NUM_SOUNDS} texts with '{name}'{voices_of(voices[:NUM_SOUNDS])}")
         files, mels, labels, duration, seconds = [], [], [], 0.0, 0.0
         for number in range(NUM_SOUNDS):
             text = texts[number % len(texts)]
@@ -109,7 +109,7 @@ class Demo:
             files.append(self.out / f"demo_{number + 1}.wav")
             write_sound(result.audio, result.sample_rate_hz, files[-1])
             mels.append([log_mel(result.audio[None], pipe.mel)[0]])
-            labels.append(f"{text} ({f'seed {self.seed + number}' if voice is None else voice})")
+            labels.append(f"{text} ({f'seed {self.seed + number}' if voice is None else f'voice {voice}'})")
         picture = save_picture(spectrogram_sheet(mels, row_labels=labels), self.out / "demo_speech.png")
         document = {
             "model": name,
@@ -137,6 +137,14 @@ def default_model(bundled: Sequence[dict[str, Any]]) -> str:
     if not names:
         raise CheckpointError("no model is bundled with this installation; install it again, from a complete clone")
     return next((name for name in names if name.startswith(DEFAULT)), names[0])
+
+
+def voices_of(names: Sequence[str]) -> str:
+    """What the named voices of a model are, for the message of the demo; nothing for a model without any."""
+    if not names:
+        return ""
+    which = " and ".join(f"'{name}'" for name in names)
+    return f", in the voices {which}: short recordings beside the model, which `--voice NAME` chooses"
 
 
 def demo_texts(folder: Folder) -> list[str]:

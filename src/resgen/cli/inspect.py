@@ -73,7 +73,7 @@ def summary(document: dict[str, Any]) -> str:
     lines = [f"{document['path']}: {document['kind']}, {size:.1f} MB"]
     if document.get("description"):
         lines.append(document["description"])
-    lines += [f"{name}: {part['type']}, {part['numbers']:,} numbers" for name, part in components.items()]
+    lines += [f"{name}: {part['type']}, {part['parameters']:,} parameters" for name, part in components.items()]
     spec = components.get("generator", {}).get("config", {}).get("spec")
     if spec:
         shape = "x".join(map(str, spec["shape"]))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import io
 import operator
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, make_dataclass
@@ -161,7 +163,9 @@ def read_options(name: str, words: Sequence[str]) -> Any:
     screen = io.StringIO()
     try:
         with contextlib.redirect_stderr(screen):
-            command = tyro.cli(commands()[name], prog=f"resgen {name}", args=words, config=OPTIONS)
+            command = tyro.cli(
+                commands()[name], prog=f"resgen {name}", description=about(name), args=words, config=OPTIONS
+            )
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -172,6 +176,13 @@ def read_options(name: str, words: Sequence[str]) -> Any:
         raise ConfigError(f"{text}; `resgen {name} --help` explains all options") from stop
     check_numbers(command)
     return command
+
+
+def about(name: str) -> str:
+    """What a command's help begins with: its docstring, every paragraph one line for the screen to break."""
+    text = inspect.cleandoc(str(commands()[name].__doc__))
+    paragraphs = [part if part.startswith(" ") else " ".join(part.split("\n")) for part in text.split("\n\n")]
+    return re.sub(r"\n\n(?= )", "\n", "\n\n".join(paragraphs))  # tyro itself adds a line before one that is indented
 
 
 def union(commands: Mapping[str, type[Any]]) -> Any:

@@ -215,6 +215,11 @@ def read_run(path: str | Path) -> Run:
     config_path, log_path = path / CONFIG_NAME, path / LOG_NAME
     if not log_path.exists() and (runs := sorted(str(log.parent) for log in path.glob(f"*/{LOG_NAME}"))):
         raise DataError(f"'{path}' is not a run but holds {len(runs)}; give the folder of one: {listed(runs)}")
+    if not log_path.exists() and config_path.is_file():
+        raise DataError(
+            f"'{path}' is too young to be judged: it has no {LOG_NAME} yet, whose lines come every log_every steps "
+            f"({CONFIG_NAME}); look again later, or go on with the command that began it and --resume"
+        )
     if not log_path.exists():
         raise DataError(
             f"'{path}' is no run: it has no {LOG_NAME}; give the folder of a run, the --out of `resgen train`"

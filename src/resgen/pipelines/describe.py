@@ -17,16 +17,24 @@ from resgen.tokenizers.mel import MelTokenizerConfig
 from resgen.tokenizers.vocoder import VocoderConfig
 from resgen.tokenizers.waveform import WaveformTokenizerConfig
 
+BUFFERS = frozenset(
+    "codebooks variances shares sums centres axes spreads level_std latent_scale centre log_scale "
+    "running_mean running_var num_batches_tracked".split()
+)
+"""Names of stored tensors that are no parameters."""
+
 
 def describe_artefact(name_or_path: str | Path) -> dict[str, Any]:
-    """Configuration, parameters by part, hashes and training history of a saved model; hashes are verified.
+    """Configuration, sizes by part, hashes and training history of a saved model; hashes are verified.
 
-    What deals with sound has `speech` besides: rates, lengths and the sizes of codes and alphabet.
+    `numbers` counts everything that is stored, `parameters` what gradients train, without codebooks and
+    statistics. What deals with sound has `speech` besides: rates, lengths and the sizes of codes and alphabet.
     """
     folder = load_folder(resolve_model(name_or_path))
     components = {}
     for name, saved in folder.components.items():
         parts: dict[str, int] = {}
+        parameters = 0
         with safe_open(str(saved.path), framework="pt") as file:
             for key in file.keys():  # noqa: SIM118 (not a dictionary)
                 count = 1
@@ -34,6 +42,7 @@ def describe_artefact(name_or_path: str | Path) -> dict[str, Any]:
                     count *= size
                 part = key.partition(".")[0]
                 parts[part] = parts.get(part, 0) + count
+                parameters += 0 if key.rpartition(".")[2] in BUFFERS else count
         components[name] = {
             "type": saved.type,
             "file": saved.path.name,
@@ -41,6 +50,7 @@ def describe_artefact(name_or_path: str | Path) -> dict[str, Any]:
             "bytes": saved.path.stat().st_size,
             "numbers_by_part": parts,
             "numbers": sum(parts.values()),
+            "parameters": parameters,
             "config": saved.config,
         }
     speech = _describe_speech(folder)

@@ -338,3 +338,14 @@ def test_models_are_found_by_path_run_folder_or_bundled_name(tmp_path, monkeypat
         resolve_model("digit")
     with pytest.raises(CheckpointError, match="unknown model"):
         resolve_model("../assets/digit")
+
+
+def test_a_run_without_a_model_is_said_to_be_unfinished(tmp_path):
+    for name in ("config.yaml", "env.json"):
+        (tmp_path / name).write_text("{}")
+    for path in (tmp_path, tmp_path / "model"):
+        with pytest.raises(CheckpointError, match=r"has not finished.*--resume") as caught:
+            resolve_model(path)
+        assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+    save(tmp_path / "model")
+    assert resolve_model(tmp_path) == resolve_model(tmp_path / "model") == tmp_path / "model"

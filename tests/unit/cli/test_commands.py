@@ -431,6 +431,19 @@ def test_inspect_describes_a_folder_or_a_recipe(fake, capsys, monkeypatch):
     assert capsys.readouterr().out == "kind: pipeline\npath: runs/x\n"
 
 
+def test_inspect_counts_parameters_as_the_network_does():
+    from resgen.pipelines.describe import describe_artefact
+    from resgen.pipelines.image.pipeline import ImagePipeline
+
+    pipe = ImagePipeline.from_pretrained("fashion-mnist-small")
+    components = describe_artefact("fashion-mnist-small")["components"]
+    for name, module in (("tokenizer", pipe.tokenizer), ("generator", pipe.generator)):
+        trained = sum(parameter.numel() for parameter in module.parameters())
+        assert components[name]["parameters"] == trained < components[name]["numbers"]
+    judge = describe_artefact("fashion-mnist-classifier")
+    assert judge["components"]["classifier"]["parameters"] == judge["history"]["parameters"]
+
+
 @pytest.mark.parametrize("name", ["fashion-mnist-small", "spoken-digits-small", "digit-recognizer"])
 def test_inspect_fits_a_screen(name, capsys):
     assert main(["inspect", name]) == 0

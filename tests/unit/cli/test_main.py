@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import subprocess
 import sys
 
@@ -169,6 +170,14 @@ def test_memory_that_is_not_enough_is_one_line(capsys):
         assert text.count("\n") == 1 and text.startswith("error: out of memory") and "accumulate" in text
     with pytest.raises(RuntimeError, match="something else"):
         run(RuntimeError("something else"))
+
+
+@pytest.mark.parametrize("name", ["evaluate", "doctor", "train generator"])
+def test_help_has_no_empty_line_but_between_paragraphs(name, capsys):
+    with pytest.raises(SystemExit):
+        main([*name.split(), "--help"])
+    text = capsys.readouterr().out
+    assert "\n\n\n" not in text and re.search(r"For example:\n    \S", text)
 
 
 def test_what_is_not_there_is_said_with_what_is(tmp_path, monkeypatch, capsys):

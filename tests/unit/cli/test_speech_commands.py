@@ -333,7 +333,7 @@ def test_demo_takes_texts_and_voices_that_come_with_the_model(
     first, second = spoken
     assert first == {"text": "one two", "seed": 0, "voice": "ann"}
     assert second == {"text": "one two", "seed": 1}
-    assert speech["spoken"] == ["one two (ann)", "one two (seed 1)"]
+    assert speech["spoken"] == ["one two (voice ann)", "one two (seed 1)"]
 
 
 def test_demo_without_soundfile_still_shows_pictures(

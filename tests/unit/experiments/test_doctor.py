@@ -264,6 +264,9 @@ def test_unreadable_runs_are_refused_in_one_line(tmp_path):
     with pytest.raises(DataError, match="no folder"):
         read_run(tmp_path / "nowhere")
     log.unlink()
+    with pytest.raises(DataError, match=r"run' is too young to be judged: it has no metrics\.jsonl yet.*look again"):
+        read_run(run.path)
+    config.unlink()
     with pytest.raises(
         DataError, match=r"run' is no run: it has no metrics\.jsonl; give the folder of a run"
     ) as caught:

@@ -128,8 +128,8 @@ class ImagePipeline(ClassPipeline):
         """
         check_whole(1, num_samples=num_samples)
         self._settings(self.edit, settings)
-        number = self.edited_class(class_id)
         plan = self.plan_edit(image, mask=mask, keep=keep, keep_levels=keep_levels, blend=blend, resize=resize)
+        number = self.edited_class(class_id)
         result = self(
             None if number is None else [number],
             num_samples=num_samples,
