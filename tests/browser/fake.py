@@ -13,6 +13,7 @@ import wave
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 from PIL import Image
@@ -37,6 +38,7 @@ def image_model(name: str, classes: list[str], size: int = 28, channels: int = 1
         "sample_rate_hz": None,
         "positions": 16,
         "levels": 8,
+        "measured": ["intended class recognised: 98.1 %", "tokenizer: 25.3 dB"],
         "defaults": {"num_steps": 6, "guidance_scale": 2.0},
         "limits": _LIMITS,
     }
@@ -51,6 +53,7 @@ SPEECH_MODEL = {
     "sample_rate_hz": 8000,
     "positions": None,
     "levels": 16,
+    "measured": ["word errors: 2.9 %"],
     "defaults": {"num_steps": 12, "guidance_scale": 1.0},
     "limits": _LIMITS,
 }
@@ -95,6 +98,7 @@ class FakeServer(ThreadingHTTPServer):
     def reset(self) -> None:
         self.models = MODELS
         self.fault: dict[str, Any] | str | None = None
+        self.samples_fault: dict[str, Any] | None = None
         self.key: str | None = None
         self.delay_s = 0.0
         self.seen: list[tuple[str, dict[str, Any]]] = []
@@ -116,6 +120,10 @@ class _Handler(BaseHTTPRequestHandler):
             if not self._refused():
                 self._json({"models": self.server.models})
             return
+        if path == "/v1/images/samples":
+            if not self._refused(self.server.samples_fault):
+                self._json(samples(parse_qs(urlsplit(self.path).query)["model"][0], self.server.models))
+            return
         file = PAGE / ("index.html" if path == "/" else Path(path).name)
         if not file.is_file():
             return self._json({"error": f"no file {file.name}"}, 404)
@@ -133,12 +141,12 @@ class _Handler(BaseHTTPRequestHandler):
         time.sleep(self.server.delay_s)
         self._json(_ANSWERS[self.path](fields, self.server.models))
 
-    def _refused(self) -> bool:
+    def _refused(self, fault: dict[str, Any] | None = None) -> bool:
         """Answer with the fault or a demand for a key, if that is what the server is to do."""
         if self.server.key and self.headers["X-API-Key"] != self.server.key:
             self._json({"error": "an API key is wanted: send it as X-API-Key"}, 401)
             return True
-        fault = self.server.fault
+        fault = fault or self.server.fault
         if not isinstance(fault, dict):
             return False
         headers = {"Retry-After": str(fault["retry_after"])} if "retry_after" in fault else {}
@@ -197,6 +205,14 @@ def images(fields: dict[str, Any], models: list[dict[str, Any]] = MODELS) -> dic
         for k in range(fields["num_samples"])
     ]
     return {**_settings(fields), "images": made, "seconds": 0.2}
+
+
+def samples(name: str, models: list[dict[str, Any]] = MODELS) -> dict[str, Any]:
+    """What `/v1/images/samples` answers: a picture of each class, of twelve at most, as if of seed 0."""
+    (model,) = [model for model in models if model["name"] == name]
+    classes = list(range(min(12, len(model["classes"]) or 1)))
+    settings = {"model": name, "num_steps": 6, "guidance_scale": 2.0, "seed": 0, "num_samples": 1}
+    return images({**settings, "class_ids": classes}, models)
 
 
 def _settings(fields: dict[str, Any]) -> dict[str, Any]:

@@ -66,7 +66,10 @@ class Page:
         return element
 
     def click(self, selector: str) -> None:
-        self.one(selector).click()
+        """Press it where it is not under the bar at the bottom of the window."""
+        element = self.one(selector)
+        self.run("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", element)
+        element.click()
 
     def fill(self, selector: str, value: object) -> None:
         element = self.one(selector)

@@ -227,7 +227,7 @@ def test_a_generated_picture_is_edited_in_its_class_and_results_again(page: Page
     page.finish()
     fields = fake.seen[1][1]
     assert fields["image"] == base64.b64decode(picture("final", 1, 0, 0)) and fields["class_id"] == "1"
-    page.click(".thumbs li:nth-child(2) button")
+    page.click(".gallery .thumbs li:nth-child(2) button")
     page.click(".use-edit-this")
     page.wait(lambda: page.one(".source-hint").text == "Generated: Bag, seed 1.")
     page.finish()
@@ -252,7 +252,56 @@ def test_the_levels_of_a_picture_with_their_distances(page: Page, fake: FakeServ
 def test_a_picture_goes_along_to_the_other_view_and_model(easel: Page, fake: FakeServer) -> None:
     easel.go("levels")
     easel.choose("[name=model]", "animals")
-    easel.wait(lambda: "32 x 32" in easel.one(".source-hint").text)
+    easel.wait(lambda: fake.seen and fake.seen[-1][1]["model"] == "animals", "the levels of the other model")
+    assert array(fake.seen[-1][1]["image"]).shape == (32, 32)
+    easel.end()
+
+
+def test_the_outlined_positions_are_those_that_are_drawn_again(easel: Page) -> None:
+    """A stroke through two of the 4 x 4 cells: these are marked whole, also where there is no paint; and under the
+    pointer those that the brush would touch."""
+    easel.slide("#edit-brush", 2)
+    easel.stroke(".mask", (0.1, 0.1), (0.4, 0.1))
+    script = """const c = arguments[0], s = c.width / 4, p = c.getContext('2d');
+        return [...Array(16).keys()].filter((k) =>
+          p.getImageData(((k % 4) + 0.5) * s, (Math.floor(k / 4) + 0.8) * s, 1, 1).data[3] > 0)"""
+    easel.wait(lambda: easel.one(".cells-hint").text == "2 of 16 positions will be drawn again, 7 x 7 pixels each.")
+    assert easel.run(script, easel.one(".easel .cells")) == [0, 1]
+    assert "2 of 16 positions" in easel.one(".easel .mask").get_attribute("aria-label")
+    easel.click("[name=blend]")  # then only what is painted changes: the cells are outlined and not filled
+    assert easel.run(script, easel.one(".easel .cells")) == []
+    easel.click("[name=blend]")
+    easel.click(".clear")
+    assert easel.run(script, easel.one(".easel .cells")) == []
+    easel.slide("[name=keep_levels]", 2)
+    assert easel.one(".cells-hint").text.startswith("16 of 16 positions")
+
+
+def test_before_and_after_stand_side_by_side(easel: Page) -> None:
+    easel.stroke(".mask", (0.1, 0.1), (0.4, 0.1))
     easel.finish()
-    assert fake.seen[0][1]["model"] == "animals"
-    assert array(fake.seen[0][1]["image"]).shape == (32, 32)
+    before, after = easel.one(".hero .before canvas").rect, easel.one(".hero img").rect
+    assert abs(before["y"] - after["y"]) < 2 and after["x"] >= before["x"] + before["width"]
+    assert abs(before["width"] - after["width"]) < 2 and before["width"] > 200
+    captions = [caption.text for caption in easel.all(".hero figcaption") if caption.is_displayed()]
+    assert captions == ["Before; outlined: drawn again", "After: T-shirt/top, 1 of 4"]
+
+
+def test_a_sample_is_edited_with_one_press(page: Page) -> None:
+    page.go("edit")
+    page.wait(lambda: page.all(".offer .thumbs button"))
+    page.click(".offer li:nth-child(2) button")
+    page.wait(lambda: page.one(".source-hint").text == "Made by clothes: Bag, seed 0.")
+    assert page.one("[name=class_id]").get_attribute("value") == "1"
+
+
+def test_levels_open_with_one_press(page: Page, fake: FakeServer) -> None:
+    page.finish()
+    page.click(".use-levels")
+    page.wait(lambda: page.view() == "levels" and len(page.all("ol.levels li")) == 8)
+    assert fake.seen[-1][0] == "/v1/images/levels"
+    page.load("levels")
+    page.wait(lambda: page.all(".offer .thumbs button"))
+    page.click(".offer li:nth-child(3) button")
+    page.wait(lambda: len(page.all("ol.levels li")) == 8)
+    assert not page.one(".offer").is_displayed()

@@ -128,3 +128,33 @@ def test_a_server_that_still_loads_is_asked_again_by_itself(page: Page, fake: Fa
     page.load()
     fake.fault = None
     page.wait(lambda: page.view() == "pictures")
+
+
+def test_an_earlier_result_is_dimmed_when_a_request_fails(page: Page, fake: FakeServer) -> None:
+    opacity = "return getComputedStyle(arguments[0]).opacity"
+    page.finish()
+    first = page.png()
+    assert page.run(opacity, page.one(".hero img")) == "1"
+    fake.fault = {"status": 422, "error": "num_steps=6 must lie in 1..4"}
+    assert page.finish() == "Not done: see the message beside the field. Below is the earlier result."
+    assert page.png() == first and float(page.run(opacity, page.one(".hero img"))) < 0.5
+    fake.fault = None
+    page.fill("[name=num_steps]", 4)
+    page.finish()
+    assert page.run(opacity, page.one(".hero img")) == "1"
+
+
+def test_a_request_that_is_cancelled_before_its_first_step_leaves_the_earlier_result(
+    page: Page, fake: FakeServer
+) -> None:
+    page.finish()
+    first = page.png()
+    fake.delay_s = 1.0
+    page.fill("[name=seed]", 9)
+    page.click("button.primary")
+    page.wait(lambda: page.status() == "Generating 4 pictures …")
+    page.click("button.cancel")
+    assert page.end() == "Cancelled."
+    assert (
+        page.png() == first and page.run("return getComputedStyle(arguments[0]).opacity", page.one(".hero img")) == "1"
+    )

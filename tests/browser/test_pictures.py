@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import zipfile
 
-from browser.fake import CSP, FakeServer, images, picture
+import pytest
+
+from browser.fake import CSP, FakeServer, images, picture, samples
 from browser.page import Page
 
 
@@ -202,3 +204,36 @@ def test_the_page_needs_nothing_that_its_policy_forbids(page: Page) -> None:
     assert "unsafe" not in CSP
     page.finish()
     assert page.console() == []
+
+
+def test_on_arrival_stand_pictures_of_the_model_and_how_good_it_is(page: Page, fake: FakeServer) -> None:
+    page.wait(lambda: len(page.all(".gallery.samples .thumbs li")) == 3)
+    assert page.one(".about h3").text == "Made by this model"
+    assert page.one(".measured").text == "intended class recognised: 98.1 %\ntokenizer: 25.3 dB"
+    assert page.png(".thumbs li:nth-child(2) img") == base64.b64decode(samples("clothes")["images"][1]["png"])
+    assert not page.one(".empty").is_displayed() and not fake.seen
+    page.choose("[name=model]", "animals")
+    page.wait(lambda: len(page.all(".gallery.samples .thumbs li")) == 12)
+    page.finish()
+    assert not page.one(".about").is_displayed() and not page.all(".gallery.samples")
+
+
+def test_samples_that_cannot_be_had_leave_the_page_usable(page: Page, fake: FakeServer) -> None:
+    fake.samples_fault = {"status": 429, "error": "too many requests wait", "retry_after": 1}
+    page.choose("[name=model]", "animals")
+    page.wait(lambda: page.one(".empty p").text.startswith("No samples: too many requests wait."))
+    assert page.finish() == "4 pictures in 0.2 s, seed 0."
+    assert not page.one(".empty").is_displayed()
+
+
+@pytest.mark.parametrize("size", [(1440, 900), (390, 844)])
+def test_what_starts_a_request_is_always_in_the_window(page: Page, size: tuple[int, int]) -> None:
+    page.resize(*size, mobile=size[0] < 500)
+    for view in ("pictures", "edit", "levels", "speech"):
+        page.load(view)
+        page.run("scrollTo(0, 0)")
+        box = page.run("return arguments[0].getBoundingClientRect().toJSON()", page.one("button.primary"))
+        assert box["top"] >= 0 and box["bottom"] <= size[1], (view, box)
+        under = "return document.elementFromPoint(arguments[0], arguments[1]).textContent"
+        name = page.one("button.primary").text
+        assert page.run(under, (box["left"] + box["right"]) / 2, (box["top"] + box["bottom"]) / 2) == name

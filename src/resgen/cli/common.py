@@ -106,24 +106,6 @@ def table(rows: Sequence[Sequence[object]]) -> str:
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells)
 
 
-def quality(metrics: Mapping[str, Any]) -> str:
-    """The few metrics of a training that say how good the model is; of those by level, that of the deepest."""
-    formats = {
-        "psnr_db": "PSNR {:.2f} dB",
-        "mel_l1": "mel distance {:.3f} nat",
-        "length_error_percent": "length error {:.1f} %",
-        "val_loss": "validation loss {:.4f}",
-        "test_accuracy": "test accuracy {:.4f}",
-    }
-    deepest: dict[str, tuple[int, float]] = {}
-    for name, value in metrics.items():
-        family, _, level = name.partition("/")
-        if family in formats and isinstance(value, (int, float)):
-            depth = int(level) if level.isdecimal() else 0
-            deepest[family] = max(deepest.get(family, (0, value)), (depth, value))
-    return ", ".join(text.format(deepest[name][1]) for name, text in formats.items() if name in deepest)
-
-
 def flatten(groups: Iterable[Iterable[str]]) -> list[str]:
     """The values of an option that may be repeated and may take several values each time."""
     return [value for group in groups for value in group]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional
 
-from resgen.cli.common import ConfigFile, Json, Overrides, load_recipe, option, quality, report
+from resgen.cli.common import ConfigFile, Json, Overrides, load_recipe, option, report
 from resgen.errors import CheckpointError, ConfigError
 from resgen.progress import format_seconds
 
@@ -68,6 +68,8 @@ class Inspect:
 
 def summary(document: dict[str, Any]) -> str:
     """A described model on one screen."""
+    from resgen.checkpoints.quality import quality
+
     components: dict[str, Any] = document["components"]
     size = sum(part["bytes"] for part in components.values()) / 1e6
     lines = [f"{document['path']}: {document['kind']}, {size:.1f} MB"]

@@ -16,7 +16,6 @@ from resgen.cli.common import (
     load_recipe,
     message,
     option,
-    quality,
     report,
     with_data_options,
 )
@@ -57,6 +56,7 @@ class Training:
 
     def run(self) -> int:
         """Train, and report what came of it and what comes next, or how to go on with what was interrupted."""
+        from resgen.checkpoints.quality import quality
         from resgen.training import Interrupted, Run
 
         if is_first_process():  # the check makes folders and removes them: not for several processes at once

@@ -103,7 +103,7 @@ def _refusal(request: Request, error: Exception) -> tuple[int, str]:
         case StarletteHTTPException():
             return error.status_code, str(error.detail)
         case RequestValidationError():
-            if media_type(request) != JSON:
+            if request.method == "POST" and media_type(request) != JSON:
                 return 415, "the body must be application/json"
             if any(one["type"] == "json_invalid" for one in error.errors()):
                 return 400, "the body is not valid JSON"

@@ -38,6 +38,7 @@ ROUTES = (
     "/v1/models",
     "/v1/images",
     "/v1/images/stream",
+    "/v1/images/samples",
     OPENAI,
     *FORMS,
     "/metrics",

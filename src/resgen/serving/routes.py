@@ -7,7 +7,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, HTTPException, Request
@@ -35,6 +35,8 @@ JSON = "application/json"
 DEFECT = "this is a defect of the server"
 WORK = (400, 401, 404, 413, 415, 422, 429, 503, 504)
 """Errors of routes that compute."""
+SHOWN = (401, 404, 422, 429, 503, 504)
+"""Errors of routes that show what a model makes."""
 
 T = TypeVar("T")
 
@@ -65,6 +67,7 @@ class Routes:
     def __init__(self, service: Service) -> None:
         self.service, self.config, self.batcher = service, service.config, service.batcher
         self.router = APIRouter(prefix="/v1")
+        self._made: dict[str, asyncio.Task[Response]] = {}
 
     def settings(self, request: schemas.Sampling) -> dict[str, Any]:
         """Settings of the sampler that a request names.
@@ -79,6 +82,14 @@ class Routes:
     async def result(self, request: Request, ticket: Ticket) -> Any:
         """The ticket's result, unless the client leaves first."""
         return await unless_gone(request, self.service.result(ticket))
+
+    async def once(self, name: str, make: Callable[[], Coroutine[Any, Any, Response]]) -> Response:
+        """What `make` answers; the same for everybody who asks for `name` later. What failed is tried again, and
+        whoever leaves ends it for nobody."""
+        task = self._made.get(name)
+        if task is None or (task.done() and (task.cancelled() or task.exception())):
+            task = self._made[name] = asyncio.create_task(make())
+        return await asyncio.shield(task)
 
     def follow(
         self, key: Any, job: Any, *, size: int = 1, ahead: int | None = None

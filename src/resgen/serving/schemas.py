@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 from typing import Annotated, Any, Literal
 
+from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from resgen.errors import DataError
 
 Name = Annotated[str, Field(max_length=200)]
+ModelName = Annotated[Name | None, Query(description="Name of the model; needed if several could be meant.")]
 ClassName = Annotated[StrictInt, Field(ge=0, le=1 << 31)] | Annotated[str, Field(max_length=100)]
 Png = Annotated[str, Field(description="PNG in base64")]
 
@@ -173,6 +175,7 @@ class ModelAnswer(BaseModel):
     voices: list[str]
     positions: int
     levels: int
+    measured: list[str] = Field(description="How good it is: by its card, its evaluations or its trainings.")
     defaults: dict[str, Any]
     limits: Limits
 

@@ -134,7 +134,7 @@ def check_sound(content: memoryview, name: str) -> None:
 def validation_line(errors: Any) -> str:
     """The first of pydantic's errors in one line, without the value that it complains of."""
     first = errors[0]
-    place = ".".join(_field_name(str(part)) for part in first.get("loc", ()) if part != "body")
+    place = ".".join(_field_name(str(part)) for part in first.get("loc", ()) if part not in ("body", "query"))
     return f"{place}: {first['msg']}" if place else str(first["msg"])
 
 

@@ -20,8 +20,9 @@ from resgen.errors import ConfigError
 from resgen.pipelines.image.pipeline import ImagePipeline
 from resgen.pipelines.speech.pipeline import SpeechPipeline
 from resgen.serving.app import create_app
+from resgen.serving.batching import QueueFullError
 from resgen.serving.config import ServerConfig
-from resgen.serving.service import Service, served_names
+from resgen.serving.service import READY, Service, served_names
 from serving_parts import PIXELS, png, pngs, talk
 from speech_parts import RATE, voice
 
@@ -56,7 +57,7 @@ def test_models_say_what_they_are(sources: dict[str, str]) -> None:
     assert clothes["defaults"]["num_steps"] == 4 and clothes["defaults"]["guidance_scale"] == 1.0
     assert clothes["limits"] == {"max_steps": 9, "max_samples": 32, "max_text": 500, "max_upload_bytes": 8 << 20}
     assert (speech["modality"], speech["image"], speech["sample_rate_hz"]) == ("speech", None, RATE)
-    assert clothes["voices"] == [] and speech["voices"] == ["default", "ann"]
+    assert clothes["measured"] == [] and clothes["voices"] == [] and speech["voices"] == ["default", "ann"]
 
 
 def test_pictures_are_those_of_the_pipeline(clothes: dict[str, str], pipe: ImagePipeline) -> None:
@@ -73,6 +74,41 @@ def test_pictures_are_those_of_the_pipeline(clothes: dict[str, str], pipe: Image
     assert (answer["model"], answer["seed"]) == ("clothes", 7) and answer["seconds"] > 0
     assert (answer["num_steps"], answer["guidance_scale"]) == (3, 0.5)
     assert pngs(default) == written(pipe(seed=default["seed"]).images), "every class once; the seed is told"
+
+
+def test_samples_are_drawn_once_and_are_those_of_the_pipeline(clothes: dict[str, str], pipe: ImagePipeline) -> None:
+    async def ask(service: Service, client: httpx.AsyncClient) -> Any:
+        path = "/v1/images/samples"
+        service.state = "loading"
+        assert (await client.get(path)).status_code == 503
+        service.state = READY
+        first, second = await asyncio.gather(client.get(path), client.get(path, params={"model": "clothes"}))
+        later, other = await client.get(path), await client.get(path, params={"model": "nobody"})
+        long = await client.get(path, params={"model": "x" * 201})
+        assert long.status_code == 422 and long.json()["error"].startswith("model: ")
+        return [one.json() for one in (first, second, later)], other, service.metrics.text().decode()
+
+    answers, other, metrics = talk(clothes, ask)
+    assert answers[0] == answers[1] == answers[2] and answers[0]["seed"] == 0
+    assert pngs(answers[0]) == written(pipe(seed=0).images)
+    assert [image["class_name"] for image in answers[0]["images"]] == ["T-shirt/top", "Bag", "1"]
+    assert other.status_code == 404 and "resgen_batch_size_count 1.0" in metrics
+
+
+def test_samples_that_failed_are_drawn_when_they_are_asked_for_again(clothes: dict[str, str]) -> None:
+    async def ask(service: Service, client: httpx.AsyncClient) -> list[int]:
+        submit, calls = service.batcher.submit, []
+
+        def full(*arguments: Any, **settings: Any) -> Any:
+            calls.append(1)
+            if len(calls) == 1:
+                raise QueueFullError
+            return submit(*arguments, **settings)
+
+        service.batcher.submit = full
+        return [(await client.get("/v1/images/samples")).status_code for _ in range(3)] + [len(calls)]
+
+    assert talk(clothes, ask) == [429, 200, 200, 2]
 
 
 def test_requests_in_one_batch_are_not_mixed_up(clothes: dict[str, str], pipe: ImagePipeline) -> None:

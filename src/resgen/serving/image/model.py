@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from resgen.checkpoints.artefacts import load_pipeline
+from resgen.checkpoints.quality import measured
 from resgen.data.pictures.decode import pixels
 from resgen.data.pictures.grid import from_array, png_bytes
 from resgen.errors import ConfigError
@@ -27,6 +28,8 @@ from resgen.serving.schemas import as_text
 
 DECODED = 64
 """Pictures that the decoder takes at a time: as many as `ImagePipeline`, whose pictures are to be the same."""
+SHOWN = 12
+"""Most pictures that show what a model draws."""
 
 
 class ImageJob(NamedTuple):
@@ -76,7 +79,7 @@ class ServedImages:
     ) -> None:
         parts = load_pipeline(source)
         self.name, self.config = name, config
-        self.description = str(parts.folder.extra.get("description", ""))
+        self.description, self.measured = str(parts.folder.extra.get("description", "")), measured(parts.folder)
         self.pipe = ImagePipeline(parts, device=device, dtype=dtype)
 
     def describe(self) -> dict[str, Any]:
@@ -90,6 +93,7 @@ class ServedImages:
             "voices": [],
             "positions": spec.num_positions,
             "levels": spec.depth,
+            "measured": self.measured,
             "defaults": dataclasses.asdict(self.pipe.sampling),
         }
 
@@ -108,6 +112,13 @@ class ServedImages:
         pipe = self.pipe
         classes = [pipe.class_id(c) for c in class_ids] if class_ids is not None else range(max(1, pipe.num_classes))
         return self._job([c for c in classes for _ in range(num)], seed, settings)
+
+    def shown(self) -> tuple[tuple[Any, ...], ImageJob]:
+        """The key and job of pictures that show what the model draws, with its own settings and seed 0: one of each
+        class, of classes at even distances if there are many."""
+        count = min(SHOWN, self.config.max_samples, self.pipe.num_classes or SHOWN)
+        numbers = [k * self.pipe.num_classes // count for k in range(count)]
+        return self._job(numbers, 0, {})
 
     def edited(
         self,

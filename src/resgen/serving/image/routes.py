@@ -19,6 +19,7 @@ from resgen.serving.routes import (
     DEFECT,
     JSON,
     REASONS,
+    SHOWN,
     WORK,
     Routes,
     as_file,
@@ -51,6 +52,7 @@ class ImageRoutes(Routes):
         edit = schemas.form_schema(schemas.EditForm, EDIT_FILES)
         levels = schemas.form_schema(schemas.LevelsForm, LEVELS_FILES)
         pictures, post = documented(schemas.ImagesAnswer, *WORK, 406, content=binary(PNG)), self.router.post
+        self.router.get("/images/samples", **documented(schemas.ImagesAnswer, *SHOWN))(self.samples)
         post("/images", **pictures)(self.images)
         post("/images/stream", **documented(None, *WORK, **LINES))(self.stream)
         post("/images/edit", **pictures, openapi_extra=edit)(self.edit)
@@ -64,6 +66,17 @@ class ImageRoutes(Routes):
     async def images(self, request: Request, body: schemas.ImagesRequest) -> Response:
         """New pictures; the same seed gives the same pictures."""
         return await self.pictures(request, *self.job(body))
+
+    async def samples(self, model: schemas.ModelName = None) -> Response:
+        """Pictures that show what the model draws with its own settings; drawn once, when they are first asked for."""
+        found = self.service.find(model, ServedImages)
+
+        async def draw() -> Response:
+            key, job = found.shown()
+            ticket = self.batcher.submit(key, job, size=len(job.class_ids))
+            return as_json({**found.answer(job, await self.service.result(ticket)), "seconds": seconds_of(ticket)})
+
+        return await self.once(found.name, draw)
 
     async def pictures(self, request: Request, model: ServedImages, key: Any, job: ImageJob) -> Response:
         """Pictures as JSON, or as one PNG file where the client asks for that: several are then a sheet."""

@@ -17,6 +17,11 @@ export async function models() {
   return (await (await send("v1/models", {})).json()).models;
 }
 
+/** What a model draws by itself. */
+export async function samples(model) {
+  return readJson(await send(`v1/images/samples?model=${encodeURIComponent(model)}`, {}));
+}
+
 /** POST a plain object as JSON, or a FormData; the answer as an object. */
 export async function post(path, body, signal) {
   return readJson(await send(path, { method: "POST", ...encode(body), signal }));

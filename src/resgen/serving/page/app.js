@@ -6,10 +6,12 @@ import { make, Store } from "./dom.js";
 import { startEdit } from "./edit.js";
 import { startPictures } from "./images.js";
 import { startLevels } from "./levels.js";
+import { followSamples } from "./samples.js";
 import { startSpeech } from "./speech.js";
 
 const VIEWS = { pictures: "New pictures", edit: "Edit a picture", levels: "Levels of a picture", speech: "Speech" };
 const links = [...document.querySelectorAll("nav a")];
+const onshow = {}; // by view: called when it is shown
 const notice = document.getElementById("notice");
 
 function show(name, { focus = false } = {}) {
@@ -18,6 +20,7 @@ function show(name, { focus = false } = {}) {
     if (link.hash === `#${name}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
+  onshow[name]?.();
   document.title = `${VIEWS[name]} – resgen`;
   if (focus) {
     const heading = document.querySelector(`#view-${name} h2`);
@@ -57,14 +60,15 @@ function start(models) {
   if (images.length) {
     const [store, sources] = [new Store(), new Store()];
     const go = (view) => (picture) => {
-      sources.set(picture);
       if (location.hash !== `#${view}`) history.pushState(null, "", `#${view}`);
       route({ focus: true });
+      sources.set(picture);
     };
+    const samples = followSamples(store);
     const uses = { Edit: go("edit"), Levels: go("levels") };
-    startPictures(document.getElementById("view-pictures"), { models: images, store, uses });
-    startEdit(document.getElementById("view-edit"), { models: images, store, sources, uses: { "Edit this": uses.Edit, Levels: uses.Levels } });
-    startLevels(document.getElementById("view-levels"), { models: images, store, sources });
+    startPictures(document.getElementById("view-pictures"), { models: images, store, samples, uses });
+    startEdit(document.getElementById("view-edit"), { models: images, store, samples, sources, uses: { "Edit this": uses.Edit, Levels: uses.Levels } });
+    onshow.levels = startLevels(document.getElementById("view-levels"), { models: images, store, samples, sources });
     store.set(images[0]);
   }
   if (voices.length) startSpeech(document.getElementById("view-speech"), { models: voices });

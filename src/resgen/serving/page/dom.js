@@ -47,7 +47,7 @@ export const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches
 /** Bring an element into view where it is below the fold (one column). */
 export function reveal(element) {
   const { top } = element.getBoundingClientRect();
-  if (top > innerHeight * 0.75 || top < 0) element.scrollIntoView({ block: "start", behavior: calm() ? "auto" : "smooth" });
+  if (top > innerHeight * 0.5 || top < 0) element.scrollIntoView({ block: "start", behavior: calm() ? "auto" : "smooth" });
 }
 
 /** A value that others follow. */

@@ -5,10 +5,13 @@ import { make, seconds } from "./dom.js";
 import { applyDefaults, chooseModel, clearError, InputError, numberIn, numbersIn, runForm, showError, wireSeed } from "./forms.js";
 import { Brush } from "./brush.js";
 import { Gallery, pictures, sharp } from "./gallery.js";
+import { gridOf } from "./heat.js";
+import { offerSamples, showOffer } from "./samples.js";
 import { followSource } from "./source.js";
 
-/** Wire the view. `store`: the chosen model of pictures; `sources`: the picture; `uses` see `Gallery`. */
-export function startEdit(view, { models, store, sources, uses }) {
+/** Wire the view. `store`: the chosen model of pictures; `samples`: what it draws; `sources`: the picture; `uses` see
+ * `Gallery`. */
+export function startEdit(view, { models, store, samples, sources, uses }) {
   const form = view.querySelector("form");
   const paint = view.querySelector(".paint");
   const easel = view.querySelector(".easel");
@@ -16,10 +19,13 @@ export function startEdit(view, { models, store, sources, uses }) {
   const [size, keep] = [form.querySelector("#edit-brush"), form.elements.keep_levels];
   const [left, top, right, bottom] = ["left", "top", "right", "bottom"].map((side) => form.querySelector(`#box-${side}`));
   const { num_samples: count, num_steps: steps, guidance_scale: guidance, seed, blend, class_id: classId } = form.elements;
-  const gallery = new Gallery(view.querySelector(".gallery"), { uses });
-  const brush = new Brush(easel, ({ canUndo, isEmpty }) => {
+  const gallery = new Gallery(view.querySelector(".gallery"), { uses, before: true });
+  const cells = view.querySelector(".cells-hint");
+  const brush = new Brush(easel, ({ canUndo, isEmpty, ready, drawnAgain, grid, cell }) => {
     undo.disabled = !canUndo;
     clear.disabled = isEmpty;
+    const sides = `${cell[0]} x ${cell[1]} pixels each`;
+    cells.textContent = ready ? `${drawnAgain} of ${grid[0] * grid[1]} positions will be drawn again, ${sides}.` : "";
     if (!isEmpty) clearError(paint);
   });
 
@@ -27,9 +33,11 @@ export function startEdit(view, { models, store, sources, uses }) {
     document.getElementById("edit-brush-out").textContent = `${size.value} pixel${size.value === "1" ? "" : "s"}`;
     document.getElementById("edit-keep-out").textContent = `${keep.value} of ${keep.max}`;
     brush.size = Number(size.value);
+    brush.mark({ whole: Number(keep.value) > 0, blend: blend.checked });
   };
   store.follow((model) => {
     const { width, height } = model.image;
+    brush.grid = gridOf(model.positions, height, width);
     applyDefaults(form, model);
     [keep.max, keep.value] = [model.levels, Math.min(keep.value, model.levels)];
     [size.max, size.value] = [Math.floor(width / 2), Math.round(width / 6)];
@@ -42,6 +50,7 @@ export function startEdit(view, { models, store, sources, uses }) {
   });
   chooseModel(form.elements.model, models, store);
   wireSeed(form);
+  offerSamples(view, samples, (source) => sources.set(source));
   const picture = followSource(view, {
     sources,
     store,
@@ -54,6 +63,7 @@ export function startEdit(view, { models, store, sources, uses }) {
 
   size.addEventListener("input", label);
   keep.addEventListener("input", label);
+  blend.addEventListener("change", label);
   undo.addEventListener("click", () => brush.undo());
   clear.addEventListener("click", () => brush.clear());
   erase.addEventListener("click", () => {
@@ -75,7 +85,7 @@ export function startEdit(view, { models, store, sources, uses }) {
     }
   });
 
-  const work = async ({ signal, say, progress, began }) => {
+  const work = async ({ signal, say, progress, began, fresh }) => {
     const model = store.value;
     const { blob, name } = picture.require();
     const levels = Number(keep.value);
@@ -94,11 +104,13 @@ export function startEdit(view, { models, store, sources, uses }) {
     say(`Generating ${pictures(numbers.num_samples)} …`);
     progress(0, 0);
     began();
+    const before = brush.snapshot();
     const result = await post("v1/images/edit", body, signal);
-    view.querySelector(".empty").hidden = true;
-    gallery.begin(model, result.images.map((image) => image.class_name || "picture"), result.seed);
+    fresh();
+    gallery.begin(model, result.images.map((image) => image.class_name || "picture"), result.seed, before);
     gallery.done(result);
+    showOffer(view);
     return `${pictures(result.images.length)} in ${seconds(result.seconds)}, seed ${result.seed}.`;
   };
-  runForm(view, { work, blame: { picture: form.elements.image, mask: paint, box: paint, class: classId } });
+  runForm(view, { work, blame: () => ({ picture: form.elements.image, mask: paint, box: paint, class: classId, pictures: count }) });
 }

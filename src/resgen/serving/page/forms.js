@@ -113,20 +113,31 @@ export function wireSeed(form) {
   });
 }
 
+const RESULT = ".gallery:not([hidden], .samples), .levels:not([hidden]), .sound:not([hidden], .samples)";
+
 /**
- * Run `work({signal, say, progress})` when the form is sent, until it ends, fails or is cancelled.
+ * Run `work({signal, say, progress, began, fresh})` when the form is sent, until it ends, fails or is cancelled.
  *
- * `work` returns the last sentence of the status. An error is shown beside the control it names (`blame` maps words of
- * the server's errors to controls), otherwise beside the button.
+ * `work` calls `began` when the request goes out and `fresh` when the first of its result is shown: until then, and if
+ * it fails before, the earlier result is dimmed. It returns the last sentence of the status. An error is shown beside
+ * the control it names (`blame()` maps words of the server's errors to controls), otherwise beside the button.
+ *
+ * Returns a function that sends the form, in place of a request that still runs.
  */
-export function runForm(view, { work, blame = {} }) {
+export function runForm(view, { work, blame = () => ({}) }) {
   const form = view.querySelector("form");
   const start = form.querySelector("button.primary");
   const cancel = form.querySelector("button.cancel");
   const status = view.querySelector(".status");
   const bar = view.querySelector("progress");
-  let abort = null;
+  const stage = view.querySelector(".stage");
+  let [abort, again, isFresh] = [null, false, false];
 
+  const dim = (on) => stage.classList.toggle("stale", on && Boolean(stage.querySelector(RESULT)));
+  const fresh = () => {
+    isFresh = true;
+    dim(false);
+  };
   const say = (text) => (status.textContent = text);
   const progress = (step, total) => {
     bar.hidden = false;
@@ -140,6 +151,8 @@ export function runForm(view, { work, blame = {} }) {
     if (document.activeElement === cancel) start.focus(); // a hidden button keeps no focus
     cancel.hidden = true;
     start.removeAttribute("aria-disabled");
+    if (again) form.requestSubmit();
+    again = false;
   };
 
   cancel.addEventListener("click", () => abort?.abort());
@@ -152,10 +165,15 @@ export function runForm(view, { work, blame = {} }) {
     start.setAttribute("aria-disabled", "true");
     cancel.hidden = false;
     view.classList.add("busy");
+    isFresh = false;
     try {
-      const began = () => reveal(view.querySelector(".stage"));
-      say(await work({ signal: abort.signal, say, progress, began }));
+      const began = () => {
+        dim(true);
+        reveal(stage);
+      };
+      say(await work({ signal: abort.signal, say, progress, began, fresh }));
     } catch (error) {
+      dim(error.name !== "AbortError" && !isFresh);
       say(error.name === "AbortError" ? "Cancelled." : "");
       if (error.name !== "AbortError") fail(error);
     } finally {
@@ -169,18 +187,25 @@ export function runForm(view, { work, blame = {} }) {
     if (!control.hasAttribute("aria-invalid")) showError(control, error.message);
     const target = control.tagName === "FIELDSET" ? control.querySelector("input, select, button") : control;
     target?.focus();
-    say(control === start ? `Not done: ${error.message}` : "Not done: see the message beside the field.");
+    const earlier = stage.classList.contains("stale") ? " Below is the earlier result." : "";
+    say(`Not done: ${control === start ? error.message : "see the message beside the field."}${earlier}`);
   }
 
   /** The control whose name the server's error begins with or holds earliest. */
   function blamed(error) {
     if (error.status < 400 || error.status >= 500 || error.status === 429) return null;
-    const matches = Object.entries({ ...namedControls(form), ...blame })
+    const matches = Object.entries({ ...namedControls(form), ...blame() })
       .map(([word, control]) => [error.message.search(new RegExp(`\\b${word}\\b`)), control])
       .filter(([place, control]) => place >= 0 && control.offsetParent)
       .sort(([one], [other]) => one - other);
     return matches[0]?.[1] ?? null;
   }
+
+  return () => {
+    again = Boolean(abort);
+    if (abort) abort.abort();
+    else form.requestSubmit();
+  };
 }
 
 function namedControls(form) {

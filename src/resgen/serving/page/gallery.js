@@ -18,9 +18,12 @@ export class Gallery {
   #step = null; // which of the steps that arrived is shown, from 1; null: the last
   #timer = null;
 
-  /** `uses`: {name: (picture) => ...}, what can be done with a picture besides keeping it. */
-  constructor(root, { uses = {} } = {}) {
+  /** `uses`: {name: (picture) => ...}, what can be done with a picture besides keeping it; `before`: show another
+   * picture beside it, as an edit does. */
+  constructor(root, { uses = {}, before = false } = {}) {
     this.root = root;
+    this.before = make("figure", { class: "before" });
+    this.before.hidden = !before;
     this.image = make("img", { alt: "", decoding: "sync" });
     this.heat = make("canvas");
     this.known = make("figcaption");
@@ -41,7 +44,7 @@ export class Gallery {
     this.buttons.append(this.all);
     this.thumbs = make("ul", { class: "thumbs", role: "list", "aria-label": "All pictures" });
     root.append(
-      make("div", { class: "hero" }, make("figure", {}, this.image, this.caption), this.heatFigure),
+      make("div", { class: before ? "hero pair" : "hero" }, this.before, make("figure", {}, this.image, this.caption), this.heatFigure),
       this.steps, this.buttons, this.thumbs);
     this.slider.addEventListener("input", () => {
       this.#stop();
@@ -51,9 +54,19 @@ export class Gallery {
     });
   }
 
-  /** Forget what was shown and make room for pictures with these labels. */
-  begin(model, labels, seed) {
+  /** An answer at once, as the pictures that the model draws by itself. */
+  show(model, answer) {
+    const names = answer.images.map((image, k) => image.class_name ?? `picture ${k + 1}`);
+    this.begin(model, names, answer.seed);
+    this.root.classList.add("samples");
+    this.done(answer);
+  }
+
+  /** Forget what was shown and make room for pictures with these labels; `before`: a canvas beside them. */
+  begin(model, labels, seed, before = null) {
     this.#stop();
+    this.root.classList.remove("samples");
+    if (before) this.before.replaceChildren(before, make("figcaption", { text: "Before; outlined: drawn again" }));
     this.model = model;
     this.seed = seed;
     this.grid = model.positions ? gridOf(model.positions, model.image.height, model.image.width) : null;
@@ -87,11 +100,6 @@ export class Gallery {
     this.#draw();
   }
 
-  /** Has nothing arrived? */
-  get isEmpty() {
-    return this.#numSteps() === 0;
-  }
-
   #numSteps() {
     const picture = this.#pictures[0];
     return picture ? Math.max(picture.steps.length, picture.final ? 1 : 0) : 0;
@@ -119,7 +127,7 @@ export class Gallery {
     const place = total > 1 ? `step ${this.#numbers[step - 1]} of ${this.#ofSteps}` : "";
     this.image.src = pngUrl(this.#at(picture));
     this.image.alt = place ? `${title}, ${place}` : title;
-    this.caption.textContent = title;
+    this.caption.textContent = this.before.hidden ? title : `After: ${title}`;
     this.steps.hidden = total < 2;
     [this.slider.max, this.slider.value] = [total, step];
     this.stepText.textContent = place.replace("step ", "");

@@ -4,11 +4,12 @@ import { post, stream } from "./api.js";
 import { make, seconds } from "./dom.js";
 import { applyDefaults, checkCount, chooseModel, InputError, numbersIn, runForm, wireSeed } from "./forms.js";
 import { Gallery, pictures } from "./gallery.js";
+import { sayMeasured } from "./samples.js";
 
 const MANY = 24; // classes; more get a field to find them
 
 /** Wire the view. `store` holds the chosen model of pictures; `uses` see `Gallery`. */
-export function startPictures(view, { models, store, uses }) {
+export function startPictures(view, { models, store, samples, uses }) {
   const form = view.querySelector("form");
   const classes = view.querySelector("#pictures-classes");
   const chips = classes.querySelector(".chips");
@@ -48,32 +49,48 @@ export function startPictures(view, { models, store, uses }) {
     return { model, labels, body: { model: model.name, ...classIds, ...numbers } };
   };
 
-  const work = async ({ signal, say, progress, began }) => {
+  const about = view.querySelector(".about");
+  const empty = view.querySelector(".empty");
+  const waiting = empty.querySelector("p").textContent;
+  samples.follow(({ model, answer, problem }) => {
+    if (view.classList.contains("busy")) return;
+    sayMeasured(about, model);
+    about.hidden = !answer;
+    gallery.root.hidden = true;
+    empty.hidden = Boolean(answer);
+    empty.querySelector("p").textContent = problem ? `No samples: ${problem}` : waiting;
+    if (answer) gallery.show(model, answer);
+  });
+
+  const work = async ({ signal, say, progress, began, fresh }) => {
     const { model, labels, body } = request();
-    view.querySelector(".empty").hidden = true;
-    view.querySelector(".gallery").hidden = true;
-    gallery.begin(model, labels, body.seed);
+    let begun = false;
+    const begin = () => {
+      if (begun) return;
+      begun = true;
+      fresh();
+      empty.hidden = about.hidden = true;
+      gallery.begin(model, labels, body.seed);
+    };
     say(`Generating ${pictures(labels.length)} …`);
     progress(0, watch.checked ? body.num_steps ?? 0 : 0);
     began();
     let result = null;
-    try {
-      if (watch.checked) {
-        for await (const event of stream("v1/images/stream", body, signal)) {
-          if (event.event === "done") result = event;
-          else {
-            gallery.step(event);
-            progress(event.step, event.num_steps);
-          }
+    if (watch.checked) {
+      for await (const event of stream("v1/images/stream", body, signal)) {
+        begin();
+        if (event.event === "done") result = event;
+        else {
+          gallery.step(event);
+          progress(event.step, event.num_steps);
         }
-      } else {
-        result = await post("v1/images", body, signal);
       }
-    } finally {
-      if (!result && gallery.isEmpty) view.querySelector(".empty").hidden = false;
+    } else {
+      result = await post("v1/images", body, signal);
     }
+    begin();
     gallery.done(result);
     return `${pictures(result.images.length)} in ${seconds(result.seconds)}, seed ${result.seed}.`;
   };
-  runForm(view, { work, blame: { class_ids: classes, class: classes } });
+  runForm(view, { work, blame: () => ({ class_ids: classes, class: classes, pictures: each }) });
 }

@@ -4,14 +4,18 @@ import { post } from "./api.js";
 import { blobOf, download, make, plural, pngUrl, slug } from "./dom.js";
 import { chooseModel, runForm } from "./forms.js";
 import { sharp } from "./gallery.js";
+import { offerSamples, showOffer } from "./samples.js";
 import { followSource } from "./source.js";
 
-/** Wire the view. `store`: the chosen model of pictures; `sources`: the picture. */
-export function startLevels(view, { models, store, sources }) {
+/** Wire the view; call what it returns when the view is shown. `store`: the chosen model of pictures; `sources`: the
+ * picture; `samples`: what the model draws. A picture that is new to the view is decoded at once. */
+export function startLevels(view, { models, store, samples, sources }) {
   const form = view.querySelector("form");
   const preview = view.querySelector(".preview");
   const list = view.querySelector(".levels");
+  let shown = null; // what was sent last
   chooseModel(form.elements.model, models, store);
+  offerSamples(view, samples, (source) => sources.set(source));
   const picture = followSource(view, {
     sources,
     store,
@@ -22,12 +26,13 @@ export function startLevels(view, { models, store, sources }) {
       prepared.canvas.setAttribute("role", "img");
       prepared.canvas.setAttribute("aria-label", "The picture as the model sees it");
       preview.append(prepared.canvas);
+      open();
     },
   });
 
-  const work = async ({ signal, say, progress, began }) => {
+  const work = async ({ signal, say, progress, began, fresh }) => {
     const model = store.value;
-    const { blob, name } = picture.require();
+    const { blob, name } = (shown = picture.require());
     const body = new FormData();
     body.set("model", model.name);
     body.set("image", blob, name);
@@ -35,12 +40,17 @@ export function startLevels(view, { models, store, sources }) {
     progress(0, 0);
     began();
     const { levels } = await post("v1/images/levels", body, signal);
-    view.querySelector(".empty").hidden = true;
+    fresh();
     list.hidden = false;
+    showOffer(view);
     list.replaceChildren(...levels.map((level) => tile(level, model, name)));
     return `${plural(levels.length, "picture")}, from coarse to fine.`;
   };
-  runForm(view, { work, blame: { picture: form.elements.image } });
+  const run = runForm(view, { work, blame: () => ({ picture: form.elements.image }) });
+  const open = () => {
+    if (!view.hidden && picture.prepared && picture.prepared !== shown) run();
+  };
+  return open;
 }
 
 function tile({ depth, png, psnr_db: decibels }, model, name) {

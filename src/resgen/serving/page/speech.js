@@ -62,20 +62,21 @@ export function startSpeech(view, { models }) {
     return body;
   };
 
-  const work = async ({ signal, say, progress, began }) => {
+  const work = async ({ signal, say, progress, began, fresh }) => {
     const body = request();
     const spoken = body.get("text");
     say("Speaking …");
     progress(0, 0);
     began();
     const result = await post("v1/speech", body, signal);
+    fresh();
     view.querySelector(".empty").hidden = true;
     output.hidden = false;
     const wav = blobOf(result.wav, "audio/wav");
     output.replaceChildren(...soundOf(result, wav, spoken));
     return `${seconds(result.duration_s)} of speech in ${seconds(result.seconds)}, seed ${result.seed}.`;
   };
-  runForm(view, { work, blame: { sound: prompt, recording: prompt } });
+  runForm(view, { work, blame: () => ({ sound: prompt, recording: prompt }) });
 }
 
 let lastUrl = null;

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from resgen.checkpoints.quality import measured
 from resgen.checkpoints.speech import load_speech_pipeline
 from resgen.checkpoints.voices import DEFAULT_VOICE, choose_voice
 from resgen.data.pictures.grid import png_bytes
@@ -69,7 +70,7 @@ class ServedSpeech:
     ) -> None:
         parts = load_speech_pipeline(source)
         self.name, self.config = name, config
-        self.description = str(parts.folder.extra.get("description", ""))
+        self.description, self.measured = str(parts.folder.extra.get("description", "")), measured(parts.folder)
         self.pipe = SpeechPipeline(parts, device=device, dtype=dtype)
         encode_sound(torch.zeros(1), self.pipe.sample_rate_hz)  # without soundfile it fails here, not at a request
 
@@ -83,6 +84,7 @@ class ServedSpeech:
             "voices": [DEFAULT_VOICE, *self.pipe.voices],
             "positions": spec.num_positions,
             "levels": spec.depth,
+            "measured": self.measured,
             "defaults": dataclasses.asdict(self.pipe.sampling),
         }
 
