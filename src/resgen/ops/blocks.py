@@ -25,9 +25,8 @@ def walk_levels(start: Int[Tensor, " N"], end: Int[Tensor, " N"]) -> LevelWalk:
     """The walk over the levels `start..end - 1` of every row, coarse to fine, a block of rows at a time."""
 
     def walk(scores: Float[Tensor, "N D"], elements: int) -> Iterator[tuple[int, Int[Tensor, " M"]]]:
-        size = rows_per_block(elements, start.device)
         for level in range(scores.shape[1]):
             rows = ((start <= level) & (level < end)).nonzero().squeeze(1)
-            yield from ((level, part) for part in rows.split(size) if len(part))
+            yield from ((level, part) for part in rows.split(rows_per_block(elements, start.device)) if len(part))
 
     return walk

@@ -87,10 +87,10 @@ def residual_encode(
     (depth, size, _), rows = codebooks.shape, latents.shape[0]
     codes = torch.zeros(rows, depth, dtype=torch.int64, device=latents.device)
     errors = torch.zeros(rows, depth, dtype=torch.float32, device=latents.device)
+    block = rows_per_block(size, latents.device)
     blocks: Iterable[tuple[int, slice | Tensor]]
     if start is None:
-        begins = range(0, rows, block := rows_per_block(size, latents.device))
-        blocks = ((level, slice(begin, begin + block)) for begin in begins for level in range(depth))
+        blocks = ((level, slice(begin, begin + block)) for begin in range(0, rows, block) for level in range(depth))
     else:
         masked = torch.arange(depth, device=start.device) >= start[:, None]
         errors = torch.where(masked, torch.inf if unit is None else torch.inf * unit, errors)
@@ -100,16 +100,25 @@ def residual_encode(
         books = codebooks.float()
         norms = codebook_norms(books) if norms is None else norms
         residual = latents.detach().to(torch.float32, copy=True)
+        room = residual.new_empty(min(rows, block), size)
         for level, part in blocks:
             left = residual[part]
-            distance = torch.addmm(norms[level], left, books[level].T, alpha=-2)
-            index = distance.min(1).indices  # on CPUs min is faster than argmin
-            left = left - books[level][index]
-            residual[part] = left
-            codes[part, level] = index
-            error = left.square().sum(-1)
-            errors[part, level] = error if unit is None else error * unit[level]
+            distance = torch.addmm(norms[level], left, books[level].T, alpha=-2, out=room[: len(left)])
+            codes[part, level] = index = first_least(distance)
+            residual[part] = left = left - books[level][index]
+            errors[part, level] = left.square().sum(-1) * (1 if unit is None else unit[level])
     return ResidualCodes(codes, errors)
+
+
+def first_least(distance: Float[Tensor, "M V"], group: int = 64) -> Int[Tensor, " M"]:
+    """`distance.min(1).indices`; many on a CPU in two stages, as `amin` is vectorised there and `min` is not: the least
+    of each group of neighbours, then the first of them within the first group that holds it."""
+    rows, size = distance.shape
+    if distance.device.type != "cpu" or rows < group or size < 8 * group or size % group:
+        return distance.min(1).indices
+    groups = distance.view(rows, -1, group)
+    first = groups.amin(2).min(1).indices
+    return first * group + groups[torch.arange(rows), first].min(1).indices
 
 
 def codebook_norms(codebooks: Float[Tensor, "D V H"]) -> Float[Tensor, "D V"]:
@@ -123,15 +132,12 @@ def residual_decode(
     visible: Int[Tensor, "*batch"] | int | None = None,
 ) -> Float[Tensor, "*batch H"]:
     """Sum of the embeddings of the first `visible` levels (all by default): `sum_{j <= visible} e(x_j;j)`."""
-    depth = codes.shape[-1]
     if isinstance(visible, int):
-        codes, depth, visible = codes[..., :visible], min(visible, depth), None
+        codes, visible = codes[..., :visible], None
     total = codebooks.new_zeros(*codes.shape[:-1], codebooks.shape[-1])
-    for level in range(depth):
+    for level in range(codes.shape[-1]):
         embedded = torch.nn.functional.embedding(codes[..., level], codebooks[level])
-        if visible is not None:
-            embedded = embedded * (visible > level).unsqueeze(-1)
-        total = total + embedded
+        total = total + (embedded if visible is None else embedded * (visible > level).unsqueeze(-1))
     return total
 
 
@@ -152,8 +158,6 @@ def consistent_codes(codes: Int[Tensor, "N D"], codebooks: Float[Tensor, "D V H"
         again = residual_encode(residual_decode(codes[rows], codebooks.float()), codebooks).codes
         differs = (again != codes[rows]).any(dim=1)
         rows = rows[differs]
-        if not len(rows):
-            break
         codes[rows] = again[differs]
     return codes
 

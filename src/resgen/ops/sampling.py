@@ -32,9 +32,7 @@ def nucleus_choice(logits: Float[Tensor, "N K"], uniform: Float[Tensor, " N"], t
     """
     if not 0.0 < top_p <= 1.0:
         raise ConfigError(f"top_p={top_p} must lie in (0, 1]")
-    if logits.dtype != torch.float64:
-        logits = logits.float()
-    probs = logits.softmax(dim=-1)
+    probs = (logits if logits.dtype == torch.float64 else logits.float()).softmax(dim=-1)
     choice, inner = _invert(probs, uniform)
     if top_p == 1.0:
         return choice
@@ -68,11 +66,10 @@ def _invert(mass: Float[Tensor, "N K"], uniform: Float[Tensor, " N"]) -> tuple[I
     """The item in whose share of the row's total mass `uniform` falls, and where within it, in [0, 1)."""
     upto = mass.cumsum(dim=-1)
     total = upto[:, -1:]
+    point = uniform[:, None].double() * total.double()
     # Below the total even after rounding: the item found then has mass.
-    target = (
-        (uniform[:, None].double() * total.double()).to(upto.dtype).minimum(total.nextafter(torch.zeros_like(total)))
-    )
+    target = point.to(upto.dtype).minimum(total.nextafter(torch.zeros_like(total)))
     item = torch.searchsorted(upto, target, right=True)
     share = mass.gather(1, item).double()
-    inner = (uniform[:, None].double() * total.double() - upto.gather(1, item).double()) / share + 1.0
+    inner = (point - upto.gather(1, item).double()) / share + 1.0
     return item.squeeze(1), inner.squeeze(1).clamp(0.0, 1.0 - 2.0**-53)

@@ -15,7 +15,14 @@ from torch import Tensor
 from resgen.ops import blocks
 from resgen.ops.blocks import walk_levels
 from resgen.ops.code_usage import code_histogram, usage_and_perplexity
-from resgen.ops.residual import confidence_unit, consistent_codes, residual_decode, residual_encode, residual_suffix
+from resgen.ops.residual import (
+    confidence_unit,
+    consistent_codes,
+    first_least,
+    residual_decode,
+    residual_encode,
+    residual_suffix,
+)
 
 PROBLEMS = {
     "rows": st.integers(0, 9),
@@ -65,6 +72,61 @@ def test_equals_brute_force_with_ties(rows: int, depth: int, size: int, dim: int
         assert codes.shape == errors.shape == (rows, depth)
         assert codes.tolist() == wanted_codes
         assert errors.tolist() == wanted_errors
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    rows=st.integers(64, 130),
+    size=st.sampled_from([512, 576, 1024]),
+    depth=st.integers(1, 3),
+    scale=st.sampled_from([1e-40, 1e-25, 1e-6, 1.0, 1e6, 1e15]),
+    nearness=st.sampled_from([0.0, 1e-7, 1e-3, 1.0]),
+    seed=st.integers(0, 2**31),
+)
+def test_codes_of_many_rows_and_hard_codebooks_are_the_nearest(
+    rows: int, size: int, depth: int, scale: float, nearness: float, seed: int
+) -> None:
+    """Codes that are equal or nearly so, rows of zeros, huge, tiny and denormal numbers: against float64."""
+    stream = torch.Generator().manual_seed(seed)
+    codebooks = torch.randn(depth, 1, 7, generator=stream) + nearness * torch.randn(depth, size, 7, generator=stream)
+    codebooks[:, torch.randperm(size, generator=stream)[: size // 8]] = 0.0
+    codebooks, latents = codebooks * scale, torch.randn(rows, 7, generator=stream) * scale
+    codes, _ = residual_encode(latents, codebooks)
+    residual, books = latents.double(), codebooks.double()
+    for level in range(depth):
+        largest = residual.norm(dim=1) + books[level].norm(dim=1).max()
+        distance = (residual[:, None] - books[level]).square().sum(2)
+        chosen = distance.gather(1, codes[:, level, None]).squeeze(1)
+        assert (chosen - distance.amin(1) <= 32 * 2**-24 * largest.square() + 1e-44).all()
+        residual = residual - books[level][codes[:, level]]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    rows=st.integers(64, 130),
+    size=st.sampled_from([512, 576, 1024]),
+    values=st.integers(1, 1000),
+    exponent=st.integers(-149, 100),
+    infinite=st.floats(0, 1),
+    seed=st.integers(0, 2**31),
+)
+def test_the_first_least_of_many(rows: int, size: int, values: int, exponent: int, infinite: float, seed: int) -> None:
+    """With every kind of tie: few values, equal columns, signs, denormal numbers, infinities."""
+    stream = torch.Generator().manual_seed(seed)
+    distance = torch.randint(-values, values + 1, (rows, size), generator=stream).double() * 2.0**exponent
+    distance = distance[:, torch.randint(0, size, (size,), generator=stream)].float()
+    distance[torch.rand(rows, size, generator=stream) < infinite] = torch.inf
+    assert first_least(distance).tolist() == distance.numpy().argmin(1).tolist()
+
+
+def test_many_rows_take_the_lower_of_equal_codes() -> None:
+    """As few rows do, which are searched in one stage."""
+    stream = torch.Generator().manual_seed(3)
+    latents = torch.randint(-5, 6, (200, 3), generator=stream).float()
+    codebooks = torch.randint(-3, 4, (2, 512, 3), generator=stream).float()  # 343 codes at most: many are equal
+    codes, _ = _brute_force(latents, codebooks, torch.zeros(200, dtype=torch.int64))
+    assert residual_encode(latents, codebooks).codes.tolist() == codes
+    assert residual_encode(latents[:50], codebooks).codes.tolist() == codes[:50]
 
 
 def test_equals_brute_force_on_gaussians() -> None:
