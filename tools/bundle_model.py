@@ -49,6 +49,9 @@ class Bundle:
     voices: tuple[str, ...] = ()
     """Recordings for the demo of a speech pipeline: NAME=FILE=WHAT IS SAID. The file is stored as NAME.flac."""
 
+    sentences: tuple[str, ...] = ()
+    """Texts that the server's page offers to try the model with."""
+
     def run(self) -> None:
         folder = load_folder(resolve_model(self.model))
         for name, other in (part.split("=", 1) for part in self.replace):
@@ -62,6 +65,8 @@ class Bundle:
             kind = KINDS[folder.component("generator").type]
             sampling = config_from_dict(kind.sampling, folder.extra["sampling"])
             extra["sampling"] = config_to_dict(replace_nested(sampling, parse_overrides(self.sampling)))
+        if self.sentences:
+            extra["sentences"] = list(self.sentences)
         voices = [voice.split("=", 2) for voice in self.voices]
         if voices:
             extra["voices"] = {name: {"file": f"{name}.flac", "text": transcript} for name, _, transcript in voices}

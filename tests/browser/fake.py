@@ -51,6 +51,8 @@ SPEECH_MODEL = {
     "classes": [],
     "image": None,
     "sample_rate_hz": 8000,
+    "voices": ["default", "ann"],
+    "sentences": ["three seven one", "nine zero. two four."],
     "positions": None,
     "levels": 16,
     "measured": ["word errors: 2.9 %"],
@@ -120,9 +122,9 @@ class _Handler(BaseHTTPRequestHandler):
             if not self._refused():
                 self._json({"models": self.server.models})
             return
-        if path == "/v1/images/samples":
+        if path in _SHOWN:
             if not self._refused(self.server.samples_fault):
-                self._json(samples(parse_qs(urlsplit(self.path).query)["model"][0], self.server.models))
+                self._json(_SHOWN[path](parse_qs(urlsplit(self.path).query)["model"][0], self.server.models))
             return
         file = PAGE / ("index.html" if path == "/" else Path(path).name)
         if not file.is_file():
@@ -138,6 +140,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.seen.append((self.path, fields))
         if self.path == "/v1/images/stream":
             return self._stream(fields)
+        if self.path == "/v1/speech/stream":
+            return self._speak(fields)
         time.sleep(self.server.delay_s)
         self._json(_ANSWERS[self.path](fields, self.server.models))
 
@@ -179,6 +183,27 @@ class _Handler(BaseHTTPRequestHandler):
             if self.server.fault == "stream" and step == 2:
                 return self._line({"event": "error", "error": "out of memory: ask for fewer pictures"})
         self._line({"event": "done", **result})
+
+    def _speak(self, fields: dict[str, Any]) -> None:
+        """Every sentence: its steps, then its samples; all together 0.4 s."""
+        self._start(200, "application/x-ndjson", {})
+        texts = [text.strip() for text in fields["text"].split(".") if text.strip()]
+        steps, pcm = int(fields["num_steps"]), sound()[44:]
+        size = len(pcm) // len(texts) // 2 * 2
+        for k, text in enumerate(texts):
+            for step in range(1, steps + 1):
+                time.sleep(self.server.delay_s)
+                about = {"event": "step", "sentence": k, "sentences": len(texts), "step": step, "num_steps": steps}
+                visible = [16 * step // steps] * 5
+                self._line({**about, "visible": visible, "spectrogram": picture("heard", text, step, size=64)})
+                if self.server.fault == "break" and step == 2:
+                    return
+            part = pcm[k * size :] if k == len(texts) - 1 else pcm[k * size : (k + 1) * size]
+            whole = {"event": "sound", "sentence": k, "text": text, "duration_s": len(part) / 16000}
+            picture_of = picture("spectrogram", text, size=64)
+            self._line({**whole, "pcm": base64.b64encode(part).decode(), "spectrogram": picture_of})
+        about = {"model": fields["model"], "seed": int(fields["seed"]), "sample_rate_hz": 8000, "seconds": 0.1}
+        self._line({"event": "done", **about})
 
     def _line(self, event: dict[str, Any]) -> None:
         self.wfile.write(json.dumps(event).encode() + b"\n")
@@ -233,16 +258,26 @@ def _levels(fields: dict[str, Any], models: list[dict[str, Any]]) -> dict[str, A
     return {"levels": [{"depth": d, "png": picture("level", d), "psnr_db": 10.0 + 2 * d} for d in range(1, 9)]}
 
 
-def _speech(fields: dict[str, Any], models: list[dict[str, Any]]) -> dict[str, Any]:
-    wav = base64.b64encode(sound()).decode()
-    spectrogram = picture("spectrogram", fields["text"], size=64)
-    made = {"sample_rate_hz": 8000, "duration_s": 0.4, "wav": wav, "spectrogram": spectrogram, "seconds": 0.1}
-    return {**_settings(fields), **made}
+def spoken_samples(name: str, models: list[dict[str, Any]]) -> dict[str, Any]:
+    """What `/v1/speech/samples` answers: a sentence in each of two voices."""
+    (model,) = [model for model in models if model["name"] == name]
+    made = {"sample_rate_hz": 8000, "duration_s": 0.4, "wav": base64.b64encode(sound()).decode(), "seconds": 0.1}
+    return {
+        "samples": [
+            {**made, "model": name, "seed": 0, "text": text, "voice": voice, "spectrogram": picture(text, size=64)}
+            for text, voice in zip(model["sentences"], model["voices"], strict=True)
+        ]
+    }
+
+
+def voices(name: str, models: list[dict[str, Any]]) -> dict[str, Any]:
+    """What `/v1/voices` answers; its sound is a WAV file, which browsers play under any name."""
+    return {"voices": [{"name": "ann", "text": "five", "flac": base64.b64encode(sound()).decode()}]}
 
 
 _ANSWERS = {
     "/v1/images": images,
     "/v1/images/edit": _edit,
     "/v1/images/levels": _levels,
-    "/v1/speech": _speech,
 }
+_SHOWN = {"/v1/images/samples": samples, "/v1/speech/samples": spoken_samples, "/v1/voices": voices}

@@ -144,6 +144,6 @@ def test_the_tab_key_reaches_every_control_and_leaves_it(filled: Page, view: str
 
 def test_the_page_asks_no_other_server_and_says_no_errors(filled: Page) -> None:
     requests = filled.requests()
-    assert any(url.endswith("/v1/speech") for url in requests)
+    assert any(url.endswith("/v1/speech/stream") for url in requests)
     assert [url for url in requests if not url.startswith((filled.url, "data:", "blob:", "about:"))] == []
     assert filled.console() == []

@@ -47,7 +47,7 @@ def test_an_error_after_some_steps_is_said_and_the_steps_stay(page: Page, fake: 
 def test_a_stream_that_ends_early_is_no_result(page: Page, fake: FakeServer) -> None:
     fake.fault = "break"
     page.finish()
-    message = "The connection ended before the pictures were complete. Try again."
+    message = "The connection ended before the answer was complete. Try again."
     assert page.error_of("button.primary") == message
 
 

@@ -121,7 +121,7 @@ def test_a_text_in_an_uploaded_voice_is_the_interfaces_sound(real: Page, tmp_pat
     real.click(".sound .save")
     with wave.open(str(real.downloaded("two-5.wav"))) as file:
         assert file.getnframes() > 0 and file.getnchannels() == 1
-    assert real.one(".spectrogram img").is_displayed()
+    assert real.one(".sound .spectrogram img").is_displayed()
     assert real.console() == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import wave
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from browser.fake import FakeServer, sound
+from browser.fake import FakeServer, picture, sound
 from browser.page import Page
 
 
@@ -36,12 +37,12 @@ def test_a_text_is_spoken_heard_and_kept(voice: Page, fake: FakeServer) -> None:
     voice.fill("[name=speed]", 1.25)
     assert voice.finish() == "0.4 s of speech in 0.1 s, seed 4."
     ((path, fields),) = fake.seen
-    assert path == "/v1/speech"
+    assert path == "/v1/speech/stream"
     settings = {"speed": "1.25", "num_steps": "12", "guidance_scale": "1", "seed": "4"}
     assert fields == {"model": "digits", "text": "nine zero", **settings}
     player = voice.one(".sound audio")
     voice.wait(lambda: voice.run("return arguments[0].duration", player) == pytest.approx(0.4, abs=0.01))
-    assert voice.one(".spectrogram img").is_displayed()
+    assert voice.one(".sound .spectrogram img").is_displayed()
     voice.click(".sound .save")
     assert voice.downloaded("nine-zero-4.wav").read_bytes() == sound()
 
@@ -130,3 +131,72 @@ def test_speaking_can_be_cancelled(voice: Page, fake: FakeServer) -> None:
     voice.click("button.cancel")
     assert voice.end() == "Cancelled."
     assert not voice.one(".sound").is_displayed()
+
+
+def test_on_arrival_stand_sentences_of_the_model_and_how_good_it_is(voice: Page, fake: FakeServer) -> None:
+    voice.wait(lambda: len(voice.all(".spoken-samples li")) == 2)
+    assert voice.one(".measured").text == "word errors: 2.9 %"
+    spoken = [one.text.split("\n")[:2] for one in voice.all(".spoken-samples li")]
+    assert spoken == [["“three seven one”", "Voice: the model's own choice"], ["“nine zero. two four.”", "Voice: ann"]]
+    players = voice.all(".spoken-samples audio")
+    voice.wait(lambda: voice.run("return arguments[0].duration", players[1]) == pytest.approx(0.4, abs=0.01))
+    voice.finish()
+    assert not voice.one(".spoken-samples").is_displayed() and voice.one(".sound").is_displayed()
+
+
+def test_sentences_and_voices_come_from_the_model(voice: Page, fake: FakeServer) -> None:
+    assert voice.one("[name=text]").get_attribute("value") == "three seven one"
+    assert [button.text for button in voice.all(".try button")] == fake.models[2]["sentences"]
+    voice.click(".try button:nth-child(2)")
+    voice.click("[name=voice][value='named:ann']")
+    assert not voice.one(".voice-shared").is_displayed()
+    voice.finish()
+    fields = fake.seen[0][1]
+    assert fields["text"] == "nine zero. two four." and fields["voice"] == "ann" and "prompt" not in fields
+    voice.click("[name=voice][value=none]")
+    voice.finish()
+    assert "voice" not in fake.seen[1][1]
+
+
+def test_a_named_voice_can_be_heard_before_it_speaks(voice: Page) -> None:
+    voice.run("""window.played = []; const play = Audio.prototype.play;
+        Audio.prototype.play = function () { window.played.push(this.src.slice(0, 22)); return play.call(this); }""")
+    voice.click(".named .listen")
+    voice.wait(lambda: voice.run("return window.played") == ["data:audio/flac;base64"])
+
+
+def test_every_sentence_is_seen_step_by_step_and_can_be_gone_back_to(voice: Page, fake: FakeServer) -> None:
+    fake.delay_s = 0.1
+    voice.fill("[name=text]", "one. two three.")
+    voice.click("button.primary")
+    voice.wait(lambda: len(voice.all(".sentence")) == 2, "the second sentence, while it is made")
+    assert voice.all(".sentence .spoken")[0].text.startswith("“one”") and voice.status() == "Speaking …"
+    assert voice.end() == "0.4 s of speech in 0.1 s, seed 0."
+    assert [one.text[:8] for one in voice.all(".sentence .spoken")] == ["“one” 0.", "“two thr"]
+    first = ".sentence:nth-child(1)"
+    assert "80 of 80 codes" in voice.one(f"{first} figcaption").text
+    voice.slide(f"{first} .steps input", 3)
+    assert "20 of 80 codes" in voice.one(f"{first} figcaption").text
+    assert voice.one(f"{first} .steps output").text == "3 of 12"
+    assert voice.png(f"{first} img") == base64.b64decode(picture("heard", "one", 3, size=64))
+    voice.slide(f"{first} .steps input", 12)
+    assert voice.png(f"{first} img") == base64.b64decode(picture("spectrogram", "one", size=64))
+
+
+def test_sound_is_played_while_the_rest_is_made(voice: Page, fake: FakeServer) -> None:
+    voice.run("""window.begun = []; const start = AudioBufferSourceNode.prototype.start;
+        AudioBufferSourceNode.prototype.start = function (when) {
+          window.begun.push([when, this.buffer.duration]); return start.call(this, when); }""")
+    voice.fill("[name=text]", "one. two.")
+    voice.finish()
+    (first, length), (second, _) = voice.run("return window.begun")
+    assert length == pytest.approx(0.2, abs=0.01) and second >= first + length - 1e-6, "without a gap or an overlap"
+    voice.click("[name=listen]")
+    voice.finish()
+    assert len(voice.run("return window.begun")) == 2
+
+
+def test_a_connection_that_ends_early_is_said(voice: Page, fake: FakeServer) -> None:
+    fake.fault = "break"
+    voice.finish()
+    assert voice.error_of("button.primary") == "The connection ended before the answer was complete. Try again."

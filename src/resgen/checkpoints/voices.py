@@ -60,6 +60,21 @@ def voices_of(folder: Folder) -> dict[str, Voice]:
     return voices
 
 
+def sentences_of(folder: Folder) -> list[str]:
+    """Texts to try a model with: those of its `config.json`, `"sentences": [...]`, or what its voices say.
+
+    Raises:
+        CheckpointError: they are no texts, or too many or too long ones.
+    """
+    texts = folder.extra.get("sentences", [])
+    if not isinstance(texts, list) or len(texts) > MAX_VOICES:
+        raise CheckpointError(f"'{folder.path}': sentences must be a list of at most {MAX_VOICES} texts")
+    for text in texts:
+        if not isinstance(text, str) or not is_text(text) or not 0 < len(text) <= MAX_VOICE_TEXT:
+            raise CheckpointError(f"'{folder.path}': sentence {text!r:.80} must have 1 to {MAX_VOICE_TEXT} characters")
+    return texts or [voice.text for voice in voices_of(folder).values()]
+
+
 def voice_entries(voices: Mapping[str, Voice]) -> dict[str, Any]:
     """What `config.json` says of voices that are kept as `NAME.flac`."""
     return {name: {"file": f"{name}.flac", "text": voice.text} for name, voice in voices.items()}

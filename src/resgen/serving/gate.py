@@ -30,7 +30,7 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 OPENAI = "/v1/audio/speech"
-FORMS = ("/v1/images/edit", "/v1/images/levels", "/v1/speech")
+FORMS = ("/v1/images/edit", "/v1/images/levels", "/v1/speech", "/v1/speech/stream")
 """Bodies with files."""
 OPEN = ("/", "/healthz", "/readyz", "/docs")
 ROUTES = (
@@ -39,6 +39,8 @@ ROUTES = (
     "/v1/images",
     "/v1/images/stream",
     "/v1/images/samples",
+    "/v1/speech/samples",
+    "/v1/voices",
     OPENAI,
     *FORMS,
     "/metrics",

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, HTTPException, Request
-from fastapi.responses import Response
+from fastapi.responses import Response, StreamingResponse
 from starlette.requests import ClientDisconnect
 
-from resgen.errors import ConfigError
+from resgen.errors import ConfigError, ResGenError
 from resgen.serving import schemas
 from resgen.serving.batching import Ticket
+from resgen.serving.gate import error_body, log_defect
 from resgen.serving.service import Served, Service
 
 REASONS = {
@@ -139,6 +141,33 @@ class ModelRoutes(Routes):
     async def models(self) -> Response:
         """The models, their settings and their limits."""
         return as_json(self.service.describe())
+
+
+LINES: dict[str, Any] = {"description": "One JSON document a line."}
+LINES["content"] = {"application/x-ndjson": {"schema": {"type": "string"}}}
+
+
+def as_lines(events: AsyncGenerator[Any, None], last: Callable[[], Any]) -> Response:
+    """Events of a ticket as they come, one JSON document a line, and `last()` or what went wrong at the end."""
+
+    async def lines() -> AsyncIterator[bytes]:
+        async with contextlib.aclosing(events):
+            try:
+                async for event in events:
+                    yield _line(event)
+                yield _line({"event": "done", **last()})
+            except (ResGenError, TimeoutError) as error:
+                reason = REASONS[504] if isinstance(error, TimeoutError) else str(error)
+                yield _line({"event": "error", **json.loads(error_body(reason))})
+            except Exception as error:
+                log_defect(error)
+                yield _line({"event": "error", "error": DEFECT})
+
+    return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+
+def _line(document: Any) -> bytes:
+    return json.dumps(document, allow_nan=False).encode() + b"\n"
 
 
 def seed_of(request: schemas.Sampling) -> int:

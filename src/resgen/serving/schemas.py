@@ -146,6 +146,19 @@ class SpeechAnswer(BaseModel):
     seconds: float
 
 
+class SpokenSample(SpeechAnswer):
+    """A sentence that shows how a model speaks."""
+
+    text: str
+    voice: str
+
+
+class SpokenSamples(BaseModel):
+    """Sentences in several voices."""
+
+    samples: list[SpokenSample]
+
+
 class Limits(BaseModel):
     """What one request may ask for."""
 
@@ -173,6 +186,7 @@ class ModelAnswer(BaseModel):
     image: ImageSize | None
     sample_rate_hz: int | None
     voices: list[str]
+    sentences: list[str] = Field(description="Texts to try a model of speech with.")
     positions: int
     levels: int
     measured: list[str] = Field(description="How good it is: by its card, its evaluations or its trainings.")
@@ -184,6 +198,20 @@ class ModelsAnswer(BaseModel):
     """All models."""
 
     models: list[ModelAnswer]
+
+
+class VoiceAnswer(BaseModel):
+    """A named voice."""
+
+    name: str
+    text: str = Field(description="What is said in it.")
+    flac: str = Field(description="FLAC in base64")
+
+
+class VoicesAnswer(BaseModel):
+    """Named voices of a model of speech."""
+
+    voices: list[VoiceAnswer]
 
 
 class StatusAnswer(BaseModel):

@@ -58,6 +58,7 @@ def test_models_say_what_they_are(sources: dict[str, str]) -> None:
     assert clothes["limits"] == {"max_steps": 9, "max_samples": 32, "max_text": 500, "max_upload_bytes": 8 << 20}
     assert (speech["modality"], speech["image"], speech["sample_rate_hz"]) == ("speech", None, RATE)
     assert clothes["measured"] == [] and clothes["voices"] == [] and speech["voices"] == ["default", "ann"]
+    assert clothes["sentences"] == [] and speech["sentences"] == ["a cab"], "what its voice says"
 
 
 def test_pictures_are_those_of_the_pipeline(clothes: dict[str, str], pipe: ImagePipeline) -> None:

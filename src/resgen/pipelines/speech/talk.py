@@ -33,6 +33,11 @@ class Talk:
         return self._number == len(self.utterance.sentences)
 
     @property
+    def number(self) -> int:
+        """Of the next sentence, from 0."""
+        return self._number
+
+    @property
     def job(self) -> Job:
         """What the next sentence asks of the generator."""
         return self._jobs[self._number]

@@ -42,7 +42,7 @@ class SpeechTrace(StepTrace):
         tiles: list[Image.Image] = []
         for one, known in zip(codes, visible, strict=True):
             heat = level_columns(known, one.shape[-1])
-            mel = self._mel(one, known)
+            mel = self.mel(one, known)
             if mel is None:
                 tiles.append(heat.resize((heat.width * _SIDE, heat.height * _SIDE), Image.Resampling.NEAREST))
                 continue
@@ -58,8 +58,8 @@ class SpeechTrace(StepTrace):
         return sheet
 
     @torch.inference_mode()
-    def _mel(self, codes: Int[Tensor, "L D"], visible: Int[Tensor, " L"]) -> Float[Tensor, "F T"] | None:
-        """Log-mel of the known levels."""
+    def mel(self, codes: Int[Tensor, "L D"], visible: Int[Tensor, " L"]) -> Float[Tensor, "F T"] | None:
+        """Log-mel of the known levels of a sequence; None for codes that cannot be decoded so."""
         tokenizer, device = self.pipe.codec.tokenizer, self.pipe.device
         if isinstance(tokenizer, CodecTokenizer):
             return None

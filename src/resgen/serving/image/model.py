@@ -91,6 +91,7 @@ class ServedImages:
             "image": {"height": size, "width": size, "channels": tokenizer.channels},
             "sample_rate_hz": None,
             "voices": [],
+            "sentences": [],
             "positions": spec.num_positions,
             "levels": spec.depth,
             "measured": self.measured,

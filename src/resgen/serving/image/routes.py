@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 
-from resgen.errors import ConfigError, ResGenError
+from resgen.errors import ConfigError
 from resgen.pipelines.image.edit import Box
 from resgen.serving import schemas
-from resgen.serving.gate import error_body, log_defect
 from resgen.serving.image.model import ImageJob, ServedImages
 from resgen.serving.routes import (
-    DEFECT,
     JSON,
-    REASONS,
+    LINES,
     SHOWN,
     WORK,
     Routes,
     as_file,
     as_json,
+    as_lines,
     binary,
     documented,
     preferred,
@@ -38,8 +34,6 @@ STEPS_AHEAD = 16
 """Steps of a stream that may wait for a slow client; more are left out."""
 EDIT_FILES, LEVELS_FILES = {"image": True, "mask": False}, {"image": True}
 """Files of the forms, and whether they must be there."""
-LINES: dict[str, Any] = {"description": "One JSON document a line."}
-LINES["content"] = {"application/x-ndjson": {"schema": {"type": "string"}}}
 
 
 class ImageRoutes(Routes):
@@ -89,22 +83,7 @@ class ImageRoutes(Routes):
         """New pictures, and how they come about step by step."""
         model, key, job = self.job(body)
         ticket, steps = self.follow(key, job, size=len(job.class_ids), ahead=STEPS_AHEAD)
-
-        async def lines() -> AsyncIterator[bytes]:
-            async with contextlib.aclosing(steps):
-                try:
-                    async for step in steps:
-                        yield _line(step)
-                    answer = model.answer(job, ticket.future.result())
-                    yield _line({"event": "done", **answer, "seconds": seconds_of(ticket)})
-                except (ResGenError, TimeoutError) as error:
-                    reason = REASONS[504] if isinstance(error, TimeoutError) else str(error)
-                    yield _line({"event": "error", **json.loads(error_body(reason))})
-                except Exception as error:
-                    log_defect(error)
-                    yield _line({"event": "error", "error": DEFECT})
-
-        return StreamingResponse(lines(), media_type="application/x-ndjson")
+        return as_lines(steps, lambda: {**model.answer(job, ticket.future.result()), "seconds": seconds_of(ticket)})
 
     async def edit(self, request: Request) -> Response:
         """Part of a picture regenerated."""
@@ -134,7 +113,3 @@ class ImageRoutes(Routes):
         check_picture(files["image"], "the picture", self.config.max_pixels)
         ticket = self.batcher.submit(*model.levels(files["image"]))
         return as_json({"levels": await self.result(request, ticket)})
-
-
-def _line(document: Any) -> bytes:
-    return json.dumps(document, allow_nan=False).encode() + b"\n"

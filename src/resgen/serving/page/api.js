@@ -22,6 +22,16 @@ export async function samples(model) {
   return readJson(await send(`v1/images/samples?model=${encodeURIComponent(model)}`, {}));
 }
 
+/** What a model of speech says by itself. */
+export async function spokenSamples(model) {
+  return (await readJson(await send(`v1/speech/samples?model=${encodeURIComponent(model)}`, {}))).samples;
+}
+
+/** The named voices of a model of speech: [{name, text, flac}]. */
+export async function voices(model) {
+  return (await readJson(await send(`v1/voices?model=${encodeURIComponent(model)}`, {}))).voices;
+}
+
 /** POST a plain object as JSON, or a FormData; the answer as an object. */
 export async function post(path, body, signal) {
   return readJson(await send(path, { method: "POST", ...encode(body), signal }));
@@ -36,7 +46,7 @@ export async function* stream(path, body, signal) {
     yield event;
     if (event.event === "done") return;
   }
-  throw new ApiError("The connection ended before the pictures were complete. Try again.");
+  throw new ApiError("The connection ended before the answer was complete. Try again.");
 }
 
 function encode(body) {

@@ -18,6 +18,23 @@ export function gridOf(count, height, width) {
   return [rows, count / rows];
 }
 
+/** Draw the known levels of a sequence: a column per position, a row per level, coarse at the bottom. */
+export function drawColumns(canvas, visible, levels) {
+  [canvas.width, canvas.height] = [6 * visible.length, 6 * levels];
+  const context = canvas.getContext("2d");
+  const colour = (share) => `rgb(${heatColour(share).join(" ")})`;
+  context.fillStyle = colour(0);
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  visible.forEach((known, k) => {
+    context.fillStyle = colour(known / levels);
+    context.fillRect(6 * k, 6 * (levels - known), 5.5, 6 * known);
+  });
+  const sum = visible.reduce((total, known) => total + known, 0);
+  canvas.setAttribute("role", "img");
+  canvas.setAttribute("aria-label", `${sum} of ${visible.length * levels} codes known`);
+  return sum;
+}
+
 /** Draw the known levels of one picture; a text for those who do not see it is set as well. */
 export function drawHeat(canvas, visible, levels, [rows, columns]) {
   const cell = Math.floor(SIDE / Math.max(rows, columns));

@@ -46,7 +46,13 @@ async function asWav(blob) {
 }
 
 /** Samples in [-1, 1] as a WAV file of 16 bits. */
-export function encodeWav(samples, rateHz) {
+function encodeWav(samples, rateHz) {
+  return wavOf([Int16Array.from(samples, (value) => Math.round(32767 * Math.min(1, Math.max(-1, value))))], rateHz);
+}
+
+/** Pieces of 16-bit samples, one after the other, as a WAV file. */
+export function wavOf(pieces, rateHz) {
+  const samples = pieces.flatMap((piece) => [...piece]);
   const bytes = new DataView(new ArrayBuffer(44 + 2 * samples.length));
   const text = (place, word) => [...word].forEach((letter, k) => bytes.setUint8(place + k, letter.charCodeAt(0)));
   text(0, "RIFF");
@@ -61,6 +67,6 @@ export function encodeWav(samples, rateHz) {
   bytes.setUint16(34, 16, true);
   text(36, "data");
   bytes.setUint32(40, 2 * samples.length, true);
-  samples.forEach((value, k) => bytes.setInt16(44 + 2 * k, Math.round(32767 * Math.min(1, Math.max(-1, value))), true));
+  samples.forEach((value, k) => bytes.setInt16(44 + 2 * k, value, true));
   return new Blob([bytes.buffer], { type: "audio/wav" });
 }

@@ -1,9 +1,12 @@
 // The view that speaks a text, in a voice of the model's choice, of a file or of a recording.
 
-import { post } from "./api.js";
+import { spokenSamples, stream, voices } from "./api.js";
 import { blobOf, download, make, pngUrl, seconds, slug, Store } from "./dom.js";
 import { applyDefaults, checkSize, chooseModel, clearError, InputError, numbersIn, runForm, showError, wireSeed } from "./forms.js";
-import { record, whyNoRecording } from "./record.js";
+import { Player, samplesOf } from "./player.js";
+import { record, wavOf, whyNoRecording } from "./record.js";
+import { sayMeasured } from "./samples.js";
+import { Sentences } from "./sentences.js";
 
 const MOST_SECONDS = 6; // of a recording; a prompt is a few seconds
 
@@ -12,33 +15,90 @@ export function startSpeech(view, { models }) {
   const form = view.querySelector("form");
   const store = new Store();
   const output = view.querySelector(".sound");
-  const { text, prompt, prompt_text: promptText, speed, num_steps: steps, guidance_scale: guidance, seed, voice } = form.elements;
+  const { text, prompt, prompt_text: promptText, speed, num_steps: steps, guidance_scale: guidance, seed, listen: aloud } = form.elements;
   const recorder = startRecorder(view);
   const listen = view.querySelector(".voice-shared audio");
+  const named = view.querySelector(".named");
+  const player = new Player();
+  const heard = new Audio(); // a named voice
+  const sentences = new Sentences(make("div", { class: "sentences" }));
+  const result = make("div", { class: "result" });
+  output.append(result, sentences.root);
   let played = null;
+  let known = []; // the named voices of the model, with their sound
+
+  const offer = (model) => {
+    const texts = model.sentences ?? [];
+    view.querySelector(".try").hidden = !texts.length;
+    view.querySelector(".try .chips").replaceChildren(...texts.map((one) => make("button", {
+      type: "button", class: "chip", text: one, onclick: () => {
+        text.value = one;
+        clearError(text);
+      },
+    })));
+    if (!text.value.trim() || text.dataset.offered === text.value) text.value = text.dataset.offered = texts[0] ?? "";
+  };
+  const offerVoices = async (model) => {
+    const names = (model.voices ?? []).filter((name) => name !== "default");
+    named.replaceChildren(...names.map((name) => make("div", { class: "named-voice" },
+      make("label", { class: "check" }, make("input", { type: "radio", name: "voice", value: `named:${name}`, onchange: () => show() }),
+        make("span", { text: name })),
+      make("button", { type: "button", class: "listen", text: "Listen", "aria-label": `Listen to ${name}`, onclick: () => hear(name) }))));
+    form.querySelector("[name=voice][value=none]").checked = true;
+    known = [];
+    if (names.length) known = await voices(model.name).catch(() => []);
+  };
+  const hear = (name) => {
+    const one = known.find((voice) => voice.name === name);
+    if (!one) return;
+    heard.src = `data:audio/flac;base64,${one.flac}`;
+    heard.play().catch(() => {}); // another press has come between
+  };
+  const showSamples = async (model) => {
+    const [about, list, empty] = [".about", ".spoken-samples", ".empty"].map((name) => view.querySelector(name));
+    const waiting = empty.querySelector("p").textContent;
+    sayMeasured(about, model);
+    let made = [];
+    try {
+      made = await spokenSamples(model.name);
+    } catch (error) {
+      empty.querySelector("p").textContent = `No samples: ${error.message}`;
+    }
+    if (store.value !== model || view.classList.contains("busy") || !output.hidden) return;
+    if (made.length) empty.querySelector("p").textContent = waiting;
+    list.replaceChildren(...made.map(sampleOf));
+    list.hidden = about.hidden = !made.length;
+    empty.hidden = Boolean(made.length);
+  };
 
   store.follow((model) => {
     applyDefaults(form, model);
     text.maxLength = model.limits.max_text;
+    offer(model);
+    offerVoices(model);
+    output.hidden = true;
+    showSamples(model);
   });
   chooseModel(form.elements.model, models, store);
   store.set(models[0]);
   wireSeed(form);
 
-  const currentSound = () => ({ file: prompt.files[0] ?? null, record: recorder.wav, none: null })[voice.value];
-  const show = () => {
-    view.querySelector(".voice-file").hidden = voice.value !== "file";
-    view.querySelector(".voice-record").hidden = voice.value !== "record";
-    view.querySelector(".voice-shared").hidden = voice.value === "none";
-    if (voice.value !== "record") recorder.stop();
+  const voiceNow = () => form.elements.voice.value;
+  const ownVoice = () => voiceNow() === "file" || voiceNow() === "record";
+  const currentSound = () => ({ file: prompt.files[0] ?? null, record: recorder.wav })[voiceNow()] ?? null;
+  function show() {
+    view.querySelector(".voice-file").hidden = voiceNow() !== "file";
+    view.querySelector(".voice-record").hidden = voiceNow() !== "record";
+    view.querySelector(".voice-shared").hidden = !ownVoice();
+    if (voiceNow() !== "record") recorder.stop();
     if (played) URL.revokeObjectURL(played);
     const sound = currentSound();
     played = sound ? URL.createObjectURL(sound) : null;
     listen.hidden = !played;
     if (played) listen.src = played;
     else listen.removeAttribute("src");
-  };
-  for (const choice of voice) choice.addEventListener("change", show);
+  }
+  for (const choice of form.elements.voice) choice.addEventListener("change", show);
   prompt.addEventListener("change", show);
   recorder.onchange = show;
   show();
@@ -49,10 +109,11 @@ export function startSpeech(view, { models }) {
     const body = new FormData();
     body.set("model", model.name);
     body.set("text", text.value.trim());
-    if (voice.value !== "none") {
+    if (voiceNow().startsWith("named:")) body.set("voice", voiceNow().slice("named:".length));
+    if (ownVoice()) {
       const sound = currentSound();
-      const control = voice.value === "file" ? prompt : recorder.button;
-      if (!sound) throw new InputError(control, voice.value === "file" ? "Choose a sound file." : "Record a few seconds first.");
+      const control = voiceNow() === "file" ? prompt : recorder.button;
+      if (!sound) throw new InputError(control, voiceNow() === "file" ? "Choose a sound file." : "Record a few seconds first.");
       checkSize(control, sound, model.limits.max_upload_bytes);
       if (!promptText.value.trim()) throw new InputError(promptText, "Write what is said in it; the voice is found by its text.");
       body.set("prompt", sound, sound.name ?? "recording.wav");
@@ -64,40 +125,69 @@ export function startSpeech(view, { models }) {
 
   const work = async ({ signal, say, progress, began, fresh }) => {
     const body = request();
-    const spoken = body.get("text");
+    const [spoken, model, pieces] = [body.get("text"), store.value, []];
+    heard.pause();
+    player.stop();
+    if (aloud.checked) player.start(model.sample_rate_hz);
+    signal.addEventListener("abort", () => player.stop());
     say("Speaking …");
     progress(0, 0);
     began();
-    const result = await post("v1/speech", body, signal);
-    fresh();
-    view.querySelector(".empty").hidden = true;
-    output.hidden = false;
-    const wav = blobOf(result.wav, "audio/wav");
-    output.replaceChildren(...soundOf(result, wav, spoken));
-    return `${seconds(result.duration_s)} of speech in ${seconds(result.seconds)}, seed ${result.seed}.`;
+    let [done, begun] = [null, false];
+    for await (const event of stream("v1/speech/stream", body, signal)) {
+      if (!begun) {
+        for (const name of [".about", ".spoken-samples", ".empty"]) view.querySelector(name).hidden = true;
+        fresh();
+        output.hidden = false;
+        result.replaceChildren();
+        sentences.begin(model.levels);
+        begun = true;
+      }
+      if (event.event === "step") {
+        sentences.step(event);
+        progress(event.sentence + event.step / event.num_steps, event.sentences);
+      } else if (event.event === "sound") {
+        pieces.push(samplesOf(event.pcm));
+        player.push(pieces.at(-1));
+        sentences.sound(event);
+      } else done = event;
+    }
+    const wav = wavOf(pieces, done.sample_rate_hz);
+    result.replaceChildren(...soundOf(done, wav, spoken));
+    const length = pieces.reduce((sum, piece) => sum + piece.length, 0) / done.sample_rate_hz;
+    return `${seconds(length)} of speech in ${seconds(done.seconds)}, seed ${done.seed}.`;
   };
-  runForm(view, { work, blame: () => ({ sound: prompt, recording: prompt }) });
+  runForm(view, {
+    work,
+    blame: () => {
+      const sound = voiceNow() === "record" ? recorder.button : prompt;
+      return { prompt: sound, sound, recording: sound, voice: form.querySelector("fieldset.voice"), sentence: text, speak: text };
+    },
+  });
 }
 
 let lastUrl = null;
 
-function soundOf(result, wav, spoken) {
+function soundOf(done, wav, spoken) {
   if (lastUrl) URL.revokeObjectURL(lastUrl);
   lastUrl = URL.createObjectURL(wav);
-  const name = `${slug(spoken).slice(0, 40)}-${result.seed}.wav`;
-  const parts = [
-    make("p", { class: "spoken", text: `“${spoken}”` }),
+  const name = `${slug(spoken).slice(0, 40)}-${done.seed}.wav`;
+  return [
     make("audio", { controls: true, src: lastUrl, "aria-label": `Spoken: ${spoken}` }),
+    make("div", { class: "actions" },
+      make("button", { type: "button", class: "save", text: "Download WAV", onclick: () => download(wav, name) }),
+      make("span", { class: "hint", text: `${done.sample_rate_hz.toLocaleString("en")} Hz` })),
   ];
-  if (result.spectrogram) {
-    parts.push(make("figure", { class: "spectrogram" },
-      make("img", { src: pngUrl(result.spectrogram), alt: `Spectrogram of ${seconds(result.duration_s)} of speech` }),
-      make("figcaption", { text: `Spectrogram: time to the right, ${seconds(result.duration_s)}; pitch upwards` })));
-  }
-  parts.push(make("div", { class: "actions" },
-    make("button", { type: "button", class: "save", text: "Download WAV", onclick: () => download(wav, name) }),
-    make("span", { class: "hint", text: `${result.sample_rate_hz.toLocaleString("en")} Hz` })));
-  return parts;
+}
+
+/** A sentence that the model has spoken by itself. */
+function sampleOf({ text, voice, wav, spectrogram, duration_s: length }) {
+  const who = voice === "default" ? "the model's own choice" : voice;
+  return make("li", {},
+    make("p", { class: "spoken", text: `“${text}”` }),
+    make("p", { class: "hint", text: `Voice: ${who}` }),
+    make("audio", { controls: true, src: URL.createObjectURL(blobOf(wav, "audio/wav")), "aria-label": `Spoken: ${text}, voice: ${who}` }),
+    make("figure", { class: "spectrogram" }, make("img", { src: pngUrl(spectrogram), alt: `Spectrogram of ${seconds(length)} of speech` })));
 }
 
 /** The record button; `wav` is the last recording. */

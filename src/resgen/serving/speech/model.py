@@ -12,7 +12,7 @@ from torch import Tensor
 
 from resgen.checkpoints.quality import measured
 from resgen.checkpoints.speech import load_speech_pipeline
-from resgen.checkpoints.voices import DEFAULT_VOICE, choose_voice
+from resgen.checkpoints.voices import DEFAULT_VOICE, choose_voice, sentences_of
 from resgen.data.pictures.grid import png_bytes
 from resgen.data.sound.decode import encode_sound, pcm_bytes, read_sound, resample
 from resgen.data.sound.spectrogram import spectrogram_picture
@@ -21,12 +21,15 @@ from resgen.kinds import AnySampling, sampling_with
 from resgen.ops.mel import log_mel
 from resgen.pipelines.speech.pipeline import SpeechPipeline
 from resgen.pipelines.speech.talk import Talk
+from resgen.pipelines.speech.trace import SpeechTrace
 from resgen.pipelines.speech.utterances import SpeechOutput, Utterance
 from resgen.samplers.records import StepRecord
 from resgen.serving.batching import UNFINISHED, Ticket, attempt, raise_if_abandoned
 from resgen.serving.config import ServerConfig
 from resgen.serving.schemas import as_text
 
+SAMPLES = 3
+"""Most sentences that show how a model speaks."""
 VALUES_PER_SECOND = 192_000
 """Samples times channels of an uploaded sound: 48 kHz in four channels."""
 
@@ -45,6 +48,7 @@ class SpeechJob:
         settings: of the sampler, the same for all jobs of a batch.
         suffix: of the sound file that is the answer; None for JSON.
         rate_hz: of what is told sentence by sentence.
+        stepwise: tell every step besides, and a sentence with its text and picture.
         talk: how far it has been told.
     """
 
@@ -57,6 +61,7 @@ class SpeechJob:
     settings: dict[str, Any]
     suffix: str | None = None
     rate_hz: int = 0
+    stepwise: bool = False
     talk: Talk | None = None
 
 
@@ -71,7 +76,9 @@ class ServedSpeech:
         parts = load_speech_pipeline(source)
         self.name, self.config = name, config
         self.description, self.measured = str(parts.folder.extra.get("description", "")), measured(parts.folder)
+        self.sentences = sentences_of(parts.folder)
         self.pipe = SpeechPipeline(parts, device=device, dtype=dtype)
+        self.trace = SpeechTrace(self.pipe)
         encode_sound(torch.zeros(1), self.pipe.sample_rate_hz)  # without soundfile it fails here, not at a request
 
     def describe(self) -> dict[str, Any]:
@@ -82,6 +89,7 @@ class ServedSpeech:
             "image": None,
             "sample_rate_hz": self.pipe.sample_rate_hz,
             "voices": [DEFAULT_VOICE, *self.pipe.voices],
+            "sentences": self.sentences,
             "positions": spec.num_positions,
             "levels": spec.depth,
             "measured": self.measured,
@@ -130,6 +138,23 @@ class ServedSpeech:
         """
         return (*key, "told"), replace(job, compute=self._tell, rate_hz=rate_hz or self.pipe.sample_rate_hz)
 
+    def shown(self, key: tuple[Any, ...], job: SpeechJob) -> tuple[tuple[Any, ...], SpeechJob]:
+        """Key and job of the same text step by step; it shares no batch, since its steps are its own."""
+        key, job = self.told(key, job, None)
+        return (*key, object()), replace(job, stepwise=True)
+
+    def voices(self) -> list[dict[str, Any]]:
+        """Its named voices: what is said in them, and their sound."""
+        voices = self.pipe.voices.items()
+        return [{"name": name, "text": voice.text, "flac": as_text(voice.content)} for name, voice in voices]
+
+    def samples(self) -> list[tuple[str, tuple[Any, ...], SpeechJob]]:
+        """Voice, key and job of sentences that show how the model speaks: in its own voice and in two of its others,
+        with its own settings and seed 0."""
+        voices = [DEFAULT_VOICE, *self.pipe.voices][: len(self.sentences[:SAMPLES])]
+        spoken = zip(voices, self.sentences, strict=False)
+        return [(voice, *self.spoken(text, voice=voice, speed=1.0, seed=0, settings={})) for voice, text in spoken]
+
     def answer(self, job: SpeechJob, output: dict[str, Any]) -> dict[str, Any]:
         """The body of an answer, without its time."""
         return {"model": self.name, "seed": job.seed, **output}
@@ -140,11 +165,16 @@ class ServedSpeech:
         outcomes = [attempt(self._begun, ticket.payload) for ticket in tickets]
         ready = [number for number, talk in enumerate(outcomes) if isinstance(talk, Talk)]
         if ready:
-            codes, steps = self.pipe.next_codes(
-                [outcomes[number] for number in ready],
-                sampling_with(self.pipe.sampling, tickets[0].payload.settings),
-                lambda *_: raise_if_abandoned(tickets),
-            )
+            talks = [outcomes[number] for number in ready]
+            stepwise = tickets[0].payload.stepwise  # then it is the only one
+
+            def watch(record: StepRecord, codes: Tensor, visible: Tensor) -> None:
+                raise_if_abandoned(tickets)
+                if stepwise:
+                    tickets[0].tell(self._step(record, talks[0], codes[0], visible[0]))
+
+            sampling = sampling_with(self.pipe.sampling, tickets[0].payload.settings)
+            codes, steps = self.pipe.next_codes(talks, sampling, watch)
             for number, own in zip(ready, codes, strict=True):
                 outcomes[number] = attempt(self._tell_one, tickets[number], outcomes[number], own, steps)
         return outcomes
@@ -155,9 +185,39 @@ class ServedSpeech:
         return job.talk
 
     def _tell_one(self, ticket: Ticket, talk: Talk, codes: Tensor, steps: list[StepRecord]) -> Any:
+        number = talk.number
         output = talk.spoken(codes, steps)
-        ticket.tell(pcm_bytes(resample(output.audio, output.sample_rate_hz, ticket.payload.rate_hz)))
+        pcm = pcm_bytes(resample(output.audio, output.sample_rate_hz, ticket.payload.rate_hz))
+        if ticket.payload.stepwise:
+            about = {
+                "event": "sound",
+                "sentence": number,
+                "text": " ".join(output.texts),
+                "duration_s": output.duration_s,
+            }
+            ticket.tell({**about, "pcm": as_text(pcm), "spectrogram": self._spectrogram(output)})
+        else:
+            ticket.tell(pcm)
         return None if talk.is_over else UNFINISHED
+
+    def _step(self, record: StepRecord, talk: Talk, codes: Tensor, visible: Tensor) -> dict[str, Any]:
+        """How far a sentence is: the levels that are known, and the spectrogram of what they decode to."""
+        given = len(talk.job.codes)  # the prompt
+        codes, visible = codes[given:].cpu(), visible[given:].cpu()
+        mel = self.trace.mel(codes, visible)
+        return {
+            "event": "step",
+            "sentence": talk.number,
+            "sentences": len(talk.utterance.sentences),
+            "step": record.step,
+            "num_steps": record.num_steps,
+            "visible": visible.tolist(),
+            "spectrogram": None if mel is None else as_text(png_bytes(spectrogram_picture(mel, scale=2))),
+        }
+
+    def _spectrogram(self, result: SpeechOutput) -> str:
+        mel = log_mel(result.audio[None].to(self.pipe.device), self.pipe.mel)[0]
+        return as_text(png_bytes(spectrogram_picture(mel, scale=2)))
 
     def _speak(self, tickets: Sequence[Ticket]) -> list[Any]:
         """The whole sound of every job, or the reason why there is none."""
@@ -207,10 +267,9 @@ class ServedSpeech:
         """A sound file, or sound and picture for JSON."""
         if job.suffix is not None:
             return encode_sound(result.audio, result.sample_rate_hz, job.suffix)
-        mel = log_mel(result.audio[None].to(self.pipe.device), self.pipe.mel)[0]
         return {
             "sample_rate_hz": result.sample_rate_hz,
             "duration_s": result.duration_s,
             "wav": as_text(encode_sound(result.audio, result.sample_rate_hz)),
-            "spectrogram": as_text(png_bytes(spectrogram_picture(mel, scale=2))),
+            "spectrogram": self._spectrogram(result),
         }

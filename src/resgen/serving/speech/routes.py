@@ -16,12 +16,17 @@ from resgen.serving import schemas
 from resgen.serving.gate import CutShortError, log_defect
 from resgen.serving.routes import (
     JSON,
+    LINES,
+    SHOWN,
     WORK,
     Routes,
     as_file,
+    as_json,
+    as_lines,
     binary,
     documented,
     preferred,
+    seconds_of,
     seed_header,
     seed_of,
     unless_gone,
@@ -50,12 +55,53 @@ class SpeechRoutes(Routes):
         answers = documented(schemas.SpeechAnswer, *WORK, 406, content=binary(WAV, *SUFFIXES))
         files = binary(*OPENAI.values())
         sounds = documented(None, *WORK, error=schemas.OpenAIError, description="A sound.", content=files)
+        self.router.get("/voices", **documented(schemas.VoicesAnswer, 401, 404, 422, 503))(self.voices)
+        self.router.get("/speech/samples", **documented(schemas.SpokenSamples, *SHOWN))(self.samples)
         self.router.post("/speech", **answers, openapi_extra=form)(self.speech)
+        self.router.post("/speech/stream", **documented(None, *WORK, **LINES), openapi_extra=form)(self.stream)
         self.router.post("/audio/speech", **sounds)(self.openai)
+
+    async def voices(self, model: schemas.ModelName = None) -> Response:
+        """The named voices of a model, to be heard before one of them speaks."""
+        return as_json({"voices": self.service.find(model, ServedSpeech).voices()})
+
+    async def samples(self, model: schemas.ModelName = None) -> Response:
+        """Sentences that show how a model speaks, made once, when they are first asked for."""
+        found = self.service.find(model, ServedSpeech)
+
+        async def speak() -> Response:
+            answers = []
+            for voice, key, job in found.samples():
+                ticket = self.batcher.submit(key, job)
+                answer = found.answer(job, await self.service.result(ticket))
+                answers.append({**answer, "text": job.text, "voice": voice, "seconds": seconds_of(ticket)})
+            return as_json({"samples": answers})
+
+        return await self.once(found.name, speak)
 
     async def speech(self, request: Request) -> Response:
         """A text spoken, in the voice of a prompt if there is one: as JSON, or as the sound that Accept asks for."""
         answer = preferred(request, (JSON, WAV, *SUFFIXES))
+        model, key, job = await self.job(request)
+        if answer == JSON:
+            return await self.answer(request, model, key, job)
+        return await self.sound(request, model, key, job, answer)
+
+    async def stream(self, request: Request) -> Response:
+        """A text spoken, and how it comes about: every step with its spectrogram and visible levels, every sentence
+        with its samples (16 bits, mono, of the rate that the last line tells)."""
+        model, key, job = await self.job(request)
+        key, job = model.shown(key, job)
+        ticket, events = self.follow(key, job)
+
+        def last() -> dict[str, Any]:
+            about = {"model": model.name, "seed": job.seed, "sample_rate_hz": job.rate_hz}
+            return {**about, "seconds": seconds_of(ticket)}
+
+        return as_lines(events, last)
+
+    async def job(self, request: Request) -> tuple[ServedSpeech, Any, SpeechJob]:
+        """The model that a request means, and the key and job of its text."""
         form, prompt = await _asked(request)
         self._check_text(form.text, form.prompt_text or "")
         model = self.service.find(form.model, ServedSpeech)
@@ -70,9 +116,7 @@ class SpeechRoutes(Routes):
             seed=seed_of(form),
             settings=self.settings(form),
         )
-        if answer == JSON:
-            return await self.answer(request, model, key, job)
-        return await self.sound(request, model, key, job, answer)
+        return model, key, job
 
     async def openai(self, request: Request, body: schemas.OpenAISpeech) -> Response:
         """A text spoken, as OpenAI's `audio/speech`."""

@@ -1,0 +1,113 @@
+"""What the page of speech asks for: steps and sentences as they come, voices to hear, samples."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+
+from resgen.checkpoints.format import Component, load_folder, save_folder
+from resgen.checkpoints.voices import sentences_of
+from resgen.data.sound.decode import read_sound
+from resgen.errors import CheckpointError
+from resgen.pipelines.speech.pipeline import SpeechPipeline
+from resgen.serving.service import Service
+from serving_parts import talk
+from speech_parts import DEPTH, RATE
+
+TEXT = "Abc. Cab. Ab."
+STREAM = "/v1/speech/stream"
+
+
+@pytest.fixture(scope="module")
+def speaks(sources: dict[str, str]) -> dict[str, str]:
+    return {"voice": sources["voice"]}
+
+
+@pytest.fixture(scope="module")
+def pipe(speaks: dict[str, str]) -> SpeechPipeline:
+    return SpeechPipeline.from_pretrained(speaks["voice"], device="cpu", dtype="float32")
+
+
+def samples_of(content: str) -> torch.Tensor:
+    return torch.from_numpy(np.frombuffer(base64.b64decode(content), "<i2").astype(np.float32) / 32768)
+
+
+@pytest.mark.parametrize("named", [None, "ann"])
+def test_a_stream_shows_every_step_and_every_sentence(
+    speaks: dict[str, str], pipe: SpeechPipeline, named: str | None
+) -> None:
+    body = {"text": TEXT, "seed": 3, "num_steps": 2, **({"voice": named} if named else {})}
+
+    async def ask(_: Service, client: httpx.AsyncClient) -> httpx.Response:
+        return await client.post(STREAM, json=body)
+
+    answer = talk(speaks, ask)
+    assert answer.headers["content-type"] == "application/x-ndjson"
+    *events, last = [json.loads(line) for line in answer.text.splitlines()]
+    order = [(event["event"], event["sentence"]) for event in events]
+    assert order == [(event, k) for k in range(3) for event in ("step", "step", "sound")]
+    parts = list(pipe.stream(TEXT, seed=3, num_steps=2, voice=named))
+    for event in events:
+        part = parts[event["sentence"]]
+        assert base64.b64decode(event["spectrogram"]).startswith(b"\x89PNG")
+        if event["event"] == "step":
+            assert event["sentences"] == 3 and event["num_steps"] == 2
+            assert len(event["visible"]) == len(part.codes), "positions of the sentence, without those of the prompt"
+            assert event["step"] < 2 or set(event["visible"]) == {DEPTH}
+        else:
+            torch.testing.assert_close(samples_of(event["pcm"]), part.audio, atol=1e-4, rtol=0)
+            assert event["duration_s"] == part.duration_s and [event["text"]] == part.texts
+    assert {**last, "seconds": 0} == {
+        "event": "done",
+        "model": "voice",
+        "seed": 3,
+        "sample_rate_hz": RATE,
+        "seconds": 0,
+    }
+
+
+def test_what_cannot_be_spoken_is_the_streams_last_line(speaks: dict[str, str]) -> None:
+    async def ask(_: Service, client: httpx.AsyncClient) -> Any:
+        return await client.post(STREAM, json={"text": "xyz"}), await client.post(STREAM, json={"text": ""})
+
+    spoken, empty = talk(speaks, ask)
+    (line,) = [json.loads(one) for one in spoken.text.splitlines()]
+    assert line["event"] == "error" and "cannot speak" in line["error"]
+    assert empty.status_code == 422
+
+
+def test_voices_can_be_heard(speaks: dict[str, str], pipe: SpeechPipeline) -> None:
+    async def ask(_: Service, client: httpx.AsyncClient) -> Any:
+        return await client.get("/v1/voices"), await client.get("/v1/voices", params={"model": "nobody"})
+
+    voices, other = talk(speaks, ask)
+    (ann,) = voices.json()["voices"]
+    assert ann["name"] == "ann" and ann["text"] == "a cab" and other.status_code == 404
+    assert base64.b64decode(ann["flac"]) == pipe.voices["ann"].content
+
+
+def test_samples_are_spoken_once(speaks: dict[str, str], pipe: SpeechPipeline) -> None:
+    async def ask(service: Service, client: httpx.AsyncClient) -> Any:
+        answers = [await client.get("/v1/speech/samples") for _ in range(2)]
+        return [answer.json() for answer in answers], service.metrics.text().decode()
+
+    (first, second), metrics = talk(speaks, ask)
+    (sample,) = first["samples"]
+    assert first == second and "resgen_batch_size_count 1.0" in metrics
+    assert (sample["text"], sample["voice"], sample["seed"]) == ("a cab", "default", 0)
+    expected = pipe("a cab", seed=0).audio
+    torch.testing.assert_close(read_sound(base64.b64decode(sample["wav"]), RATE), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("sentences", ["a text", [1], [""], ["x" * 1001], ["a"] * 65])
+def test_sentences_of_another_form_are_refused(sentences: Any, tmp_path: Any) -> None:
+    part = {"tokenizer": Component(type="t", config={}, tensors={})}
+    save_folder(tmp_path / "model", kind="pipeline", components=part, extra={"sentences": sentences})
+    with pytest.raises(CheckpointError, match="sentence"):
+        sentences_of(load_folder(tmp_path / "model"))
