@@ -15,6 +15,7 @@ T = TypeVar("T")
 QUIET_SECONDS = 2.0
 FIRST_LINE_SECONDS, LINE_SECONDS = 10.0, 30.0
 """Until the first line where there is no terminal, and from one to the next."""
+_shown: Advance | None = None  # of the block that runs: two displays would draw over each other
 _STEERING = (*range(0x20), *range(0x7F, 0xA0), *range(0x2028, 0x202F), *range(0x2066, 0x206A))
 _ESCAPED = {code: ascii(chr(code))[1:-1] for code in _STEERING if chr(code) not in "\t\n"}
 
@@ -80,10 +81,23 @@ class _Lines:
 
 @contextlib.contextmanager
 def progress_bars(*, enabled: bool = True) -> Iterator[Advance]:
-    """Progress while the block runs, of the first process; yields what tells it."""
+    """Progress while the block runs, of the first process; yields what tells it. A block within another joins it."""
+    global _shown
     if not (enabled and is_first_process()):
         yield no_progress
-        return
+    elif _shown is not None:
+        yield _shown
+    else:
+        with _display() as advance:
+            _shown = advance
+            try:
+                yield advance
+            finally:
+                _shown = None
+
+
+@contextlib.contextmanager
+def _display() -> Iterator[Advance]:
     from rich.console import Console  # not before something is shown: commands start faster
     from rich.progress import (
         BarColumn,

@@ -79,3 +79,17 @@ def test_an_error_within_ends_the_bar(terminal, monkeypatch):
 )
 def test_times(seconds, text):
     assert progress.format_seconds(seconds) == text
+
+
+def test_a_block_within_another_joins_it(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "FIRST_LINE_SECONDS", 0.05)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 60.0)
+    with progress.progress_bars() as outer:
+        outer(0, 5, "reference")
+        for _ in progress.show_progress([(1, None)], 3, "decoding"):
+            time.sleep(0.3)
+        with progress.progress_bars() as inner, progress.progress_bars(enabled=False) as off:
+            assert inner is outer and off is progress.no_progress
+    assert capsys.readouterr().err == "decoding: 0 of 3\n", "one display, which says what is done now"
+    with progress.progress_bars() as another:
+        assert another is not outer

@@ -72,7 +72,8 @@ class Evaluate:
     device: Annotated[str | None, option("NAME")] = None
     """cpu, cuda or cuda:1; without it a GPU if there is one."""
     cache: Annotated[Path | None, option("DIR")] = None
-    """Where features are kept; 'evaluation-cache' beside --out if left out. It may be deleted at any time."""
+    """Where features are kept, at most 4 GiB of them; 'evaluation-cache' beside --out if left out. It may be deleted at
+    any time."""
     store: bool = False
     """Keep the numbers with the model too: they stand on its card when it is pushed to the hub."""
     out: Annotated[Path, option("FILE.json")]

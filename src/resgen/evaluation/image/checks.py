@@ -13,8 +13,9 @@ from resgen.checkpoints.format import resgen_version
 from resgen.errors import ConfigError, DataError
 from resgen.evaluation.image.extractors import Extractor
 from resgen.evaluation.image.protocol import FEW_SAMPLES, MANIFOLD_SIZE, EvaluationProtocol
-from resgen.evaluation.image.reference import Reference, ReferenceFeatures
+from resgen.evaluation.image.reference import Reference
 from resgen.evaluation.image.report import Floor
+from resgen.evaluation.image.shipped import ReferenceFeatures
 
 
 def generation_protocol(

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from resgen.checkpoints.format import Folder
 from resgen.errors import ConfigError, DataError
-from resgen.evaluation.cache import cache_key, read_cache, write_cache
+from resgen.evaluation.cache import cache_key, read_cache, trim_cache, write_cache
 from resgen.evaluation.image.checks import check_pictures, check_protocol, floor_of, machine, warnings_of
 from resgen.evaluation.image.extractors import Extractor
 from resgen.evaluation.image.metrics import (
@@ -30,20 +30,14 @@ from resgen.evaluation.image.metrics import (
     frechet_distance,
     inception_score,
     kernel_distance,
-    neighbour_radii,
     precision_recall,
     ssim,
     wilson_interval,
 )
 from resgen.evaluation.image.protocol import EvaluationProtocol
-from resgen.evaluation.image.reference import (
-    CHUNK,
-    Reference,
-    ReferenceFeatures,
-    fixed_order,
-    reference_features,
-)
+from resgen.evaluation.image.reference import CHUNK, Reference, fixed_order, neighbours, reference_features
 from resgen.evaluation.image.report import EvaluationReport, GenerationResult, ReconstructionResult
+from resgen.evaluation.image.shipped import ReferenceFeatures
 from resgen.ops.code_usage import code_histogram, usage_and_perplexity
 from resgen.ops.images import psnr_db
 from resgen.ops.random import generator
@@ -83,9 +77,11 @@ class Subject:
     command: str = ""
     environment: Mapping[str, Any] = field(default_factory=dict)
 
-    def entries(self) -> dict[str, Any]:
+    def entries(self, real: ReferenceFeatures) -> dict[str, Any]:
         """Those of an `EvaluationReport`."""
         environment = {**machine(), **self.environment}
+        if real.shipped:
+            environment["shipped_reference"] = real.shipped
         return {"model": self.name, "model_sha256": self.sha256, "command": self.command, "environment": environment}
 
 
@@ -145,7 +141,7 @@ def evaluate_generation(
         cache_dir=cache,
         advance=advance,
     )
-    radii = neighbour_radii(real.rows, protocol.pr_k)
+    radii = neighbours(real, reference, extractor, protocol.pr_k, cache_dir=cache, advance=advance)
     class_ids = torch.tensor(class_ids_of(protocol, reference))
     judged = protocol.class_balance != "none" and extractor.class_names == reference.class_names
     results = []
@@ -167,9 +163,10 @@ def evaluate_generation(
             measures = _measures(parts, real, radii, protocol, class_ids if judged else None)
             results.append(GenerationResult(setting=setting, seed=seed, seconds=_seconds(parts), **measures))
             advance(1, 1, f"{title}: measures")
+    trim_cache(cache)
     return EvaluationReport(
         protocol=protocol,
-        **subject.entries(),
+        **subject.entries(real),
         floor=floor_of(real, reference),
         generation=tuple(results),
         warnings=warnings_of(protocol, real, extractor),
@@ -225,9 +222,10 @@ def evaluate_reconstruction(
         return _reconstructed(reconstruct, extractor, reference.batch(indices), codebook_size)
 
     parts = _chunks(reconstructed, order, chunk_size, folder, advance, "reconstructions")
+    trim_cache(cache)
     return EvaluationReport(
         protocol=protocol,
-        **subject.entries(),
+        **subject.entries(real),
         floor=floor_of(real, reference),
         reconstruction=_reconstruction_result(parts, real, reference, protocol),
         warnings=warnings_of(protocol, real, extractor),

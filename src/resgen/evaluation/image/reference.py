@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from resgen.data.pictures.decode import pixels
 from resgen.data.pictures.sources import FLAT_CLASS, available_splits, open_images, readable
 from resgen.data.pictures.store import PictureStore
 from resgen.errors import DataError
 from resgen.evaluation.cache import cache_key, read_cache, write_cache
 from resgen.evaluation.image.extractors import Extractor
-from resgen.evaluation.image.metrics import FeatureStatistics, frechet_distance
+from resgen.evaluation.image.metrics import FeatureStatistics, frechet_distance, neighbour_radii
 from resgen.evaluation.image.protocol import METRICS_VERSION
+from resgen.evaluation.image.shipped import ReferenceFeatures, read_shipped, shipped_of
 from resgen.ops.random import generator
 from resgen.progress import Advance, no_progress
 
@@ -80,22 +86,6 @@ class Reference:
             )
 
 
-class ReferenceFeatures(NamedTuple):
-    """What the measures need of the reference.
-
-    Attributes:
-        statistics: of all pictures.
-        rows: features of a fixed random choice of them, at most `manifold_size`.
-        halves_distance: Fréchet distance between two random halves: what no model can be expected to beat by much.
-        num_recognised: pictures recognised as their label; None without a classifier of these classes.
-    """
-
-    statistics: FeatureStatistics
-    rows: Float[Tensor, "K F"]
-    halves_distance: float
-    num_recognised: int | None
-
-
 def open_reference(
     path: str | Path,
     *,
@@ -107,6 +97,7 @@ def open_reference(
 ) -> Reference:
     """The pictures of one split of a data set, see `resgen.data.open_images`; `all` is all of a single file.
 
+    They are decoded when the first of them is asked for: where their features are known nobody waits for it.
     With `skip_unreadable` those that cannot be read are left out; all are decoded once more for it.
 
     Raises:
@@ -117,17 +108,26 @@ def open_reference(
         source = readable(source, size=image_size, channels=channels, resize=resize, skip=True)
     if len(source) < 2:
         raise DataError(f"'{source.name}' holds {len(source)} picture; at least 2 are needed to compare with")
-    store = PictureStore(source, size=image_size, channels=channels, resize=resize)
+
+    @functools.cache
+    def store() -> PictureStore:
+        return PictureStore(source, size=image_size, channels=channels, resize=resize)
+
+    try:
+        pixels(source.pictures[0], source.where(0), image_size, channels, resize)
+    except DataError:
+        store()  # names all that do not fit
+        raise
     return Reference(
         name=source.name,
         split=split,
         sha256=source.fingerprint,
         class_names=source.class_names,
-        labels=store.labels,
+        labels=torch.from_numpy(np.array(source.labels)),
         image_size=image_size,
         channels=channels,
         resize="lanczos" if resize else "none",
-        batch=store.batch,
+        batch=lambda indices: store().batch(indices),
     )
 
 
@@ -154,11 +154,14 @@ def reference_features(
     *,
     manifold_size: int,
     cache_dir: Path | None = None,
+    use_shipped: bool = True,
     advance: Advance = no_progress,
 ) -> ReferenceFeatures:
-    """Statistics and features of the reference, from `cache_dir` where they are known.
+    """Statistics and features of the reference: from `cache_dir`, from the package, or computed.
 
-    What is done is written every few chunks; an interrupted run goes on there, with the same result.
+    What is computed is written every few chunks; an interrupted run goes on there, with the same result. The package's
+    are taken if pixels and labels of all pictures are those that they belong to, in whatever files and order, unless
+    `use_shipped` is off.
 
     Raises:
         DataError: damaged pictures, or features that are not finite.
@@ -173,6 +176,10 @@ def reference_features(
     rows: list[Tensor] = []
     count, recognised = 0, 0
     saved = read_cache(path)
+    if use_shipped and (saved is None or int(saved["done"]) < total):
+        shipped = _shipped(reference, extractor, manifold_size, cache_dir)
+        if shipped is not None:
+            return shipped if knows_labels else shipped._replace(num_recognised=None)
     if saved is not None:
         count, recognised = int(saved["done"]), int(saved["recognised"])
         halves = [
@@ -203,19 +210,92 @@ def reference_features(
     return ReferenceFeatures(statistics, torch.cat(rows), distance, recognised if knows_labels else None)
 
 
+def neighbours(
+    real: ReferenceFeatures,
+    reference: Reference,
+    extractor: Extractor,
+    k: int,
+    *,
+    cache_dir: Path | None = None,
+    advance: Advance = no_progress,
+) -> Float[Tensor, " K"]:
+    """`neighbour_radii` of the rows of the reference, from `cache_dir` where they are known.
+
+    Raises:
+        DataError: no more than k rows.
+        CheckpointError: the cache cannot be written.
+    """
+    facts = _facts(reference, extractor)
+    key = cache_key(**facts, rows=len(real.rows), shipped=real.shipped, k=k)
+    path = cache_dir / f"neighbours-{key}.safetensors" if cache_dir is not None and extractor.sha256 else None
+    saved = read_cache(path)
+    if saved is not None:
+        return saved["radii"]
+    advance(0, 1, "neighbours within the reference")
+    radii = neighbour_radii(real.rows, k)
+    advance(1, 1, "neighbours within the reference")
+    if path is not None:
+        write_cache(path, {"radii": radii})
+    return radii
+
+
+def pixels_sha256(reference: Reference) -> str:
+    """SHA-256 (hex) of pixels and labels of all pictures, in whatever files, encoding and order; decodes them."""
+    lines = []
+    for indices in torch.arange(len(reference)).split(CHUNK):
+        pictures, labels = reference.batch(indices).numpy(), reference.labels[indices].tolist()
+        for picture, label in zip(pictures, labels, strict=True):
+            lines.append(hashlib.sha256(f"{label}\0".encode() + picture.tobytes()).digest())
+    head = [reference.image_size, reference.channels, list(reference.class_names)]
+    return hashlib.sha256(b"".join([json.dumps(head).encode(), *sorted(lines)])).hexdigest()
+
+
+def _shipped(
+    reference: Reference, extractor: Extractor, manifold_size: int, cache_dir: Path | None
+) -> ReferenceFeatures | None:
+    """The package's features of these very pictures; nothing is decoded where their number or classes are others."""
+    shape = len(reference), reference.image_size, reference.channels, reference.class_names, manifold_size
+    for path, record in shipped_of(extractor.sha256):
+        if shape != (record.count, record.image_size, record.channels, record.class_names, record.manifold_size):
+            continue
+        same_files = (record.files_sha256, record.resize) == (reference.sha256, reference.resize)
+        if same_files or record.pixels_sha256 == _known_pixels_sha256(reference, cache_dir):
+            return read_shipped(path, record)
+    return None
+
+
+def _known_pixels_sha256(reference: Reference, cache_dir: Path | None) -> str:
+    """`pixels_sha256`, kept in the cache."""
+    key = cache_key(**_facts(reference), classes=list(reference.class_names))
+    path = None if cache_dir is None else cache_dir / f"pixels-{key}.safetensors"
+    saved = read_cache(path)
+    if saved is not None:
+        return bytes(saved["sha256"].tolist()).hex()
+    sha256 = pixels_sha256(reference)
+    if path is not None:
+        write_cache(path, {"sha256": torch.tensor(list(bytes.fromhex(sha256)), dtype=torch.uint8)})
+    return sha256
+
+
+def _facts(reference: Reference, extractor: Extractor | None = None) -> dict[str, Any]:
+    of_extractor = {"extractor": [extractor.name, extractor.sha256], "version": METRICS_VERSION} if extractor else {}
+    return {
+        **of_extractor,
+        "reference": reference.sha256,
+        "count": len(reference),
+        "image_size": reference.image_size,
+        "channels": reference.channels,
+        "resize": reference.resize,
+    }
+
+
 def _cache_path(reference: Reference, extractor: Extractor, size: int, cache_dir: Path | None) -> Path | None:
     if cache_dir is None or not extractor.sha256:
         return None
     key = cache_key(
-        reference=reference.sha256,
-        count=len(reference),
-        image_size=reference.image_size,
-        channels=reference.channels,
-        resize=reference.resize,
-        extractor=[extractor.name, extractor.sha256],
+        **_facts(reference, extractor),
         classes=[list(extractor.class_names), list(reference.class_names)],
         manifold_size=size,
-        version=METRICS_VERSION,
     )
     return cache_dir / f"reference-{key}.safetensors"
 

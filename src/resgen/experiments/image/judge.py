@@ -26,6 +26,7 @@ from resgen.kinds import AnySampling, sample, without_guidance
 from resgen.models.base import CodeModel
 from resgen.ops.images import to_uint8
 from resgen.pipelines.image.pipeline import ImagePipeline
+from resgen.progress import progress_bars
 from resgen.tokenizers.image import ImageTokenizer
 from resgen.training.generator_task import Evaluate
 
@@ -113,9 +114,14 @@ class Judge:
         name = extractor or default_extractor(self.reference.class_names, image_size, channels)
         self.extractor: Extractor = load_extractor(name, device)
         self.cache_dir = Path(cache_dir) if cache_dir is not None else None
-        self.real = reference_features(
-            self.reference, self.extractor, manifold_size=MANIFOLD_SIZE, cache_dir=self.cache_dir
-        )
+        with progress_bars() as advance:
+            self.real = reference_features(
+                self.reference,
+                self.extractor,
+                manifold_size=MANIFOLD_SIZE,
+                cache_dir=self.cache_dir,
+                advance=advance,
+            )
 
     @property
     def metric(self) -> str:
