@@ -24,6 +24,7 @@ from resgen.kinds import AnySampling, Settings, kind_of
 from resgen.ops.mel import MelConfig
 from resgen.pipelines.base import BasePipeline, NoOthers, check_whole, refuse_others, seed_of
 from resgen.pipelines.speech.edit import Recording, SpeechEdit, SpeechEditor, SpokenWord, check_following, check_stretch
+from resgen.pipelines.speech.fit import DOUBTFUL, better_orders
 from resgen.pipelines.speech.inputs import SoundLike, Speaking, name_of, samples_of, texts_of
 from resgen.pipelines.speech.reading import MAX_CHARS, Reader
 from resgen.pipelines.speech.speaker import Speaker
@@ -396,13 +397,21 @@ class SpeechPipeline(BasePipeline):
 
     @torch.inference_mode()
     def prepare(self, prompt: SoundLike, prompt_text: str | None) -> Prompt:
-        """A prompt as the model takes it, aligned with its text.
+        """A prompt as the model takes it, aligned with its text; a text that seems wrong is announced (see `fit`).
 
         Raises:
             DataError: as of a call.
         """
         samples, text, where = self._open_recording("prompt", prompt, "prompt_text", prompt_text)
-        return self.speaker.aligned(self.speaker.cleaned(samples), text, where)
+        samples = self.speaker.cleaned(samples)
+        example = self.speaker.aligned(samples, text, where)
+        better, orders = better_orders(self.text_model, samples.to(self.speaker.device), text, self.mel)
+        if better >= DOUBTFUL:
+            announce(
+                f"{where} may say something else than its text {text.text!r}: {better} of {orders} other orders of the "
+                "words fit it better; a wrong text spoils the voice"
+            )
+        return example
 
     def _warn(self, sentences: Iterable[Spoken]) -> None:
         """Say which words the model cannot speak, if it was trained on few."""

@@ -1,0 +1,53 @@
+"""Does a prompt's text fit its sound? A wrong text spoils the voice without a word, so doubts are announced.
+
+The right text explains the mels better than its own words in another order do. Where several other orders fit better,
+the text is likely another one than what is said. Of 40 prompts with the text of another sentence half are found so with
+a clear voice and three quarters with a foreign accent; of those with the right text none and one in seven.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from resgen.data.spoken import Spoken
+from resgen.data.text import pad_texts, token_ids
+from resgen.models.text import TextModel
+from resgen.ops.alignment import expand
+from resgen.ops.mel import MelConfig, log_mel
+
+MAX_ORDERS = 12
+DOUBTFUL = 2
+"""Other orders that fit better, from which on a text is doubted."""
+
+
+def other_orders(content: bytes, most: int = MAX_ORDERS) -> list[bytes]:
+    """The words of a text begun elsewhere, forwards and backwards, each order once; at most `most`, spread evenly."""
+    words = content.split(b" ")
+    rotated = [line[k:] + line[:k] for line in (words, words[::-1]) for k in range(len(words))]
+    orders = list(dict.fromkeys(b" ".join(line) for line in rotated if line != words))
+    return orders if len(orders) <= most else [orders[index * len(orders) // most] for index in range(most)]
+
+
+@torch.inference_mode()
+def better_orders(model: TextModel, samples: Float[Tensor, " S"], spoken: Spoken, mel: MelConfig) -> tuple[int, int]:
+    """How many other orders of a text's words come nearer to a recording than the text, and of how many.
+
+    Args:
+        model: text model.
+        samples: prepared like a prompt, at least as many frames as the text has tokens.
+        spoken: the text.
+        mel: frames and bands of the model.
+    """
+    frames = torch.tensor([len(samples) // mel.hop_size], device=samples.device)
+    mels = log_mel(samples[None, : int(frames) * mel.hop_size], mel)
+    orders = other_orders(spoken.content)
+    tokens, real = pad_texts([token_ids(content) for content in (spoken.content, *orders)])
+    tokens, real = tokens.to(mels.device), real.to(mels.device)
+    hidden = model(tokens, real)
+    target, count = model.normalise(mels, frames).expand(len(tokens), -1, -1), frames.expand(len(tokens))
+    durations = model.match(hidden, real, target, count)
+    means = model.to_mel(expand(hidden.float(), durations, int(frames))).transpose(1, 2)
+    errors = (target - means).square().sum(dim=(1, 2))
+    return int((errors[1:] < errors[0]).sum()), len(orders)

@@ -1,0 +1,40 @@
+"""Doubts about a prompt's text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from resgen.checkpoints.locate import resolve_model
+from resgen.pipelines.speech.fit import MAX_ORDERS, other_orders
+from resgen.pipelines.speech.pipeline import SpeechPipeline
+
+MODEL = "spoken-digits-small"
+
+
+def test_every_order_is_another_one_of_the_same_words() -> None:
+    assert other_orders(b"one") == []
+    assert other_orders(b"one two") == [b"two one"]
+    assert other_orders(b"one one one") == []
+    assert set(other_orders(b"a b c")) == {b"b c a", b"c a b", b"c b a", b"b a c", b"a c b"}
+    content = b" ".join(b"%d" % k for k in range(40))
+    orders = other_orders(content)
+    assert len(set(orders)) == len(orders) == MAX_ORDERS and content not in orders
+    assert all(sorted(order.split()) == sorted(content.split()) for order in orders)
+    assert any(order.split()[0] > order.split()[1] for order in orders)  # backwards too
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"), [("rms", "seven three four five nine five"), ("alicia", "eight five nine five")]
+)
+def test_a_wrong_text_is_doubted_and_the_right_one_is_not(
+    name: str, wrong: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipe = SpeechPipeline.from_pretrained(MODEL)
+    file = Path(resolve_model(MODEL)) / f"{name}.flac"
+    pipe.prepare(file, pipe.voices[name].text)
+    assert capsys.readouterr().err == ""
+    pipe.prepare(file, wrong)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{name}.flac' may say something else than its text {wrong!r}" in line
