@@ -2,6 +2,7 @@
 
 For example:
 
+    python tools/make_speech_data.py digits --tiny --out data/tiny
     python tools/make_speech_data.py digits --fsdd data/fsdd --out data/digits
     python tools/make_speech_data.py sentences --make-texts 6000 --out data/sentences
     python tools/make_speech_data.py teacher --model kokoro --styles voices --texts texts.txt --out data/teacher
@@ -29,7 +30,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,8 +89,9 @@ class Job(NamedTuple):
 class Digits:
     """Sequences of two to six digits: joined recordings of one speaker, and synthesizers."""
 
-    fsdd: Path
-    """Folder with train, test_seen_speaker and test_unseen_speaker.parquet of the free spoken digit dataset."""
+    fsdd: Path | None = None
+    """Folder with train, test_seen_speaker and test_unseen_speaker.parquet of the free spoken digit dataset; without it
+    there are synthesizers only."""
     out: Path
     """Folder to write; must not exist."""
     seed: int = 0
@@ -109,12 +111,17 @@ class Digits:
     """Sequences of each held-out voice in `test_unseen_synth`."""
     hours: float | None = None
     """Keep at most this much of `train`, chosen at random."""
+    tiny: bool = False
+    """A corpus of a few minutes, to try the commands: two sequences of each voice, one of each held-out voice."""
 
     def build(self) -> dict[str, list[Row]]:
+        if self.tiny:
+            few = {"real_per_speaker": 4, "test_real": 4, "per_voice": 2, "test_per_voice": 1}
+            return replace(self, tiny=False, **few).build()
         voices = _voices()
         sources = {"train": "train", "test_seen": "test_seen_speaker", "test_unseen": "test_unseen_speaker"}
         splits: dict[str, list[Row]] = {}
-        for split, file in sources.items():
+        for split, file in sources.items() if self.fsdd is not None else ():
             speakers = _recordings(self.fsdd / f"{file}.parquet")
             names = sorted(speakers)
             count = self.real_per_speaker if split == "train" else -(-self.test_real // len(names))
@@ -194,8 +201,14 @@ class Sentences:
     """Sentences of each held-out voice in `test_unseen_synth`."""
     hours: float | None = None
     """Keep at most this much of `train`, chosen at random."""
+    tiny: bool = False
+    """A corpus of a few minutes, to try the commands: two sentences of each voice, one of each held-out voice; made
+    ones without `--texts`."""
 
     def build(self) -> dict[str, list[Row]]:
+        if self.tiny:
+            make = 400 if self.texts is None else None
+            return replace(self, tiny=False, make_texts=make, per_voice=2, test_per_voice=1).build()
         voices = _voices()
         splits: dict[str, list[Row]] = {}
         if self.speechocean is not None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pyarrow.parquet
 import pytest
-from make_speech_data import _varied, _voices
+from make_speech_data import Digits, Sentences, _varied, _voices, main
 from sentence_grammar import make_texts
 
 from resgen.errors import DataError
@@ -19,6 +22,23 @@ def test_varied_voices_of_other_seeds_have_other_names_and_each_has_two_utteranc
     assert len(set(sum(names, []))) == 150
     plain = {voice.speaker_id for voice, _ in _varied(voices, 100, 0, altered=False)}
     assert plain.isdisjoint(names[0]), "an altered voice is another one"
+
+
+@pytest.mark.parametrize("kind", [Digits, Sentences])
+def test_a_tiny_corpus_has_all_voices_and_needs_no_recordings(kind: type[Digits | Sentences], tmp_path: Path) -> None:
+    try:
+        voices = _voices()
+    except DataError as error:
+        pytest.skip(str(error))
+    assert main(kind(tiny=True, out=tmp_path / "tiny")) == 0
+    train, unseen = (
+        pyarrow.parquet.read_table(tmp_path / "tiny" / f"{split}.parquet").to_pylist()
+        for split in ("train", "test_unseen_synth")
+    )
+    assert {row["speaker_id"] for row in train} == {voice.speaker_id for voice in voices if not voice.held_out}
+    assert {row["speaker_id"] for row in unseen} == {voice.speaker_id for voice in voices if voice.held_out}
+    assert len(train) == 2 * len(set(row["speaker_id"] for row in train))
+    assert {row["text"] for row in train}.isdisjoint(row["text"] for row in unseen)
 
 
 def test_sentences_are_different_lower_case_and_repeatable() -> None:
