@@ -96,7 +96,7 @@ def residual_encode(
         errors = torch.where(masked, torch.inf if unit is None else torch.inf * unit, errors)
         walk = walk or walk_levels(start, torch.full_like(start, depth))
         blocks = walk(errors, size)
-    with torch.autocast(device_type=latents.device.type, enabled=False):
+    with torch.no_grad(), torch.autocast(device_type=latents.device.type, enabled=False):
         books = codebooks.float()
         norms = codebook_norms(books) if norms is None else norms
         residual = latents.detach().to(torch.float32, copy=True)

@@ -129,6 +129,14 @@ def test_many_rows_take_the_lower_of_equal_codes() -> None:
     assert residual_encode(latents[:50], codebooks).codes.tolist() == codes[:50]
 
 
+def test_codebooks_that_are_trained_by_gradients_are_searched() -> None:
+    stream = torch.Generator().manual_seed(0)
+    codebooks, latents = torch.randn(2, 512, 4, generator=stream), torch.randn(100, 4, generator=stream)
+    codes, errors = residual_encode(latents, codebooks)
+    again = residual_encode(latents, torch.nn.Parameter(codebooks))
+    assert torch.equal(again.codes, codes) and torch.equal(again.errors, errors) and not again.errors.requires_grad
+
+
 def test_equals_brute_force_on_gaussians() -> None:
     stream = torch.Generator().manual_seed(0)
     latents = torch.randn(50, 8, generator=stream)
