@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import statistics
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from resgen.checkpoints.format import CONFIG_NAME, Folder, load_folder, read_json
@@ -68,7 +69,9 @@ def _speech(document: Mapping[str, Any]) -> Result:
     judges = {"wer": protocol["transcriber"]["name"], "nearest": protocol["speaker_encoder"]["name"]}
     metrics = [_metric(k, f"{label} ({judges[k]})", generated[k]["value"]) for k, label in _SPEECH.items()]
     task = ("text-to-speech", f"text to speech, {protocol['task']}")
-    return _result(task, protocol["data"], protocol["split"], document, metrics, "")
+    about = {key: value for key, value in protocol.items() if key != "model_sha256"}
+    protocol_id = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
+    return _result(task, protocol["data"], protocol["split"], document, metrics, protocol_id)
 
 
 def _metric(name: str, label: str, value: float | None) -> dict[str, Any]:
@@ -81,37 +84,40 @@ def _result(
     split: str,
     document: Mapping[str, Any],
     metrics: Iterable[dict[str, Any]],
-    protocol: str,
+    protocol_id: str,
 ) -> Result:
     known = [metric for metric in metrics if metric["value"] is not None]
     samples = document["protocol"].get("num_samples") or document["protocol"]["num_trials"]
-    about = {"samples": samples, "seeds": list(document["protocol"].get("seeds", ()))}
+    seeds = list(document["protocol"].get("seeds", ()))
     return {
         "task": {"type": task[0], "name": task[1]},
         "dataset": {
             "type": re.sub(r"[^a-z0-9]+", "-", data.lower()).strip("-") or "data",
             "name": data,
             "split": split,
-            "args": {**about, "protocol": protocol} if protocol else about,
+            "args": {"samples": samples, "seeds": seeds, "protocol": protocol_id},
         },
         "metrics": known,
     }
 
 
-def keep(folder: str | Path, document: Mapping[str, Any]) -> None:
+def keep(evaluated: Folder, document: Mapping[str, Any]) -> None:
     """Write what a report says into the record of the model that it is of; an earlier report under the same protocol
     is replaced.
 
     Args:
-        folder: the model's.
+        evaluated: the model, as it was when the evaluation began.
         document: see `result_of`.
 
     Raises:
-        CheckpointError: no saved model, no such report, or it cannot be written.
+        CheckpointError: the folder holds other weights by now, it is no such report, or it cannot be written.
     """
-    saved = load_folder(folder)
-    entry = result_of(document)
-    weights = {name: component.sha256 for name, component in saved.components.items()}
+    saved = load_folder(evaluated.path)
+    entry, weights = result_of(document), _weights(saved)
+    if weights != _weights(evaluated):
+        raise CheckpointError(
+            f"'{saved.path}' has other weights than when the evaluation began: its numbers are not kept; evaluate again"
+        )
     data = read_json(saved.path / CONFIG_NAME)
     same = [entry["task"], entry["dataset"]]
     others = [one for one in reports(saved) if [one.get("task"), one.get("dataset")] != same]
@@ -122,9 +128,17 @@ def keep(folder: str | Path, document: Mapping[str, Any]) -> None:
 def reports(folder: Folder) -> list[Result]:
     """What `keep` has written of exactly these weights."""
     found = folder.record(HISTORY).get("reports")
-    weights = {name: component.sha256 for name, component in folder.components.items()}
     entries = found if isinstance(found, list) else []
-    return [one for one in entries if _is_result(one) and one.get("weights") == weights]
+    return [one for one in entries if _is_result(one) and one.get("weights") == _weights(folder)]
+
+
+def is_number(value: object) -> bool:
+    """Whether a value of a JSON file can be shown: files from elsewhere may hold integers beyond any float."""
+    return isinstance(value, int | float) and -1e300 < value < 1e300
+
+
+def _weights(folder: Folder) -> dict[str, str]:
+    return {name: component.sha256 for name, component in folder.components.items()}
 
 
 def _is_result(entry: object) -> bool:
@@ -133,7 +147,7 @@ def _is_result(entry: object) -> bool:
         return False
     named = [entry.get("task"), entry.get("dataset"), *entry["metrics"]]
     return all(isinstance(one, dict) and isinstance(one.get("name"), str) for one in named) and all(
-        isinstance(one.get("value"), int | float) for one in entry["metrics"]
+        is_number(one.get("value")) for one in entry["metrics"]
     )
 
 

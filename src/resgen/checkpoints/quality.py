@@ -8,14 +8,14 @@ from typing import Any
 
 from resgen.checkpoints.card import CARD_NAME
 from resgen.checkpoints.format import Folder
-from resgen.checkpoints.measured import reports
+from resgen.checkpoints.measured import is_number, reports
 
 MAX_CARD_BYTES = 1 << 18
 MAX_LINES, MAX_LINE = 6, 400
 """Of what a card says, that is quoted; a longer line is cut after a word."""
 _TABLE = re.compile(r"^\|[ ]*measured\b[^\n]*\|[ ]*\n\|[-:| ]+\|[ ]*\n(?:\|[^\n]*\|[ ]*(?:\n|\Z))+", re.MULTILINE)
 _PARAGRAPH = re.compile(r"^\*\*Measured\b[.:]?\*\*[.:]?[ \t]*(?P<text>.+?)(?=\n\s*\n|\Z)", re.MULTILINE | re.DOTALL)
-_LINK = re.compile(r"\[([^\]]*)\]\([^)\s]*\)")
+_LINK = re.compile(r"\[([^\[\]]*)\]\([^()\s]*\)")
 _FORMATS = {
     "psnr_db": "PSNR {:.2f} dB",
     "mel_l1": "mel distance {:.3f} nat",
@@ -42,8 +42,8 @@ def quality(metrics: Mapping[str, Any]) -> str:
     deepest: dict[str, tuple[int, float]] = {}
     for name, value in metrics.items():
         family, _, level = name.partition("/")
-        if family in _FORMATS and isinstance(value, (int, float)):
-            depth = int(level) if level.isdecimal() else 0
+        if family in _FORMATS and is_number(value):
+            depth = int(level) if level.isdecimal() and len(level) < 5 else 0
             deepest[family] = max(deepest.get(family, (0, value)), (depth, value))
     return ", ".join(text.format(deepest[name][1]) for name, text in _FORMATS.items() if name in deepest)
 

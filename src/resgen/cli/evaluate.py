@@ -89,6 +89,7 @@ class Evaluate:
         positive("--batch-size", self.batch_size)
         if self.num_samples is not None:
             positive("--num-samples", self.num_samples)
+        from resgen.checkpoints.format import load_folder
         from resgen.checkpoints.locate import resolve_model
         from resgen.checkpoints.measured import keep
         from resgen.evaluation.report import write_report
@@ -98,6 +99,7 @@ class Evaluate:
         name = str(getattr(self, which))
         if self.store and not Path(name).is_dir():
             raise ConfigError(f"--store: '{name}' is no folder of yours; copy or save the model to one first")
+        saved = load_folder(resolve_model(name)) if self.store else None
         evaluation = ask(
             of_model(name),
             "evaluate",
@@ -110,8 +112,8 @@ class Evaluate:
         with progress_bars() as advance:
             result = evaluation.run(advance)
         write_report(result, self.out)
-        if self.store:
-            keep(resolve_model(name), result.document())
+        if saved is not None:
+            keep(saved, result.document())
         markdown = self.out.with_suffix(".md")
         text = f"{result.markdown()}\nwritten to {self.out} and {markdown}"
         report({"files": [self.out, markdown], **result.document()}, as_json=self.as_json, text=text)

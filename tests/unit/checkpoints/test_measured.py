@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from resgen.checkpoints.card import write_card
@@ -92,10 +93,10 @@ def test_what_is_no_report_is_refused(document: dict[str, Any]) -> None:
 
 def test_the_card_of_an_evaluated_model_carries_its_numbers(model: Path, tmp_path: Path) -> None:
     document = report("evaluate-fashion-mnist-small.json")
-    keep(model, document)
-    keep(model, report("evaluate-fashion-mnist-tokenizer.json"))
+    keep(load_folder(model), document)
+    keep(load_folder(model), report("evaluate-fashion-mnist-tokenizer.json"))
     document["generation"][0]["distance"] = 4.25  # measured again: the later report is kept
-    keep(model, document)
+    keep(load_folder(model), document)
     about = {"tag": ImagePipeline.tag, "usage": ImagePipeline.usage, "license": "mit", "datasets": ["me/clothes"]}
     text = write_card(load_folder(model), tmp_path, name="me/bags", **about).read_text()
     entries = front_matter(text)
@@ -113,7 +114,7 @@ def test_the_card_of_an_evaluated_model_carries_its_numbers(model: Path, tmp_pat
 
 
 def test_a_saved_pipeline_takes_its_numbers_along(model: Path, tmp_path: Path) -> None:
-    keep(model, report("evaluate-fashion-mnist-small.json"))
+    keep(load_folder(model), report("evaluate-fashion-mnist-small.json"))
     pipe = ImagePipeline.from_pretrained(model, device="cpu")
     pipe.save_pretrained(tmp_path / "again")
     assert reports(load_folder(tmp_path / "again")) == reports(load_folder(model)) != []
@@ -126,16 +127,38 @@ def test_a_saved_pipeline_takes_its_numbers_along(model: Path, tmp_path: Path) -
 def test_a_saved_voice_takes_its_numbers_along(tmp_path: Path) -> None:
     folder = tmp_path / "voice"
     shutil.copytree(resolve_model("spoken-digits-small"), folder)
-    keep(folder, report("speech/spoken-digits-small-test_unseen.json"))
+    keep(load_folder(folder), report("speech/spoken-digits-small-test_unseen.json"))
     SpeechPipeline.from_pretrained(folder, device="cpu").save_pretrained(tmp_path / "again")
     assert reports(load_folder(tmp_path / "again")) == reports(load_folder(folder)) != []
 
 
+def test_numbers_of_weights_that_were_replaced_meanwhile_are_not_kept(model: Path) -> None:
+    evaluated = load_folder(model)
+    pipe = ImagePipeline.from_pretrained(model, device="cpu")
+    with torch.no_grad():
+        next(pipe.generator.parameters()).add_(1.0)
+    shutil.rmtree(model)
+    pipe.save_pretrained(model)
+    with pytest.raises(CheckpointError, match="other weights than when the evaluation began"):
+        keep(evaluated, report("evaluate-fashion-mnist-small.json"))
+    assert reports(load_folder(model)) == []
+
+
+def test_speech_under_another_protocol_is_another_report() -> None:
+    document = report("speech/spoken-digits-small-test_unseen.json")
+    first = result_of(document)
+    document["protocol"]["model_sha256"] = "0" * 64
+    assert result_of(document) == first, "weights are kept beside it"
+    document["protocol"]["sampling"]["num_steps"] += 1
+    assert result_of(document)["dataset"] != first["dataset"]
+
+
 def test_records_of_others_are_no_part_of_a_card(model: Path, tmp_path: Path) -> None:
-    keep(model, report("evaluate-fashion-mnist-small.json"))
+    keep(load_folder(model), report("evaluate-fashion-mnist-small.json"))
     config = json.loads((model / "config.json").read_text())
     entry = config["history"]["measured"]["reports"][0]
     bad = [3, {}, {**entry, "metrics": 3}, {**entry, "metrics": [{"name": "x", "value": "y"}]}, {**entry, "task": []}]
+    bad += [{**entry, "metrics": [{"name": "x", "value": value}]} for value in (10**400, float("nan"))]
     for found in (bad, "x", {}):
         config["history"]["measured"]["reports"] = found
         (model / "config.json").write_text(json.dumps(config))

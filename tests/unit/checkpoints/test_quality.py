@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from resgen.checkpoints import list_bundled, load_folder, resolve_model
 from resgen.checkpoints.format import Component, Folder, save_folder
 from resgen.checkpoints.measured import keep
-from resgen.checkpoints.quality import MAX_CARD_BYTES, MAX_LINE, MAX_LINES, measured
+from resgen.checkpoints.quality import MAX_CARD_BYTES, MAX_LINE, MAX_LINES, measured, quality
 
 GENERATORS = [name for name in list_bundled() if "generator" in load_folder(resolve_model(name)).components]
 HISTORY = {
@@ -72,11 +73,23 @@ def test_without_it_the_record_speaks(folder: Folder, card: str | None) -> None:
     assert measured(folder) == ["tokenizer: PSNR 25.31 dB", "generator: validation loss 4.5000"]
 
 
+def test_a_card_or_record_from_elsewhere_is_read_at_once(folder: Folder) -> None:
+    for text in ("[" * 100_000, "[](" * 40_000):
+        (folder.path / "README.md").write_text("**Measured.** " + text)
+        begin = time.process_time()
+        assert len(measured(folder)) == 1
+        assert time.process_time() - begin < 1.0
+    assert quality({"psnr_db/1": 20.0, "psnr_db/" + "9" * 5000: 21.0, "val_loss": 10**400}) == "PSNR 20.00 dB"
+
+
 def test_an_evaluation_that_was_kept_comes_before_the_trainings(tmp_path: Path) -> None:
     root = Path(__file__).parents[3]
     shutil.copytree(resolve_model("fashion-mnist-small"), tmp_path / "model")
     (tmp_path / "model" / "README.md").unlink()
-    keep(tmp_path / "model", json.loads((root / "docs/results/evaluate-fashion-mnist-small.json").read_text()))
+    keep(
+        load_folder(tmp_path / "model"),
+        json.loads((root / "docs/results/evaluate-fashion-mnist-small.json").read_text()),
+    )
     (line,) = measured(load_folder(tmp_path / "model"))
     assert line.startswith("generation (fashion_mnist): FD-fashion-mnist-classifier, ") and "guided 4.7179" in line
 
