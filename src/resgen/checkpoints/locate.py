@@ -28,7 +28,7 @@ def resolve_model(name_or_path: str | Path) -> Path:
     """
     path = Path(name_or_path)
     run = path.parent if path.name == "model" else path
-    if not (run / "model").exists() and is_unfinished_run(run):
+    if _is_run(run) and not (run / "model").exists():
         raise CheckpointError(
             f"the training in '{run}' has not finished and left no model yet; go on with the command that began it and "
             "--resume"
@@ -44,7 +44,6 @@ def resolve_model(name_or_path: str | Path) -> Path:
     raise CheckpointError(f"{unknown('model', name_or_path, list_bundled())}, or the path of a folder{also}")
 
 
-def is_unfinished_run(path: Path) -> bool:
-    """Whether a training writes, or wrote, into this folder and no model is there yet."""
-    begun = all((path / name).is_file() for name in RUN_FILES)
-    return begun and not (path / CONFIG_NAME).exists() and not (path / "model" / CONFIG_NAME).exists()
+def _is_run(path: Path) -> bool:
+    """Whether a training writes, or wrote, into this folder, and it is no model itself."""
+    return all((path / name).is_file() for name in RUN_FILES) and not (path / CONFIG_NAME).exists()

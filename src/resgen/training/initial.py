@@ -67,7 +67,7 @@ def start_generator_from(generator: CodeModel, name_or_path: str | Path, tokeniz
     if fresh is not None and known is not None and len(fresh) != len(known) and fresh.shape[1:] == known.shape[1:]:
         tensors[CLASSES] = torch.cat([fresh[:-1].float(), known[-1:].float()])
     fresh, known = module_tensors(generator).get(FEATURES), tensors.get(FEATURES)
-    if fresh is not None and known is not None and fresh.shape[1] != known.shape[1]:
+    if fresh is not None and known is not None and fresh.ndim == known.ndim and fresh.shape[1] != known.shape[1]:
         tensors[FEATURES] = fresh
     load_state(generator, tensors, str(folder.path))
 
