@@ -3,7 +3,7 @@
     python tools/build_docs.py          (or `make docs`)
 
 Links are checked first (tools/check_links.py). Then docs/ is copied to build/docs, beside generated pages: of the
-reference one for every class of the surface and one for every package, one per bundled model, the examples, and what
+reference one for every public class and one for every package, one per bundled model, the examples, and what
 lies outside of docs/. Links that lead out of
 docs/ are turned to these pages, so that the same text can be read in the repository and on the site. zensical builds
 the site in strict mode from mkdocs.yml; a link that it does not find is an error as well. Nothing is loaded from a
