@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from resgen.checkpoints.locate import resolve_model
+from resgen.checkpoints.voices import Voice
 from resgen.pipelines.speech.fit import MAX_ORDERS, other_orders
 from resgen.pipelines.speech.pipeline import SpeechPipeline
 
@@ -33,8 +34,21 @@ def test_a_wrong_text_is_doubted_and_the_right_one_is_not(
 ) -> None:
     pipe = SpeechPipeline.from_pretrained(MODEL)
     file = Path(resolve_model(MODEL)) / f"{name}.flac"
-    pipe.prepare(file, pipe.voices[name].text)
+    pipe.prepare(file, pipe.voices[name].text, doubt=True)
+    pipe.prepare(file, wrong)  # as the server does, whose log may not hold what is sent to it
     assert capsys.readouterr().err == ""
-    pipe.prepare(file, wrong)
+    pipe.prepare(file, wrong, doubt=True)
     (line,) = capsys.readouterr().err.splitlines()
     assert f"{name}.flac' may say something else than its text {wrong!r}" in line
+
+
+def test_a_call_doubts_what_it_is_given_and_no_voice_of_the_model(capsys: pytest.CaptureFixture[str]) -> None:
+    pipe = SpeechPipeline.from_pretrained(MODEL)
+    file = Path(resolve_model(MODEL)) / "rms.flac"
+    pipe.voices["wrong"] = Voice(file.read_bytes(), "seven three four five nine five")
+    pipe("one", voice="wrong", num_steps=1)  # `add_voice` has looked at it
+    assert capsys.readouterr().err == ""
+    pipe("one", prompt=file, prompt_text="seven three four five nine five", num_steps=1)
+    assert "may say something else" in capsys.readouterr().err
+    pipe.add_voice("again", file, "seven three four five nine five")
+    assert "may say something else" in capsys.readouterr().err
