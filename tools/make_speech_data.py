@@ -90,8 +90,8 @@ class Digits:
     """Sequences of two to six digits: joined recordings of one speaker, and synthesizers."""
 
     fsdd: Path | None = None
-    """Folder with train, test_seen_speaker and test_unseen_speaker.parquet of the free spoken digit dataset; without it
-    there are synthesizers only."""
+    """Folder with train, test_seen_speaker and test_unseen_speaker.parquet of the free spoken digit dataset; a tiny
+    corpus does without it."""
     out: Path
     """Folder to write; must not exist."""
     seed: int = 0
@@ -117,7 +117,12 @@ class Digits:
     def build(self) -> dict[str, list[Row]]:
         if self.tiny:
             few = {"real_per_speaker": 4, "test_real": 4, "per_voice": 2, "test_per_voice": 1}
-            return replace(self, tiny=False, **few).build()
+            return replace(self, tiny=False, **few)._build()
+        if self.fsdd is None:
+            raise DataError("give --fsdd PATH, or --tiny for a small corpus of synthesizers alone")
+        return self._build()
+
+    def _build(self) -> dict[str, list[Row]]:
         voices = _voices()
         sources = {"train": "train", "test_seen": "test_seen_speaker", "test_unseen": "test_unseen_speaker"}
         splits: dict[str, list[Row]] = {}

@@ -12,6 +12,7 @@ from resgen.checkpoints.artefacts import SavedTokenizer, check_belongs
 from resgen.checkpoints.format import load_folder, load_tensors
 from resgen.checkpoints.locate import resolve_model
 from resgen.checkpoints.tensors import load_state, module_tensors
+from resgen.data.announce import announce
 from resgen.errors import ConfigError
 from resgen.kinds import ModelConfig, build
 from resgen.models.base import CodeModel
@@ -66,9 +67,11 @@ def start_generator_from(generator: CodeModel, name_or_path: str | Path, tokeniz
     fresh, known = module_tensors(generator).get(CLASSES), tensors.get(CLASSES)
     if fresh is not None and known is not None and len(fresh) != len(known) and fresh.shape[1:] == known.shape[1:]:
         tensors[CLASSES] = torch.cat([fresh[:-1].float(), known[-1:].float()])
+        announce(f"classes start from scratch: '{folder.path}' has {len(known) - 1}, these are {len(fresh) - 1}")
     fresh, known = module_tensors(generator).get(FEATURES), tensors.get(FEATURES)
     if fresh is not None and known is not None and fresh.ndim == known.ndim and fresh.shape[1] != known.shape[1]:
         tensors[FEATURES] = fresh
+        announce(f"{FEATURES} starts from scratch: '{folder.path}' has another text model's width")
     load_state(generator, tensors, str(folder.path))
 
 
