@@ -93,12 +93,19 @@ class SpeechRoutes(Routes):
         model, key, job = await self.job(request)
         key, job = model.shown(key, job)
         ticket, events = self.follow(key, job)
+        first = await unless_gone(request, anext(events))  # what is wrong is told before it, with a status
+
+        async def all_events() -> AsyncGenerator[Any, None]:
+            async with contextlib.aclosing(events):
+                yield first
+                async for event in events:
+                    yield event
 
         def last() -> dict[str, Any]:
             about = {"model": model.name, "seed": job.seed, "sample_rate_hz": job.rate_hz}
             return {**about, "seconds": seconds_of(ticket)}
 
-        return as_lines(events, last)
+        return as_lines(all_events(), last)
 
     async def job(self, request: Request) -> tuple[ServedSpeech, Any, SpeechJob]:
         """The model that a request means, and the key and job of its text."""
