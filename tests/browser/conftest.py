@@ -73,9 +73,11 @@ def fake(fake_server: FakeServer) -> FakeServer:
 
 @pytest.fixture
 def page(driver: object, fake: FakeServer) -> Iterator[Page]:
-    """The page of the stand-in, just loaded."""
+    """The page of the stand-in, just loaded, with every answer that it asks for on arrival."""
     page = Page(driver, fake.url)
     page.load()
+    done = "return performance.getEntriesByType('resource').filter((one) => one.initiatorType === 'fetch').length"
+    page.wait(lambda: page.run(done) == 4, "models, samples of pictures and of speech, voices")
     yield page
     page.restore()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import itertools
 import json
 import time
 from collections.abc import Callable
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 WAIT_S = 120
-_LOADS = itertools.count()
 _SHOWN = ".view:not([hidden])"
 
 
@@ -23,10 +21,10 @@ class Page:
 
     def load(self, view: str = "") -> None:
         """Open the page again and wait until it has its models, or a question."""
+        self.driver.get("about:blank")  # ends an earlier page, which could still complain of a request
         for log in ("browser", "performance"):
-            self.driver.get_log(log)  # what an earlier page said
-        # Another query, since an address that differs after # alone is not loaded again.
-        self.driver.get(f"{self.url}?{next(_LOADS)}" + (f"#{view}" if view else ""))
+            self.driver.get_log(log)
+        self.driver.get(self.url + (f"#{view}" if view else ""))
         self.wait(lambda: self.asks_key() or not self.is_starting())
 
     def is_starting(self) -> bool:
