@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import PlainTextResponse, Response
+from fastapi.responses import PlainTextResponse, RedirectResponse, Response
 from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp
@@ -15,7 +13,7 @@ import resgen
 from resgen.errors import ResGenError
 from resgen.serving import schemas
 from resgen.serving.batching import ClosedError, QueueFullError
-from resgen.serving.files import INDEX, page_files
+from resgen.serving.files import DOCS, INDEX, page_files
 from resgen.serving.gate import Gate, error_body, status_headers
 from resgen.serving.routes import DEFECT, JSON, ModelRoutes, as_json, documented
 from resgen.serving.service import READY, Service, UnknownModelError
@@ -26,10 +24,6 @@ def create_app(service: Service) -> ASGIApp:
     """The application around a service; start and close the service beside it."""
     app = FastAPI(title="resgen", version=resgen.__version__, docs_url=None, redoc_url=None)
     app.include_router(_open_routes(service))
-
-    @app.get("/docs", include_in_schema=False)
-    async def docs() -> Response:
-        return PlainTextResponse(described(app.openapi()))
 
     keyed = [Depends(HTTPBearer(auto_error=False)), Depends(APIKeyHeader(name="X-API-Key", auto_error=False))]
     for routes in (ModelRoutes, *service.routes.values()):
@@ -48,6 +42,10 @@ def _open_routes(service: Service) -> APIRouter:
         if INDEX not in files:
             return PlainTextResponse("This server has no page; its interface is described at /openapi.json.\n")
         return await page(INDEX)
+
+    @router.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return await page(DOCS) if DOCS in files else RedirectResponse("openapi.json")
 
     @router.get("/page/{name}", include_in_schema=False)
     async def page(name: str) -> Response:
@@ -74,20 +72,6 @@ def _open_routes(service: Service) -> APIRouter:
         return Response(service.metrics.text(), headers={"Content-Type": service.metrics.content_type})
 
     return router
-
-
-def described(document: dict[str, Any]) -> str:
-    """The OpenAPI document for people: every route and its body, in plain text that needs nothing from elsewhere."""
-    lines = [f"{document['info']['title']} {document['info']['version']}; the whole document: /openapi.json"]
-    for path, methods in document["paths"].items():
-        for method, route in methods.items():
-            lines += ["", f"{method.upper()} {path}", f"    {route['description']}"]
-            for media, body in route.get("requestBody", {}).get("content", {}).items():
-                schema = body["schema"]
-                if "$ref" in schema:
-                    schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
-                lines.append(f"    {media}: {', '.join(schema['properties'])}")
-    return "\n".join(lines) + "\n"
 
 
 async def _failed(request: Request, error: Exception) -> Response:

@@ -13,7 +13,7 @@ TYPES = {
     ".ico": "image/x-icon",
     ".woff2": "font/woff2",
 }
-INDEX = "index.html"
+INDEX, DOCS = "index.html", "docs.html"
 
 
 def page_files() -> dict[str, tuple[bytes, str]]:

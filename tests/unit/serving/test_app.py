@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+import re
 import threading
 from typing import Any
 
@@ -269,7 +270,9 @@ def test_the_page_and_its_headers(clothes: dict[str, str]) -> None:
     assert index.headers["x-content-type-options"] == "nosniff" and index.headers["x-frame-options"] == "DENY"
     for answer in missing:
         assert answer.status_code == 404 and answer.headers["content-security-policy"] == policy
-    assert "POST /v1/images/edit" in docs.text and "keep_levels" in docs.text and "num_samples" in docs.text
+    assert docs.headers["content-type"].startswith("text/html") and "page/docs.js" in docs.text
+    for text in (index.text, docs.text):
+        assert not re.search(r"(src|href)=\"(https?:)?//", text), "nothing from elsewhere"
 
 
 def test_state_health_and_metrics(clothes: dict[str, str]) -> None:

@@ -54,7 +54,8 @@ function encode(body) {
   return { body: JSON.stringify(body), headers: { "Content-Type": "application/json" } };
 }
 
-async function send(path, options) {
+/** A request with the key, if one is needed; its answer, or an ApiError. */
+export async function send(path, options) {
   for (let wrong = false; ; wrong = true) {
     const key = sessionStorage.getItem(KEY);
     const headers = { ...options.headers, ...(key ? { "X-API-Key": key } : {}) };
