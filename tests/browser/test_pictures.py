@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import zipfile
 
-import pytest
-
 from browser.fake import CSP, FakeServer, images, picture, samples
 from browser.page import Page
 
@@ -224,16 +222,3 @@ def test_samples_that_cannot_be_had_leave_the_page_usable(page: Page, fake: Fake
     page.wait(lambda: page.one(".empty p").text.startswith("No samples: too many requests wait."))
     assert page.finish() == "4 pictures in 0.2 s, seed 0."
     assert not page.one(".empty").is_displayed()
-
-
-@pytest.mark.parametrize("size", [(1440, 900), (390, 844)])
-def test_what_starts_a_request_is_always_in_the_window(page: Page, size: tuple[int, int]) -> None:
-    page.resize(*size, mobile=size[0] < 500)
-    for view in ("pictures", "edit", "levels", "speech"):
-        page.load(view)
-        page.run("scrollTo(0, 0)")
-        box = page.run("return arguments[0].getBoundingClientRect().toJSON()", page.one("button.primary"))
-        assert box["top"] >= 0 and box["bottom"] <= size[1], (view, box)
-        under = "return document.elementFromPoint(arguments[0], arguments[1]).textContent"
-        name = page.one("button.primary").text
-        assert page.run(under, (box["left"] + box["right"]) / 2, (box["top"] + box["bottom"]) / 2) == name

@@ -62,5 +62,5 @@ function tile({ depth, png, psnr_db: decibels }, model, name) {
     make("figure", {},
       make("img", { src: pngUrl(png), class: sharp(model), alt: `Decoded with ${title}` }),
       make("figcaption", {}, make("b", { text: title }), make("span", { text: near }))),
-    make("button", { type: "button", text: "PNG", "aria-label": `Download the picture of ${title}`, onclick }));
+    make("button", { type: "button", text: "PNG", "aria-label": `Download the PNG of ${title}`, onclick }));
 }
