@@ -101,6 +101,7 @@ class FakeServer(ThreadingHTTPServer):
         self.models = MODELS
         self.fault: dict[str, Any] | str | None = None
         self.samples_fault: dict[str, Any] | None = None
+        self.samples_delay_s = 0.0
         self.key: str | None = None
         self.delay_s = 0.0
         self.seen: list[tuple[str, dict[str, Any]]] = []
@@ -123,6 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._json({"models": self.server.models})
             return
         if path in _SHOWN:
+            time.sleep(self.server.samples_delay_s)
             if not self._refused(self.server.samples_fault):
                 self._json(_SHOWN[path](parse_qs(urlsplit(self.path).query)["model"][0], self.server.models))
             return

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import zipfile
 
+import pytest
+
 from browser.fake import CSP, FakeServer, images, picture, samples
 from browser.page import Page
 
@@ -222,3 +224,16 @@ def test_samples_that_cannot_be_had_leave_the_page_usable(page: Page, fake: Fake
     page.wait(lambda: page.one(".empty p").text.startswith("No samples: too many requests wait."))
     assert page.finish() == "4 pictures in 0.2 s, seed 0."
     assert not page.one(".empty").is_displayed()
+
+
+@pytest.mark.parametrize("fault", [None, {"status": 503, "error": "the server is loading"}])
+def test_samples_that_come_late_leave_the_result(page: Page, fake: FakeServer, fault: dict | None) -> None:
+    fake.samples_delay_s, fake.samples_fault = 1.0, fault
+    page.choose("[name=model]", "animals")
+    page.finish()
+    result = page.png()
+    late = "return performance.getEntriesByType('resource').filter((e) => e.name.endsWith('animals')).length"
+    assert page.run(late) == 0, "the samples came first"
+    page.wait(lambda: page.run(late) == 1)
+    page.run("return new Promise((done) => setTimeout(done, 100))")
+    assert page.png() == result and page.one(".gallery").is_displayed() and len(page.all(".thumbs li")) == 4

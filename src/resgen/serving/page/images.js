@@ -54,6 +54,8 @@ export function startPictures(view, { models, store, samples, uses }) {
   const waiting = empty.querySelector("p").textContent;
   samples.follow(({ model, answer, problem }) => {
     if (view.classList.contains("busy")) return;
+    const made = !gallery.root.hidden && !gallery.root.classList.contains("samples");
+    if (made && (answer || problem)) return; // what was asked for came before
     sayMeasured(about, model);
     about.hidden = !answer;
     gallery.root.hidden = true;
