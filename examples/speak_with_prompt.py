@@ -1,7 +1,7 @@
 """Speak: a text in the model's own voice, and after a prompt of a few seconds.
 
-Shows `SpeechPipeline`, named voices, prompts with their text, and several texts in one call. The bundled model knows
-the ten digits in English; its two voices are recordings of synthesizers. Use voices of people who agreed.
+Shows `SpeechPipeline`, named voices, prompts with their text, and several texts in one call. The bundled model
+speaks English; its voices are recordings of a synthesizer. Use voices of people who agreed.
 
     python examples/speak_with_prompt.py --out out/speak
 """
@@ -17,8 +17,8 @@ from resgen import SpeechPipeline
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for the sounds")
-    parser.add_argument("--model", default="spoken-digits-small", help="a bundled name or a folder")
-    parser.add_argument("--texts", nargs="+", default=["three seven one", "nine zero"], help="what to say")
+    parser.add_argument("--model", default="english-small", help="a bundled name or a folder")
+    parser.add_argument("--texts", nargs="+", default=["few positions", "many levels"], help="what to say")
     parser.add_argument("--prompt", type=Path, help="a recording of one to three seconds")
     parser.add_argument("--prompt-text", help="what is said in it")
     parser.add_argument("--steps", type=int, default=12, help="network evaluations")

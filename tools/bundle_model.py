@@ -15,11 +15,20 @@ import torch
 import tyro
 from torch import Tensor
 
-from resgen.checkpoints.format import Component, Folder, SavedComponent, load_folder, load_tensors, save_folder
+from resgen.checkpoints.format import (
+    CONFIG_NAME,
+    Component,
+    Folder,
+    SavedComponent,
+    load_folder,
+    load_tensors,
+    read_json,
+    save_folder,
+)
 from resgen.checkpoints.locate import resolve_model
 from resgen.config import config_from_dict, config_to_dict, parse_overrides, replace_nested
 from resgen.data.sound.decode import read_sound, write_sound
-from resgen.files import write_text
+from resgen.files import json_text, write_text
 from resgen.kinds import KINDS
 
 ASSETS = Path(__file__).resolve().parent.parent / "src" / "resgen" / "assets"
@@ -52,6 +61,9 @@ class Bundle:
     sentences: tuple[str, ...] = ()
     """Texts that the server's page offers to try the model with."""
 
+    share: str | None = None
+    """A bundled model whose files are used for the parts that are the same in both."""
+
     def run(self) -> None:
         folder = load_folder(resolve_model(self.model))
         for name, other in (part.split("=", 1) for part in self.replace):
@@ -78,6 +90,8 @@ class Bundle:
         write_text(ASSETS / self.name / "README.md", text)
         for name, file, _ in voices:
             write_sound(read_sound(file, VOICE_HZ), VOICE_HZ, ASSETS / self.name / f"{name}.flac")
+        if self.share is not None:
+            _share(ASSETS / self.name, self.share)
         print(f"{ASSETS.name}/{self.name}: {sum(sizes) / 1e6:.1f} MB")
 
 
@@ -89,6 +103,17 @@ def _with_part(folder: Folder, name: str, other: Folder) -> Folder:
             raise SystemExit(f"{other.path} has other codebooks than the tokenizer of {folder.path}")
     history = {**folder.extra.get("history", {}), name: other.record(name)}
     return replace(folder, components={**folder.components, name: new}, extra={**folder.extra, "history": history})
+
+
+def _share(folder: Path, other: str) -> None:
+    """Remove the files that another bundled model has, too."""
+    config = read_json(folder / CONFIG_NAME)
+    theirs = {part.path.name: part.sha256 for part in load_folder(ASSETS / other).components.values()}
+    for entry in config["components"].values():
+        if theirs.get(entry["file"]) == entry["sha256"]:
+            entry["from"] = other
+            (folder / entry["file"]).unlink()
+    write_text(folder / CONFIG_NAME, json_text(config, folder / CONFIG_NAME))
 
 
 def _published(part: SavedComponent) -> dict[str, Tensor]:

@@ -75,6 +75,7 @@ def points() -> dict[str, Points]:
         for row in read("mixture-head-10k.json")["rows"]
         if row["sampling"] == "guidance_scale=4,num_steps=16"
     ]
+    found["direct"][10000] += [row["guided"] for row in read("direct-10k.json")["rows"] if not row["asked"]]
     return {kind: found[kind] for kind in LINES}
 
 

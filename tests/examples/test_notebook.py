@@ -39,4 +39,4 @@ def test_every_cell_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert kinds == ["text", "png", "png", "png", "png", "html", "html"]
     assert repr(shown[0]).startswith("ImagePipeline('fashion-mnist-small'")
     assert all(getattr(one, f"_repr_{kind}_")() for one, kind in zip(shown, kinds, strict=True) if kind != "text")
-    assert {file.name for file in tmp_path.iterdir()} == {"shoes-and-dresses.png", "steps.gif", "digits.wav"}
+    assert {file.name for file in tmp_path.iterdir()} == {"shoes-and-dresses.png", "steps.gif", "hello.wav"}

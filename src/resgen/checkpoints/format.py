@@ -6,6 +6,8 @@ config.json   {"format": "resgen", "format_version": 1, "resgen_version": ..., "
 NAME.safetensors
 ```
 
+A component with `"from": FOLDER` has its file in that folder beside this one: two bundled voices share a tokenizer.
+
 Files are read as if they were hostile: sizes, depth, names, hashes and shapes are checked before anything is used, and
 nothing is ever unpickled.
 """
@@ -307,6 +309,10 @@ def _saved_component(folder: Path, name: str, entry: object) -> SavedComponent:
     if not isinstance(type_, str) or not isinstance(config, dict):
         raise CheckpointError(f"'{where}': component '{name}' needs a 'type' (text) and a 'config' (mapping)")
     path = folder / check_file_name(entry.get("file"), where)
+    if (beside := entry.get("from")) is not None:
+        if not isinstance(beside, str) or not _NAME.fullmatch(beside):
+            raise CheckpointError(f"'{where}': from={beside!r:.80} must be the name of a folder beside it")
+        path = folder.parent / beside / path.name
     digest = check_sha256(entry.get("sha256"), where)
     if not path.is_file():
         raise CheckpointError(f"'{path}' is missing")

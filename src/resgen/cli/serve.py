@@ -24,7 +24,7 @@ class Serve:
 
     Requests that ask for the same share batches. The page is at /, what else there is at /openapi.json. For example:
 
-        resgen serve --model fashion-mnist-small spoken-digits-small
+        resgen serve --model fashion-mnist-small english-small
         resgen serve --model runs/digits/model --host 0.0.0.0 --port 80 --api-key-file key.txt
     """
 

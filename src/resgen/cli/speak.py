@@ -43,9 +43,9 @@ class GenerateSpeech(Drawing):
 
     What is left out is taken from the model's own settings. For example:
 
-        resgen generate speech --model spoken-digits-small --text "three seven one" --out digits.wav
-        resgen generate speech --model spoken-digits-small --text "nine zero" --prompt digits.wav \\
-            --prompt-text "three seven one" --out more.wav
+        resgen generate speech --model english-small --voice emma --text "It is late." --out late.wav
+        resgen generate speech --model english-small --text "So it is." --prompt late.wav \\
+            --prompt-text "It is late." --out more.wav
         resgen generate speech --model runs/voice/model --texts lines.txt --out folder/
         resgen generate speech --model runs/voice/model --text "A long text. It is heard at once." --out - | aplay
     """

@@ -205,6 +205,19 @@ def test_paths_in_the_configuration_are_refused(tmp_path, file):
         load_folder(tmp_path / "inner" / "m")
 
 
+@pytest.mark.parametrize("beside", ["..", "../m", "/etc", "a/b", "", ".", "..\\m", "m\n", 3])
+def test_a_part_is_taken_from_a_folder_beside_the_model_or_refused(tmp_path, beside):
+    save(tmp_path / "one")
+    save(tmp_path / "two")
+    (tmp_path / "two" / "model.safetensors").unlink()
+    edit_component(tmp_path / "two", **{"from": "one"})
+    path = load_folder(tmp_path / "two").component("model").path
+    assert path == tmp_path / "one" / "model.safetensors"
+    edit_component(tmp_path / "two", **{"from": beside})
+    with pytest.raises(CheckpointError, match="name of a folder beside it"):
+        load_folder(tmp_path / "two")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

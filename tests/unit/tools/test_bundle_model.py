@@ -11,6 +11,7 @@ from bundle_model import Bundle
 from resgen.checkpoints.artefacts import save_tokenizer
 from resgen.checkpoints.format import load_folder
 from resgen.checkpoints.speech import load_speech_pipeline, save_vocoder
+from resgen.errors import CheckpointError
 from speech_parts import make_tokenizer, make_vocoder, save_parts
 
 
@@ -36,6 +37,22 @@ def test_another_vocoder_comes_with_its_record(assets: Path, tmp_path: Path) -> 
     assert hashes[0] == hashes[1] != hashes[2]
     assert load_speech_pipeline(assets / "voice").vocoder is not None
     assert (assets / "voice" / "README.md").read_text() == "# a card\n"
+
+
+def test_parts_that_another_model_has_are_stored_once(assets: Path, tmp_path: Path) -> None:
+    model = save_parts(tmp_path / "model")
+    bundle(tmp_path, model)
+    command = Bundle(model=model, name="other", description="Another.", card=tmp_path / "card.md", share="voice")
+    command.run()
+    assert [file.name for file in (assets / "other").glob("*.safetensors")] == []
+    first, second = (load_folder(assets / name) for name in ("voice", "other"))
+    assert {name: part.sha256 for name, part in first.components.items()} == {
+        name: part.sha256 for name, part in second.components.items()
+    }
+    assert load_speech_pipeline(assets / "other").vocoder is not None
+    (assets / "voice" / "vocoder.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="voice/vocoder.safetensors' is missing"):
+        load_folder(assets / "other")
 
 
 def test_a_tokenizer_with_other_codebooks_is_refused(assets: Path, tmp_path: Path) -> None:

@@ -41,8 +41,8 @@ TASKS = ("cross-sentence", "continuation")
 class SpeechPipeline(BasePipeline):
     """Tokenizer, vocoder, text model and generator of one folder.
 
-        pipe = SpeechPipeline.from_pretrained("spoken-digits-small")
-        pipe("three seven one").save("digits.wav")
+        pipe = SpeechPipeline.from_pretrained("english-small")
+        pipe("Few positions, many levels.", voice="emma").save("hello.wav")
 
     Args:
         parts: what `checkpoints.speech.load_speech_pipeline` returns.
@@ -378,7 +378,8 @@ class SpeechPipeline(BasePipeline):
 
         Args:
             name: up to 64 letters, digits, `_` and `-`; an old voice of this name is replaced.
-            prompt: as of a call. Only record people who agree, and note down that they do.
+            prompt: as of a call. Only record people who agree, and note down that they do: `resgen serve` plays it to
+                every client.
             text: what is said in it.
 
         Raises:
