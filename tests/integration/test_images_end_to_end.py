@@ -228,7 +228,15 @@ def test_models(run_json) -> None:
     assert isinstance(models, list)
     for model in models:
         assert model["name"].startswith(
-            ("avatars64", "fashion-mnist-", "cifar10-", "spoken-digits-", "digit-recognizer", "speaker-encoder")
+            (
+                "avatars64",
+                "fashion-mnist-",
+                "cifar10-",
+                "english-",
+                "spoken-digits-",
+                "digit-recognizer",
+                "speaker-encoder",
+            )
         ) and model["size_bytes"] < (30e6 if model["name"] == "avatars64" else 25e6)
 
 

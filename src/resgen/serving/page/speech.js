@@ -46,7 +46,8 @@ export function startSpeech(view, { models }) {
       make("button", { type: "button", class: "listen", text: "Listen", "aria-label": `Listen to ${name}`, onclick: () => hear(name) }))));
     form.querySelector("[name=voice][value=none]").checked = true;
     known = [];
-    if (names.length) known = await voices(model.name).catch(() => []);
+    const sounds = names.length ? await voices(model.name).catch(() => []) : [];
+    if (store.value === model) known = sounds; // another model may have been chosen meanwhile
   };
   const hear = (name) => {
     const one = known.find((voice) => voice.name === name);
@@ -54,18 +55,18 @@ export function startSpeech(view, { models }) {
     heard.src = `data:audio/flac;base64,${one.flac}`;
     heard.play().catch(() => {}); // another press has come between
   };
+  const [about, list, empty] = [".about", ".spoken-samples", ".empty"].map((name) => view.querySelector(name));
+  const waiting = empty.querySelector("p").textContent;
   const showSamples = async (model) => {
-    const [about, list, empty] = [".about", ".spoken-samples", ".empty"].map((name) => view.querySelector(name));
-    const waiting = empty.querySelector("p").textContent;
     sayMeasured(about, model);
-    let made = [];
+    let [made, said] = [[], waiting];
     try {
       made = await spokenSamples(model.name);
     } catch (error) {
-      empty.querySelector("p").textContent = `No samples: ${error.message}`;
+      said = `No samples: ${error.message}`;
     }
     if (store.value !== model || view.classList.contains("busy") || !output.hidden) return;
-    if (made.length) empty.querySelector("p").textContent = waiting;
+    empty.querySelector("p").textContent = said;
     list.replaceChildren(...made.map(sampleOf));
     list.hidden = about.hidden = !made.length;
     empty.hidden = Boolean(made.length);
