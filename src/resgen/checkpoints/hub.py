@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from resgen.checkpoints.card import CARD_NAME, write_card
-from resgen.checkpoints.format import CONFIG_NAME, load_folder
+from resgen.checkpoints.format import CONFIG_NAME, Folder, load_folder, read_json
 from resgen.errors import CheckpointError
 from resgen.extras import import_extra
+from resgen.files import write_json
 
 FILES = ("*.json", "*.safetensors", "*.md", "*.flac", "*.png")
 """What is taken from a repository: nothing that could be code."""
@@ -76,6 +77,7 @@ def push(folder: str | Path, repository: str, *, private: bool = False, **about:
     with tempfile.TemporaryDirectory() as place:
         copied = Path(place) / "model"
         shutil.copytree(saved.path, copied, ignore=lambda _, names: [n for n in names if not _is_allowed(n)])
+        _bring_shared_parts(saved, copied)
         if not (copied / CARD_NAME).is_file():
             write_card(saved, copied, name=repository, **about)
         try:
@@ -87,6 +89,17 @@ def push(folder: str | Path, repository: str, *, private: bool = False, **about:
         except Exception as error:
             raise CheckpointError(f"cannot upload to '{repository}': {_reason(error)}") from error
     return str(commit.commit_url)
+
+
+def _bring_shared_parts(saved: Folder, copied: Path) -> None:
+    """Parts that lie in a folder beside the model (`from` in its `config.json`) go with the copy."""
+    config = read_json(copied / CONFIG_NAME)
+    shared = [entry for entry in config["components"].values() if entry.pop("from", None) is not None]
+    for entry in shared:
+        source = next(part.path for part in saved.components.values() if part.path.name == entry["file"])
+        shutil.copyfile(source, copied / entry["file"])
+    if shared:
+        write_json(copied / CONFIG_NAME, config)
 
 
 def push_saved(save: Callable[[Path], None], repository: str, **options: Any) -> str:

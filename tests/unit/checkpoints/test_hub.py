@@ -97,6 +97,16 @@ def test_only_what_belongs_to_a_model_goes_up(stand_in: Hub, tmp_path: Path) -> 
     assert (stand_in.root / "me/mine/README.md").read_text() == "mine"
 
 
+def test_parts_that_lie_beside_the_model_go_up_with_it(stand_in: Hub) -> None:
+    bundled = resolve_model("english-small")
+    assert not (bundled / "tokenizer.safetensors").exists()
+    hub.push(bundled, "me/english")
+    whole, parts = load_folder(stand_in.root / "me" / "english"), load_folder(bundled).components
+    assert {name: part.sha256 for name, part in whole.components.items()} == {n: p.sha256 for n, p in parts.items()}
+    assert all(part.path.parent == whole.path for part in whole.components.values())
+    assert "from" not in json.loads((whole.path / "config.json").read_text())["components"]["tokenizer"]
+
+
 def test_what_cannot_be_had(stand_in: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         CheckpointError, match="'me/none' is no local folder.*404 no such repository; without a network"
