@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from resgen.data.sound.decode import resample
+
 FORMANTS = (0.87, 1.15)
 MICROPHONE_DB = 4.0
 """Standard deviation of the gain at each of the frequencies below; between them it is a straight line in octaves."""
@@ -71,6 +73,23 @@ def alter(samples: Tensor, rate_hz: int, alteration: Alteration, rng: random.Ran
     gains = _formant_gains_db(spectrum, rate_hz, alteration.formants) + _microphone_db(rate_hz, alteration)[:, None]
     spectrum = spectrum * 10 ** (gains / 20)
     return torch.istft(spectrum, _WINDOW, _HOP, window=window, length=len(samples))
+
+
+def as_voice(samples: Tensor, rate_hz: int, speed: float, alteration: Alteration | None, rng: random.Random) -> Tensor:
+    """The sound at `speed` times the speed it was recorded at (pitch and formants rise by that much), then altered.
+
+    Args:
+        samples: float32 (S,).
+        rate_hz: samples per second.
+        speed: over the recording's.
+        alteration: of the voice; None leaves it.
+        rng: source of the noise.
+
+    Returns:
+        float32 (about S / speed,).
+    """
+    samples = resample(samples, rate_hz, round(rate_hz / speed))
+    return samples if alteration is None else alter(samples, rate_hz, alteration, rng)
 
 
 def _formant_gains_db(spectrum: Tensor, rate_hz: int, ratio: float) -> Tensor:

@@ -38,13 +38,13 @@ import pyarrow
 import pyarrow.parquet
 import torch
 import tyro
-from altered_voices import Alteration, alter, draw_alteration
+from altered_voices import Alteration, as_voice, draw_alteration
 from sentence_grammar import make_texts
 from speech_rows import RATE_HZ, Row, encode_row, is_test_text, read_lines, write_rows
 from teacher import Teacher
 from torch import Tensor
 
-from resgen.data.sound.decode import normalise_loudness, read_sound, resample, trim_silence
+from resgen.data.sound.decode import normalise_loudness, read_sound, trim_silence
 from resgen.errors import DataError, ResGenError
 from resgen.ops.random import derive_seed
 
@@ -169,8 +169,8 @@ class Digits:
             if varied:
                 name = _varied_name(name, index // 2, self.seed)
                 voice = random.Random(derive_seed("played", self.seed, name))
-                samples = _as_voice(
-                    samples, _playing_speed(voice), draw_alteration(voice) if self.altered else None, rng
+                samples = as_voice(
+                    samples, RATE_HZ, _playing_speed(voice), draw_alteration(voice) if self.altered else None, rng
                 )
                 name = _speaker_id(name, self.altered)
             rows.append(encode_row(samples, " ".join(words), name, "fsdd"))
@@ -301,12 +301,6 @@ def _playing_speed(rng: random.Random) -> float:
     return math.exp(rng.uniform(*map(math.log, PLAYED)))
 
 
-def _as_voice(samples: Tensor, speed: float, alteration: Alteration | None, rng: random.Random) -> Tensor:
-    """The sound at `played` times the speed it was recorded at (pitch and formants rise by that much), then altered."""
-    samples = resample(samples, RATE_HZ, round(RATE_HZ / speed))
-    return samples if alteration is None else alter(samples, RATE_HZ, alteration, rng)
-
-
 def _voices() -> list[Voice]:
     """All voices; espeak-ng says nothing of a voice it does not know, so what is installed is looked up first."""
     for program in ("espeak-ng", "flite"):
@@ -346,7 +340,7 @@ def _speak(jobs: Sequence[Job], title: str) -> list[Row]:
             samples = read_sound(file, RATE_HZ, where=f"{job.voice.speaker_id} '{job.text}'")
             file.unlink()
             noise = random.Random(derive_seed("noise", job.voice.speaker_id, index))
-            samples = _as_voice(trim_silence(samples, RATE_HZ), job.voice.speed, job.voice.alteration, noise)
+            samples = as_voice(trim_silence(samples, RATE_HZ), RATE_HZ, job.voice.speed, job.voice.alteration, noise)
             return encode_row(samples, job.text, job.voice.speaker_id, job.voice.source)
 
         rows = []
@@ -397,7 +391,7 @@ def _vary_recordings(file: Path, count: int, seed: int, *, altered: bool) -> lis
         name = _varied_name(speaker, number, seed)
         voice, rng = (random.Random(derive_seed(part, seed, name, i)) for part, i in (("played", 0), ("varied", index)))
         samples, text = rng.choice(speakers[speaker])
-        samples = _as_voice(samples, _playing_speed(voice), draw_alteration(voice) if altered else None, rng)
+        samples = as_voice(samples, RATE_HZ, _playing_speed(voice), draw_alteration(voice) if altered else None, rng)
         rows.append(encode_row(samples, text, _speaker_id(name, altered), "speechocean762"))
     return rows
 
