@@ -31,7 +31,6 @@ GUIDES = [
     for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
     if not {"results", "adr"} & set(path.relative_to(ROOT).parts)
 ]
-FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 RUN = {"howto/own-parts.md", "quickstart.md", "tour.md"}
 """Pages whose Python is run; the README's has a test of its own, that of other codecs needs one."""
 
@@ -56,16 +55,18 @@ def build(links: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return tool("build_docs")
 
 
+run_pages = tool("run_pages")
+
+
 def blocks(path: Path, *languages: str) -> list[str]:
-    """Code of the given languages on a page, without the indentation of lists."""
-    matches = FENCE.findall(path.read_text(encoding="utf-8"))
-    return [re.sub(f"^{indent}", "", text, flags=re.MULTILINE) for indent, kind, text in matches if kind in languages]
+    """Code of the given languages on a page."""
+    return [text for language, text in run_pages.blocks_of(path) if language in languages]
 
 
 def shell_lines(path: Path) -> list[str]:
     """The command lines of a page."""
-    lines = [line for text in blocks(path, "", "bash", "sh") for line in text.replace("\\\n", "").splitlines()]
-    return [line.split(" #")[0].split(" > ")[0].strip() for line in lines if line.strip() and line[0] not in "# "]
+    lines = [line for text in blocks(path, *run_pages.SHELL) for line in run_pages.lines_of(text)]
+    return [line.split(" > ")[0] for line in lines]
 
 
 LINES = [(path, line) for path in GUIDES for line in shell_lines(path)]

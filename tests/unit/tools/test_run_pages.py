@@ -1,0 +1,72 @@
+"""The runner of pages: what it takes for a command, what it passes over, and what it says of failures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from run_pages import RunPages, main, steps_of
+
+PAGE = """# A page
+
+```
+python -c "open('made.txt', 'w').write('here')"    # a comment
+cat made.txt \\
+    OTHER
+docker run it
+resgen train ... --resume
+```
+
+1. In a list
+
+   ```python
+   word = open("made.txt").read()
+   open("again.txt", "w").write(word)
+   ```
+
+```json
+{"no": "command"}
+```
+"""
+
+
+@pytest.fixture
+def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("page.md").write_text(PAGE)
+    return Path("page.md")
+
+
+def test_the_commands_of_a_page_in_its_order(page: Path) -> None:
+    steps = list(steps_of(page))
+    assert [step.code.split()[0] for step in steps] == ["python", "cat", "docker", "resgen", "word"]
+    assert [step.is_python for step in steps] == [False] * 4 + [True]
+    assert steps[1].code == "cat made.txt     OTHER"
+
+
+def test_every_command_runs_in_the_same_folder_and_the_table_says_how_long(
+    page: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert main(RunPages(pages=(page,), replace=("OTHER=made.txt",), out=Path("table.md"))) == 0
+    assert Path("again.txt").read_text() == "here"
+    assert "3 ran, 0 failed, 2 were passed over" in capsys.readouterr().out
+    rows = Path("table.md").read_text().splitlines()[2:]
+    assert "needs docker" in rows[2] and "a part of a command" in rows[3] and len(rows) == 5
+    assert all(float(rows[place].split("|")[-2]) >= 0 for place in (0, 1, 4))
+
+
+def test_a_failure_is_named_and_those_after_it_run(page: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(RunPages(pages=(page,))) == 1
+    out = capsys.readouterr().out
+    assert "exit code 1: cat: OTHER: No such file" in out and "1 failed" in out and Path("again.txt").exists()
+
+
+def test_long_trainings_are_capped(page: Path, capsys: pytest.CaptureFixture) -> None:
+    page.write_text("```\necho --max-minutes 24 --max-minutes-per-model 10 > said.txt\n```\n")
+    assert main(RunPages(pages=(page,), most_minutes=0.5)) == 0
+    assert Path("said.txt").read_text().split() == "--max-minutes 0.5 --max-minutes-per-model 0.5".split()
+
+
+def test_a_pair_without_a_sign_is_an_error(page: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(RunPages(pages=(page,), replace=("PATH",))) == 2
+    assert capsys.readouterr().err == "error: replace 'PATH' must be OLD=NEW\n"

@@ -1,0 +1,198 @@
+"""Run every command of some pages, in the order given, and say which fail and how long each takes.
+
+For example, in a fresh clone after `make setup` (what the commands write goes into that folder):
+
+    python tools/run_pages.py --pages README.md docs/quickstart.md --out docs/results/pages.md
+    python tools/run_pages.py --pages docs/tour.md --replace "--fsdd PATH=--fsdd data/fsdd" "PATH=data/fashion_mnist" \\
+        --most-minutes 0.3
+
+Blocks of Python run too, each in a process of its own. `resgen serve` runs until its page ends, so that the requests
+after it are answered. Passed over, and named: what needs other programs or machines (PROGRAMS), and placeholders.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import tyro
+
+from resgen.errors import ConfigError, ResGenError
+from resgen.files import write_text
+
+FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
+SHELL = ("", "bash", "sh")
+PROGRAMS = "docker git pip source srun tensorboard torchrun".split()
+"""What other machines, a shell or a network are needed for."""
+HEALTH = "http://127.0.0.1:8000/readyz"
+SERVER_S = 60.0
+
+
+class Step(NamedTuple):
+    """A command line or a block of Python, and the page that has it."""
+
+    page: str
+    code: str
+    is_python: bool = False
+
+    @property
+    def title(self) -> str:
+        """On one line, for tables."""
+        return "Python: " + self.code.strip().splitlines()[-1] if self.is_python else self.code
+
+
+class Outcome(NamedTuple):
+    """What came of a step: `said` is empty if it went well."""
+
+    step: Step
+    seconds: float
+    said: str = ""
+    skipped: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPages:
+    """Run the commands of pages; exit code 1 if one of them fails."""
+
+    pages: tuple[Path, ...]
+    """Markdown files."""
+    replace: tuple[str, ...] = ()
+    """OLD=NEW pairs, applied to every command in this order: placeholders such as PATH, by files of yours."""
+    most_minutes: float | None = None
+    """Cap of every `--max-minutes`, to run long trainings shortly."""
+    only: str = ""
+    """Run those commands alone that match this regular expression."""
+    out: Path | None = None
+    """Markdown file for the table."""
+
+    def run(self) -> int:
+        outcomes: list[Outcome] = []
+        for page in self.pages:
+            outcomes += self._page(page)
+        failed = [one for one in outcomes if one.said and not one.skipped]
+        table = "\n".join(["| page | command | seconds |", "|---|---|---|", *map(_row, outcomes)])
+        ran = sum(not one.skipped for one in outcomes)
+        print(f"{table}\n\n{ran} ran, {len(failed)} failed, {len(outcomes) - ran} were passed over")
+        if self.out is not None:
+            write_text(self.out, table + "\n")
+        return 1 if failed else 0
+
+    def _page(self, page: Path) -> Iterator[Outcome]:
+        server: subprocess.Popen[bytes] | None = None
+        try:
+            for step in steps_of(page):
+                step = step._replace(code=self._prepared(step))
+                if reason := why_not(step, self.only):
+                    yield Outcome(step, 0.0, reason, True)
+                    continue
+                print(f"{step.page}: {step.title}", file=sys.stderr, flush=True)
+                begin = time.monotonic()
+                if step.code.startswith("resgen serve"):
+                    _end(server)
+                    server = subprocess.Popen(step.code, shell=True, start_new_session=True)
+                    said = "" if _answers() else "the server did not answer"
+                else:
+                    said = _said(step)
+                yield Outcome(step, time.monotonic() - begin, said)
+        finally:
+            _end(server)
+
+    def _prepared(self, step: Step) -> str:
+        code = step.code
+        for pair in self.replace:
+            old, equals, new = pair.partition("=")
+            if not (old and equals):
+                raise ConfigError(f"replace {pair!r} must be OLD=NEW")
+            code = code.replace(old, new)
+        if self.most_minutes is not None and not step.is_python:
+            code = re.sub(r"(--max-minutes(?:-per-model)?) [\d.]+", rf"\1 {self.most_minutes:g}", code)
+        return code
+
+
+def blocks_of(page: Path) -> list[tuple[str, str]]:
+    """Language and text of each block of a page, without the indentation of lists."""
+    matches = FENCE.findall(page.read_text(encoding="utf-8"))
+    return [(language, re.sub(f"^{indent}", "", text, flags=re.MULTILINE)) for indent, language, text in matches]
+
+
+def lines_of(text: str) -> list[str]:
+    """The command lines of a block, without comments."""
+    lines = text.replace("\\\n", "").splitlines()
+    return [line.split(" #")[0].strip() for line in lines if line.strip() and line[0] not in "# "]
+
+
+def steps_of(page: Path) -> Iterator[Step]:
+    """What a page says to run, in its order."""
+    for language, text in blocks_of(page):
+        if language == "python":
+            yield Step(str(page), text, True)
+        elif language in SHELL:
+            yield from (Step(str(page), line) for line in lines_of(text))
+
+
+def why_not(step: Step, only: str = "") -> str:
+    """Why a step is passed over; empty if it is not."""
+    if only and not re.search(only, step.code):
+        return "not asked for"
+    if step.is_python:
+        return ""
+    program = step.code.split()[0]
+    if program in PROGRAMS:
+        return f"needs {program}"
+    if re.search(r"(?<![\w.'\"])\.\.\.", step.code):
+        return "a part of a command"
+    return ""
+
+
+def _said(step: Step) -> str:
+    """The last line that a failed step said."""
+    code = step.code.replace("| aplay", "> sound.wav")
+    command = [sys.executable, "-c", code] if step.is_python else ["bash", "-o", "pipefail", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    lines = (done.stderr or done.stdout).strip().splitlines() or ["nothing"]
+    return "" if done.returncode == 0 else f"exit code {done.returncode}: {lines[-1]}"
+
+
+def _answers() -> bool:
+    end = time.monotonic() + SERVER_S
+    while time.monotonic() < end:
+        with suppress(urllib.error.URLError, OSError), urllib.request.urlopen(HEALTH, timeout=2):
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def _end(server: subprocess.Popen[bytes] | None) -> None:
+    if server is not None:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, 15)
+        server.wait()
+
+
+def _row(one: Outcome) -> str:
+    code = one.step.title.replace("|", "\\|")
+    end = one.said if one.skipped else f"**{one.said}**" if one.said else f"{one.seconds:.1f}"
+    return f"| {one.step.page} | `{code}` | {end} |"
+
+
+def main(command: RunPages) -> int:
+    """Run the pages."""
+    try:
+        return command.run()
+    except ResGenError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(tyro.cli(RunPages)))
