@@ -6,6 +6,16 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+_SIDE = 64
+
+
+def at_once(size: int, most: int) -> int:
+    """How many pictures of `size` pixels a side go through a network at a time without gradients, at least 1.
+
+    `most` up to 64 pixels; of larger ones as many as have no more pixels than those, which bounds the memory.
+    """
+    return max(1, min(most, most * _SIDE**2 // size**2))
+
 
 def from_uint8(pictures: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """0..255 to [-1, 1]."""

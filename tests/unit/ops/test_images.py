@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from resgen.ops.images import from_uint8, psnr_db, to_uint8
+from resgen.ops.images import at_once, from_uint8, psnr_db, to_uint8
 
 
 def test_every_grey_value_survives_the_round_trip() -> None:
@@ -39,3 +39,11 @@ def test_psnr_known_answers() -> None:
     expected = [100.0, 20 * math.log10(255), 0.0, 20 * math.log10(2.55)]
     assert psnr_db(black, other).tolist() == pytest.approx(expected, abs=1e-9)
     assert psnr_db(other, black).tolist() == pytest.approx(expected, abs=1e-9), "8-bit differences must not wrap around"
+
+
+@pytest.mark.parametrize(
+    ("size", "most", "expected"),
+    [(8, 256, 256), (64, 256, 256), (65, 256, 248), (128, 256, 64), (256, 512, 32), (2048, 256, 1)],
+)
+def test_larger_pictures_go_through_in_smaller_parts(size: int, most: int, expected: int) -> None:
+    assert at_once(size, most) == expected

@@ -9,7 +9,7 @@ from torch import Tensor
 from resgen.devices import has_bfloat16
 from resgen.errors import DataError
 from resgen.nn.classifier import Classifier
-from resgen.ops.images import from_uint8
+from resgen.ops.images import at_once, from_uint8
 
 BATCH = 256
 
@@ -36,7 +36,8 @@ def features(model: Classifier, pictures: UInt8[Tensor, "N C S S"]) -> Float[Ten
     if tuple(pictures.shape[1:]) != expected or not len(pictures):
         raise DataError(f"pictures of shape {tuple(pictures.shape)}; the classifier takes one or more of {expected}")
     with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device)):
-        return torch.cat([model.features(from_uint8(part.to(device))) for part in pictures.split(BATCH)])
+        parts = pictures.split(at_once(config.image_size, BATCH))
+        return torch.cat([model.features(from_uint8(part.to(device))) for part in parts])
 
 
 def accuracy(model: Classifier, pictures: UInt8[Tensor, "N C S S"], labels: Int[Tensor, " N"]) -> float:

@@ -20,7 +20,7 @@ from resgen.errors import CheckpointError, ConfigError, DataError, unknown
 from resgen.evaluation.image.metrics import check_finite
 from resgen.evaluation.image.protocol import INCEPTION, INCEPTION_SHA256
 from resgen.extras import MissingExtraError
-from resgen.ops.images import from_uint8
+from resgen.ops.images import at_once, from_uint8
 
 WEIGHTS_VARIABLE = "RESGEN_INCEPTION_WEIGHTS"
 INCEPTION_FEATURES = 2048
@@ -79,7 +79,8 @@ class Extractor:
             DataError: what comes back is not one row of finite numbers per picture.
         """
         self.check_pictures(pictures.shape[-1], pictures.shape[1])
-        parts = [self._part(part) for part in pictures.split(BATCH)]
+        size = BATCH if self.image_size is None else at_once(self.image_size, BATCH)
+        parts = [self._part(part) for part in pictures.split(size)]
         logits = [part.logits for part in parts if part.logits is not None]
         return Features(torch.cat([part.features for part in parts]), torch.cat(logits) if logits else None)
 

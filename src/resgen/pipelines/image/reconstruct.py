@@ -15,7 +15,7 @@ from resgen.data.pictures.decode import read_image
 from resgen.data.pictures.grid import picture_grid, save_picture
 from resgen.data.pictures.sources import SUFFIXES, available_splits, open_images
 from resgen.data.pictures.store import PictureStore
-from resgen.ops.images import from_uint8, psnr_db, to_uint8
+from resgen.ops.images import at_once, from_uint8, psnr_db, to_uint8
 from resgen.progress import show_progress
 from resgen.tokenizers.image import ImageTokenizer
 
@@ -95,4 +95,4 @@ def _batches(model: ImageTokenizer, path: str | Path, resize: bool):  # type: ig
     splits = available_splits(path)
     source = open_images(path, split="test" if "test" in splits else splits[0])
     store = PictureStore(source, size=size, channels=channels, resize=resize)
-    return [lambda rows=rows: store.batch(rows) for rows in torch.arange(len(store)).split(BATCH)]
+    return [lambda rows=rows: store.batch(rows) for rows in torch.arange(len(store)).split(at_once(size, BATCH))]

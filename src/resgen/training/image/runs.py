@@ -24,7 +24,7 @@ from resgen.errors import ConfigError, DataError
 from resgen.losses.perceptual import ClassifierPerceptualLoss, PerceptualLoss, VGGPerceptualLoss
 from resgen.nn.seeding import seeded
 from resgen.nn.size import build_within_memory
-from resgen.ops.images import from_uint8
+from resgen.ops.images import at_once, from_uint8
 from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
 from resgen.training.agreement import check_agreement
 from resgen.training.classes import train_classes
@@ -166,7 +166,7 @@ def encode_data(
         plan=plan,
         make=partial(_encode_shards, tokenizer, resize),
         title=lambda source: source.name,
-        batches=lambda shard: -(-shard.num_samples // ENCODE_BATCH),
+        batches=lambda shard: -(-shard.num_samples // at_once(tokenizer.config.image_size, ENCODE_BATCH)),
     )
 
 
@@ -214,10 +214,11 @@ def _encode_shards(
     # Who makes a part only does not decode all pictures first.
     memory = MAX_BYTES_IN_MEMORY if len(shards) == len(encoding.plan.shards) else 0
     store = _store(tokenizer, source, resize, memory)
+    size = at_once(tokenizer.config.image_size, ENCODE_BATCH)
     for shard in shards:
         version, first = divmod(shard.begin, encoding.plan.num_samples)
         codes = []
-        parts = torch.arange(first, first + shard.num_samples).split(ENCODE_BATCH)
+        parts = torch.arange(first, first + shard.num_samples).split(size)
         for rows, following in zip(parts, [*parts[1:], parts[-1][:0]], strict=True):
             store.prefetch(torch.cat([rows, following]))
             images = from_uint8(store.batch(rows).to(device))

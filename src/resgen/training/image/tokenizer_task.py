@@ -19,7 +19,7 @@ from resgen.errors import ConfigError
 from resgen.losses.adversarial import PatchDiscriminator, adaptive_weight, discriminator_hinge, generator_hinge
 from resgen.losses.perceptual import PerceptualLoss
 from resgen.ops.code_usage import code_histogram, usage_and_perplexity
-from resgen.ops.images import from_uint8, psnr_db, to_uint8
+from resgen.ops.images import at_once, from_uint8, psnr_db, to_uint8
 from resgen.quantizers import Quantization
 from resgen.quantizers.micro_batches import concatenate
 from resgen.tokenizers.image import ImageTokenizer
@@ -27,6 +27,7 @@ from resgen.training.interface import LossOf
 from resgen.types import LOCAL, Reduce
 
 VALIDATION_BATCH = 256
+START_PICTURES = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,11 +154,12 @@ class TokenizerTask:
     def before_start(self, generator: torch.Generator, reduce: Reduce = LOCAL) -> None:
         """Start the codebooks from encoder outputs, where the quantizer does so."""
         index = torch.randint(
-            len(self.train), (min(len(self.train), 512),), generator=generator, device=generator.device
+            len(self.train), (min(len(self.train), START_PICTURES),), generator=generator, device=generator.device
         ).cpu()
         index = index.tensor_split(reduce.world_size)[reduce.rank]
-        latents = self.tokenizer.latents(self._pictures(index)).flatten(0, 1)
-        self.tokenizer.quantizer.initialize(latents, generator, reduce)
+        parts = index.split(at_once(self.tokenizer.config.image_size, START_PICTURES))
+        latents = torch.cat([self.tokenizer.latents(self._pictures(part)) for part in parts])
+        self.tokenizer.quantizer.initialize(latents.flatten(0, 1), generator, reduce)
 
     def losses(
         self,
@@ -247,7 +249,8 @@ class TokenizerTask:
         psnr = torch.zeros(depth, dtype=torch.float64)
         histogram = torch.zeros(depth, tokenizer.spec.codebook_size, dtype=torch.int64)
         error = torch.zeros((), dtype=torch.float64)
-        for part in self.held_out.split(VALIDATION_BATCH)[reduce.rank :: reduce.world_size]:
+        size = at_once(tokenizer.config.image_size, VALIDATION_BATCH)
+        for part in self.held_out.split(size)[reduce.rank :: reduce.world_size]:
             images = from_uint8(part.to(self.device))
             codes = tokenizer.encode(images)
             histogram += code_histogram(codes, tokenizer.spec.codebook_size).cpu()
