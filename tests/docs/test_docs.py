@@ -16,6 +16,7 @@ from types import ModuleType
 from xml.etree import ElementTree
 
 import pytest
+import run_pages
 
 import resgen
 from resgen import modalities
@@ -53,9 +54,6 @@ def links() -> ModuleType:
 def build(links: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setitem(sys.modules, "check_links", links)
     return tool("build_docs")
-
-
-run_pages = tool("run_pages")
 
 
 def blocks(path: Path, *languages: str) -> list[str]:
