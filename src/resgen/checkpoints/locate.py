@@ -21,7 +21,8 @@ def list_bundled() -> list[str]:
 
 def resolve_model(name_or_path: str | Path) -> Path:
     """The folder of a model given by path, by run folder (its `model/`), by bundled name, or by its name on the hub
-    (`owner/model`, `owner/model@revision`).
+    (`owner/model`, `owner/model@revision`). A folder that is called like a bundled model and holds none, of data, say,
+    is not meant.
 
     Raises:
         CheckpointError: nothing of that name; the message lists the bundled ones. Or a run that has not finished.
@@ -33,11 +34,13 @@ def resolve_model(name_or_path: str | Path) -> Path:
             f"the training in '{run}' has not finished and left no model yet; go on with the command that began it and "
             "--resume"
         )
-    if path.is_dir():
-        published = path / "model"
-        return published if not (path / CONFIG_NAME).exists() and (published / CONFIG_NAME).is_file() else path
-    if str(name_or_path) in list_bundled():
+    published = path / "model"
+    if not (path / CONFIG_NAME).exists() and (published / CONFIG_NAME).is_file():
+        return published
+    if str(name_or_path) in list_bundled() and not any(path.glob("*.safetensors")) and not (path / CONFIG_NAME).exists():
         return ASSETS / str(name_or_path)
+    if path.is_dir():
+        return path
     if isinstance(name_or_path, str) and hub.is_hub_name(name_or_path):
         return hub.download(name_or_path)
     also = f"; no such folder: {nearest_path(path)}" if len(path.parts) > 1 else ""

@@ -351,6 +351,11 @@ def test_models_are_found_by_path_run_folder_or_bundled_name(tmp_path, monkeypat
         resolve_model("digit")
     with pytest.raises(CheckpointError, match="unknown model"):
         resolve_model("../assets/digit")
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "digits" / "train.parquet").touch()
+    assert resolve_model("digits") == tmp_path / "assets" / "digits", "a folder of data is no model"
+    (tmp_path / "digits" / "model.safetensors").touch()
+    assert resolve_model("digits") == Path("digits"), "a damaged one is"
 
 
 def test_a_run_without_a_model_is_said_to_be_unfinished(tmp_path):

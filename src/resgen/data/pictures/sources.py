@@ -248,6 +248,8 @@ def _leave_out(source: ImageSource, bad: dict[int, str], *, skip: bool) -> None:
     if len(bad) > 1 and not skip and all(reason.endswith(REMEDY) for reason in bad.values()):
         first = bad[min(bad)].removesuffix(f"; {REMEDY}")
         cure = REMEDY.replace("convert it", "convert them")
+        if len(bad) == len(source) and "pixels, but" in first:
+            cure += "; a tokenizer for their size is trained with --set tokenizer.image_size=N"
         raise DataError(f"{len(bad)} of {len(source)} {what} do not fit; the first: {first}; {cure}")
     leave_out(bad, len(source), what, skip=skip)
 
