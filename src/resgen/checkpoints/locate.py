@@ -35,9 +35,10 @@ def resolve_model(name_or_path: str | Path) -> Path:
             "--resume"
         )
     published = path / "model"
-    if not (path / CONFIG_NAME).exists() and (published / CONFIG_NAME).is_file():
+    described = (path / CONFIG_NAME).exists()
+    if not described and (published / CONFIG_NAME).is_file():
         return published
-    if str(name_or_path) in list_bundled() and not any(path.glob("*.safetensors")) and not (path / CONFIG_NAME).exists():
+    if str(name_or_path) in list_bundled() and not described and not any(path.glob("*.safetensors")):
         return ASSETS / str(name_or_path)
     if path.is_dir():
         return path
