@@ -1,4 +1,4 @@
-"""`resgen edit speech`: a stretch of a recording with other words."""
+"""`resgen edit speech`: a recording with other words."""
 
 from __future__ import annotations
 
@@ -29,15 +29,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EditSpeech(Drawing):
-    """Replace the words in a stretch of a recording, in the voice of the recording.
+    """Replace words of a recording, in the voice of the recording.
 
-    Words of which at least half lies in the stretch, or that hold it, are replaced whole; where none does, the new
-    words come between the nearest two. The codes of the rest come back as they are. For example:
+    --text is what the recording is to say: the words that differ from --input-text are replaced. With --from and --to
+    it is the words for that stretch alone: words of which at least half lies in it, or that hold it, are replaced
+    whole; where none does, the new words come between the nearest two. The codes of the rest come back as they are.
+    For example:
 
         resgen generate speech --model spoken-digits-small --text "one two three" --out spoken.wav
+        resgen edit speech --model spoken-digits-small --input spoken.wav --input-text "one two three" \\
+            --text "one nine three" --blend --out edited.wav
         resgen edit speech --model spoken-digits-small --input spoken.wav --input-text "one two three" --words
-        resgen edit speech --model spoken-digits-small --input spoken.wav --input-text "one two three" --text nine \\
-            --from 0.45 --to 0.9 --blend --out edited.wav
     """
 
     input: Annotated[Path, option("FILE")]
@@ -47,9 +49,9 @@ class EditSpeech(Drawing):
     words: bool = False
     """List the words of the recording with their times, and change nothing."""
     text: Annotated[str | None, option("TEXT")] = None
-    """The words for the stretch."""
+    """What it is to say; with a stretch, the words for it."""
     begin_s: Annotated[float | None, option("S", name="from")] = None
-    """Where the stretch begins, in seconds of the recording."""
+    """Where a stretch begins, in seconds of the recording; left out, the texts are compared."""
     end_s: Annotated[float | None, option("S", name="to")] = None
     """Where it ends."""
     lexicon: Lexicon = None
@@ -78,7 +80,7 @@ class EditSpeech(Drawing):
         if self.words:
             self.list_words(pipe)
             return
-        assert self.text is not None and self.begin_s is not None and self.end_s is not None and self.out is not None
+        assert self.text is not None and self.out is not None
         from resgen.data.sound.decode import write_sound
 
         warn_of_missing_vocoder(pipe)
@@ -134,13 +136,14 @@ class EditSpeech(Drawing):
         Raises:
             ConfigError: naming the option.
         """
-        needed = {"--text": self.text, "--from": self.begin_s, "--to": self.end_s, "--out": self.out}
-        present = [name for name, value in needed.items() if value is not None]
+        given = {"--text": self.text, "--from": self.begin_s, "--to": self.end_s, "--out": self.out}
+        present = [name for name, value in given.items() if value is not None]
         if self.words:
             if present:
                 raise ConfigError(f"--words lists the words and changes nothing; leave out {', '.join(present)}")
             return
-        missing = [name for name in needed if name not in present]
+        stretch = ["--from", "--to"] if {"--from", "--to"} & {*present} else []
+        missing = [name for name in ("--text", *stretch, "--out") if name not in present]
         if self.out is None or missing:
             raise ConfigError(
                 f"{', '.join(missing)} missing; --words lists the words of the recording with their times"

@@ -77,6 +77,13 @@ def test_one_result(model: Path, inputs: Path, capsys: Any) -> None:
     assert len(read_sound("e.flac", RATE)) == len(original)
 
 
+def test_a_whole_text(model: Path, inputs: Path, capsys: Any) -> None:
+    document = run_json(command(model, "--text", "ab cab bac", "--blend", "--out", "e.wav"), capsys)
+    assert document["text"] == "ab cab bac" and document["replaced"] == "ca"
+    begin = round(document["stretch_s"][0] * RATE)
+    assert torch.equal(read_sound("e.wav", RATE)[:begin], read_sound("a.wav", RATE)[:begin]) and begin > 0
+
+
 def test_several_results(model: Path, inputs: Path, capsys: Any) -> None:
     options = [*CHANGE, "--num-samples", "2", "--seed", "5", "--speed", "0.8"]
     document = run_json(command(model, *options, "--out", "out", "--trace", "steps"), capsys)
@@ -114,8 +121,10 @@ OUT = ["--out", "e.wav"]
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ([], "--text, --from, --to, --out missing; --words lists the words"),
-        (["--text", "cab", *OUT], "--from, --to missing"),
+        ([], "--text, --out missing; --words lists the words"),
+        (["--text", "cab", *OUT, "--from", "0.5"], "--to missing"),
+        (["--text", "cab", *OUT, "--to", "0.7"], "--from missing"),
+        (["--text", "ab, ca bac.", *OUT], "has the words of the recording; change one, or name a stretch"),
         (["--words", *CHANGE], "leave out --text, --from, --to"),
         ([*CHANGE, *OUT, "--from", "0.7"], "the stretch from 0.7 to 0.7 s must have 0 <= from < to <= 1.20 s"),
         ([*CHANGE, *OUT, "--to", "1.3"], "the stretch from 0.5 to 1.3 s"),

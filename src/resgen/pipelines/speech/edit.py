@@ -1,9 +1,9 @@
 """Editing speech: a stretch of a recording is replaced with other words, the rest of it is given.
 
-A stretch is named in seconds, words are replaced whole. A word is replaced if at least half of it lies in the stretch,
-or if the stretch lies within it, and the stretch then grows to hold it. Where no word is replaced, the new ones come
-between the two nearest. The stretch is widened to whole positions of the codes. Whatever of a word that stays lies in
-it is spoken again, at the same place.
+A stretch is found by comparing texts, or named in seconds; words are replaced whole. A word is replaced if at least
+half of it lies in the stretch, or if the stretch lies within it, and the stretch then grows to hold it. Where no word
+is replaced, the new ones come between the two nearest. The stretch is widened to whole positions of the codes. Whatever
+of a word that stays lies in it is spoken again, at the same place.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from resgen.kinds import Kind
 from resgen.models.text import TextModel
 from resgen.ops.alignment import expand, fitted_durations
 from resgen.ops.mel import MelConfig, log_mel
-from resgen.pipelines.speech.speaking import pace
+from resgen.pipelines.speech.speaking import SpeechRun, pace
 from resgen.pipelines.speech.utterances import Job, SpeechOutput
 from resgen.tokenizers.sound import SoundCodec
 
@@ -200,6 +200,19 @@ class SpeechEditor:
             for word, (begin, end) in zip(spoken.text.split(), _words(spoken.content), strict=True)
         ]
 
+    def stretch(self, recording: Recording, span: slice) -> tuple[float, float]:
+        """Seconds between which some words of a recording are spoken; of none, where a word between two would come."""
+        rate, words = self.codec.sample_rate_hz, self.words(recording)
+        if span.start < span.stop:
+            return words[span.start].begin_s, words[span.stop - 1].end_s
+        frame, length = self.mel.hop_size / rate, len(recording.samples) / rate
+        before = min(words[span.start - 1].end_s, length - frame) if span.start else None
+        after = words[span.start].begin_s if span.start < len(words) else None
+        if after is None:
+            assert before is not None
+            return before, before + frame
+        return max(0.0, after - frame) if before is None else before, after
+
     @torch.inference_mode()
     def plan(
         self,
@@ -318,6 +331,29 @@ def check_stretch(begin_s: float, end_s: float, duration_s: float) -> None:
         )
 
 
+def changed_words(old: Spoken, new: Spoken) -> tuple[slice, Spoken]:
+    """The words of a text that are replaced if another text is to be said, and the words in their place: all between
+    what both texts begin with and what both end with, whatever the punctuation. Where words are only left out, one
+    beside them is said again.
+
+    Raises:
+        DataError: the words are the same.
+    """
+    texts, contents = new.text.split(), new.content.split(b" ")
+    before, after = ([word.rstrip(PROSODY) or word for word in words] for words in (old.text.split(), texts))
+    if before == after:
+        raise DataError(f"the text {new.text!r} has the words of the recording; change one, or name a stretch")
+    pairs = [one == other for one, other in zip(before, after, strict=False)]
+    begin = [*pairs, False].index(False)
+    ends = zip(before[begin:][::-1], after[begin:][::-1], strict=False)
+    kept = [*(one == other for one, other in ends), False].index(False)
+    if begin == len(after) - kept:
+        begin, kept = (begin, kept - 1) if kept else (begin - 1, kept)
+    part = slice(begin, len(after) - kept)
+    replacement = Spoken(" ".join(texts[part]), b" ".join(contents[part]), new.guesses)
+    return slice(begin, len(before) - kept), replacement
+
+
 def check_following(kind: Kind, plan: SpeechEditPlan) -> None:
     """Refuse a kind that would not heed what is given after the stretch.
 
@@ -329,6 +365,26 @@ def check_following(kind: Kind, plan: SpeechEditPlan) -> None:
             f"kind '{kind.name}' draws positions in order and would not heed what follows the stretch: "
             "let it reach to the end of the recording"
         )
+
+
+def results_of(
+    plan: SpeechEditPlan, codec: SoundCodec, run: SpeechRun, *, blend: bool, num_samples: int, seed: int
+) -> list[SpeechEdit]:
+    """Results of a plan; arguments are those of `SpeechPipeline.edit`."""
+    results = []
+    for new in run.generate([plan.job(seed, number) for number in range(num_samples)]):
+        codes = plan.edited(new)
+        result = SpeechEdit(
+            audio=plan.audio(codec.decode(codes[None])[0].float().cpu(), blend=blend),
+            sample_rate_hz=plan.sample_rate_hz,
+            codes=codes.cpu(),
+            steps=run.steps,
+            texts=[plan.text],
+            seed=seed,
+            plan=plan,
+        )
+        results.append(result)
+    return results
 
 
 def _words(content: bytes) -> list[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,16 @@ def texts_of(text: Any) -> list[str]:
         if not isinstance(one, str):
             raise ConfigError(f"text={text!r} holds {one!r}, which is no text")
     return texts
+
+
+def check_speed(speed: Any) -> None:
+    """Refuse a speed that is no number above 0.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    if not isinstance(speed, numbers.Real) or not float(speed) > 0:
+        raise ConfigError(f"speed={speed!r} must be a number above 0")
 
 
 def name_of(source: Any, what: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack, overload
@@ -23,9 +22,19 @@ from resgen.errors import ConfigError, DataError, unknown
 from resgen.kinds import AnySampling, Settings, kind_of
 from resgen.ops.mel import MelConfig
 from resgen.pipelines.base import BasePipeline, NoOthers, check_whole, refuse_others, seed_of
-from resgen.pipelines.speech.edit import Recording, SpeechEdit, SpeechEditor, SpokenWord, check_following, check_stretch
+from resgen.pipelines.speech.edit import (
+    Recording,
+    SpeechEdit,
+    SpeechEditor,
+    SpeechEditPlan,
+    SpokenWord,
+    changed_words,
+    check_following,
+    check_stretch,
+    results_of,
+)
 from resgen.pipelines.speech.fit import DOUBTFUL, better_orders
-from resgen.pipelines.speech.inputs import SoundLike, Speaking, name_of, samples_of, texts_of
+from resgen.pipelines.speech.inputs import SoundLike, Speaking, check_speed, name_of, samples_of, texts_of
 from resgen.pipelines.speech.reading import MAX_CHARS, Reader
 from resgen.pipelines.speech.speaker import Speaker
 from resgen.pipelines.speech.speaking import SpeechRun
@@ -248,7 +257,7 @@ class SpeechPipeline(BasePipeline):
         """What a call asks for, checked; the prompt is prepared once."""
         if task not in TASKS:
             raise ConfigError(unknown("task", task, TASKS))
-        _check_speed(speed)
+        check_speed(speed)
         seed, continued = seed_of(seed), task == "continuation"
         self._warn(sentence for own in sentences for sentence in own)
         prompt, prompt_text = choose_voice(voice, prompt, prompt_text, self.voices)
@@ -288,8 +297,8 @@ class SpeechPipeline(BasePipeline):
         *,
         input_text: str,
         text: str,
-        begin_s: float,
-        end_s: float,
+        begin_s: float | None = None,
+        end_s: float | None = None,
         speed: float = 1.0,
         keep_length: bool = False,
         blend: bool = False,
@@ -299,15 +308,16 @@ class SpeechPipeline(BasePipeline):
         callback: StepCallback | None = None,
         **settings: Unpack[Settings],
     ) -> list[SpeechEdit]:
-        """Replace the words in a stretch of a recording (see `pipelines.speech.edit`); the codes of the rest
-        come back as they are.
+        """Replace words of a recording (see `pipelines.speech.edit`); the codes of the rest come back as they are.
+
+            (edited,) = pipe.edit("cat.wav", input_text="The cat sat.", text="The bird sat.")
 
         Args:
             recording: as the prompt of a call.
             input_text: what is said in it.
-            text: the words for the stretch.
-            begin_s: where the stretch begins.
-            end_s: where it ends.
+            text: what it is to say: the words that differ are replaced. With a stretch, the words for it alone.
+            begin_s: where the stretch begins; left out, it is found by comparing the texts.
+            end_s: where it ends; given with `begin_s` or not at all.
             speed: above 1 is faster than the recording.
             keep_length: let the new words take as long as the old ones.
             blend: take the samples outside the stretch from the recording itself instead of the decoder.
@@ -320,33 +330,58 @@ class SpeechPipeline(BasePipeline):
         Raises:
             ConfigError: a stretch that is empty or beyond the recording, a kind that cannot heed what follows it, or a
                 value out of range.
-            DataError: a recording that is silent, clipped, too short, too long or not a sound; a text that is empty or
-                has characters out of the model's reach, or more letters than the recording has frames.
+            DataError: a recording that is silent, clipped, too short, too long or not a sound; a text that is empty,
+                changes no word, has characters out of the model's reach, or more letters than the recording has frames.
         """
-        _check_speed(speed)
         check_whole(1, num_samples=num_samples, batch_size=batch_size)
-        seed = seed_of(seed)
+        seed, sampling = seed_of(seed), self._settings(self.__call__, settings)
+        change: dict[str, Any] = {"input_text": input_text, "text": text, "begin_s": begin_s, "end_s": end_s}
+        plan = self.plan_edit(recording, **change, speed=speed, keep_length=keep_length)
+        return self.edited(plan, sampling, blend, num_samples, seed, batch_size, callback)
+
+    @torch.inference_mode()
+    def plan_edit(
+        self,
+        recording: SoundLike,
+        *,
+        input_text: str,
+        text: str,
+        begin_s: float | None = None,
+        end_s: float | None = None,
+        speed: float = 1.0,
+        keep_length: bool = False,
+    ) -> SpeechEditPlan:
+        """What an edit gives of a recording and what it speaks; arguments and errors are those of `edit`."""
+        check_speed(speed)
         if keep_length and speed != 1:
             raise ConfigError(f"speed={speed} and keep_length both say how long the new words take; give one of them")
-        sampling = self._settings(self.__call__, settings)
-        editor, source = self._listen(recording, input_text, (begin_s, end_s))
+        if (begin_s is None) != (end_s is None):
+            raise ConfigError(f"begin_s={begin_s} and end_s={end_s} make no stretch; give both, or neither")
+        stretch = None if begin_s is None or end_s is None else (begin_s, end_s)
+        editor, source = self._listen(recording, input_text, stretch)
         words = self.reader.whole(text)
+        if stretch is None:
+            span, words = changed_words(source.spoken, words)
+            stretch = editor.stretch(source, span)
         self._warn([words])
-        plan = editor.plan(source, words, begin_s, end_s, speed=speed, keep_length=keep_length)
+        plan = editor.plan(source, words, *stretch, speed=speed, keep_length=keep_length)
         check_following(kind_of(self.generator.config), plan)
+        return plan
+
+    @torch.inference_mode()
+    def edited(
+        self,
+        plan: SpeechEditPlan,
+        sampling: AnySampling,
+        blend: bool = False,
+        num_samples: int = 1,
+        seed: int = 0,
+        batch_size: int = 16,
+        callback: StepCallback | None = None,
+    ) -> list[SpeechEdit]:
+        """Results of a plan; arguments are those of `edit`."""
         run = SpeechRun(self.generator, sampling, batch_size, callback)
-        return [
-            SpeechEdit(
-                audio=plan.audio(self.codec.decode(codes[None])[0].float().cpu(), blend=blend),
-                sample_rate_hz=self.sample_rate_hz,
-                codes=codes.cpu(),
-                steps=run.steps,
-                texts=[plan.text],
-                seed=seed,
-                plan=plan,
-            )
-            for codes in map(plan.edited, run.generate([plan.job(seed, number) for number in range(num_samples)]))
-        ]
+        return results_of(plan, self.codec, run, blend=blend, num_samples=num_samples, seed=seed)
 
     def words(self, recording: SoundLike, text: str) -> list[SpokenWord]:
         """The words of a recording and when they are spoken.
@@ -458,8 +493,3 @@ class SpeechPipeline(BasePipeline):
 
     def _facts(self) -> Sequence[str]:
         return (f"speech at {self.sample_rate_hz} Hz, prompts of up to {self.parts.voice.max_prompt_seconds:g} s",)
-
-
-def _check_speed(speed: Any) -> None:
-    if not isinstance(speed, numbers.Real) or not float(speed) > 0:
-        raise ConfigError(f"speed={speed!r} must be a number above 0")

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from resgen.checkpoints.speech import VoiceConfig
 from resgen.data.sound.decode import write_sound
+from resgen.data.spoken import Spoken
 from resgen.errors import ConfigError, DataError
 from resgen.kinds import build, get_kind, matched_config
 from resgen.models.text import TextModel
 from resgen.ops.mel import log_mel
 from resgen.pipelines.speech import speaking
-from resgen.pipelines.speech.edit import SpokenWord, _new_text, _span, _words
+from resgen.pipelines.speech.edit import SpokenWord, _new_text, _span, _words, changed_words
 from resgen.pipelines.speech.pipeline import SpeechPipeline
 from resgen.samplers.records import Samples
 from speech_parts import DEPTH, HOP, MEL, RATE, STRIDE, UNIT, make_tokenizer, save_parts, voice
@@ -217,6 +218,50 @@ def test_punctuation_is_no_part_of_a_word() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "span", "words"),
+    [
+        ("ab cab bac", (1, 2), "cab"),
+        ("ab, cab. bac!", (1, 2), "cab."),
+        ("ab ca", (1, 3), "ca"),
+        ("ab bac", (1, 3), "bac"),
+        ("c ab ca bac", (0, 0), "c"),
+        ("ab ca ca bac", (2, 2), "ca"),
+        ("ab ca bac c.", (3, 3), "c."),
+        ("c", (0, 3), "c"),
+    ],
+)
+def test_the_words_that_a_text_changes(text: str, span: tuple[int, int], words: str) -> None:
+    found, new = changed_words(Spoken(TEXT, TEXT.encode()), Spoken(text, text.upper().encode()))
+    assert (found.start, found.stop) == span and new == Spoken(words, words.upper().encode())
+
+
+@pytest.mark.parametrize(
+    ("text", "replaced"),
+    [("ab cab bac", "ca"), ("c ab ca bac", ""), ("ab c ca bac", ""), ("ab ca bac c", ""), ("ab ca", "ca bac")],
+)
+@pytest.mark.parametrize("silence", [1000, 0])
+def test_a_whole_text_changes_the_words_that_differ(
+    pipe: SpeechPipeline, text: str, replaced: str, silence: int
+) -> None:
+    """As the stretch of these words would; what is before and after it is the recording."""
+    recording = torch.cat([torch.zeros(silence), voice(1.21), torch.zeros(silence)])
+    (result,) = pipe.edit(recording, input_text=TEXT, text=text, blend=True)
+    plan = result.plan
+    assert plan.text == text and " ".join(word.text for word in plan.replaced) == replaced
+    begin, end = plan.cut
+    assert torch.equal(result.audio[:begin], recording[:begin])
+    if end < len(recording):
+        assert torch.equal(result.audio[begin + plan.num_new * UNIT :], recording[end:])
+    if replaced:
+        stretch = {"begin_s": plan.replaced[0].begin_s, "end_s": plan.replaced[-1].end_s}
+        new = text.removeprefix("ab ").removesuffix(" bac")
+        (other,) = pipe.edit(recording, input_text=TEXT, text=new, **stretch, blend=True)
+        assert torch.equal(other.audio, result.audio)
+    else:
+        assert end - begin <= 4 * UNIT, "a gap, and no word"
+
+
+@pytest.mark.parametrize(
     ("place", "text"),
     [("before", "c ab ca bac"), ("between", "ab ca c bac"), ("after", "ab ca bac c")],
 )
@@ -314,6 +359,10 @@ def test_a_file_at_another_rate(pipe: SpeechPipeline, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "named"),
     [
+        ({"begin_s": None}, ConfigError, "begin_s=None and end_s=0.8 make no stretch; give both, or neither"),
+        ({"end_s": None}, ConfigError, "begin_s=0.5 and end_s=None"),
+        ({"begin_s": None, "end_s": None, "text": "Ab, ca bac."}, DataError, "'ab, ca bac.' has the words of the rec"),
+        ({"begin_s": None, "end_s": None, "text": "..."}, DataError, "no letters"),
         ({"begin_s": -0.1}, ConfigError, "the stretch from -0.1 to"),
         ({"begin_s": 0.8, "end_s": 0.8}, ConfigError, "must have 0 <= from < to <= 1.52 s"),
         ({"end_s": 1.54}, ConfigError, "to 1.54 s must have"),
