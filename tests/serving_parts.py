@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import io
+import json
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -48,6 +49,38 @@ def talk(
             return await conversation(service, client)
 
     return asyncio.run(run())
+
+
+class Asked:
+    """One request as a server would pass it on, whose answer is read message by message."""
+
+    def __init__(self, service: Service, path: str, body: dict[str, Any]) -> None:
+        self.gone, self.reads, self._content = asyncio.Event(), asyncio.Event(), json.dumps(body).encode()
+        self.reads.set()
+        self._answers: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(self._content)).encode())]
+        headers.append((b"accept", b"audio/wav"))
+        scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b""}
+        scope |= {"headers": headers, "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1"}
+        self.task = asyncio.create_task(create_app(service)({**scope, "scheme": "http"}, self._receive, self._send))
+
+    async def message(self) -> dict[str, Any]:
+        return await asyncio.wait_for(self._answers.get(), 20)
+
+    async def rest(self) -> list[dict[str, Any]]:
+        await asyncio.wait_for(self.task, 20)
+        return [self._answers.get_nowait() for _ in range(self._answers.qsize())]
+
+    async def _receive(self) -> dict[str, Any]:
+        if self._content:
+            content, self._content = self._content, b""
+            return {"type": "http.request", "body": content, "more_body": False}
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Any) -> None:
+        await self.reads.wait()
+        await self._answers.put(message)
 
 
 def png(array: np.ndarray = PIXELS) -> bytes:

@@ -30,7 +30,14 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 OPENAI = "/v1/audio/speech"
-FORMS = ("/v1/images/edit", "/v1/images/levels", "/v1/speech", "/v1/speech/stream")
+FORMS = (
+    "/v1/images/edit",
+    "/v1/images/levels",
+    "/v1/speech",
+    "/v1/speech/stream",
+    "/v1/speech/edit",
+    "/v1/speech/edit/stream",
+)
 """Bodies with files."""
 OPEN = ("/", "/healthz", "/readyz", "/docs")
 ROUTES = (

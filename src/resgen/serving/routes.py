@@ -8,6 +8,7 @@ import json
 import re
 import secrets
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
@@ -37,8 +38,10 @@ JSON = "application/json"
 DEFECT = "this is a defect of the server"
 WORK = (400, 401, 404, 413, 415, 422, 429, 503, 504)
 """Errors of routes that compute."""
-SHOWN = (401, 404, 422, 429, 503, 504)
-"""Errors of routes that show what a model makes."""
+BODILESS = (401, 404, 422, 429, 503, 504)
+"""Errors of routes that compute and take no body."""
+STEPS_AHEAD = 16
+"""Steps that may wait for a slow client."""
 
 T = TypeVar("T")
 
@@ -93,9 +96,7 @@ class Routes:
             task = self._made[name] = asyncio.create_task(make())
         return await asyncio.shield(task)
 
-    def follow(
-        self, key: Any, job: Any, *, size: int = 1, ahead: int | None = None
-    ) -> tuple[Ticket, AsyncGenerator[Any, None]]:
+    def follow(self, key: Any, job: Any, *, size: int = 1) -> tuple[Ticket, AsyncGenerator[Any, None]]:
         """Compute a model's job; its ticket, and what the worker tells of it until it is done.
 
         The generator raises what goes wrong; closing it gives the ticket up.
@@ -104,18 +105,12 @@ class Routes:
             key: of the job.
             job: what to compute.
             size: samples.
-            ahead: events that may wait for a slow client; more are left out. None keeps all.
         """
-        events: asyncio.Queue[Any] = asyncio.Queue()
-
-        def note(event: Any) -> None:
-            if ahead is None or events.qsize() < ahead:
-                events.put_nowait(event)
-
-        ticket = self.batcher.submit(key, job, size=size, notify=note)
+        events = Events()
+        ticket = self.batcher.submit(key, job, size=size, notify=events.put_nowait)
         return ticket, self._events(ticket, events)
 
-    async def _events(self, ticket: Ticket, events: asyncio.Queue[Any]) -> AsyncGenerator[Any, None]:
+    async def _events(self, ticket: Ticket, events: Events) -> AsyncGenerator[Any, None]:
         result = asyncio.create_task(self.service.result(ticket))
         result.add_done_callback(lambda _: events.put_nowait(None))
         try:
@@ -129,6 +124,25 @@ class Routes:
         """Compute a model's job and answer it, with its time."""
         ticket = self.batcher.submit(key, job, size=size)
         return as_json({**model.answer(job, await self.result(request, ticket)), "seconds": seconds_of(ticket)})
+
+
+class Events(asyncio.Queue[Any]):
+    """What a worker tells, on its way to a client. For one that reads slowly the newest `STEPS_AHEAD` steps wait, and
+    everything that is no step."""
+
+    def _init(self, maxsize: int) -> None:
+        self._queue: deque[Any] = deque()
+
+    def _put(self, item: Any) -> None:
+        if _is_step(item):
+            steps = [place for place, event in enumerate(self._queue) if _is_step(event)]
+            if len(steps) >= STEPS_AHEAD:
+                del self._queue[steps[0]]
+        self._queue.append(item)
+
+
+def _is_step(event: Any) -> bool:
+    return isinstance(event, dict) and event["event"] == "step"
 
 
 class ModelRoutes(Routes):

@@ -71,6 +71,28 @@ class SpeechBody(SpeechForm):
     prompt: str | None = Field(None, description="A sound file in base64.")
 
 
+class SpeechEditForm(Sampling):
+    """Fields of an edit of a recording, besides its file."""
+
+    input_text: str = Field(min_length=1, max_length=20_000, description="What is said in the recording.")
+    text: str = Field(
+        min_length=1,
+        max_length=20_000,
+        description="What it is to say: the words that differ are replaced. With a stretch, the words for it alone.",
+    )
+    begin_s: float | None = Field(None, ge=0, description="Where a stretch begins, in seconds of the recording.")
+    end_s: float | None = Field(None, ge=0, description="Where it ends.")
+    speed: float = Field(1.0, ge=0.25, le=4, description="1 keeps the pace of the recording.")
+    keep_length: bool = Field(False, description="Let the new words take as long as the old ones.")
+    blend: bool = Field(False, description="Take the samples outside the change from the recording.")
+
+
+class SpeechEditBody(SpeechEditForm):
+    """The same as JSON, with the recording's file in base64."""
+
+    recording: str = Field(min_length=1, description="A sound file in base64.")
+
+
 class OpenAISpeech(Sampling):
     """What OpenAI's clients send, and the sampler's settings as everywhere."""
 
@@ -144,6 +166,25 @@ class SpeechAnswer(BaseModel):
     wav: str = Field(description="WAV in base64")
     spectrogram: Png
     seconds: float
+
+
+class WordAnswer(BaseModel):
+    """A word of a recording, and the seconds at which it begins and ends."""
+
+    text: str
+    begin_s: float
+    end_s: float
+
+
+class SpeechEditAnswer(SpeechAnswer):
+    """An edited recording, and what was changed in it."""
+
+    text: str = Field(description="The whole new text.")
+    replaced: str = Field(description="The words that were replaced; empty where new ones were put in.")
+    words: list[WordAnswer] = Field(description="Of the recording.")
+    begin_s: float = Field(description="Where the change begins, in seconds of recording and result.")
+    end_s: float = Field(description="Where it ends in the recording.")
+    new_end_s: float = Field(description="Where it ends in the result.")
 
 
 class SpokenSample(SpeechAnswer):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-import json
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -19,9 +18,8 @@ from PIL import Image
 from resgen.data.sound.decode import encode_sound, read_sound, resample
 from resgen.pipelines.image.pipeline import ImagePipeline
 from resgen.pipelines.speech.pipeline import SpeechPipeline
-from resgen.serving.app import create_app
 from resgen.serving.service import Service
-from serving_parts import png, talk
+from serving_parts import Asked, png, talk
 from speech_parts import RATE, voice
 
 TEXT = "Abc. Cab. Ab."
@@ -215,38 +213,6 @@ class Held:
             self.reached.set()
             assert self.go.wait(20), "nobody let the sentence go"
         return self.next_codes(*arguments)
-
-
-class Asked:
-    """One request as a server would pass it on, whose answer is read message by message."""
-
-    def __init__(self, service: Service, path: str, body: dict[str, Any]) -> None:
-        self.gone, self.reads, self._content = asyncio.Event(), asyncio.Event(), json.dumps(body).encode()
-        self.reads.set()
-        self._answers: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(self._content)).encode())]
-        headers.append((b"accept", b"audio/wav"))
-        scope = {"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b""}
-        scope |= {"headers": headers, "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1"}
-        self.task = asyncio.create_task(create_app(service)({**scope, "scheme": "http"}, self._receive, self._send))
-
-    async def message(self) -> dict[str, Any]:
-        return await asyncio.wait_for(self._answers.get(), 20)
-
-    async def rest(self) -> list[dict[str, Any]]:
-        await asyncio.wait_for(self.task, 20)
-        return [self._answers.get_nowait() for _ in range(self._answers.qsize())]
-
-    async def _receive(self) -> dict[str, Any]:
-        if self._content:
-            content, self._content = self._content, b""
-            return {"type": "http.request", "body": content, "more_body": False}
-        await self.gone.wait()
-        return {"type": "http.disconnect"}
-
-    async def _send(self, message: Any) -> None:
-        await self.reads.wait()
-        await self._answers.put(message)
 
 
 ROUTES = [(SPEECH, BODY), (OPENAI, {"input": TEXT, "seed": 3, "num_steps": 2, "response_format": "wav"})]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from typing import Any
@@ -16,8 +17,9 @@ from resgen.checkpoints.voices import sentences_of
 from resgen.data.sound.decode import read_sound
 from resgen.errors import CheckpointError
 from resgen.pipelines.speech.pipeline import SpeechPipeline
+from resgen.serving.routes import STEPS_AHEAD
 from resgen.serving.service import Service
-from serving_parts import talk
+from serving_parts import Asked, talk
 from speech_parts import DEPTH, RATE
 
 TEXT = "Abc. Cab. Ab."
@@ -70,6 +72,31 @@ def test_a_stream_shows_every_step_and_every_sentence(
         "sample_rate_hz": RATE,
         "seconds": 0,
     }
+
+
+def test_a_slow_client_misses_old_steps_and_no_sound(speaks: dict[str, str]) -> None:
+    """While it reads nothing, the newest steps wait for it, and every sentence."""
+    body, made = {"text": TEXT, "seed": 3, "num_steps": 20}, []
+
+    async def ask(service: Service, _: httpx.AsyncClient) -> list[dict[str, Any]]:
+        model: Any = service.models["voice"]
+        step = model.step
+        model.step = lambda record, *others: made.append(record.step) or step(record, *others)
+        asked = Asked(service, STREAM, body)
+        assert (await asked.message())["status"] == 200
+        asked.reads.clear()
+        while service.batcher._waiting or service.batcher._computing:
+            await asyncio.sleep(0.01)
+        asked.reads.set()
+        return [json.loads(message["body"]) for message in await asked.rest() if message.get("body")]
+
+    events = talk(speaks, ask)
+    assert [event["sentence"] for event in events if event["event"] == "sound"] == [0, 1, 2]
+    assert events[-1]["event"] == "done"
+    told = [(event["sentence"], event["step"]) for event in events if event["event"] == "step"]
+    assert told == sorted(told) and [step for _, step in told[-STEPS_AHEAD:]] == made[-STEPS_AHEAD:]
+    sent = 3  # when it stopped to read: those that were on their way
+    assert len(told) <= STEPS_AHEAD + sent < len(made) - sent, "no more wait, however slow it is"
 
 
 def test_what_cannot_be_spoken_is_told_with_a_status(speaks: dict[str, str]) -> None:

@@ -28,7 +28,7 @@ from resgen.serving.schemas import as_text
 
 DECODED = 64
 """Pictures that the decoder takes at a time: as many as `ImagePipeline`, whose pictures are to be the same."""
-SHOWN = 12
+SAMPLES = 12
 """Most pictures that show what a model draws."""
 
 
@@ -114,10 +114,10 @@ class ServedImages:
         classes = [pipe.class_id(c) for c in class_ids] if class_ids is not None else range(max(1, pipe.num_classes))
         return self._job([c for c in classes for _ in range(num)], seed, settings)
 
-    def shown(self) -> tuple[tuple[Any, ...], ImageJob]:
+    def samples(self) -> tuple[tuple[Any, ...], ImageJob]:
         """The key and job of pictures that show what the model draws, with its own settings and seed 0: one of each
         class, of classes at even distances if there are many."""
-        count = min(SHOWN, self.config.max_samples, self.pipe.num_classes or SHOWN)
+        count = min(SAMPLES, self.config.max_samples, self.pipe.num_classes or SAMPLES)
         numbers = [k * self.pipe.num_classes // count for k in range(count)]
         return self._job(numbers, 0, {})
 

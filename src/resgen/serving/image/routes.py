@@ -12,9 +12,9 @@ from resgen.pipelines.image.edit import Box
 from resgen.serving import schemas
 from resgen.serving.image.model import ImageJob, ServedImages
 from resgen.serving.routes import (
+    BODILESS,
     JSON,
     LINES,
-    SHOWN,
     WORK,
     Routes,
     as_file,
@@ -30,8 +30,6 @@ from resgen.serving.service import Service
 from resgen.serving.uploads import check_picture, read_form
 
 PNG = "image/png"
-STEPS_AHEAD = 16
-"""Steps of a stream that may wait for a slow client; more are left out."""
 EDIT_FILES, LEVELS_FILES = {"image": True, "mask": False}, {"image": True}
 """Files of the forms, and whether they must be there."""
 
@@ -46,7 +44,7 @@ class ImageRoutes(Routes):
         edit = schemas.form_schema(schemas.EditForm, EDIT_FILES)
         levels = schemas.form_schema(schemas.LevelsForm, LEVELS_FILES)
         pictures, post = documented(schemas.ImagesAnswer, *WORK, 406, content=binary(PNG)), self.router.post
-        self.router.get("/images/samples", **documented(schemas.ImagesAnswer, *SHOWN))(self.samples)
+        self.router.get("/images/samples", **documented(schemas.ImagesAnswer, *BODILESS))(self.samples)
         post("/images", **pictures)(self.images)
         post("/images/stream", **documented(None, *WORK, **LINES))(self.stream)
         post("/images/edit", **pictures, openapi_extra=edit)(self.edit)
@@ -66,7 +64,7 @@ class ImageRoutes(Routes):
         found = self.service.find(model, ServedImages)
 
         async def draw() -> Response:
-            key, job = found.shown()
+            key, job = found.samples()
             ticket = self.batcher.submit(key, job, size=len(job.class_ids))
             return as_json({**found.answer(job, await self.service.result(ticket)), "seconds": seconds_of(ticket)})
 
@@ -82,7 +80,7 @@ class ImageRoutes(Routes):
     async def stream(self, body: schemas.ImagesRequest) -> Response:
         """New pictures, and how they come about step by step."""
         model, key, job = self.job(body)
-        ticket, steps = self.follow(key, job, size=len(job.class_ids), ahead=STEPS_AHEAD)
+        ticket, steps = self.follow(key, job, size=len(job.class_ids))
         return as_lines(steps, lambda: {**model.answer(job, ticket.future.result()), "seconds": seconds_of(ticket)})
 
     async def edit(self, request: Request) -> Response:

@@ -78,8 +78,8 @@ class ServedSpeech:
         self.description, self.measured = str(parts.folder.extra.get("description", "")), measured(parts.folder)
         self.sentences = sentences_of(parts.folder)
         self.pipe = SpeechPipeline(parts, device=device, dtype=dtype)
-        self.trace = SpeechTrace(self.pipe)
-        encode_sound(torch.zeros(1), self.pipe.sample_rate_hz)  # without soundfile it fails here, not at a request
+        self.trace, self.sample_rate_hz = SpeechTrace(self.pipe), self.pipe.sample_rate_hz
+        encode_sound(torch.zeros(1), self.sample_rate_hz)  # without soundfile it fails here, not at a request
 
     def describe(self) -> dict[str, Any]:
         """What `GET /v1/models` says of the model."""
@@ -87,7 +87,7 @@ class ServedSpeech:
         return {
             "classes": [],
             "image": None,
-            "sample_rate_hz": self.pipe.sample_rate_hz,
+            "sample_rate_hz": self.sample_rate_hz,
             "voices": [DEFAULT_VOICE, *self.pipe.voices],
             "sentences": self.sentences,
             "positions": spec.num_positions,
@@ -136,9 +136,9 @@ class ServedSpeech:
             job: likewise.
             rate_hz: of the samples; the model's own if left out.
         """
-        return (*key, "told"), replace(job, compute=self._tell, rate_hz=rate_hz or self.pipe.sample_rate_hz)
+        return (*key, "told"), replace(job, compute=self._tell, rate_hz=rate_hz or self.sample_rate_hz)
 
-    def shown(self, key: tuple[Any, ...], job: SpeechJob) -> tuple[tuple[Any, ...], SpeechJob]:
+    def stepwise(self, key: tuple[Any, ...], job: SpeechJob) -> tuple[tuple[Any, ...], SpeechJob]:
         """Key and job of the same text step by step; it shares no batch, since its steps are its own."""
         key, job = self.told(key, job, None)
         return (*key, object()), replace(job, stepwise=True)
@@ -159,6 +159,38 @@ class ServedSpeech:
         """The body of an answer, without its time."""
         return {"model": self.name, "seed": job.seed, **output}
 
+    def sound(self, content: memoryview, where: str) -> Tensor:
+        """Samples of an upload at the model's rate; called in the worker.
+
+        Raises:
+            DataError: no sound, or one that is too long.
+        """
+        longest = self.config.max_sound_s
+        return read_sound(
+            content,
+            self.sample_rate_hz,
+            where=where,
+            max_seconds=longest,
+            max_values=round(longest * VALUES_PER_SECOND),
+        )
+
+    def spectrogram(self, audio: Tensor) -> str:
+        """The picture of samples at the model's rate."""
+        mel = log_mel(audio[None].to(self.pipe.device), self.pipe.mel)[0]
+        return as_text(png_bytes(spectrogram_picture(mel, scale=2)))
+
+    def step(self, record: StepRecord, codes: Tensor, visible: Tensor) -> dict[str, Any]:
+        """How far a sequence is: the levels that are known, and the spectrogram of what they decode to."""
+        visible = visible.cpu()
+        mel = self.trace.mel(codes.cpu(), visible)
+        return {
+            "event": "step",
+            "step": record.step,
+            "num_steps": record.num_steps,
+            "visible": visible.tolist(),
+            "spectrogram": None if mel is None else as_text(png_bytes(spectrogram_picture(mel, scale=2))),
+        }
+
     def _tell(self, tickets: Sequence[Ticket]) -> list[Any]:
         """The next sentence of every job."""
         raise_if_abandoned(tickets)
@@ -171,7 +203,10 @@ class ServedSpeech:
             def watch(record: StepRecord, codes: Tensor, visible: Tensor) -> None:
                 raise_if_abandoned(tickets)
                 if stepwise:
-                    tickets[0].tell(self._step(record, talks[0], codes[0], visible[0]))
+                    talk = talks[0]
+                    given = len(talk.job.codes)  # the prompt
+                    about = {"sentence": talk.number, "sentences": len(talk.utterance.sentences)}
+                    tickets[0].tell({**self.step(record, codes[0, given:], visible[0, given:]), **about})
 
             sampling = sampling_with(self.pipe.sampling, tickets[0].payload.settings)
             codes, steps = self.pipe.next_codes(talks, sampling, watch)
@@ -195,29 +230,10 @@ class ServedSpeech:
                 "text": " ".join(output.texts),
                 "duration_s": output.duration_s,
             }
-            ticket.tell({**about, "pcm": as_text(pcm), "spectrogram": self._spectrogram(output)})
+            ticket.tell({**about, "pcm": as_text(pcm), "spectrogram": self.spectrogram(output.audio)})
         else:
             ticket.tell(pcm)
         return None if talk.is_over else UNFINISHED
-
-    def _step(self, record: StepRecord, talk: Talk, codes: Tensor, visible: Tensor) -> dict[str, Any]:
-        """How far a sentence is: the levels that are known, and the spectrogram of what they decode to."""
-        given = len(talk.job.codes)  # the prompt
-        codes, visible = codes[given:].cpu(), visible[given:].cpu()
-        mel = self.trace.mel(codes, visible)
-        return {
-            "event": "step",
-            "sentence": talk.number,
-            "sentences": len(talk.utterance.sentences),
-            "step": record.step,
-            "num_steps": record.num_steps,
-            "visible": visible.tolist(),
-            "spectrogram": None if mel is None else as_text(png_bytes(spectrogram_picture(mel, scale=2))),
-        }
-
-    def _spectrogram(self, result: SpeechOutput) -> str:
-        mel = log_mel(result.audio[None].to(self.pipe.device), self.pipe.mel)[0]
-        return as_text(png_bytes(spectrogram_picture(mel, scale=2)))
 
     def _speak(self, tickets: Sequence[Ticket]) -> list[Any]:
         """The whole sound of every job, or the reason why there is none."""
@@ -235,15 +251,7 @@ class ServedSpeech:
     def _prepared(self, job: SpeechJob) -> Utterance:
         prompt = None
         if job.prompt is not None:
-            longest = self.config.max_sound_s
-            sound = read_sound(
-                job.prompt,
-                self.pipe.sample_rate_hz,
-                where="the prompt",
-                max_seconds=longest,
-                max_values=round(longest * VALUES_PER_SECOND),
-            )
-            prompt = self.pipe.prepare(sound, job.prompt_text)
+            prompt = self.pipe.prepare(self.sound(job.prompt, "the prompt"), job.prompt_text)
         return Utterance(self.pipe.sentences(job.text), prompt, speed=job.speed, seed=job.seed)
 
     def _outputs(self, tickets: Sequence[Ticket], utterances: list[Any]) -> list[Any]:
@@ -271,5 +279,5 @@ class ServedSpeech:
             "sample_rate_hz": result.sample_rate_hz,
             "duration_s": result.duration_s,
             "wav": as_text(encode_sound(result.audio, result.sample_rate_hz)),
-            "spectrogram": self._spectrogram(result),
+            "spectrogram": self.spectrogram(result.audio),
         }

@@ -1,4 +1,5 @@
-"""Routes of speech: a text in the voice of a prompt, and the route that OpenAI's clients know."""
+"""Routes of speech: a text in the voice of a prompt, a recording with other words, and the route that OpenAI's clients
+know."""
 
 from __future__ import annotations
 
@@ -15,9 +16,9 @@ from resgen.errors import DataError
 from resgen.serving import schemas
 from resgen.serving.gate import CutShortError, log_defect
 from resgen.serving.routes import (
+    BODILESS,
     JSON,
     LINES,
-    SHOWN,
     WORK,
     Routes,
     as_file,
@@ -32,10 +33,11 @@ from resgen.serving.routes import (
     unless_gone,
 )
 from resgen.serving.service import Service
+from resgen.serving.speech.edit import SpeechEditJob, SpeechEdits
 from resgen.serving.speech.model import ServedSpeech, SpeechJob
-from resgen.serving.uploads import check_sound, media_type, read_form, read_json
+from resgen.serving.uploads import Form, check_sound, media_type, read_form, read_json
 
-FILES = {"prompt": False}
+FILES, EDIT_FILES = {"prompt": False}, {"recording": True}
 WAV, PCM = "audio/wav", "audio/pcm"
 SUFFIXES = {"audio/flac": ".flac", "audio/mpeg": ".mp3", "audio/ogg": ".opus"}
 """Of files whose answer waits for the whole sound."""
@@ -54,11 +56,16 @@ class SpeechRoutes(Routes):
         form = schemas.form_schema(schemas.SpeechForm, FILES, schemas.SpeechBody)
         answers = documented(schemas.SpeechAnswer, *WORK, 406, content=binary(WAV, *SUFFIXES))
         files = binary(*OPENAI.values())
+        steps = documented(None, *WORK, **LINES)
         sounds = documented(None, *WORK, error=schemas.OpenAIError, description="A sound.", content=files)
         self.router.get("/voices", **documented(schemas.VoicesAnswer, 401, 404, 422, 503))(self.voices)
-        self.router.get("/speech/samples", **documented(schemas.SpokenSamples, *SHOWN))(self.samples)
+        self.router.get("/speech/samples", **documented(schemas.SpokenSamples, *BODILESS))(self.samples)
         self.router.post("/speech", **answers, openapi_extra=form)(self.speech)
-        self.router.post("/speech/stream", **documented(None, *WORK, **LINES), openapi_extra=form)(self.stream)
+        self.router.post("/speech/stream", **steps, openapi_extra=form)(self.stream)
+        edit = schemas.form_schema(schemas.SpeechEditForm, EDIT_FILES, schemas.SpeechEditBody)
+        edited = documented(schemas.SpeechEditAnswer, *WORK, 406, content=binary(WAV, *SUFFIXES))
+        self.router.post("/speech/edit", **edited, openapi_extra=edit)(self.edit)
+        self.router.post("/speech/edit/stream", **steps, openapi_extra=edit)(self.edit_stream)
         self.router.post("/audio/speech", **sounds)(self.openai)
 
     async def voices(self, model: schemas.ModelName = None) -> Response:
@@ -91,7 +98,28 @@ class SpeechRoutes(Routes):
         """A text spoken, and how it comes about: every step with its spectrogram and visible levels, every sentence
         with its samples (16 bits, mono, of the rate that the last line tells)."""
         model, key, job = await self.job(request)
-        key, job = model.shown(key, job)
+        key, job = model.stepwise(key, job)
+        return await self.lines(request, model, key, job)
+
+    async def edit(self, request: Request) -> Response:
+        """Words of a recording replaced, the rest kept: as JSON, or as the sound that Accept asks for."""
+        answer = preferred(request, (JSON, WAV, *SUFFIXES))
+        model, key, job = await self.edit_job(request)
+        if answer == JSON:
+            return await self.answer(request, model, key, job)
+        suffix = {WAV: ".wav", **SUFFIXES}[answer]
+        content = await self.result(request, self.batcher.submit(key, replace(job, suffix=suffix)))
+        return as_file(content, answer, job.seed)
+
+    async def edit_stream(self, request: Request) -> Response:
+        """Words of a recording replaced, and how the new ones come about: first the `plan` with the words of the
+        recording and its spectrogram, then every step, then the `sound` of the whole (16 bits, mono, of the rate that
+        the last line tells)."""
+        model, key, job = await self.edit_job(request)
+        return await self.lines(request, model, key, replace(job, stepwise=True))
+
+    async def lines(self, request: Request, model: Any, key: Any, job: Any) -> Response:
+        """What is told of a job, one JSON document a line."""
         ticket, events = self.follow(key, job)
         first = await unless_gone(request, anext(events))  # what is wrong is told before it, with a status
 
@@ -102,14 +130,25 @@ class SpeechRoutes(Routes):
                     yield event
 
         def last() -> dict[str, Any]:
-            about = {"model": model.name, "seed": job.seed, "sample_rate_hz": job.rate_hz}
+            about = {"model": model.name, "seed": job.seed, "sample_rate_hz": model.sample_rate_hz}
             return {**about, "seconds": seconds_of(ticket)}
 
         return as_lines(all_events(), last)
 
+    async def edit_job(self, request: Request) -> tuple[SpeechEdits, Any, SpeechEditJob]:
+        """The model that an edit means, and its key and job."""
+        form, recording = await _asked(request, schemas.SpeechEditForm, schemas.SpeechEditBody, EDIT_FILES)
+        self._check_text(form.input_text, form.text)
+        model = SpeechEdits(self.service.find(form.model, ServedSpeech))
+        assert recording is not None  # the schemas want it
+        check_sound(recording, "the recording")
+        change = form.model_dump(include={"input_text", "text", "begin_s", "end_s", "speed", "keep_length"})
+        key, job = model.job(recording, change, blend=form.blend, seed=seed_of(form), settings=self.settings(form))
+        return model, key, job
+
     async def job(self, request: Request) -> tuple[ServedSpeech, Any, SpeechJob]:
         """The model that a request means, and the key and job of its text."""
-        form, prompt = await _asked(request)
+        form, prompt = await _asked(request, schemas.SpeechForm, schemas.SpeechBody, FILES)
         self._check_text(form.text, form.prompt_text or "")
         model = self.service.find(form.model, ServedSpeech)
         if prompt is not None:
@@ -155,15 +194,19 @@ class SpeechRoutes(Routes):
                 raise DataError(f"a text has {len(text)} characters; at most {self.config.max_text} are allowed")
 
 
-async def _asked(request: Request) -> tuple[schemas.SpeechForm, memoryview | None]:
-    """The fields of a request and its prompt, from a form or from JSON."""
+async def _asked(
+    request: Request, fields: type[Form], body: type[Form], files: dict[str, bool]
+) -> tuple[Form, memoryview | None]:
+    """The fields of a request and its one file, from a form or from JSON."""
+    (name,) = files
     match media_type(request):
         case "application/json":
-            body = await read_json(request, schemas.SpeechBody)
-            return body, schemas.from_text(body.prompt, "the prompt") if body.prompt else None
+            found = await read_json(request, body)
+            content = getattr(found, name)
+            return found, schemas.from_text(content, f"the {name}") if content else None
         case "multipart/form-data":
-            form, files = await read_form(request, schemas.SpeechForm, FILES)
-            return form, files.get("prompt")
+            form, uploads = await read_form(request, fields, files)
+            return form, uploads.get(name)
     raise HTTPException(415, "the body must be application/json or multipart/form-data")
 
 

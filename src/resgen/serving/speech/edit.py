@@ -1,0 +1,123 @@
+"""Words of a recording replaced, behind a server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from resgen.data.sound.decode import encode_sound, pcm_bytes
+from resgen.kinds import AnySampling, sampling_with
+from resgen.pipelines.speech.edit import SpeechEdit, SpeechEditPlan
+from resgen.samplers.records import StepRecord
+from resgen.serving.batching import Ticket, attempt, raise_if_abandoned
+from resgen.serving.schemas import as_text
+from resgen.serving.speech.model import ServedSpeech
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SpeechEditJob:
+    """One recording to edit.
+
+    Attributes:
+        compute: what computes it.
+        recording: the content of a sound file.
+        change: the other arguments of `SpeechPipeline.plan_edit`.
+        sampling: of the generator.
+        blend: take the samples outside the change from the recording.
+        seed: of the new words.
+        suffix: of the sound file that is the answer; None for JSON.
+        stepwise: tell the plan, every step and the sound; there is no other answer then.
+    """
+
+    compute: Callable[[Sequence[Ticket]], list[Any]]
+    recording: memoryview
+    change: dict[str, Any]
+    sampling: AnySampling
+    blend: bool
+    seed: int
+    suffix: str | None = None
+    stepwise: bool = False
+
+
+class SpeechEdits:
+    """What a speech model that is served does with recordings.
+
+    Args:
+        model: the model.
+    """
+
+    def __init__(self, model: ServedSpeech) -> None:
+        self.model, self.pipe = model, model.pipe
+        self.name, self.sample_rate_hz = model.name, model.sample_rate_hz
+
+    def job(
+        self, recording: memoryview, change: dict[str, Any], *, blend: bool, seed: int, settings: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], SpeechEditJob]:
+        """The key and job of an edit; it shares no batch, since what is given of each is of another length.
+
+        Raises:
+            ConfigError: a setting out of range. What is wrong with recording and texts is found in the worker.
+        """
+        sampling = sampling_with(self.pipe.sampling, settings)
+        job = SpeechEditJob(
+            compute=lambda tickets: [attempt(self._edit, ticket) for ticket in tickets],
+            recording=recording,
+            change=change,
+            sampling=sampling,
+            blend=blend,
+            seed=seed,
+        )
+        return (self.name, object()), job
+
+    def answer(self, job: SpeechEditJob, output: dict[str, Any]) -> dict[str, Any]:
+        """The body of an answer, without its time."""
+        return {"model": self.name, "seed": job.seed, **output}
+
+    def _edit(self, ticket: Ticket) -> Any:
+        raise_if_abandoned([ticket])
+        job: SpeechEditJob = ticket.payload
+        plan = self.pipe.plan_edit(self.model.sound(job.recording, "the recording"), **job.change)
+        if job.stepwise:
+            ticket.tell({"event": "plan", **_said(plan), **self._before(plan)})
+
+        def watch(record: StepRecord, codes: Tensor, visible: Tensor) -> None:
+            raise_if_abandoned([ticket])
+            if job.stepwise:
+                ticket.tell(self.model.step(record, codes[0], visible[0]))
+
+        (result,) = self.pipe.edited(plan, job.sampling, job.blend, seed=job.seed, callback=watch)
+        if job.suffix is not None:
+            return encode_sound(result.audio, result.sample_rate_hz, job.suffix)
+        made = {"duration_s": result.duration_s, "spectrogram": self.model.spectrogram(result.audio)}
+        if job.stepwise:
+            pcm = as_text(pcm_bytes(result.audio))
+            return ticket.tell({"event": "sound", "text": plan.text, "pcm": pcm, **made})
+        return self._content(result) | made
+
+    def _before(self, plan: SpeechEditPlan) -> dict[str, Any]:
+        """The recording, and the positions of the result that are new."""
+        return {
+            "new_positions": [plan.begin, plan.begin + plan.num_new],
+            "duration_s": len(plan.recording) / plan.sample_rate_hz,
+            "spectrogram": self.model.spectrogram(plan.recording),
+        }
+
+    def _content(self, result: SpeechEdit) -> dict[str, Any]:
+        wav = as_text(encode_sound(result.audio, result.sample_rate_hz))
+        return {"sample_rate_hz": result.sample_rate_hz, "wav": wav, **_said(result.plan)}
+
+
+def _said(plan: SpeechEditPlan) -> dict[str, Any]:
+    """What is said, and where it changes."""
+    begin_s, end_s = plan.cut_s
+    return {
+        "text": plan.text,
+        "replaced": " ".join(word.text for word in plan.replaced),
+        "words": [word._asdict() for word in plan.words],
+        "begin_s": begin_s,
+        "end_s": end_s,
+        "new_end_s": begin_s + plan.num_new * plan.samples_per_position / plan.sample_rate_hz,
+    }
