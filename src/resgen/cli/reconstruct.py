@@ -31,6 +31,7 @@ class Reconstruct:
         resgen generate image --model avatars64 --class lorelei --out face.png
         resgen reconstruct --tokenizer avatars64 --input face.png --out levels.png
         resgen reconstruct --tokenizer runs/digits-tokenizer/model --input digits --out levels.png
+        resgen reconstruct --tokenizer runs/photos-tokenizer/model --input photos --levels 1 2 4 8 16 --out levels.png
         resgen reconstruct --tokenizer fashion-mnist-small --input data/test.parquet --out levels.png --json
         resgen reconstruct --tokenizer runs/mel/model --vocoder runs/vocoder/model --input me.wav --out levels
     """
@@ -44,6 +45,8 @@ class Reconstruct:
     sounds, spectrograms and report."""
     resize: bool = False
     """Pictures: cut out, resize and convert those of another size or mode, instead of refusing them."""
+    levels: Annotated[tuple[int, ...], option("N ...")] = ()
+    """Pictures: only these numbers of levels; 1, 2, ... all of them if left out."""
     vocoder: Annotated[str | None, option("DIR")] = None
     """Speech: folder of the vocoder of a mel tokenizer, in place of the pipeline's own."""
     num: Annotated[int | None, option("N")] = None

@@ -392,11 +392,11 @@ def test_encode_refuses_before_it_begins(options, line, fake, tmp_path, capsys):
 
 
 def test_reconstruct_reports_psnr_coarse_to_fine(fake, monkeypatch, tmp_path, capsys):
-    result = SimpleNamespace(psnr_db=[10.0, 20.25], num_pictures=3, seconds=1.0)
+    result = SimpleNamespace(levels=[1, 2], psnr_db=[10.0, 20.25], num_pictures=3, seconds=1.0)
     calls = []
 
-    def reconstruct(tokenizer, input, out, *, resize):
-        calls.append((tokenizer, input, out, resize))
+    def reconstruct(tokenizer, input, out, *, resize, levels):
+        calls.append((tokenizer, input, out, resize, levels))
         return result
 
     monkeypatch.setattr("resgen.experiments.image.reconstruction.reconstruct", reconstruct)
@@ -405,12 +405,16 @@ def test_reconstruct_reports_psnr_coarse_to_fine(fake, monkeypatch, tmp_path, ca
     argv = ["reconstruct", "--tokenizer", "t", "--input", "in.png", "--out", str(out)]
     assert run_json(argv, capsys)["psnr_db"] == [10.0, 20.25]
     assert main([*argv, "--resize"]) == 0
-    assert calls == [("t", Path("in.png"), out, False), ("t", Path("in.png"), out, True)]
+    assert main([*argv, "--levels", "2", "1"]) == 0
+    assert [call[:3] for call in calls] == 3 * [("t", Path("in.png"), out)]
+    assert [call[3:] for call in calls] == [(False, ()), (True, ()), (False, (2, 1))]
     printed = capsys.readouterr().out
     assert "2       20.25" in printed and "PSNR falls" not in printed and "3 pictures in" in printed
+    result.levels.append(4)
     result.psnr_db.append(20.2)
     assert main(argv) == 0
     assert "PSNR falls" not in capsys.readouterr().out, "a fall this small says nothing of the tokenizer"
+    result.levels.append(8)
     result.psnr_db.append(20.0)
     assert main(argv) == 0
     assert "the PSNR falls after 2 levels" in capsys.readouterr().out

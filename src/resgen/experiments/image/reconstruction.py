@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from resgen.errors import ConfigError
@@ -14,28 +15,32 @@ NOTABLE_FALL_DB = 0.1
 """Of the PSNR with more levels; less is the rounding of pixels and codes, no sign of a tokenizer trained too little."""
 
 
-def reconstruct_pictures(tokenizer: str, input: Path, out: Path, *, resize: bool = False) -> Levels:
+def reconstruct_pictures(
+    tokenizer: str, input: Path, out: Path, *, resize: bool = False, levels: Sequence[int] = ()
+) -> Levels:
     """The PSNR by level, and a picture of the first reconstructions; the arguments are options.
 
     Raises:
-        ConfigError: `out` names no picture.
+        ConfigError: `out` names no picture, or levels that the tokenizer does not have.
     """
     if out.suffix.lower() not in PICTURES:
         raise ConfigError(f"--out '{out}' must end in {', '.join(PICTURES)}")
-    result = reconstruct(tokenizer, input, out, resize=resize)
+    result = reconstruct(tokenizer, input, out, resize=resize, levels=levels)
     document = {
         "file": out,
+        "levels": result.levels,
         "psnr_db": result.psnr_db,
         "num_pictures": result.num_pictures,
         "seconds": result.seconds,
     }
-    rows = [("levels", "PSNR [dB]"), *((i + 1, f"{psnr:.2f}") for i, psnr in enumerate(result.psnr_db))]
+    by_level = zip(result.levels, result.psnr_db, strict=True)
+    rows = [("levels", "PSNR [dB]"), *((count, f"{psnr:.2f}") for count, psnr in by_level)]
     notes = []
-    best = max(range(len(result.psnr_db)), key=result.psnr_db.__getitem__) + 1
-    if result.psnr_db[best - 1] - min(result.psnr_db[best:], default=math.inf) >= NOTABLE_FALL_DB:
+    best = max(range(len(result.levels)), key=result.psnr_db.__getitem__)
+    if result.psnr_db[best] - min(result.psnr_db[best + 1 :], default=math.inf) >= NOTABLE_FALL_DB:
         notes = [
-            f"the PSNR falls after {best} levels: deeper ones do not help these pictures; train the tokenizer longer, "
-            "or on pictures like these"
+            f"the PSNR falls after {result.levels[best]} levels: deeper ones do not help these pictures; train the "
+            "tokenizer longer, or on pictures like these"
         ]
     number = f"{result.num_pictures} picture{'s' * (result.num_pictures != 1)}"
     return Levels(document, rows, [*notes, f"{number} in {result.seconds:.1f} s; written to {out}"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from resgen.data.pictures.decode import read_image
 from resgen.data.pictures.grid import picture_grid, save_picture
 from resgen.data.pictures.sources import SUFFIXES, available_splits, open_images
 from resgen.data.pictures.store import PictureStore
+from resgen.errors import ConfigError
 from resgen.ops.images import at_once, from_uint8, psnr_db, to_uint8
 from resgen.progress import show_progress
 from resgen.tokenizers.image import ImageTokenizer
@@ -28,11 +30,13 @@ class Reconstruction:
     """What `reconstruct` measured.
 
     Attributes:
-        psnr_db: by number of decoded levels, coarse to fine, averaged over the pictures (8-bit; at most 100).
+        levels: numbers of decoded levels.
+        psnr_db: for each of them, averaged over the pictures (8-bit; at most 100).
         num_pictures: how many.
         seconds: for encoding and decoding.
     """
 
+    levels: list[int]
     psnr_db: list[float]
     num_pictures: int
     seconds: float
@@ -45,6 +49,7 @@ def reconstruct(
     out: str | Path,
     *,
     resize: bool = False,
+    levels: Sequence[int] = (),
     device: torch.device | None = None,
 ) -> Reconstruction:
     """Encode and decode a picture or a data set, and write the first pictures decoded from 1, 2, ... levels.
@@ -52,38 +57,49 @@ def reconstruct(
     Args:
         tokenizer: folder of a tokenizer or pipeline, or a bundled name.
         input_path: a picture, or data as `open_images` takes it (its test split if it has one).
-        out: picture to write: a row per input picture (8 at most), a column per number of levels, the original last.
+        out: picture to write: a row per input picture (8 at most), a column per number of levels, the
+            original last.
         resize: cut out and resize pictures of another size, instead of refusing them.
+        levels: numbers of levels to decode; 1, 2, ... all of them by default.
         device: where to compute; the CPU by default.
+
+    Raises:
+        ConfigError: more levels than the tokenizer has, or fewer than 1.
+        DataError: pictures that do not fit or cannot be read.
     """
     model, _ = load_tokenizer(tokenizer)
     model.to(device or torch.device("cpu"))
+    depth = model.spec.depth
+    counts = sorted(set(levels)) or list(range(1, depth + 1))
+    if not 1 <= counts[0] <= counts[-1] <= depth:
+        raise ConfigError(f"levels={list(levels)} must lie in 1..{depth}, the levels of the tokenizer")
     batches = _batches(model, input_path, resize)
     begin = time.perf_counter()
-    depth = model.spec.depth
-    psnr = torch.zeros(depth, dtype=torch.float64)
+    psnr = torch.zeros(len(counts), dtype=torch.float64)
     count = 0
     rows: list[Tensor] = []
     for pictures in show_progress(((1, batch) for batch in batches), len(batches), "reconstructing"):
         batch = pictures().to(model.quantizer.codebooks.device)
-        outputs = decode_levels(model, batch)
+        outputs = decode_levels(model, batch, counts)
         psnr += torch.stack([psnr_db(output, batch).sum() for output in outputs]).cpu()
         count += len(batch)
         if not rows:
             rows = [*(output[:PREVIEW_ROWS].cpu() for output in outputs), batch[:PREVIEW_ROWS].cpu()]
     seconds = time.perf_counter() - begin
-    labels = [*(str(level + 1) for level in range(depth)), "real"]
+    labels = [*map(str, counts), "real"]
     sheet = torch.stack(rows, dim=1).flatten(0, 1)
     scale = max(1, 64 // model.config.image_size)
     save_picture(picture_grid(sheet, len(labels), scale=scale, labels=labels), out)
-    return Reconstruction(psnr_db=(psnr / count).tolist(), num_pictures=count, seconds=seconds)
+    return Reconstruction(levels=counts, psnr_db=(psnr / count).tolist(), num_pictures=count, seconds=seconds)
 
 
 @torch.inference_mode()
-def decode_levels(model: ImageTokenizer, batch: UInt8[Tensor, "B C S S"]) -> list[UInt8[Tensor, "B C S S"]]:
-    """Pictures, encoded and decoded again from the first level alone, from the first two, ... and from all."""
+def decode_levels(
+    model: ImageTokenizer, batch: UInt8[Tensor, "B C S S"], levels: Sequence[int] = ()
+) -> list[UInt8[Tensor, "B C S S"]]:
+    """Pictures, encoded and decoded again from the first 1, 2, ... levels, or from so many as `levels` says."""
     codes = model.encode(from_uint8(batch))
-    return [to_uint8(model.decode(codes, level + 1)) for level in range(model.spec.depth)]
+    return [to_uint8(model.decode(codes, count)) for count in levels or range(1, model.spec.depth + 1)]
 
 
 def _batches(model: ImageTokenizer, path: str | Path, resize: bool):  # type: ignore[no-untyped-def]

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from resgen.checkpoints.artefacts import load_tokenizer
 from resgen.checkpoints.format import sha256_file
-from resgen.errors import CheckpointError, DataError
+from resgen.data.pictures.grid import PAD
+from resgen.errors import CheckpointError, ConfigError, DataError
 from resgen.ops.images import from_uint8, to_uint8
 from resgen.pipelines.describe import describe_artefact
 from resgen.pipelines.image.reconstruct import reconstruct
@@ -47,6 +48,21 @@ def test_psnr_of_a_folder_and_of_one_picture(model: Path, pictures: tuple[Path, 
     assert single.num_pictures == 1 and single.psnr_db == pytest.approx(psnr[:, 1].tolist(), abs=1e-6)
     tall, flat = (Image.open(tmp_path / name) for name in ("all.png", "one.png"))
     assert tall.width == flat.width and tall.height > 2 * flat.height
+
+
+def test_only_some_numbers_of_levels(model: Path, pictures: tuple[Path, np.ndarray], tmp_path: Path) -> None:
+    folder, arrays = pictures
+    result = reconstruct(model, folder, tmp_path / "some.png", levels=[3, 1, 3])
+    assert result.levels == [1, 3]
+    assert result.psnr_db == pytest.approx(expected_psnr(model, arrays).mean(1)[[0, 2]].tolist(), abs=1e-6)
+    whole = reconstruct(model, folder, tmp_path / "all.png")
+    assert whole.levels == [1, 2, 3]
+    some, every = (Image.open(tmp_path / name) for name in ("some.png", "all.png"))
+    assert some.height == every.height and (some.width - PAD) * 4 == (every.width - PAD) * 3, "with the originals"
+    for wrong in ([0], [1, 4]):
+        with pytest.raises(ConfigError, match=r"levels=\[.*must lie in 1\.\.3"):
+            reconstruct(model, folder, tmp_path / "wrong.png", levels=wrong)
+    assert not (tmp_path / "wrong.png").exists()
 
 
 def test_pictures_that_do_not_fit(model: Path, tmp_path: Path) -> None:
