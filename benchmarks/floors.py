@@ -265,7 +265,7 @@ class _TimedTrainer(Trainer):
             self.times: dict[str, list[float]] = {"step": [], "products": [], "reading": []}
             # A compiler would not let the products be seen.
             with torch.compiler.set_stance("force_eager"):
-                self.products = record_products(self.task.module, super()._train_step, recorder=_TrainingRecorder)
+                self.products = record_products(self.task.module, super()._train_step, recorder=TrainingRecorder)
             for _ in range(WARM_UP_STEPS):
                 super()._train_step()
         if len(self.times["step"]) == self.repetitions:
@@ -276,7 +276,7 @@ class _TimedTrainer(Trainer):
         return None
 
 
-class _TrainingRecorder(Recorder):
+class TrainingRecorder(Recorder):
     """Every product three times: forward, and for the gradient of either operand.
 
     `mm` is left out: losses that take their gradients in the forward pass take them by it, and they are counted with

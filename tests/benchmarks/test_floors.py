@@ -16,7 +16,7 @@ from resgen.evaluation.bench.cases import Case, random_network
 from resgen.evaluation.bench.products import record_products
 from resgen.models.token_head import TokenHead
 
-RECORDER = floors._TrainingRecorder
+RECORDER = floors.TrainingRecorder
 SMALL: dict[str, Any] = {
     "shape": "tiny",
     "batch_size": 2,
