@@ -5,8 +5,8 @@ For example:
     python tools/make_screenshots.py --out docs/results
 
 starts a server of its own, asks it as a person would, and writes page-arrival, page-pictures, page-edit-dark,
-page-levels, page-speech, page-phone-dark and page-interface as PNG files. It needs selenium, chromium and chromedriver.
-Seeds are fixed; the seconds that the page shows are those of this machine.
+page-levels, page-speech, page-words, page-phone-dark and page-interface as PNG files. It needs selenium, chromium and
+chromedriver. Seeds are fixed; the seconds that the page shows are those of this machine.
 """
 
 from __future__ import annotations
@@ -160,6 +160,15 @@ def speech(page: Page) -> None:
     finish(page)
 
 
+def words(page: Page) -> None:
+    page.load("words")
+    page.wait(lambda: page.all(".offer img"))
+    page.click(".offer li:nth-child(1) .change-words")
+    said = page.one("[name=input_text]").get_attribute("value").split()
+    page.fill("[name=text]", " ".join([*said[:1], "five" if said[1] != "five" else "nine", *said[2:]]))
+    finish(page)
+
+
 def phone(page: Page) -> None:
     page.load("pictures")
     samples_shown(page)
@@ -209,6 +218,7 @@ SCENES = {
     "edit-dark": edit,
     "levels": levels,
     "speech": speech,
+    "words": words,
     "phone-dark": phone,
     "interface": interface,
 }

@@ -126,3 +126,11 @@ def real(driver: object, real_url: str) -> Iterator[Page]:
     page.load()
     yield page
     page.restore()
+
+
+@pytest.fixture
+def docs(real: Page) -> Page:
+    """`/docs` of the server itself, with its routes."""
+    real.driver.get(f"{real.url}docs")
+    real.wait(lambda: real.driver.find_elements("css selector", "details.route"))
+    return real

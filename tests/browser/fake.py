@@ -123,10 +123,10 @@ class _Handler(BaseHTTPRequestHandler):
             if not self._refused():
                 self._json({"models": self.server.models})
             return
-        if path in _SHOWN:
+        if path in _GOT:
             time.sleep(self.server.samples_delay_s)
             if not self._refused(self.server.samples_fault):
-                self._json(_SHOWN[path](parse_qs(urlsplit(self.path).query)["model"][0], self.server.models))
+                self._json(_GOT[path](parse_qs(urlsplit(self.path).query)["model"][0], self.server.models))
             return
         file = PAGE / ("index.html" if path == "/" else Path(path).name)
         if not file.is_file():
@@ -144,6 +144,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._stream(fields)
         if self.path == "/v1/speech/stream":
             return self._speak(fields)
+        if self.path == "/v1/speech/edit/stream":
+            return self._change(fields)
         time.sleep(self.server.delay_s)
         self._json(_ANSWERS[self.path](fields, self.server.models))
 
@@ -206,6 +208,27 @@ class _Handler(BaseHTTPRequestHandler):
             self._line({**whole, "pcm": base64.b64encode(part).decode(), "spectrogram": picture_of})
         about = {"model": fields["model"], "seed": int(fields["seed"]), "sample_rate_hz": 8000, "seconds": 0.1}
         self._line({"event": "done", **about})
+
+    def _change(self, fields: dict[str, Any]) -> None:
+        """Three words in 0.4 s of 10 positions; the second is another one, from 0.16 to 0.24 s, then to 0.32 s."""
+        self._start(200, "application/x-ndjson", {})
+        said, steps = fields["input_text"].split(), int(fields["num_steps"])
+        words = [{"text": word, "begin_s": 0.16 * k, "end_s": 0.16 * k + 0.08} for k, word in enumerate(said)]
+        about = {"event": "plan", "text": fields["text"], "replaced": said[1], "words": words, "begin_s": 0.16}
+        about |= {"end_s": 0.24, "new_end_s": 0.32, "new_positions": [4, 8], "duration_s": 0.4}
+        self._line({**about, "spectrogram": picture("before", size=64)})
+        for step in range(1, steps + 1):
+            time.sleep(self.server.delay_s)
+            visible = [16 if k < 4 or k > 7 else 16 * step // steps for k in range(10)]
+            done = {"event": "step", "step": step, "num_steps": steps, "visible": visible}
+            self._line({**done, "spectrogram": picture("after", step, size=64)})
+            if self.server.fault == "break" and step == 2:
+                return
+        pcm = base64.b64encode(sound(0.5)[44:]).decode()
+        whole = {"event": "sound", "text": fields["text"], "duration_s": 0.5, "pcm": pcm}
+        self._line({**whole, "spectrogram": picture("after", size=64)})
+        last = {"model": fields["model"], "seed": int(fields["seed"]), "sample_rate_hz": 8000, "seconds": 0.1}
+        self._line({"event": "done", **last})
 
     def _line(self, event: dict[str, Any]) -> None:
         self.wfile.write(json.dumps(event).encode() + b"\n")
@@ -282,4 +305,4 @@ _ANSWERS = {
     "/v1/images/edit": _edit,
     "/v1/images/levels": _levels,
 }
-_SHOWN = {"/v1/images/samples": samples, "/v1/speech/samples": spoken_samples, "/v1/voices": voices}
+_GOT = {"/v1/images/samples": samples, "/v1/speech/samples": spoken_samples, "/v1/voices": voices}

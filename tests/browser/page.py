@@ -33,7 +33,7 @@ class Page:
         )
 
     def asks_key(self) -> bool:
-        return self.run("return document.getElementById('key').open")
+        return self.run("return document.getElementById('key')?.open ?? false")
 
     def restore(self) -> None:
         """Undo what a test changed in the browser."""

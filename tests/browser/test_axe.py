@@ -14,7 +14,8 @@ import pytest
 
 from browser.fake import FakeServer
 from browser.page import Page
-from browser.test_screens import RESULT, SIZES, arrive, result_of
+from browser.test_interface import open_route, sent
+from browser.test_screens import RESULT, SCHEMES, SIZES, arrive, result_of
 
 AXE = Path(__file__).parents[2] / "build/axe/node_modules/axe-core/axe.min.js"
 pytestmark = pytest.mark.skipif(
@@ -47,6 +48,18 @@ def test_no_rule_is_broken(page: Page, fake: FakeServer, view: str, size: str) -
     fake.fault = {"status": 422, "error": "num_steps=6 must lie in 1..4"}
     page.finish()
     assert page.errors() and violations(page) == []
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_no_rule_is_broken_in_the_interface(docs: Page, size: str) -> None:
+    """On arrival, and with routes that are open: a form, JSON, an answer with pictures, and a refusal."""
+    docs.media(prefers_color_scheme=SCHEMES[size], prefers_reduced_motion="reduce")
+    docs.resize(*SIZES[size], mobile=size == "phone")
+    assert violations(docs) == []
+    open_route(docs, "POST", "/v1/speech/edit")
+    assert sent(docs).startswith("422") and violations(docs) == []
+    open_route(docs, "GET", "/v1/images/samples")
+    assert sent(docs).startswith("200") and violations(docs) == []
 
 
 def test_axe_finds_what_is_wrong(page: Page) -> None:

@@ -2,16 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
 from browser.page import Page
-
-
-@pytest.fixture
-def docs(real: Page) -> Page:
-    real.driver.get(f"{real.url}docs")
-    real.wait(lambda: real.driver.find_elements("css selector", "details.route"))
-    return real
 
 
 def open_route(page: Page, method: str, path: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from browser.fake import MODELS, FakeServer
 from browser.page import Page
 
-VIEWS = ("pictures", "edit", "levels", "speech")
+VIEWS = ("pictures", "edit", "levels", "speech", "words")
 TAB, ENTER, SPACE, ARROW_LEFT = "\ue004", "\ue007", "\ue00d", "\ue012"
 
 

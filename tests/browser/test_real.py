@@ -135,7 +135,7 @@ def test_a_text_that_the_model_cannot_speak_is_named_beside_the_text(real: Page)
 def test_a_phone_shows_the_models_own_names_without_scrolling(quick: Page) -> None:
     quick.resize(375, 800, mobile=True)
     quick.finish()
-    for view in ("pictures", "edit", "levels", "speech"):
+    for view in ("pictures", "edit", "levels", "speech", "words"):
         quick.go(view)
         assert quick.run("return document.documentElement.scrollWidth") <= 375
 

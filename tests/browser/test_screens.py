@@ -20,6 +20,7 @@ RESULT = {
     "edit": ".hero img",
     "levels": "ol.levels li:nth-child(1) img",
     "speech": ".sound img",
+    "words": ".after img",
 }
 
 # Elements that leave the window on its left or right, and those that cut off what is in them.
@@ -84,6 +85,9 @@ def result_of(page: Page, view: str) -> None:
     if view in ("edit", "levels"):
         page.click(".offer li:nth-child(2) button")
         page.wait(lambda: page.one(".source-hint").text.startswith("Made by"))
+    if view == "words":
+        page.click(".offer li:nth-child(1) .change-words")
+        page.fill("[name=text]", "three nine one")
     if view == "edit":
         page.slide("[name=keep_levels]", 2)
     if view == "levels":

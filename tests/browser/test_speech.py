@@ -88,9 +88,9 @@ def test_a_file_larger_than_the_server_takes_is_not_sent(voice: Page, fake: Fake
 
 
 def test_a_refused_text_is_named_beside_the_text(voice: Page, fake: FakeServer) -> None:
-    fake.fault = {"status": 422, "error": "text 'hello' has letters out of the model's reach"}
+    fake.fault = {"status": 422, "error": "the model cannot speak 'hello'; it knows: one, two"}
     voice.finish()
-    assert voice.error_of("[name=text]") == "text 'hello' has letters out of the model's reach."
+    assert voice.error_of("[name=text]") == "the model cannot speak 'hello'; it knows: one, two."
 
 
 def test_a_recording_is_sent_as_a_wav_file_of_one_channel(voice: Page, fake: FakeServer) -> None:

@@ -1,5 +1,7 @@
 // Requests to the server this page came from, and what can go wrong with them, in words.
 
+import { make } from "./dom.js";
+
 const KEY = "resgen-api-key"; // sessionStorage: gone with the tab
 
 /** An answer that is no result. `message` is one line for people; `status` 0 when there was no answer at all;
@@ -24,7 +26,7 @@ export async function samples(model) {
 
 /** What a model of speech says by itself. */
 export async function spokenSamples(model) {
-  return (await readJson(await send(`v1/speech/samples?model=${encodeURIComponent(model)}`, {}))).samples;
+  return readJson(await send(`v1/speech/samples?model=${encodeURIComponent(model)}`, {}));
 }
 
 /** The named voices of a model of speech: [{name, text, flac}]. */
@@ -109,23 +111,22 @@ let asking = null;
 /** Show the dialog; the key, or null if it was closed. Several requests that want a key ask once. */
 function askKey(wrong) {
   asking ??= new Promise((resolve) => {
-    const dialog = document.getElementById("key");
-    const input = document.getElementById("key-input");
-    document.getElementById("key-title").textContent = wrong
-      ? "The server did not accept this API key"
-      : "This server wants an API key";
-    input.value = "";
-    dialog.returnValue = "";
-    dialog.addEventListener(
-      "close",
-      () => {
-        asking = null;
-        const given = input.value.trim();
-        input.value = "";
-        resolve(dialog.returnValue === "ok" && given ? given : null);
-      },
-      { once: true },
-    );
+    const title = wrong ? "The server did not accept this API key" : "This server wants an API key";
+    const input = make("input", { id: "key-input", type: "password", autocomplete: "off", "aria-describedby": "key-hint" });
+    const dialog = make("dialog", { id: "key", "aria-labelledby": "key-title" },
+      make("form", { method: "dialog", novalidate: true },
+        make("h2", { id: "key-title", text: title }),
+        make("div", { class: "field" }, make("label", { for: "key-input", text: "API key" }), input,
+          make("p", { class: "hint", id: "key-hint", text: "Kept in this tab until it is closed, and sent to this server only." })),
+        make("div", { class: "actions" },
+          make("button", { class: "primary", type: "submit", value: "ok", text: "Use key" }),
+          make("button", { type: "submit", value: "cancel", formnovalidate: true, text: "Not now" }))));
+    dialog.addEventListener("close", () => {
+      asking = null;
+      dialog.remove();
+      resolve(dialog.returnValue === "ok" && input.value.trim() ? input.value.trim() : null);
+    });
+    document.body.append(dialog);
     dialog.showModal();
     input.focus();
   });

@@ -1,6 +1,6 @@
-// The page's start: which models there are, and which of the four views is shown.
+// The page's start: which models there are, and which of the views is shown.
 
-import { ApiError, models } from "./api.js";
+import { ApiError, models, samples, spokenSamples } from "./api.js";
 import { heatColour } from "./heat.js";
 import { make, Store } from "./dom.js";
 import { startEdit } from "./edit.js";
@@ -8,8 +8,9 @@ import { startPictures } from "./images.js";
 import { startLevels } from "./levels.js";
 import { followSamples } from "./samples.js";
 import { startSpeech } from "./speech.js";
+import { startWords } from "./words.js";
 
-const VIEWS = { pictures: "New pictures", edit: "Edit a picture", levels: "Levels of a picture", speech: "Speech" };
+const VIEWS = { pictures: "New pictures", edit: "Edit a picture", levels: "Levels of a picture", speech: "Speech", words: "Change words" };
 const links = [...document.querySelectorAll("nav a")];
 const onshow = {}; // by view: called when it is shown
 const notice = document.getElementById("notice");
@@ -53,25 +54,34 @@ function sketch(root) {
   }
 }
 
+/** What brings a picture or a sound to a view. */
+const take = (view, sources) => (source) => {
+  if (location.hash !== `#${view}`) history.pushState(null, "", `#${view}`);
+  route({ focus: true });
+  sources.set(source);
+};
+
 function start(models) {
   const images = models.filter((model) => model.modality === "image");
   const voices = models.filter((model) => model.modality === "speech");
   for (const link of links) link.hidden = !{ image: images, speech: voices }[link.dataset.modality].length;
   if (images.length) {
     const [store, sources] = [new Store(), new Store()];
-    const go = (view) => (picture) => {
-      if (location.hash !== `#${view}`) history.pushState(null, "", `#${view}`);
-      route({ focus: true });
-      sources.set(picture);
-    };
-    const samples = followSamples(store);
-    const uses = { Edit: go("edit"), Levels: go("levels") };
-    startPictures(document.getElementById("view-pictures"), { models: images, store, samples, uses });
-    startEdit(document.getElementById("view-edit"), { models: images, store, samples, sources, uses: { "Edit this": uses.Edit, Levels: uses.Levels } });
-    onshow.levels = startLevels(document.getElementById("view-levels"), { models: images, store, samples, sources });
+    const drawn = followSamples(store, samples);
+    const uses = { Edit: take("edit", sources), Levels: take("levels", sources) };
+    startPictures(document.getElementById("view-pictures"), { models: images, store, samples: drawn, uses });
+    startEdit(document.getElementById("view-edit"), { models: images, store, samples: drawn, sources, uses: { "Edit this": uses.Edit, Levels: uses.Levels } });
+    onshow.levels = startLevels(document.getElementById("view-levels"), { models: images, store, samples: drawn, sources });
     store.set(images[0]);
   }
-  if (voices.length) startSpeech(document.getElementById("view-speech"), { models: voices });
+  if (voices.length) {
+    const [store, sources] = [new Store(), new Store()];
+    const spoken = followSamples(store, spokenSamples);
+    const shared = { models: voices, store, samples: spoken, change: take("words", sources) };
+    startSpeech(document.getElementById("view-speech"), shared);
+    startWords(document.getElementById("view-words"), { ...shared, sources });
+    store.set(voices[0]);
+  }
   document.querySelectorAll(".sketch").forEach(sketch);
   if (!models.length) {
     notice.textContent = "This server offers no models. Start it with one: resgen serve --model fashion-mnist-small";

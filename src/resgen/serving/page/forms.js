@@ -1,4 +1,4 @@
-// What the four forms share: numbers and their errors in words, models, seeds, running and cancelling.
+// What the forms share: numbers and their errors in words, models, seeds, running and cancelling.
 
 import { ApiError } from "./api.js";
 import { make, plural, reveal } from "./dom.js";

@@ -13,7 +13,7 @@ export function startLevels(view, { models, store, samples, sources }) {
   const form = view.querySelector("form");
   const preview = view.querySelector(".preview");
   const list = view.querySelector(".levels");
-  let shown = null; // what was sent last
+  let sent = null; // last
   chooseModel(form.elements.model, models, store);
   offerSamples(view, samples, (source) => sources.set(source));
   const picture = followSource(view, {
@@ -32,7 +32,7 @@ export function startLevels(view, { models, store, samples, sources }) {
 
   const work = async ({ signal, say, progress, began, fresh }) => {
     const model = store.value;
-    const { blob, name } = (shown = picture.require());
+    const { blob, name } = (sent = picture.require());
     const body = new FormData();
     body.set("model", model.name);
     body.set("image", blob, name);
@@ -48,7 +48,7 @@ export function startLevels(view, { models, store, samples, sources }) {
   };
   const run = runForm(view, { work, blame: () => ({ picture: form.elements.image }) });
   const open = () => {
-    if (!view.hidden && picture.prepared && picture.prepared !== shown) run();
+    if (!view.hidden && picture.prepared && picture.prepared !== sent) run();
   };
   return open;
 }

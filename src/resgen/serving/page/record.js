@@ -1,5 +1,8 @@
 // The microphone, a few seconds of it, as a WAV file made in the browser.
 
+import { clearError, showError } from "./forms.js";
+
+const MOST_SECONDS = 6; // of a recording; a prompt is a few seconds
 const RATE_HZ = 24_000; // enough for a voice; the server brings it to the model's own rate
 
 /** Why there can be no recording here, or an empty text. */
@@ -69,4 +72,41 @@ export function wavOf(pieces, rateHz) {
   bytes.setUint32(40, 2 * samples.length, true);
   samples.forEach((value, k) => bytes.setInt16(44 + 2 * k, value, true));
   return new Blob([bytes.buffer], { type: "audio/wav" });
+}
+
+/** The record button; `wav` is the last recording. */
+export function startRecorder(view) {
+  const button = view.querySelector(".record");
+  const clock = view.querySelector(".clock");
+  const status = view.querySelector(".record-status");
+  const recorder = { button, wav: null, onchange: () => {}, stop: () => running?.stop() };
+  let running = null;
+  const refusal = whyNoRecording();
+  button.disabled = Boolean(refusal);
+  status.textContent = refusal || `At most ${MOST_SECONDS} seconds; the sound stays in this page until you send it.`;
+
+  button.addEventListener("click", async () => {
+    if (running) return running.stop();
+    clearError(button);
+    let tick = null;
+    try {
+      running = await record(MOST_SECONDS);
+      button.textContent = "Stop";
+      status.textContent = "Recording …";
+      const begin = performance.now();
+      tick = setInterval(() => (clock.textContent = `${((performance.now() - begin) / 1000).toFixed(1)} s`), 100);
+      recorder.wav = await running.wav;
+      status.textContent = "Recorded. Listen to it below, or record again.";
+    } catch (error) {
+      const denied = error.name === "NotAllowedError" ? "the browser was not allowed to use the microphone" : error.message;
+      status.textContent = "";
+      showError(button, `No recording: ${denied}.`);
+    } finally {
+      clearInterval(tick);
+      running = null;
+      button.textContent = "Record";
+      recorder.onchange();
+    }
+  });
+  return recorder;
 }

@@ -1,14 +1,14 @@
 // What the models draw by themselves: shown before anything was asked for, and to press in the other views.
 
-import { samples } from "./api.js";
 import { blobOf, make, pngUrl, Store } from "./dom.js";
 import { sharp } from "./gallery.js";
 
-/** A store of {model, answer, problem}: the answer is null until it arrives, and stays null if there is none. */
-export function followSamples(models) {
+/** A store of {model, answer, problem}: the answer of `ask(name)` is null until it arrives, and stays null if there is
+ * none. */
+export function followSamples(models, ask) {
   const [store, known] = [new Store(), new Map()];
   models.follow(async (model) => {
-    if (!known.has(model.name)) known.set(model.name, samples(model.name));
+    if (!known.has(model.name)) known.set(model.name, ask(model.name));
     store.set({ model, answer: null, problem: "" });
     try {
       const answer = await known.get(model.name);

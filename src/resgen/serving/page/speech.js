@@ -1,19 +1,17 @@
 // The view that speaks a text, in a voice of the model's choice, of a file or of a recording.
 
-import { spokenSamples, stream, voices } from "./api.js";
-import { blobOf, download, make, pngUrl, seconds, slug, Store } from "./dom.js";
-import { applyDefaults, checkSize, chooseModel, clearError, InputError, numbersIn, runForm, showError, wireSeed } from "./forms.js";
+import { stream, voices } from "./api.js";
+import { blobOf, download, make, pngUrl, seconds, slug } from "./dom.js";
+import { applyDefaults, checkSize, chooseModel, clearError, InputError, numbersIn, runForm, wireSeed } from "./forms.js";
 import { Player, samplesOf } from "./player.js";
-import { record, wavOf, whyNoRecording } from "./record.js";
+import { startRecorder, wavOf } from "./record.js";
 import { sayMeasured } from "./samples.js";
 import { Sentences } from "./sentences.js";
 
-const MOST_SECONDS = 6; // of a recording; a prompt is a few seconds
-
-/** Wire the view. */
-export function startSpeech(view, { models }) {
+/** Wire the view. `store`: the chosen model of speech; `samples`: what it says; `change(source)`: a sound that was made
+ * is to say other words. */
+export function startSpeech(view, { models, store, samples, change }) {
   const form = view.querySelector("form");
-  const store = new Store();
   const output = view.querySelector(".sound");
   const { text, prompt, prompt_text: promptText, speed, num_steps: steps, guidance_scale: guidance, seed, listen: aloud } = form.elements;
   const recorder = startRecorder(view);
@@ -57,20 +55,14 @@ export function startSpeech(view, { models }) {
   };
   const [about, list, empty] = [".about", ".spoken-samples", ".empty"].map((name) => view.querySelector(name));
   const waiting = empty.querySelector("p").textContent;
-  const showSamples = async (model) => {
+  samples.follow(({ model, answer, problem }) => {
     sayMeasured(about, model);
-    let [made, said] = [[], waiting];
-    try {
-      made = await spokenSamples(model.name);
-    } catch (error) {
-      said = `No samples: ${error.message}`;
-    }
-    if (store.value !== model || view.classList.contains("busy") || !output.hidden) return;
-    empty.querySelector("p").textContent = said;
-    list.replaceChildren(...made.map(sampleOf));
-    list.hidden = about.hidden = !made.length;
-    empty.hidden = Boolean(made.length);
-  };
+    if (view.classList.contains("busy") || !output.hidden) return;
+    empty.querySelector("p").textContent = problem ? `No samples: ${problem}` : waiting;
+    list.replaceChildren(...(answer?.samples ?? []).map((one) => sampleOf(one, change)));
+    list.hidden = about.hidden = !list.children.length;
+    empty.hidden = !list.hidden;
+  });
 
   store.follow((model) => {
     applyDefaults(form, model);
@@ -78,10 +70,8 @@ export function startSpeech(view, { models }) {
     offer(model);
     offerVoices(model);
     output.hidden = true;
-    showSamples(model);
   });
   chooseModel(form.elements.model, models, store);
-  store.set(models[0]);
   wireSeed(form);
 
   const voiceNow = () => form.elements.voice.value;
@@ -154,7 +144,7 @@ export function startSpeech(view, { models }) {
       } else done = event;
     }
     const wav = wavOf(pieces, done.sample_rate_hz);
-    result.replaceChildren(...soundOf(done, wav, spoken));
+    result.replaceChildren(...soundOf(done, wav, spoken, change));
     const length = pieces.reduce((sum, piece) => sum + piece.length, 0) / done.sample_rate_hz;
     return `${seconds(length)} of speech in ${seconds(done.seconds)}, seed ${done.seed}.`;
   };
@@ -162,14 +152,14 @@ export function startSpeech(view, { models }) {
     work,
     blame: () => {
       const sound = voiceNow() === "record" ? recorder.button : prompt;
-      return { prompt: sound, sound, recording: sound, voice: form.querySelector("fieldset.voice"), sentence: text, speak: text };
+      return { prompt: sound, sound, recording: sound, voice: form.querySelector("fieldset.voice"), sentence: text, "the model cannot": text };
     },
   });
 }
 
 let lastUrl = null;
 
-function soundOf(done, wav, spoken) {
+function soundOf(done, wav, spoken, change) {
   if (lastUrl) URL.revokeObjectURL(lastUrl);
   lastUrl = URL.createObjectURL(wav);
   const name = `${slug(spoken).slice(0, 40)}-${done.seed}.wav`;
@@ -177,53 +167,21 @@ function soundOf(done, wav, spoken) {
     make("audio", { controls: true, src: lastUrl, "aria-label": `Spoken: ${spoken}` }),
     make("div", { class: "actions" },
       make("button", { type: "button", class: "save", text: "Download WAV", onclick: () => download(wav, name) }),
+      make("button", { type: "button", class: "change-words", text: "Change words", onclick: () => change({ blob: wav, name, text: spoken }) }),
       make("span", { class: "hint", text: `${done.sample_rate_hz.toLocaleString("en")} Hz` })),
   ];
 }
 
-/** A sentence that the model has spoken by itself. */
-function sampleOf({ text, voice, wav, spectrogram, duration_s: length }) {
+/** A sentence that the model has spoken by itself; `change` as above. */
+export function sampleOf({ text, voice, wav, spectrogram, seed, duration_s: length }, change) {
+  const blob = blobOf(wav, "audio/wav");
   const who = voice === "default" ? "the model's own choice" : voice;
   return make("li", {},
     make("p", { class: "spoken", text: `“${text}”` }),
     make("p", { class: "hint", text: `Voice: ${who}` }),
-    make("audio", { controls: true, src: URL.createObjectURL(blobOf(wav, "audio/wav")), "aria-label": `Spoken: ${text}, voice: ${who}` }),
-    make("figure", { class: "spectrogram" }, make("img", { src: pngUrl(spectrogram), alt: `Spectrogram of ${seconds(length)} of speech` })));
-}
-
-/** The record button; `wav` is the last recording. */
-function startRecorder(view) {
-  const button = view.querySelector(".record");
-  const clock = view.querySelector(".clock");
-  const status = view.querySelector(".record-status");
-  const recorder = { button, wav: null, onchange: () => {}, stop: () => running?.stop() };
-  let running = null;
-  const refusal = whyNoRecording();
-  button.disabled = Boolean(refusal);
-  status.textContent = refusal || `At most ${MOST_SECONDS} seconds; the sound stays in this page until you press Speak.`;
-
-  button.addEventListener("click", async () => {
-    if (running) return running.stop();
-    clearError(button);
-    let tick = null;
-    try {
-      running = await record(MOST_SECONDS);
-      button.textContent = "Stop";
-      status.textContent = "Recording …";
-      const begin = performance.now();
-      tick = setInterval(() => (clock.textContent = `${((performance.now() - begin) / 1000).toFixed(1)} s`), 100);
-      recorder.wav = await running.wav;
-      status.textContent = "Recorded. Listen to it below, or record again.";
-    } catch (error) {
-      const denied = error.name === "NotAllowedError" ? "the browser was not allowed to use the microphone" : error.message;
-      status.textContent = "";
-      showError(button, `No recording: ${denied}.`);
-    } finally {
-      clearInterval(tick);
-      running = null;
-      button.textContent = "Record";
-      recorder.onchange();
-    }
-  });
-  return recorder;
+    make("audio", { controls: true, src: URL.createObjectURL(blob), "aria-label": `Spoken: ${text}, voice: ${who}` }),
+    make("figure", { class: "spectrogram" }, make("img", { src: pngUrl(spectrogram), alt: `Spectrogram of ${seconds(length)} of speech` })),
+    make("div", { class: "actions" }, make("button", {
+      type: "button", class: "change-words", text: "Change words", "aria-label": `Change words of: ${text}`,
+      onclick: () => change({ blob, name: `${slug(text).slice(0, 40)}-${seed}.wav`, text }) })));
 }

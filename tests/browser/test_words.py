@@ -1,0 +1,178 @@
+"""Words of a recording are changed: choose one, see its words, change one, hear both."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import pytest
+
+from browser.fake import FakeServer, picture, sound
+from browser.page import Page
+
+
+@pytest.fixture
+def words(page: Page) -> Page:
+    page.go("words")
+    return page
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    path = tmp_path / "me.wav"
+    path.write_bytes(sound())
+    return path
+
+
+def take_sample(page: Page) -> None:
+    page.wait(lambda: len(page.all(".offer li")) == 2)
+    page.click(".offer li:nth-child(1) .change-words")
+
+
+def upload(page: Page, recording: Path) -> None:
+    page.one("[name=recording]").send_keys(str(recording))
+    page.fill("[name=input_text]", "three seven one")
+
+
+def duration_of(page: Page, selector: str) -> float:
+    return page.run("return arguments[0].duration", page.one(selector)) or 0.0
+
+
+def part_of(page: Page, selector: str) -> list[float]:
+    """From where to where a spectrogram is marked, as shares of its width."""
+    script = """const box = (one) => arguments[0].querySelector(one).getBoundingClientRect();
+        const [image, part] = [box('img'), box('.part')];
+        return [(part.left - image.left) / image.width, (part.right - image.left) / image.width]"""
+    return page.run(script, page.one(selector))
+
+
+def test_a_word_of_a_sample_is_changed_and_both_are_heard(words: Page, fake: FakeServer) -> None:
+    take_sample(words)
+    assert words.one("[name=input_text]").get_attribute("value") == "three seven one"
+    assert words.one(".made").text == "Made here: “three seven one”"
+    assert [chip.text for chip in words.all(".words .chip")] == ["three", "seven", "one"]
+    words.click(".words .chip:nth-child(2)")
+    words.keys("nine")  # in place of the word that was pressed
+    assert words.one("[name=text]").get_attribute("value") == "three nine one"
+    assert words.one("#words-change").text == "“seven” becomes “nine”; the rest is kept."
+    assert [chip.text for chip in words.all(".chip.new")] == ["nine"]
+    words.fill("[name=seed]", 4)
+    assert words.finish() == "New from 0.16 to 0.32 s, in 0.1 s, seed 4."
+    ((path, fields),) = fake.seen
+    assert path == "/v1/speech/edit/stream" and fields.pop("recording") == sound()
+    settings = {"speed": "1", "num_steps": "12", "guidance_scale": "1", "seed": "4"}
+    texts = {"input_text": "three seven one", "text": "three nine one", "blend": "true", "keep_length": "false"}
+    assert fields == {"model": "digits", **texts, **settings}
+    spoken = [words.one(f"{side} .spoken").text.split("”")[0] for side in (".before", ".after")]
+    assert spoken == ["“three seven one", "“three nine one"]
+    assert [words.one(f"{side} mark").text for side in (".before", ".after")] == ["seven", "nine"]
+    words.wait(lambda: duration_of(words, ".before audio") == pytest.approx(0.4, abs=0.01))
+    words.wait(lambda: duration_of(words, ".after audio") == pytest.approx(0.5, abs=0.01))
+    assert part_of(words, ".before .timed") == pytest.approx([0.4, 0.6], abs=0.02)
+    assert part_of(words, ".after .timed") == pytest.approx([0.32, 0.64], abs=0.02)
+    words.click(".after .save")
+    assert words.downloaded("three-nine-one-4.wav").read_bytes() == sound(0.5)
+    assert words.console() == []
+
+
+def test_steps_are_seen_while_they_are_made_and_afterwards(words: Page, fake: FakeServer) -> None:
+    fake.delay_s = 0.1
+    take_sample(words)
+    words.fill("[name=text]", "three nine one")
+    words.click("button.primary")
+    words.wait(lambda: words.all(".after .steps output"), "a step")
+    assert words.status() == "Speaking …" and words.one(".before img").is_displayed()
+    words.end()
+    words.slide(".after .steps input", 6)
+    assert words.png(".after img") == base64.b64decode(picture("after", 6, size=64))
+    assert part_of(words, ".after .timed") == pytest.approx([0.4, 0.8], abs=0.02), "of the positions"
+    assert "128 of 160 codes" in words.one(".after figcaption").text
+    words.slide(".after .steps input", 12)
+    assert words.png(".after img") == base64.b64decode(picture("after", size=64))
+
+
+def test_the_sound_just_made_and_the_result_can_be_changed(page: Page, fake: FakeServer) -> None:
+    page.go("speech")
+    page.fill("[name=text]", "nine zero")
+    page.finish()
+    page.click(".result .change-words")
+    page.wait(lambda: page.view() == "words")
+    assert page.one("[name=text]").get_attribute("value") == "nine zero"
+    page.fill("[name=text]", "nine two")
+    page.finish()
+    assert fake.seen[1][1]["recording"] == sound()
+    page.click(".after .change-words")
+    assert page.one("[name=input_text]").get_attribute("value") == "nine two"
+    page.fill("[name=text]", "nine three")
+    page.finish()
+    assert fake.seen[2][1]["recording"] == sound(0.5) and fake.seen[2][1]["input_text"] == "nine two"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("Three, seven one.", "Press a word to change it, or write what is to be said."),
+        ("three one", "“seven” is left out, and a word beside it is said again; the rest is kept."),
+        ("three seven two one", "“two” is put in; the rest is kept."),
+        ("one seven three", "“three seven one” becomes “one seven three”; the rest is kept."),
+    ],
+)
+def test_what_will_change_is_said_before(words: Page, recording: Path, text: str, said: str) -> None:
+    upload(words, recording)
+    assert words.one("[name=text]").get_attribute("value") == "three seven one", "follows as long as it is the same"
+    words.fill("[name=text]", text)
+    assert words.one("#words-change").text == said
+
+
+def test_what_is_missing_is_named_beside_its_field(words: Page, fake: FakeServer, recording: Path) -> None:
+    words.finish()
+    assert words.error_of("[name=recording]") == "Choose a sound file."
+    words.one("[name=recording]").send_keys(str(recording))
+    words.finish()
+    assert words.error_of("[name=input_text]").startswith("Write what is said in it")
+    words.fill("[name=input_text]", "three seven one")
+    words.finish()
+    assert words.error_of("[name=text]") == "Change at least one word."
+    words.click("[name=source][value=record]")
+    words.finish()
+    assert words.errors() == ["Record a few seconds first."]
+    assert not fake.seen
+
+
+@pytest.mark.parametrize(
+    ("error", "control"),
+    [
+        ("the recording is silent", "[name=recording]"),
+        ("the model cannot speak 'x'; it knows: one, two", "[name=text]"),
+        ("speed=1.5 and keep_length both say how long the new words take; give one of them", "[name=speed]"),
+    ],
+)
+def test_what_the_server_refuses_is_named_beside_its_field(
+    words: Page, fake: FakeServer, recording: Path, error: str, control: str
+) -> None:
+    upload(words, recording)
+    words.fill("[name=text]", "three nine one")
+    fake.fault = {"status": 422, "error": error}
+    words.finish()
+    assert words.error_of(control) == f"{error}."
+
+
+def test_a_recording_made_now_is_sent(words: Page, fake: FakeServer) -> None:
+    words.click("[name=source][value=record]")
+    words.click(".record")
+    words.wait(lambda: words.one(".clock").text >= "0.6")
+    words.click(".record")
+    words.wait(lambda: words.one(".record-status").text.startswith("Recorded."))
+    assert words.one(".voice-shared audio").is_displayed() and "consent" in words.one(".consent").text
+    words.fill("[name=input_text]", "beep beep")
+    words.fill("[name=text]", "beep one")
+    words.finish()
+    assert fake.seen[0][1]["recording"].startswith(b"RIFF")
+
+
+def test_a_connection_that_ends_early_is_said(words: Page, fake: FakeServer, recording: Path) -> None:
+    upload(words, recording)
+    words.fill("[name=text]", "three nine one")
+    fake.fault = "break"
+    words.finish()
+    assert words.error_of("button.primary") == "The connection ended before the answer was complete. Try again."
