@@ -3,7 +3,7 @@
 For example, in a fresh clone after `make setup` (what the commands write goes into that folder):
 
     python tools/run_pages.py --pages README.md docs/quickstart.md --out docs/results/pages.md
-    python tools/run_pages.py --pages docs/tour.md --replace "--fsdd PATH=--fsdd data/fsdd" "PATH=data/fashion_mnist" \\
+    python tools/run_pages.py --pages docs/tour.md --replace "fsdd PATH=fsdd data/fsdd" "PATH=data/fashion_mnist" \\
         --most-minutes 0.3
 
 Blocks of Python run too, each in a process of its own. `resgen serve` runs until its page ends, so that the requests
