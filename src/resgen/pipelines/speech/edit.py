@@ -220,6 +220,7 @@ class SpeechEditor:
         spoken: Spoken,
         begin_s: float,
         end_s: float,
+        span: slice | None = None,
         *,
         speed: float = 1.0,
         keep_length: bool = False,
@@ -231,6 +232,7 @@ class SpeechEditor:
             spoken: words for the stretch.
             begin_s: of the stretch.
             end_s: of the stretch.
+            span: words to replace, none if it is empty; those of the stretch by default.
             speed: above 1 is faster than the speaker.
             keep_length: let the new words take as long as the old ones.
 
@@ -239,7 +241,7 @@ class SpeechEditor:
         """
         unit, rate = self.codec.samples_per_position, self.codec.sample_rate_hz
         words = self.words(recording)
-        span = _span(words, begin_s, end_s)
+        span = _span(words, begin_s, end_s) if span is None else span
         replaced = words[span]
         if replaced:
             begin_s, end_s = min(begin_s, replaced[0].begin_s), max(end_s, replaced[-1].end_s)

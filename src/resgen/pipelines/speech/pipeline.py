@@ -359,12 +359,12 @@ class SpeechPipeline(BasePipeline):
             raise ConfigError(f"begin_s={begin_s} and end_s={end_s} make no stretch; give both, or neither")
         stretch = None if begin_s is None or end_s is None else (begin_s, end_s)
         editor, source = self._listen(recording, input_text, stretch)
-        words = self.reader.whole(text)
+        words, span = self.reader.whole(text), None
         if stretch is None:
             span, words = changed_words(source.spoken, words)
             stretch = editor.stretch(source, span)
         self._warn([words])
-        plan = editor.plan(source, words, *stretch, speed=speed, keep_length=keep_length)
+        plan = editor.plan(source, words, *stretch, span, speed=speed, keep_length=keep_length)
         check_following(kind_of(self.generator.config), plan)
         return plan
 

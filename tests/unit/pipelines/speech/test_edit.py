@@ -10,13 +10,12 @@ from torch import Tensor
 
 from resgen.checkpoints.speech import VoiceConfig
 from resgen.data.sound.decode import write_sound
-from resgen.data.spoken import Spoken
 from resgen.errors import ConfigError, DataError
 from resgen.kinds import build, get_kind, matched_config
 from resgen.models.text import TextModel
 from resgen.ops.mel import log_mel
 from resgen.pipelines.speech import speaking
-from resgen.pipelines.speech.edit import SpokenWord, _new_text, _span, _words, changed_words
+from resgen.pipelines.speech.edit import SpokenWord, _new_text, _span, _words
 from resgen.pipelines.speech.pipeline import SpeechPipeline
 from resgen.samplers.records import Samples
 from speech_parts import DEPTH, HOP, MEL, RATE, STRIDE, UNIT, make_tokenizer, save_parts, voice
@@ -215,24 +214,6 @@ def test_how_texts_are_joined(content: bytes, selection: tuple[int, int], new: b
 def test_punctuation_is_no_part_of_a_word() -> None:
     content = b"ab, ca. bac!"
     assert [content[begin:end] for begin, end in _words(content)] == [b"ab", b"ca", b"bac"]
-
-
-@pytest.mark.parametrize(
-    ("text", "span", "words"),
-    [
-        ("ab cab bac", (1, 2), "cab"),
-        ("ab, cab. bac!", (1, 2), "cab."),
-        ("ab ca", (1, 3), "ca"),
-        ("ab bac", (1, 3), "bac"),
-        ("c ab ca bac", (0, 0), "c"),
-        ("ab ca ca bac", (2, 2), "ca"),
-        ("ab ca bac c.", (3, 3), "c."),
-        ("c", (0, 3), "c"),
-    ],
-)
-def test_the_words_that_a_text_changes(text: str, span: tuple[int, int], words: str) -> None:
-    found, new = changed_words(Spoken(TEXT, TEXT.encode()), Spoken(text, text.upper().encode()))
-    assert (found.start, found.stop) == span and new == Spoken(words, words.upper().encode())
 
 
 @pytest.mark.parametrize(
