@@ -21,8 +21,8 @@ def list_bundled() -> list[str]:
 
 def resolve_model(name_or_path: str | Path) -> Path:
     """The folder of a model given by path, by run folder (its `model/`), by bundled name, or by its name on the hub
-    (`owner/model`, `owner/model@revision`). A folder that is called like a bundled model and holds none, of data, say,
-    is not meant.
+    (`owner/model`, `owner/model@revision`). A folder that has the name of a bundled model but holds no model, such as a
+    folder of data, is passed over.
 
     Raises:
         CheckpointError: nothing of that name; the message lists the bundled ones. Or a run that has not finished.

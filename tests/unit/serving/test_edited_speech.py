@@ -75,6 +75,18 @@ def test_an_edit_is_that_of_the_pipeline(speaks: dict[str, str], pipe: SpeechPip
     assert body.json()["replaced"] == "ca"
 
 
+def test_a_change_at_the_end_ends_with_the_sound(speaks: dict[str, str]) -> None:
+    """Its last position reaches beyond the recording."""
+    recording = base64.b64encode(encode_sound(voice(1.21), RATE)).decode()
+    last = {"recording": recording, "text": "cab", "begin_s": 0.9, "end_s": 1.21}
+    same, other = posted(
+        speaks, {"json": {**BODY, **last, "keep_length": True}}, {"json": {**BODY, **last, "speed": 4}}
+    )
+    assert same.json()["new_end_s"] == same.json()["end_s"] == same.json()["duration_s"]
+    assert other.json()["new_end_s"] == pytest.approx(other.json()["duration_s"])
+    assert other.json()["duration_s"] != same.json()["duration_s"]
+
+
 def test_an_edit_as_the_file_that_is_asked_for(speaks: dict[str, str], pipe: SpeechPipeline) -> None:
     soundfile = pytest.importorskip("soundfile")
     kinds = {"audio/wav": "WAV", "audio/flac": "FLAC", "audio/mpeg": "MP3"}

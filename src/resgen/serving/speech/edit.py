@@ -113,11 +113,12 @@ class SpeechEdits:
 def _said(plan: SpeechEditPlan) -> dict[str, Any]:
     """What is said, and where it changes."""
     begin_s, end_s = plan.cut_s
+    new_s = plan.num_new * plan.samples_per_position / plan.sample_rate_hz
     return {
         "text": plan.text,
         "replaced": " ".join(word.text for word in plan.replaced),
         "words": [word._asdict() for word in plan.words],
         "begin_s": begin_s,
         "end_s": end_s,
-        "new_end_s": begin_s + plan.num_new * plan.samples_per_position / plan.sample_rate_hz,
+        "new_end_s": end_s if plan.num_new == plan.end - plan.begin else begin_s + new_s,
     }
