@@ -107,7 +107,10 @@ def main() -> int:
         parser.error("give one repetition or more, and a command that begins with 'train'")
     times = watch(given.repetitions)
     try:
-        return resgen(given.command)
+        code = resgen(given.command)
+        done = len(times["products"])
+        print(f"error: the training ended after {done} of {given.repetitions} repetitions", file=sys.stderr)
+        return code or 1
     except EnoughError:
         of = ratio(times["products"], times["step"])
         seconds = {name: sorted(values)[len(values) // 2] for name, values in times.items()}

@@ -76,6 +76,12 @@ class RunPages:
     """Markdown file for the table."""
 
     def run(self) -> int:
+        if missing := [str(page) for page in self.pages if not page.is_file()]:
+            raise ConfigError(f"no such file: '{missing[0]}'; --pages takes Markdown files")
+        try:
+            re.compile(self.only)
+        except re.error as error:
+            raise ConfigError(f"only {self.only!r} is no regular expression: {error}") from error
         outcomes: list[Outcome] = []
         for page in self.pages:
             outcomes += self._page(page)
@@ -99,8 +105,12 @@ class RunPages:
                 begin = time.monotonic()
                 if step.code.startswith("resgen serve"):
                     _end(server)
-                    server = subprocess.Popen(step.code, shell=True, start_new_session=True)
-                    said = "" if _answers() else "the server did not answer"
+                    server = None
+                    if _is_up():
+                        said = f"another server answers at {HEALTH}; end it first"
+                    else:
+                        server = subprocess.Popen(step.code, shell=True, start_new_session=True)
+                        said = "" if _answers(server) else "the server did not answer"
                 else:
                     said = _said(step)
                 yield Outcome(step, time.monotonic() - begin, said)
@@ -163,12 +173,18 @@ def _said(step: Step) -> str:
     return "" if done.returncode == 0 else f"exit code {done.returncode}: {lines[-1]}"
 
 
-def _answers() -> bool:
+def _answers(server: subprocess.Popen[bytes]) -> bool:
     end = time.monotonic() + SERVER_S
-    while time.monotonic() < end:
-        with suppress(urllib.error.URLError, OSError), urllib.request.urlopen(HEALTH, timeout=2):
+    while time.monotonic() < end and server.poll() is None:
+        if _is_up():
             return True
         time.sleep(0.2)
+    return False
+
+
+def _is_up() -> bool:
+    with suppress(urllib.error.URLError, OSError), urllib.request.urlopen(HEALTH, timeout=2):
+        return True
     return False
 
 

@@ -20,7 +20,7 @@ from resgen.errors import DataError
 from resgen.ops.random import derive_seed
 
 RATE_HZ = 16_000
-MAX_SECONDS = 15.0
+MIN_SECONDS, MAX_SECONDS = 0.2, 15.0
 
 
 class Row(NamedTuple):
@@ -41,8 +41,8 @@ def encode_row(samples: Tensor, text: str, speaker_id: str, source: str, phoneme
         DataError: silent, or shorter or longer than allowed.
     """
     seconds = len(samples) / RATE_HZ
-    if not 0.2 <= seconds <= MAX_SECONDS:
-        raise DataError(f"{speaker_id} '{text}' takes {seconds:.2f} s; allowed: 0.2 to {MAX_SECONDS:g} s")
+    if not MIN_SECONDS <= seconds <= MAX_SECONDS:
+        raise DataError(f"{speaker_id} '{text}' takes {seconds:.2f} s; allowed: {MIN_SECONDS:g} to {MAX_SECONDS:g} s")
     if not samples.abs().max() > 0:
         raise DataError(f"{speaker_id} '{text}' is silent")
     file = io.BytesIO()

@@ -33,7 +33,7 @@ def test_a_layer_is_its_products(layer: nn.Module, shape: tuple[int, ...]) -> No
     results = [one for result in results for one in (result if isinstance(result, tuple) else (result,))]
     shapes = [tuple(one.shape) for one in results if one is not None]
     assert shapes[0] == tuple(layer(given).shape)
-    assert {tuple(given.shape), tuple(layer.weight.shape)} <= set(shapes[1:]) | {tuple(layer.weight.shape[::-1])}
+    assert {tuple(given.shape), tuple(layer.weight.shape)} <= set(shapes[1:])
 
 
 def test_a_training_is_watched_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,4 +43,4 @@ def test_a_training_is_watched_and_ends(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(EnoughError):
         resgen(["train", "tokenizer", "--recipe", "digits", "--out", str(tmp_path / "run")])
     assert len(times["step"]) == len(times["products"]) == 2
-    assert all(0 < floor < step for step, floor in zip(times["step"], times["products"], strict=True))
+    assert 0 < min(times["products"]) < min(times["step"])

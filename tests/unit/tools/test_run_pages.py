@@ -67,6 +67,24 @@ def test_long_trainings_are_capped(page: Path, capsys: pytest.CaptureFixture) ->
     assert Path("said.txt").read_text().split() == "--max-minutes 0.5 --max-minutes-per-model 0.5".split()
 
 
-def test_a_pair_without_a_sign_is_an_error(page: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main(RunPages(pages=(page,), replace=("PATH",))) == 2
-    assert capsys.readouterr().err == "error: replace 'PATH' must be OLD=NEW\n"
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"replace": ("PATH",)}, "replace 'PATH' must be OLD=NEW"),
+        ({"only": "("}, "only '(' is no regular expression: missing ), unterminated subpattern at position 0"),
+        ({"pages": (Path("none.md"),)}, "no such file: 'none.md'; --pages takes Markdown files"),
+    ],
+)
+def test_wrong_options_are_errors(page: Path, options: dict, said: str, capsys: pytest.CaptureFixture) -> None:
+    assert main(RunPages(**{"pages": (page,), **options})) == 2
+    assert capsys.readouterr().err == f"error: {said}\n"
+
+
+@pytest.mark.parametrize(("is_up", "said"), [(True, "another server answers"), (False, "did not answer")])
+def test_a_server_that_is_not_the_pages_is_a_failure(
+    page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, is_up: bool, said: str
+) -> None:
+    monkeypatch.setattr("run_pages._is_up", lambda: is_up)
+    page.write_text("```\nresgen serve --no-such-option 2> said.txt\n```\n")
+    assert main(RunPages(pages=(page,))) == 1
+    assert said in capsys.readouterr().out and Path("said.txt").exists() != is_up

@@ -69,6 +69,29 @@ def test_files_that_are_there_are_kept(corpus: Path, tmp_path: Path) -> None:
     assert kept.read_bytes() == b"here before"
 
 
+def test_copies_that_get_too_short_or_too_long_are_left_out_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Of voices that are played both faster and slower."""
+    file = tmp_path / "train.parquet"
+    write_rows([encode_row(sound(seconds, 200), "a sound", "ann", "made") for seconds in (0.2, 1.0, 15.0)], file)
+    assert main(VarySpeech(data=(file,), out=tmp_path / "out", copies=8)) == 0
+    rows = rows_of(tmp_path / "out" / file.name)
+    assert all(0.2 <= length(row) / RATE_HZ <= 15 for row in rows) and 8 < len(rows) < 24
+    assert f"{24 - len(rows)} copies left out" in capsys.readouterr().out
+
+
+def test_no_file_is_passed_over_in_silence(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Of two files of one name, and of a folder that is read and written."""
+    other = tmp_path / "other" / corpus.name
+    other.parent.mkdir()
+    other.write_bytes(corpus.read_bytes())
+    assert main(VarySpeech(data=(corpus, other), out=tmp_path / "out")) == 2
+    assert "would both be written as" in capsys.readouterr().err
+    assert main(VarySpeech(data=(corpus,), out=tmp_path)) == 2
+    assert "lies in the folder to write; give another --out" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("files", "copies", "words"),
     [(["none.parquet"], 1, "no such file"), (["note.txt"], 1, "cannot be read"), ([], 0, "copies 0 is out of range")],
