@@ -359,7 +359,8 @@ class SpeechPipeline(BasePipeline):
             raise ConfigError(f"begin_s={begin_s} and end_s={end_s} make no stretch; give both, or neither")
         stretch = None if begin_s is None or end_s is None else (begin_s, end_s)
         editor, source = self._listen(recording, input_text, stretch)
-        words, span = self.reader.whole(text), None
+        words = self.reader.whole(text)
+        span: slice | None = None
         if stretch is None:
             span, words = changed_words(source.spoken, words)
             stretch = editor.stretch(source, span)
