@@ -47,6 +47,8 @@ class StepRecorder(TrainingRecorder):
         )
         settings = {"stride": 1, "padding": 0, "output_padding": 0, "groups": 1, "dilation": 1}
         settings |= dict(zip(names, args[3:], strict=False)) | {name: kwargs[name] for name in names if name in kwargs}
+        if isinstance(settings["padding"], str):
+            raise SystemExit(f"a convolution with padding '{settings['padding']}' cannot be counted; give numbers")
         given, weight = (_like(self._copy(value, result.dtype), value) for value in args[:2])
         slope = _like(self._copy(result, result.dtype), result)
         many = {name: _pair(settings[name], result.ndim - 2) for name in ("stride", "padding", "dilation")}

@@ -70,6 +70,8 @@ class RunPages:
     """OLD=NEW pairs, applied to every command in this order: placeholders such as PATH, by files of yours."""
     most_minutes: float | None = None
     """Cap of every `--max-minutes`, to run long trainings shortly."""
+    timeout_minutes: float = 60.0
+    """The longest that a command may take."""
     only: str = ""
     """Run those commands alone that match this regular expression."""
     out: Path | None = None
@@ -112,7 +114,7 @@ class RunPages:
                         server = subprocess.Popen(step.code, shell=True, start_new_session=True)
                         said = "" if _answers(server) else "the server did not answer"
                 else:
-                    said = _said(step)
+                    said = _said(step, 60 * self.timeout_minutes)
                 yield Outcome(step, time.monotonic() - begin, said)
         finally:
             _end(server)
@@ -164,11 +166,16 @@ def why_not(step: Step, only: str = "") -> str:
     return ""
 
 
-def _said(step: Step) -> str:
+def _said(step: Step, timeout_s: float) -> str:
     """The last line that a failed step said."""
     code = step.code.replace("| aplay", "> sound.wav")
     command = [sys.executable, "-c", code] if step.is_python else ["bash", "-o", "pipefail", "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=timeout_s
+        )
+    except subprocess.TimeoutExpired:
+        return f"took longer than {timeout_s / 60:g} minutes"
     lines = (done.stderr or done.stdout).strip().splitlines() or ["nothing"]
     return "" if done.returncode == 0 else f"exit code {done.returncode}: {lines[-1]}"
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 class EditSpeech(Drawing):
     """Replace words of a recording, in the voice of the recording.
 
-    --text is what the recording is to say: the words that differ from --input-text are replaced. With --from and --to
+    --text is what the recording should say: the words that differ from --input-text are replaced. With --from and --to
     it is the words for that stretch alone: words of which at least half lies in it, or that hold it, are replaced
     whole; where none does, the new words come between the nearest two. The codes of the rest come back as they are.
     For example:
@@ -49,7 +49,7 @@ class EditSpeech(Drawing):
     words: bool = False
     """List the words of the recording with their times, and change nothing."""
     text: Annotated[str | None, option("TEXT")] = None
-    """What it is to say; with a stretch, the words for it."""
+    """What it should say; with a stretch, the words for it."""
     begin_s: Annotated[float | None, option("S", name="from")] = None
     """Where a stretch begins, in seconds of the recording; left out, the texts are compared."""
     end_s: Annotated[float | None, option("S", name="to")] = None

@@ -258,7 +258,7 @@ def run(command: Any) -> Any:
     try:
         return command.run()
     except ResGenError as error:
-        if isinstance(command, Drawing):
+        if isinstance(command, Drawing | Reconstruct):
             error.args = (in_flags(str(error), command),)
         raise
 

@@ -33,7 +33,8 @@ class Reconstruct:
         resgen reconstruct --tokenizer runs/digits-tokenizer/model --input digits --out levels.png
         resgen reconstruct --tokenizer runs/photos-tokenizer/model --input photos --levels 1 2 4 8 16 --out levels.png
         resgen reconstruct --tokenizer fashion-mnist-small --input data/test.parquet --out levels.png --json
-        resgen reconstruct --tokenizer runs/mel/model --vocoder runs/vocoder/model --input me.wav --out levels
+        resgen reconstruct --tokenizer runs/mel/model --vocoder runs/vocoder/model --input docs/sounds/digits.wav \\
+            --out levels
     """
 
     tokenizer: Annotated[str, option("DIR_OR_NAME")]

@@ -129,7 +129,7 @@ class Drawing(ABC):
         files += watching.trace.save(self.trace)
 
 
-def in_flags(text: str, command: Drawing) -> str:
+def in_flags(text: str, command: Any) -> str:
     """What a pipeline says of its arguments, said of a command's options: `num_steps=0` becomes `--steps=0`.
 
     Names of one word are arguments only where a value follows, `seed=-1`.

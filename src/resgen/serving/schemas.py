@@ -78,7 +78,7 @@ class SpeechEditForm(Sampling):
     text: str = Field(
         min_length=1,
         max_length=20_000,
-        description="What it is to say: the words that differ are replaced. With a stretch, the words for it alone.",
+        description="What it should say: the words that differ are replaced. With a stretch, the words for it alone.",
     )
     begin_s: float | None = Field(None, ge=0, description="Where a stretch begins, in seconds of the recording.")
     end_s: float | None = Field(None, ge=0, description="Where it ends.")

@@ -85,8 +85,9 @@ def test_a_slow_client_misses_old_steps_and_no_sound(speaks: dict[str, str]) -> 
         asked = Asked(service, STREAM, body)
         assert (await asked.message())["status"] == 200
         asked.reads.clear()
-        while service.batcher._waiting or service.batcher._computing:
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(60):
+            while service.batcher._waiting or service.batcher._computing:
+                await asyncio.sleep(0.01)
         asked.reads.set()
         return [json.loads(message["body"]) for message in await asked.rest() if message.get("body")]
 

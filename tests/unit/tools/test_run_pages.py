@@ -88,3 +88,10 @@ def test_a_server_that_is_not_the_pages_is_a_failure(
     page.write_text("```\nresgen serve --no-such-option 2> said.txt\n```\n")
     assert main(RunPages(pages=(page,))) == 1
     assert said in capsys.readouterr().out and Path("said.txt").exists() != is_up
+
+
+def test_a_command_that_waits_is_ended(page: Path, capsys: pytest.CaptureFixture) -> None:
+    page.write_text("```\nsleep 60\ncat\n```\n")
+    assert main(RunPages(pages=(page,), timeout_minutes=0.005)) == 1
+    out = capsys.readouterr().out
+    assert "took longer than 0.005 minutes" in out and "2 ran, 1 failed" in out

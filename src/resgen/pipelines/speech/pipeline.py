@@ -315,7 +315,7 @@ class SpeechPipeline(BasePipeline):
         Args:
             recording: as the prompt of a call.
             input_text: what is said in it.
-            text: what it is to say: the words that differ are replaced. With a stretch, the words for it alone.
+            text: what it should say: the words that differ are replaced. With a stretch, the words for it alone.
             begin_s: where the stretch begins; left out, it is found by comparing the texts.
             end_s: where it ends; given with `begin_s` or not at all.
             speed: above 1 is faster than the recording.
@@ -356,7 +356,7 @@ class SpeechPipeline(BasePipeline):
         if keep_length and speed != 1:
             raise ConfigError(f"speed={speed} and keep_length both say how long the new words take; give one of them")
         if (begin_s is None) != (end_s is None):
-            raise ConfigError(f"begin_s={begin_s} and end_s={end_s} make no stretch; give both, or neither")
+            raise ConfigError("begin_s or end_s alone makes no stretch; give both, or neither")
         stretch = None if begin_s is None or end_s is None else (begin_s, end_s)
         editor, source = self._listen(recording, input_text, stretch)
         words = self.reader.whole(text)

@@ -9,7 +9,7 @@ import { sayMeasured } from "./samples.js";
 import { Sentences } from "./sentences.js";
 
 /** Wire the view. `store`: the chosen model of speech; `samples`: what it says; `change(source)`: a sound that was made
- * is to say other words. */
+ * should say other words. */
 export function startSpeech(view, { models, store, samples, change }) {
   const form = view.querySelector("form");
   const output = view.querySelector(".sound");

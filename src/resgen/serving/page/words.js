@@ -133,7 +133,7 @@ export function startWords(view, { models, store, samples, sources, change }) {
     const content = sound.name ? sound : new File([sound], name, { type: "audio/wav" });
     checkSize(soundControl(), content, model.limits.max_upload_bytes);
     if (!said.value.trim()) throw new InputError(said, "Write what is said in it; the words are found by it.");
-    if (!text.value.trim()) throw new InputError(text, "Write what it is to say.");
+    if (!text.value.trim()) throw new InputError(text, "Write what it should say.");
     const { begin, ends } = difference(wordsOf(said.value), wordsOf(text.value));
     if (Math.max(...ends) === begin) throw new InputError(text, "Change at least one word.");
     const body = new FormData();
@@ -209,7 +209,7 @@ class Before {
     const stretch = `${plan.begin_s.toFixed(2)} to ${plan.end_s.toFixed(2)} s`;
     this.timed.image.alt = `Spectrogram of the recording; ${stretch} is marked`;
     this.timed.mark(plan.begin_s / plan.duration_s, plan.end_s / plan.duration_s);
-    this.caption.textContent = `Marked, and spoken anew: ${stretch}`;
+    this.caption.textContent = `Marked and replaced: ${stretch}`;
     if (this.#url) URL.revokeObjectURL(this.#url);
     this.player.src = this.#url = URL.createObjectURL(blob);
     this.player.setAttribute("aria-label", `Before: ${words.join(" ")}`);

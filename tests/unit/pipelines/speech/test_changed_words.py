@@ -1,4 +1,4 @@
-"""A text that a recording is to say, compared with what it says: which words are replaced, and with what."""
+"""A text that a recording should say, compared with what it says: which words are replaced, and with what."""
 
 from __future__ import annotations
 
