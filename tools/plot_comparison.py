@@ -75,7 +75,8 @@ def points() -> dict[str, Points]:
         for row in read("mixture-head-10k.json")["rows"]
         if row["sampling"] == "guidance_scale=4,num_steps=16"
     ]
-    found["direct"][10000] += [row["guided"] for row in read("direct-10k.json")["rows"] if not row["asked"]]
+    for kind in ("residual", "direct"):
+        found[kind][10000] += plain(read(f"{kind}-10k.json")["rows"], kind)
     return {kind: found[kind] for kind in LINES}
 
 
