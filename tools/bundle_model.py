@@ -61,6 +61,9 @@ class Bundle:
     sentences: tuple[str, ...] = ()
     """Texts that the server's page offers to try the model with."""
 
+    demo_texts: tuple[str, ...] = ()
+    """What `resgen demo` says with the model."""
+
     share: str | None = None
     """A bundled model whose files are used for the parts that are the same in both."""
 
@@ -77,8 +80,9 @@ class Bundle:
             kind = KINDS[folder.component("generator").type]
             sampling = config_from_dict(kind.sampling, folder.extra["sampling"])
             extra["sampling"] = config_to_dict(replace_nested(sampling, parse_overrides(self.sampling)))
-        if self.sentences:
-            extra["sentences"] = list(self.sentences)
+        for key, texts in (("sentences", self.sentences), ("demo_texts", self.demo_texts)):
+            if texts:
+                extra[key] = list(texts)
         voices = [voice.split("=", 2) for voice in self.voices]
         if voices:
             extra["voices"] = {name: {"file": f"{name}.flac", "text": transcript} for name, _, transcript in voices}

@@ -65,3 +65,13 @@ def test_a_tokenizer_with_other_codebooks_is_refused(assets: Path, tmp_path: Pat
     assert load_folder(assets / "voice").record("tokenizer") == {"steps": 2}
     with pytest.raises(SystemExit, match="other codebooks"):
         bundle(tmp_path, model, f"tokenizer={tmp_path / 'other'}")
+
+
+def test_texts_of_the_page_and_of_the_demo_are_stored(assets: Path, tmp_path: Path) -> None:
+    (tmp_path / "card.md").write_text("# Voice\n")
+    texts = {"sentences": ("one two", "two one"), "demo_texts": ("two",)}
+    Bundle(
+        model=save_parts(tmp_path / "model"), name="voice", description="D", card=tmp_path / "card.md", **texts
+    ).run()
+    extra = load_folder(assets / "voice").extra
+    assert extra["sentences"] == ["one two", "two one"] and extra["demo_texts"] == ["two"]
