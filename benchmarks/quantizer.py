@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from times import medians, spread
 from torch import Tensor
 
+from resgen.allocator import keep_freed_memory
 from resgen.cli.main import guard
 from resgen.errors import ConfigError
 from resgen.evaluation.bench.memory import extra_peak_bytes
@@ -38,6 +39,7 @@ def main(
     depth: int = 8,
     repetitions: int = 3,
     seed: int = 0,
+    keep_freed: bool = False,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
     """`residual_encode` against `vector_quantize_pytorch.ResidualVQ` in evaluation mode, with the same codebooks.
@@ -53,10 +55,13 @@ def main(
         depth: D.
         repetitions: of every timing.
         seed: of vectors and codebooks.
+        keep_freed: keep freed memory, as the command `resgen` does.
         as_json: write one JSON document to standard output.
     """
     if min(num_vectors, repetitions) < 1:
         raise ConfigError(f"num_vectors={num_vectors} and repetitions={repetitions} must be at least 1")
+    if keep_freed:
+        keep_freed_memory()
     sizes = {"num_vectors": num_vectors, "code_dim": code_dim, "codebook_size": codebook_size, "depth": depth}
     vectors, codebooks = random_vectors(**sizes, seed=seed)
     encoders = {"ours": our_encoder(codebooks), "peer": peer_encoder(codebooks)}
@@ -72,7 +77,13 @@ def main(
         "extra_memory_bytes": memory,
         "memory_ratio": memory["ours"] / max(1, memory["peer"]),
         **compare_codes(vectors, codebooks, codes["ours"], codes["peer"]),
-        "settings": {**sizes, "repetitions": repetitions, "seed": seed, **machine_of(CPU, torch.float32)},
+        "settings": {
+            **sizes,
+            "repetitions": repetitions,
+            "seed": seed,
+            "keep_freed": keep_freed,
+            **machine_of(CPU, torch.float32),
+        },
     }
     print(json.dumps(result) if as_json else yaml.safe_dump(result, sort_keys=False).rstrip())
 

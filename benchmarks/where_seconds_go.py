@@ -154,19 +154,11 @@ def commands(data: str, folder: Path) -> dict[str, list[str]]:
     """The commands, in an order in which each finds what it reads."""
     face, sound, levels = (str(folder / name) for name in ("face.png", "hello.wav", "levels.png"))
     image = ["generate", "image", "--model", "avatars64", "--class", "lorelei", "--out", face]
-    speech = [
-        "generate",
-        "speech",
-        "--model",
-        "english-small",
-        "--voice",
-        "emma",
-        "--text",
-        "Few positions, many levels.",
-    ]
+    text = "Few positions, many levels."
+    speech = ["generate", "speech", "--model", "english-small", "--voice", "emma", "--text", text, "--out", sound]
     levels_of = ["reconstruct", "--tokenizer", "avatars64", "--input", face, "--out", levels]
     evaluate = ["evaluate", "--model", "fashion-mnist-small", "--data", data, "--num-samples", "50"]
-    rows = {TORCH: [], "generate image": image, "generate speech": [*speech, "--out", sound], "reconstruct": levels_of}
+    rows = {TORCH: [], "generate image": image, "generate speech": speech, "reconstruct": levels_of}
     return rows | {"evaluate": [*evaluate, "--out", str(folder / "report.json")]}
 
 

@@ -32,15 +32,13 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import pyarrow
-import pyarrow.parquet
 import torch
 import tyro
 from altered_voices import Alteration, as_voice, draw_alteration
 from sentence_grammar import make_texts
-from speech_rows import RATE_HZ, Row, encode_row, is_test_text, read_lines, write_rows
+from speech_rows import RATE_HZ, Row, encode_row, is_test_text, read_lines, read_rows, write_rows
 from teacher import Teacher
 from torch import Tensor
 
@@ -353,18 +351,11 @@ def _speak(jobs: Sequence[Job], title: str) -> list[Row]:
     return rows
 
 
-def _read_rows(file: Path) -> Iterable[dict[str, Any]]:
-    try:
-        return pyarrow.parquet.read_table(file, columns=["audio", "text", "speaker_id"]).to_pylist()
-    except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(f"'{file}' cannot be read: {' '.join(str(error).split())}") from error
-
-
 def _recordings(file: Path) -> dict[str, dict[str, list[Tensor]]]:
     """Single digits by speaker and word: trimmed, of equal loudness, with edges that do not click."""
     recordings: dict[str, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
     fade = torch.linspace(0, 1, RATE_HZ // 200)
-    for row in _read_rows(file):
+    for row in read_rows(file):
         samples = read_sound(row["audio"]["bytes"], RATE_HZ, where=f"'{file}' {row['audio']['path']}")
         samples = normalise_loudness(trim_silence(samples, RATE_HZ, margin_s=0.02), RATE_HZ)
         if len(samples) < 2 * len(fade):
@@ -397,7 +388,7 @@ def _vary_recordings(file: Path, count: int, seed: int, *, altered: bool) -> lis
 
 
 def _sentences_of(file: Path) -> Iterable[tuple[Tensor, str, str]]:
-    for row in _read_rows(file):
+    for row in read_rows(file):
         samples = read_sound(row["audio"]["bytes"], RATE_HZ, where=f"'{file}' {row['audio']['path']}")
         yield trim_silence(samples, RATE_HZ), " ".join(row["text"].lower().split()), row["speaker_id"]
 

@@ -7,13 +7,15 @@ For example, in a fresh clone after `make setup` (what the commands write goes i
         --most-minutes 0.3
 
 Blocks of Python run too, each in a process of its own. `resgen serve` runs until its page ends, so that the requests
-after it are answered. Passed over, and named: what needs other programs or machines (PROGRAMS), and placeholders.
+after it are answered. Passed over, and named: what needs other programs or machines (PROGRAMS), and what is a part of a
+command (`...`). Rows are printed, and written to `--out`, as they come.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -23,7 +25,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tyro
 
@@ -33,7 +35,7 @@ from resgen.files import write_text
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 SHELL = ("", "bash", "sh")
 PROGRAMS = "docker git pip source srun tensorboard torchrun".split()
-"""What other machines, a shell or a network are needed for."""
+"""These need other machines, a shell of one's own or a network."""
 HEALTH = "http://127.0.0.1:8000/readyz"
 SERVER_S = 60.0
 
@@ -85,14 +87,18 @@ class RunPages:
         except re.error as error:
             raise ConfigError(f"only {self.only!r} is no regular expression: {error}") from error
         outcomes: list[Outcome] = []
+        lines = ["| page | command | seconds |", "|---|---|---|"]
+        print("\n".join(lines), flush=True)
         for page in self.pages:
-            outcomes += self._page(page)
-        failed = [one for one in outcomes if one.said and not one.skipped]
-        table = "\n".join(["| page | command | seconds |", "|---|---|---|", *map(_row, outcomes)])
+            for outcome in self._page(page):
+                outcomes.append(outcome)
+                lines.append(_row(outcome))
+                print(lines[-1], flush=True)
+                if self.out is not None:  # as it comes: what has run stays known if this is interrupted
+                    write_text(self.out, "\n".join(lines) + "\n")
+        failed = sum(bool(one.said) and not one.skipped for one in outcomes)
         ran = sum(not one.skipped for one in outcomes)
-        print(f"{table}\n\n{ran} ran, {len(failed)} failed, {len(outcomes) - ran} were passed over")
-        if self.out is not None:
-            write_text(self.out, table + "\n")
+        print(f"\n{ran} ran, {failed} failed, {len(outcomes) - ran} were passed over")
         return 1 if failed else 0
 
     def _page(self, page: Path) -> Iterator[Outcome]:
@@ -170,14 +176,15 @@ def _said(step: Step, timeout_s: float) -> str:
     """The last line that a failed step said."""
     code = step.code.replace("| aplay", "> sound.wav")
     command = [sys.executable, "-c", code] if step.is_python else ["bash", "-o", "pipefail", "-c", code]
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, text=True, start_new_session=True, **pipes)
     try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=timeout_s
-        )
+        out, err = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
+        _end(process)
         return f"took longer than {timeout_s / 60:g} minutes"
-    lines = (done.stderr or done.stdout).strip().splitlines() or ["nothing"]
-    return "" if done.returncode == 0 else f"exit code {done.returncode}: {lines[-1]}"
+    lines = (err or out).strip().splitlines() or ["nothing"]
+    return "" if process.returncode == 0 else f"exit code {process.returncode}: {lines[-1]}"
 
 
 def _answers(server: subprocess.Popen[bytes]) -> bool:
@@ -195,11 +202,12 @@ def _is_up() -> bool:
     return False
 
 
-def _end(server: subprocess.Popen[bytes] | None) -> None:
-    if server is not None:
+def _end(process: subprocess.Popen[Any] | None) -> None:
+    """End a process and all that it started."""
+    if process is not None:
         with suppress(ProcessLookupError):
-            os.killpg(server.pid, 15)
-        server.wait()
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
 
 
 def _row(one: Outcome) -> str:

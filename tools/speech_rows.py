@@ -69,6 +69,24 @@ def write_rows(rows: Sequence[Row], file: Path) -> None:
     os.replace(temporary, file)
 
 
+def read_rows(
+    file: Path, columns: Sequence[str] = ("audio", "text", "speaker_id"), also: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """The rows of a parquet file: columns that must be there, and others if they are.
+
+    Raises:
+        DataError: the file cannot be read or lacks a column.
+    """
+    try:
+        there = pyarrow.parquet.read_schema(file).names
+        if absent := [name for name in columns if name not in there]:
+            raise DataError(f"'{file}' has no column {', '.join(absent)}")
+        names = [*columns, *(name for name in also if name in there)]
+        return pyarrow.parquet.read_table(file, columns=names).to_pylist()
+    except (OSError, pyarrow.ArrowException) as error:
+        raise DataError(f"'{file}' cannot be read: {' '.join(str(error).split())}") from error
+
+
 def read_lines(file: Path) -> list[str]:
     """The lines of a text file."""
     try:

@@ -6,9 +6,9 @@ For example:
 
 Reads the parquet files of a speech corpus (columns audio, text, speaker_id, and what else resgen reads of it) and
 writes for each file one of its name with every utterance `--copies` times; how many copies are left out, since they are
-too short or too long, is said. A copy of a voice is a voice of its own,
-named after it: played faster or slower, which moves pitch and formants, then with its own formants and microphone, and
-without `--clean` a band and a noise floor too (altered_voices.py). All utterances of a copy are altered alike.
+too short or too long, is said. A copy of a voice is a voice of its own, named after it: played faster or slower, which
+moves pitch and formants, then with its own formants and microphone, and without `--clean` a band and a noise floor too
+(altered_voices.py). All utterances of a copy are altered alike.
 Files that are there are kept, so that a run can go on. The same seed gives the same corpus.
 """
 
@@ -19,13 +19,10 @@ import random
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import pyarrow
-import pyarrow.parquet
 import tyro
 from altered_voices import as_voice, draw_alteration
-from speech_rows import MAX_SECONDS, MIN_SECONDS, RATE_HZ, Row, encode_row, write_rows
+from speech_rows import MAX_SECONDS, MIN_SECONDS, RATE_HZ, Row, encode_row, read_rows, write_rows
 
 from resgen.data.sound.decode import read_sound, trim_silence
 from resgen.errors import DataError, ResGenError
@@ -75,7 +72,7 @@ class VarySpeech:
         """The rows of a file, each as often as asked, and how many are left out."""
         rows: list[Row] = []
         left_out = 0
-        for index, row in enumerate(_read(file)):
+        for index, row in enumerate(read_rows(file, also=("source", "phonemes"))):
             samples = trim_silence(read_sound(row["audio"]["bytes"], RATE_HZ, where=f"'{file}' row {index}"), RATE_HZ)
             for copy in range(self.copies):
                 name = f"{row['speaker_id']}%{copy}" + (f"@{self.seed}" if self.seed else "")
@@ -93,16 +90,6 @@ class VarySpeech:
                 else:
                     left_out += 1
         return rows, left_out
-
-
-def _read(file: Path) -> list[dict[str, Any]]:
-    try:
-        table = pyarrow.parquet.read_table(file)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(f"'{file}' cannot be read: {' '.join(str(error).split())}") from error
-    if absent := {"audio", "text", "speaker_id"} - set(table.column_names):
-        raise DataError(f"'{file}' has no column {', '.join(sorted(absent))}")
-    return table.to_pylist()
 
 
 def main(command: VarySpeech) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from browser.fake import FakeServer
+from browser.fake import FakeServer, sound
 from browser.page import Page
 
 START_S = 600
@@ -134,3 +134,11 @@ def docs(real: Page) -> Page:
     real.driver.get(f"{real.url}docs")
     real.wait(lambda: real.driver.find_elements("css selector", "details.route"))
     return real
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    """A sound file to upload."""
+    path = tmp_path / "me.wav"
+    path.write_bytes(sound())
+    return path

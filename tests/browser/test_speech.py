@@ -20,13 +20,6 @@ def voice(page: Page) -> Page:
     return page
 
 
-@pytest.fixture
-def recording(tmp_path: Path) -> Path:
-    path = tmp_path / "me.wav"
-    path.write_bytes(sound())
-    return path
-
-
 def choose_voice(page: Page, value: str) -> None:
     page.click(f"[name=voice][value={value}]")
 

@@ -17,13 +17,6 @@ def words(page: Page) -> Page:
     return page
 
 
-@pytest.fixture
-def recording(tmp_path: Path) -> Path:
-    path = tmp_path / "me.wav"
-    path.write_bytes(sound())
-    return path
-
-
 def take_sample(page: Page) -> None:
     page.wait(lambda: len(page.all(".offer li")) == 2)
     page.click(".offer li:nth-child(1) .change-words")

@@ -34,7 +34,7 @@ from resgen.cli.inspect import Inspect
 from resgen.cli.models import Models
 from resgen.cli.plan import Plan
 from resgen.cli.reconstruct import Reconstruct
-from resgen.cli.sampling import Drawing, in_flags
+from resgen.cli.sampling import in_flags
 from resgen.cli.serve import Serve
 from resgen.cli.speak import GenerateSpeech
 from resgen.cli.train import TrainGenerator, TrainText, TrainTokenizer, TrainVocoder
@@ -258,8 +258,7 @@ def run(command: Any) -> Any:
     try:
         return command.run()
     except ResGenError as error:
-        if isinstance(command, Drawing | Reconstruct):
-            error.args = (in_flags(str(error), command),)
+        error.args = (in_flags(str(error), command),)
         raise
 
 

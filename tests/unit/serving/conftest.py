@@ -10,6 +10,7 @@ pytest.importorskip("httpx")
 from image_parts import save_model  # noqa: E402
 from resgen.checkpoints.voices import Voice  # noqa: E402
 from resgen.data.sound.decode import encode_sound  # noqa: E402
+from resgen.pipelines.speech.pipeline import SpeechPipeline  # noqa: E402
 from speech_parts import RATE, save_parts, voice  # noqa: E402
 
 
@@ -25,3 +26,14 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def clothes(sources: dict[str, str]) -> dict[str, str]:
     return {"clothes": sources["clothes"]}
+
+
+@pytest.fixture(scope="session")
+def speaks(sources: dict[str, str]) -> dict[str, str]:
+    return {"voice": sources["voice"]}
+
+
+@pytest.fixture(scope="session")
+def pipe(speaks: dict[str, str]) -> SpeechPipeline:
+    """The pipeline that is served."""
+    return SpeechPipeline.from_pretrained(speaks["voice"], device="cpu", dtype="float32")

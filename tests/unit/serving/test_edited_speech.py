@@ -25,16 +25,6 @@ FIELDS = {"input_text": "ab ca bac", "text": "ab cab bac", "seed": 3, "num_steps
 BODY = {**FIELDS, "recording": base64.b64encode(RECORDING).decode()}
 
 
-@pytest.fixture(scope="module")
-def speaks(sources: dict[str, str]) -> dict[str, str]:
-    return {"voice": sources["voice"]}
-
-
-@pytest.fixture(scope="module")
-def pipe(speaks: dict[str, str]) -> SpeechPipeline:
-    return SpeechPipeline.from_pretrained(speaks["voice"], device="cpu", dtype="float32")
-
-
 def expected(pipe: SpeechPipeline, **changes: Any) -> Any:
     (result,) = pipe.edit(RECORDING, **{**FIELDS, **changes})
     return result

@@ -27,16 +27,6 @@ BODY = {"text": TEXT, "seed": 3, "num_steps": 2}
 SPEECH, OPENAI = "/v1/speech", "/v1/audio/speech"
 
 
-@pytest.fixture(scope="module")
-def speaks(sources: dict[str, str]) -> dict[str, str]:
-    return {"voice": sources["voice"]}
-
-
-@pytest.fixture(scope="module")
-def pipe(speaks: dict[str, str]) -> SpeechPipeline:
-    return SpeechPipeline.from_pretrained(speaks["voice"], device="cpu", dtype="float32")
-
-
 def close_to(content: bytes, expected: torch.Tensor, rate: int = RATE) -> None:
     torch.testing.assert_close(read_sound(content, rate), expected, atol=1e-4, rtol=0)
 

@@ -26,16 +26,6 @@ TEXT = "Abc. Cab. Ab."
 STREAM = "/v1/speech/stream"
 
 
-@pytest.fixture(scope="module")
-def speaks(sources: dict[str, str]) -> dict[str, str]:
-    return {"voice": sources["voice"]}
-
-
-@pytest.fixture(scope="module")
-def pipe(speaks: dict[str, str]) -> SpeechPipeline:
-    return SpeechPipeline.from_pretrained(speaks["voice"], device="cpu", dtype="float32")
-
-
 def samples_of(content: str) -> torch.Tensor:
     return torch.from_numpy(np.frombuffer(base64.b64decode(content), "<i2").astype(np.float32) / 32768)
 

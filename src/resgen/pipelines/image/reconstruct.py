@@ -57,8 +57,7 @@ def reconstruct(
     Args:
         tokenizer: folder of a tokenizer or pipeline, or a bundled name.
         input_path: a picture, or data as `open_images` takes it (its test split if it has one).
-        out: picture to write: a row per input picture (8 at most), a column per number of levels, the
-            original last.
+        out: picture to write: a row per input picture (8 at most), a column per number of levels, the original last.
         resize: cut out and resize pictures of another size, instead of refusing them.
         levels: numbers of levels to decode; 1, 2, ... all of them by default.
         device: where to compute; the CPU by default.

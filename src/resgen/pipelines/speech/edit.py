@@ -369,6 +369,7 @@ def check_following(kind: Kind, plan: SpeechEditPlan) -> None:
         )
 
 
+@torch.inference_mode()
 def results_of(
     plan: SpeechEditPlan, codec: SoundCodec, run: SpeechRun, *, blend: bool, num_samples: int, seed: int
 ) -> list[SpeechEdit]:

@@ -337,7 +337,8 @@ class SpeechPipeline(BasePipeline):
         seed, sampling = seed_of(seed), self._settings(self.__call__, settings)
         change: dict[str, Any] = {"input_text": input_text, "text": text, "begin_s": begin_s, "end_s": end_s}
         plan = self.plan_edit(recording, **change, speed=speed, keep_length=keep_length)
-        return self.edited(plan, sampling, blend, num_samples, seed, batch_size, callback)
+        run = SpeechRun(self.generator, sampling, batch_size, callback)
+        return results_of(plan, self.codec, run, blend=blend, num_samples=num_samples, seed=seed)
 
     @torch.inference_mode()
     def plan_edit(
@@ -368,21 +369,6 @@ class SpeechPipeline(BasePipeline):
         plan = editor.plan(source, words, *stretch, span, speed=speed, keep_length=keep_length)
         check_following(kind_of(self.generator.config), plan)
         return plan
-
-    @torch.inference_mode()
-    def edited(
-        self,
-        plan: SpeechEditPlan,
-        sampling: AnySampling,
-        blend: bool = False,
-        num_samples: int = 1,
-        seed: int = 0,
-        batch_size: int = 16,
-        callback: StepCallback | None = None,
-    ) -> list[SpeechEdit]:
-        """Results of a plan; arguments are those of `edit`."""
-        run = SpeechRun(self.generator, sampling, batch_size, callback)
-        return results_of(plan, self.codec, run, blend=blend, num_samples=num_samples, seed=seed)
 
     def words(self, recording: SoundLike, text: str) -> list[SpokenWord]:
         """The words of a recording and when they are spoken.

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from resgen.data.sound.decode import encode_sound, pcm_bytes
 from resgen.kinds import AnySampling, sampling_with
-from resgen.pipelines.speech.edit import SpeechEdit, SpeechEditPlan
+from resgen.pipelines.speech.edit import SpeechEdit, SpeechEditPlan, results_of
+from resgen.pipelines.speech.speaking import SpeechRun
 from resgen.samplers.records import StepRecord
 from resgen.serving.batching import Ticket, attempt, raise_if_abandoned
 from resgen.serving.schemas import as_text
@@ -88,7 +89,8 @@ class SpeechEdits:
             if job.stepwise:
                 ticket.tell(self.model.step(record, codes[0], visible[0]))
 
-        (result,) = self.pipe.edited(plan, job.sampling, job.blend, seed=job.seed, callback=watch)
+        run = SpeechRun(self.pipe.generator, job.sampling, 1, watch)
+        (result,) = results_of(plan, self.pipe.codec, run, blend=job.blend, num_samples=1, seed=job.seed)
         if job.suffix is not None:
             return encode_sound(result.audio, result.sample_rate_hz, job.suffix)
         made = {"duration_s": result.duration_s, "spectrogram": self.model.spectrogram(result.audio)}
