@@ -181,8 +181,9 @@ def _said(step: Step, timeout_s: float) -> str:
     try:
         out, err = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
-        _end(process)
         return f"took longer than {timeout_s / 60:g} minutes"
+    finally:
+        _end(process)
     lines = (err or out).strip().splitlines() or ["nothing"]
     return "" if process.returncode == 0 else f"exit code {process.returncode}: {lines[-1]}"
 
@@ -226,4 +227,5 @@ def main(command: RunPages) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what was started ends, too
     raise SystemExit(main(tyro.cli(RunPages)))
