@@ -119,7 +119,7 @@ def refused(server: Server) -> int | None:
         (["--model", MODEL, "--host", "192.0.2.1"], "cannot listen on 192.0.2.1"),
         (["--model", MODEL, "--host", "\udcff"], "encoding of hostname failed"),
         (["--model", MODEL, "--threads", "1025"], "--threads 1025 must lie in 1..1024"),
-        (["--model", MODEL, "--max-samples", "64"], "max_samples=64"),
+        (["--model", MODEL, "--max-samples", "64"], "--max-samples=64"),
         (["--model", MODEL, "--threads", "0"], "--threads 0"),
         (["--model", MODEL, "--api-key-file", "missing.txt"], "missing.txt"),
         (["--model", MODEL, "--api-key-file", "/dev/zero"], "'/dev/zero' holds more than the 10,000 characters"),
