@@ -85,7 +85,7 @@ class Folder:
 
     Attributes:
         path: the folder.
-        kind: `tokenizer` or `pipeline`.
+        kind: a key of `PARTS`, or another, such as `classifier`.
         components: by name.
         extra: every other key of `config.json`.
         resgen_version: version of the library that wrote it.

@@ -1,4 +1,4 @@
-"""`resgen demo`: a picture grid of all classes from a bundled model, and spoken digits from another."""
+"""`resgen demo`: a picture grid of all classes from a bundled model, and two spoken texts from another."""
 
 from __future__ import annotations
 

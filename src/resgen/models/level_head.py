@@ -7,9 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from resgen.models.base import INIT_STD
 from resgen.ops.mixture import at_least_float32
-
-INIT_STD = 0.02
 
 
 class LevelHead(nn.Module):

@@ -10,13 +10,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from resgen.errors import ConfigError
+from resgen.models.base import INIT_STD
 from resgen.ops.linear import linear
 from resgen.ops.mixture import at_least_float32
 from resgen.ops.residual import Codebooks
 from resgen.ops.sampling import nucleus_choice
 from resgen.types import LevelWalk, NoiseSize, ProposalNoise
-
-INIT_STD = 0.02
 
 
 class TokenHead(nn.Module):

@@ -197,8 +197,8 @@ def imagenette64() -> Recipe:
 
 
 def imagenet256() -> Recipe:
-    """ImageNet at 256x256 in the paper's shapes: 8x8 positions, 16 levels of 1024, width 64, 576M parameters (App.
-    A.1)."""
+    """ImageNet at 256x256 in the paper's shapes (App. A.1): 8x8 positions, 16 levels of 1024, codes of width 64, 572M
+    parameters where the paper states 576M."""
     return Recipe(
         name="imagenet256",
         data=DataConfig(flip=True, resize=True),
