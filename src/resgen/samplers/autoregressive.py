@@ -91,8 +91,8 @@ class LatentAutoregressiveConfig:
         num_steps: unmasking iterations over the levels of one position, at most (those that would reveal nothing are
             skipped); 1, 2, 4 or 8 in the paper.
         mask_schedule: gamma, one of `ops.masking.SCHEDULES`, over the levels of one position.
-        top_p: nucleus of the mixture's components, in (0, 1].
-        temperature: scale of the Gaussian noise within a component, >= 0.
+        top_p: nucleus of the mixture's components, or of codes, in (0, 1].
+        temperature: scale of the Gaussian noise within a component, >= 0; of codes it divides the logits, > 0.
         guidance_scale: guidance weight of the last position; 0 switches guidance off altogether.
         guidance_first: guidance weight of the first position, linear in between; null for the same everywhere.
     """

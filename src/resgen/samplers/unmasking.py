@@ -29,10 +29,10 @@ class SamplingConfig:
         mask_schedule: gamma, one of `ops.masking.SCHEDULES`.
         unmasking: by `confidence` (App. B.1), at `random` (BinaryUnmask of Algorithm 2) or, a deviation, by the weight
             of the `component` that a mixture drew; for heads of codes that is their confidence.
-        top_p: nucleus of the mixture's components, in (0, 1].
-        temperature: scale of the Gaussian noise within a component, >= 0.
+        top_p: nucleus of the mixture's components, or of codes, in (0, 1].
+        temperature: scale of the Gaussian noise within a component, >= 0; of codes it divides the logits, > 0.
         choice_temperature: tau, scale of the Gumbel noise on confidence scores, >= 0; in nats, it grows with H.
-        guidance_first: guidance weight of the first step.
+        guidance_first: guidance weight of the first step; 0.02 in Table 4, 0 saves a pass.
         guidance_scale: guidance weight of the last step, linear in between; 0 switches guidance off altogether.
         guidance_start: share of the steps that are taken before guidance sets in.
         guidance_end: share of the steps after which it is off again.
