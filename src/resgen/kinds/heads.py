@@ -128,7 +128,7 @@ class HeadObjective:
         return self.head_loss.loss(self.masked_rows(batch, visible), visible if whole is None else whole)
 
     def masked_rows(self, batch: Batch, visible: Int[Tensor, "B L"]) -> Rows:
-        """Of all positions with something masked."""
+        """The positions with something masked."""
         codes, class_ids, sequence = batch
         hidden, flat = self.model(codes, visible, class_ids, sequence), visible.flatten()
         rows = (flat < codes.shape[2]).nonzero().squeeze(1)

@@ -237,7 +237,7 @@ class MixtureHead(LatentHead):
 
         Args:
             hidden: input of the head.
-            visible: of no meaning to the plain mixture.
+            visible: not used by the plain mixture.
             noise: one uniform number per row, which chooses the component, and the Gaussian.
             top_p: mass of the nucleus of components, in (0, 1].
             temperature: scale of the Gaussian noise, >= 0.

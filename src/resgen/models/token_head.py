@@ -114,7 +114,7 @@ class TokenHead(nn.Module):
             walk: which of the masked levels to draw.
             top_p: mass of the nucleus of codes, in (0, 1].
             temperature: divides the logits before the draw, > 0.
-            by_component: of no meaning to codes.
+            by_component: not used: codes have no components.
 
         Raises:
             ConfigError: if `top_p` or `temperature` is out of range.

@@ -31,7 +31,7 @@ class RandomOrder:
         rows: flat numbers (into B x L) of the N positions with a masked level.
         choice: uniform noise of every token.
         num_reveal: tokens that each sample reveals.
-        choice_temperature: of no meaning here.
+        choice_temperature: not used here.
     """
 
     def __init__(
