@@ -89,7 +89,7 @@ class SequenceCondition:
         Args:
             lengths: positions of each sample, with its prompt.
             prompts: how many of them, from the first, are the prompt.
-            features: of each sample, `feature_stride` rows per position; their device is the result's.
+            features: features of each sample, `feature_stride` rows per position; their device is the result's.
         """
         device = features[0].device if features else None
         at = torch.arange(max(lengths), device=device)
@@ -169,7 +169,7 @@ class LevelWalk(Protocol):
         """Pairs of a level and rows to draw it for.
 
         Args:
-            scores: of every level; the caller fills in what it finds before it asks for the next pair. From them the
+            scores: one per level; the caller fills in what it finds before it asks for the next pair. From them the
                 walk knows which rows need not go on.
             elements: numbers that a row and level take, which sets how many rows come at one time.
         """
@@ -186,7 +186,7 @@ class Distribution(Protocol):
 
         Args:
             rows: flat numbers (into B x L) of the positions to draw for.
-            noise: of each row.
+            noise: noise of each row.
             walk: which of the masked levels to draw.
             settings: `top_p`, the nucleus of components or codes, in (0, 1]; `temperature` of the Gaussian noise or of
                 the logits; `by_component`: a mixture's scores are log-weights of the components that it drew.

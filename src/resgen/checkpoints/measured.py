@@ -156,7 +156,7 @@ def model_index(folder: Folder, name: str, source: str) -> list[dict[str, Any]]:
 
     Args:
         folder: the saved model.
-        name: of the model.
+        name: name of the model.
         source: address where the numbers stand with their protocol; without one the hub shows none.
     """
     where = {"source": {"name": "resgen evaluate", "url": source}} if source else {}

@@ -78,11 +78,11 @@ class SpeechParts:
     """A loaded speech pipeline.
 
     Attributes:
-        tokenizer: of mels or waveforms.
-        vocoder: of a mel tokenizer; None where there is none, or nothing for it to do.
+        tokenizer: a tokenizer of mels or waveforms.
+        vocoder: vocoder of a mel tokenizer; None where there is none, or nothing for it to do.
         text_model: reads the text.
         alphabet: letters or phonemes that the text model was trained on.
-        generator: of codes.
+        generator: generator of codes.
         sampling: its settings.
         voice: how prompts are prepared.
         voices: recordings that speak for named voices.

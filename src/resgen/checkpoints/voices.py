@@ -24,7 +24,7 @@ class Voice(NamedTuple):
     """A recording that speaks for a voice.
 
     Attributes:
-        content: of a sound file.
+        content: content of a sound file.
         text: what is said in it.
     """
 

@@ -202,7 +202,7 @@ def refuse_options(command: Any, names: Iterable[str], why: str) -> None:
 
     Args:
         command: has the options as attributes; what is None, False or empty was not given.
-        names: of these options.
+        names: names of these options.
         why: said after their names.
 
     Raises:

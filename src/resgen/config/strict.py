@@ -125,7 +125,7 @@ def replace_nested(config: T, overrides: Mapping[str, Any]) -> T:
     """A copy of the dataclass `config` with dotted keys replaced; nested mappings are accepted as well.
 
     Raises:
-        ConfigError: as of `config_from_dict`, or another kind of a field that may hold several.
+        ConfigError: as in `config_from_dict`, or another kind of a field that may hold several.
     """
     data, allowed = config_to_dict(config), flat_keys(config)
     for key, value in overrides.items():

@@ -22,7 +22,7 @@ class CounterSampler:
         num_samples: size of the data set.
         batch_size: samples of a batch, over all processes.
         seed: names the order.
-        lengths: of the samples. With them a batch holds samples of like length, so that little of it is padding:
+        lengths: one per sample. With them a batch holds samples of like length, so that little of it is padding:
             every `BUCKET_BATCHES` batches of the random order are sorted by length and dealt out again, in random
             order.
         blocks: ends of the stretches of samples that are read as one. With them an epoch goes through the stretches in

@@ -443,7 +443,7 @@ def cut_at_word(content: bytes, ends: list[int], most: int, stride: int) -> tupl
     less than half of the positions is cut instead.
 
     Args:
-        content: of a front end.
+        content: content of a front end.
         ends: frame at which each token ends: a boundary, those of the text, a boundary.
         most: the most positions.
         stride: frames per position.

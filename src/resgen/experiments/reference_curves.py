@@ -154,14 +154,14 @@ class ReferenceCurves:
     """Curves of finished runs that differ in nothing but the seed.
 
     Attributes:
-        name: of the reference.
+        name: name of the reference.
         stage: `tokenizer` or `generator`.
-        kind: of generator, or of a tokenizer's quantizer.
-        head: of a generator, where its kind has a choice.
+        kind: kind of generator, or of a tokenizer's quantizer.
+        head: head of a generator, where its kind has a choice.
         recipe: name of the recipe.
         batch_size: samples per step.
         learning_rate: peak value.
-        num_steps: of the configuration; the learning rate's decline depends on it.
+        num_steps: number of steps of the configuration; the learning rate's decline depends on it.
         seeds: number of runs.
         data_sha256: fingerprint of the training data, where known.
         curves: by metric.

@@ -33,7 +33,7 @@ class Request(NamedTuple):
     Attributes:
         class_ids: one per sample.
         sequence: the condition of sequences.
-        seed: of all samples, or one for each.
+        seed: one seed for all samples, or one for each.
         indices: number of each sample; sample k draws from the stream (seed, k).
         codes: given codes, with `visible`.
         visible: how many levels of each position are given.
@@ -92,7 +92,7 @@ class Kind:
         settings: `(settings of a ResGen, shape of the codes) -> sampling` to begin with, at the same guidance.
         search: values of the sampling settings to try, one setting after the other; every kind gets as many tries.
         presets: configurations by size, at the paper's shape of codes.
-        head: of ResGen's network, for the kinds that share it.
+        head: head of ResGen's network, for the kinds that share it.
         level_decay: whether the loss may weigh deeper levels less; the others weigh all tokens alike.
         step_counts: depth -> numbers of steps at which it is worth comparing; none where they cannot be chosen.
         ordered_levels: how many levels are drawn position by position, in reading order: they do not heed what is given

@@ -33,7 +33,7 @@ class GeneratorLossConfig:
 
     Attributes:
         mask_schedule: gamma of the forward process; the paper trains everything with `circle`.
-        smoothing: of the assignment q in the mixture's bound.
+        smoothing: smoothing of the assignment q in the mixture's bound.
         level_decay: weight of a masked level in the cross-entropy of a residual head, relative to the level above; 1 is
             plain likelihood. Direct tokens are the paper's ablation (Eq. 2) with 1.
         data_start: fit a mixture head to the data before the first step (a deviation; see `start_mixture`).

@@ -71,7 +71,7 @@ def matched_config(config: ResGenConfig, spec: CodeSpec, kind: str) -> ModelConf
     `config`.
 
     Args:
-        config: of ResGen's network.
+        config: configuration of ResGen's network.
         spec: shape of the codes.
         kind: name of the kind.
 
@@ -98,9 +98,9 @@ def for_kind(
 
     Args:
         kind: the other kind.
-        generator: of the recipe.
-        loss: of the recipe.
-        sampling: of the recipe.
+        generator: generator of the recipe.
+        loss: loss of the recipe.
+        sampling: the recipe's sampling settings.
         spec: shape of the codes.
 
     Raises:
@@ -134,7 +134,7 @@ def sample(
     Args:
         model: a generator.
         class_ids: on the model's device, one per sample.
-        seed: of all samples, or one for each, so that samples of several calls share a batch.
+        seed: one seed for all samples, or one for each, so that samples of several calls share a batch.
         indices: number of each sample; sample k draws from the stream (seed, k).
         sampling: settings of the model's kind.
         start: codes and how many levels of each position are visible; those are kept.

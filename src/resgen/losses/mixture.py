@@ -71,9 +71,9 @@ def mixture_loss(
         hidden: input of the head.
         target: z; no gradient flows to it, nor to `weight`.
         visible: levels that are visible at each position.
-        weight: of each position's bound. The caller divides by the number of masked tokens.
+        weight: weight of each position's bound. The caller divides by the number of masked tokens.
         chunk_size: rows per chunk; by default `head.rows_per_chunk`.
-        smoothing: of q, see `bound_from_distance`.
+        smoothing: smoothing of q, see `bound_from_distance`.
 
     Raises:
         ConfigError: if the lengths differ or `chunk_size` is below 1.

@@ -47,7 +47,7 @@ def multi_scale_mel_l1(
     Args:
         outputs: waveforms in [-1, 1].
         targets: what they should be.
-        sample_rate_hz: of both.
+        sample_rate_hz: rate of both.
         lengths: real samples of each waveform of the batch, the rest is padding; all by default.
         rows: which of the batch these waveforms are.
         windows: multiples of 4.
@@ -124,7 +124,7 @@ def frame_mean(
     """Mean over bands and the frames that begin within the real part; 0 where there are none.
 
     Args:
-        values: of each frame.
+        values: values of each frame.
         hop_size: samples from one frame to the next.
         lengths: real samples of each sound of the batch; all by default.
         rows: which of the batch these are; the result is their share in its mean.

@@ -34,7 +34,7 @@ def token_loss(
     Args:
         logits: unnormalised log probabilities, any floating type.
         codes: targets; any valid code where the weight is 0.
-        weight: of each row. The caller divides by the number of rows that count.
+        weight: weight of each row. The caller divides by the number of rows that count.
     """
     return (functional.cross_entropy(at_least_float32(logits), codes, reduction="none") * weight).sum()
 
@@ -59,10 +59,10 @@ def masked_level_loss(
         hidden: input of the head.
         codes: targets.
         visible: first masked level of each row.
-        weight: of every level's linear map; it may run in bfloat16 under autocast.
-        bias: of every level's linear map.
+        weight: weight of every level's linear map; it may run in bfloat16 under autocast.
+        bias: bias of every level's linear map.
         above: with `steering`, what every level sees of the ones above it; no gradient flows to it.
-        steering: of `TokenHead`.
+        steering: as in `TokenHead`.
         decay: weight of a masked level relative to the one above it, in (0, 1]. Below 1 the levels that are revealed
             next count most; the deepest ones are nearly noise given the few that are known.
     """

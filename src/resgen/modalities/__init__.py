@@ -60,12 +60,12 @@ class Modality:
     """What the commands know of a modality.
 
     Attributes:
-        name: of the modality.
+        name: name of the modality.
         noun: what its data is called in messages.
         recipes: recipes by name, made again for every caller.
         components: types of saved components that are this modality's alone.
         stages: trainings by name.
-        kinds: of generators, by name.
+        kinds: kinds of generators, by name.
         pipeline: `(name or path, *, device, dtype) -> pipeline`, opens a saved model.
         describe: `recipe -> document` of `resgen inspect --recipe`.
         columns: what its codes have beside them.
@@ -80,7 +80,7 @@ class Modality:
         compare: `(recipe, settings, out, *, resume, say, command) -> files of the report`.
         served: `module:class` of its routes, a `serving.routes.Routes`; imported by servers only (it needs an extra).
         example: last words of a `resgen generate NAME`, ending in the name of a file to write.
-        commands: of its own, by verb: dataclasses of options, for `tyro`, with a `run()`. The package's modalities have
+        commands: its own, by verb: dataclasses of options, for `tyro`, with a `run()`. The package's modalities have
             theirs in `cli`.
 
     A field that is None is what the modality does not have: the command says so.

@@ -39,7 +39,7 @@ class ARResGenConfig:
         feature_width: width of the features of each position, such as expanded text; 0 for none.
         feature_stride: rows of features per position.
         head: `mixture` (the paper's), `residual` or `tokens`, as for ResGen.
-        metric: of the mixture's targets, as for ResGen; `none` is the paper's.
+        metric: metric of the mixture's targets, as for ResGen; `none` is the paper's.
         fixed_means: as for ResGen.
     """
 

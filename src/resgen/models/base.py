@@ -44,11 +44,11 @@ class CodeModel(nn.Module):
     come from.
 
     Attributes:
-        config: of the concrete class; has at least `num_classes`, `class_dropout`, `feature_width` and
+        config: configuration of the concrete class; has at least `num_classes`, `class_dropout`, `feature_width` and
             `feature_stride`.
         spec: shape of the codes.
         condition: embedding of the class.
-        modulation: of the transformer, from the condition.
+        modulation: modulation of the transformer, from the condition.
         transformer: over positions.
         positions: where each one is.
         features: input of the features of every position; None for a model without.

@@ -64,7 +64,7 @@ class CausalModel(CodeModel):
             latents: full sums of the embeddings of S positions: the first ones, or with caches those that follow the
                 ones given before.
             condition: embedding of the class.
-            modulation: of all layers.
+            modulation: modulation of all layers.
             caches: keys and values of earlier calls, one cache per layer.
             features: feature vectors of all positions, for a model that takes them.
 

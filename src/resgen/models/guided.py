@@ -47,10 +47,10 @@ class GuidedEvaluation:
         """Guided hidden states.
 
         Args:
-            codes: of masked levels they are never looked at.
+            codes: those of masked levels are never looked at.
             visible: levels of each position.
-            modulations: of the conditional branch and of those to move away from, as `CodeModel.branches` orders them;
-                the latter of every sample, or one for all.
+            modulations: that of the conditional branch, then those to move away from, as `CodeModel.branches` orders
+                them; the latter of every sample, or one for all.
             guidance_scale: 0 runs the conditional branch only.
         """
         branches = modulations if guidance_scale else modulations[:1]

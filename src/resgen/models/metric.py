@@ -34,7 +34,7 @@ class TargetMetric(nn.Module):
     Args:
         depth: D; c lies in 0..D-1.
         code_dim: H.
-        form: of S, `scale` (S is a number, not learned), `diagonal` or `triangular`.
+        form: the form of S, `scale` (S is a number, not learned), `diagonal` or `triangular`.
         max_shapes: most matrices S there are.
 
     Raises:

@@ -45,7 +45,7 @@ class ResGenConfig:
         head: what is predicted: `mixture`, the sum of the masked embeddings (Eq. 1); `residual`, the codes, each given
             the sum of those above it (see `TokenHead`); `tokens`, the codes, each level on its own (Eq. 2).
             `num_components`, `mean_rank`, `metric` and `fixed_means` are of `mixture` only.
-        metric: of the mixture's targets for each number of visible levels, `scale`, `diagonal` or `triangular`,
+        metric: metric of the mixture's targets for each number of visible levels, `scale`, `diagonal` or `triangular`,
             see `models.metric.TargetMetric`; `none` is the paper's.
         fixed_means: in a metric, the means are parameters of each number of visible levels; the paper predicts them.
     """

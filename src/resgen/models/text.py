@@ -42,8 +42,8 @@ class TextModelConfig:
         mlp_width: hidden width of each block's MLP.
         num_bands: F, mel bands.
         prenet_layers: convolutions before the transformer.
-        kernel_size: of the prenet, in tokens; odd.
-        duration_kernel_size: of the two convolutions before the regression of durations; odd.
+        kernel_size: kernel size of the prenet, in tokens; odd.
+        duration_kernel_size: kernel size of the two convolutions before the regression of durations; odd.
         max_tokens: the longest text, with its two boundary tokens.
         centre_mels: take each band's mean over the utterance away before mels and hidden states are compared.
         mel_shift: taken from natural-log mels.
@@ -166,9 +166,9 @@ class TextModel(nn.Module):
         """Durations in frames that bring `to_mel(hidden)` nearest to normalised mels: scores are -|mel - mean|^2 / 2.
 
         Args:
-            hidden: of `forward`.
+            hidden: what `forward` returned.
             valid: tokens that are not padding.
-            target: of `normalise`.
+            target: what `normalise` returned.
             frames: frames of each utterance that are not padding.
             prior: added to the scores.
         """
@@ -188,7 +188,7 @@ class TextModel(nn.Module):
         """How many frames each token takes in recordings of the texts (monotonic alignment search); 0 at padding.
 
         Args:
-            tokens: of `token_ids`.
+            tokens: what `token_ids` returned.
             valid: tokens that are not padding.
             mels: natural-log mels of the recordings.
             frames: frames of each recording that are not padding, no fewer than its tokens.
@@ -218,7 +218,7 @@ class TextModel(nn.Module):
         frame (unless tokens shorter than a frame lengthen it).
 
         Args:
-            hidden: of `forward`.
+            hidden: what `forward` returned.
             valid: tokens that are not padding.
             speed: above 1 is faster; one number, or one per sample.
 

@@ -49,7 +49,7 @@ class ConvEncoder(nn.Module):
     """Pictures to a grid of latents, `patch_size * 2^(stages - 1)` times smaller on each side.
 
     Args:
-        in_channels: of the pictures.
+        in_channels: number of channels of the pictures.
         config: `width`, `multipliers` of it by stage, `num_res_blocks` of a stage, `patch_size` and `code_dim`.
     """
 

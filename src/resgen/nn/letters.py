@@ -43,7 +43,7 @@ class LetterToSound(nn.Module):
         """Logits of blank and phonemes, two frames a letter.
 
         Args:
-            words: of `encode`.
+            words: what `encode` returned.
         """
         x = self.embedding(words).view(len(words), -1, self.out.in_features)
         valid = (words > 0).repeat_interleave(FRAMES_PER_LETTER, dim=1)

@@ -42,7 +42,7 @@ class Positions(nn.Module):
     """Where each position is: added to the input on a grid, turning queries and keys on a sequence.
 
     Args:
-        shape: of the positions, `(rows, columns)` or `(positions,)`.
+        shape: shape of the positions, `(rows, columns)` or `(positions,)`.
         width: O.
         num_heads: attention heads.
     """

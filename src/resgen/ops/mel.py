@@ -127,7 +127,7 @@ def inverse_stft(
 
     Args:
         spectrum: one-sided.
-        window: of the synthesis; it lies in the middle of a frame, which is 0 outside of it.
+        window: window of the synthesis; it lies in the middle of a frame, which is 0 outside of it.
         fft_size: samples of a frame.
         hop_size: samples from one frame to the next.
         valid: True where a frame is not padding; all by default.
@@ -168,10 +168,10 @@ def griffin_lim(
     It stands in where there is no vocoder: words are intelligible, voices sound metallic. No gradient.
 
     Args:
-        log_mel: natural-log mel, as of `log_mel`.
+        log_mel: natural-log mel, as `log_mel` makes it.
         config: the mel's.
         iterations: transforms there and back; 0 keeps the random phases.
-        generator: of the starting phases, on any device.
+        generator: draws the starting phases, on any device.
 
     Raises:
         ConfigError: `iterations` below 0.

@@ -63,7 +63,7 @@ def bound_from_distance(
 
     Args:
         distance: to the components of each row.
-        logits: of the weights pi.
+        logits: logits of the weights pi.
         log_scale: log a.
         code_dim: H.
         smoothing: s in [0, 1].
@@ -126,7 +126,7 @@ def squared_distance(
 
     Args:
         z: standardized targets.
-        means: of every row's components.
+        means: means of every row's components.
         overwrite: the backward pass may put the gradient where the means are: for a caller that alone knows them. A
             second backward pass is then refused.
     """

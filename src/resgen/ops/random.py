@@ -24,7 +24,7 @@ def sample_streams(seed: int | Sequence[int], indices: Sequence[int]) -> list[to
     """The stream of every sample of a call: sample k draws from (seed, k) and nothing else.
 
     Args:
-        seed: of all samples, or one for each: samples of several calls can then be drawn in one batch.
+        seed: one seed for all samples, or one for each: samples of several calls can then be drawn in one batch.
         indices: number of each sample within its call.
     """
     seeds = [seed] * len(indices) if isinstance(seed, int) else seed

@@ -149,7 +149,7 @@ def consistent_codes(codes: Int[Tensor, "N D"], codebooks: Float[Tensor, "D V H"
     gives the masked codes back. Deviation: the paper does not ask for it.
 
     Args:
-        codes: of every row.
+        codes: codes of every row.
         codebooks: one codebook per level.
         rounds: the most there are; rows that have not settled by then keep the last codes.
     """

@@ -38,8 +38,8 @@ class BasePipeline(ABC):
         usage: a line of Python with `pipe`, a model, for cards.
         name: the folder that it was loaded from.
         device: where it computes.
-        dtype: of its networks; codebooks and the arithmetic of distributions are float32 in any case.
-        generator: of codes.
+        dtype: number type of its networks; codebooks and the arithmetic of distributions are float32 in any case.
+        generator: generator of codes.
         sampling: settings of the sampler, where a call does not give them.
     """
 

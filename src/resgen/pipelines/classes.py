@@ -58,7 +58,7 @@ class ClassPipeline(BasePipeline):
     Args:
         parts: what `checkpoints.artefacts.load_pipeline` returns.
         device: `cpu`, `cuda`, ...; a GPU if there is one by default.
-        dtype: of the networks: `bfloat16` (or `bf16`), `float32`, or `auto`, which takes bfloat16 where the hardware
+        dtype: number type: `bfloat16` (or `bf16`), `float32`, or `auto`, which takes bfloat16 where the hardware
             has instructions for it. Codebooks, mixture arithmetic and quantization are float32 in any case.
     """
 

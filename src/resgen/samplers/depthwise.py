@@ -165,7 +165,7 @@ def sample_codes(
             more: what it is trained on.
         spec: shape of the codes.
         noise: from `draw_noise`, for the same batch and `config.num_steps`.
-        codes, visible, record: as of `unmasking.sample_codes`.
+        codes, visible, record: as in `unmasking.sample_codes`.
 
     Raises:
         ConfigError: fewer steps than levels, only one of `codes` and `visible` is given, or the noise is made for

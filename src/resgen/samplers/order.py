@@ -52,7 +52,7 @@ class RandomOrder:
 
 class ConfidenceOrder:
     """The most confident tokens first: a token's confidence is the sum of its position's scores down to its level,
-    plus Gumbel noise times `choice_temperature` (App. B.1). Arguments as of `RandomOrder`."""
+    plus Gumbel noise times `choice_temperature` (App. B.1). Arguments as in `RandomOrder`."""
 
     def __init__(
         self,

@@ -113,14 +113,14 @@ def draw_noise(
     """Noise of the samples `indices` of a call: sample k's stream is derived from (seed, k) and nothing else.
 
     Args:
-        seed: of all samples, or one for each.
+        seed: one seed for all samples, or one for each.
         indices: numbers of the samples.
         num_steps: T.
         spec: shape of the codes.
         size: what the model's distribution takes per position.
         lengths: positions of each sample, for sequences; the longest sets L, and what is beyond a sample's end is 0.5
             or 0. All positions of the `spec` by default.
-        device: of the result; the numbers are drawn on the CPU and do not depend on it.
+        device: device of the result; the numbers are drawn on the CPU and do not depend on it.
     """
     lengths = [spec.num_positions] * len(indices) if lengths is None else lengths
     shape = (len(indices), num_steps, max(lengths))

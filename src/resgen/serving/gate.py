@@ -235,7 +235,7 @@ def error_body(reason: str, path: str = "") -> bytes:
 
     Args:
         reason: of those that quote a request, the first 500 characters are taken.
-        path: of the request.
+        path: path of the request.
     """
     line = " ".join(reason.split())
     line = line if len(line) <= 500 else line[:500] + " ..."

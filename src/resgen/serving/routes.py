@@ -102,7 +102,7 @@ class Routes:
         The generator raises what goes wrong; closing it gives the ticket up.
 
         Args:
-            key: of the job.
+            key: the job's key.
             job: what to compute.
             size: samples.
         """

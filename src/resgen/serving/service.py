@@ -23,7 +23,7 @@ class Served(Protocol):
     Attributes:
         modality: name of its modality.
         name: in requests.
-        description: of the model.
+        description: description of the model.
     """
 
     modality: str

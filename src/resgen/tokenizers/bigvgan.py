@@ -77,7 +77,7 @@ class BigVGAN(nn.Module):
         """Waveforms in [-1, 1]; 0 where the frame is not valid.
 
         Args:
-            log_mels: natural logarithms, as of `ops.mel.log_mel`.
+            log_mels: natural logarithms, as `ops.mel.log_mel` makes them.
             valid: True where a frame is not padding, which is at the end; such sounds are made one by one, because
                 padding would pass through the activations.
         """

@@ -23,7 +23,7 @@ class SoundCodec:
     """A tokenizer of mels with its vocoder, or a tokenizer of waveforms (ours or somebody else's codec).
 
     Args:
-        tokenizer: of either kind.
+        tokenizer: tokenizer of either kind.
         vocoder: log-mels `[B, F, T]` and `valid` to samples `[B, T * hop_size]`, for a mel tokenizer; without one the
             phases are found by Griffin-Lim, which is slower and rougher.
 

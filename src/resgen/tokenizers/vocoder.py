@@ -89,7 +89,7 @@ class Vocoder(nn.Module):
         """Waveforms, not clamped; 0 where the frame is not valid.
 
         Args:
-            log_mels: natural logarithms, as of `ops.mel.log_mel`.
+            log_mels: natural logarithms, as `ops.mel.log_mel` makes them.
             valid: True where a frame is not padding; the real part does not depend on the rest.
 
         Raises:

@@ -78,7 +78,7 @@ class ClassProduct:
 
     Args:
         tokenizer: decodes samples; exported with the generator.
-        class_names: of the training data.
+        class_names: names of the training data's classes.
         show: writes samples.
     """
 

@@ -68,7 +68,7 @@ def encode_splits(
         sources: training and held-out data.
         plan: what the cache of a source and of this name is to hold.
         make: see `encode_together`.
-        title: of a source, for the progress bar.
+        title: title of a source, for the progress bar.
         batches: see `encode_together`.
 
     Raises:
@@ -103,7 +103,7 @@ def encode_together(
         out: its place.
         plan: what it is to hold; asked of the first process only, for it may have to read all data.
         make: makes shards, and yields after every batch how many samples it had.
-        name: of the data, for the progress bar.
+        name: name of the data, for the progress bar.
         batches: the most that `make` yields for a shard.
         reduce: the processes.
     """

@@ -71,7 +71,7 @@ class GeneratorTask:
         config: how it is trained.
         train: encoded training data.
         held_out: encoded data to validate on.
-        quantizer: of the tokenizer that made the codes.
+        quantizer: quantizer of the tokenizer that made the codes.
         product: samples and export.
         sampling: settings for samples, exported with the model.
         history: stored with the exported model.

@@ -30,13 +30,13 @@ class TrainerConfig:
         batch_size: samples per step, over all micro-batches and processes.
         accumulate: micro-batches per step and process.
         learning_rate: peak value.
-        betas: of AdamW.
-        weight_decay: of AdamW, for tensors of two or more axes.
+        betas: AdamW's two decays.
+        weight_decay: AdamW's weight decay, for tensors of two or more axes.
         warmup_steps: steps of linear growth of the learning rate.
         decay_fraction: last part of training, in [0, 1], in which the learning rate falls to 0.
         decay_shape: `linear` or `cosine`.
         clip_norm: largest norm of a group's gradient; 0 clips nothing.
-        ema_decay: of the average of the weights; 0 keeps none.
+        ema_decay: decay of the average of the weights; 0 keeps none.
         precision: `bf16` or `fp32` arithmetic in the losses; `auto` takes bf16 where the hardware has it.
         compile: let the task compile its modules.
         shard: divide weights, gradients, averages and the optimizer's state over all processes (FSDP2), for trainings
@@ -52,7 +52,7 @@ class TrainerConfig:
         evaluate_every: steps between evaluations of generated samples, if the task has a way to take them; 0 for none.
         checkpoint_every: steps between checkpoints; 0 writes one at the end only.
         keep_last: checkpoints kept, besides the best.
-        seed: of all random streams.
+        seed: seed of all random streams.
         loggers: where metrics and samples go besides the run folder's own files: `tensorboard` (left out if it is not
             installed), `wandb`.
     """
@@ -191,7 +191,7 @@ class Task(Protocol):
             indices: samples of the whole batch, in all processes.
             parts: the micro-batches of this process.
             step: number of the step.
-            generator: of the step.
+            generator: the step's random numbers.
             reduce: the processes; all call the same losses in the same order.
         """
         ...

@@ -160,9 +160,9 @@ def check_finite(values: Mapping[str, list[float]], step: int, *, saved_step: in
     """Refuse losses and norms of gradients that are not finite.
 
     Args:
-        values: of metrics.
+        values: values of metrics.
         step: at which they were looked at.
-        saved_step: of the last checkpoint.
+        saved_step: step of the last checkpoint.
         remedy: what to try.
 
     Raises:

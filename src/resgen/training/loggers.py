@@ -31,7 +31,7 @@ class RunInfo(NamedTuple):
     """The run that a logger is opened for.
 
     Attributes:
-        folder: of the run.
+        folder: folder of the run.
         step: steps already done.
         config: the resolved configuration.
         run_id: what the logger called it in an earlier session; None for a new run.
@@ -128,8 +128,8 @@ class Loggers:
     training.
 
     Args:
-        names: of `LOGGERS`.
-        folder: of the run.
+        names: names in `LOGGERS`.
+        folder: folder of the run.
         step: steps already done.
         config: the resolved configuration.
         say: shows a line to the person at the terminal.

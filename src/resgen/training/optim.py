@@ -89,10 +89,10 @@ class Optimizers:
 
     Args:
         groups: parameters by group name.
-        names: of every parameter; its state is saved under this name.
+        names: the name of every parameter; its state is saved under this name.
         learning_rate: peak value, for all groups.
-        betas: of AdamW.
-        weight_decay: of AdamW.
+        betas: AdamW's two decays.
+        weight_decay: AdamW's weight decay.
         clip_norm: largest norm of a group's gradient; 0 clips nothing.
 
     Raises:

@@ -49,10 +49,10 @@ class Stage:
         product: the part of it that later stages use.
         averaged: whether that part has an average.
         frozen: numbers of the networks that are only used.
-        positions: of a sample: of codes, or frames (vocoder), or text tokens (text).
-        codes: of a sample; 0 where there are none.
+        positions: positions of a sample: of codes, or frames (vocoder), or text tokens (text).
+        codes: codes of a sample; 0 where there are none.
         step: a training step; of a generator, of `(layers, recompute)`.
-        layers: of a generator; 0 for the others.
+        layers: layers of a generator; 0 for the others.
     """
 
     name: str
@@ -100,8 +100,8 @@ def cost_of(stage: Stage, samples: int, *, recompute: bool = False) -> Cost:
     limit.
 
     Args:
-        stage: of a recipe.
-        samples: of the micro-batch.
+        stage: stage of a recipe.
+        samples: samples of the micro-batch.
         recompute: forget the activations within a generator's blocks.
     """
     if not stage.layers:
@@ -129,8 +129,8 @@ def memory_of(stage: Stage, samples: int, *, recompute: bool = False, shards: in
     device's own reserve and what the allocator wastes.
 
     Args:
-        stage: of a recipe.
-        samples: of the micro-batch.
+        stage: stage of a recipe.
+        samples: samples of the micro-batch.
         recompute: see `TrainerConfig`.
         shards: devices that weights are divided over; 1 for copies on all.
     """
@@ -169,12 +169,12 @@ def task_stage(
     """A training that is not divided.
 
     Args:
-        name: of the stage.
+        name: name of the stage.
         training: how long and how fast.
         step: a training step.
-        positions: of a sample.
-        codes: of a sample.
-        part: of what is trained, by its name as a module: what later stages use; the stage's name by default.
+        positions: positions of a sample.
+        codes: codes of a sample.
+        part: name, as a module, of what is trained and what later stages use; the stage's name by default.
         averaged: whether that part has an average.
     """
     with outlining("a network of this recipe"):
@@ -196,7 +196,7 @@ def generator_stage(recipe: Any, positions: int, features: Mapping[str, Any], *,
 
     Args:
         recipe: with a tokenizer, a generator, its training and its loss.
-        positions: of a sample.
+        positions: positions of a sample.
         features: `feature_width` and `feature_stride`, where every position has features.
         before: the stages whose products it uses.
     """
@@ -269,7 +269,7 @@ def plan_stage(stage: Stage, *, devices: int, device_bytes: Number, shard: bool 
     """Sizes, memory by item and operations of a stage.
 
     Args:
-        stage: of a recipe.
+        stage: stage of a recipe.
         devices: that share every step.
         device_bytes: memory of each.
         shard: divide a generator's weights over all devices, even if its training says otherwise.
@@ -307,8 +307,8 @@ def measure_rate(recipe: Any, *, samples: int, positions: int, seconds: float = 
 
     Args:
         recipe: whose generator.
-        samples: of a micro-batch; fewer are taken where one pass would be more than `MEASURED_OPERATIONS`.
-        positions: of a sample.
+        samples: samples of a micro-batch; fewer are taken where one pass would be more than `MEASURED_OPERATIONS`.
+        positions: positions of a sample.
         seconds: how long to repeat, after one pass that does not count; three times at least.
 
     Returns:

@@ -89,7 +89,7 @@ class Job(NamedTuple):
         task: what is trained.
         about: the data.
         configs: all settings but the trainer's, by name; a run is resumed with the same ones only.
-        kind: of a generator.
+        kind: kind of a generator.
     """
 
     task: Task

@@ -75,12 +75,12 @@ class TrainingState:
         pending: metrics since the last line of the log.
         last_means: metrics of that line.
         started: date of the first session, ISO 8601, UTC.
-        seed: of all random streams.
+        seed: seed of all random streams.
         world_size: processes that wrote the checkpoint.
         precision: arithmetic of the losses.
         config: the resolved configuration.
-        config_sha256: of `config` without the keys that may change.
-        versions: of the libraries.
+        config_sha256: SHA-256 of `config` without the keys that may change.
+        versions: versions of the libraries.
     """
 
     step: int
@@ -324,7 +324,7 @@ def lock_folder(folder: Path, doing: str = "training") -> Iterator[None]:
     """Create a folder and hold it for this process; the lock dies with the process.
 
     Args:
-        folder: of a run, or of caches.
+        folder: folder of a run, or of caches.
         doing: what for, as a message to others says it.
 
     Raises:

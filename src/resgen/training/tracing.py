@@ -206,7 +206,7 @@ def trace(make: Callable[[], Step], *, samples: int, bf16: bool) -> Cost:
 
     Args:
         make: the step; called under the meta device.
-        samples: of the micro-batch.
+        samples: samples of the micro-batch.
         bf16: matrix products in bf16, as autocast has them.
     """
     with torch.device("meta"):

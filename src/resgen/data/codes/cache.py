@@ -320,9 +320,9 @@ def pack_shard(
     """The content of a shard.
 
     Args:
-        plan: of the cache.
+        plan: plan of the cache.
         shard: which one.
-        codes: of each sample, whole numbers [L, D].
+        codes: codes of each sample, whole numbers [L, D].
         columns: by name: of each sample a number, a row or a text.
         where: begins errors.
 

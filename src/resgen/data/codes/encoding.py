@@ -114,7 +114,7 @@ class Encoding:
 
         Args:
             shard: which one.
-            codes: of each sample.
+            codes: codes of each sample.
             columns: those of the plan, each with a number, a row or a text per sample.
 
         Raises:
@@ -167,7 +167,7 @@ def write_codes(
     Args:
         out_dir: the folder to make.
         plan: what it holds.
-        codes: of all samples, whole numbers [L, D], version after version.
+        codes: codes of all samples, whole numbers [L, D], version after version.
         columns: those of the plan, each with a number, a row or a text per sample.
 
     Raises:

@@ -129,7 +129,7 @@ class ParquetRows:
 
     Args:
         paths: the files, all with the same columns.
-        max_bytes: of pictures kept in memory; at least the last row group is.
+        max_bytes: most bytes of pictures kept in memory; at least the last row group is.
 
     Attributes:
         blocks: int64 [K], ends of stretches of rows: as many whole row groups as fit into half of `max_bytes`.

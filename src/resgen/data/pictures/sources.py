@@ -229,7 +229,7 @@ def readable(source: ImageSource, *, size: int, channels: int, resize: bool = Fa
 
     Args:
         source: the pictures.
-        size: as of `load_array`, and so are the next two.
+        size: as in `load_array`, and so are the next two.
         channels: 1 or 3.
         resize: cut out and resize.
         skip: leave out what cannot be read, and say so, in place of refusing it.

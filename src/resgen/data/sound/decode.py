@@ -144,7 +144,7 @@ def encode_sound(
     Args:
         samples: clipped to [-1, 1] and rounded to 16 bits.
         sample_rate_hz: samples per second.
-        suffix: what kind of file, as of `write_sound`.
+        suffix: what kind of file, as for `write_sound`.
         where: what to call it in an error.
 
     Raises:
@@ -244,7 +244,7 @@ def trim_silence(
 ) -> Float[Tensor, " R"]:
     """Cut off what is silent at both ends; pauses inside stay, and so does a sound that is silent throughout.
 
-    Arguments and errors as of `sounding_span`.
+    Arguments and errors as in `sounding_span`.
     """
     begin, end = sounding_span(samples, sample_rate_hz, threshold_db=threshold_db, margin_s=margin_s)
     return samples[begin:end]

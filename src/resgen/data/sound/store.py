@@ -130,8 +130,8 @@ class SpeechStore:
 
         Args:
             indices: the utterances.
-            num_samples: of a piece.
-            generator: of the CPU; one number per utterance is drawn, whatever its length.
+            num_samples: samples of a piece.
+            generator: a generator on the CPU; one number per utterance is drawn, whatever its length.
         """
         if num_samples < 1:
             raise ConfigError(f"num_samples={num_samples} must be at least 1")

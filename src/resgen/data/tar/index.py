@@ -59,8 +59,8 @@ class ShardIndex:
 
     Attributes:
         path: the shard.
-        sha256: of the whole file.
-        size: of the file, in bytes.
+        sha256: SHA-256 of the whole file.
+        size: size of the file, in bytes.
         rows: int64 [N, 6], see above.
         labels: int32 [N].
         classes: the texts of the labels in their order of appearance, numbers as text.
@@ -84,7 +84,7 @@ def index_shards(paths: Sequence[Path], suffixes: Sequence[str]) -> list[ShardIn
 
     Args:
         paths: the shards.
-        suffixes: of the pictures or sounds; every sample must have exactly one of them.
+        suffixes: suffixes of the pictures or sounds; every sample must have exactly one of them.
 
     Raises:
         DataError: naming the first shard that is missing, damaged, cut short, compressed or holds anything but samples.
@@ -257,8 +257,8 @@ def join_classes(indices: Sequence[ShardIndex], names: Sequence[str] | None, whe
     more than half of the samples have a text of their own.
 
     Args:
-        indices: of all shards.
-        names: of the classes, where the data has a list of them.
+        indices: indices of all shards.
+        names: names of the classes, where the data has a list of them.
         where: what to call the data in an error.
 
     Raises:

@@ -28,11 +28,11 @@ class Shape:
     """Networks and codes of a measurement.
 
     Attributes:
-        preset: of every kind.
+        preset: the preset of every kind.
         grid: positions.
         codebook_size: V.
         code_dim: H.
-        num_classes: of the condition.
+        num_classes: number of classes of the condition.
         num_steps: default of the kinds that take a number of steps; no more than positions, so that none of them is
             empty at depth 1.
     """
@@ -63,10 +63,10 @@ class Case:
         iterations: unmasking iterations per position, of the kinds that iterate.
         depth: D.
         batch_size: B.
-        num_steps: of the kinds that take one.
+        num_steps: sampling steps of the kinds that take them.
         guidance: both branches in every evaluation (from `guidance_start` on).
         dtype: `float32` or `bfloat16`.
-        seed: of weights and noise.
+        seed: seed of weights and noise.
         guidance_start: share of the steps before guidance sets in, of the kinds that have this setting.
     """
 
@@ -148,11 +148,11 @@ def random_network(
     Every parameter is normal with standard deviation 0.02, so that no gate is zero; codebooks fall by level.
 
     Args:
-        config: of any kind.
+        config: configuration of any kind.
         spec: shape of the codes.
         device: where it is built.
-        dtype: of the parameters; buffers are float32.
-        seed: of the weights.
+        dtype: number type of the parameters; buffers are float32.
+        seed: seed of the weights.
         pool: parameters by name and shape; networks of the same kind that are given the same pool share them.
     """
     pool = {} if pool is None else pool

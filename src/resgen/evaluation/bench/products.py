@@ -42,7 +42,7 @@ class BareProducts:
 
     Attributes:
         calls: the products, in order.
-        multiply_adds: of all of them together.
+        multiply_adds: multiply-adds of all of them together.
     """
 
     def __init__(self) -> None:

@@ -66,8 +66,8 @@ class Subject:
     """The model that is evaluated, for the report.
 
     Attributes:
-        name: of the model.
-        sha256: of the weights; empty for a model that is changing, and then nothing of it is cached.
+        name: name of the model.
+        sha256: SHA-256 of the weights; empty for a model that is changing, and then nothing of it is cached.
         command: that asked for the evaluation.
         environment: further entries.
     """

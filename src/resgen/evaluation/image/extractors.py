@@ -42,12 +42,12 @@ class Extractor:
 
     Attributes:
         name: names the metric.
-        sha256: of the weights; empty where they cannot be known, and then nothing is cached.
+        sha256: SHA-256 of the weights; empty where they cannot be known, and then nothing is cached.
         num_features: F, width of the features.
         extract: uint8 `[B, C, S, S]` to features, or to features and logits.
-        class_names: of the logits.
+        class_names: names of the logits.
         image_size: side of the pictures it takes; None for any.
-        channels: of the pictures it takes; None for any.
+        channels: number of channels of the pictures it takes; None for any.
     """
 
     name: str
@@ -110,7 +110,7 @@ def load_extractor(
             Inception weights (for `inception` their file may be named by the variable RESGEN_INCEPTION_WEIGHTS;
             otherwise torch-fidelity downloads it).
         device: where to compute.
-        expected_sha256: of the weights, or its first digits (8 or more).
+        expected_sha256: SHA-256 of the weights, or its first digits (8 or more).
 
     Raises:
         CheckpointError: nothing there, something else, damaged, or of another hash.

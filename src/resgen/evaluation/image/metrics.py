@@ -217,7 +217,7 @@ def inception_score(logits: Num[Tensor, "N classes"], *, splits: int = 10, strea
     """`exp E_x KL(p(y|x) | p(y))` by parts of the rows, computed from log-probabilities, where nothing underflows.
 
     Args:
-        logits: of a classifier, one row per picture.
+        logits: logits of a classifier, one row per picture.
         splits: parts of equal size (to one row) that are averaged.
         stream: shuffles the rows, which may come sorted by class.
 

@@ -51,13 +51,13 @@ class EvaluationProtocol:
     Attributes:
         purpose: `generation` or `reconstruction`.
         extractor: name of the network whose features are compared.
-        extractor_sha256: of its weights; empty for a callable without one.
+        extractor_sha256: SHA-256 of its weights; empty for a callable without one.
         reference: name of the real pictures.
         reference_split: `train`, `test`, ...
-        reference_sha256: of their names and contents.
+        reference_sha256: SHA-256 of their names and contents.
         num_reference: how many there are; all of them are compared with.
         num_samples: pictures generated (or reconstructed) per seed and setting.
-        class_balance: of the samples: `equal`, `data` (as in the reference) or `none` (no classes).
+        class_balance: classes of the samples: `equal`, `data` (as in the reference) or `none` (no classes).
         image_size: side of the pictures in pixels.
         channels: 1 (grey) or 3 (RGB).
         resize: `lanczos` where the reference was cut out and resized if it had another size, else `none`.
@@ -69,7 +69,7 @@ class EvaluationProtocol:
         pr_k: neighbours of precision and recall.
         manifold_size: rows of each side, at most, for precision, recall and kernel distance.
         bootstrap: resamples of the distance's interval.
-        metrics_version: of the measures' definition.
+        metrics_version: version of the measures' definition.
     """
 
     purpose: str
@@ -170,7 +170,7 @@ def check_comparable(first: EvaluationProtocol, second: EvaluationProtocol, *, a
 
     Args:
         first: protocol of one number.
-        second: of the other.
+        second: those of the other.
         any_sampling: the samplers' settings may differ, because they are what is compared.
 
     Raises:

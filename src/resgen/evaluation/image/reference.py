@@ -39,8 +39,8 @@ class Reference:
     Attributes:
         name: what the protocol calls them.
         split: the part of the data set.
-        sha256: of names and contents.
-        class_names: of the labels; `("picture",)` where there are none.
+        sha256: the SHA-256 of names and contents.
+        class_names: names of the labels; `("picture",)` where there are none.
         labels: one per picture.
         image_size: S, side in pixels.
         channels: C, 1 or 3.

@@ -25,7 +25,7 @@ class GenerationResult:
 
     Attributes:
         setting: `guided` or `unguided`.
-        seed: of the samples.
+        seed: seed of the samples.
         distance: the Fréchet distance that `protocol.metric_name` names.
         distance_interval: 95 %, by bootstrap over the samples.
         kernel_distance: KID in the same features.
@@ -36,7 +36,7 @@ class GenerationResult:
         recall: share of the reference within the manifold of the samples.
         recognised: share of samples that the extractor takes for their class; None where it does not know the classes.
         recognised_interval: 95 %, Wilson's.
-        seconds: of generating.
+        seconds: seconds of generating.
     """
 
     setting: str
@@ -68,7 +68,7 @@ class ReconstructionResult:
         recognised: share of reconstructions that the extractor takes for their class.
         usage: by level, the share of codes that occur.
         perplexity: by level, the exponential of the entropy of the codes.
-        seconds: of encoding and decoding.
+        seconds: seconds of encoding and decoding.
     """
 
     distance: float
@@ -105,10 +105,10 @@ class EvaluationReport:
     Attributes:
         protocol: everything that the numbers depend on, besides the model.
         model: its name or folder.
-        model_sha256: of its weights.
+        model_sha256: SHA-256 of its weights.
         floor: the same measures on real pictures.
         generation: one entry per setting and seed.
-        reconstruction: of a tokenizer.
+        reconstruction: reconstruction of a tokenizer.
         warnings: what to keep in mind.
         environment: versions and machine.
         command: that made the report.

@@ -31,7 +31,7 @@ class ReferenceFeatures(NamedTuple):
     """What the measures need of the reference.
 
     Attributes:
-        statistics: of all pictures.
+        statistics: statistics of all pictures.
         rows: features of a fixed random choice of them, at most `manifold_size`.
         halves_distance: Fréchet distance between two random halves: what no model can be expected to beat by much.
         num_recognised: pictures recognised as their label; None without a classifier of these classes.
@@ -52,19 +52,19 @@ class Shipped:
     Attributes:
         data: name of the pictures.
         pixels_sha256: `pixels_sha256` of them.
-        files_sha256: of the files that they were read from.
+        files_sha256: SHA-256 of the files that they were read from.
         resize: how those files were made to fit.
         count: N.
         image_size: side in pixels.
         channels: 1 or 3.
-        class_names: of the labels.
+        class_names: names of the labels.
         extractor: name of the classifier.
-        extractor_sha256: of its weights.
+        extractor_sha256: SHA-256 of its weights.
         manifold_size: rows that were asked for.
-        halves_distance: as of `ReferenceFeatures`, and so is the next.
+        halves_distance: as in `ReferenceFeatures`, and so is the next.
         num_recognised: pictures recognised.
-        sha256: of the file with the numbers.
-        metrics_version: of the measures' definition.
+        sha256: SHA-256 of the file with the numbers.
+        metrics_version: version of the measures' definition.
     """
 
     data: str

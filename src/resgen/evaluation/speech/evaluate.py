@@ -81,15 +81,15 @@ class SpeechProtocol:
         task: `cross-sentence` or `continuation`.
         data: name of the recordings.
         split: which of them.
-        data_sha256: of their content.
+        data_sha256: SHA-256 of their content.
         num_trials: utterances spoken, per seed.
-        seeds: of the generator.
+        seeds: seeds of the generator.
         sampling: settings.
         transcriber: name, version and hash of what understood the speech.
         speaker_encoder: name, version and hash of what compared the voices.
         candidates: speakers that the prompt's speaker was told from.
-        normaliser: of texts and transcripts.
-        model_sha256: of the model.
+        normaliser: normaliser of texts and transcripts.
+        model_sha256: SHA-256 of the model.
     """
 
     task: str
@@ -210,7 +210,7 @@ def evaluate_speech(
         candidates: recordings of the speakers to choose from, by name; the trials' speakers among them.
         transcriber: understands the speech.
         encoder: compares voices.
-        protocol: of this evaluation.
+        protocol: protocol of this evaluation.
         model: name or folder.
         command: that asked for it.
         advance: called after every utterance with (done, total, title).

@@ -38,8 +38,8 @@ class SoundJudge(Protocol):
 
     Attributes:
         name: in reports.
-        version: of the software.
-        sha256: of the weights, or `built-in`.
+        version: version of the software.
+        sha256: SHA-256 of the weights, or `built-in`.
         sample_rate_hz: that the sounds must have.
     """
 
@@ -53,8 +53,8 @@ class JudgeNetwork(nn.Module):
     """A network that judges speech.
 
     Attributes:
-        kind: of its component and its folder.
-        config_type: of its configuration.
+        kind: kind of its component and its folder.
+        config_type: the class of its configuration.
         config: what it was made with.
     """
 
@@ -71,9 +71,9 @@ class TransformersFolder:
     """A model of the `transformers` library in memory.
 
     Attributes:
-        name: of its folder.
-        version: of the library.
-        sha256: of the weights' file; of the files' hashes in the order of their names, where there are several.
+        name: name of its folder.
+        version: the library's version.
+        sha256: SHA-256 of the weights' file; of the files' hashes in the order of their names, where there are several.
         sample_rate_hz: that its sounds must have.
         model: in evaluation mode.
         processor: what makes its inputs.
@@ -128,7 +128,7 @@ def find_judge(name_or_folder: str | Path, kind: str, names: Sequence[str]) -> t
 
     Args:
         name_or_folder: a bundled network's name or a folder.
-        kind: of our networks.
+        kind: kind of our networks.
         names: other names that are allowed, for the message.
 
     Raises:

@@ -33,11 +33,11 @@ class RecognizerConfig:
     Attributes:
         unit: `words` (a closed vocabulary) or `characters`.
         symbols: what texts are made of: words, or characters with the space among them.
-        mel: of the log-mels that it hears; sounds must have its rate.
+        mel: settings of the log-mels that it hears; sounds must have its rate.
         front: channels of the two strided convolutions over time and frequency.
         width: channels of the blocks.
         num_blocks: ConvNeXt blocks over time, at a quarter of the frame rate.
-        kernel_size: of the blocks, in steps of four frames; odd.
+        kernel_size: kernel size of the blocks, in steps of four frames; odd.
         centred: what is heard has each band's mean over the sound taken away; see `hearing.normalise`.
     """
 
@@ -109,7 +109,7 @@ class Recognizer(JudgeNetwork):
         """Logits of the blank and the symbols at every fourth frame, and which of them are no padding.
 
         Args:
-            features: of `hear`.
+            features: what `hear` returned.
             valid: True where a frame is no padding; padding changes nothing at the others.
         """
         x = (features * valid[:, None])[:, None]  # [B, 1, F, T]

@@ -49,7 +49,7 @@ class SpeakerNetworkConfig:
     """Shape of the speaker encoder; the default has about 1.1M parameters.
 
     Attributes:
-        mel: of the log-mels that it hears; sounds must have its rate.
+        mel: settings of the log-mels that it hears; sounds must have its rate.
         width: channels of the blocks.
         num_blocks: ConvNeXt blocks over time, at a quarter of the frame rate.
         pooled: channels whose mean and deviation over time are taken.
@@ -93,7 +93,7 @@ class SpeakerNetwork(JudgeNetwork):
         """Embeddings of unit length.
 
         Args:
-            features: of `hear`.
+            features: what `hear` returned.
             valid: True where a frame is no padding; padding changes nothing.
         """
         missing = (0, -features.shape[2] % STRIDE)

@@ -42,13 +42,13 @@ class Comparison:
         tokenizer: folder or bundled name; all kinds share its codes.
         data: pictures.
         kinds: names of kinds.
-        seeds: of the trainings.
+        seeds: seeds of the trainings.
         max_minutes: budget of each training.
         num_samples: pictures of each evaluation.
         search_samples: pictures of each try of the search for settings, and of the curves.
         depths: numbers of levels at which the recipe's own kind is trained besides all of them, for as many steps.
         equal_steps_seeds: for how many of the seeds every kind is also trained for as many steps as the slowest one.
-        extractor: of the evaluator; the bundled classifier of the same classes by default.
+        extractor: extractor of the evaluator; the bundled classifier of the same classes by default.
         jobs: trainings and evaluations at one time, each with its share of the processor's cores.
     """
 
@@ -85,7 +85,7 @@ class Part:
     """One training or measurement, done in a process of its own.
 
     Attributes:
-        name: of its folder or file.
+        name: the name of its folder or file.
         action: name of a function of `experiments.image.actions`.
         arguments: its keyword arguments, plain values.
         minutes: how long it may take, for the estimate of the time left.

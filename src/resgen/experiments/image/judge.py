@@ -51,7 +51,7 @@ class Score:
         distance: Fréchet distance; `Judge.metric` names it.
         recognised: share of samples that the extractor takes for their class; None where it does not know the classes.
         num_samples: pictures generated.
-        seconds: of generating them.
+        seconds: seconds of generating them.
     """
 
     distance: float
@@ -133,7 +133,7 @@ class Judge:
 
         Args:
             generate: (class_ids, first_index) to uint8 `[B, C, S, S]`.
-            num_classes: of the model; samples show the classes in turn.
+            num_classes: number of classes of the model; samples show the classes in turn.
             num_samples: pictures to generate.
         """
 

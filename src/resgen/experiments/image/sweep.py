@@ -93,7 +93,7 @@ def find_settings(
     """Good settings of a kind by coordinate search: each setting of `Kind.search` in turn, the others kept.
 
     Args:
-        measure: of one setting; the lowest distance wins. Use other seeds for the final measurement.
+        measure: measures one setting; the lowest distance wins. Use other seeds for the final measurement.
         kind: name of the model's kind.
         start: settings to begin with.
         depth: D; more iterations over the levels of a position are not tried.

@@ -43,7 +43,7 @@ class SpeechComparison:
         text: folder of the text model that all share.
         vocoder: folder of the vocoder; None for Griffin-Lim.
         data: recordings with the splits to evaluate on.
-        kinds: of `KINDS` or any other kind of generator.
+        kinds: names in `KINDS`, or any other kinds of generators.
         seeds: trainings of each kind.
         max_minutes: time of each training.
         splits: to evaluate on; those that begin with `test_unseen` if left out.

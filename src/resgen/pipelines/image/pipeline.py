@@ -119,7 +119,7 @@ class ImagePipeline(ClassPipeline):
             resize: cut out, resize and convert a picture of another size or mode, instead of refusing it.
             batch_size: pictures per network evaluation.
             callback: called after every network evaluation with (record, codes, visible) of the batch.
-            settings: as of a call.
+            settings: as in a call.
 
         Raises:
             ConfigError: no class or an unknown one, nothing to regenerate, a mask that the kind cannot follow, or a

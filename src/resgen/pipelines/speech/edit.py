@@ -52,7 +52,7 @@ class SpeechEditPlan:
         text: the whole new text.
         codes: `[L, D]` of the recording, from its sample `offset` on.
         offset: what lies before is silence.
-        samples_per_position: of the codes.
+        samples_per_position: samples of sound for each position of the codes.
         gain: that the recording was given before it was encoded.
         begin: first position that is replaced.
         end: the position after the last one.
@@ -228,10 +228,10 @@ class SpeechEditor:
         """Say what of a recording is given, and what is spoken in between.
 
         Args:
-            recording: of `listen`, with the stretch.
+            recording: what `listen` returned, with the stretch.
             spoken: words for the stretch.
-            begin_s: of the stretch.
-            end_s: of the stretch.
+            begin_s: start of the stretch, in seconds.
+            end_s: end of the stretch, in seconds.
             span: words to replace, none if it is empty; those of the stretch by default.
             speed: above 1 is faster than the speaker.
             keep_length: let the new words take as long as the old ones.

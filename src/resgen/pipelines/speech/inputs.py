@@ -74,7 +74,7 @@ def samples_of(source: Any, sample_rate_hz: int, what: str) -> tuple[Float[Tenso
 
     Args:
         source: a `SoundLike`.
-        sample_rate_hz: of the result.
+        sample_rate_hz: rate of the result.
         what: `prompt` or `recording`.
 
     Raises:

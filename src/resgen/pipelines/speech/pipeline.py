@@ -205,19 +205,19 @@ class SpeechPipeline(BasePipeline):
         Put together they are what a call gives, up to rounding.
 
         Args:
-            text: of any number of sentences.
-            prompt: as of a call, and so are `prompt_text`, `voice`, `task`, `speed`, `seed`, `callback` and `settings`.
+            text: any number of sentences.
+            prompt: as in a call, and so are `prompt_text`, `voice`, `task`, `speed`, `seed`, `callback` and `settings`.
             prompt_text: likewise.
             voice: likewise.
             task: likewise.
             speed: likewise.
             seed: likewise.
-            max_chars: of a piece; longer sentences are cut after clauses, so that the first sound is there sooner.
+            max_chars: longest piece; longer sentences are cut after clauses, so that the first sound is there sooner.
             callback: likewise.
             settings: likewise.
 
         Raises:
-            ConfigError: as of a call, before anything is made.
+            ConfigError: as in a call, before anything is made.
             DataError: likewise.
         """
         check_whole(1, max_chars=max_chars)
@@ -324,8 +324,8 @@ class SpeechPipeline(BasePipeline):
             num_samples: how many results.
             seed: result k draws from the stream (seed, k); None takes a fresh one.
             batch_size: results per network evaluation.
-            callback: as of a call.
-            settings: as of a call.
+            callback: as in a call.
+            settings: as in a call.
 
         Raises:
             ConfigError: a stretch that is empty or beyond the recording, a kind that cannot heed what follows it, or a
@@ -400,13 +400,13 @@ class SpeechPipeline(BasePipeline):
 
         Args:
             name: up to 64 letters, digits, `_` and `-`; an old voice of this name is replaced.
-            prompt: as of a call. Only record people who agree, and note down that they do: `resgen serve` plays it to
+            prompt: as in a call. Only record people who agree, and note down that they do: `resgen serve` plays it to
                 every client.
             text: what is said in it.
 
         Raises:
             ConfigError: a name that is not allowed, too many voices, or a recording or text that is too long.
-            DataError: as of a call, for the prompt.
+            DataError: as in a call, for the prompt.
         """
         samples, _ = samples_of(prompt, self.sample_rate_hz, "prompt")
         voice = Voice(encode_sound(samples, self.sample_rate_hz, ".flac"), text)
@@ -424,7 +424,7 @@ class SpeechPipeline(BasePipeline):
         `fit`), which names the text.
 
         Raises:
-            DataError: as of a call.
+            DataError: as in a call.
         """
         samples, text, where = self._open_recording("prompt", prompt, "prompt_text", prompt_text)
         samples = self.speaker.cleaned(samples)

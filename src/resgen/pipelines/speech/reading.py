@@ -18,7 +18,7 @@ class Reader:
     """Reads texts for a text model.
 
     Args:
-        config: of the text model.
+        config: configuration of the text model.
         alphabet: letters or phonemes that it knows.
         own: phonemes by word that go before the package's.
         vocabulary: the words of the training where these were few.
@@ -44,7 +44,7 @@ class Reader:
 
         Args:
             text: as people write it.
-            max_chars: of a sentence; longer ones are cut after clauses.
+            max_chars: longest sentence; longer ones are cut after clauses.
 
         Raises:
             DataError: nothing to say, too long, words that cannot be said, or letters or phonemes that the model has

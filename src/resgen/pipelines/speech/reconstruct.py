@@ -38,7 +38,7 @@ class Utterance(NamedTuple):
     """A recording as the tokenizer takes it.
 
     Attributes:
-        name: of the file, or of the utterance in the data.
+        name: name of the file, or of the utterance in the data.
         text: what is said; empty for a file.
         samples: float32, trimmed and at the tokenizer's loudness.
     """
@@ -153,8 +153,8 @@ def reconstruct_sound(
     Spectrograms and distances are of the sounds, so that with a mel tokenizer the vocoder has its part in them.
 
     Args:
-        codec: of `open_codec`.
-        utterances: of `read_utterances`, at the codec's rate.
+        codec: what `open_codec` returned.
+        utterances: what `read_utterances` returned, at the codec's rate.
         out: folder, which is made if it is missing.
         intelligibility: measures each sound against its original as well.
 

@@ -33,7 +33,7 @@ class Speaker:
         codec: between samples and codes.
         text_model: aligns, and predicts durations.
         mel: that it aligns, of `stride` frames per position.
-        spec: of the codes.
+        spec: shape of the codes.
         voice: how prompts are prepared.
     """
 

@@ -36,7 +36,7 @@ class SpeechRun:
         model: the generator.
         sampling: its settings.
         batch_size: jobs per network evaluation.
-        callback: of the sampler; a `BatchCallback` also receives the batches.
+        callback: callback of the sampler; a `BatchCallback` also receives the batches.
     """
 
     def __init__(self, model: CodeModel, sampling: AnySampling, batch_size: int, callback: StepCallback | None) -> None:

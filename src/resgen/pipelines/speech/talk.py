@@ -47,7 +47,7 @@ class Talk:
         """The sound of the next sentence.
 
         Args:
-            codes: of the sentence.
+            codes: codes of the sentence.
             steps: that made them.
 
         Raises:

@@ -26,7 +26,7 @@ class SpeechOutput:
         codes: `Int64[L, D]` of everything generated, sentence after sentence, without prompts.
         steps: one record per network evaluation and batch.
         texts: the sentences as they were spoken.
-        seed: of the call; see `SpeechPipeline` for the streams.
+        seed: seed of the call; see `SpeechPipeline` for the streams.
     """
 
     audio: Float[Tensor, " S"]
@@ -66,7 +66,7 @@ class Prompt(NamedTuple):
 
     Attributes:
         samples: at the model's rate and loudness, exactly P positions.
-        codes: of the samples.
+        codes: codes of the samples.
         spoken: its text.
         features: expanded hidden states of the text.
         rate: how much faster than average it is spoken.
@@ -88,7 +88,7 @@ class Utterance(NamedTuple):
         continued: go on from the prompt's end in one breath.
         speed: above 1 is faster.
         seed: sentence k draws from the stream (seed, number, k).
-        number: of the text within its call.
+        number: number of the text within its call.
     """
 
     sentences: list[Spoken]
@@ -106,7 +106,7 @@ class Job(NamedTuple):
         seed: its noise is that of the stream (seed, stream).
         stream: number of its noise.
         codes: given at its beginning: the prompt.
-        features: of all of it.
+        features: features of all of it.
         after: codes given at its end, an example like the prompt; None for none.
     """
 

@@ -37,7 +37,7 @@ class ImageJob(NamedTuple):
 
     Attributes:
         compute: what computes a batch of such jobs.
-        class_ids: of each picture; 0 for a model without classes.
+        class_ids: the class of each picture; 0 for a model without classes.
         seed: picture k draws from the stream (seed, k).
         sampling: the same for all jobs of a batch.
         plan: finds what is given of each picture, in the worker; None where nothing is.
@@ -67,7 +67,7 @@ class ServedImages:
     Args:
         name: in requests.
         source: folder, bundled name or `owner/model` of the hub.
-        config: of the server.
+        config: configuration of the server.
         device: see `ImagePipeline`.
         dtype: see `ImagePipeline`.
     """

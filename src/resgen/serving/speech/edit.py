@@ -26,10 +26,10 @@ class SpeechEditJob:
         compute: what computes it.
         recording: the content of a sound file.
         change: the other arguments of `SpeechPipeline.plan_edit`.
-        sampling: of the generator.
+        sampling: the generator's sampling settings.
         blend: take the samples outside the change from the recording.
-        seed: of the new words.
-        suffix: of the sound file that is the answer; None for JSON.
+        seed: seed of the new words.
+        suffix: suffix of the sound file that is the answer; None for JSON.
         stepwise: tell the plan, every step and the sound; there is no other answer then.
     """
 

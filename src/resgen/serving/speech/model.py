@@ -44,10 +44,10 @@ class SpeechJob:
         prompt: the content of a sound file, or None.
         prompt_text: what is said in it.
         speed: above 1 is faster.
-        seed: of all sentences.
-        settings: of the sampler, the same for all jobs of a batch.
-        suffix: of the sound file that is the answer; None for JSON.
-        rate_hz: of what is told sentence by sentence.
+        seed: seed of all sentences.
+        settings: settings of the sampler, the same for all jobs of a batch.
+        suffix: suffix of the sound file that is the answer; None for JSON.
+        rate_hz: the rate of what is told sentence by sentence.
         stepwise: tell every step besides, and a sentence with its text and picture.
         talk: how far it has been told.
     """
@@ -66,7 +66,7 @@ class SpeechJob:
 
 
 class ServedSpeech:
-    """A speech pipeline and what a server says of it; arguments as of `ServedImages`."""
+    """A speech pipeline and what a server says of it; arguments as in `ServedImages`."""
 
     modality = "speech"
 
@@ -134,7 +134,7 @@ class ServedSpeech:
         Args:
             key: from `spoken`.
             job: likewise.
-            rate_hz: of the samples; the model's own if left out.
+            rate_hz: rate of the samples; the model's own if left out.
         """
         return (*key, "told"), replace(job, compute=self._tell, rate_hz=rate_hz or self.sample_rate_hz)
 

@@ -35,11 +35,11 @@ class TokenizerLossConfig:
     """Weights of the tokenizer's losses; the defaults are RQ-VAE's (App. A.1).
 
     Attributes:
-        commitment_weight: of the commitment loss.
-        perceptual_weight: of the perceptual loss, which needs `perceptual_file`.
+        commitment_weight: weight of the commitment loss.
+        perceptual_weight: weight of the perceptual loss, which needs `perceptual_file`.
         perceptual_file: safetensors with VGG-16 weights, or the folder of a classifier of such pictures; null switches
             the perceptual loss off.
-        adversarial_weight: of the adversarial loss before the adaptive factor; 0 trains without a discriminator.
+        adversarial_weight: weight of the adversarial loss before the adaptive factor; 0 trains without a discriminator.
         adversarial_start: step at which the adversarial loss sets in.
         flip: mirror half of the training pictures.
         decoder_only: encoder and codebooks stay as they are, and with them all codes and generators of these codes.
@@ -64,7 +64,7 @@ class _Pass:
     """A part of a batch on its way through the tokenizer; losses are shares of the batch's.
 
     Attributes:
-        share: of the batch's pictures.
+        share: the share of the batch's pictures.
         fooled: the adversarial loss, where there is a discriminator.
     """
 

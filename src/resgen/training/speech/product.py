@@ -76,7 +76,7 @@ class EncodedUtterance(NamedTuple):
 
     Attributes:
         codes: L positions.
-        tokens: of `data.text.token_ids`.
+        tokens: what `data.text.token_ids` returned.
         durations: mel frames of each token; they sum to the frames of the L positions.
     """
 
@@ -106,7 +106,7 @@ class SpeechExamples:
         cache: encoded utterances.
         text_model: gives the features: hidden states of the text, expanded by the durations; it is not trained.
         prompts: which beginnings are shown.
-        positions_per_second: of the codes.
+        positions_per_second: positions of the codes per second.
         stride: mel frames per position.
     """
 
@@ -200,7 +200,7 @@ class SpeechProduct:
         text_model: exported as well.
         alphabet: letters or phonemes that it knows.
         examples: held-out speech, whose texts and prompts samples are given.
-        mel: of the pictures.
+        mel: settings of the pictures' mels.
         voice: exported as well.
     """
 

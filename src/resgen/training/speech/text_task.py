@@ -43,15 +43,15 @@ class TextLossConfig:
     """How the text model is trained.
 
     Attributes:
-        duration_weight: of the squared error of log durations.
-        length_weight: of the squared error of an utterance's log length (a deviation): durations whose logarithm is
-            right on average are too short on average.
+        duration_weight: weight of the squared error of log durations.
+        length_weight: weight of the squared error of an utterance's log length (a deviation): durations whose
+            logarithm is right on average are too short on average.
         prior_steps: steps over which the two priors fade from the alignment; 0 never uses them. They matter while the
             model knows nothing: what it then learns to expect of a token, it will find.
-        prior_weight: of an even flow of speech, `alignment_prior`, relative to scores that are sums over all bands.
-        prior_strength: of `alignment_prior`; larger is nearer to the diagonal.
-        pause_weight: of the prior that pauses are quieter than sounds; without it they often become part of the next
-            letter.
+        prior_weight: weight of `alignment_prior`, an even flow of speech, against scores that are sums over all bands.
+        prior_strength: strength of `alignment_prior`; larger is nearer to the diagonal.
+        pause_weight: weight of the prior that pauses are quieter than sounds; without it they often become part of
+            the next letter.
         validation_samples: held-out utterances that each validation looks at.
     """
 
@@ -77,7 +77,7 @@ class Utterances(NamedTuple):
     """A batch of whole utterances.
 
     Attributes:
-        tokens: of `token_ids`.
+        tokens: what `token_ids` returned.
         valid: tokens that are not padding.
         mels: natural-log mels.
         frames: frames of each utterance that are not padding.
@@ -315,7 +315,7 @@ def alignment_picture(
 
     Args:
         mel: picture whose width stands for all frames of `durations`.
-        labels: of the tokens.
+        labels: labels of the tokens.
         durations: frames per token.
         predicted: frames per token.
     """

@@ -40,11 +40,11 @@ class SoundTokenizerLossConfig:
     """Weights of a sound tokenizer's losses; the defaults are DAC's (arXiv:2306.06546, Sec. 4.2).
 
     Attributes:
-        reconstruction_weight: of the difference of log-mels: natural logs for a mel tokenizer, the multi-scale loss for
-            a waveform tokenizer.
-        commitment_weight: of the commitment loss.
-        adversarial_weight: of the least-squares adversarial loss; 0 trains without a discriminator.
-        feature_weight: of feature matching, where there is a discriminator.
+        reconstruction_weight: weight of the difference of log-mels: natural logs for a mel tokenizer, the multi-scale
+            loss for a waveform tokenizer.
+        commitment_weight: weight of the commitment loss.
+        adversarial_weight: weight of the least-squares adversarial loss; 0 trains without a discriminator.
+        feature_weight: weight of feature matching, where there is a discriminator.
         adversarial_start: step at which both set in.
         discriminator_width: channels of the discriminator's first layers.
         crop_seconds: length of the training crops, rounded up to whole positions.

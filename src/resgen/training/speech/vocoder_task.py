@@ -39,10 +39,10 @@ class VocoderLossConfig:
     """Weights of the vocoder's losses; those of mel, adversarial and feature loss are HiFi-GAN's (arXiv:2010.05646).
 
     Attributes:
-        mel_weight: of the mean absolute difference of natural-log mels.
-        stft_weight: of the multi-resolution loss.
-        adversarial_weight: of the least-squares adversarial loss; 0 trains without a discriminator.
-        feature_weight: of feature matching, where there is a discriminator.
+        mel_weight: weight of the mean absolute difference of natural-log mels.
+        stft_weight: weight of the multi-resolution loss.
+        adversarial_weight: weight of the least-squares adversarial loss; 0 trains without a discriminator.
+        feature_weight: weight of feature matching, where there is a discriminator.
         adversarial_start: step at which both set in.
         discriminator_width: channels of the discriminators' first layers.
         crop_seconds: length of the training crops, rounded up to whole positions.
