@@ -150,7 +150,8 @@ def test_keys_follow_what_is_held() -> None:
 
 
 def test_text_of_overrides_and_files(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    assert parse_overrides(["a.b=3e-4", "c=[1, x]", "d=null"]) == {"a.b": 3e-4, "c": [1, "x"], "d": None}
+    pairs = ["a.b=3e-4", "c=[1, x]", "d=null", "e=1.5e3", "f=.5e3"]
+    assert parse_overrides(pairs) == {"a.b": 3e-4, "c": [1, "x"], "d": None, "e": 1500.0, "f": 500.0}
     with pytest.raises(ConfigError, match="override 'a' must have the form key=value"):
         parse_overrides(["a"])
     path = tmp_path / "a.yaml"

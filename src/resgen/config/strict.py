@@ -31,7 +31,7 @@ MOST, MOST_TEXT, MOST_ITEMS, MOST_LEVELS = 1 << 63, 4096, 4096, 32
 MOST_BYTES = 1 << 20
 """Of YAML."""
 _YAML = f"valid YAML (of at most {MOST_BYTES} bytes and {MOST_LEVELS} levels, without aliases)"
-_EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+")
+_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def _merge(config: Any, node: dict[str, Any], values: Mapping[str, Any], prefix:
 
 
 def _converted(field_type: Any, value: Any, where: str) -> Any:
-    """`value` as what a field of type `kind` holds."""
+    """`value` as what a field of type `field_type` holds."""
     origin, args = get_origin(field_type), get_args(field_type)
     if origin in (Union, UnionType):
         if value is None and NoneType in args:
@@ -253,7 +253,7 @@ def _load_yaml(text: str) -> Any:
 
 
 def _read_numbers(value: Any) -> Any:
-    """YAML 1.1 reads 3e-4 as text; everybody means the number. Hexadecimal ones of any length would be read, too."""
+    """YAML 1.1 reads 3e-4 and 1.5e3 as text; they are numbers here. Hexadecimal ones of any length are refused."""
     if isinstance(value, dict):
         return {key: _read_numbers(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -60,7 +60,7 @@ def decode_picture(source: Picture, where: str, *, size: int | None = None) -> I
     laid over white, other modes converted.
 
     Args:
-        stored: the picture.
+        source: the picture.
         where: what to call it in an error, a file or a row.
         size: when given, refuse a picture that is not `size` x `size`, before it is decoded, or that only a conversion
             with loss would make grey or RGB.
@@ -108,7 +108,7 @@ def pixels(source: Picture, where: str, size: int, channels: int, resize: bool) 
     """Decode to `size` x `size` and 1 or 3 channels.
 
     Args:
-        stored: the picture.
+        source: the picture.
         where: what to call it in an error.
         size: S, side in pixels.
         channels: C, 1 (grey) or 3 (RGB). Grey becomes RGB without loss.
