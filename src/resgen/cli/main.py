@@ -29,6 +29,7 @@ from resgen.cli.edit import EditImage
 from resgen.cli.edit_speech import EditSpeech
 from resgen.cli.encode import Encode
 from resgen.cli.evaluate import Evaluate
+from resgen.cli.export import Export
 from resgen.cli.generate import GenerateImage
 from resgen.cli.inspect import Inspect
 from resgen.cli.models import Models
@@ -85,6 +86,7 @@ COMMANDS: dict[str, type[Any]] = {
     "doctor": Doctor,
     "plan": Plan,
     "inspect": Inspect,
+    "export": Export,
     "models": Models,
     "bench": Bench,
     "completion": Completion,

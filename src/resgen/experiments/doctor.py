@@ -282,7 +282,7 @@ def _validation(run: Run) -> list[Finding]:
     end = [value for _, value in training][-3:]
     overfits = bool(near and end) and statistics.fmean(end) < statistics.fmean(near)
     what = f"val_loss (rises while {name} falls: overfitting)" if overfits else "val_loss (rises)"
-    note = "the best checkpoint is kept in checkpoints/"
+    note = "`resgen export` publishes the best checkpoint"
     advice = f"more data, data.flip or a smaller model; {note}" if overfits else f"lower learning_rate; {note}"
     return [Finding("problem" if rise > 0.3 else "notice", what, value, normal, advice)]
 

@@ -190,6 +190,11 @@ def load_checkpoint(path: Path) -> tuple[TrainingState, dict[str, Path]]:
     return state, files
 
 
+def read_group(path: Path) -> dict[str, Tensor]:
+    """Tensors of a file, or of a folder of parts, that `load_checkpoint` has verified."""
+    return (read_parts if path.is_dir() else read_tensors)(path)
+
+
 def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in `folder`, oldest first."""
     if not folder.is_dir():
@@ -213,7 +218,7 @@ def load_newest(folder: Path, message: Callable[[str], None]) -> Checkpoint | No
     for path in reversed(paths):
         try:
             state, files = load_checkpoint(path)
-            return state, {name: (read_parts if p.is_dir() else read_tensors)(p) for name, p in files.items()}, path
+            return state, {name: read_group(file) for name, file in files.items()}, path
         except CheckpointError as error:
             if "upgrade resgen" in str(error):
                 raise

@@ -1,0 +1,41 @@
+"""`resgen export`: the model of a training at one of its checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional
+
+from resgen.cli.common import Json, check_out_dir, option, report
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write the model of a training as it was at a checkpoint: the best one, or that of a step.
+
+    A training publishes the model of its last step; the checkpoint with the lowest validation loss is kept as well.
+    For example:
+
+        resgen export runs/digits --out runs/digits-best
+        resgen export runs/digits --checkpoint 1200 --out runs/digits-1200
+    """
+
+    path: Annotated[Positional[Path], option("RUN")]
+    """Folder of a training that has ended."""
+    checkpoint: Annotated[int | Literal["best"], option("best|STEP")] = "best"
+    """The lowest validation loss, or a step of which the run keeps a checkpoint."""
+    out: Annotated[Path, option("DIR")]
+    """Folder for the model."""
+    as_json: Json = False
+
+    def run(self) -> None:
+        check_out_dir(self.out)
+        from resgen.training.export import export_checkpoint
+
+        state = export_checkpoint(self.path, self.out, None if self.checkpoint == "best" else self.checkpoint)
+        best = None if state.best_step is None else {"step": state.best_step, "val_loss": state.best_value}
+        lowest = f"; lowest validation loss so far {best['val_loss']:.4g} at step {best['step']:,}" if best else ""
+        document = {"model": self.out, "step": state.step, "best": best}
+        report(document, as_json=self.as_json, text=f"model of step {state.step:,}: {self.out}{lowest}")
