@@ -210,12 +210,16 @@ class _Handler(BaseHTTPRequestHandler):
         self._line({"event": "done", **about})
 
     def _change(self, fields: dict[str, Any]) -> None:
-        """Three words in 0.4 s of 10 positions; the second is another one, from 0.16 to 0.24 s, then to 0.32 s."""
+        """Words in 0.4 s of 10 positions; the second one, or with it one that is left out, becomes another, from 0.16
+        to 0.24 s, then to 0.32 s."""
         self._start(200, "application/x-ndjson", {})
         said, steps = fields["input_text"].split(), int(fields["num_steps"])
+        text = fields["text"].replace("2", "two")
+        end = 2 + len(said) - len(text.split())
         words = [{"text": word, "begin_s": 0.16 * k, "end_s": 0.16 * k + 0.08} for k, word in enumerate(said)]
-        about = {"event": "plan", "text": fields["text"], "replaced": said[1], "words": words, "begin_s": 0.16}
-        about |= {"end_s": 0.24, "new_end_s": 0.32, "new_positions": [4, 8], "duration_s": 0.4}
+        about = {"event": "plan", "text": text, "replaced": " ".join(said[1:end]), "words": words, "begin_s": 0.16}
+        about |= {"replaced_words": [1, end], "new_words": [1, 2], "new_positions": [4, 8]}
+        about |= {"end_s": 0.24, "new_end_s": 0.32, "duration_s": 0.4}
         self._line({**about, "spectrogram": picture("before", size=64)})
         for step in range(1, steps + 1):
             time.sleep(self.server.delay_s)
@@ -225,7 +229,7 @@ class _Handler(BaseHTTPRequestHandler):
             if self.server.fault == "break" and step == 2:
                 return
         pcm = base64.b64encode(sound(0.5)[44:]).decode()
-        whole = {"event": "sound", "text": fields["text"], "duration_s": 0.5, "pcm": pcm}
+        whole = {"event": "sound", "text": text, "duration_s": 0.5, "pcm": pcm}
         self._line({**whole, "spectrogram": picture("after", size=64)})
         last = {"model": fields["model"], "seed": int(fields["seed"]), "sample_rate_hz": 8000, "seconds": 0.1}
         self._line({"event": "done", **last})

@@ -114,7 +114,7 @@ def test_a_text_in_an_uploaded_voice_is_the_interfaces_sound(real: Page, tmp_pat
     real.fill("[name=seed]", 5)
     own = real.finish()
     real.click("[name=voice][value=file]")
-    real.one("[name=prompt]").send_keys(str(tmp_path / "voice.wav"))
+    real.one("[name=recording]").send_keys(str(tmp_path / "voice.wav"))
     real.fill("[name=prompt_text]", "five")
     status = real.finish()
     assert " of speech in " in status and status.endswith("seed 5."), (status, own, real.errors())

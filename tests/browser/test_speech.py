@@ -43,7 +43,7 @@ def test_a_text_is_spoken_heard_and_kept(voice: Page, fake: FakeServer) -> None:
 def test_a_voice_from_a_file_is_sent_as_it_is_with_its_text(voice: Page, fake: FakeServer, recording: Path) -> None:
     choose_voice(voice, "file")
     assert "consent" in voice.one(".consent").text
-    voice.one("[name=prompt]").send_keys(str(recording))
+    voice.one("[name=recording]").send_keys(str(recording))
     voice.fill("[name=prompt_text]", "five two")
     voice.finish()
     fields = fake.seen[0][1]
@@ -56,8 +56,8 @@ def test_a_voice_from_a_file_is_sent_as_it_is_with_its_text(voice: Page, fake: F
 def test_what_is_missing_is_named_beside_its_field(voice: Page, fake: FakeServer, recording: Path) -> None:
     choose_voice(voice, "file")
     voice.finish()
-    assert voice.error_of("[name=prompt]") == "Choose a sound file."
-    voice.one("[name=prompt]").send_keys(str(recording))
+    assert voice.error_of("[name=recording]") == "Choose a sound file."
+    voice.one("[name=recording]").send_keys(str(recording))
     voice.finish()
     assert voice.error_of("[name=prompt_text]").startswith("Write what is said in it")
     voice.fill("[name=text]", " ")
@@ -73,10 +73,10 @@ def test_what_is_missing_is_named_beside_its_field(voice: Page, fake: FakeServer
 def test_a_file_larger_than_the_server_takes_is_not_sent(voice: Page, fake: FakeServer, tmp_path: Path) -> None:
     (tmp_path / "long.wav").write_bytes(bytes(400_000))
     choose_voice(voice, "file")
-    voice.one("[name=prompt]").send_keys(str(tmp_path / "long.wav"))
+    voice.one("[name=recording]").send_keys(str(tmp_path / "long.wav"))
     voice.fill("[name=prompt_text]", "one")
     voice.finish()
-    assert voice.error_of("[name=prompt]") == "'long.wav' has 0.4 MiB; this server takes 0.1 MiB at most."
+    assert voice.error_of("[name=recording]") == "'long.wav' has 0.4 MiB; this server takes 0.1 MiB at most."
     assert not fake.seen
 
 

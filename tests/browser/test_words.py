@@ -10,6 +10,8 @@ import pytest
 from browser.fake import FakeServer, picture, sound
 from browser.page import Page
 
+PRESS = "Press a word to change it, or write what is to be said."
+
 
 @pytest.fixture
 def words(page: Page) -> Page:
@@ -47,10 +49,11 @@ def test_a_word_of_a_sample_is_changed_and_both_are_heard(words: Page, fake: Fak
     words.click(".words .chip:nth-child(2)")
     words.keys("nine")  # in place of the word that was pressed
     assert words.one("[name=text]").get_attribute("value") == "three nine one"
-    assert words.one("#words-change").text == "“seven” becomes “nine”; the rest is kept."
-    assert [chip.text for chip in words.all(".chip.new")] == ["nine"]
+    assert [chip.text for chip in words.all(".words .chip")] == ["three", "nine", "one"]
+    assert words.one("#words-change").text == PRESS
     words.fill("[name=seed]", 4)
     assert words.finish() == "New from 0.16 to 0.32 s, in 0.1 s, seed 4."
+    assert words.one("#words-change").text == "“seven” becomes “nine”; the rest is kept."
     ((path, fields),) = fake.seen
     assert path == "/v1/speech/edit/stream" and fields.pop("recording") == sound()
     settings = {"speed": "1", "num_steps": "12", "guidance_scale": "1", "seed": "4"}
@@ -102,19 +105,48 @@ def test_the_sound_just_made_and_the_result_can_be_changed(page: Page, fake: Fak
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "said", "before", "after"),
     [
-        ("Three, seven one.", "Press a word to change it, or write what is to be said."),
-        ("three one", "“seven” is left out, and a word beside it is said again; the rest is kept."),
-        ("three seven two one", "“two” is put in; the rest is kept."),
-        ("one seven three", "“three seven one” becomes “one seven three”; the rest is kept."),
+        ("three 2 one", "“seven” becomes “two”", ["seven"], ["two"]),
+        ("three one", "“seven one” becomes “one”", ["seven one"], ["one"]),
+        ("three two seven one", "“two” is put in", [], ["two"]),
     ],
 )
-def test_what_will_change_is_said_before(words: Page, recording: Path, text: str, said: str) -> None:
+def test_what_changes_is_what_the_server_says(
+    words: Page, recording: Path, text: str, said: str, before: list[str], after: list[str]
+) -> None:
+    """It knows how a text is read, and says a word again beside one that is left out."""
     upload(words, recording)
     assert words.one("[name=text]").get_attribute("value") == "three seven one", "follows as long as it is the same"
     words.fill("[name=text]", text)
-    assert words.one("#words-change").text == said
+    assert words.one("#words-change").text == PRESS
+    words.finish()
+    assert words.one("#words-change").text == f"{said}; the rest is kept."
+    assert [one.text for one in words.all(".before mark")] == before
+    assert [one.text for one in words.all(".after mark")] == after
+    words.fill("[name=text]", "three")
+    assert words.one("#words-change").text == PRESS
+
+
+def test_what_the_page_does_not_play_any_more_is_given_up(words: Page, recording: Path) -> None:
+    """Of sounds made in the page, the browser keeps those that an element plays."""
+    take_sample(words)
+    words.run("""const [create, revoke, alive] = [URL.createObjectURL, URL.revokeObjectURL, window.alive = new Set()];
+        URL.createObjectURL = (blob) => { const url = create.call(URL, blob); alive.add(url); return url; };
+        URL.revokeObjectURL = (url) => { alive.delete(url); revoke.call(URL, url); };""")
+    for text in ("three nine one", "three two one"):
+        words.fill("[name=text]", text)
+        words.finish()
+        words.click(".after .change-words")
+    words.go("speech")
+    for _ in range(2):
+        words.finish()
+    words.run("const s = document.querySelector('#view-speech select'); s.dispatchEvent(new Event('change'));")
+    words.go("words")
+    words.wait(lambda: len(words.all(".spoken-samples audio")) == 2)
+    playing = "return [...document.querySelectorAll('[src^=\"blob:\"]')].map((one) => one.src)"
+    held = words.run("return [...window.alive]")
+    assert held and set(held) <= set(words.run(playing))
 
 
 def test_what_is_missing_is_named_beside_its_field(words: Page, fake: FakeServer, recording: Path) -> None:
@@ -137,6 +169,7 @@ def test_what_is_missing_is_named_beside_its_field(words: Page, fake: FakeServer
     [
         ("the recording is silent", "[name=recording]"),
         ("the model cannot speak 'x'; it knows: one, two", "[name=text]"),
+        ("the text 'two' has the words of the recording; change one, or name a stretch", "[name=text]"),
         ("speed=1.5 and keep_length both say how long the new words take; give one of them", "[name=speed]"),
     ],
 )

@@ -182,6 +182,8 @@ class SpeechEditAnswer(SpeechAnswer):
     text: str = Field(description="The whole new text.")
     replaced: str = Field(description="The words that were replaced; empty where new ones were put in.")
     words: list[WordAnswer] = Field(description="Of the recording.")
+    replaced_words: list[int] = Field(description="Those that were replaced: the first, and the one after the last.")
+    new_words: list[int] = Field(description="Those of `text` in their place, likewise.")
     begin_s: float = Field(description="Where the change begins, in seconds of recording and result.")
     end_s: float = Field(description="Where it ends in the recording.")
     new_end_s: float = Field(description="Where it ends in the result.")

@@ -52,7 +52,8 @@ def test_an_edit_is_that_of_the_pipeline(speaks: dict[str, str], pipe: SpeechPip
     )
     assert form.status_code == 200, form.text
     assert {**form.json(), "seconds": 0} == {**body.json(), "seconds": 0}
-    for answer, result in ((body.json(), expected(pipe)), (piece.json(), expected(pipe, **stretch))):
+    rows = ((body.json(), expected(pipe), "cab"), (piece.json(), expected(pipe, **stretch), "c"))
+    for answer, result, said in rows:
         plan = result.plan
         close_to(base64.b64decode(answer["wav"]), result.audio)
         assert base64.b64decode(answer["spectrogram"]).startswith(b"\x89PNG")
@@ -62,6 +63,9 @@ def test_an_edit_is_that_of_the_pipeline(speaks: dict[str, str], pipe: SpeechPip
         assert (answer["begin_s"], answer["end_s"]) == plan.cut_s
         assert answer["new_end_s"] == pytest.approx(plan.cut_s[0] + plan.num_new * UNIT / RATE)
         assert answer["duration_s"] == result.duration_s
+        old = answer["words"][slice(*answer["replaced_words"])]
+        assert " ".join(word["text"] for word in old) == answer["replaced"]
+        assert " ".join(answer["text"].split()[slice(*answer["new_words"])]) == said
     assert body.json()["replaced"] == "ca"
 
 
@@ -95,6 +99,7 @@ def test_a_stream_tells_the_plan_the_steps_and_the_sound(speaks: dict[str, str],
     result = expected(pipe)
     assert [one["event"] for one in (plan, *steps, sound, last)] == ["plan", "step", "step", "sound", "done"]
     assert plan["text"] == "ab cab bac" and plan["replaced"] == "ca" and len(plan["words"]) == 3
+    assert plan["replaced_words"] == plan["new_words"] == [1, 2]
     assert plan["duration_s"] == pytest.approx(1.6) and base64.b64decode(plan["spectrogram"]).startswith(b"\x89PNG")
     begin, end = plan["new_positions"]
     assert (begin, end) == (result.plan.begin, result.plan.begin + result.plan.num_new)

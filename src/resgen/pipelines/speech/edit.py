@@ -48,7 +48,7 @@ class SpeechEditPlan:
         recording: at the model's rate, as it was recorded.
         sample_rate_hz: its rate.
         words: its words.
-        replaced: those that are replaced.
+        span: those that are replaced; empty where new ones are put in.
         text: the whole new text.
         codes: `[L, D]` of the recording, from its sample `offset` on.
         offset: what lies before is silence.
@@ -63,7 +63,7 @@ class SpeechEditPlan:
     recording: Float[Tensor, " S"]
     sample_rate_hz: int
     words: list[SpokenWord]
-    replaced: list[SpokenWord]
+    span: slice
     text: str
     codes: Int[Tensor, "L D"]
     offset: int
@@ -73,6 +73,16 @@ class SpeechEditPlan:
     end: int
     num_new: int
     features: Float[Tensor, "T E"]
+
+    @property
+    def replaced(self) -> list[SpokenWord]:
+        """The words of the recording that are replaced."""
+        return self.words[self.span]
+
+    @property
+    def new_words(self) -> slice:
+        """The words of `text` that come in their place."""
+        return slice(self.span.start, self.span.stop + len(self.text.split()) - len(self.words))
 
     @property
     def cut(self) -> tuple[int, int]:
@@ -285,7 +295,7 @@ class SpeechEditor:
             recording=recording.samples,
             sample_rate_hz=rate,
             words=words,
-            replaced=replaced,
+            span=span,
             text=whole,
             codes=recording.codes,
             offset=recording.offset,

@@ -15,6 +15,15 @@ const links = [...document.querySelectorAll("nav a")];
 const onshow = {}; // by view: called when it is shown
 const notice = document.getElementById("notice");
 
+for (const slot of document.querySelectorAll("slot")) {
+  const fields = document.getElementById(`fields-${slot.name}`).content.cloneNode(true);
+  const view = slot.closest(".view").id.slice("view-".length);
+  for (const name of ["id", "for"]) {
+    for (const element of fields.querySelectorAll(`[${name}]`)) element.setAttribute(name, `${view}-${element.getAttribute(name)}`);
+  }
+  slot.replaceWith(fields);
+}
+
 function show(name, { focus = false } = {}) {
   for (const view of Object.keys(VIEWS)) document.getElementById(`view-${view}`).hidden = view !== name;
   for (const link of links) {

@@ -1,7 +1,7 @@
 // The server's interface from its OpenAPI document: what every route takes and answers, and a form to try it.
 
 import { ApiError, models, send } from "./api.js";
-import { blobOf, make, pngUrl } from "./dom.js";
+import { blobOf, make, pngUrl, refill } from "./dom.js";
 
 const LONG = 120; // characters of a text in an answer; longer ones (pictures, sounds) are counted
 const FILES = { png: "image", spectrogram: "image", wav: "audio", flac: "audio" }; // base64 in JSON, shown as what it is
@@ -105,7 +105,7 @@ function routeOf(path, method, route) {
     make("div", { class: "actions" }, make("button", { class: "primary", type: "submit", text: "Send" })), command, output);
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
-    output.replaceChildren(make("p", { class: "status", text: "Waiting for the answer …" }));
+    refill(output, make("p", { class: "status", text: "Waiting for the answer …" }));
     const began = performance.now();
     try {
       const { headers, ...options } = read();

@@ -13,6 +13,12 @@ export function make(tag, properties = {}, ...children) {
   return element;
 }
 
+/** Other children for an element; the object URLs that the old ones show are given up. */
+export function refill(element, ...children) {
+  for (const { src } of element.querySelectorAll("[src^='blob:']")) URL.revokeObjectURL(src);
+  element.replaceChildren(...children);
+}
+
 /** The bytes of a base64 text as a Blob. */
 export function blobOf(base64, type) {
   const text = atob(base64);

@@ -1,7 +1,7 @@
 // The view that speaks a text, in a voice of the model's choice, of a file or of a recording.
 
 import { stream, voices } from "./api.js";
-import { blobOf, download, make, pngUrl, seconds, slug } from "./dom.js";
+import { blobOf, download, make, pngUrl, refill, seconds, slug } from "./dom.js";
 import { applyDefaults, checkSize, chooseModel, clearError, InputError, numbersIn, runForm, wireSeed } from "./forms.js";
 import { Player, samplesOf } from "./player.js";
 import { startRecorder, wavOf } from "./record.js";
@@ -13,7 +13,7 @@ import { Sentences } from "./sentences.js";
 export function startSpeech(view, { models, store, samples, change }) {
   const form = view.querySelector("form");
   const output = view.querySelector(".sound");
-  const { text, prompt, prompt_text: promptText, speed, num_steps: steps, guidance_scale: guidance, seed, listen: aloud } = form.elements;
+  const { text, recording: prompt, prompt_text: promptText, speed, num_steps: steps, guidance_scale: guidance, seed, listen: aloud } = form.elements;
   const recorder = startRecorder(view);
   const listen = view.querySelector(".voice-shared audio");
   const named = view.querySelector(".named");
@@ -59,7 +59,7 @@ export function startSpeech(view, { models, store, samples, change }) {
     sayMeasured(about, model);
     if (view.classList.contains("busy") || !output.hidden) return;
     empty.querySelector("p").textContent = problem ? `No samples: ${problem}` : waiting;
-    list.replaceChildren(...(answer?.samples ?? []).map((one) => sampleOf(one, change)));
+    refill(list, ...(answer?.samples ?? []).map((one) => sampleOf(one, change)));
     list.hidden = about.hidden = !list.children.length;
     empty.hidden = !list.hidden;
   });
@@ -130,7 +130,7 @@ export function startSpeech(view, { models, store, samples, change }) {
         for (const name of [".about", ".spoken-samples", ".empty"]) view.querySelector(name).hidden = true;
         fresh();
         output.hidden = false;
-        result.replaceChildren();
+        refill(result);
         sentences.begin(model.levels);
         begun = true;
       }
@@ -144,7 +144,7 @@ export function startSpeech(view, { models, store, samples, change }) {
       } else done = event;
     }
     const wav = wavOf(pieces, done.sample_rate_hz);
-    result.replaceChildren(...soundOf(done, wav, spoken, change));
+    refill(result, ...soundOf(done, wav, spoken, change));
     const length = pieces.reduce((sum, piece) => sum + piece.length, 0) / done.sample_rate_hz;
     return `${seconds(length)} of speech in ${seconds(done.seconds)}, seed ${done.seed}.`;
   };
@@ -157,14 +157,10 @@ export function startSpeech(view, { models, store, samples, change }) {
   });
 }
 
-let lastUrl = null;
-
 function soundOf(done, wav, spoken, change) {
-  if (lastUrl) URL.revokeObjectURL(lastUrl);
-  lastUrl = URL.createObjectURL(wav);
   const name = `${slug(spoken).slice(0, 40)}-${done.seed}.wav`;
   return [
-    make("audio", { controls: true, src: lastUrl, "aria-label": `Spoken: ${spoken}` }),
+    make("audio", { controls: true, src: URL.createObjectURL(wav), "aria-label": `Spoken: ${spoken}` }),
     make("div", { class: "actions" },
       make("button", { type: "button", class: "save", text: "Download WAV", onclick: () => download(wav, name) }),
       make("button", { type: "button", class: "change-words", text: "Change words", onclick: () => change({ blob: wav, name, text: spoken }) }),
@@ -172,7 +168,7 @@ function soundOf(done, wav, spoken, change) {
   ];
 }
 
-/** A sentence that the model has spoken by itself; `change` as above. */
+/** A sentence that the model has spoken by itself, for `refill`; `change` as above. */
 export function sampleOf({ text, voice, wav, spectrogram, seed, duration_s: length }, change) {
   const blob = blobOf(wav, "audio/wav");
   const who = voice === "default" ? "the model's own choice" : voice;

@@ -1,39 +1,24 @@
 // The view in which a recording says other words.
 
 import { stream } from "./api.js";
-import { download, make, pngUrl, seconds, slug } from "./dom.js";
+import { download, make, pngUrl, refill, seconds, slug } from "./dom.js";
 import { applyDefaults, checkSize, chooseModel, clearError, InputError, numbersIn, runForm, wireSeed } from "./forms.js";
 import { samplesOf } from "./player.js";
 import { startRecorder, wavOf } from "./record.js";
 import { Sentences, Timed } from "./sentences.js";
 import { sampleOf } from "./speech.js";
 
-const bare = (word) => word.toLowerCase().replace(/[.,;:!?]+$/, "");
+const PRESS = "Press a word to change it, or write what is to be said.";
 const wordsOf = (text) => text.trim().split(/\s+/).filter(Boolean);
 
-/** Where two lists of words differ: from word `begin` on, up to `ends[k]` in list k. Punctuation is not compared. */
-function difference(before, after) {
-  const [one, other] = [before.map(bare), after.map(bare)];
-  const most = Math.min(one.length, other.length);
-  let begin = 0;
-  while (begin < most && one[begin] === other[begin]) begin++;
-  let kept = 0;
-  while (kept < most - begin && one.at(-1 - kept) === other.at(-1 - kept)) kept++;
-  return { begin, ends: [one.length - kept, other.length - kept] };
+/** What a plan of the server changes, in words. */
+function sayChange({ replaced, text, new_words: place }) {
+  const fresh = wordsOf(text).slice(...place).join(" ");
+  return `${replaced ? `“${replaced}” becomes “${fresh}”` : `“${fresh}” is put in`}; the rest is kept.`;
 }
 
-/** What changes, in words. */
-function sayChange(before, after) {
-  const { begin, ends } = difference(before, after);
-  const [old, fresh] = [before, after].map((words, k) => words.slice(begin, ends[k]).join(" "));
-  if (!old && !fresh) return "Press a word to change it, or write what is to be said.";
-  if (!old) return `“${fresh}” is put in; the rest is kept.`;
-  if (!fresh) return `“${old}” is left out, and a word beside it is said again; the rest is kept.`;
-  return `“${old}” becomes “${fresh}”; the rest is kept.`;
-}
-
-/** Words of which some are marked. */
-function marked(words, begin, end) {
+/** Words of which those from `begin` on, up to `end`, are marked. */
+function marked(words, [begin, end]) {
   const [left, part, right] = [words.slice(0, begin), words.slice(begin, end), words.slice(end)].map((list) => list.join(" "));
   const pieces = [left, part && make("mark", { text: part }), right].filter(Boolean);
   return ["“", ...pieces.flatMap((piece, k) => (k ? [" ", piece] : [piece])), "”"];
@@ -52,7 +37,7 @@ export function startWords(view, { models, store, samples, sources, change }) {
   const [before, sentences] = [new Before(), new Sentences(make("div", { class: "sentences" }))];
   const result = make("div", { class: "result" });
   output.append(before.root, make("section", { class: "after", "aria-label": "After" }, make("h3", { text: "After" }), sentences.root, result));
-  let [played, resultUrl] = [null, null];
+  let played = null;
 
   const from = () => form.elements.source.value;
   const current = () => ({ made: sources.value?.blob, file: file.files[0], record: recorder.wav })[from()] ?? null;
@@ -72,14 +57,12 @@ export function startWords(view, { models, store, samples, sources, change }) {
   file.addEventListener("change", showSource);
   recorder.onchange = showSource;
 
-  /** The words to press, and what changes. */
+  /** The words to press. */
   const showWords = () => {
-    const [old, fresh] = [wordsOf(said.value), wordsOf(text.value)];
-    const { begin, ends: [, end] } = difference(old, fresh);
-    chips.hidden = !fresh.length;
-    chips.replaceChildren(...fresh.map((word, k) => make("button", {
-      type: "button", class: k >= begin && k < end ? "chip new" : "chip", text: word, onclick: () => select(k) })));
-    hint.textContent = old.length ? sayChange(old, fresh) : "";
+    const words = wordsOf(text.value);
+    chips.hidden = !words.length;
+    chips.replaceChildren(...words.map((word, k) => make("button", { type: "button", class: "chip", text: word, onclick: () => select(k) })));
+    hint.textContent = words.length ? PRESS : "";
   };
   const select = (number) => {
     const [place] = [...text.value.matchAll(/\S+/g)].slice(number);
@@ -111,7 +94,7 @@ export function startWords(view, { models, store, samples, sources, change }) {
   };
   samples.follow(({ answer, problem }) => {
     empty.querySelector("p").textContent = problem ? `No samples: ${problem}` : waiting;
-    offer.querySelector("ul").replaceChildren(...(answer?.samples ?? []).map((one) => sampleOf(one, change)));
+    refill(offer.querySelector("ul"), ...(answer?.samples ?? []).map((one) => sampleOf(one, change)));
     showOffer();
   });
   store.follow((model) => {
@@ -134,8 +117,7 @@ export function startWords(view, { models, store, samples, sources, change }) {
     checkSize(soundControl(), content, model.limits.max_upload_bytes);
     if (!said.value.trim()) throw new InputError(said, "Write what is said in it; the words are found by it.");
     if (!text.value.trim()) throw new InputError(text, "Write what it should say.");
-    const { begin, ends } = difference(wordsOf(said.value), wordsOf(text.value));
-    if (Math.max(...ends) === begin) throw new InputError(text, "Change at least one word.");
+    if (text.value.trim() === said.value.trim()) throw new InputError(text, "Change at least one word.");
     const body = new FormData();
     const fields = { model: model.name, input_text: said.value.trim(), text: text.value.trim(), blend: blend.checked, keep_length: keep.checked };
     for (const [key, value] of Object.entries({ ...fields, ...numbersIn([speed, steps, guidance, seed]) })) body.set(key, value);
@@ -149,16 +131,16 @@ export function startWords(view, { models, store, samples, sources, change }) {
     say("Speaking …");
     progress(0, 0);
     began();
-    let [plan, sound, done, altered] = [null, null, null, null];
+    let [plan, sound, done] = [null, null, null];
     for await (const event of stream("v1/speech/edit/stream", body, signal)) {
       if (event.event === "plan") {
         plan = event;
-        altered = difference(plan.words.map((word) => word.text), wordsOf(plan.text));
         fresh();
         output.hidden = false;
         showOffer();
-        result.replaceChildren();
-        before.show(plan, source, altered);
+        hint.textContent = sayChange(plan);
+        refill(result);
+        before.show(plan, source);
         sentences.begin(model.levels, (timed, visible) => {
           if (visible) timed.mark(...plan.new_positions.map((place) => place / visible.length));
           else timed.mark(plan.begin_s / sound.duration_s, plan.new_end_s / sound.duration_s);
@@ -168,15 +150,13 @@ export function startWords(view, { models, store, samples, sources, change }) {
         progress(event.step, event.num_steps);
       } else if (event.event === "sound") {
         sound = event;
-        sentences.sound({ ...event, sentence: 0 }, marked(wordsOf(plan.text), altered.begin, altered.ends[1]));
+        sentences.sound({ ...event, sentence: 0 }, marked(wordsOf(plan.text), plan.new_words));
       } else done = event;
     }
     const wav = wavOf([samplesOf(sound.pcm)], done.sample_rate_hz);
-    if (resultUrl) URL.revokeObjectURL(resultUrl);
-    resultUrl = URL.createObjectURL(wav);
     const name = `${slug(plan.text).slice(0, 40)}-${done.seed}.wav`;
-    result.replaceChildren(
-      make("audio", { controls: true, src: resultUrl, "aria-label": `After: ${plan.text}` }),
+    refill(result,
+      make("audio", { controls: true, src: URL.createObjectURL(wav), "aria-label": `After: ${plan.text}` }),
       make("div", { class: "actions" },
         make("button", { type: "button", class: "save", text: "Download WAV", onclick: () => download(wav, name) }),
         make("button", { type: "button", class: "change-words", text: "Change more", onclick: () => change({ blob: wav, name, text: plan.text }) })));
@@ -201,10 +181,10 @@ class Before {
       make("div", { class: "result" }, this.player));
   }
 
-  /** `plan` of the server for the sound of a blob; `change`: which of its words. */
-  show(plan, blob, { begin, ends }) {
+  /** `plan` of the server for the sound of a blob. */
+  show(plan, blob) {
     const words = plan.words.map((word) => word.text);
-    this.title.replaceChildren(...marked(words, begin, ends[0]), " ", make("span", { class: "hint", text: seconds(plan.duration_s) }));
+    this.title.replaceChildren(...marked(words, plan.replaced_words), " ", make("span", { class: "hint", text: seconds(plan.duration_s) }));
     this.timed.image.src = pngUrl(plan.spectrogram);
     const stretch = `${plan.begin_s.toFixed(2)} to ${plan.end_s.toFixed(2)} s`;
     this.timed.image.alt = `Spectrogram of the recording; ${stretch} is marked`;

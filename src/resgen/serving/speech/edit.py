@@ -120,6 +120,8 @@ def _said(plan: SpeechEditPlan) -> dict[str, Any]:
         "text": plan.text,
         "replaced": " ".join(word.text for word in plan.replaced),
         "words": [word._asdict() for word in plan.words],
+        "replaced_words": [plan.span.start, plan.span.stop],
+        "new_words": [plan.new_words.start, plan.new_words.stop],
         "begin_s": begin_s,
         "end_s": end_s,
         "new_end_s": end_s if plan.num_new == plan.end - plan.begin else begin_s + new_s,

@@ -48,3 +48,4 @@ def test_a_word_comes_after_the_last_one_even_if_that_ends_with_the_recording(
     assert pipe.words(recording, TEXT)[-1].end_s == pytest.approx(1.21), "what follows lies in the padding"
     (result,) = pipe.edit(recording, input_text=TEXT, text=f"{TEXT} c")
     assert result.plan.text == f"{TEXT} c" and result.plan.replaced == []
+    assert result.plan.text.split()[result.plan.new_words] == ["c"]
