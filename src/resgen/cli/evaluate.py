@@ -13,7 +13,7 @@ from resgen.progress import progress_bars
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Measure generated pictures, or a tokenizer's reconstructions, under a protocol that is saved with the numbers.
+    """Measure generated pictures or speech, or a tokenizer's reconstructions, under a protocol saved with the numbers.
 
     Generated pictures are always evaluated with and without guidance. Interrupted, the same command goes on where it
     stopped. For example:
@@ -29,13 +29,14 @@ class Evaluate:
     """
 
     model: Annotated[str | None, option("DIR_OR_NAME")] = None
-    """Folder of a pipeline, or a bundled name: generated pictures are compared with the training split."""
+    """Folder of a pipeline, or a bundled name: generated pictures are compared with the training split; speech is
+    judged on a split that begins with test_unseen, or on the last one."""
     tokenizer: Annotated[str | None, option("DIR_OR_NAME")] = None
     """Folder of a tokenizer or pipeline, instead of --model: the test split is compared with its reconstruction."""
     data: Annotated[str, option("PATH")]
-    """Folder of class folders, parquet file or folder, or 'digits'."""
+    """Folder of class folders, parquet file or folder, or 'digits'; for speech, a folder of recordings."""
     split: Annotated[str | None, option("NAME")] = None
-    """Which split to compare with, instead of the one said above."""
+    """Another split than the one named above."""
     protocol: Annotated[Path | None, option("FILE")] = None
     """A protocol, or the report of another evaluation whose protocol is to be repeated."""
     extractor: Annotated[str | None, option("NAME_OR_FILE")] = None
@@ -44,7 +45,7 @@ class Evaluate:
     extractor_sha256: Annotated[str | None, option("HEX")] = None
     """Hash that the extractor's weights must have."""
     num_samples: Annotated[int | None, option("N")] = None
-    """Pictures per seed and setting: 10,000 if left out, or all of the split for a tokenizer."""
+    """Samples per seed and setting. If left out: 10,000 pictures; of speech, or for a tokenizer, all of the split."""
     class_balance: Annotated[str | None, option("NAME")] = None
     """Classes of the samples: 'equal', or 'data' for the frequencies of the reference."""
     steps: Annotated[int | None, option("N")] = None

@@ -45,7 +45,7 @@ class SamplingOptions:
     """Settings of the sampler; the model's own where they are left out."""
 
     steps: Annotated[int | None, option("N")] = None
-    """The most network evaluations of the sampler; with guidance each takes two passes."""
+    """The most network evaluations of the sampler; one with guidance takes two passes or three."""
     guidance_scale: Annotated[float | None, option("W")] = None
     """How far to move from the unconditional prediction; 0 is off and halves the time."""
     top_p: Annotated[float | None, option("P")] = None
