@@ -7,7 +7,9 @@ The other text is the one most like it in length. See `pipelines.speech.fit`; th
 
 from __future__ import annotations
 
+import statistics
 import sys
+import time
 
 import torch
 import tyro
@@ -35,16 +37,20 @@ def main(model: str, data: str, split: str, num: int = 40) -> None:
     if len({one.text for one in texts.values()}) < 2:
         raise DataError(f"'{data}' split '{split}' has one text only; there is no other to give")
     doubts: dict[str, list[bool]] = {"right": [], "wrong": []}
+    spent: list[float] = []
     for index, right in texts.items():
         samples = prepared(pipe, source, index)
         others = [other for other in texts.values() if other.text != right.text]
         wrong = min(others, key=lambda other: abs(len(other.content) - len(right.content)))
         for name, text in (("right", right), ("wrong", wrong)):
             if len(text.content) + 2 <= len(samples) // pipe.mel.hop_size:
+                begin = time.process_time()
                 better, _ = better_orders(pipe.text_model, samples, text, pipe.mel)
+                spent.append(time.process_time() - begin)
                 doubts[name].append(better >= DOUBTFUL)
     for name, ones in doubts.items():
         print(f"{name} text: {sum(ones)} of {len(ones)} are doubted")
+    print(f"a look takes {statistics.median(spent):.3f} s of the processor")
 
 
 if __name__ == "__main__":

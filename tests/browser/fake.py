@@ -194,6 +194,8 @@ class _Handler(BaseHTTPRequestHandler):
         texts = [text.strip() for text in fields["text"].split(".") if text.strip()]
         steps, pcm = int(fields["num_steps"]), sound()[44:]
         size = len(pcm) // len(texts) // 2 * 2
+        if fields.get("check_prompt") == "true" and fields["prompt_text"] == "something else":
+            self._line({"event": "warning", "warnings": ["the prompt may say something else than its text"]})
         for k, text in enumerate(texts):
             for step in range(1, steps + 1):
                 time.sleep(self.server.delay_s)

@@ -48,9 +48,20 @@ def test_a_voice_from_a_file_is_sent_as_it_is_with_its_text(voice: Page, fake: F
     voice.finish()
     fields = fake.seen[0][1]
     assert fields["prompt"] == recording.read_bytes() and fields["prompt_text"] == "five two"
+    assert fields["check_prompt"] == "true"
     choose_voice(voice, "none")  # a file that was chosen before is not sent any more
     voice.finish()
-    assert "prompt" not in fake.seen[1][1] and "prompt_text" not in fake.seen[1][1]
+    assert not {"prompt", "prompt_text", "check_prompt"} & set(fake.seen[1][1])
+
+
+def test_doubts_about_the_text_of_a_voice_are_said(voice: Page, recording: Path) -> None:
+    choose_voice(voice, "file")
+    voice.one("[name=recording]").send_keys(str(recording))
+    voice.fill("[name=prompt_text]", "something else")
+    told = "0.4 s of speech in 0.1 s, seed 0. But the prompt may say something else than its text."
+    assert voice.finish() == told
+    voice.fill("[name=prompt_text]", "five two")
+    assert voice.finish() == told.partition(" But")[0]
 
 
 def test_what_is_missing_is_named_beside_its_field(voice: Page, fake: FakeServer, recording: Path) -> None:

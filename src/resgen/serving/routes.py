@@ -217,14 +217,15 @@ def as_json(document: Any) -> Response:
     return Response(json.dumps(document, allow_nan=False), media_type=JSON)
 
 
-def as_file(content: bytes, media_type: str, seed: int) -> Response:
+def as_file(content: bytes, media_type: str, seed: int, warnings: Sequence[str] = ()) -> Response:
     """A picture or sound as an answer, with the seed that makes it again in a header."""
-    return Response(content, media_type=media_type, headers=seed_header(seed))
+    return Response(content, media_type=media_type, headers=headers_of(seed, warnings))
 
 
-def seed_header(seed: int) -> dict[str, str]:
-    """Where an answer that is no JSON tells its seed."""
-    return {"X-Seed": str(seed)}
+def headers_of(seed: int, warnings: Sequence[str] = ()) -> dict[str, str]:
+    """Where an answer that is no JSON tells its seed and warnings; other letters than ASCII are escaped."""
+    warning = "; ".join(warnings).encode("ascii", "backslashreplace").decode()
+    return {"X-Seed": str(seed), **({"X-Warning": warning} if warning else {})}
 
 
 def preferred(request: Request, offers: Sequence[str]) -> str:

@@ -62,6 +62,7 @@ class SpeechForm(Sampling):
     text: str = Field(min_length=1, max_length=20_000)
     prompt_text: str | None = Field(None, max_length=20_000, description="What is said in the prompt.")
     voice: Name | None = Field(None, description="One of the model's voices, in place of a prompt.")
+    check_prompt: bool = Field(False, description="Warn if the prompt seems to say something else than its text.")
     speed: float = Field(1.0, ge=0.25, le=4)
 
 
@@ -166,6 +167,7 @@ class SpeechAnswer(BaseModel):
     wav: str = Field(description="WAV in base64")
     spectrogram: Png
     seconds: float
+    warnings: list[str] = Field([], description="Doubts about the prompt's text, where check_prompt asks for them.")
 
 
 class WordAnswer(BaseModel):

@@ -14,13 +14,14 @@ import torch
 
 from resgen.checkpoints.format import Component, load_folder, save_folder
 from resgen.checkpoints.voices import sentences_of
-from resgen.data.sound.decode import read_sound
+from resgen.data.sound.decode import encode_sound, read_sound
 from resgen.errors import CheckpointError
+from resgen.pipelines.speech import pipeline
 from resgen.pipelines.speech.pipeline import SpeechPipeline
-from resgen.serving.routes import STEPS_AHEAD
+from resgen.serving.routes import STEPS_AHEAD, headers_of
 from resgen.serving.service import Service
 from serving_parts import Asked, talk
-from speech_parts import DEPTH, RATE
+from speech_parts import DEPTH, RATE, voice
 
 TEXT = "Abc. Cab. Ab."
 STREAM = "/v1/speech/stream"
@@ -88,6 +89,46 @@ def test_a_slow_client_misses_old_steps_and_no_sound(speaks: dict[str, str]) -> 
     assert told == sorted(told) and [step for _, step in told[-STEPS_AHEAD:]] == made[-STEPS_AHEAD:]
     sent = 3  # when it stopped to read: those that were on their way
     assert len(told) <= STEPS_AHEAD + sent < len(made) - sent, "no more wait, however slow it is"
+
+
+def test_doubts_about_a_prompts_text_are_told_where_they_are_asked_for(
+    speaks: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looked: list[str] = []
+
+    def better_orders(model: object, samples: object, spoken: Any, mel: object) -> tuple[int, int]:
+        looked.append(spoken.text)
+        return (3, 5) if spoken.text == "a cab" else (1, 5)
+
+    monkeypatch.setattr(pipeline, "better_orders", better_orders)
+    prompt = base64.b64encode(encode_sound(voice(0.95), RATE)).decode()
+    fields = {"text": TEXT, "seed": 3, "num_steps": 2, "prompt": prompt, "check_prompt": True}
+    files = ["audio/wav", "audio/flac"]
+
+    async def ask(_: Service, client: httpx.AsyncClient) -> Any:
+        wrong, right = ({**fields, "prompt_text": text} for text in ("a cab", "ab ca"))
+        named = {"text": "ab", "num_steps": 1, "voice": "ann", "check_prompt": True}
+        quiet = [{**wrong, "check_prompt": False}, right, named]
+        bodies = [await client.post("/v1/speech", json=body) for body in (wrong, *quiet)]
+        streams = [await client.post(STREAM, json=body) for body in (wrong, right)]
+        sounds = [await client.post("/v1/speech", json=wrong, headers={"Accept": kind}) for kind in files]
+        return bodies, streams, [*sounds, await client.post("/v1/speech", json=right, headers={"Accept": files[0]})]
+
+    bodies, streams, sounds = talk(speaks, ask)
+    (line,) = bodies[0].json()["warnings"]
+    assert line.startswith("the prompt may say something else than its text 'a cab': 3 of 5 other orders")
+    assert [body.json()["warnings"] for body in bodies[1:]] == [[], [], []]
+    told, untold = ([json.loads(one) for one in answer.text.splitlines()] for answer in streams)
+    assert told[0] == {"event": "warning", "warnings": [line]}
+    assert [one["event"] for one in told[1:]] == [one["event"] for one in untold]
+    assert [sound.headers.get("x-warning") for sound in sounds] == [line, line, None]
+    assert set(looked) == {"a cab", "ab ca"} and len(looked) == 7, "not where nobody asks, nor at a model's own voice"
+    assert "a cab" not in capsys.readouterr().err, "the log may not hold what is sent"
+
+
+def test_a_warning_in_a_header_is_one_line_of_ascii() -> None:
+    assert headers_of(3, ["the text '/kˈæt/'", "b"])["X-Warning"] == "the text '/k\\u02c8\\xe6t/'; b"
+    assert headers_of(3) == {"X-Seed": "3"}
 
 
 def test_what_cannot_be_spoken_is_told_with_a_status(speaks: dict[str, str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack, overload
 
@@ -261,7 +261,7 @@ class SpeechPipeline(BasePipeline):
         seed, continued = seed_of(seed), task == "continuation"
         self._warn(sentence for own in sentences for sentence in own)
         prompt, prompt_text = choose_voice(voice, prompt, prompt_text, self.voices)
-        example = None if prompt is None else self.prepare(prompt, prompt_text, doubt=voice is None)
+        example = None if prompt is None else self.prepare(prompt, prompt_text, announce if voice is None else None)
         if example is None and (prompt_text or continued):
             raise DataError("a prompt is missing: prompt_text and continuation need the recording as well")
         return [Utterance(own, example, continued, speed, seed, number) for number, own in enumerate(sentences)]
@@ -411,7 +411,7 @@ class SpeechPipeline(BasePipeline):
         samples, _ = samples_of(prompt, self.sample_rate_hz, "prompt")
         voice = Voice(encode_sound(samples, self.sample_rate_hz, ".flac"), text)
         check_voice(name, voice, self.voices)
-        self.prepare(voice.content, text, doubt=True)
+        self.prepare(voice.content, text, announce)
         self.voices[name] = voice
 
     def sentences(self, text: str) -> list[Spoken]:
@@ -419,9 +419,11 @@ class SpeechPipeline(BasePipeline):
         return self.reader.sentences(text)
 
     @torch.inference_mode()
-    def prepare(self, prompt: SoundLike, prompt_text: str | None, *, doubt: bool = False) -> Prompt:
-        """A prompt as the model takes it, aligned with its text; with `doubt` a text that seems wrong is announced (see
-        `fit`), which names the text.
+    def prepare(
+        self, prompt: SoundLike, prompt_text: str | None, doubt: Callable[[str], object] | None = None
+    ) -> Prompt:
+        """A prompt as the model takes it, aligned with its text; `doubt` is called with a line if the text seems wrong
+        (see `fit`), which names the text.
 
         Raises:
             DataError: as in a call.
@@ -429,11 +431,11 @@ class SpeechPipeline(BasePipeline):
         samples, text, where = self._open_recording("prompt", prompt, "prompt_text", prompt_text)
         samples = self.speaker.cleaned(samples)
         example = self.speaker.aligned(samples, text, where)
-        if not doubt:
+        if doubt is None:
             return example
         better, orders = better_orders(self.text_model, samples.to(self.speaker.device), text, self.mel)
         if better >= DOUBTFUL:
-            announce(
+            doubt(
                 f"{where} may say something else than its text {text.text!r}: {better} of {orders} other orders of the "
                 "words fit it better; a wrong text spoils the voice"
             )

@@ -109,6 +109,7 @@ export function startSpeech(view, { models, store, samples, change }) {
       if (!promptText.value.trim()) throw new InputError(promptText, "Write what is said in it; the voice is found by its text.");
       body.set("prompt", sound, sound.name ?? "recording.wav");
       body.set("prompt_text", promptText.value.trim());
+      body.set("check_prompt", true);
     }
     for (const [key, value] of Object.entries(numbersIn([speed, steps, guidance, seed]))) body.set(key, value);
     return body;
@@ -124,7 +125,7 @@ export function startSpeech(view, { models, store, samples, change }) {
     say("Speaking …");
     progress(0, 0);
     began();
-    let [done, begun] = [null, false];
+    let [done, begun, doubts] = [null, false, ""];
     for await (const event of stream("v1/speech/stream", body, signal)) {
       if (!begun) {
         for (const name of [".about", ".spoken-samples", ".empty"]) view.querySelector(name).hidden = true;
@@ -141,12 +142,13 @@ export function startSpeech(view, { models, store, samples, change }) {
         pieces.push(samplesOf(event.pcm));
         player.push(pieces.at(-1));
         sentences.sound(event);
-      } else done = event;
+      } else if (event.event === "warning") doubts = event.warnings.map((one) => ` But ${one}.`).join("");
+      else done = event;
     }
     const wav = wavOf(pieces, done.sample_rate_hz);
     refill(result, ...soundOf(done, wav, spoken, change));
     const length = pieces.reduce((sum, piece) => sum + piece.length, 0) / done.sample_rate_hz;
-    return `${seconds(length)} of speech in ${seconds(done.seconds)}, seed ${done.seed}.`;
+    return `${seconds(length)} of speech in ${seconds(done.seconds)}, seed ${done.seed}.${doubts}`;
   };
   runForm(view, {
     work,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -46,6 +46,8 @@ class SpeechJob:
         speed: above 1 is faster.
         seed: seed of all sentences.
         settings: settings of the sampler, the same for all jobs of a batch.
+        check_prompt: whether to look if the prompt's text fits it.
+        warnings: what was found there.
         suffix: suffix of the sound file that is the answer; None for JSON.
         rate_hz: the rate of what is told sentence by sentence.
         stepwise: tell every step besides, and a sentence with its text and picture.
@@ -59,6 +61,8 @@ class SpeechJob:
     speed: float
     seed: int
     settings: dict[str, Any]
+    check_prompt: bool = False
+    warnings: list[str] = field(default_factory=list)
     suffix: str | None = None
     rate_hz: int = 0
     stepwise: bool = False
@@ -103,6 +107,7 @@ class ServedSpeech:
         prompt: memoryview | None = None,
         prompt_text: str | None = None,
         voice: str | None = None,
+        check_prompt: bool = False,
         speed: float,
         seed: int,
         settings: dict[str, Any],
@@ -125,6 +130,7 @@ class ServedSpeech:
             speed=speed,
             seed=seed,
             settings=settings,
+            check_prompt=check_prompt and voice is None,
         )
         return (self.name, sampling), job
 
@@ -194,7 +200,7 @@ class ServedSpeech:
     def _tell(self, tickets: Sequence[Ticket]) -> list[Any]:
         """The next sentence of every job."""
         raise_if_abandoned(tickets)
-        outcomes = [attempt(self._begun, ticket.payload) for ticket in tickets]
+        outcomes = [attempt(self._begun, ticket) for ticket in tickets]
         ready = [number for number, talk in enumerate(outcomes) if isinstance(talk, Talk)]
         if ready:
             talks = [outcomes[number] for number in ready]
@@ -214,9 +220,12 @@ class ServedSpeech:
                 outcomes[number] = attempt(self._tell_one, tickets[number], outcomes[number], own, steps)
         return outcomes
 
-    def _begun(self, job: SpeechJob) -> Talk:
+    def _begun(self, ticket: Ticket) -> Talk:
+        job: SpeechJob = ticket.payload
         if job.talk is None:
             job.talk = Talk(self.pipe.speaker, self._prepared(job))
+            if job.stepwise and job.warnings:
+                ticket.tell({"event": "warning", "warnings": job.warnings})
         return job.talk
 
     def _tell_one(self, ticket: Ticket, talk: Talk, codes: Tensor, steps: list[StepRecord]) -> Any:
@@ -251,7 +260,8 @@ class ServedSpeech:
     def _prepared(self, job: SpeechJob) -> Utterance:
         prompt = None
         if job.prompt is not None:
-            prompt = self.pipe.prepare(self.sound(job.prompt, "the prompt"), job.prompt_text)
+            doubt = job.warnings.append if job.check_prompt else None
+            prompt = self.pipe.prepare(self.sound(job.prompt, "the prompt"), job.prompt_text, doubt)
         return Utterance(self.pipe.sentences(job.text), prompt, speed=job.speed, seed=job.seed)
 
     def _outputs(self, tickets: Sequence[Ticket], utterances: list[Any]) -> list[Any]:
@@ -280,4 +290,5 @@ class ServedSpeech:
             "duration_s": result.duration_s,
             "wav": as_text(encode_sound(result.audio, result.sample_rate_hz)),
             "spectrogram": self.spectrogram(result.audio),
+            "warnings": job.warnings,
         }

@@ -26,9 +26,9 @@ from resgen.serving.routes import (
     as_lines,
     binary,
     documented,
+    headers_of,
     preferred,
     seconds_of,
-    seed_header,
     seed_of,
     unless_gone,
 )
@@ -158,6 +158,7 @@ class SpeechRoutes(Routes):
             prompt=prompt,
             prompt_text=form.prompt_text,
             voice=form.voice,
+            check_prompt=form.check_prompt,
             speed=form.speed,
             seed=seed_of(form),
             settings=self.settings(form),
@@ -181,12 +182,13 @@ class SpeechRoutes(Routes):
         """A sound of a media type: WAV and bare samples sentence by sentence, while the rest is made."""
         if kind in SUFFIXES:
             ticket = self.batcher.submit(key, replace(job, suffix=SUFFIXES[kind]))
-            return as_file(await self.result(request, ticket), kind, job.seed)
+            return as_file(await self.result(request, ticket), kind, job.seed, job.warnings)
         key, job = model.told(key, job, OPENAI_PCM_HZ if kind == PCM else None)
         _, sentences = self.follow(key, job)
         first = await unless_gone(request, anext(sentences))  # what is wrong is told before it, with a status
         begin = wav_header(job.rate_hz) if kind == WAV else b""
-        return StreamingResponse(_sound(begin + first, sentences), media_type=kind, headers=seed_header(job.seed))
+        headers = headers_of(job.seed, job.warnings)
+        return StreamingResponse(_sound(begin + first, sentences), media_type=kind, headers=headers)
 
     def _check_text(self, *texts: str) -> None:
         for text in texts:
