@@ -24,7 +24,7 @@ PAGE = Path(resgen.__file__).parent / "serving" / "page"
 KEY = "open sesame"
 CSP = "default-src 'self'; img-src 'self' data: blob:; media-src 'self' data: blob:"
 _TYPES = {".html": "text/html; charset=utf-8", ".js": "text/javascript", ".css": "text/css"}
-_LIMITS = {"max_steps": 64, "max_samples": 32, "max_text": 200, "max_upload_bytes": 100_000}
+_LIMITS = {"max_steps": 64, "max_samples": 32, "max_text": 200, "max_upload_bytes": 300_000}
 
 
 def image_model(name: str, classes: list[str], size: int = 28, channels: int = 1) -> dict[str, Any]:

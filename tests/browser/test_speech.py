@@ -87,7 +87,7 @@ def test_a_file_larger_than_the_server_takes_is_not_sent(voice: Page, fake: Fake
     voice.one("[name=recording]").send_keys(str(tmp_path / "long.wav"))
     voice.fill("[name=prompt_text]", "one")
     voice.finish()
-    assert voice.error_of("[name=recording]") == "'long.wav' has 0.4 MiB; this server takes 0.1 MiB at most."
+    assert voice.error_of("[name=recording]") == "'long.wav' has 0.4 MiB; this server takes 0.3 MiB at most."
     assert not fake.seen
 
 

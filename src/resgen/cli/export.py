@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from tyro.conf import Positional
 
 from resgen.cli.common import Json, check_out_dir, option, report
+from resgen.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,17 +25,19 @@ class Export:
 
     path: Annotated[Positional[Path], option("RUN")]
     """Folder of a training that has ended."""
-    checkpoint: Annotated[int | Literal["best"], option("best|STEP")] = "best"
+    checkpoint: Annotated[str, option("best|STEP")] = "best"
     """The lowest validation loss, or a step of which the run keeps a checkpoint."""
     out: Annotated[Path, option("DIR")]
     """Folder for the model."""
     as_json: Json = False
 
     def run(self) -> None:
+        if self.checkpoint != "best" and not self.checkpoint.isdecimal():
+            raise ConfigError(f"--checkpoint {self.checkpoint!r} must be best or the step of a checkpoint that is kept")
         check_out_dir(self.out)
         from resgen.training.export import export_checkpoint
 
-        state = export_checkpoint(self.path, self.out, None if self.checkpoint == "best" else self.checkpoint)
+        state = export_checkpoint(self.path, self.out, None if self.checkpoint == "best" else int(self.checkpoint))
         best = None if state.best_step is None else {"step": state.best_step, "val_loss": state.best_value}
         lowest = f"; lowest validation loss so far {best['val_loss']:.4g} at step {best['step']:,}" if best else ""
         document = {"model": self.out, "step": state.step, "best": best}

@@ -75,7 +75,8 @@ def test_the_command_says_what_it_wrote(run, tmp_path, capsys):
     document = json.loads(capsys.readouterr().out)
     assert document["step"] == 30 and document["best"] == {"step": 20, "val_loss": 1.0}
     assert equal(weights(tmp_path / "last"), seen[30])
-    for checkpoint, named in (("5", "keeps no checkpoint of step 5; it keeps those of steps 20, 28, 30"), ("x", "x")):
+    kept = "keeps no checkpoint of step 5; it keeps those of steps 20, 28, 30"
+    for checkpoint, named in (("5", kept), ("bst", "--checkpoint 'bst' must be best or the step")):
         assert main([*argv[:3], checkpoint, "--out", str(tmp_path / "none")]) == 2
         assert named in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
