@@ -27,7 +27,7 @@ from resgen.extras import import_extra
 from resgen.nn.conv1d import Conv1d
 from resgen.nn.positions import rotary_angles
 from resgen.nn.transformer import Transformer
-from resgen.ops.alignment import monotonic_alignment
+from resgen.ops.alignment import monotonic_alignment, timed_alignment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,8 @@ class TextModelConfig:
         centre_mels: take each band's mean over the utterance away before mels and hidden states are compared.
         mel_shift: taken from natural-log mels.
         mel_scale: what they are then divided by; both as in `MelTokenizerConfig`.
+        timing: weight of the predicted durations in the alignment, see `ops.alignment.timed_alignment`; 0, the paper's,
+            aligns by the mels alone.
         byt5_folder: local folder of a pretrained ByT5 (`config.json` and safetensors), whose frozen encoder stands for
             the byte embedding; null for none. Its weights are not part of this model's checkpoints.
     """
@@ -65,6 +67,7 @@ class TextModelConfig:
     centre_mels: bool = True
     mel_shift: float = -5.0
     mel_scale: float = 2.5
+    timing: float = 0.0
     byt5_folder: str | None = None
 
     def __post_init__(self) -> None:
@@ -83,6 +86,8 @@ class TextModelConfig:
             raise ConfigError(f"max_tokens={self.max_tokens} must be at least 3: a letter between two boundaries")
         if not self.mel_scale > 0:
             raise ConfigError(f"mel_scale={self.mel_scale} must be above 0")
+        if not 0 <= self.timing < math.inf:
+            raise ConfigError(f"timing={self.timing} must be at least 0 and finite")
 
 
 PRESETS: dict[str, TextModelConfig] = {
@@ -97,7 +102,8 @@ class TextModel(nn.Module):
 
     angles: Tensor
     search = staticmethod(monotonic_alignment)
-    """Of the durations; where there are no numbers, as in `training.plan`, another takes its place."""
+    timed_search = staticmethod(timed_alignment)
+    """Of the durations; where there are no numbers, as in `training.plan`, others take their places."""
 
     def __init__(self, config: TextModelConfig) -> None:
         super().__init__()
@@ -165,6 +171,8 @@ class TextModel(nn.Module):
     ) -> Int[Tensor, "B N"]:
         """Durations in frames that bring `to_mel(hidden)` nearest to normalised mels: scores are -|mel - mean|^2 / 2.
 
+        With `timing` the predicted durations count as well, at the pace of each utterance.
+
         Args:
             hidden: what `forward` returned.
             valid: tokens that are not padding.
@@ -176,7 +184,12 @@ class TextModel(nn.Module):
             means = F.linear(hidden.float(), self.mel.weight.float(), self.mel.bias.float())
             # The square of the frame is left out: it is the same for all tokens.
             scores = means @ target.float() - means.square().sum(dim=2, keepdim=True) / 2
-        return self.search(scores if prior is None else scores + prior, valid.sum(dim=1), frames)
+        scores, texts = scores if prior is None else scores + prior, valid.sum(dim=1)
+        if not self.config.timing:
+            return self.search(scores, texts, frames)
+        logs = self.log_durations(hidden, valid).float()
+        pace = frames.log() - logs.masked_fill(~valid, -torch.inf).logsumexp(dim=1)
+        return self.timed_search(scores, texts, frames, logs + pace[:, None], self.config.timing)
 
     def align(
         self,

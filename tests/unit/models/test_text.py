@@ -118,6 +118,19 @@ def test_a_prior_moves_the_alignment() -> None:
     assert durations.tolist() == [[1, 1, 6, 1]]
 
 
+@torch.no_grad()
+def test_expected_durations_move_the_alignment_at_the_pace_of_the_utterance() -> None:
+    model = make(replace(CONFIG, timing=1e4))
+    tokens, valid = texts("abc", "ab")
+    frames = torch.tensor([25, 8])
+    mels = torch.randn(2, 6, 25)
+    # Where the scores are of no weight, all tokens take what is predicted, stretched to the utterance: here as much.
+    torch.nn.init.zeros_(model.duration.weight)
+    assert model.align(tokens, valid, mels, frames).tolist() == [[5] * 5, [2] * 4 + [0]]
+    with pytest.raises(ConfigError, match=r"timing=-1.0 must be at least 0"):
+        replace(CONFIG, timing=-1.0)
+
+
 def test_gradients_of_durations_stop_at_the_hidden_states() -> None:
     model = make().train()
     tokens, valid = texts("one")

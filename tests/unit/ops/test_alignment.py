@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from resgen.errors import ConfigError, DataError
-from resgen.ops.alignment import alignment_prior, expand, fitted_durations, monotonic_alignment
+from resgen.ops import alignment
+from resgen.ops.alignment import alignment_prior, expand, fitted_durations, monotonic_alignment, timed_alignment
 
 
 def slow_durations(scores: Tensor) -> list[int]:
@@ -47,6 +48,59 @@ def batches(draw) -> tuple[Tensor, Tensor, Tensor]:
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     values = rng.integers(-3, 4, shape) if draw(st.booleans()) else rng.normal(size=shape)  # with and without ties
     return torch.tensor(values, dtype=torch.float64), torch.tensor(texts), torch.tensor(frames)
+
+
+def divisions(total: int, count: int) -> list[tuple[int, ...]]:
+    """All ways to give `total` frames to `count` tokens, at least one to each."""
+    cuts = itertools.combinations(range(1, total), count - 1)
+    return [tuple(b - a for a, b in itertools.pairwise((0, *cut, total))) for cut in cuts]
+
+
+@settings(max_examples=100, deadline=None)
+@given(batches(), st.sampled_from([0.0, 0.3, 4.0, 100.0]), st.integers(0, 2**32 - 1))
+def test_timed_alignment_is_the_best_of_all_divisions(case: tuple[Tensor, Tensor, Tensor], weight: float, seed) -> None:
+    scores, texts, frames = case
+    expected = torch.tensor(np.random.default_rng(seed).normal(1.0, 0.7, scores.shape[:2]))
+    durations = timed_alignment(scores, texts, frames, expected, weight)
+    assert durations.dtype == torch.int64
+
+    def value(sample: int, division: tuple[int, ...]) -> float:
+        off = sum((math.log(d) - float(m)) ** 2 for d, m in zip(division, expected[sample], strict=False))
+        return path_score(scores[sample], list(division)) - weight / 2 * off
+
+    for b, (count, total) in enumerate(zip(texts.tolist(), frames.tolist(), strict=True)):
+        chosen = tuple(durations[b, :count].tolist())
+        assert sum(chosen) == total and min(chosen) >= 1 and not durations[b, count:].any()
+        best = max(value(b, division) for division in divisions(total, count))
+        assert value(b, chosen) == pytest.approx(best, abs=1e-9)
+
+
+def test_timed_alignment_follows_what_is_expected_where_the_scores_say_nothing() -> None:
+    expected = torch.tensor([[2.0, 7.0, 3.0], [5.0, 4.0, 99.0]]).log()
+    durations = timed_alignment(torch.zeros(2, 3, 12), torch.tensor([3, 2]), torch.tensor([12, 9]), expected, 1.0)
+    assert durations.tolist() == [[2, 7, 3], [5, 4, 0]]
+
+
+def test_timed_alignment_keeps_long_pauses_and_padding_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alignment, "LONGEST_FRAMES", 4)
+    scores = torch.full((1, 3, 40), -5.0)
+    scores[0, 0, :3], scores[0, 1, 3:26], scores[0, 2, 26:30] = 0.0, 0.0, 0.0
+    scores[:, :, 30:] = math.nan  # padding
+    durations = timed_alignment(scores, torch.tensor([3]), torch.tensor([30]), torch.ones(1, 3), 0.1)
+    # No token is longer than twice what is even: 20 of 30 frames. Of the 3 others that suit the second, its neighbours
+    # take some.
+    assert durations.sum() == 30 and durations.max() == 20 and durations[0, 1] == 20
+
+
+def test_timed_alignment_refuses_what_it_cannot_compare() -> None:
+    one, zeros = torch.tensor([1]), torch.zeros(1, 1)
+    with pytest.raises(DataError, match="NaN or infinity"):
+        timed_alignment(torch.full((1, 1, 2), -math.inf), one, torch.tensor([2]), zeros, 1.0)
+    with pytest.raises(DataError, match="NaN or infinity"):
+        timed_alignment(torch.zeros(1, 1, 2), one, torch.tensor([2]), zeros + math.nan, 1.0)
+    with pytest.raises(DataError, match="2 text tokens but only 1 frames"):
+        timed_alignment(torch.zeros(1, 2, 2), torch.tensor([2]), one, torch.zeros(1, 2), 1.0)
+    assert timed_alignment(torch.zeros(0, 3, 5), one[:0], one[:0], torch.zeros(0, 3), 1.0).shape == (0, 3)
 
 
 @settings(max_examples=150, deadline=None)
