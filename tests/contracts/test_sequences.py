@@ -10,7 +10,8 @@ import torch
 from resgen.errors import ConfigError
 from resgen.kinds import KINDS, GeneratorLossConfig, build, get_kind, make_objective, matched_config, sample
 from resgen.models.base import CodeModel
-from resgen.models.resgen import ResGenConfig
+from resgen.models.maskgit import MaskGIT
+from resgen.models.resgen import ResGen, ResGenConfig
 from resgen.types import CodeSpec, SequenceCondition
 
 SPEC = CodeSpec(depth=4, codebook_size=9, code_dim=6, shape=(12,))
@@ -180,3 +181,25 @@ def test_a_summary_of_the_prompt_reaches_the_whole_sequence() -> None:
     start = (codes, torch.where(sequence.targets, 0, 4))
     alone = sample(model, ids[:1], seed=3, indices=[3], sampling=sampling, start=start, sequence=sequence)
     assert torch.equal(alone.codes[0], together.codes[1, : LENGTHS[3]])
+
+
+@pytest.mark.parametrize("kind", ["resgen", "residual", "direct", "maskgit", "valle"])
+def test_a_prompt_looks_in_sampling_as_in_training(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The networks that see all positions at once see all levels of a prompt, whichever level they draw."""
+    codes, sequence = batch([0, 3])
+    seen: dict[str, set[tuple[int, ...]]] = {"training": set(), "sampling": set()}
+    for when, act in (
+        ("training", lambda: loss_of(kind, codes, sequence)),
+        ("sampling", lambda: draw(make(kind), kind, [0, 3], 1.5)),
+    ):
+        for network in (ResGen, MaskGIT):
+            embed = network.embed
+
+            def watched(model, codes, visible, when=when, embed=embed):
+                seen[when].add(tuple(visible[sequence.prompt].tolist()))
+                return embed(model, codes, visible)
+
+            monkeypatch.setattr(network, "embed", watched)
+        act()
+        monkeypatch.undo()
+    assert seen["training"] == seen["sampling"] == {(SPEC.depth,) * int(sequence.prompt.sum())}

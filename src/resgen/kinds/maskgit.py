@@ -109,7 +109,8 @@ def sample(model: MaskGIT, request: Request, sampling: DepthwiseConfig) -> Sampl
         device=model.codebooks.device,
     )
     predict = model.predictor(*request.condition)
-    return request.recorded(sampling.num_steps, sample_codes, predict, model.spec, noise, sampling)
+    whole = None if request.sequence is None else request.sequence.prompt
+    return request.recorded(sampling.num_steps, sample_codes, predict, model.spec, noise, sampling, whole)
 
 
 MASKGIT = Kind(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from resgen.errors import ConfigError, check_range, unknown
@@ -149,6 +149,7 @@ def sample_codes(
     spec: CodeSpec,
     noise: DepthwiseNoise,
     config: DepthwiseConfig,
+    whole: Bool[Tensor, "B L"] | None = None,
     *,
     codes: Int[Tensor, "B L D"] | None = None,
     visible: Int[Tensor, "B L"] | None = None,
@@ -161,10 +162,10 @@ def sample_codes(
     next step. After step t of a level's T, `ceil(gamma(t/T) n)` of the n positions to decode there remain masked.
 
     Args:
-        predict: one network evaluation. It sees at most `level + 1` levels of a position, also where a prompt holds
-            more: what it is trained on.
+        predict: one network evaluation. It sees at most `level + 1` levels of a position, also where more are given.
         spec: shape of the codes.
         noise: from `draw_noise`, for the same batch and `config.num_steps`.
+        whole: positions of which it sees all that is given: the prompts of sequences, as in training.
         codes, visible, record: as in `unmasking.sample_codes`.
 
     Raises:
@@ -187,6 +188,7 @@ def sample_codes(
             if not num_reveal.any():  # reveals nothing, costs nothing
                 continue
             prefix = visible.clamp(max=level + 1)
+            prefix = prefix if whole is None else torch.where(whole, visible, prefix)
             logits = predict(torch.where(levels < prefix[..., None], codes, 0), prefix, level, weights[step])
             rows = (visible.flatten() == level).nonzero().squeeze(1)
             log_probs = logits.flatten(0, 1)[rows].float().log_softmax(-1)
