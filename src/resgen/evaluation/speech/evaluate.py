@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
@@ -65,12 +64,14 @@ class SpeechSample(NamedTuple):
         reconstructed: the true recording after it went through the tokenizer.
         prompt_reconstructed: the prompt after it went through the tokenizer.
         passes: network evaluations.
+        seconds: seconds of speaking: prompt, text, generator and decoder.
     """
 
     generated: Sound
     reconstructed: Sound
     prompt_reconstructed: Sound
     passes: int
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +139,7 @@ class SpeechReport:
         model: name or folder.
         scores: the three kinds.
         by_speaker: word error rate of each speaker's generated utterances.
-        real_time_factor: seconds of computing per second of generated speech, all included.
+        real_time_factor: seconds of speaking per second of generated speech; copies and judges are not in it.
         passes: network evaluations per utterance.
         command: that made the report.
         transcripts: (speaker, text, what was understood) of the generated utterances.
@@ -178,7 +179,7 @@ class SpeechReport:
             markdown_table(names, rows),
             f"Brackets: 95 % intervals by bootstrap over the utterances. {protocol.num_trials} utterances for each of "
             f"the seeds {', '.join(map(str, protocol.seeds))}; {self.passes:.0f} network passes per utterance; "
-            f"real-time factor {self.real_time_factor:.2f}, all included.",
+            f"real-time factor {self.real_time_factor:.2f}, of speaking alone.",
             f"The rows 'recordings' and 'tokenizer' are the scores of `{protocol.transcriber['name']}` and "
             f"`{protocol.speaker_encoder['name']}` on the true recordings, as they are and through the tokenizer: what "
             f"is lost there is not the generator's doing. {len(protocol.candidates)} candidate speakers.",
@@ -225,9 +226,7 @@ def evaluate_speech(
         if trial.speaker not in candidates:
             raise DataError(f"speaker '{trial.speaker}' is not among the candidates")
     runs = [(trial, seed, number) for seed in protocol.seeds for number, trial in enumerate(trials)]
-    begin = time.perf_counter()
     samples = [speak(*run) for run in _with_progress(runs, "speaking", advance)]
-    seconds = time.perf_counter() - begin
     voices = candidate_voices(candidates, names, encoder, advance)
     speakers = torch.tensor([names.index(trial.speaker) for trial, _, _ in runs])
     texts = [trial.text for trial, _, _ in runs]
@@ -265,7 +264,7 @@ def evaluate_speech(
         model=model,
         scores=scores,
         by_speaker=_errors_by_speaker(rows),
-        real_time_factor=seconds / duration,
+        real_time_factor=sum(one.seconds for one in samples) / duration,
         passes=sum(one.passes for one in samples) / len(samples),
         command=command,
         transcripts=rows,

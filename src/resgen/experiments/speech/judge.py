@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -109,6 +110,7 @@ class SpeechJudge:
         )
 
         def speak(trial: Trial, seed: int, number: int) -> SpeechSample:
+            start = time.perf_counter()
             result = pipe(
                 trial.text,
                 prompt=trial.prompt.samples,
@@ -117,6 +119,7 @@ class SpeechJudge:
                 seed=seed * 100_003 + number,
                 **options,
             )
+            seconds = time.perf_counter() - start
             begin = len(result.audio) - len(result.codes) * pipe.codec.samples_per_position
             begin = begin if self.task == "continuation" else 0
             return SpeechSample(
@@ -124,6 +127,7 @@ class SpeechJudge:
                 reconstructed=copied(pipe, trial.truth),
                 prompt_reconstructed=copied(pipe, trial.prompt),
                 passes=sum(step.passes for step in result.steps),
+                seconds=seconds,
             )
 
         return evaluate_speech(

@@ -76,7 +76,7 @@ def wrong_once(trial: Trial, seed: int, number: int) -> SpeechSample:
     """The first word of the second seed is wrong and in another voice; the tokenizer loses the voice c."""
     word = (number + 1) % 3 if seed == 1 and number == 0 else number
     voice = 1 if seed == 1 and number == 0 else number
-    return SpeechSample(sound(word, voice), sound(number, min(number, 1)), sound(0, number), 5)
+    return SpeechSample(sound(word, voice), sound(number, min(number, 1)), sound(0, number), 5, 0.5)
 
 
 def test_the_scores_are_what_was_spoken() -> None:
@@ -88,6 +88,8 @@ def test_the_scores_are_what_was_spoken() -> None:
     assert generated.sim_o.value == pytest.approx(5 / 6) and recordings.sim_o.value == 1
     assert report.by_speaker == {"a": 0.5, "b": 0.0, "c": 0.0} and report.passes == 5
     assert report.transcripts[3] == ("a", "one", "two") and len(report.transcripts) == 6
+    spoken = sound(0, 0)
+    assert report.real_time_factor == pytest.approx(0.5 * spoken.sample_rate_hz / len(spoken.samples))
 
 
 def test_the_report_is_written_for_people_and_machines(tmp_path: Path) -> None:
