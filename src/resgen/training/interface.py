@@ -31,7 +31,7 @@ class TrainerConfig:
         accumulate: micro-batches per step and process.
         learning_rate: peak value.
         betas: AdamW's two decays.
-        weight_decay: AdamW's weight decay, for tensors of two or more axes.
+        weight_decay: AdamW's weight decay, for tensors of two or more axes that are no biases.
         warmup_steps: steps of linear growth of the learning rate.
         decay_fraction: last part of training, in [0, 1], in which the learning rate falls to 0.
         decay_shape: `linear` or `cosine`.

@@ -85,11 +85,12 @@ class Plan:
 
 
 class Optimizers:
-    """One AdamW per group of parameters; tensors of fewer than two axes get no weight decay.
+    """One AdamW per group of parameters; biases and other tensors of fewer than two axes get no weight decay.
 
     Args:
         groups: parameters by group name.
-        names: the name of every parameter; its state is saved under this name.
+        names: the name of every parameter; its state is saved under this name. One whose last part contains `bias` is a
+            bias, also where a tensor holds several: `blocks.0.bias`, `out_bias`, `biases`.
         learning_rate: peak value, for all groups.
         betas: AdamW's two decays.
         weight_decay: AdamW's weight decay.
@@ -119,8 +120,8 @@ class Optimizers:
         self._optimizers = {
             group: torch.optim.AdamW(
                 [
-                    {"params": [p for p in ps if p.ndim >= 2], "weight_decay": weight_decay},
-                    {"params": [p for p in ps if p.ndim < 2], "weight_decay": 0.0},
+                    {"params": [p for p in ps if self._decays(p)], "weight_decay": weight_decay},
+                    {"params": [p for p in ps if not self._decays(p)], "weight_decay": 0.0},
                 ],
                 lr=learning_rate,
                 betas=betas,
@@ -128,6 +129,9 @@ class Optimizers:
             )
             for group, ps in self.parameters.items()
         }
+
+    def _decays(self, parameter: nn.Parameter) -> bool:
+        return parameter.ndim >= 2 and "bias" not in self._names[parameter].rpartition(".")[2]
 
     def zero_grad(self) -> None:
         """Forget all gradients."""

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from resgen.errors import CheckpointError
+from resgen.kinds import KINDS, build
+from resgen.models.resgen import ResGenConfig
 from resgen.training.ema import Ema, ema_decay_at
 from resgen.training.optim import Optimizers, Plan, learning_rate_factor
+from resgen.types import CodeSpec
 
 
 def make(net, **changes):
@@ -83,6 +86,26 @@ def test_optimizer_equals_plain_adamw_without_decay_of_vectors():
         reference.step()
     torch.testing.assert_close(ours.weight, theirs.weight, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(ours.bias, theirs.bias, rtol=1e-6, atol=1e-6)
+
+
+def test_biases_of_any_shape_do_not_decay_and_nothing_else_is_called_one():
+    """With gradients of zero, all that AdamW does is the decay."""
+    spec = CodeSpec(depth=2, codebook_size=8, code_dim=4, shape=(2, 2))
+    config = ResGenConfig(width=16, num_layers=1, num_heads=2, mlp_width=32, condition_width=16, num_classes=2)
+    for kind in KINDS.values():
+        net = build(kind.sized(config, 1), spec)
+        before = {}
+        for name, parameter in net.named_parameters():
+            parameter.requires_grad_(True)
+            nn.init.ones_(parameter)
+            parameter.grad = torch.zeros_like(parameter)
+            before[name] = parameter.detach().clone()
+        make(net).step(1.0)
+        decayed = {name for name, parameter in net.named_parameters() if not torch.equal(parameter, before[name])}
+        vectors = {name for name, parameter in net.named_parameters() if parameter.ndim < 2}
+        biases = {name for name in before if name.split(".")[-1] in ("bias", "out_bias", "biases")}
+        assert any(before[name].ndim == 2 for name in biases), f"{kind.name}: biases of two axes are what this is about"
+        assert decayed == before.keys() - vectors - biases, kind.name
 
 
 def test_clipping_reports_the_norm_before_it():
