@@ -20,9 +20,10 @@ from resgen.nn.seeding import seeded
 from resgen.nn.size import build_within_memory
 
 CLASSES = "condition.embedding.weight"
-"""A generator's vectors of classes; the last one stands for no class."""
+"""How a generator's vectors of classes are called, or their names end: VALL-E's scheme has them twice. The last vector
+stands for no class."""
 FEATURES = "features.conv.weight"
-"""What takes the text model's hidden states into a generator of speech."""
+"""The same of what takes the text model's hidden states into a generator of speech."""
 
 
 def check_init(decoder_only: bool, init: str | Path | None) -> None:
@@ -64,14 +65,19 @@ def start_generator_from(generator: CodeModel, name_or_path: str | Path, tokeniz
     saved = folder.component("generator")
     check_belongs(tokenizer, generator.spec, saved.config.get("codebooks_sha256"), str(folder.path))
     tensors = load_tensors(saved)
-    fresh, known = module_tensors(generator).get(CLASSES), tensors.get(CLASSES)
-    if fresh is not None and known is not None and len(fresh) != len(known) and fresh.shape[1:] == known.shape[1:]:
-        tensors[CLASSES] = torch.cat([fresh[:-1].float(), known[-1:].float()])
-        announce(f"classes start from scratch: '{folder.path}' has {len(known) - 1}, these are {len(fresh) - 1}")
-    fresh, known = module_tensors(generator).get(FEATURES), tensors.get(FEATURES)
-    if fresh is not None and known is not None and fresh.ndim == known.ndim and fresh.shape[1] != known.shape[1]:
-        tensors[FEATURES] = fresh
-        announce(f"{FEATURES} starts from scratch: '{folder.path}' has another text model's width")
+    said = []
+    for name, fresh in module_tensors(generator).items():
+        known = tensors.get(name)
+        if known is None or fresh.ndim != known.ndim:
+            continue
+        if name.endswith(CLASSES) and len(fresh) != len(known) and fresh.shape[1:] == known.shape[1:]:
+            tensors[name] = torch.cat([fresh[:-1].float(), known[-1:].float()])
+            said.append(f"classes start from scratch: '{folder.path}' has {len(known) - 1}, these are {len(fresh) - 1}")
+        if name.endswith(FEATURES) and fresh.shape[1] != known.shape[1]:
+            tensors[name] = fresh
+            said.append(f"{FEATURES} starts from scratch: '{folder.path}' has another text model's width")
+    for line in dict.fromkeys(said):
+        announce(line)
     load_state(generator, tensors, str(folder.path))
 
 

@@ -11,14 +11,14 @@ import torch
 from resgen.checkpoints.artefacts import save_pipeline
 from resgen.checkpoints.tensors import module_tensors
 from resgen.errors import CheckpointError
-from resgen.kinds import build
+from resgen.kinds import build, get_kind
 from resgen.models.base import CodeModel
 from resgen.models.resgen import ResGenConfig
 from resgen.nn.seeding import seeded
 from resgen.quantizers import QuantizerConfig
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
-from resgen.training.initial import FEATURES, start_from, start_generator_from
+from resgen.training.initial import CLASSES, FEATURES, start_from, start_generator_from
 
 CONFIG = ResGenConfig(width=16, num_layers=1, num_heads=2, mlp_width=32, condition_width=16, num_classes=2)
 
@@ -91,6 +91,34 @@ def test_hidden_states_of_another_width_are_taken_in_anew(tmp_path: Path) -> Non
     expected = module_tensors(known) | {FEATURES: module_tensors(fresh)[FEATURES]}
     for name, value in module_tensors(generator).items():
         torch.testing.assert_close(value.bfloat16(), expected[name].bfloat16(), rtol=0, atol=0, msg=name)
+
+
+def test_both_networks_of_valle_start_with_other_classes_and_hidden_states(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer, kind = make_tokenizer(0), get_kind("valle")
+
+    def make(seed: int, classes: int, width: int) -> CodeModel:
+        with seeded("valle", seed):
+            base = replace(CONFIG, num_classes=classes, feature_width=width, feature_stride=2)
+            model = build(kind.sized(base, 1), tokenizer.spec)
+            for parameter in model.parameters():
+                torch.nn.init.normal_(parameter)
+        return model
+
+    known, fresh, generator = make(0, 2, 4), make(1, 5, 6), make(1, 5, 6)
+    sampling = kind.settings(SamplingConfig(num_steps=2), tokenizer.spec)
+    save_pipeline(tmp_path / "model", tokenizer, known, sampling=sampling, class_names=("a", "b"))
+    start_generator_from(generator, tmp_path / "model", tokenizer)
+    own, old, new = module_tensors(generator), module_tensors(known), module_tensors(fresh)
+    for part in ("first", "rest"):
+        classes, features = f"{part}.{CLASSES}", f"{part}.{FEATURES}"
+        torch.testing.assert_close(own[classes][:5], new[classes][:5])
+        torch.testing.assert_close(own[classes][5:].bfloat16(), old[classes][2:].bfloat16())
+        torch.testing.assert_close(own[features].bfloat16(), new[features].bfloat16())
+        for name in (name for name in own if name.startswith(part) and name not in (classes, features)):
+            torch.testing.assert_close(own[name].bfloat16(), old[name].bfloat16(), msg=name)
+    assert len(capsys.readouterr().err.splitlines()) == 2, "each is said once"
 
 
 def test_what_does_not_fit_is_refused_and_leaves_the_module_alone(saved: Path) -> None:
