@@ -210,8 +210,9 @@ def save_speech_pipeline(
     voice: VoiceConfig,
     voices: Mapping[str, Voice] | None = None,
     history: Mapping[str, Any] | None = None,
+    extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a speech pipeline's folder.
+    """Write a speech pipeline's folder; `extra` is what else it says, such as a `description`.
 
     Raises:
         CheckpointError: the generator has the codebooks of another tokenizer.
@@ -223,16 +224,14 @@ def save_speech_pipeline(
     }
     if vocoder is not None:
         components[VOCODER] = _vocoder_component(vocoder)
-    extra = {
-        "sampling": config_to_dict(sampling),
-        "alphabet": alphabet,
-        "voice": config_to_dict(voice),
-        "history": dict(history or {}),
-    }
+    own = {"sampling": config_to_dict(sampling), "alphabet": alphabet, "voice": config_to_dict(voice)}
+    others = {"history": dict(history or {}), **(extra or {})}
     if voices:
-        extra["voices"] = voice_entries(voices)
+        own["voices"] = voice_entries(voices)
+    else:
+        others.pop("voices", None)
     files = {f"{name}.flac": one.content for name, one in (voices or {}).items()}
-    save_folder(path, kind="speech-pipeline", components=components, extra=extra, files=files)
+    save_folder(path, kind="speech-pipeline", components=components, extra={**others, **own}, files=files)
 
 
 def load_speech_pipeline(name_or_path: str | Path) -> SpeechParts:

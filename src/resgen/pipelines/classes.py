@@ -73,6 +73,7 @@ class ClassPipeline(BasePipeline):
         self.sampling: AnySampling = parts.sampling
         self.class_names = parts.class_names
         self.history: dict[str, Any] = dict(parts.folder.extra.get("history", {}))
+        self._extra = parts.folder.extra
         self.to("auto" if device is None else device, dtype)
 
     @classmethod
@@ -94,14 +95,14 @@ class ClassPipeline(BasePipeline):
         return cls(load_pipeline(name_or_path, cls.tokenizers), device=device, dtype=dtype)
 
     def save_pretrained(self, path: str | Path) -> None:
-        """Write a pipeline folder with these weights and sampling settings."""
+        """Write a pipeline folder with these weights and sampling settings, and what else its `config.json` says."""
         save_pipeline(
             path,
             self.tokenizer,
             self.generator,
             sampling=self.sampling,
             class_names=self.class_names,
-            history=self.history,
+            extra=self._extra | {"history": self.history},
         )
 
     def compile(self) -> None:

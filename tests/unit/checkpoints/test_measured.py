@@ -132,6 +132,26 @@ def test_a_saved_voice_takes_its_numbers_along(tmp_path: Path) -> None:
     assert reports(load_folder(tmp_path / "again")) == reports(load_folder(folder)) != []
 
 
+@pytest.mark.parametrize("name", ["fashion-mnist-small", "english-small"])
+def test_a_saved_bundled_model_says_what_it_said(name: str, tmp_path: Path) -> None:
+    pipeline = SpeechPipeline if name == "english-small" else ImagePipeline
+    pipeline.from_pretrained(name, device="cpu").save_pretrained(tmp_path / "again")
+    before, after = (load_folder(folder).extra for folder in (resolve_model(name), tmp_path / "again"))
+    assert before.pop("sampling").items() <= after.pop("sampling").items(), "settings of later versions are added"
+    assert after == before and "description" in before
+    assert {path.name for path in (tmp_path / "again").glob("*.flac")} == {
+        entry["file"] for entry in before.get("voices", {}).values()
+    }
+
+
+def test_a_voice_that_was_left_out_is_not_in_the_saved_model(tmp_path: Path) -> None:
+    pipe = SpeechPipeline.from_pretrained("spoken-digits-small", device="cpu")
+    pipe.voices.clear()
+    pipe.save_pretrained(tmp_path / "again")
+    again = SpeechPipeline.from_pretrained(tmp_path / "again", device="cpu")
+    assert not again.voices and again.parts.folder.extra["sentences"] == pipe.parts.folder.extra["sentences"]
+
+
 def test_numbers_of_weights_that_were_replaced_meanwhile_are_not_kept(model: Path) -> None:
     evaluated = load_folder(model)
     pipe = ImagePipeline.from_pretrained(model, device="cpu")

@@ -101,7 +101,8 @@ class SpeechPipeline(BasePipeline):
         return cls(load_speech_pipeline(name_or_path), device=device, dtype=dtype)
 
     def save_pretrained(self, path: str | Path) -> None:
-        """Write a speech pipeline's folder with these weights, voices and sampling settings."""
+        """Write a speech pipeline's folder with these weights, voices and sampling settings, and what else its
+        `config.json` says."""
         parts = self.parts
         save_speech_pipeline(
             path,
@@ -113,7 +114,7 @@ class SpeechPipeline(BasePipeline):
             sampling=self.sampling,
             voice=parts.voice,
             voices=self.voices,
-            history=dict(parts.folder.extra.get("history", {})),
+            extra=parts.folder.extra,
         )
 
     @property
