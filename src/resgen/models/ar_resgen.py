@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resgen.models.base import check_config
+from resgen.models.base import INIT_STD, check_config
 from resgen.models.causal import CausalModel, CausalSteps
 from resgen.models.head_choice import make_head
 from resgen.models.resgen import HeadPrediction, check_head
@@ -110,7 +110,7 @@ class ARResGen(CausalModel):
         self.visible_embedding = nn.Embedding(spec.depth + 1, config.width)
         self.mlp = ResidualMLP(width=config.width, num_layers=config.head_layers, mlp_width=config.head_width)
         self.head = make_head(config, spec)
-        nn.init.normal_(self.visible_embedding.weight, std=0.02)
+        nn.init.normal_(self.visible_embedding.weight, std=INIT_STD)
 
     def forward(
         self,

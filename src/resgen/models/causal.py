@@ -11,7 +11,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from resgen.errors import ConfigError
-from resgen.models.base import CodeModel
+from resgen.models.base import INIT_STD, CodeModel
 from resgen.models.conditions import ClassCondition
 from resgen.nn.cache import KeyValueCache, new_caches
 from resgen.nn.positions import Positions
@@ -44,7 +44,7 @@ class CausalModel(CodeModel):
         self.transformer = Transformer(
             width=config.width, num_layers=config.num_layers, num_heads=config.num_heads, mlp_width=config.mlp_width
         )
-        nn.init.normal_(self.start, std=0.02)
+        nn.init.normal_(self.start, std=INIT_STD)
 
     def latents(self, codes: Int[Tensor, "B L D"]) -> Float[Tensor, "B L H"]:
         """The sum of the scaled embeddings of all levels."""

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resgen.models.base import check_config
+from resgen.models.base import INIT_STD, check_config
 from resgen.models.causal import CausalModel, CausalSteps
 from resgen.models.level_head import LevelHead
 from resgen.nn.cache import new_caches
@@ -78,7 +78,7 @@ class RQTransformer(CausalModel):
             width=config.width, num_layers=config.depth_layers, num_heads=config.num_heads, mlp_width=config.mlp_width
         )
         self.heads = LevelHead(config.width, spec.depth, spec.codebook_size)
-        nn.init.normal_(self.level_embedding, std=0.02)
+        nn.init.normal_(self.level_embedding, std=INIT_STD)
 
     def forward(
         self, codes: Int[Tensor, "B L D"], class_ids: Int[Tensor, " B"], sequence: SequenceCondition | None = None
