@@ -10,10 +10,11 @@ from torch import Tensor
 
 from resgen.kinds import presets
 from resgen.kinds.heads import HeadObjective
-from resgen.kinds.kind import Kind, Request, shared_fields
+from resgen.kinds.kind import Kind, Request
 from resgen.kinds.objective import Batches, numbered, targets_of, with_mean
 from resgen.models.ar_resgen import ARResGen, ARResGenConfig
 from resgen.models.resgen import ResGenConfig
+from resgen.models.shared import shared_fields
 from resgen.ops.masking import num_masked
 from resgen.ops.random import generator as make_generator
 from resgen.samplers.autoregressive import (

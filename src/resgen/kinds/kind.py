@@ -12,7 +12,7 @@ from torch import Tensor
 
 from resgen.kinds.objective import GeneratorLossConfig, Objective
 from resgen.models.ar_resgen import ARResGenConfig
-from resgen.models.base import SHARED_FIELDS, CodeModel
+from resgen.models.base import CodeModel
 from resgen.models.maskgit import MaskGITConfig
 from resgen.models.resgen import ResGenConfig
 from resgen.models.rq_transformer import RQTransformerConfig
@@ -139,8 +139,3 @@ class Kind:
         """Parameters of a model, counted on the meta device: no memory is allocated."""
         with torch.device("meta"):
             return sum(parameter.numel() for parameter in self.build(config, spec).parameters())
-
-
-def shared_fields(config: ResGenConfig) -> dict[str, Any]:
-    """What the configurations of all kinds have in common."""
-    return {name: getattr(config, name) for name in SHARED_FIELDS}

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from resgen.kinds import presets
-from resgen.kinds.kind import Kind, Request, shared_fields
+from resgen.kinds.kind import Kind, Request
 from resgen.kinds.objective import (
     VALIDATION_PROGRESS,
     Batch,
@@ -21,6 +21,7 @@ from resgen.kinds.objective import (
 )
 from resgen.losses.tokens import token_loss
 from resgen.models.maskgit import MaskGIT, MaskGITConfig, draw_level
+from resgen.models.shared import shared_fields
 from resgen.samplers.depthwise import DepthwiseConfig, draw_noise, sample_codes
 from resgen.samplers.records import Samples
 from resgen.types import LOCAL, Reduce, SequenceCondition

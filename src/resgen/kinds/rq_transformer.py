@@ -8,11 +8,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from resgen.kinds import presets
-from resgen.kinds.kind import Kind, Request, shared_fields
+from resgen.kinds.kind import Kind, Request
 from resgen.kinds.objective import Batch, Batches, GeneratorLossConfig, log_frequencies, targets_of, with_mean
 from resgen.losses.tokens import token_loss
 from resgen.models.resgen import ResGenConfig
 from resgen.models.rq_transformer import RQTransformer, RQTransformerConfig
+from resgen.models.shared import shared_fields
 from resgen.samplers.autoregressive import AutoregressiveConfig, draw_autoregressive_noise, sample_autoregressive
 from resgen.samplers.records import Samples
 from resgen.types import LOCAL, Reduce, SequenceCondition

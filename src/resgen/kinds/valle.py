@@ -8,10 +8,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resgen.kinds import maskgit, rq_transformer
-from resgen.kinds.kind import Kind, Request, shared_fields
+from resgen.kinds.kind import Kind, Request
 from resgen.kinds.objective import Batch, Batches, GeneratorLossConfig, by_name, log_frequencies, targets_of
 from resgen.kinds.rq_transformer import AutoregressiveObjective
 from resgen.models.resgen import ResGenConfig
+from resgen.models.shared import shared_fields
 from resgen.models.valle import Valle, ValleConfig
 from resgen.samplers.autoregressive import AutoregressiveConfig
 from resgen.samplers.depthwise import DepthwiseConfig

@@ -18,10 +18,6 @@ from resgen.ops.residual import residual_decode, residual_suffix
 from resgen.types import CodeSpec, SequenceCondition
 
 INIT_STD = 0.02
-SHARED_FIELDS = tuple(
-    "width num_heads mlp_width condition_width num_classes class_dropout feature_width feature_stride".split()
-)
-"""What the configurations of all generators have."""
 
 
 def check_config(config: Any, sizes: Iterable[str]) -> None:

@@ -11,9 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from resgen.errors import ConfigError
-from resgen.models.base import SHARED_FIELDS, CodeModel, check_config
+from resgen.models.base import CodeModel, check_config
 from resgen.models.maskgit import MaskGIT, MaskGITConfig
 from resgen.models.rq_transformer import RQTransformer, RQTransformerConfig
+from resgen.models.shared import shared_fields
 from resgen.types import CodeSpec
 
 
@@ -68,7 +69,7 @@ class Valle(CodeModel):
         if spec.depth < 2:
             raise ConfigError(f"depth={spec.depth} must be at least 2: the first level and others given it")
         super().__init__(config, spec)
-        common = {name: getattr(config, name) for name in SHARED_FIELDS}
+        common = shared_fields(config)
         first = RQTransformerConfig(num_layers=config.num_layers, depth_layers=1, **common)
         self.features = None  # either network has its own
         self.first = RQTransformer(first, replace(spec, depth=1))
