@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import backend_registration
 
+from kind_parts import matched_config
 from resgen import kinds
 from resgen.devices import cast_parameters
-from resgen.kinds import KINDS, GeneratorLossConfig, make_objective, matched_config
+from resgen.kinds import KINDS, GeneratorLossConfig, make_objective
 from resgen.kinds.objective import targets_of
 from resgen.models.base import CodeModel
 from resgen.models.resgen import ResGenConfig

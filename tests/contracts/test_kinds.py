@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from kind_parts import matched_config
 from processes import ThreadReduce, run_threads
 from resgen.checkpoints.artefacts import load_pipeline, save_pipeline
 from resgen.config import config_from_dict, config_to_dict
@@ -20,7 +21,6 @@ from resgen.kinds import (
     get_kind,
     kind_of,
     make_objective,
-    matched_config,
     sample,
     sampling_with,
     without_guidance,

@@ -7,8 +7,9 @@ import dataclasses
 import pytest
 import torch
 
+from kind_parts import matched_config
 from resgen.errors import ConfigError
-from resgen.kinds import KINDS, GeneratorLossConfig, build, get_kind, make_objective, matched_config, sample
+from resgen.kinds import KINDS, GeneratorLossConfig, build, get_kind, make_objective, sample
 from resgen.models.base import CodeModel
 from resgen.models.maskgit import MaskGIT
 from resgen.models.resgen import ResGen, ResGenConfig

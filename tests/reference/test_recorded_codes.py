@@ -18,12 +18,13 @@ import torch
 
 from resgen.checkpoints.artefacts import load_pipeline
 from resgen.checkpoints.speech import load_speech_pipeline
-from resgen.kinds import KINDS, build, matched_config, sample
+from resgen.kinds import KINDS, GeneratorLossConfig, build, for_kind, sample
 from resgen.models.base import CodeModel
 from resgen.models.resgen import ResGenConfig
 from resgen.ops.random import derive_seed
 from resgen.pipelines.image.pipeline import ImagePipeline
 from resgen.pipelines.speech.pipeline import SpeechPipeline
+from resgen.samplers.unmasking import SamplingConfig
 from resgen.types import CodeSpec
 
 RECORD = Path(__file__).with_name("recorded_codes.json")
@@ -40,7 +41,8 @@ def digest(codes: torch.Tensor) -> str:
 
 def filled(kind: str) -> CodeModel:
     """A model whose weights are drawn by their names, so that no order of construction matters."""
-    config = matched_config(replace(SHAPE, head="residual"), SPEC, kind)
+    base, sampling = replace(SHAPE, head="residual"), SamplingConfig(num_steps=64)
+    config, *_ = for_kind(KINDS[kind], base, GeneratorLossConfig(), sampling, SPEC)
     model = build(config, SPEC).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -66,23 +66,9 @@ def make_objective(model: CodeModel, config: GeneratorLossConfig) -> Objective:
     return kind_of(model.config).objective(model, config)
 
 
-def matched_config(config: ResGenConfig, spec: CodeSpec, kind: str) -> ModelConfig:
-    """The configuration of another kind of the same width, with as many layers as bring it nearest to the parameters of
-    `config`.
-
-    Args:
-        config: configuration of ResGen's network.
-        spec: shape of the codes.
-        kind: name of the kind.
-
-    Raises:
-        ConfigError: there is no such kind.
-    """
-    other = get_kind(kind)
-    return config if kind_of(config) is other else _nearest(other, config, spec)
-
-
 def _nearest(kind: Kind, config: ResGenConfig, spec: CodeSpec) -> ModelConfig:
+    """The configuration of `kind` of the same width, with as many layers as bring it nearest to the parameters of
+    `config`."""
     target = count_parameters(config, spec)
     choices = [kind.sized(config, num_layers) for num_layers in range(1, 2 * config.num_layers + 2)]
     first = bisect_left(choices, target, key=lambda choice: kind.count_parameters(choice, spec))  # not below the target

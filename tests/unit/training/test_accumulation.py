@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from kind_parts import matched_config
 from processes import run_threads
 from resgen.data.codes.cache import CachePlan
 from resgen.data.codes.encoding import write_codes
@@ -21,7 +22,7 @@ from resgen.data.pictures.store import PictureStore
 from resgen.data.sound.sources import SpeechSource
 from resgen.data.sound.store import SpeechStore
 from resgen.data.text import token_ids
-from resgen.kinds import KINDS, build, get_kind, matched_config
+from resgen.kinds import KINDS, build, get_kind
 from resgen.models.resgen import ResGenConfig
 from resgen.ops.random import generator
 from resgen.quantizers import QuantizerConfig

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from kind_parts import matched_config
 from resgen.errors import ConfigError
-from resgen.kinds import build, make_objective, matched_config
+from resgen.kinds import build, make_objective
 from resgen.modalities import load_recipe
 from resgen.nn.attention import Attention
 from resgen.tokenizers.image import ImageTokenizer

@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from kind_parts import matched_config
 from resgen.errors import ConfigError, DataError
-from resgen.kinds import build, get_kind, matched_config
+from resgen.kinds import build, get_kind
 from resgen.ops.images import from_uint8, to_uint8
 from resgen.pipelines.image.edit import Box, plan_edit, touched_positions
 from resgen.pipelines.image.pipeline import ImagePipeline

@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from kind_parts import matched_config
 from resgen.errors import ConfigError, WriteError
-from resgen.kinds import build, get_kind, matched_config
+from resgen.kinds import build, get_kind
 from resgen.pipelines.image.pipeline import ImagePipeline
 from resgen.pipelines.image.trace import LAST_MS, STEP_MS, SampleTrace, level_map
 

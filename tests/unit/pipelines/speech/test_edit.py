@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from kind_parts import matched_config
 from resgen.checkpoints.speech import VoiceConfig
 from resgen.data.sound.decode import write_sound
 from resgen.errors import ConfigError, DataError
-from resgen.kinds import build, get_kind, matched_config
+from resgen.kinds import build, get_kind
 from resgen.models.text import TextModel
 from resgen.ops.mel import log_mel
 from resgen.pipelines.speech import speaking
