@@ -165,6 +165,7 @@ def sample_codes(
         predict: one network evaluation. It sees at most `level + 1` levels of a position, also where more are given.
         spec: shape of the codes.
         noise: from `draw_noise`, for the same batch and `config.num_steps`.
+        config: settings of the sampler.
         whole: positions of which it sees all that is given: the prompts of sequences, as in training.
         codes, visible, record: as in `unmasking.sample_codes`.
 

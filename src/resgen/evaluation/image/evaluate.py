@@ -188,12 +188,11 @@ def evaluate_reconstruction(
     """Compare pictures of the reference with what a tokenizer makes of them.
 
     If the protocol asks for fewer samples than the reference holds, a fixed random choice of it is reconstructed.
+    Arguments that are not listed are those of `evaluate_generation`.
 
     Args:
         reconstruct: encodes and decodes a batch.
         codebook_size: V, for the usage of the codes.
-
-    The other arguments are those of `evaluate_generation`.
 
     Raises:
         ConfigError: extractor, reference or purpose are not the protocol's, or more samples than pictures.
