@@ -84,7 +84,8 @@ def text_step(recipe: SpeechRecipe, tokens: int, frames: int) -> Step:
     task.train.batch = batch  # type: ignore[method-assign]
     task.train.sizes = lambda indices: Sizes(len(indices), len(indices) * tokens, len(indices) * frames)  # type: ignore[method-assign]
     # Searching for the alignment of texts wants numbers.
-    model.search = model.timed_search = lambda scores, *_: scores.argmax(2)
+    model.search = lambda scores, *_: scores.argmax(2)
+    model.timed_search = lambda scores, *_: scores.argmax(2)
     task.flow = lambda texts, frames, *shape, strength: torch.zeros(len(texts), *shape, dtype=torch.float64)
     return task_step(task)
 
