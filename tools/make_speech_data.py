@@ -23,6 +23,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -432,4 +433,5 @@ def main(command: Digits | Sentences | Teacher) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what was started ends, too
     raise SystemExit(main(tyro.cli(Digits | Sentences | Teacher)))

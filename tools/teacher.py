@@ -18,7 +18,9 @@ import math
 import multiprocessing
 import os
 import random
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -112,8 +114,7 @@ class Teacher:
         work += [(f"train-{index:05d}", self.part_of(index, texts)) for index in range(parts)]
         left = [(name, jobs) for name, jobs in work if not (self.out / f"{name}.parquet").exists()]
         print(f"{len(work) - len(left)} of {len(work)} parts are there", flush=True)
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(self.processes, spawn, _open_session, (self.model,)) as pool:
+        with workers(self.processes, _open_session, self.model) as pool:
             futures = [(name, pool.submit(_speak_part, self, name, jobs)) for name, jobs in left]
             for name, result in futures:
                 print(f"{name}: {result.result()}", flush=True)
@@ -192,6 +193,19 @@ class Teacher:
         files = [*self.texts, *sorted(self.styles.glob("*.bin"))]
         sums = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
         return options | {"front_end": "english 1", "files": sums}
+
+
+@contextmanager
+def workers(count: int, start: Callable[..., object], *arguments: object) -> Iterator[ProcessPoolExecutor]:
+    """Processes that have called `start(*arguments)`. An error, or an exit, ends them in the middle of their work."""
+    with ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), start, arguments) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
 
 
 @cache

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import random
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from speech_rows import encode_row, is_test_text, read_lines, write_rows
-from teacher import HELD_OUT, TEST_SENTENCES, Teacher, TeacherVoice, read_model, style_of, test_sentences
+from teacher import HELD_OUT, TEST_SENTENCES, Teacher, TeacherVoice, read_model, style_of, test_sentences, workers
 from teacher_texts import SHARES, make_text, usable_sentences
 
 from resgen.data.sound.sources import open_speech
@@ -137,3 +140,16 @@ def test_rows_with_phonemes_are_speech_data(tmp_path: Path) -> None:
     write_rows([encode_row(sound, "a cat.", "kokoro_a", "kokoro", "ɐ kˈæt.")], tmp_path / "train-00000.parquet")
     assert len(open_speech(tmp_path)) == 1
     assert [file.name for file in tmp_path.iterdir()] == ["train-00000.parquet"]
+
+
+def test_workers_end_in_the_middle_of_their_work() -> None:
+    with pytest.raises(SystemExit), workers(2, os.getpid) as pool:
+        assert pool.submit(os.getpid).result() != os.getpid()
+        for _ in range(5):
+            pool.submit(time.sleep, 3600)
+        processes = multiprocessing.active_children()
+        assert processes
+        raise SystemExit
+    for process in processes:
+        process.join(60)
+        assert process.exitcode is not None
