@@ -7,9 +7,10 @@ For example:
 
 Needs node 18 or newer and the three npm packages. Every row is one picture: image {bytes (lossless WebP), path}, label
 (the style), one column for each attribute in `AXES`, and everything else that the style tells as JSON. Attributes are
-classes with names; `none` is what a style does not have or does not tell. No drawing occurs twice, so no picture of
-`test` is in `train`. The same seed and packages give the same files, and other sizes the same drawings. All styles are
-CC0 1.0 or CC BY 4.0; `CREDITS.md` beside the pictures names their designers.
+classes with names, and empty where a style has nothing of the kind or does not tell; a generator takes them as
+conditions with `--set data.class_columns=[style=label,background,hair,skin,glasses,mood]`. No drawing occurs twice, so
+no picture of `test` is in `train`. The same seed and packages give the same files, and other sizes the same drawings.
+All styles are CC0 1.0 or CC BY 4.0; `CREDITS.md` beside the pictures names their designers.
 """
 
 from __future__ import annotations
@@ -104,11 +105,11 @@ STYLES = {
 }
 AXES: dict[str, tuple[str, ...]] = {
     "background": tuple(BACKGROUNDS),
-    "hair": ("none", *HAIR),
-    "skin": ("none", *SKIN),
+    "hair": tuple(HAIR),
+    "skin": tuple(SKIN),
     "glasses": ("none", "glasses"),
     "beard": ("none", "beard"),
-    "mood": ("none", *MOODS),
+    "mood": tuple(MOODS),
 }
 """Names of the classes by column."""
 
@@ -242,32 +243,32 @@ def draw_split(
         attributes = {k: v for k, v in answer["attributes"].items() if not k.startswith(("primary", "secondary"))}
         classes = {**traits, **read_attributes(attributes)}
         image = {"bytes": to_webp(answer["png"]), "path": f"{split}/{style}-{index // len(STYLES):05d}.webp"}
-        codes = {name: names.index(classes[name]) for name, names in AXES.items()}
+        codes = {axis: names.index(classes[axis]) if classes[axis] in names else None for axis, names in AXES.items()}
         yield {"image": image, "label": label, **codes, "attributes": json.dumps(attributes, sort_keys=True)}
 
 
-def draw_options(style: str, rng: random.Random) -> tuple[dict[str, Any], dict[str, str]]:
+def draw_options(style: str, rng: random.Random) -> tuple[dict[str, Any], dict[str, str | None]]:
     """Options of the next drawing and the classes of what is chosen here; the style chooses the rest by `seed`."""
     of = STYLES[style]
     options = {**(of.options or {}), "seed": f"{rng.getrandbits(64):016x}"}
-    traits = {}
+    traits: dict[str, str | None] = {}
     palettes = (("background", "backgroundColor", BACKGROUNDS), ("hair", of.hair, HAIR), ("skin", of.skin, SKIN))
     for axis, option, palette in palettes:
         name = rng.choice(list(palette))
-        traits[axis] = name if option else "none"
+        traits[axis] = name if option else None
         if option:
             options[option] = [palette[name]]
     return options, traits
 
 
-def read_attributes(attributes: Mapping[str, str]) -> dict[str, str]:
+def read_attributes(attributes: Mapping[str, str]) -> dict[str, str | None]:
     """Classes of the attributes that the styles name in different ways."""
     parts = {key: value for key, value in attributes.items() if not key.endswith("Color")}
     values = " ".join(value for value in parts.values() if isinstance(value, str)).lower()
     glasses = "glasses" in parts or "glasses" in values
     beard = any(key in parts for key in ("beard", "facialHair", "mustache")) or "mustache" in values
     expression = " ".join(parts.get(key, "") for key in ("mood", "mouth", "face")).lower()
-    mood = next((mood for mood, pattern in reversed(MOODS.items()) if re.search(pattern, expression)), "none")
+    mood = next((mood for mood, pattern in reversed(MOODS.items()) if re.search(pattern, expression)), None)
     return {"glasses": "glasses" if glasses else "none", "beard": "beard" if beard else "none", "mood": mood}
 
 

@@ -55,9 +55,11 @@ def unknown(what: str, value: object, allowed: Iterable[object], others: Mapping
     return f"unknown {what} '{value}'{hint}; allowed: {', '.join(names) or 'none'}"
 
 
-def check_range(record: object, least: int, *names: str, most: int | float = math.inf) -> None:
-    """Refuse attributes of a record below `least` or above `most`; of one that holds several numbers each counts, and
-    none is refused.
+def check_range(
+    record: object, least: int, *names: str, most: int | float = math.inf, below: int | float | None = None
+) -> None:
+    """Refuse attributes of a record below `least`, above `most` or not below `below`; of one that holds several numbers
+    each counts, and none is refused.
 
     Raises:
         ConfigError: naming the first such attribute.
@@ -67,5 +69,7 @@ def check_range(record: object, least: int, *names: str, most: int | float = mat
         if isinstance(value, tuple):
             if not value or min(value) < least:
                 raise ConfigError(f"{name}={value} must hold one or more numbers of at least {least}")
+        elif below is not None and not least <= value < below:
+            raise ConfigError(f"{name}={value} must lie in [{least}, {below})")
         elif not least <= value <= most:
             raise ConfigError(f"{name}={value} must be at {f'least {least}' if value < least else f'most {most:,}'}")

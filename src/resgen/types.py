@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from resgen.errors import ConfigError, check_range
+from resgen.errors import check_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,19 +46,12 @@ class CodeSpec:
     shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        check_range(self, 1, "depth", "codebook_size", "code_dim")
-        if not self.shape or min(self.shape) < 1:
-            raise ConfigError(f"shape={self.shape} must hold one or more positive sizes")
+        check_range(self, 1, "depth", "codebook_size", "code_dim", "shape")
 
     @property
     def num_positions(self) -> int:
         """L, the product of `shape`."""
         return math.prod(self.shape)
-
-    @property
-    def num_tokens(self) -> int:
-        """L x D, the codes of one sample."""
-        return self.num_positions * self.depth
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

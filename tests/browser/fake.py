@@ -256,11 +256,16 @@ def images(fields: dict[str, Any], models: list[dict[str, Any]] = MODELS) -> dic
     (model,) = [model for model in models if model["name"] == fields["model"]]
     names, size = model["classes"] or [""], model["image"]["width"]
     made = [
-        {"class_id": c, "class_name": names[c], "png": picture("final", c, k, fields["seed"], size=size)}
+        {"class_id": c, "class_name": _name(c, names), "png": picture("final", c, k, fields["seed"], size=size)}
         for c in fields.get("class_ids", [0])
         for k in range(fields["num_samples"])
     ]
     return {**_settings(fields), "images": made, "seconds": 0.2}
+
+
+def _name(class_id: Any, names: list[str]) -> str:
+    """Of several axes what is said of each."""
+    return ", ".join(class_id.values()) if isinstance(class_id, dict) else names[class_id]
 
 
 def samples(name: str, models: list[dict[str, Any]] = MODELS) -> dict[str, Any]:
@@ -282,7 +287,9 @@ def _settings(fields: dict[str, Any]) -> dict[str, Any]:
 
 def _edit(fields: dict[str, Any], models: list[dict[str, Any]]) -> dict[str, Any]:
     numbers = {name: int(fields[name]) for name in ("num_samples", "seed")}
-    return images({**fields, **numbers, "class_ids": [int(fields["class_id"])]}, models)
+    asked = fields["class_id"]
+    said = dict(pair.split("=") for pair in asked.split(", ")) if "=" in asked else int(asked)
+    return images({**fields, **numbers, "class_ids": [said]}, models)
 
 
 def _levels(fields: dict[str, Any], models: list[dict[str, Any]]) -> dict[str, Any]:

@@ -155,6 +155,41 @@ def test_a_model_without_classes_asks_for_none(page: Page, fake: FakeServer) -> 
     assert "class_ids" not in fake.seen[0][1]
 
 
+def test_a_model_of_several_axes_has_a_field_for_each(page: Page, fake: FakeServer) -> None:
+    axes = [{"name": "style", "classes": fake.models[0]["classes"]}, {"name": "colour", "classes": ["red", "blue"]}]
+    fake.models = [{**fake.models[0], "axes": axes}, fake.models[1]]
+    page.load()
+    page.classes("Bag", "Ankle boot")
+    page.fill("[name=num_samples]", 1)
+    assert [label.text for label in page.all(".axes label")] == ["colour"]
+    page.finish()
+    assert fake.seen[0][1]["class_ids"] == [{"style": "Bag"}, {"style": "Ankle boot"}], "any colour"
+    page.choose(".axes select", "blue")
+    page.finish()
+    assert fake.seen[1][1]["class_ids"] == [{"style": name, "colour": "blue"} for name in ("Bag", "Ankle boot")]
+    assert [thumb.text for thumb in page.all(".thumbs li")] == ["Bag, blue", "Ankle boot, blue"]
+    page.choose("[name=model]", "animals")
+    assert not page.one(".axes").is_displayed()
+
+
+def test_an_edit_says_every_axis(page: Page, fake: FakeServer) -> None:
+    axes = [{"name": "style", "classes": fake.models[0]["classes"]}, {"name": "colour", "classes": ["red", "blue"]}]
+    fake.models = [{**fake.models[0], "axes": axes}]
+    page.load()
+    page.classes("Bag")
+    page.fill("[name=num_samples]", 1)
+    page.choose(".axes select", "blue")
+    page.finish()
+    page.click(".use-edit")
+    page.wait(lambda: page.view() == "edit")
+    page.choose(".axes select", "red")
+    page.slide("[name=keep_levels]", 1)
+    page.fill("[name=num_samples]", 1)
+    page.finish()
+    path, fields = fake.seen[-1]
+    assert path == "/v1/images/edit" and fields["class_id"] == "style=Bag, colour=red"
+
+
 def test_a_new_seed_is_another_one(page: Page) -> None:
     seeds = set()
     for _ in range(3):

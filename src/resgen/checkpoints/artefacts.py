@@ -63,6 +63,7 @@ class Pipeline:
     generator: CodeModel
     sampling: AnySampling
     class_names: tuple[str, ...]
+    class_axes: Mapping[str, tuple[str, ...]]
     folder: Folder
 
 
@@ -125,10 +126,21 @@ def save_pipeline(
     *,
     sampling: AnySampling,
     class_names: tuple[str, ...],
+    class_axes: Mapping[str, Sequence[str]] | None = None,
     history: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a pipeline folder; `extra` is what else it says, such as a `description`.
+    """Write a pipeline folder.
+
+    Args:
+        path: of the folder.
+        tokenizer: its codes are the generator's.
+        generator: of any kind.
+        sampling: settings of its sampler.
+        class_names: of the classes; with several axes, of the first.
+        class_axes: names on every axis, by its name, where the classes have named axes.
+        history: how the parts were trained.
+        extra: what else the folder says, such as a `description`.
 
     Raises:
         CheckpointError: the generator has the codebooks of another tokenizer.
@@ -138,6 +150,7 @@ def save_pipeline(
         "generator": generator_component(generator, tokenizer),
     }
     own = {"sampling": config_to_dict(sampling), "class_names": list(class_names)}
+    own |= {"class_axes": {axis: list(names) for axis, names in class_axes.items()}} if class_axes else {}
     others = {"history": dict(history or {}), **(extra or {})}
     save_folder(path, kind="pipeline", components=components, extra={**others, **own})
 
@@ -164,8 +177,23 @@ def load_pipeline(name_or_path: str | Path, tokenizers: Sequence[type[Any]] = (I
         generator=generator,
         sampling=sampling,
         class_names=tuple(str(name) for name in class_names),
+        class_axes=_class_axes(folder, generator, class_names),
         folder=folder,
     )
+
+
+def _class_axes(folder: Folder, generator: CodeModel, class_names: Sequence[Any]) -> dict[str, tuple[str, ...]]:
+    """Names on the axes of a generator's classes; none where they have no names.
+
+    Raises:
+        CheckpointError: they are not those of its axes.
+    """
+    axes, sizes = folder.extra.get("class_axes", {}), list(generator.condition.sizes)
+    lists = list(axes.values()) if isinstance(axes, Mapping) else [axes]
+    named = all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists)
+    if not named or (lists and ([len(names) for names in lists] != sizes or lists[0] != class_names)):
+        raise CheckpointError(f"'{folder.path}': class_axes must name {sizes} classes, the first as class_names does")
+    return {axis: tuple(names) for axis, names in axes.items()}
 
 
 def generator_of(folder: Folder, tokenizer: SavedTokenizer) -> tuple[CodeModel, AnySampling]:

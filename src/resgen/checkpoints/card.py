@@ -92,10 +92,14 @@ def _about(folder: Folder) -> str:
         head = component.config.get("model", {}).get("head") if name == "generator" else None
         what = f"`{component.type}`, {head} head" if head else f"`{component.type}`"
         lines.append(f"- {name}: {what}, {size:.1f} MB, SHA-256 `{component.sha256[:16]}...`")
-    classes = folder.extra.get("class_names")
-    if isinstance(classes, list) and classes:
+    axes = folder.extra.get("class_axes")
+    named = axes if isinstance(axes, Mapping) else {}
+    for axis, classes in (named or {"": folder.extra.get("class_names")}).items():
+        if not isinstance(classes, list) or not classes:
+            continue
+        of_axis = f" of {_plain(str(axis))}" if axis else ""
         names = ", ".join(_plain(str(name)) for name in classes[:20]) + (", ..." if len(classes) > 20 else "")
-        lines.append(f"- {len(classes)} classes: {names}")
+        lines.append(f"- {len(classes)} classes{of_axis}: {names}")
     if isinstance(folder.extra.get("sampling"), Mapping):
         lines.append(f"- sampling settings: `{json.dumps(folder.extra['sampling'], sort_keys=True)}`")
     return "\n".join(lines) + "\n"

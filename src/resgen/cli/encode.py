@@ -52,6 +52,9 @@ class Encode:
     """Pictures: cut out, resize and convert those of another size or mode, instead of refusing them."""
     skip_unreadable: bool = False
     """Leave out pictures and recordings that cannot be read, and say which, instead of refusing the data."""
+    class_columns: Annotated[tuple[str, ...], option("COLUMN ...")] = ()
+    """Pictures in parquet files: the columns that are axes of the class, the most telling first; NAME=COLUMN gives an
+    axis another name. One column is the label if left out."""
     shard_samples: Annotated[int | None, option("N")] = None
     """The most samples of a file of codes: 16384 pictures or 2048 recordings if left out; what was begun keeps its own
     number."""
@@ -84,7 +87,7 @@ class Encode:
 
     def run_verify(self) -> None:
         """Check what is there."""
-        names = ("text", "recipe", "config", "overrides", "flip", "resize", "skip_unreadable", "shard_samples")
+        names = "text recipe config overrides flip resize skip_unreadable class_columns shard_samples".split()
         refuse_options(self, names, "--verify only reads the codes in --out")
         from resgen.modalities import check_encoded
 
@@ -106,6 +109,7 @@ class Encode:
                 noun, document["speakers"] = "utterances", sorted(set(train.texts("speakers")))
         else:
             document["class_names"] = train.plan.class_names
+            document |= {"class_axes": dict(train.plan.class_axes)} if train.plan.class_axes else {}
         counts = f"{len(train)} {noun} to train on and {len(held_out)} held out"
         text = f"{counts}, {positions} and {train.spec.depth} levels, are in {self.out}"
         report(document, as_json=self.as_json, text=text)

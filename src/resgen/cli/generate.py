@@ -37,11 +37,13 @@ class GenerateImage(Drawing):
 
         resgen generate image --model fashion-mnist-small --class bag 9 --num 4 --out bags.png
         resgen generate image --model avatars64 --class lorelei --scale 4 --out face.png
+        resgen generate image --model runs/faces/model --class lorelei,background=blue --out face.png
         resgen generate image --model runs/digits/model --num 10 --steps 16 --guidance-scale 2 --out pictures/
     """
 
     classes: Classes = ()
-    """Classes by name or number; without them every class of the model."""
+    """Classes by name or number; without them every class of the model. With several axes AXIS=NAME, or several with
+    commas between; a name that only one axis has may stand alone, and without any every class of the first axis."""
     num: Annotated[int, option("N")] = 1
     """Pictures of each class; 1 if left out."""
     sampling: Annotated[PictureSampling, OmitArgPrefixes] = PictureSampling()

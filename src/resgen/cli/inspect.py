@@ -80,8 +80,10 @@ def summary(document: dict[str, Any]) -> str:
     if spec:
         shape = "x".join(map(str, spec["shape"]))
         lines.append(f"codes: {shape} positions x {spec['depth']} levels of {spec['codebook_size']} codes")
-    if names := document.get("class_names"):
-        lines.append(f"classes: {len(names)} ({', '.join(names[:12])}{', ...' * (len(names) > 12)})")
+    axes = document.get("class_axes") or {"classes": document.get("class_names")}
+    for axis, names in axes.items():
+        if names:
+            lines.append(f"{axis}: {len(names)} ({', '.join(names[:12])}{', ...' * (len(names) > 12)})")
     sampling = document.get("sampling", {})
     settings = [f"{name} {sampling[name]}" for name in SETTINGS if name in sampling]
     lines += [f"sampling: {', '.join(settings)}"] if settings else []

@@ -35,6 +35,7 @@ class ARResGenConfig:
         num_components: K, components of the mixture.
         mean_rank: h, rank of the component means; None for full rank (images).
         num_classes: classes of the condition; 0 for none.
+        other_axes: classes of each other axis of the condition.
         class_dropout: share of training samples without their class and features, for guidance.
         feature_width: width of the features of each position, such as expanded text; 0 for none.
         feature_stride: rows of features per position.
@@ -54,6 +55,7 @@ class ARResGenConfig:
     num_components: int = 1024
     mean_rank: int | None = None
     num_classes: int = 0
+    other_axes: tuple[int, ...] = ()
     class_dropout: float = 0.1
     feature_width: int = 0
     feature_stride: int = 1

@@ -31,8 +31,9 @@ def check_config(config: Any, sizes: Iterable[str]) -> None:
     check_range(config, 0, "num_classes", "feature_width")
     if config.width % config.num_heads:
         raise ConfigError(f"width={config.width} must be a multiple of num_heads={config.num_heads}")
-    if not 0 <= config.class_dropout < 1:
-        raise ConfigError(f"class_dropout={config.class_dropout} must lie in [0, 1)")
+    check_range(config, 0, "class_dropout", below=1)
+    if config.other_axes:
+        check_range(config, 1, "num_classes", "other_axes")
 
 
 class CodeModel(nn.Module):

@@ -39,7 +39,7 @@ class CausalModel(CodeModel):
         self.positions = Positions(spec.shape, config.width, config.num_heads)
         self.input = nn.Linear(spec.code_dim, config.width)
         self.start = nn.Parameter(torch.empty(config.width))
-        self.condition = ClassCondition(config.num_classes, config.width)
+        self.condition = ClassCondition(config.num_classes, config.width, config.other_axes)
         self.modulation = SharedModulation(config.width, config.condition_width)
         self.transformer = Transformer(
             width=config.width, num_layers=config.num_layers, num_heads=config.num_heads, mlp_width=config.mlp_width

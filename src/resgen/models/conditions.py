@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -11,16 +15,32 @@ from resgen.types import SequenceCondition
 
 
 class ClassCondition(nn.Module):
-    """One learned vector per class, and one for "no class" (`null_id`), which guidance and unlabelled data use."""
+    """One learned vector per class, and one for "no class" (`null_id`), which guidance and unlabelled data use; with
+    several axes, such as style and background, the sum of such a vector of each."""
 
-    def __init__(self, num_classes: int, width: int) -> None:
+    def __init__(self, num_classes: int, width: int, other_axes: Sequence[int] = ()) -> None:
         super().__init__()
-        self.null_id = num_classes
-        self.embedding = nn.Embedding(num_classes + 1, width)
+        self.null_id, self.sizes = num_classes, (num_classes, *other_axes)
+        self.embedding = nn.Embedding(sum(self.sizes) + len(self.sizes), width)
         nn.init.normal_(self.embedding.weight, std=0.02)
 
     def forward(self, class_ids: Int[Tensor, " B"]) -> Float[Tensor, "B O"]:
-        return self.embedding(class_ids)
+        starts = accumulate((size + 1 for size in self.sizes[:-1]), initial=0)
+        rows = [start + digit for start, digit in zip(starts, class_digits(class_ids, self.sizes), strict=True)]
+        return self.embedding(torch.stack(rows)).sum(0)
+
+
+def class_digits(class_ids: Any, sizes: Sequence[int]) -> list[Any]:
+    """What class ids (a number, an array or a tensor) say on each axis, of `sizes` classes, as one digit for each.
+
+    The first axis is the lowest digit: k is class k, its size says nothing. Of the others 0 says nothing, k + 1 is
+    class k. So an id of the first axis alone is that of a model with one axis. `ops.axes.join_digits` is the inverse.
+    """
+    digits = []
+    for size in sizes[:-1]:
+        digits.append(class_ids % (size + 1))
+        class_ids = class_ids // (size + 1)
+    return [*digits, class_ids]
 
 
 class FeatureInput(nn.Module):

@@ -130,19 +130,16 @@ class MixtureHead(LatentHead):
         self.rank, self.min_log_scale = rank, min_log_scale
         self.affine = nn.Linear(width, num_components + 1 + code_dim)
         self.means = nn.Linear(self.mean_width, num_components * (rank or code_dim))
-        if rank is None:
-            self.register_parameter("basis", None)
-            self.register_parameter("offset", None)
-        else:
-            self.basis = nn.Parameter(torch.empty(num_components, code_dim, rank))
-            self.offset = nn.Parameter(torch.empty(num_components, code_dim))
+        self.basis = None if rank is None else nn.Parameter(torch.empty(num_components, code_dim, rank))
+        self.offset = None if rank is None else nn.Parameter(torch.empty(num_components, code_dim))
         self.reset_parameters()
 
     @classmethod
     def of(cls, config: Any, spec: CodeSpec) -> MixtureHead:
         """The head of a configuration with ResGen's fields."""
-        sizes = {"num_components": config.num_components, "code_dim": spec.code_dim, "rank": config.mean_rank}
-        return cls(width=config.width, **sizes)
+        return cls(
+            width=config.width, num_components=config.num_components, code_dim=spec.code_dim, rank=config.mean_rank
+        )
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Start from unit-normal means, nearly equal weights, scale 1 and shift 0 everywhere."""

@@ -31,6 +31,7 @@ class MaskGITConfig:
         mlp_width: hidden width of each block's MLP.
         condition_width: hidden width of the shared modulation MLP.
         num_classes: classes of the condition; 0 for none.
+        other_axes: classes of each other axis of the condition.
         class_dropout: share of training samples without their class, features and prompt, for guidance.
         feature_width: width of the features of each position, such as expanded text; 0 for none.
         feature_stride: rows of features per position.
@@ -43,6 +44,7 @@ class MaskGITConfig:
     mlp_width: int = 4608
     condition_width: int = 4608
     num_classes: int = 0
+    other_axes: tuple[int, ...] = ()
     class_dropout: float = 0.1
     feature_width: int = 0
     feature_stride: int = 1
@@ -64,7 +66,7 @@ class MaskGIT(CodeModel):
         self.positions = Positions(spec.shape, config.width, config.num_heads)
         self.input = nn.Linear(spec.code_dim, config.width)
         self.visible_embedding = nn.Embedding(spec.depth + 1, config.width)
-        self.condition = ClassCondition(config.num_classes, config.width)
+        self.condition = ClassCondition(config.num_classes, config.width, config.other_axes)
         self.modulation = SharedModulation(config.width, config.condition_width)
         self.transformer = Transformer(
             width=config.width, num_layers=config.num_layers, num_heads=config.num_heads, mlp_width=config.mlp_width

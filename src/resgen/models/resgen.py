@@ -37,6 +37,7 @@ class ResGenConfig:
         num_components: K, components of the mixture.
         mean_rank: h, rank of the component means; None for full rank (images), 64 for speech.
         num_classes: classes of the condition; 0 for none.
+        other_axes: classes of each other axis of the condition, such as backgrounds beside styles.
         class_dropout: share of training samples without their class, features and prompt, for guidance.
         feature_width: width of the features of each position, such as expanded text; 0 for none.
         feature_stride: rows of features per position.
@@ -59,6 +60,7 @@ class ResGenConfig:
     num_components: int = 1024
     mean_rank: int | None = None
     num_classes: int = 0
+    other_axes: tuple[int, ...] = ()
     class_dropout: float = 0.1
     feature_width: int = 0
     feature_stride: int = 1
@@ -113,7 +115,7 @@ class ResGen(CodeModel):
         self.positions = Positions(spec.shape, config.width, config.num_heads)
         self.input = nn.Linear(spec.code_dim, config.width)
         self.visible_embedding = nn.Embedding(spec.depth + 1, config.width)
-        self.condition = ClassCondition(config.num_classes, config.width)
+        self.condition = ClassCondition(config.num_classes, config.width, config.other_axes)
         self.modulation = SharedModulation(config.width, config.condition_width)
         self.transformer = Transformer(
             width=config.width, num_layers=config.num_layers, num_heads=config.num_heads, mlp_width=config.mlp_width

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 SHARED_FIELDS = tuple(
-    "width num_heads mlp_width condition_width num_classes class_dropout feature_width feature_stride".split()
+    "width num_heads mlp_width condition_width num_classes other_axes class_dropout feature_width "
+    "feature_stride".split()
 )
 
 

@@ -30,6 +30,7 @@ class ValleConfig:
         mlp_width: hidden width of each block's MLP.
         condition_width: hidden width of the shared modulation MLPs.
         num_classes: classes of the condition; 0 for none.
+        other_axes: classes of each other axis of the condition.
         class_dropout: share of training samples without their class and features, for guidance.
         feature_width: width of the features of each position, such as expanded text; 0 for none.
         feature_stride: rows of features per position.
@@ -43,6 +44,7 @@ class ValleConfig:
     mlp_width: int = 4096
     condition_width: int = 4096
     num_classes: int = 0
+    other_axes: tuple[int, ...] = ()
     class_dropout: float = 0.1
     feature_width: int = 0
     feature_stride: int = 1

@@ -5,8 +5,6 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from resgen.errors import ConfigError
-
 
 def guide(cond: Float[Tensor, "*shape"], uncond: Float[Tensor, "*shape"], scale: float) -> Float[Tensor, "*shape"]:
     """h = h_c + w (h_c - h_u), with w the `guidance_scale`; 0 is no guidance.
@@ -25,16 +23,11 @@ def guidance_weights(
     A single step takes `last`; a `last` of 0 switches guidance off altogether.
 
     Args:
-        num_steps: T.
+        num_steps: T, at least 1.
         first: scale of the first step.
         last: scale of the last step.
         interval: where guidance is on, as shares of the steps; step t of T lies at (t + 1/2) / T, counted from 0.
-
-    Raises:
-        ConfigError: if `num_steps` is below 1.
     """
-    if num_steps < 1:
-        raise ConfigError(f"num_steps={num_steps} must be at least 1")
     if num_steps == 1 or not last:
         return [float(last)] * num_steps
     begin, end = interval

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, SupportsIndex, TypeVar, Unpack
@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from resgen.checkpoints.artefacts import Pipeline, load_pipeline, save_pipeline
 from resgen.errors import ConfigError, unknown
 from resgen.kinds import KINDS, AnySampling, Settings, kind_of, sample, sampling_with, without_guidance
+from resgen.ops.axes import count_ids
+from resgen.pipelines.axes import axes_id, axes_name
 from resgen.pipelines.base import BasePipeline, NoOthers, check_whole, refuse_others, seed_of, some_of
 from resgen.samplers.records import StepCallback, StepRecord
 
-ClassLike = str | SupportsIndex
+ClassLike = str | SupportsIndex | Mapping[str, str | SupportsIndex | None]
 ClassesLike = ClassLike | Iterable[ClassLike]
 C = TypeVar("C", bound="ClassPipeline")
 
@@ -32,7 +34,8 @@ class ClassOutput:
         codes: `Int64[B, L, D]`, what they were decoded from.
         steps: one record per network evaluation and batch.
         class_ids: the class of each sample; 0 for a model without classes.
-        class_names: its name, or its number where classes have no names; none for a model without classes.
+        class_names: its name, or its number where classes have no names; none for a model without classes. With several
+            axes what is said of each, as `class_id` takes it.
         seed: sample k was drawn from the stream (seed, k).
     """
 
@@ -54,6 +57,8 @@ class ClassPipeline(BasePipeline):
 
     Attributes:
         tokenizers: classes of those that a folder may have.
+        class_names: of the classes; with several axes, of the first.
+        class_axes: names on every axis, by its name; empty where the classes have no named axes.
 
     Args:
         parts: what `checkpoints.artefacts.load_pipeline` returns.
@@ -71,7 +76,7 @@ class ClassPipeline(BasePipeline):
         self.tokenizer: Any = parts.tokenizer
         self.generator = parts.generator
         self.sampling: AnySampling = parts.sampling
-        self.class_names = parts.class_names
+        self.class_names, self.class_axes = parts.class_names, parts.class_axes
         self.history: dict[str, Any] = dict(parts.folder.extra.get("history", {}))
         self._extra = parts.folder.extra
         self.to("auto" if device is None else device, dtype)
@@ -102,6 +107,7 @@ class ClassPipeline(BasePipeline):
             self.generator,
             sampling=self.sampling,
             class_names=self.class_names,
+            class_axes=self.class_axes,
             extra=self._extra | {"history": self.history},
         )
 
@@ -123,26 +129,33 @@ class ClassPipeline(BasePipeline):
 
     @property
     def num_classes(self) -> int:
-        """Classes that the generator knows; 0 for a model without classes."""
+        """Classes that the generator knows, of the first axis if there are several; 0 for a model without classes."""
         return self.generator.config.num_classes
 
     def class_name(self, class_id: int) -> str:
         """The name of a class, or its number where classes have no names."""
+        if self.class_axes:
+            return axes_name(class_id, self.class_axes)
         return self.class_names[class_id] if class_id < len(self.class_names) else str(class_id)
 
     def class_id(self, name_or_id: ClassLike) -> int:
-        """The number of a class given by name (case does not matter) or number.
+        """The number of a class given by name (case does not matter) or number; with several axes see
+        `pipelines.axes.axes_id`.
 
         Raises:
             ConfigError: there is no such class.
         """
+        if self.class_axes:
+            return axes_id(name_or_id, self.class_axes)
         lowered = [name.lower() for name in self.class_names]
         text = str(name_or_id)
         if isinstance(name_or_id, str) and text.lower() in lowered:
             return lowered.index(text.lower())
-        if text.isdecimal() and len(text) < 10 and int(text) < self.num_classes:  # int refuses thousands of digits
+        sizes = self.generator.condition.sizes  # of more axes than one, but without names, ids say everything
+        most = self.num_classes if len(sizes) == 1 else count_ids(sizes)
+        if text.isdecimal() and len(text) < 10 and int(text) < most:  # int refuses thousands of digits
             return int(text)
-        numbers = f"0..{self.num_classes - 1}" if self.num_classes else "none (the model has no classes)"
+        numbers = f"0..{most - 1}" if most else "none (the model has no classes)"
         raise ConfigError(unknown("class", name_or_id, [*self.class_names, numbers]))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -224,6 +237,8 @@ class ClassPipeline(BasePipeline):
         return self.tokenizer, self.generator
 
     def _facts(self) -> Sequence[str]:
+        if self.class_axes:
+            return (f"classes by {', '.join(f'{axis} ({len(names)})' for axis, names in self.class_axes.items())}",)
         names = f" ({some_of(self.class_names)})" if self.class_names else ""
         return (f"{self.num_classes} classes{names}" if self.num_classes else "no classes",)
 
@@ -246,6 +261,6 @@ def listed(value: Any) -> list[Any]:
     """A single entry, or those of a list, an array or a tensor."""
     if isinstance(value, np.ndarray | Tensor):
         value = value.tolist()
-    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         return [value]
     return [one.item() if isinstance(one, np.generic | Tensor) else one for one in value]

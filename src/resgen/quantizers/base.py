@@ -54,11 +54,7 @@ class QuantizerConfig:
             raise ConfigError(f"quantizer kind='{self.kind}' must be 'probabilistic', 'ema' or 'rfsq'")
         check_range(self, 1, "depth", "codebook_size")
         check_range(self, 0, "kmeans_iterations", "consistent_rounds")
-        for name in ("momentum", "variance_momentum"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"quantizer {name}={getattr(self, name)} must lie in [0, 1)")
-        if not 0 <= self.dead_threshold < 1:  # 1 is the share of the average code
-            raise ConfigError(f"quantizer dead_threshold={self.dead_threshold} must lie in [0, 1)")
+        check_range(self, 0, "momentum", "variance_momentum", "dead_threshold", below=1)
         if self.steps and self.kind != "rfsq":
             raise ConfigError(f"quantizer steps={list(self.steps)} must be empty: kind='{self.kind}' has no grid")
 
@@ -98,7 +94,7 @@ class Quantizer(nn.Module, ABC):
 
     def __init__(self, config: QuantizerConfig, code_dim: int) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.depth = config, config.depth
         self.register_buffer("codebooks", initial_codebooks(config.depth, config.codebook_size, code_dim))
         self.register_buffer("variances", torch.ones(config.depth))
 
@@ -111,11 +107,6 @@ class Quantizer(nn.Module, ABC):
             if buffer is not None and moved is not None and moved.dtype != buffer.dtype:
                 self._buffers[name] = buffer.to(moved.device)
         return self
-
-    @property
-    def depth(self) -> int:
-        """D."""
-        return self.config.depth
 
     def encode(self, latents: Float[Tensor, "*batch H"]) -> Int[Tensor, "*batch D"]:
         """Codes of the latents, coarse to fine; consistent ones if the configuration asks for them."""

@@ -62,14 +62,11 @@ class SamplingConfig:
             raise ConfigError(unknown("unmasking", self.unmasking, ORDERS))
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p={self.top_p} must lie in (0, 1]")
-        for name in ("temperature", "choice_temperature", "guidance_first", "guidance_scale"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"{name}={getattr(self, name)} must be a number of at least 0")
+        check_range(self, 0, "temperature", "choice_temperature", "guidance_first", "guidance_scale", below=math.inf)
         if not 0 <= self.guidance_start < self.guidance_end <= 1:
             interval = f"guidance_start={self.guidance_start} and guidance_end={self.guidance_end}"
             raise ConfigError(f"{interval} must lie in 0 <= start < end <= 1")
-        if not 0 <= self.prompt_guidance <= 1:
-            raise ConfigError(f"prompt_guidance={self.prompt_guidance} must lie in [0, 1]")
+        check_range(self, 0, "prompt_guidance", most=1)
 
     @property
     def guidance(self) -> list[float]:

@@ -12,7 +12,10 @@ from resgen.errors import DataError
 
 Name = Annotated[str, Field(max_length=200)]
 ModelName = Annotated[Name | None, Query(description="Name of the model; needed if several could be meant.")]
-ClassName = Annotated[StrictInt, Field(ge=0, le=1 << 31)] | Annotated[str, Field(max_length=100)]
+ClassNumber = Annotated[StrictInt, Field(ge=0, le=1 << 31)]
+ClassText = Annotated[str, Field(max_length=400)]
+OnAxes = Annotated[dict[Name, ClassNumber | ClassText | None], Field(max_length=64)]
+ClassName = ClassNumber | ClassText | OnAxes
 Png = Annotated[str, Field(description="PNG in base64")]
 
 
@@ -31,7 +34,11 @@ class ImagesRequest(Sampling):
     """New pictures."""
 
     class_ids: list[ClassName] | None = Field(
-        None, min_length=1, max_length=256, description="Names or numbers; every class once if left out."
+        None,
+        min_length=1,
+        max_length=256,
+        description="Names or numbers; every class (of the first axis) once if left out. Of a model with several axes "
+        "also an object of axes and classes, or the same as text, `lorelei, background=blue`.",
     )
     num_samples: int = Field(1, ge=1, le=1024, description="Pictures of each class.")
 
@@ -43,7 +50,7 @@ class EditForm(Sampling):
         None, max_length=100, description="What to regenerate, x0,y0,x1,y1 in pixels of the model's picture."
     )
     keep_levels: int | None = Field(None, ge=0, description="Levels to keep even there.")
-    class_id: str | None = Field(None, max_length=100, description="Name or number.")
+    class_id: ClassText | None = Field(None, description="Name or number; of several axes as text, `style=lorelei`.")
     num_samples: int = Field(1, ge=1, le=1024)
     blend: bool = Field(False, description="Take the pixels outside the mask from the picture.")
 
@@ -221,6 +228,13 @@ class ImageSize(BaseModel):
     channels: int
 
 
+class ClassAxis(BaseModel):
+    """One thing that classes tell, such as a style or a background."""
+
+    name: str
+    classes: list[str]
+
+
 class ModelAnswer(BaseModel):
     """One model."""
 
@@ -228,6 +242,7 @@ class ModelAnswer(BaseModel):
     modality: Literal["image", "speech"]
     description: str
     classes: list[str]
+    axes: list[ClassAxis] = Field([], description="Of classes on several axes; `classes` are those of the first.")
     image: ImageSize | None
     sample_rate_hz: int | None
     voices: list[str]

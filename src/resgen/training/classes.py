@@ -15,6 +15,7 @@ from resgen.checkpoints.artefacts import SavedTokenizer, check_belongs, fingerpr
 from resgen.checkpoints.format import Folder
 from resgen.data.codes.cache import CachePlan, CodeCache
 from resgen.data.codes.encoding import write_codes
+from resgen.errors import DataError
 from resgen.kinds import AnySampling, kind_of, sample
 from resgen.models.base import CodeModel
 from resgen.training.generator_task import Batch, Evaluate, GeneratorTask
@@ -80,10 +81,18 @@ class ClassProduct:
         tokenizer: decodes samples; exported with the generator.
         class_names: names of the training data's classes.
         show: writes samples.
+        class_axes: see `checkpoints.artefacts.save_pipeline`.
     """
 
-    def __init__(self, tokenizer: Decoder, class_names: Sequence[str], show: Show) -> None:
+    def __init__(
+        self,
+        tokenizer: Decoder,
+        class_names: Sequence[str],
+        show: Show,
+        class_axes: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> None:
         self.tokenizer, self.class_names, self.show = tokenizer, tuple(class_names), show
+        self.class_axes = class_axes
 
     def to(self, device: torch.device) -> None:
         """Move the tokenizer."""
@@ -105,6 +114,7 @@ class ClassProduct:
             model,
             sampling=sampling,
             class_names=self.class_names if model.config.num_classes else (),
+            class_axes=self.class_axes,
             history=history,
         )
 
@@ -135,16 +145,21 @@ def train_classes(
         train, held_out = encoded(tokenizer, folder)
         for cache in (train, held_out):
             check_belongs(tokenizer, cache.spec, cache.plan.made_from.get("tokenizer"), str(cache.path))
-        class_names = train.plan.class_names
-        num_classes = len(class_names) if len(class_names) > 1 else 0
-        config = replace(recipe.generator, num_classes=num_classes)
+        class_names, class_axes = train.plan.class_names, dict(train.plan.class_axes)
+        if held_out.plan.class_axes != train.plan.class_axes:
+            raise DataError(
+                f"code caches '{train.path}' and '{held_out.path}' differ in their class_axes; encode again"
+            )
+        num_classes = len(class_names) if len(class_names) > 1 or class_axes else 0
+        other_axes = tuple(map(len, class_axes.values()))[1:]
+        config = replace(recipe.generator, num_classes=num_classes, other_axes=other_axes)
         task = GeneratorTask(
             new_generator(recipe, config, tokenizer, run.init),
             recipe.generator_loss,
             ClassExamples(train, num_classes),
             ClassExamples(held_out, num_classes),
             quantizer=tokenizer.quantizer,
-            product=ClassProduct(tokenizer, class_names, show),
+            product=ClassProduct(tokenizer, class_names, show, class_axes),
             sampling=recipe.sampling,
             evaluate=evaluator(tokenizer) if evaluator is not None and initialise().rank == 0 else None,
             history={"tokenizer": folder.record("tokenizer")},

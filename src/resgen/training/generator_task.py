@@ -16,7 +16,9 @@ from torch.utils.checkpoint import checkpoint
 
 from resgen.kinds import AnySampling, Batch, GeneratorLossConfig, Objective, make_objective
 from resgen.models.base import CodeModel
+from resgen.models.conditions import class_digits
 from resgen.nn.transformer import Block
+from resgen.ops.axes import join_digits
 from resgen.ops.random import generator as make_generator
 from resgen.quantizers.base import Quantizer
 from resgen.training.interface import LossOf
@@ -184,16 +186,16 @@ class GeneratorTask:
     ) -> list[LossOf]:
         """The loss of the kind's objective, with some conditions dropped for guidance."""
         samples, targets = self.train.draw(indices, generator)
-        dropout = self.model.config.class_dropout
-        keep = torch.rand(len(indices), generator=generator, device=generator.device) >= dropout
+        condition = self.model.condition
+        kept = draw_kept(len(indices), len(condition.sizes), self.model.config.class_dropout, generator)
         visible = self.objective.draw(targets.to(self.device), generator)
 
         def loss_of(rows: slice) -> tuple[Tensor, dict[str, Tensor]]:
             codes, class_ids, sequence = self._to_device(self.train.batch(samples[rows]))
-            with_condition = keep[rows].to(self.device)
-            class_ids = torch.where(with_condition, class_ids, self.model.condition.null_id)
+            keep = kept[rows].to(self.device)
+            class_ids = keep_axes(class_ids, keep, condition.sizes)
             if sequence is not None and self.model.config.feature_width:
-                sequence = replace(sequence, keep=with_condition)
+                sequence = replace(sequence, keep=keep.any(1))
             masks = visible[rows, : codes.shape[1]]  # beyond are the positions of longer samples
             return self._loss((codes, class_ids, sequence), masks, visible)
 
@@ -223,6 +225,29 @@ class GeneratorTask:
         codes, class_ids, sequence = batch
         moved = None if sequence is None else sequence.to(self.device)
         return codes.to(self.device), class_ids.to(self.device), moved
+
+
+def draw_kept(count: int, num_axes: int, dropout: float, generator: torch.Generator) -> Bool[Tensor, "B A"]:
+    """Which axes of its class each sample of a step keeps.
+
+    A share `dropout` of the samples keeps none, for the unconditional branch of guidance: as many as with one axis,
+    however many there are. Each of the others keeps some: their number is drawn evenly from 1 to A, then which they
+    are. So a request that tells one axis alone is seen as often as one that tells all. If each axis were dropped by
+    itself, the number kept would lie about its mean: with six axes kept at 90 % each, one alone in 18,000 samples.
+    """
+    keep = torch.rand(count, generator=generator, device=generator.device) >= dropout
+    if num_axes == 1:
+        return keep[:, None]
+    ranks = torch.rand(count, num_axes, generator=generator, device=generator.device).argsort(1)
+    return keep[:, None] & (
+        ranks < torch.randint(1, num_axes + 1, (count, 1), generator=generator, device=ranks.device)
+    )
+
+
+def keep_axes(class_ids: Int[Tensor, " B"], keep: Bool[Tensor, "B A"], sizes: Sequence[int]) -> Int[Tensor, " B"]:
+    """Class ids that say nothing on the axes that are not kept."""
+    parts = zip(class_digits(class_ids, sizes), class_digits(sizes[0], sizes), keep.unbind(1), strict=True)
+    return torch.as_tensor(join_digits([torch.where(kept, digit, nothing) for digit, nothing, kept in parts], sizes))
 
 
 class _Loss(nn.Module):

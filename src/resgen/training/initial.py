@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from resgen.checkpoints.artefacts import SavedTokenizer, check_belongs
-from resgen.checkpoints.format import load_folder, load_tensors
+from resgen.checkpoints.format import SavedComponent, load_folder, load_tensors
 from resgen.checkpoints.locate import resolve_model
 from resgen.checkpoints.tensors import load_state, module_tensors
 from resgen.data.announce import announce
@@ -20,8 +22,8 @@ from resgen.nn.seeding import seeded
 from resgen.nn.size import build_within_memory
 
 CLASSES = "condition.embedding.weight"
-"""How a generator's vectors of classes are called, or their names end: VALL-E's scheme has them twice. The last vector
-stands for no class."""
+"""How a generator's vectors of classes are called, or their names end: VALL-E's scheme has them twice. They are axis by
+axis, and the last one of the first axis stands for no class."""
 FEATURES = "features.conv.weight"
 """The same of what takes the text model's hidden states into a generator of speech."""
 
@@ -55,8 +57,9 @@ def start_from(module: nn.Module, name_or_path: str | Path, part: str) -> None:
 def start_generator_from(generator: CodeModel, name_or_path: str | Path, tokenizer: SavedTokenizer) -> None:
     """`start_from` for a generator, which must have been trained on codes of the same tokenizer.
 
-    Where the number of classes differs, classes start from scratch and only "no class" keeps its vector; where the text
-    model has another width, what takes its hidden states in starts from scratch.
+    Where the number of classes differs, classes start from scratch and only "no class" keeps its vector. Axes that are
+    new start at zero, so that the model begins with what it knew. Where the text model has another width, what takes
+    its hidden states in starts from scratch.
 
     Raises:
         CheckpointError: as `start_from`; or another tokenizer's codes made it.
@@ -70,15 +73,33 @@ def start_generator_from(generator: CodeModel, name_or_path: str | Path, tokeniz
         known = tensors.get(name)
         if known is None or fresh.ndim != known.ndim:
             continue
-        if name.endswith(CLASSES) and len(fresh) != len(known) and fresh.shape[1:] == known.shape[1:]:
-            tensors[name] = torch.cat([fresh[:-1].float(), known[-1:].float()])
-            said.append(f"classes start from scratch: '{folder.path}' has {len(known) - 1}, these are {len(fresh) - 1}")
+        if name.endswith(CLASSES) and fresh.shape[1:] == known.shape[1:]:
+            tensors[name], line = _classes(generator, fresh.float(), known.float(), saved, str(folder.path))
+            said += [line] * bool(line)
         if name.endswith(FEATURES) and fresh.shape[1] != known.shape[1]:
             tensors[name] = fresh
             said.append(f"{FEATURES} starts from scratch: '{folder.path}' has another text model's width")
     for line in dict.fromkeys(said):
         announce(line)
     load_state(generator, tensors, str(folder.path))
+
+
+def _classes(
+    generator: CodeModel, fresh: Tensor, known: Tensor, saved: SavedComponent, where: str
+) -> tuple[Float[Tensor, "R O"], str]:
+    """The vectors of classes to start from, those of a saved model as far as the axes are the same; and what to say."""
+    sizes, config = list(generator.condition.sizes), saved.config.get("model")
+    others = config.get("other_axes") if isinstance(config, Mapping) else None
+    others = others if isinstance(others, list) else []
+    kept = sizes[: len(others) + 1]
+    if kept[1:] == others and len(known) == sum(kept) + len(kept):
+        new = len(sizes) - len(kept)
+        line = f"the classes of '{where}' are kept; other axes ({new}) start at nothing" if new else ""
+        return torch.cat([known, torch.zeros_like(fresh[len(known) :])]), line
+    first = sizes[0]
+    nothing = fresh[first : first + 1] if others else known[-1:]
+    line = f"classes start from scratch: '{where}' has {len(known) - 1}, these are {len(fresh) - 1}"
+    return torch.cat([fresh[:first], nothing, fresh[first + 1 :]]), line
 
 
 def new_generator(recipe: Any, config: ModelConfig, tokenizer: SavedTokenizer, init: str | Path | None) -> CodeModel:

@@ -315,7 +315,7 @@ def test_train_refuses_before_it_begins(options, named, trainings, tmp_path, cap
 
 class FakeCache:
     spec = CodeSpec(depth=8, codebook_size=16, code_dim=4, shape=(2, 3))
-    plan = SimpleNamespace(class_names=("a",), ragged=False)
+    plan = SimpleNamespace(class_names=("a",), class_axes=(), ragged=False)
 
     def __init__(self, size):
         self.size = size

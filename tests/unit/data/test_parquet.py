@@ -17,8 +17,9 @@ from resgen.data import CounterSampler, available_splits, load_array, open_image
 from resgen.data.pictures import parquet
 from resgen.data.pictures import sources as images
 from resgen.data.sound.sources import open_speech
-from resgen.errors import DataError
+from resgen.errors import ConfigError, DataError
 from resgen.extras import MissingExtraError
+from resgen.models.conditions import class_digits
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -231,3 +232,98 @@ def test_files_that_fill_the_memory_are_refused(tmp_path: Path) -> None:
     for open_data, name in ((open_images, "image"), (open_speech, "audio")):
         with pytest.raises(DataError, match=r"has [0-9,]+ bytes, but takes 314,[0-9,]+ when it is read; remove it"):
             open_data(tmp_path / f"{name}.parquet")
+
+
+def write_axes(path: Path, columns: dict[str, Any], names: dict[str, list[str]] | None = None) -> Path:
+    """Pictures with several label columns."""
+    count = len(next(iter(columns.values())))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.table({"image": pa.array([encoded(v) for v in range(count)]), **columns})
+    features = {name: {"names": list_, "_type": "ClassLabel"} for name, list_ in (names or {}).items()}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(table.replace_schema_metadata(metadata), path, row_group_size=2)
+    return path
+
+
+def test_several_columns_are_axes_and_values_may_be_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    columns = {
+        "label": [1, 0, 1, None],
+        "background": ["red", None, "blue", "red"],
+        "size": pa.array([2, 0, None, 1], pa.int32()),
+        "hat": [True, False, None, True],
+        "author": ["x", "y", "z", "x"],
+    }
+    path = write_axes(tmp_path / "train.parquet", columns, {"label": ["cat", "dog"]})
+    source = open_images(path, class_columns=["style=label", "background", "size", "hat"])
+    assert source.class_names == ("cat", "dog")
+    assert dict(source.class_axes) == {
+        "style": ("cat", "dog"), "background": ("blue", "red"), "size": ("0", "1", "2"), "hat": ("0", "1")
+    }  # fmt: skip
+    digits = class_digits(source.labels, [2, 2, 3, 2])
+    assert np.stack(digits).T.tolist() == [[1, 2, 3, 2], [0, 0, 1, 1], [1, 1, 0, 0], [2, 2, 2, 2]]
+    line = capsys.readouterr().err
+    assert "4 pictures, classes by style (2), background (2), size (3), hat (2); left out: column author" in line
+    part = source.subset(np.array([0, 2]))
+    assert part.class_axes == source.class_axes and part.labels.tolist() == source.labels[[0, 2]].tolist()
+    one = open_images(path, class_columns=["background"])
+    assert one.class_names == ("blue", "red") and one.labels.tolist() == [1, 2, 0, 1], "2 says nothing"
+    with pytest.raises(DataError, match="row 3 has no label"):
+        open_images(path)
+
+
+def test_the_classes_of_an_axis_are_those_of_all_splits(tmp_path: Path) -> None:
+    """Of names and of numbers alike: the ids of both splits must mean the same."""
+    write_axes(tmp_path / "train.parquet", {"label": [0, 1], "hat": ["b", "c"]})
+    write_axes(tmp_path / "test.parquet", {"label": [4, None], "hat": ["a", "c"]})
+    for split, ids in (("train", [[0, 2], [1, 3]]), ("test", [[4, 1], [5, 3]])):
+        source = open_images(tmp_path, split=split, class_columns=["label", "hat"])
+        assert [len(names) for names in source.class_axes.values()] == [5, 3]
+        assert np.stack(class_digits(source.labels, [5, 3])).T.tolist() == ids
+
+
+def test_columns_in_several_files_with_a_gap_in_one(tmp_path: Path) -> None:
+    write_axes(tmp_path / "train-00000-of-00002.parquet", {"label": [0, 0], "hat": pa.array([None, None], pa.string())})
+    write_axes(tmp_path / "train-00001-of-00002.parquet", {"label": [1, 1], "hat": ["b", "a"]})
+    source = open_images(tmp_path, class_columns=["label", "hat"])
+    assert np.stack(class_digits(source.labels, [2, 2])).T.tolist() == [[0, 0], [0, 0], [1, 2], [1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("columns", "error", "message"),
+    [
+        (
+            ["label", "hut"],
+            DataError,
+            "unknown class column 'hut' .did you mean 'hat'..; allowed: image, label, hat, ",
+        ),
+        (["label", "label"], ConfigError, "must hold columns with names of their own"),
+        (["a=label", "a=hat"], ConfigError, "must hold columns with names of their own"),
+        (["a,b=label"], ConfigError, "not 'a,b=label'"),
+        (["label="], ConfigError, "not 'label='"),
+        ([" "], ConfigError, "not ' '"),
+        (["label", "empty"], DataError, "no row of 'train.parquet' says anything of empty; leave it out"),
+        (["label", "image"], DataError, "column 'image' must hold whole numbers or names"),
+        (["label", "below"], DataError, "row 1 has label -3; labels start at 0"),
+        (["label", "high", "far"], DataError, "more than 2,147,483,648 combinations; leave an axis out"),
+    ],
+)
+def test_columns_that_are_no_axes(tmp_path: Path, columns: list[str], error: Any, message: str) -> None:
+    table = {
+        "label": [0, 1],
+        "hat": ["a", "b"],
+        "empty": pa.array([None, None], pa.string()),
+        "below": [None, -3],
+        "high": [0, 60_000],
+        "far": [0, 60_000],
+    }
+    path = write_axes(tmp_path / "train.parquet", table)
+    with pytest.raises(error, match=message):
+        open_images(path, class_columns=columns)
+
+
+def test_folders_have_no_columns(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "a.png").write_bytes(encoded(3))
+    for data in (tmp_path, "digits"):
+        with pytest.raises(DataError, match=r"class_columns=\['style'\] are columns of parquet files, not of"):
+            open_images(data, class_columns=["style=label"])

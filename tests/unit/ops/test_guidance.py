@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from resgen.errors import ConfigError
 from resgen.ops.guidance import guidance_weights, guide
 
 
@@ -26,8 +25,3 @@ def test_weights_grow_linearly() -> None:
 def test_weights_are_off_outside_of_the_interval() -> None:
     assert guidance_weights(4, 0.0, 3.0, (0.25, 0.8)) == pytest.approx([0.0, 1.0, 2.0, 0.0])
     assert guidance_weights(4, 0.0, 3.0, (0.0, 0.5)) == pytest.approx([0.0, 1.0, 0.0, 0.0])
-
-
-def test_no_steps() -> None:
-    with pytest.raises(ConfigError, match="num_steps=0"):
-        guidance_weights(0, 0.0, 1.0)

@@ -90,8 +90,8 @@ def test_every_token_is_revealed_once(schedule: str, unmasking: str, num_steps: 
     model, states = Scripted(), []
     config = settings(num_steps=num_steps, mask_schedule=schedule, unmasking=unmasking)
     samples = model.run(config, callback=lambda *state: states.append(state))
-    plan = reveal_plan(schedule, num_steps, torch.full((3,), SPEC.num_tokens))
-    assert all((part >= 0).all() for part in plan) and int(sum(plan)[0]) == SPEC.num_tokens
+    plan = reveal_plan(schedule, num_steps, torch.full((3,), SPEC.num_positions * SPEC.depth))
+    assert all((part >= 0).all() for part in plan) and int(sum(plan)[0]) == SPEC.num_positions * SPEC.depth
     working = [k for k, part in enumerate(plan) if part.any()]
     assert len(model.scales) == len(samples.steps) == len(states) == len(working)
     assert [record.step for record in samples.steps] == [k + 1 for k in working]

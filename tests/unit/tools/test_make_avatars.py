@@ -18,6 +18,7 @@ from PIL import Image
 
 from resgen.data.pictures.sources import open_images
 from resgen.errors import DataError
+from resgen.models.conditions import class_digits
 
 PACKAGES_VARIABLE = "RESGEN_AVATAR_PACKAGES"
 
@@ -45,7 +46,7 @@ def test_options_are_drawn_from_the_palettes() -> None:
     assert options["baseColor"] == [make_avatars.SKIN[traits["skin"]]], "micah calls the skin its base"
     assert (options, traits) == draw_options("micah", random.Random(3)) != draw_options("micah", random.Random(4))
     options, traits = draw_options("thumbs", random.Random(0))
-    assert options.keys() == {"seed", "backgroundColor"} and traits["hair"] == traits["skin"] == "none"
+    assert options.keys() == {"seed", "backgroundColor"} and traits["hair"] is traits["skin"] is None
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,7 @@ def test_options_are_drawn_from_the_palettes() -> None:
         ({"mouth": "sad02", "glassesColor": "#191919", "hairColor": "#000000"}, ("none", "none", "unhappy")),
         ({"mood": "superHappy", "facialHair": "default"}, ("none", "beard", "happy")),
         ({"mouth": "openSad", "accessories": "sunglasses"}, ("glasses", "none", "unhappy")),
-        ({"features": "mustache", "mouth": "variant03"}, ("none", "beard", "none")),
+        ({"features": "mustache", "mouth": "variant03"}, ("none", "beard", None)),
         ({"face": "smileLOL", "accessories": "eyepatch"}, ("none", "none", "happy")),
     ],
 )
@@ -89,6 +90,12 @@ def test_written_pictures_are_read_with_their_styles(tmp_path: Path) -> None:
     schema = pyarrow.parquet.read_schema(tmp_path / "train.parquet")
     features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
     assert {name: tuple(features[name]["names"]) for name in AXES} == AXES
+    source = open_images(tmp_path, class_columns=["style=label", "background", "hair", "glasses", "mood"])
+    assert source.class_axes["style"] == tuple(STYLES) and source.class_axes["mood"] == ("happy", "unhappy")
+    digits = class_digits(source.labels, [len(names) for names in source.class_axes.values()])
+    thumbs = list(STYLES).index("thumbs")
+    assert digits[2][thumbs] == 0 and (digits[4] == 2).all(), "no hair is told as nothing; all are unhappy"
+    assert digits[1].tolist() == [row["background"] + 1 for row in rows]
 
 
 def test_pixels_stay_what_they_are() -> None:

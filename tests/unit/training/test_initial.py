@@ -132,3 +132,43 @@ def test_what_does_not_fit_is_refused_and_leaves_the_module_alone(saved: Path) -
         start_generator_from(make_generator(tokenizer, 1), saved, make_tokenizer(1))
     with pytest.raises(CheckpointError, match="vocoder"):
         start_from(tokenizer, saved, "vocoder")
+
+
+def class_rows(model: CodeModel) -> torch.Tensor:
+    return model.condition.embedding.weight.detach()
+
+
+def test_new_axes_start_at_nothing(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A model of one axis goes on as it was, whatever the new axes say."""
+    tokenizer = make_tokenizer(0)
+    known, generator = make_generator(tokenizer, 0), make_generator(tokenizer, 1, other_axes=(3, 1))
+    start_generator_from(generator, saved, tokenizer)
+    assert torch.equal(class_rows(generator)[:3], class_rows(known).to(torch.bfloat16).float())
+    assert not class_rows(generator)[3:].any()
+    assert "are kept; other axes (2) start at nothing" in capsys.readouterr().err
+    ids = torch.arange(24)
+    assert torch.equal(generator.condition(ids), generator.condition(ids % 3))
+
+
+def test_axes_are_kept_by_a_model_of_the_same_and_not_by_others(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = make_tokenizer(0)
+    known = make_generator(tokenizer, 0, other_axes=(3, 1))
+    axes = {"style": ("a", "b"), "background": ("c", "d", "e"), "hat": ("f",)}
+    settings = {"sampling": SamplingConfig(num_steps=2), "class_names": ("a", "b"), "class_axes": axes}
+    save_pipeline(tmp_path / "axes", tokenizer, known, **settings)
+    same = make_generator(tokenizer, 1, other_axes=(3, 1))
+    start_generator_from(same, tmp_path / "axes", tokenizer)
+    assert torch.equal(class_rows(same), class_rows(known).to(torch.bfloat16).float())
+    assert "from scratch" not in capsys.readouterr().err
+    more = make_generator(tokenizer, 1, other_axes=(3, 1, 2))
+    start_generator_from(more, tmp_path / "axes", tokenizer)
+    assert torch.equal(class_rows(more)[:9], class_rows(same)) and not class_rows(more)[9:].any()
+    assert "are kept; other axes (1) start at nothing" in capsys.readouterr().err
+    for others in ((1, 3), (4,), ()):
+        fresh = make_generator(tokenizer, 1, other_axes=others)
+        before = class_rows(fresh).clone()
+        start_generator_from(fresh, tmp_path / "axes", tokenizer)
+        assert torch.equal(class_rows(fresh), before)
+        assert "classes start from scratch" in capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 ```
 meta.json                 {"format": "resgen-codes", "format_version": 1, "spec", "num_samples", "versions", "columns",
-                           "class_names", "made_from", "ragged", "shard_samples",
+                           "class_names", "class_axes", "made_from", "ragged", "shard_samples",
                            "shards": [{"file": "codes-00000.safetensors", "num_samples", "sha256"}, ...]}
 codes-00000.safetensors   codes, uint16 or int32 [positions, D], of its samples one after another, and lengths,
                           int64 [samples]; of a column of numbers int64 [samples]; of a column of rows their int32
@@ -33,6 +33,7 @@ from torch import Tensor
 from resgen.config import config_from_dict, config_to_dict
 from resgen.data.text import NUM_TOKENS
 from resgen.errors import ConfigError, DataError
+from resgen.ops.axes import count_ids
 from resgen.types import CodeSpec
 
 FORMAT, FORMAT_VERSION = "resgen-codes", 1
@@ -60,7 +61,9 @@ class CachePlan:
         versions: encoded versions per sample, one after the other (for example: 0 as it is, 1 mirrored).
         columns: what every sample has besides codes, by name: a number, a row of numbers or a text. Labels (numbers),
             tokens and durations (rows) are checked for what they mean.
-        class_names: one per label; may be empty.
+        class_names: one per label; may be empty. With several axes, of the first.
+        class_axes: names and their classes, of every axis of which the labels tell, in this order; see
+            `models.conditions.class_digits`. Empty where a label is a number of `class_names`.
         made_from: fingerprints, by name, of what makes the codes and of the data.
         ragged: samples differ in length, and some may be left out; otherwise all have the positions of `spec`.
         shard_samples: the most samples of a shard.
@@ -74,6 +77,7 @@ class CachePlan:
     versions: int = 1
     columns: Mapping[str, Literal["number", "row", "text"]] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
+    class_axes: tuple[tuple[str, tuple[str, ...]], ...] = ()
     made_from: Mapping[str, str]
     ragged: bool = False
     shard_samples: int
@@ -425,8 +429,10 @@ def _check(part: Part, plan: CachePlan, shard: Shard, where: str) -> None:
             raise DataError(f"{where}: {name} must be one text per sample; {REMEDY}")
     if not count:
         return
-    if "labels" in plan.columns and plan.class_names and (top := arrays["labels"].max()) >= len(plan.class_names):
-        raise DataError(f"{where} has labels {arrays['labels'].min()}..{top}, but {len(plan.class_names)} classes")
+    if "labels" in plan.columns:
+        most = count_ids([len(names) for _, names in plan.class_axes]) if plan.class_axes else len(plan.class_names)
+        if most and (top := arrays["labels"].max()) >= most:
+            raise DataError(f"{where} has labels {arrays['labels'].min()}..{top}, but {most} classes")
     if "tokens" in plan.columns and (arrays["tokens"].min() < 0 or arrays["tokens"].max() >= NUM_TOKENS):
         raise DataError(f"{where}: tokens must lie in 0..{NUM_TOKENS - 1}; {REMEDY}")
     if "durations" in plan.columns:

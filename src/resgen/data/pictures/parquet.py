@@ -13,7 +13,7 @@ import numpy as np
 
 from resgen.data.labels import label_name
 from resgen.data.parquet import check_encoded, check_unpacked, encoded_cells, open_parquet
-from resgen.errors import DataError
+from resgen.errors import DataError, unknown
 
 IMAGE_COLUMNS = ("image", "img")
 _BATCH_ROWS = 1024
@@ -25,7 +25,7 @@ class ParquetPictures(NamedTuple):
 
     Attributes:
         pictures: the encoded bytes of every row, shared with Arrow's memory; none if they were not asked for.
-        labels: int64 [N]; zeros if the file has no label column.
+        labels: int64 [N], -1 where there is none; zeros if the file has no label column.
         class_names: from the schema's metadata or, where labels are names, those of the file; else None.
         labelled: whether the file has a label column.
         by_name: whether its labels are names, of which other files of the data may have more.
@@ -40,24 +40,26 @@ class ParquetPictures(NamedTuple):
     unused: tuple[str, ...] = ()
 
 
-def read_parquet(path: Path, *, pictures: bool = True) -> ParquetPictures:
+def read_parquet(path: Path, *, pictures: bool = True, column: str | None = None) -> ParquetPictures:
     """Read the picture and label columns of one parquet file; the pictures are not decoded.
 
     Args:
         path: the file.
         pictures: read them; without, `ParquetRows` reads them when they are asked for.
+        column: the label column, in which labels may be missing; without, it is found by its name or type.
 
     Raises:
-        DataError: unreadable, no picture column, a row without bytes, a label that is missing, negative or has no name,
-            several columns that may be the label.
+        DataError: unreadable, no picture or label column, a row without bytes, a label that is missing, negative or has
+            no name, several columns that may be the label.
         MissingExtraError: pyarrow is not installed.
     """
     files: list[memoryview] = []
     labels: list[np.ndarray] = []
     with open_parquet(path) as file:
         schema = file.schema_arrow
-        image, label = _image_column(path, schema.names), _label_column(path, schema)
+        image, label = _image_column(path, schema.names), _label_column(path, schema, column)
         _check_types(path, schema, image, label)
+        by_name = label is not None and _is_text(schema.field(label).type)
         count = file.metadata.num_rows
         columns = [image] * pictures + [label] * (label is not None)
         start = 0
@@ -65,30 +67,33 @@ def read_parquet(path: Path, *, pictures: bool = True) -> ParquetPictures:
             if pictures:
                 files += encoded_cells(path, batch.column(image), image, start)
             if label is not None:
-                labels.append(_labels(path, batch.column(label), start))
+                labels.append(_labels(path, batch.column(label), start, missing=column is not None))
             start += len(batch)
     all_labels = np.concatenate(labels) if labels else np.zeros(count, np.int64)
     unused = tuple(name for name in schema.names if name not in (image, label))
-    if all_labels.dtype == object:
-        texts, all_labels = np.unique(all_labels.astype(str), return_inverse=True)
-        return ParquetPictures(files, all_labels, tuple(map(str, texts)), True, True, unused)
-    names = _class_names(schema.metadata, label)
-    if names is not None and all_labels.size and all_labels.max() >= len(names):
-        row = int(np.argmax(all_labels >= len(names)))
-        raise DataError(f"'{path}' row {row} has label {all_labels[row]}, but only {len(names)} classes are named")
-    return ParquetPictures(files, all_labels, names, label is not None, unused=unused)
+    if by_name:
+        texts = all_labels[there := np.array([text is not None for text in all_labels], bool)]
+        names, numbers = np.unique(texts.astype(str), return_inverse=True)
+        all_labels = np.full(count, -1)
+        all_labels[there] = numbers
+        return ParquetPictures(files, all_labels, tuple(map(str, names)), True, True, unused)
+    named = _class_names(schema.metadata, label)
+    if named is not None and all_labels.size and all_labels.max() >= len(named):
+        row = int(np.argmax(all_labels >= len(named)))
+        raise DataError(f"'{path}' row {row} has label {all_labels[row]}, but only {len(named)} classes are named")
+    return ParquetPictures(files, all_labels, named, label is not None, unused=unused)
 
 
 def join_labels(
     parts: Sequence[ParquetPictures], others: Sequence[ParquetPictures], where: str
 ) -> tuple[tuple[str, ...], np.ndarray]:
-    """Class names and labels, int64 [N], of several files that form one data set.
+    """Class names and labels, int64 [N], of several files that form one data set; labels may be missing, -1.
 
     The names are the schema's, or the numbers as text; of labels that are names, all that occur, sorted.
 
     Args:
         parts: the files.
-        others: those of other splits, of which names are common.
+        others: those of other splits whose classes are the same.
         where: what to call the data in an error.
 
     Raises:
@@ -99,20 +104,20 @@ def join_labels(
     if parts[0].by_name:
         every = sorted({name for part in (*parts, *others) if part.by_name for name in part.class_names or ()})
         numbers = {name: number for number, name in enumerate(every)}
-        tables = [np.array([numbers[name] for name in part.class_names or ()], np.int64) for part in parts]
+        tables = [np.array([*(numbers[name] for name in part.class_names or ()), -1], np.int64) for part in parts]
         return tuple(every), np.concatenate([table[part.labels] for part, table in zip(parts, tables, strict=True)])
     labels = np.concatenate([part.labels for part in parts])
-    name_lists = {part.class_names for part in parts}
+    name_lists = {part.class_names for part in (*parts, *others)}
     if len(name_lists) > 1:
         raise DataError(f"the parquet files of '{where}' do not agree on class names")
     names = name_lists.pop()
     if names is None and not parts[0].labelled:
         names = ("picture",)
     if names is None:
-        if labels.max(initial=0) >= _MAX_UNNAMED_CLASSES:
-            highest = f"'{where}' has label {labels.max()}, but no class names"
-            raise DataError(f"{highest}; at most {_MAX_UNNAMED_CLASSES - 1}")
-        names = tuple(map(str, range(int(labels.max(initial=0)) + 1)))
+        highest = max(int(part.labels.max(initial=0)) for part in (*parts, *others))
+        if highest >= _MAX_UNNAMED_CLASSES:
+            raise DataError(f"'{where}' has label {highest}, but no class names; at most {_MAX_UNNAMED_CLASSES - 1}")
+        names = tuple(map(str, range(highest + 1)))
     return names, labels
 
 
@@ -212,8 +217,12 @@ def _image_column(path: Path, names: Sequence[str]) -> str:
     raise DataError(f"'{path}' has no column {' or '.join(IMAGE_COLUMNS)}; it has: {', '.join(names) or 'none'}")
 
 
-def _label_column(path: Path, schema: Any) -> str | None:
-    """By its name or, without such a one, by its type `ClassLabel`."""
+def _label_column(path: Path, schema: Any, column: str | None) -> str | None:
+    """The given one, or by its name or, without such a one, by its type `ClassLabel`."""
+    if column is not None and column not in schema.names:
+        raise DataError(f"'{path}': {unknown('class column', column, schema.names)}")
+    if column is not None:
+        return column
     name = label_name(schema.names, f"'{path}'")
     classes = [] if name else [one for one in schema.names if _class_names(schema.metadata, one)]
     if len(classes) > 1:
@@ -230,25 +239,29 @@ def _check_types(path: Path, schema: Any, image: str, label: str | None) -> None
 def _is_label(column_type: Any) -> bool:
     from pyarrow import types
 
-    column_type = column_type.value_type if types.is_dictionary(column_type) else column_type
-    return bool(
-        types.is_integer(column_type)
-        or types.is_boolean(column_type)
-        or types.is_string(column_type)
-        or types.is_large_string(column_type)
-    )
+    content = column_type.value_type if types.is_dictionary(column_type) else column_type
+    return bool(types.is_integer(content) or types.is_boolean(content) or _is_text(content))
 
 
-def _labels(path: Path, column: Any, start: int) -> np.ndarray:
-    if column.null_count:
-        raise DataError(f"'{path}' row {start + column.is_null().to_pylist().index(True)} has no label")
-    values = column.to_numpy(zero_copy_only=False)
-    if values.dtype == object and values.size and isinstance(values[0], str):
-        return values
-    values = values.astype(np.int64)
+def _is_text(column_type: Any) -> bool:
+    from pyarrow import types
+
+    content = column_type.value_type if types.is_dictionary(column_type) else column_type
+    return bool(types.is_string(content) or types.is_large_string(content))
+
+
+def _labels(path: Path, column: Any, start: int, *, missing: bool) -> np.ndarray:
+    """Names (or None), or numbers (or -1)."""
+    absent = np.array(column.is_null().to_pylist(), bool)
+    if absent.any() and not missing:
+        raise DataError(f"'{path}' row {start + int(absent.argmax())} has no label")
+    if _is_text(column.type):
+        return np.array(column.to_pylist(), object)
+    values = np.array([0 if value is None else value for value in column.to_pylist()]).astype(np.int64)
     if values.size and values.min() < 0:
         row = int(np.argmax(values < 0))
         raise DataError(f"'{path}' row {start + row} has label {values[row]}; labels start at 0")
+    values[absent] = -1
     return values
 
 

@@ -6,9 +6,9 @@ import hashlib
 import os
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from resgen.config import is_text
 from resgen.data.announce import announce, leave_out
+from resgen.data.labels import axis_columns, class_ids
 from resgen.data.pictures.decode import (
     REMEDY,
     Pictures,
@@ -29,7 +30,7 @@ from resgen.data.pictures.decode import (
     pixels,
     read_image,
 )
-from resgen.data.pictures.parquet import ParquetRows, encoded_bytes, join_labels, read_parquet
+from resgen.data.pictures.parquet import ParquetPictures, ParquetRows, encoded_bytes, join_labels, read_parquet
 from resgen.data.splits import known_split, parquet_splits, split_folders, split_of, subfolders
 from resgen.data.tar.index import fingerprint, index_shards, join_classes, labels_of, reader
 from resgen.data.tar.paths import class_names, shard_splits
@@ -56,8 +57,9 @@ class ImageSource:
 
     Attributes:
         name: short name for messages and model cards.
-        class_names: one per label; `("picture",)` where there are no labels.
-        labels: int64 [N], each below `len(class_names)`.
+        class_names: one per label; `("picture",)` where there are no labels. With several axes, of the first.
+        class_axes: names on every axis, by its name; empty where a label is all that a picture has.
+        labels: int64 [N], each below `len(class_names)`; with `class_axes` class ids, see `models.conditions`.
         pictures: the pictures as they are stored.
         where: what to call picture `i` in an error.
         digest: computes `fingerprint`.
@@ -72,14 +74,17 @@ class ImageSource:
     pictures: Pictures
     where: Callable[[int], str]
     digest: Callable[[], str]
+    class_axes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
     blocks: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        for label, name in enumerate(self.class_names):
+        names = [name for axis in self.class_axes.values() for name in axis] or self.class_names
+        for label, name in enumerate(names):
             if not is_text(name):
                 samples = np.flatnonzero(self.labels == label)
-                where = self.where(int(samples[0])) if len(samples) else f"data '{self.name}'"
+                known = len(samples) and not self.class_axes
+                where = self.where(int(samples[0])) if known else f"data '{self.name}'"
                 raise DataError(f"{where} has a class whose name is no text, {ascii(name[:40])}; give it another one")
 
     def __len__(self) -> int:
@@ -95,7 +100,10 @@ class ImageSource:
         """What it is, in one line."""
         names = ", ".join(self.class_names[:8]) + (", ..." if len(self.class_names) > 8 else "")
         classes = f"{len(self.class_names)} classes ({names})" if len(self.class_names) > 1 else "no classes"
-        present = set(self.labels.tolist())
+        if self.class_axes:
+            axes = ", ".join(f"{axis} ({len(names)})" for axis, names in self.class_axes.items())
+            classes = f"classes by {axes}"
+        present = set(range(len(self.class_names))) if self.class_axes else set(self.labels.tolist())
         absent = [repr(name) for label, name in enumerate(self.class_names) if label not in present]
         none_of = f"; no pictures of {', '.join(absent[:8])}{', ...' * (len(absent) > 8)}" if absent else ""
         left_out = f"; left out: {', '.join(self.left_out)}" if self.left_out else ""
@@ -111,6 +119,7 @@ class ImageSource:
         return ImageSource(
             name=self.name,
             class_names=self.class_names,
+            class_axes=self.class_axes,
             labels=self.labels[rows],
             pictures=ReadPictures(len(rows), lambda index: self.pictures[int(rows[index])]),
             where=lambda index: self.where(int(rows[index])),
@@ -120,7 +129,7 @@ class ImageSource:
         )
 
 
-def open_images(path_or_name: str | Path, *, split: str = "train") -> ImageSource:
+def open_images(path_or_name: str | Path, *, split: str = "train", class_columns: Sequence[str] = ()) -> ImageSource:
     """Open a labelled set of pictures.
 
     * `digits`: scikit-learn's 1,797 grey 8x8 digits; every tenth (index 9, 19, ...) is `test`, the others `train`.
@@ -133,31 +142,40 @@ def open_images(path_or_name: str | Path, *, split: str = "train") -> ImageSourc
     A path without splits has the single split `train`, which is all of it; a single file may also be asked for by the
     split in its name. One line on standard error says what was opened.
 
+    Args:
+        path_or_name: one of these.
+        split: of it.
+        class_columns: of parquet files, the columns that are axes of the class, `column` or `axis=column`, the most
+            telling first; values may be missing. By default one column is the label.
+
     Raises:
-        DataError: nothing there, no such split, empty, or of a form that cannot be read.
+        ConfigError: `class_columns` of which two have one name.
+        DataError: nothing there, no such split or column, empty, or of a form that cannot be read.
         MissingExtraError: scikit-learn or pyarrow is needed and not installed.
     """
-    source = _open(path_or_name, known_split(split) or split)
+    source = _open(path_or_name, known_split(split) or split, axis_columns(class_columns))
     announce(source.summary())
     return source
 
 
-def _open(path_or_name: str | Path, split: str) -> ImageSource:
+def _open(path_or_name: str | Path, split: str, axes: Mapping[str, str]) -> ImageSource:
     splits = available_splits(path_or_name)
     path = Path(path_or_name)
     if path.is_file() and split == split_of(path):
         split = "train"
     if split not in splits:
         raise DataError(f"'{path_or_name}': {unknown('split', split, splits)}")
+    if axes and not (path.suffix.lower() == ".parquet" or (path.is_dir() and parquet_splits(path))):
+        raise DataError(f"class_columns={list(axes)} are columns of parquet files, not of '{path}'; leave them out")
     if str(path_or_name) in BUILT_IN:
         return _open_digits(split)
     try:
         if shards := _shards(path_or_name):
             return _open_shards(path_or_name, shards, split)
         if path.is_file():
-            return _open_parquet({"train": [path]}, "train", path.name)
+            return _open_parquet({"train": [path]}, "train", path.name, axes)
         if groups := parquet_splits(path):
-            return _open_parquet(groups, split, f"{path.name}/{split}")
+            return _open_parquet(groups, split, f"{path.name}/{split}", axes)
         return _open_folder(path, split)
     except OSError as error:
         raise DataError(f"'{path}' cannot be read: {error.strerror or error}") from error
@@ -302,15 +320,25 @@ def _open_digits(split: str) -> ImageSource:
     )
 
 
-def _open_parquet(groups: dict[str, list[Path]], split: str, name: str) -> ImageSource:
+def _open_parquet(groups: dict[str, list[Path]], split: str, name: str, axes: Mapping[str, str]) -> ImageSource:
     files = groups[split]
     large = encoded_bytes(files) > MAX_ENCODED_BYTES
-    parts = [read_parquet(file, pictures=not large) for file in files]
+    column = next(iter(axes.values()), None)
+    parts = [read_parquet(file, pictures=not large, column=column) for file in files]
     ends = list(accumulate(len(part.labels) for part in parts))
     if not ends[-1]:
         raise DataError(f"'{name}' holds no rows")
-    others = [file for other, files in groups.items() if other != split for file in files if parts[0].by_name]
-    class_names, labels = join_labels(parts, [read_parquet(file, pictures=False) for file in others], name)
+    others = [file for other, files in groups.items() if other != split for file in files]
+
+    def joined(parts: list[ParquetPictures], column: str | None) -> tuple[tuple[str, ...], np.ndarray]:
+        common = others if column or parts[0].by_name else []
+        return join_labels(parts, [read_parquet(file, pictures=False, column=column) for file in common], name)
+
+    told = {}
+    for axis, one in axes.items():
+        same = parts if one == column else [read_parquet(file, pictures=False, column=one) for file in files]
+        told[axis] = joined(same, one)
+    class_names, labels = next(iter(told.values())) if told else joined(parts, None)
 
     def where(index: int) -> str:
         part = bisect_right(ends, index)
@@ -320,11 +348,12 @@ def _open_parquet(groups: dict[str, list[Path]], split: str, name: str) -> Image
     return ImageSource(
         name=name,
         class_names=class_names,
-        labels=labels,
+        class_axes={axis: names for axis, (names, _) in told.items()},
+        labels=class_ids(told, name) if told else labels,
         pictures=rows or [picture for part in parts for picture in part.pictures],
         where=where,
         digest=lambda: _files_digest((file.name, file) for file in files),
-        left_out=tuple(f"column {column}" for column in parts[0].unused),
+        left_out=tuple(f"column {column}" for column in parts[0].unused if column not in axes.values()),
         blocks=None if rows is None else rows.blocks,
     )
 

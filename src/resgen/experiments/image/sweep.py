@@ -174,6 +174,7 @@ def store_settings(model: str | Path, sampling: AnySampling) -> None:
         parts.generator,
         sampling=sampling,
         class_names=parts.class_names,
+        class_axes=parts.class_axes,
         extra=parts.folder.extra,
     )
 

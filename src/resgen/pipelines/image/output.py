@@ -34,7 +34,8 @@ class ImageOutput:
         codes: `Int64[B, L, D]`, what they were decoded from.
         steps: one record per network evaluation and batch.
         class_ids: the class of each picture; 0 for a model without classes.
-        class_names: its name, or its number where classes have no names; none for a model without classes.
+        class_names: its name, or its number where classes have no names; none for a model without classes. With several
+            axes what is said of each.
         seed: picture k was drawn from the stream (seed, k).
     """
 

@@ -52,7 +52,9 @@ class ImagePipeline(ClassPipeline):
 
         Args:
             class_ids: a class by name or number, or several in a list, an array or a tensor; by default every class
-                once.
+                once. Of a model with several axes also `{"style": "lorelei", "background": "blue"}` or the same as
+                text, "lorelei, background=blue"; what is left out is the model's choice. By default every class of the
+                first axis once.
             num_samples: pictures of each entry of `class_ids`, next to each other.
             seed: picture k draws from the stream (seed, k), so `batch_size` changes nothing but rounding. None takes a
                 fresh one; the output has it as `seed`.

@@ -17,6 +17,7 @@ from resgen.data.pictures.grid import from_array, png_bytes
 from resgen.errors import ConfigError
 from resgen.kinds import AnySampling, sample
 from resgen.ops.images import psnr_db
+from resgen.pipelines.classes import ClassLike
 from resgen.pipelines.image.edit import EditPlan, MaskLike
 from resgen.pipelines.image.output import sheet_of
 from resgen.pipelines.image.pipeline import ImagePipeline
@@ -87,7 +88,8 @@ class ServedImages:
         tokenizer, spec = self.pipe.tokenizer.config, self.pipe.generator.spec
         size = tokenizer.image_size
         return {
-            "classes": [self.class_name(number) for number in range(self.pipe.num_classes)],
+            "classes": self.pipe.class_names or [str(number) for number in range(self.pipe.num_classes)],
+            "axes": [{"name": axis, "classes": names} for axis, names in self.pipe.class_axes.items()],
             "image": {"height": size, "width": size, "channels": tokenizer.channels},
             "sample_rate_hz": None,
             "voices": [],
@@ -103,7 +105,7 @@ class ServedImages:
         return self.pipe.class_name(class_id) if self.pipe.num_classes else None
 
     def images(
-        self, class_ids: Sequence[int | str] | None, num: int, seed: int, settings: dict[str, Any]
+        self, class_ids: Sequence[ClassLike] | None, num: int, seed: int, settings: dict[str, Any]
     ) -> tuple[tuple[Any, ...], ImageJob]:
         """The key and job of new pictures: `num` of each class (of every class without any), next to each other.
 

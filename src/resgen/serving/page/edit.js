@@ -1,6 +1,7 @@
 // The view that regenerates part of a picture, or its finer levels.
 
 import { post } from "./api.js";
+import { chosenOn, showAxes } from "./axes.js";
 import { make, seconds } from "./dom.js";
 import { applyDefaults, chooseModel, clearError, InputError, numberIn, numbersIn, runForm, showError, wireSeed } from "./forms.js";
 import { Brush } from "./brush.js";
@@ -20,6 +21,7 @@ export function startEdit(view, { models, store, samples, sources, uses }) {
   const [left, top, right, bottom] = ["left", "top", "right", "bottom"].map((side) => form.querySelector(`#box-${side}`));
   const { num_samples: count, num_steps: steps, guidance_scale: guidance, seed, blend, class_id: classId } = form.elements;
   const gallery = new Gallery(view.querySelector(".gallery"), { uses, before: true });
+  const axes = view.querySelector("#edit-axes");
   const cells = view.querySelector(".cells-hint");
   const brush = new Brush(easel, ({ canUndo, isEmpty, ready, drawnAgain, grid, cell }) => {
     undo.disabled = !canUndo;
@@ -44,6 +46,7 @@ export function startEdit(view, { models, store, samples, sources, uses }) {
     for (const [input, most] of [[left, width - 1], [top, height - 1], [right, width], [bottom, height]]) input.max = most;
     [left.value, top.value, right.value, bottom.value] = [0, 0, width, Math.round(height / 2)];
     document.getElementById("edit-class-field").hidden = model.classes.length === 0;
+    showAxes(axes, model);
     classId.replaceChildren(...model.classes.map((name, k) => make("option", { value: k, text: name })));
     easel.classList.toggle("sharp", sharp(model) === "sharp");
     label();
@@ -56,8 +59,9 @@ export function startEdit(view, { models, store, samples, sources, uses }) {
     store,
     onready: (prepared, source) => {
       brush.show(prepared?.canvas ?? null);
-      const known = store.value.classes.indexOf(source?.className);
-      if (known >= 0) classId.value = known;
+      const name = source?.className ?? "";
+      const known = [name, name.split(", ")[0]].map((one) => store.value.classes.indexOf(one)).find((k) => k >= 0);
+      if (known !== undefined) classId.value = known;
     },
   });
 
@@ -99,7 +103,11 @@ export function startEdit(view, { models, store, samples, sources, uses }) {
     body.set("image", blob, name);
     if (!brush.isEmpty) body.set("mask", await brush.blob(), "mask.png");
     if (levels > 0) body.set("keep_levels", levels);
-    if (model.classes.length) body.set("class_id", classId.value);
+    if (model.classes.length) {
+      const { request } = chosenOn(axes, model, classId.value);
+      const asText = (pairs) => Object.entries(pairs).map(([axis, name]) => `${axis}=${name}`).join(", ");
+      body.set("class_id", typeof request === "object" ? asText(request) : request);
+    }
     body.set("blend", blend.checked && !brush.isEmpty);
     say(`Generating ${pictures(numbers.num_samples)} …`);
     progress(0, 0);

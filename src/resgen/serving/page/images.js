@@ -1,6 +1,7 @@
 // The view that makes new pictures.
 
 import { post, stream } from "./api.js";
+import { chosenOn, showAxes } from "./axes.js";
 import { make, seconds } from "./dom.js";
 import { applyDefaults, checkCount, chooseModel, InputError, numbersIn, runForm, wireSeed } from "./forms.js";
 import { Gallery, pictures } from "./gallery.js";
@@ -13,6 +14,7 @@ export function startPictures(view, { models, store, samples, uses }) {
   const form = view.querySelector("form");
   const classes = view.querySelector("#pictures-classes");
   const chips = classes.querySelector(".chips");
+  const axes = view.querySelector("#pictures-axes");
   const filter = classes.querySelector(".filter");
   const gallery = new Gallery(view.querySelector(".gallery"), { uses });
   const { num_samples: each, num_steps: steps, guidance_scale: guidance, seed, watch } = form.elements;
@@ -20,6 +22,7 @@ export function startPictures(view, { models, store, samples, uses }) {
   store.follow((model) => {
     applyDefaults(form, model);
     classes.hidden = model.classes.length === 0;
+    showAxes(axes, model);
     each.labels[0].textContent = model.classes.length ? "Per class" : "Pictures";
     filter.hidden = model.classes.length <= MANY;
     filter.querySelector("input").value = "";
@@ -43,9 +46,10 @@ export function startPictures(view, { models, store, samples, uses }) {
     if (model.classes.length && !classIndices.length) throw new InputError(classes, "Choose at least one class.");
     const rows = classIndices.length || 1;
     checkCount(each, { classes: rows, each: numbers.num_samples, limit: model.limits.max_samples });
-    const names = classIndices.length ? classIndices.map((k) => model.classes[k]) : ["picture"];
+    const chosen = classIndices.map((k) => chosenOn(axes, model, k));
+    const names = chosen.length ? chosen.map(({ name }) => name) : ["picture"];
     const labels = names.flatMap((name) => Array(numbers.num_samples).fill(name));
-    const classIds = classIndices.length ? { class_ids: classIndices } : {};
+    const classIds = chosen.length ? { class_ids: chosen.map((one) => one.request) } : {};
     return { model, labels, body: { model: model.name, ...classIds, ...numbers } };
   };
 

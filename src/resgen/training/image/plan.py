@@ -20,7 +20,9 @@ def stages_of(recipe: Recipe) -> list[Stage]:
     """The trainings in their order."""
     spec = recipe.tokenizer.spec
     step = partial(tokenizer_step, recipe)
-    tokenizer = task_stage("tokenizer", recipe.tokenizer_training, step, spec.num_positions, spec.num_tokens)
+    tokenizer = task_stage(
+        "tokenizer", recipe.tokenizer_training, step, spec.num_positions, spec.num_positions * spec.depth
+    )
     return [tokenizer, generator_stage(recipe, spec.num_positions, {}, before=[tokenizer])]
 
 

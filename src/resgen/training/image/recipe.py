@@ -21,12 +21,16 @@ class DataConfig:
         resize: cut out, resize and convert pictures of another size or mode, instead of refusing them.
         skip_unreadable: leave out pictures that cannot be read, instead of refusing the data.
         flip: encode every training picture mirrored as well, for the generator.
+        class_columns: of parquet files, the columns that the generator takes as conditions, each by itself or with
+            others: `column`, or `name=column`, the most telling first. Values may be missing. Empty for the one column
+            of labels.
     """
 
     path: str | None = None
     resize: bool = False
     skip_unreadable: bool = False
     flip: bool = False
+    class_columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from resgen.checkpoints.locate import resolve_model
 from resgen.data.announce import announce
 from resgen.data.codes.cache import CachePlan, CodeCache, Shard, usual_shard
 from resgen.data.codes.encoding import Encoding
+from resgen.data.labels import axis_columns
 from resgen.data.pictures.sources import ImageSource, available_splits, open_images, readable
 from resgen.data.pictures.store import MAX_BYTES_IN_MEMORY, PictureStore
 from resgen.data.splits import held_out_split, training_split
@@ -52,7 +53,7 @@ def train_tokenizer(recipe: Recipe, run: Run) -> dict[str, float]:
     def prepare() -> Job:
         check_init(recipe.tokenizer_loss.decoder_only, run.init)
         with first_alone(initialise()):  # who finds indices of shards there that the first has built
-            splits = open_splits(run.data_path(recipe))
+            splits = open_splits(run.data_path(recipe), recipe.data.class_columns)
         data = recipe.data
         train, held_out = _readable(recipe.tokenizer, splits, data.resize, data.skip_unreadable)
         validated = held_out.subset(np.arange(min(len(held_out), MAX_VALIDATED)))
@@ -97,7 +98,14 @@ def train_generator(
                 f"with {ours[1]}"
             )
         if is_encoded(path):
-            return open_encoded(path, "labels")
+            caches = open_encoded(path, "labels")
+            axes = axis_columns(data.class_columns)
+            if axes and list(axes) != [axis for axis, _ in caches[0].plan.class_axes]:
+                raise DataError(
+                    f"data.class_columns={list(data.class_columns)}, but the codes in '{path}' were made with "
+                    f"{[axis for axis, _ in caches[0].plan.class_axes]}; encode again, or leave the setting out"
+                )
+            return caches
         return encode_data(
             tokenizer,
             path,
@@ -105,6 +113,7 @@ def train_generator(
             flip=data.flip,
             resize=data.resize,
             skip_unreadable=data.skip_unreadable,
+            class_columns=data.class_columns,
             device=recipe.generator_training.device,
         )
 
@@ -121,6 +130,7 @@ def encode_data(
     flip: bool = False,
     resize: bool = False,
     skip_unreadable: bool = False,
+    class_columns: Sequence[str] = (),
     device: str = "auto",
     shard_samples: int | None = None,
 ) -> tuple[CodeCache, CodeCache]:
@@ -133,6 +143,7 @@ def encode_data(
         flip: store every training picture mirrored as well.
         resize: cut out and resize pictures of another size.
         skip_unreadable: leave out pictures that cannot be read; every process then decodes all, once more.
+        class_columns: as `open_images` takes them.
         device: `auto`, `cpu` or `cuda`.
         shard_samples: the most samples of a file; by default `usual_shard`. What is there keeps its division.
     """
@@ -144,7 +155,7 @@ def encode_data(
         {"tokenizer": fingerprint(tokenizer), "flip": flip, "resize": resize, "shards": shard_samples}, reduce
     )
     with first_alone(reduce):
-        sources = open_splits(data)
+        sources = open_splits(data, class_columns)
     if skip_unreadable:
         sources = _readable(tokenizer.config, sources, resize, True)
 
@@ -156,6 +167,7 @@ def encode_data(
             versions=versions,
             columns={"labels": "number"},
             class_names=tuple(source.class_names),
+            class_axes=tuple(source.class_axes.items()),
             made_from={"tokenizer": fingerprint(tokenizer), "data": source.fingerprint},
             shard_samples=shard_samples or usual_shard(len(source), versions, least=SHARD_SAMPLES),
         )
@@ -170,16 +182,18 @@ def encode_data(
     )
 
 
-def open_splits(data: str | Path) -> tuple[ImageSource, ImageSource]:
+def open_splits(data: str | Path, class_columns: Sequence[str] = ()) -> tuple[ImageSource, ImageSource]:
     """Training and held-out pictures: the data's own splits, or every 20th picture held out (5,000 at most).
+
+    Arguments are those of `open_images`.
 
     Raises:
         DataError: the data has no split `train`, or only one picture.
     """
     splits = available_splits(data)
-    source = open_images(data, split=training_split(splits, data))
+    source = open_images(data, split=training_split(splits, data), class_columns=class_columns)
     if name := held_out_split(splits):
-        return source, open_images(data, split=name)
+        return source, open_images(data, split=name, class_columns=class_columns)
     if len(source) < 2:
         raise DataError(f"'{data}' holds {len(source)} picture; training needs at least 2, one of them to validate on")
     every = max(min(HELD_OUT_EVERY, len(source)), -(-len(source) // MAX_HELD_OUT))

@@ -329,7 +329,7 @@ def test_the_exact_likelihood_never_exceeds_the_bound(generator_task: GeneratorT
     model = generator_task.model
     codes, labels, _ = generator_task.train.batch(torch.arange(32))
     for progress in (0.0, 0.5, 0.9):
-        masked = num_masked("circle", torch.full((32,), progress), model.spec.num_tokens)
+        masked = num_masked("circle", torch.full((32,), progress), model.spec.num_positions * model.spec.depth)
         visible = sample_visible(masked, model.spec.num_positions, model.spec.depth, generator(1))
         with torch.no_grad():
             hidden, true, start = generator_task.objective.masked_rows((codes, labels, None), visible)
