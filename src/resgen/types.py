@@ -53,6 +53,11 @@ class CodeSpec:
         """L, the product of `shape`."""
         return math.prod(self.shape)
 
+    @property
+    def num_tokens(self) -> int:
+        """L x D, the codes of one sample."""
+        return self.num_positions * self.depth
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SequenceCondition:
