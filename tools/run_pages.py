@@ -6,9 +6,9 @@ For example, in a fresh clone after `make setup` (what the commands write goes i
     python tools/run_pages.py --pages docs/tour.md --replace "fsdd PATH=fsdd data/fsdd" "PATH=data/fashion_mnist" \\
         --most-minutes 0.3
 
-Blocks of Python run too, each in a process of its own. `resgen serve` runs until its page ends, so that the requests
-after it are answered. Passed over, and named: what needs other programs or machines (PROGRAMS), and what is a part of a
-command (`...`). Rows are printed, and written to `--out`, as they come.
+Blocks of Python run too, those with no command between them as one. `resgen serve` runs until its page ends, so that
+the requests after it are answered. Passed over, and named: what needs other programs or machines (PROGRAMS), and what
+is a part of a command (`...`). Rows are printed, and written to `--out`, as they come.
 """
 
 from __future__ import annotations
@@ -150,12 +150,18 @@ def lines_of(text: str) -> list[str]:
 
 
 def steps_of(page: Path) -> Iterator[Step]:
-    """What a page says to run, in its order."""
+    """What a page says to run, in its order; blocks of Python with no command between them are one step."""
+    python = ""
     for language, text in blocks_of(page):
         if language == "python":
-            yield Step(str(page), text, True)
+            python += text
         elif language in SHELL:
+            if python:
+                yield Step(str(page), python, True)
+            python = ""
             yield from (Step(str(page), line) for line in lines_of(text))
+    if python:
+        yield Step(str(page), python, True)
 
 
 def why_not(step: Step, only: str = "") -> str:

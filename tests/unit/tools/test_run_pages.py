@@ -27,6 +27,10 @@ resgen train ... --resume
 ```json
 {"no": "command"}
 ```
+
+```python
+open("third.txt", "w").write(word + " and there")
+```
 """
 
 
@@ -48,7 +52,7 @@ def test_every_command_runs_in_the_same_folder_and_the_table_says_how_long(
     page: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert main(RunPages(pages=(page,), replace=("OTHER=made.txt",), out=Path("table.md"))) == 0
-    assert Path("again.txt").read_text() == "here"
+    assert Path("again.txt").read_text() == "here" and Path("third.txt").read_text() == "here and there"
     assert "3 ran, 0 failed, 2 were passed over" in capsys.readouterr().out
     rows = Path("table.md").read_text().splitlines()[2:]
     assert "needs docker" in rows[2] and "a part of a command" in rows[3] and len(rows) == 5
