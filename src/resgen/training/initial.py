@@ -98,7 +98,9 @@ def _classes(
         return torch.cat([known, torch.zeros_like(fresh[len(known) :])]), line
     first = sizes[0]
     nothing = fresh[first : first + 1] if others else known[-1:]
-    line = f"classes start from scratch: '{where}' has {len(known) - 1}, these are {len(fresh) - 1}"
+    saved_sizes = [config.get("num_classes"), *others] if isinstance(config, Mapping) and others else [len(known) - 1]
+    counts = [" x ".join(map(str, one)) for one in (saved_sizes, sizes)]
+    line = f"classes start from scratch: '{where}' has {counts[0]}, these are {counts[1]}"
     return torch.cat([fresh[:first], nothing, fresh[first + 1 :]]), line
 
 

@@ -171,4 +171,4 @@ def test_axes_are_kept_by_a_model_of_the_same_and_not_by_others(
         before = class_rows(fresh).clone()
         start_generator_from(fresh, tmp_path / "axes", tokenizer)
         assert torch.equal(class_rows(fresh), before)
-        assert "classes start from scratch" in capsys.readouterr().err
+        assert f"has 2 x 3 x 1, these are {' x '.join(map(str, (2, *others)))}" in capsys.readouterr().err
