@@ -71,7 +71,7 @@ class RunPages:
     replace: tuple[str, ...] = ()
     """OLD=NEW pairs, applied to every command in this order: placeholders such as PATH, by files of yours."""
     most_minutes: float | None = None
-    """Cap of every `--max-minutes`, to run long trainings shortly."""
+    """Time of every training, in place of what its command says, to run long ones shortly."""
     timeout_minutes: float = 60.0
     """The longest that a command may take."""
     only: str = ""
@@ -134,6 +134,8 @@ class RunPages:
             code = code.replace(old, new)
         if self.most_minutes is not None and not step.is_python:
             code = re.sub(r"(--max-minutes(?:-per-model)?) [\d.]+", rf"\1 {self.most_minutes:g}", code)
+            if code.startswith("resgen train ") and "--max-minutes" not in code:
+                code += f" --max-minutes {self.most_minutes:g}"
         return code
 
 

@@ -69,6 +69,9 @@ def test_long_trainings_are_capped(page: Path, capsys: pytest.CaptureFixture) ->
     page.write_text("```\necho --max-minutes 24 --max-minutes-per-model 10 > said.txt\n```\n")
     assert main(RunPages(pages=(page,), most_minutes=0.5)) == 0
     assert Path("said.txt").read_text().split() == "--max-minutes 0.5 --max-minutes-per-model 0.5".split()
+    page.write_text("```\nresgen train --help\n```\n")
+    main(RunPages(pages=(page,), most_minutes=0.5))
+    assert "| `resgen train --help --max-minutes 0.5` |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
