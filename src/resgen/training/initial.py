@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,9 @@ def start_from(module: nn.Module, name_or_path: str | Path, part: str) -> None:
 def start_generator_from(generator: CodeModel, name_or_path: str | Path, tokenizer: SavedTokenizer) -> None:
     """`start_from` for a generator, which must have been trained on codes of the same tokenizer.
 
-    Where the number of classes differs, classes start from scratch and only "no class" keeps its vector. Axes that are
-    new start at zero, so that the model begins with what it knew. Where the text model has another width, what takes
-    its hidden states in starts from scratch.
+    Where the number of classes differs, classes start from scratch and only "no class" keeps its vector. So do those of
+    axes that are new, and saying nothing of these starts at zero: unasked, the model begins with what it knew. Where
+    the text model has another width, what takes its hidden states in starts from scratch.
 
     Raises:
         CheckpointError: as `start_from`; or another tokenizer's codes made it.
@@ -93,9 +94,12 @@ def _classes(
     others = others if isinstance(others, list) else []
     kept = sizes[: len(others) + 1]
     if kept[1:] == others and len(known) == sum(kept) + len(kept):
-        new = len(sizes) - len(kept)
-        line = f"the classes of '{where}' are kept; other axes ({new}) start at nothing" if new else ""
-        return torch.cat([known, torch.zeros_like(fresh[len(known) :])]), line
+        new = sizes[len(kept) :]
+        line = f"the classes of '{where}' are kept; other axes ({len(new)}) start from scratch" if new else ""
+        vectors = torch.cat([known, fresh[len(known) :]])
+        starts = list(accumulate((size + 1 for size in new), initial=len(known)))[:-1]
+        vectors[starts] = 0.0  # nothing said
+        return vectors, line
     first = sizes[0]
     nothing = fresh[first : first + 1] if others else known[-1:]
     saved_sizes = [config.get("num_classes"), *others] if isinstance(config, Mapping) and others else [len(known) - 1]
