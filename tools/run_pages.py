@@ -36,6 +36,8 @@ FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 SHELL = ("", "bash", "sh")
 PROGRAMS = "docker git pip source srun tensorboard torchrun".split()
 """These need other machines, a shell of one's own or a network."""
+TIMES = {"resgen train ": "--max-minutes", "resgen compare ": "--max-minutes-per-model"}
+"""Commands that train, and which of their options says for how long."""
 HEALTH = "http://127.0.0.1:8000/readyz"
 SERVER_S = 60.0
 
@@ -134,8 +136,9 @@ class RunPages:
             code = code.replace(old, new)
         if self.most_minutes is not None and not step.is_python:
             code = re.sub(r"(--max-minutes(?:-per-model)?) [\d.]+", rf"\1 {self.most_minutes:g}", code)
-            if code.startswith("resgen train ") and "--max-minutes" not in code:
-                code += f" --max-minutes {self.most_minutes:g}"
+            for command, option in TIMES.items():
+                if code.startswith(command) and option not in code:
+                    code += f" {option} {self.most_minutes:g}"
         return code
 
 

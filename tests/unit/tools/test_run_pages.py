@@ -69,9 +69,11 @@ def test_long_trainings_are_capped(page: Path, capsys: pytest.CaptureFixture) ->
     page.write_text("```\necho --max-minutes 24 --max-minutes-per-model 10 > said.txt\n```\n")
     assert main(RunPages(pages=(page,), most_minutes=0.5)) == 0
     assert Path("said.txt").read_text().split() == "--max-minutes 0.5 --max-minutes-per-model 0.5".split()
-    page.write_text("```\nresgen train --help\n```\n")
+    page.write_text("```\nresgen train --help\nresgen compare --help\n```\n")
     main(RunPages(pages=(page,), most_minutes=0.5))
-    assert "| `resgen train --help --max-minutes 0.5` |" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "| `resgen train --help --max-minutes 0.5` |" in out
+    assert "| `resgen compare --help --max-minutes-per-model 0.5` |" in out
 
 
 @pytest.mark.parametrize(
