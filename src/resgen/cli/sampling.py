@@ -130,14 +130,15 @@ class Drawing(ABC):
 
 
 def in_flags(text: str, command: Any) -> str:
-    """What a pipeline says of its arguments, said of a command's options: `num_steps=0` becomes `--steps=0`.
+    """What a pipeline says of its arguments, said of a command's options: `num_steps=0` becomes `--steps=0`, and
+    `resize=True` becomes `--resize`.
 
     Names of one word are arguments only where a value follows, `seed=-1`.
     """
     names = [field.name for part in (command, getattr(command, "sampling", command)) for field in fields(part)]
     flags = {_NAMES.get(name, name): "--" + _FLAGS.get(name, name).replace("_", "-") for name in names} | _COMMANDS
     arguments = "|".join(name if "_" in name or name in _COMMANDS else f"{name}(?==)" for name in flags)
-    return re.sub(rf"(?<![\w./-])(?:{arguments})(?![\w./-])", lambda match: flags[match[0]], text)
+    return re.sub(rf"(?<![\w./-])({arguments})(?:=True)?(?![\w./-])", lambda match: flags[match[1]], text)
 
 
 class _Watching:

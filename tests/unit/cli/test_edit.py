@@ -126,7 +126,7 @@ def test_traces(model: Path, inputs: Path, capsys: Any) -> None:
         (["--class", "bag", "--keep", "mask.png"], "--keep 'mask.png' must be a box"),
         (["--class", "bag", "--keep-levels", "4"], "--keep-levels=4 must lie in 0..3"),
         (["--class", "bag", "--keep-levels", "1", "--input", "text.png"], "picture 'text.png' is not a picture"),
-        (["--class", "bag", "--keep-levels", "1", "--input", "large.png"], "16x16 pixels, but 8x8 is expected"),
+        (["--class", "bag", "--keep-levels", "1", "--input", "large.png"], "convert it, or have it done (--resize)"),
         (["--class", "bag", "--keep-levels", "1", "--input", "no.png"], "picture 'no.png'"),
         (["--keep-levels", "1", "--input", "no.png"], "picture 'no.png'"),  # before a class is asked for
         (["--class", "bag", "--keep-levels", "1", "--num-samples", "0"], "--num-samples 0"),

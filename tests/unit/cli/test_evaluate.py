@@ -261,7 +261,7 @@ def test_pictures_of_another_size(place: Path, tmp_path: Path) -> None:
             Image.new("L", (9, 9), 20 * int(name) + 10 * k).save(tmp_path / "data" / name / f"{k}.png")
     argv = ["--model", place / "model", "--data", tmp_path / "data", "--extractor", place / "judge"]
     argv += ["--num-samples", 20, "--out", tmp_path / "a.json"]
-    with pytest.raises(DataError, match="9x9 pixels, but 8x8 is expected.*--resize"):
+    with pytest.raises(DataError, match="9x9 pixels, but 8x8 is expected.*resize=True"):
         run(*argv)
     run(*argv, "--resize")
     assert load_report(tmp_path / "a.json").protocol.resize == "lanczos"

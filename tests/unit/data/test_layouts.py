@@ -91,7 +91,7 @@ def test_pictures_of_another_size_are_not_named_one_by_one(tmp_path: Path) -> No
         PictureStore(source, size=32, channels=3).batch(torch.arange(30))
     line = str(caught.value)
     assert line.startswith("30 of 30 pictures of 'd' do not fit; the first: ") and line.count(".png") == 1
-    assert "but 32x32 is expected; convert them, or let the command do it (--resize" in line
+    assert "but 32x32 is expected; convert them, or have it done (resize=True" in line
     assert line.endswith("a tokenizer for their size is trained with --set tokenizer.image_size=N")
 
 

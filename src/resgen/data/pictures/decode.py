@@ -52,7 +52,7 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """Of GIF and TIFF, the first picture is read."""
 _MODES = {1: "L", 3: "RGB"}
 _KEPT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
-REMEDY = "convert it, or let the command do it (--resize; in Python resize=True)"
+REMEDY = "convert it, or have it done (resize=True)"
 
 
 def decode_picture(source: Picture, where: str, *, size: int | None = None) -> Image.Image:

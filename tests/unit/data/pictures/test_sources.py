@@ -164,7 +164,7 @@ def test_digits_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_other_size_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     path = save(tmp_path / "a.png", np.zeros((6, 5, 3), np.uint8))
-    message = r"a.png' is 5x6 pixels, but 4x4 is expected; convert it, or .* \(--resize; in Python resize=True\)"
+    message = r"a.png' is 5x6 pixels, but 4x4 is expected; convert it, or have it done \(resize=True\)"
     with pytest.raises(DataError, match=message):
         load_array(open_images(tmp_path), size=4, channels=3)
     with pytest.raises(DataError, match=message):
@@ -212,7 +212,7 @@ def test_modes_are_converted(tmp_path: Path, array: np.ndarray, channels: int, e
 )
 def test_modes_that_lose_something_are_refused(tmp_path: Path, array: np.ndarray, channels: int, message: str) -> None:
     save(tmp_path / "a.png", array)
-    with pytest.raises(DataError, match=f"a.png' {message}.*--resize"):
+    with pytest.raises(DataError, match=f"a.png' {message}.*resize=True"):
         read_image(tmp_path / "a.png", 2, channels)
 
 

@@ -466,7 +466,7 @@ def test_opening_a_reference(tmp_path: Path) -> None:
     assert len(result) == 179 and result.class_names == tuple("0123456789") and result.is_labelled
     assert result.batch(torch.tensor([3])).shape == (1, 1, 8, 8) and result.resize == "none"
     assert len(result.sha256) == 64
-    with pytest.raises(DataError, match="8x8 pixels, but 16x16 is expected.*--resize"):
+    with pytest.raises(DataError, match="8x8 pixels, but 16x16 is expected.*resize=True"):
         open_reference("digits", split="test", image_size=16, channels=1)
     resized = open_reference("digits", split="test", image_size=16, channels=1, resize=True)
     assert resized.resize == "lanczos" and resized.batch(torch.tensor([0])).shape == (1, 1, 16, 16)
