@@ -147,8 +147,8 @@ def inverse_stft(
 
 def spectrogram(samples: Float[Tensor, "B S"], config: MelConfig) -> Float[Tensor, "B bins T"]:
     """Magnitudes of `stft`: `sqrt(re^2 + im^2 + 1e-9)`, which has a gradient (of zero) also in silence."""
-    spectrum = torch.view_as_real(stft(samples, config))
-    return (spectrum.square().sum(-1) + _POWER_EPSILON).sqrt()
+    real, imaginary = torch.view_as_real(stft(samples, config)).unbind(-1)  # `sum` over two numbers is slow
+    return real.square().add_(imaginary.square()).add_(_POWER_EPSILON).sqrt_()
 
 
 def log_mel(samples: Float[Tensor, "B S"], config: MelConfig) -> Float[Tensor, "B F T"]:
