@@ -110,3 +110,8 @@ class _Recordings(SpeechStore):
         self, indices: Int[Tensor, " B"] | Sequence[int], starts: Int64[Tensor, " B"], num_samples: int
     ) -> Float[Tensor, "B S"]:
         return torch.zeros(len(indices), num_samples)
+
+    def batch(
+        self, indices: Int[Tensor, " B"] | Sequence[int], *, multiple: int
+    ) -> tuple[Float[Tensor, "B S"], Int64[Tensor, " B"]]:
+        return torch.zeros(len(indices), multiple, device=CPU), torch.full((len(indices),), multiple, device=CPU)

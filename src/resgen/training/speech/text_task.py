@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from resgen.checkpoints.speech import save_text_model
 from resgen.data.front_ends import front_end
@@ -26,10 +27,12 @@ from resgen.models.text import TextModel
 from resgen.nn.transformer import Block
 from resgen.ops.alignment import alignment_prior, expand
 from resgen.ops.mel import MelConfig, log_mel
+from resgen.progress import show_progress
 from resgen.training.interface import LossOf
 from resgen.types import LOCAL, Reduce
 
 VALIDATION_BATCH = 32
+MEL_BATCH = 16
 PARTS = ("mel", "duration", "length")
 """Of the loss."""
 PICTURES = 2
@@ -98,10 +101,10 @@ class Sizes(NamedTuple):
 
 
 class Recordings:
-    """Recordings with their texts as tokens, as batches of mels.
+    """Recordings as mels, taken once and kept in memory, with their texts as tokens.
 
     Args:
-        store: decoded recordings with texts.
+        store: decoded recordings with texts; it is not needed afterwards.
         read: front end.
         mel: frames and bands.
         max_tokens: the longest text.
@@ -114,36 +117,48 @@ class Recordings:
     def __init__(self, store: SpeechStore, read: FrontEnd, mel: MelConfig, max_tokens: int) -> None:
         if not len(store):
             raise DataError("there are no recordings; the text model needs at least one")
-        self.store, self.mel = store, mel
         self.contents = [one.content for one in store.spoken(read)]
         self.tokens = [token_ids(content) for content in self.contents]
-        for index, (tokens, length) in enumerate(zip(self.tokens, store.lengths.tolist(), strict=True)):
-            most = min(max_tokens, -(-length // mel.hop_size))
+        self.frames = -(-store.lengths // mel.hop_size)
+        for index, (tokens, frames) in enumerate(zip(self.tokens, self.frames.tolist(), strict=True)):
+            most = min(max_tokens, frames)
             if len(tokens) > most:
                 raise DataError(
                     f"utterance {index} has {len(tokens)} text tokens, at most {most} fit "
                     f"(max_tokens={max_tokens}, one per frame); leave it out: {store.texts[index][:60]!r}"
                 )
+        self.mels = _mels(store, mel)
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def sizes(self, indices: Int[Tensor, " B"]) -> Sizes:
         """What counts in a batch."""
-        frames = -(-self.store.lengths[indices] // self.mel.hop_size)
-        return Sizes(len(indices), sum(len(self.tokens[index]) for index in indices.tolist()), int(frames.sum()))
+        tokens = sum(len(self.tokens[index]) for index in indices.tolist())
+        return Sizes(len(indices), tokens, int(self.frames[indices].sum()))
 
     def batch(self, indices: Int[Tensor, " B"], device: torch.device) -> Utterances:
-        """Whole utterances, padded at the end: silence follows all of them, the longest too, so that the last frames do
-        not depend on the rest of the batch."""
-        hop = self.mel.hop_size
-        samples, lengths = self.store.batch(indices, multiple=hop)
-        silence = -(-self.mel.fft_size // (2 * hop)) * hop
-        tokens, valid = pad_texts([self.tokens[index] for index in indices.tolist()])
-        frames = -(-lengths // hop)
-        with torch.autocast(device.type, enabled=False):
-            mels = log_mel(functional.pad(samples.to(device), (0, silence)), self.mel)[..., : samples.shape[1] // hop]
-        return Utterances(tokens.to(device), valid.to(device), mels, frames.to(device))
+        """Whole utterances, padded at the end."""
+        rows = indices.tolist()
+        tokens, valid = pad_texts([self.tokens[row] for row in rows])
+        mels = pad_sequence([self.mels[row] for row in rows], batch_first=True)
+        frames = self.frames[indices]
+        return Utterances(tokens.to(device), valid.to(device), mels.to(device).transpose(1, 2), frames.to(device))
+
+
+def _mels(store: SpeechStore, mel: MelConfig) -> list[Float[Tensor, "T F"]]:
+    """Natural-log mels; silence follows all recordings, the longest too, so that the last frames do not depend on the
+    others."""
+    hop = mel.hop_size
+    silence = -(-mel.fft_size // (2 * hop)) * hop
+    result: dict[int, Tensor] = {}
+    parts = ((len(rows), rows) for rows in store.lengths.argsort(stable=True).split(MEL_BATCH))
+    for rows in show_progress(parts, len(store), "mels"):
+        samples, lengths = store.batch(rows, multiple=hop)
+        mels = log_mel(functional.pad(samples, (0, silence)), mel).transpose(1, 2)
+        for row, frames, padded in zip(rows.tolist(), (-(-lengths // hop)).tolist(), mels, strict=True):
+            result[row] = padded[:frames].clone(memory_format=torch.contiguous_format)
+    return [result[row] for row in range(len(store))]
 
 
 class TextTask:
