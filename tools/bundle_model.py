@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import tyro
@@ -76,6 +77,8 @@ class Bundle:
             raise SystemExit(f"a file of {self.model} has {max(sizes)} bytes; at most {MAX_BYTES} are bundled")
         text = self.card.read_text(encoding="utf-8")
         extra = {**folder.extra, "description": self.description}
+        if "history" in extra:
+            extra["history"] = {name: _without_places(record) for name, record in extra["history"].items()}
         if "sampling" in folder.extra:
             kind = KINDS[folder.component("generator").type]
             sampling = config_from_dict(kind.sampling, folder.extra["sampling"])
@@ -107,6 +110,16 @@ def _with_part(folder: Folder, name: str, other: Folder) -> Folder:
             raise SystemExit(f"{other.path} has other codebooks than the tokenizer of {folder.path}")
     history = {**folder.extra.get("history", {}), name: other.record(name)}
     return replace(folder, components={**folder.components, name: new}, extra={**folder.extra, "history": history})
+
+
+def _without_places(record: dict[str, Any]) -> dict[str, Any]:
+    """The record of a training, with the name alone of the run that it started from."""
+    config = record.get("config", {})
+    if "init" not in config:
+        return record
+    path = Path(config["init"])
+    name = path.parent.name if path.name == "model" else path.name
+    return {**record, "config": {**config, "init": name}}
 
 
 def _share(folder: Path, other: str) -> None:

@@ -112,7 +112,9 @@ class Training:
             words += [f"--{name}", models.get(name, "DIR")] if name in needs or name in models else []
         words += ["--resize"] if getattr(self, "resize", False) else []
         words += ["--config", str(self.config)] if self.config is not None else []
-        words += ["--set", *flatten(self.overrides)] if self.overrides else []
+        own = (f"{self.stage}_loss.", f"{self.stage}_training.")
+        settings = [setting for setting in flatten(self.overrides or ()) if not setting.startswith(own)]
+        words += ["--set", *settings] if settings else []
         name = self.out.name.removesuffix(f"-{self.stage}")
         return [*words, "--out", str(self.out.with_name(f"{name}-{stage}"))]
 

@@ -236,7 +236,8 @@ def following(argv, capsys, metrics, monkeypatch):
 def test_a_training_ends_with_its_quality_and_the_next_command(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     metrics = {"loss": 1.0, "val_loss": 0.25, "psnr_db/2": 20.0, "psnr_db/10": 30.0, "usage/1": 1.0}
-    argv = "train tokenizer --recipe digits --data mine --resize --set tokenizer.width=16 --out runs/a-tokenizer"
+    argv = "train tokenizer --recipe digits --data mine --resize --out runs/a-tokenizer --set tokenizer.width=16 "
+    argv += "tokenizer_training.num_steps=5"
     assert following(argv, capsys, metrics, monkeypatch) == [
         "model: runs/a-tokenizer/model",
         "quality: PSNR 30.00 dB, validation loss 0.2500",

@@ -29,10 +29,12 @@ def bundle(folder: Path, model: Path, *replace: str) -> None:
 
 def test_another_vocoder_comes_with_its_record(assets: Path, tmp_path: Path) -> None:
     model = save_parts(tmp_path / "model")
-    save_vocoder(tmp_path / "vocoder", make_vocoder(seed=5), history={"steps": 7})
+    history = {"steps": 7, "config": {"init": "/home/me/runs/first/model"}}
+    save_vocoder(tmp_path / "vocoder", make_vocoder(seed=5), history=history)
     bundle(tmp_path, model, f"vocoder={tmp_path / 'vocoder'}")
     folder = load_folder(assets / "voice")
-    assert folder.record("vocoder") == {"steps": 7} and folder.extra["description"] == "A voice."
+    assert folder.record("vocoder") == {"steps": 7, "config": {"init": "first"}}
+    assert folder.extra["description"] == "A voice."
     hashes = [load_folder(path).component("vocoder").sha256 for path in (assets / "voice", tmp_path / "vocoder", model)]
     assert hashes[0] == hashes[1] != hashes[2]
     assert load_speech_pipeline(assets / "voice").vocoder is not None
@@ -75,3 +77,8 @@ def test_texts_of_the_page_and_of_the_demo_are_stored(assets: Path, tmp_path: Pa
     ).run()
     extra = load_folder(assets / "voice").extra
     assert extra["sentences"] == ["one two", "two one"] and extra["demo_texts"] == ["two"]
+
+
+def test_bundled_models_tell_nothing_of_the_machine_that_trained_them() -> None:
+    for config in bundle_model.ASSETS.glob("*/config.json"):
+        assert '": "/' not in config.read_text(encoding="utf-8"), config
