@@ -30,6 +30,7 @@ from resgen.training.generator_task import Batch
 from resgen.types import SequenceCondition
 
 PREVIEWS = 4
+TEXT_BATCH = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,13 +184,18 @@ class SpeechExamples:
     @torch.no_grad()
     def features(self, parts: list[EncodedUtterance]) -> list[Float[Tensor, "T E"]]:
         """Expanded hidden states of the texts of utterances, on the CPU."""
-        tokens, valid = pad_texts([part.tokens for part in parts])
-        device = self.text_model.angles.device
-        hidden = self.text_model(tokens.to(device), valid.to(device)).float().cpu()
-        durations = pad_sequence([part.durations for part in parts], batch_first=True)
-        frames = [self.stride * len(part.codes) for part in parts]
-        expanded = expand(hidden, durations, max(frames))
-        return [row[:count] for row, count in zip(expanded, frames, strict=True)]
+        result: dict[int, Tensor] = {}
+        by_length = sorted(range(len(parts)), key=lambda row: len(parts[row].tokens))  # little padding
+        for begin in range(0, len(parts), TEXT_BATCH):
+            rows = by_length[begin : begin + TEXT_BATCH]
+            tokens, valid = pad_texts([parts[row].tokens for row in rows])
+            device = self.text_model.angles.device
+            hidden = self.text_model(tokens.to(device), valid.to(device)).float().cpu()
+            durations = pad_sequence([parts[row].durations for row in rows], batch_first=True)
+            frames = [self.stride * len(parts[row].codes) for row in rows]
+            for row, count, features in zip(rows, frames, expand(hidden, durations, max(frames)), strict=True):
+                result[row] = features[:count]
+        return [result[row] for row in range(len(parts))]
 
 
 class SpeechProduct:

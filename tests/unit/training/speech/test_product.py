@@ -18,6 +18,7 @@ from resgen.ops.alignment import expand
 from resgen.ops.random import generator
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.tokenizers.sound import SoundCodec
+from resgen.training.speech import product
 from resgen.training.speech.product import COLUMNS, EncodedUtterance, PromptConfig, SpeechExamples, SpeechProduct
 from resgen.types import SequenceCondition
 from speech_parts import (
@@ -78,7 +79,9 @@ def own_features(cache: CodeCache, index: int) -> torch.Tensor:
     return expand(hidden, part.durations[None], STRIDE * len(part.codes))[0]
 
 
-def test_a_batch_of_own_beginnings(cache: CodeCache) -> None:
+@pytest.mark.parametrize("texts_at_once", [16, 3])
+def test_a_batch_of_own_beginnings(cache: CodeCache, monkeypatch: pytest.MonkeyPatch, texts_at_once: int) -> None:
+    monkeypatch.setattr(product, "TEXT_BATCH", texts_at_once)
     examples = make_examples(cache, other_share=0.0)
     assert len(examples) == 6 and examples.lengths.tolist() == list(LENGTHS)
     indices = [4, 0, 2, 0]
