@@ -168,6 +168,7 @@ class TextModel(nn.Module):
         target: Float[Tensor, "B F T"],
         frames: Int[Tensor, " B"],
         prior: Float[Tensor, "B N T"] | None = None,
+        log_durations: Float[Tensor, "B N"] | None = None,
     ) -> Int[Tensor, "B N"]:
         """Durations in frames that bring `to_mel(hidden)` nearest to normalised mels: scores are -|mel - mean|^2 / 2.
 
@@ -179,6 +180,7 @@ class TextModel(nn.Module):
             target: what `normalise` returned.
             frames: frames of each utterance that are not padding.
             prior: added to the scores.
+            log_durations: what the method of this name returned, if it was called before.
         """
         with torch.autocast(hidden.device.type, enabled=False):
             means = F.linear(hidden.float(), self.mel.weight.float(), self.mel.bias.float())
@@ -187,7 +189,7 @@ class TextModel(nn.Module):
         scores, texts = scores if prior is None else scores + prior, valid.sum(dim=1)
         if not self.config.timing:
             return self.search(scores, texts, frames)
-        logs = self.log_durations(hidden, valid).float()
+        logs = (self.log_durations(hidden, valid) if log_durations is None else log_durations).float()
         pace = frames.log() - logs.masked_fill(~valid, -torch.inf).logsumexp(dim=1)
         return self.timed_search(scores, texts, frames, logs + pace[:, None], self.config.timing)
 

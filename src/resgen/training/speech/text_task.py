@@ -204,6 +204,11 @@ class TextTask:
         return len(self.train)
 
     @property
+    def lengths(self) -> Int[Tensor, " U"]:
+        """Tokens of each recording: a batch holds texts of like length, and little padding."""
+        return torch.tensor([len(tokens) for tokens in self.train.tokens])
+
+    @property
     def ema_module(self) -> nn.Module:
         """The whole model."""
         return self.model
@@ -297,13 +302,13 @@ class TextTask:
         hidden = model(batch.tokens, batch.valid)
         target = model.normalise(batch.mels, batch.frames)
         prior = fade * self._prior(batch) if fade > 0 else None
-        durations = model.match(hidden, batch.valid, target, batch.frames, prior)
+        logs = model.log_durations(hidden, batch.valid).float()
+        durations = model.match(hidden, batch.valid, target, batch.frames, prior, logs)
         # The linear map before the expansion gives the same as after it, for fewer vectors.
         means = expand(model.to_mel(hidden).float(), durations, target.shape[2])
         inside = (torch.arange(target.shape[2], device=target.device) < batch.frames[:, None])[..., None]
         distance = ((target.transpose(1, 2) - means).square() * inside).sum() / 2
         mel_loss = distance / (sizes.frames * target.shape[1])
-        logs = model.log_durations(hidden, batch.valid).float()
         error = logs - durations.clamp(min=1).log()
         duration_loss = (error.square() * batch.valid).sum() / sizes.tokens
         length_loss = ((logs.exp() * batch.valid).sum(dim=1) / batch.frames).log().square().sum() / sizes.utterances

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor
 from processes import run_threads
 from resgen.checkpoints.speech import load_text_model
 from resgen.data.front_ends import front_end
+from resgen.data.loader import CounterSampler
 from resgen.data.sound.sources import SpeechSource
 from resgen.data.sound.store import SpeechStore
 from resgen.data.text import token_ids
@@ -163,6 +165,23 @@ def test_batches_are_whole_utterances() -> None:
     assert batch.mels.shape == (2, 16, 26) and batch.tokens.shape == (2, 6)
     assert batch.tokens[1].tolist() == token_ids(b"abc.").tolist()
     assert batch.valid.sum(dim=1).tolist() == [3, 6]
+
+
+def test_a_batch_holds_texts_of_like_length() -> None:
+    task = make_task(texts=("ab", "abc ab", "ba", "bac cb", "ca", "abcabc"))
+    sampler = CounterSampler(task.num_samples, 3, 0, lengths=task.lengths)
+    counts = sorted(sorted(len(task.train.tokens[row]) for row in sampler.indices(step).tolist()) for step in (0, 1))
+    assert counts == [[4, 4, 4], [8, 8, 8]]
+
+
+def test_durations_are_predicted_once_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    task, calls = make_task(), list[int]()
+    task.model.config = replace(task.model.config, timing=30.0)
+    predict = task.model.log_durations
+    monkeypatch.setattr(task.model, "log_durations", lambda *parts: calls.append(1) or predict(*parts))
+    [(_, loss_of)] = task.losses(torch.arange(4), [slice(0, 4)], 0, generator("test"))
+    loss_of()[0].backward()
+    assert len(calls) == 1 and task.model.duration.weight.grad is not None
 
 
 def test_alignment_picture_shows_both_durations() -> None:
