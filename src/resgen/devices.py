@@ -60,7 +60,7 @@ def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     if name == "auto":
         return torch.bfloat16 if has_bfloat16(device) else torch.float32
     if name not in DTYPES:
-        raise ConfigError(unknown("dtype", name, ("auto", *DTYPES), others=dict.fromkeys(_HALF, "bfloat16")))
+        raise ConfigError(unknown("dtype", name, ("auto", *DTYPES, "int8"), others=dict.fromkeys(_HALF, "bfloat16")))
     return DTYPES[name]
 
 

@@ -45,7 +45,7 @@ class Bench:
     guidance_start: Annotated[float, option("SHARE")] = 0.0
     """Share of the steps before guidance sets in, of the kinds that unmask."""
     dtype: Annotated[str, option("NAME")] = "auto"
-    """float32, bfloat16 or auto: what the machine is fast in."""
+    """float32, bfloat16, int8 (the transformer's weights, on CPUs) or auto: what the machine is fast in."""
     repetitions: Annotated[int, option("N")] = 3
     """Timed runs of everything, after a first one that is not counted."""
     no_memory: bool = False

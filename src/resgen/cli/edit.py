@@ -61,7 +61,7 @@ class EditImage(Drawing):
         from resgen.pipelines.image.pipeline import ImagePipeline
 
         what = self.what()
-        pipe = ImagePipeline.from_pretrained(self.model, device=self.device)
+        pipe = ImagePipeline.from_pretrained(self.model, device=self.device, dtype=self.dtype)
         begin = time.perf_counter()
         with self.watched("sampling", lambda: picture_trace(pipe)) as (callback, traced):
             result = pipe.edit(

@@ -74,7 +74,7 @@ class EditSpeech(Drawing):
         settings = self.sampling.settings()
         from resgen.pipelines.speech.pipeline import SpeechPipeline
 
-        pipe = SpeechPipeline.from_pretrained(self.model, device=self.device)
+        pipe = SpeechPipeline.from_pretrained(self.model, device=self.device, dtype=self.dtype)
         if self.lexicon is not None:
             pipe.use_lexicon(self.lexicon)
         if self.words:

@@ -69,7 +69,7 @@ class Evaluate:
     resize: bool = False
     """Cut out and resize pictures of another size, instead of refusing them."""
     dtype: Annotated[str | None, option("NAME")] = None
-    """float32 or bfloat16, of the generator; without it what the machine is fast in. It is part of the protocol."""
+    """float32, bfloat16 or int8, of the generator; without it what the machine is fast in. Part of the protocol."""
     device: Annotated[str | None, option("NAME")] = None
     """cpu, cuda or cuda:1; without it a GPU if there is one."""
     cache: Annotated[Path | None, option("DIR")] = None

@@ -39,6 +39,7 @@ class GenerateImage(Drawing):
         resgen generate image --model avatars64 --class lorelei --scale 4 --out face.png
         resgen generate image --model runs/faces/model --class lorelei,background=blue --out face.png
         resgen generate image --model runs/digits/model --num 10 --steps 16 --guidance-scale 2 --out pictures/
+        resgen generate image --model runs/large/model --dtype int8 --out pictures/
     """
 
     classes: Classes = ()
@@ -67,7 +68,7 @@ class GenerateImage(Drawing):
         from resgen.pipelines.image.pipeline import ImagePipeline
 
         check_scale(self.scale)
-        pipe = ImagePipeline.from_pretrained(self.model, device=self.device)
+        pipe = ImagePipeline.from_pretrained(self.model, device=self.device, dtype=self.dtype)
         if self.compile:
             pipe.compile()
         class_ids = self.class_ids(pipe)

@@ -99,6 +99,9 @@ class Drawing(ABC):
     """Folder of a pipeline, or a bundled name (see `resgen models`)."""
     device: Annotated[str | None, option("NAME")] = None
     """cpu, cuda or cuda:1; without it a GPU if there is one."""
+    dtype: Annotated[str, option("NAME")] = "auto"
+    """float32, bfloat16, int8 (on CPUs: faster, rounds the network's weights), or auto: bfloat16 where the hardware has
+    instructions for it."""
     trace: Trace = None
     as_json: Json = False
 

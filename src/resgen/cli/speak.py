@@ -87,7 +87,7 @@ class GenerateSpeech(Drawing):
         from resgen.data.sound.decode import write_sound
         from resgen.pipelines.speech.pipeline import SpeechPipeline
 
-        pipe = SpeechPipeline.from_pretrained(self.model, device=self.device)
+        pipe = SpeechPipeline.from_pretrained(self.model, device=self.device, dtype=self.dtype)
         if self.lexicon is not None:
             pipe.use_lexicon(self.lexicon)
         warn_of_missing_vocoder(pipe)

@@ -15,11 +15,12 @@ import torch
 from torch import nn
 
 from resgen.checkpoints.hub import push_saved
-from resgen.devices import cast_parameters, choose_device, choose_dtype
+from resgen.devices import cast_parameters, choose_device
 from resgen.errors import ConfigError, unknown
 from resgen.kinds import AnySampling, kind_of, sampling_with
 from resgen.kinds.settings import OTHER_NAMES
 from resgen.models.base import CodeModel
+from resgen.nn.int8 import check_floating, choose_type, floating_type, is_int8, to_int8
 
 P = TypeVar("P", bound="BasePipeline")
 _LOADING = ("device", "dtype")
@@ -38,7 +39,8 @@ class BasePipeline(ABC):
         usage: a line of Python with `pipe`, a model, for cards.
         name: the folder that it was loaded from.
         device: where it computes.
-        dtype: number type of its networks; codebooks and the arithmetic of distributions are float32 in any case.
+        dtype: number type of its networks; codebooks and the arithmetic of distributions are float32 in any case. With
+            int8 that of the matrices of the generator's transformer blocks; the rest is as with `auto`.
         generator: generator of codes.
         sampling: settings of the sampler, where a call does not give them.
     """
@@ -57,17 +59,24 @@ class BasePipeline(ABC):
         """Move to a device, and compute in another type; what is left out stays. Returns the pipeline itself.
 
         Raises:
-            ConfigError: a device that is not there, or a type other than `float32` and `bfloat16`.
+            ConfigError: a device that is not there, a type other than `float32`, `bfloat16` and `int8`, int8 where it
+                cannot be computed with, or another type after int8.
         """
         if isinstance(device, torch.dtype):
             device, dtype = None, device
         device = self.device if device is None else choose_device(device)
-        self.dtype = choose_dtype(self.dtype if dtype is None else dtype, device)
-        self.device = device
+        chosen = choose_type(self.dtype if dtype is None else dtype, device)
+        if chosen != torch.int8:
+            check_floating(self.generator, f"dtype={dtype}")
+        self.device, self.dtype = device, chosen
+        if is_int8(self.generator):
+            return self
         for module in self._cast():
-            cast_parameters(module, self.dtype)
+            cast_parameters(module, floating_type(chosen, device))
         for module in self._modules():
             module.to(self.device)
+        if chosen == torch.int8:
+            to_int8(self.generator)
         return self
 
     @abstractmethod

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from resgen.checkpoints.artefacts import Pipeline, load_pipeline, save_pipeline
 from resgen.errors import ConfigError, unknown
 from resgen.kinds import KINDS, AnySampling, Settings, kind_of, sample, sampling_with, without_guidance
+from resgen.nn.int8 import check_floating
 from resgen.ops.axes import count_ids
 from resgen.pipelines.axes import axes_id, axes_name
 from resgen.pipelines.base import BasePipeline, NoOthers, check_whole, refuse_others, seed_of, some_of
@@ -64,7 +65,8 @@ class ClassPipeline(BasePipeline):
         parts: what `checkpoints.artefacts.load_pipeline` returns.
         device: `cpu`, `cuda`, ...; a GPU if there is one by default.
         dtype: number type: `bfloat16` (or `bf16`), `float32`, or `auto`, which takes bfloat16 where the hardware
-            has instructions for it. Codebooks, mixture arithmetic and quantization are float32 in any case.
+            has instructions for it. Codebooks, mixture arithmetic and quantization are float32 in any case. `int8`, on
+            CPUs only, rounds the matrices of the generator's transformer blocks and leaves the rest as with `auto`.
     """
 
     tokenizers: ClassVar[Sequence[type[Any]]]
@@ -100,7 +102,12 @@ class ClassPipeline(BasePipeline):
         return cls(load_pipeline(name_or_path, cls.tokenizers), device=device, dtype=dtype)
 
     def save_pretrained(self, path: str | Path) -> None:
-        """Write a pipeline folder with these weights and sampling settings, and what else its `config.json` says."""
+        """Write a pipeline folder with these weights and sampling settings, and what else its `config.json` says.
+
+        Raises:
+            ConfigError: the weights are int8.
+        """
+        check_floating(self.generator, "save_pretrained")
         save_pipeline(
             path,
             self.tokenizer,
@@ -118,8 +125,9 @@ class ClassPipeline(BasePipeline):
         they may differ. Takes a C++ compiler.
 
         Raises:
-            ConfigError: a kind whose evaluations grow with the positions before them.
+            ConfigError: a kind whose evaluations grow with the positions before them, or weights in int8.
         """
+        check_floating(self.generator, "compile")
         kind = kind_of(self.generator.config)
         if not kind.compilable:
             names = ", ".join(name for name, one in KINDS.items() if one.compilable)

@@ -72,8 +72,8 @@ def pipeline(fake: Callable[..., None]) -> FakePipeline:
     """The pipeline that every model name and folder gives."""
     pipe = FakePipeline()
 
-    def from_pretrained(name: str, device: str | None = None) -> FakePipeline:
-        pipe.calls.append({"model": name, "device": device})
+    def from_pretrained(name: str, device: str | None = None, dtype: str = "auto") -> FakePipeline:
+        pipe.calls.append({"model": name, "device": device, "dtype": dtype})
         return pipe
 
     fake("resgen.pipelines.image.pipeline", ImagePipeline=SimpleNamespace(from_pretrained=from_pretrained))

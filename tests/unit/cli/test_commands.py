@@ -40,10 +40,10 @@ def run_json(argv, capsys):
 def test_generate_passes_classes_and_only_the_given_settings(pipeline, tmp_path, capsys):
     out = tmp_path / "new" / "grid.png"
     classes = "--class one 0 --class T-shirt/top --num 2 --seed 4".split()
-    settings = "--steps 5 --guidance-scale 0 --top-p 0.9 --choice-temperature 3 --schedule linear".split()
+    settings = "--dtype int8 --steps 5 --guidance-scale 0 --top-p 0.9 --choice-temperature 3 --schedule linear".split()
     document = run_json(["generate", "image", "--model", "m", *classes, *settings, "--out", str(out)], capsys)
     assert pipeline.calls == [
-        {"model": "m", "device": None},
+        {"model": "m", "device": None, "dtype": "int8"},
         {
             "class_ids": [1, 1, 0, 0, 2, 2],
             "num_samples": 1,

@@ -14,6 +14,7 @@ from resgen import kinds
 from resgen.errors import ConfigError
 from resgen.kinds import KINDS, AnySampling, ModelConfig
 from resgen.models.base import CodeModel
+from resgen.nn.int8 import floating_type, to_int8
 from resgen.ops.random import generator
 from resgen.types import CodeSpec
 
@@ -65,7 +66,7 @@ class Case:
         batch_size: B.
         num_steps: sampling steps of the kinds that take them.
         guidance: both branches in every evaluation (from `guidance_start` on).
-        dtype: `float32` or `bfloat16`.
+        dtype: `float32`, `bfloat16` or `int8`.
         seed: seed of weights and noise.
         guidance_start: share of the steps before guidance sets in, of the kinds that have this setting.
     """
@@ -151,7 +152,7 @@ def random_network(
         config: configuration of any kind.
         spec: shape of the codes.
         device: where it is built.
-        dtype: number type of the parameters; buffers are float32.
+        dtype: number type of the parameters; buffers are float32. With int8 that of the transformer blocks' matrices.
         seed: seed of the weights.
         pool: parameters by name and shape; networks of the same kind that are given the same pool share them.
     """
@@ -159,14 +160,15 @@ def random_network(
     with torch.device("meta"):
         network = kinds.build(config, spec).eval()
     stream = generator("bench", seed)
-    block = torch.randn(NOISE_BLOCK, generator=stream).mul_(WEIGHT_STD).to(device, dtype)
+    floating = floating_type(dtype, device)
+    block = torch.randn(NOISE_BLOCK, generator=stream).mul_(WEIGHT_STD).to(device, floating)
     for path, module in network.named_modules():
         for name, parameter in list(module._parameters.items()):
             if parameter is None:
                 continue
             key = (kinds.kind_of(config).name, path, name, tuple(parameter.shape))
             if key not in pool:
-                pool[key] = _filled(torch.empty(parameter.shape, dtype=dtype, device=device), block)
+                pool[key] = _filled(torch.empty(parameter.shape, dtype=floating, device=device), block)
             setattr(module, name, nn.Parameter(pool[key], requires_grad=False))
         for name, buffer in list(module._buffers.items()):
             if buffer is not None:
@@ -176,6 +178,8 @@ def random_network(
     network.codebooks.copy_(books * falling[:, None, None])
     network.level_std.copy_(falling)
     network.latent_scale.fill_(1.0)
+    if dtype == torch.int8:
+        to_int8(network)
     return network
 
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from resgen.nn.int8 import Int8Weight
+
 FUSED = "_linear_pointwise"  # `ops.linear` where it is one kernel; as a bare product it is a plain `linear`
 
 # Functions that multiply matrices, by the name they have whichever module they are called from; the operand whose last
@@ -80,7 +82,8 @@ class Recorder(TorchFunctionMode):
 
     def __init__(self, network: nn.Module, products: BareProducts, pool: Pool) -> None:
         super().__init__()
-        self.weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+        stored = (parameter for parameter in network.parameters() if not isinstance(parameter, Int8Weight))
+        self.weights = {parameter.untyped_storage().data_ptr() for parameter in stored}
         self.products = products
         self.pool = pool
 
@@ -109,7 +112,7 @@ class Recorder(TorchFunctionMode):
 
     def is_parameter(self, value: Tensor) -> bool:
         """Whether a tensor is a parameter of the network or a view of one."""
-        return value.untyped_storage().data_ptr() in self.weights
+        return isinstance(value, Int8Weight) or value.untyped_storage().data_ptr() in self.weights
 
     def stand_in(self, value: Any) -> Any:
         """Noise in place of an activation, which is not kept: all of a run together would fill the memory."""

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resgen.devices import choose_device, choose_dtype
+from resgen.devices import choose_device
 from resgen.errors import ConfigError, unknown
 from resgen.evaluation.bench.cases import GUIDANCE_SCALE, MEASURED, SHAPES, Case, random_network
 from resgen.evaluation.bench.memory import extra_peak_bytes, largest_batch
@@ -25,6 +25,7 @@ from resgen.evaluation.bench.products import BareProducts, Pool, record_products
 from resgen.evaluation.bench.timing import interleaved, machine_of, ratio
 from resgen.kinds import KINDS, get_kind
 from resgen.models.base import CodeModel
+from resgen.nn.int8 import choose_type
 from resgen.progress import Advance, no_progress
 
 MAX_DEPTH, MAX_BATCH = 1024, 1 << 16
@@ -36,9 +37,10 @@ COUNTED = (
     "passes: per image, at the network itself, two where guidance runs both branches; `levels` are those of the "
     "network over the levels of one position. steps: evaluations one after the other. "
     "products: every product of an activation with a parameter that this sampling needs, on the same weights in the "
-    "same order, as often and with as many rows; not attention between positions, quantization, norms, gelu, softmax, "
-    "drawing. memory: the most that sampling adds to a process that holds the weights; the largest batch is a straight "
-    "line through two measured batches, weights included, interpreter and libraries not."
+    "same order, as often and with as many rows (int8: with the activations' rounding); not attention between "
+    "positions, quantization, norms, gelu, softmax, drawing. memory: the most that sampling adds to a process that "
+    "holds the weights; the largest batch is a straight line through two measured batches, weights included, "
+    "interpreter and libraries not."
 )
 
 
@@ -144,7 +146,7 @@ def bench(config: BenchConfig, advance: Advance = no_progress) -> dict[str, Any]
         ConfigError: an unknown device or floating type.
     """
     device = choose_device(config.device)
-    dtype = choose_dtype(config.dtype, device)
+    dtype = choose_type(config.dtype, device)
     cases = config.cases(dtype)
     measurements = _first_runs(cases, device, dtype, advance)
     runs: dict[str, Callable[[], object]] = {}
@@ -260,7 +262,7 @@ def _peak_run(case: Case) -> Callable[[], object]:
     """Sample as far as memory grows: kinds that see all positions at once have most to do in the first evaluations,
     those with a cache in the last."""
     device = torch.device("cpu")
-    network = random_network(case.config, case.spec, device, choose_dtype(case.dtype, device), case.seed)
+    network = random_network(case.config, case.spec, device, choose_type(case.dtype, device), case.seed)
     count = 0
 
     def stop(*_: object) -> None:

@@ -20,6 +20,7 @@ from resgen.data.spoken import Spoken
 from resgen.data.text import words_of
 from resgen.errors import ConfigError, DataError, unknown
 from resgen.kinds import AnySampling, Settings, kind_of
+from resgen.nn.int8 import check_floating
 from resgen.ops.mel import MelConfig
 from resgen.pipelines.base import BasePipeline, NoOthers, check_whole, refuse_others, seed_of
 from resgen.pipelines.speech.edit import (
@@ -56,8 +57,8 @@ class SpeechPipeline(BasePipeline):
     Args:
         parts: what `checkpoints.speech.load_speech_pipeline` returns.
         device: `cpu`, `cuda`, ...; a GPU if there is one by default.
-        dtype: of the generator: `bfloat16` (or `bf16`), `float32`, or `auto`. The other parts are small and run in
-            float32.
+        dtype: of the generator: `bfloat16` (or `bf16`), `float32`, `auto`, or on CPUs `int8`; see `ImagePipeline`. The
+            other parts are small and run in float32.
         vocoder: takes log-mels to samples in place of the folder's own, such as
             `checkpoints.vocoders.load_external_vocoder` returns.
     """
@@ -102,7 +103,12 @@ class SpeechPipeline(BasePipeline):
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write a speech pipeline's folder with these weights, voices and sampling settings, and what else its
-        `config.json` says."""
+        `config.json` says.
+
+        Raises:
+            ConfigError: the weights are int8.
+        """
+        check_floating(self.generator, "save_pretrained")
         parts = self.parts
         save_speech_pipeline(
             path,
