@@ -1,4 +1,4 @@
-"""Train the classifier that judges generated pictures, and measure it on the data's test split.
+"""Train the classifier that judges generated pictures, and measure it on held-out pictures.
 
 python tools/train_classifier.py --data PATH --image-size 28 --channels 1 --max-minutes 6 --out DIR
 """
@@ -19,13 +19,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from resgen.checkpoints.classifiers import save_classifier
-from resgen.data.pictures.sources import load_array, open_images
+from resgen.data.pictures.sources import load_array
 from resgen.devices import has_bfloat16
 from resgen.errors import ConfigError, DataError, ResGenError
 from resgen.evaluation.image.classifier import accuracy
 from resgen.nn.classifier import Classifier, ClassifierConfig
 from resgen.ops.images import from_uint8
 from resgen.ops.random import generator
+from resgen.training.image.runs import open_splits
 
 
 def main(
@@ -44,10 +45,10 @@ def main(
     seed: int = 0,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
-    """Train on the split `train`, measure on the split `test`.
+    """Train on the split `train`, measure on the split `test`, or on pictures held out where there is none.
 
     Args:
-        data: pictures with labels, as `resgen train` takes them, with a train and a test split.
+        data: pictures with labels, as `resgen train` takes them.
         image_size: side of the pictures in pixels.
         channels: 1 (grey) or 3 (RGB).
         out: folder of the classifier.
@@ -62,8 +63,7 @@ def main(
         seed: of weights, order and augmentation.
         as_json: write one JSON document to standard output.
     """
-    source = open_images(data, split="train")
-    test_source = open_images(data, split="test")
+    source, test_source = open_splits(data)
     pictures, labels = load_array(source, size=image_size, channels=channels, resize=resize)
     test, test_labels = load_array(test_source, size=image_size, channels=channels, resize=resize)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -155,6 +155,10 @@ def test_repeating_a_protocol(place: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is for generation, and --tokenizer asks for reconstruction"):
         on_digits(place, second, "--protocol", first, what="tokenizer", num_samples=None)
     other = json.loads(first.read_text())["protocol"]
+    del other["sampling"]["guidance_end"]  # written before there was such a setting
+    (tmp_path / "older.json").write_text(json.dumps(other))
+    on_digits(place, tmp_path / "c.json", "--protocol", tmp_path / "older.json", num_samples=None)
+    assert load_report(tmp_path / "c.json").protocol == a.protocol
     other["reference_sha256"] = "0" * 64
     (tmp_path / "other.json").write_text(json.dumps(other))
     with pytest.raises(ConfigError, match="reference_sha256 is 000000000000.*pictures that are compared with differ"):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import time
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from train_classifier import augment, train_classifier
+from train_classifier import augment, main, train_classifier
 
+from resgen.checkpoints.classifiers import load_classifier
 from resgen.errors import ConfigError, DataError
 from resgen.evaluation.image.classifier import accuracy, classify
 
@@ -104,3 +108,15 @@ def test_refuses() -> None:
         train_classifier(pictures, labels.clamp(0, 2), num_classes=2, num_steps=1)
     with pytest.raises(DataError, match="one label"):
         train_classifier(pictures, labels[:5], num_classes=3, num_steps=1)
+
+
+def test_folders_without_a_test_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures, labels = _bars(60, 0)
+    for number, (picture, label) in enumerate(zip(pictures, labels.tolist(), strict=True)):
+        folder = tmp_path / "data" / "abc"[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture[0].numpy()).save(folder / f"{number}.png")
+    main(str(tmp_path / "data"), 12, 1, tmp_path / "judge", num_steps=2, width=4, batch_size=8, as_json=True)
+    said = json.loads(capsys.readouterr().out)
+    assert (said["train_pictures"], said["test_pictures"]) == (57, 3)
+    assert load_classifier(tmp_path / "judge")[1].extra["class_names"] == ["a", "b", "c"]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from resgen.checkpoints.artefacts import load_tokenizer
+from resgen.config import config_from_dict, config_to_dict
 from resgen.devices import choose_device
 from resgen.errors import ConfigError
 from resgen.evaluation.image.checks import generation_protocol, reconstruction_protocol
@@ -83,10 +84,11 @@ class PictureEvaluation:
         template = self._template("generation")
         dtype = template.sampling.get("dtype", "auto") if template else self.dtype or "auto"
         pipe = ImagePipeline.from_pretrained(model, device=self.device, dtype=dtype)
-        settings = {"num_steps": self.steps, "guidance_scale": self.guidance_scale}
-        if template:
+        sampling = pipe.sampling_with(num_steps=self.steps, guidance_scale=self.guidance_scale)
+        if template:  # a setting that is younger than the report had its default
             settings = {name: value for name, value in template.sampling.items() if name != "dtype"}
-        sampling = pipe.sampling_with(**settings)
+            sampling = config_from_dict(type(pipe.sampling), settings, where="protocol.sampling.")
+            template = replace(template, sampling={**config_to_dict(sampling), **template.sampling})
         reference = self._reference(template, "train", pipe.tokenizer.config.image_size, pipe.tokenizer.config.channels)
         reference.check_classes(pipe.class_names, pipe.num_classes)
         balance = (self.class_balance or "equal") if pipe.num_classes else "none"
