@@ -75,6 +75,7 @@ def points() -> dict[str, Points]:
         for row in read("mixture-head-10k.json")["rows"]
         if row["sampling"] == "guidance_scale=4,num_steps=16"
     ]
+    found["fixed"][30000] += plain(read("mixture-head-30k.json")["rows"], "paper")
     for kind in ("residual", "direct"):
         found[kind][10000] += plain(read(f"{kind}-10k.json")["rows"], kind)
     return {kind: found[kind] for kind in LINES}
@@ -98,7 +99,7 @@ def draw(out: Path) -> None:
     panel.axhline(floor(), color="black", linestyle="--", linewidth=1)
     panel.text(600, floor() * 0.97, f"the tokenizer's own reconstructions: {floor():.1f}", fontsize=8, va="top")
     panel.set(xscale="log", yscale="log", xlabel="training steps of 128 pictures", ylabel="guided FD, lower is better")
-    panel.set_xticks([600, 1000, 3000, 10000], ["600", "1,000", "3,000", "10,000"])
+    panel.set_xticks([600, 1000, 3000, 10000, 30000], ["600", "1,000", "3,000", "10,000", "30,000"])
     panel.set_yticks([4, 6, 8, 10, 15, 20, 30], ["4", "6", "8", "10", "15", "20", "30"])
     panel.minorticks_off()
     panel.set_ylim(3.2, 32)
