@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from resgen.errors import ConfigError, unknown
-from resgen.models.heads import LatentHead, MixtureHead
+from resgen.models.heads import CHUNK_ELEMENTS, LatentHead, MixtureHead
 from resgen.models.resgen import METRICS
 from resgen.ops.mixture import MixtureBound, at_least_float32
+from resgen.ops.shared_means import shared_squared_distance
 from resgen.types import CodeSpec, NoiseSize, ProposalNoise
 
 MAX_SHAPES = 16
@@ -135,6 +136,28 @@ class TargetMetric(nn.Module):
         return root
 
 
+class _FixedMeans(MixtureHead):
+    """A mixture whose means depend on the flags alone, the input's last columns: no row has means of its own."""
+
+    def squared_distance(self, hidden: Float[Tensor, "N O"], z: Float[Tensor, "N H"]) -> Float[Tensor, "N K"]:
+        """See `MixtureHead`; float32 throughout."""
+        tables = at_least_float32(self.means.weight.T + self.means.bias).unflatten(1, (self.num_components, -1))
+        if self.basis is not None and self.offset is not None:
+            with torch.autocast(device_type=z.device.type, enabled=False):
+                tables = torch.einsum("khr,gkr->gkh", self.basis, tables) + self.offset
+        return shared_squared_distance(z, tables.contiguous(), hidden[:, -self.mean_width :].argmax(1))
+
+    @property
+    def rows_per_chunk(self) -> int:
+        """See `MixtureHead`: nothing of a row is larger than K."""
+        return max(1, CHUNK_ELEMENTS // self.num_components)
+
+    @property
+    def rounded(self) -> frozenset[str]:
+        """See `losses.mixture.BoundHead`."""
+        return frozenset()
+
+
 class MetricHead(LatentHead):
     """A mixture of T_c (z - m_c), whose logits, scale, shift and means have a bias for each c.
 
@@ -158,7 +181,8 @@ class MetricHead(LatentHead):
         self.num_flags = -(-spec.depth // FLAG_ALIGNMENT) * FLAG_ALIGNMENT
         sizes = {"num_components": config.num_components, "code_dim": spec.code_dim, "rank": config.mean_rank}
         mean_width = self.num_flags if config.fixed_means else None
-        self.mixture = MixtureHead(width=config.width + self.num_flags, mean_width=mean_width, **sizes)
+        kind = _FixedMeans if config.fixed_means else MixtureHead
+        self.mixture = kind(width=config.width + self.num_flags, mean_width=mean_width, **sizes)
         # One offset per component, as means of low rank have it, can start right in one metric only.
         max_shapes = MAX_SHAPES if config.mean_rank is None else 1
         self.metric = TargetMetric(spec.depth, spec.code_dim, config.metric, max_shapes)

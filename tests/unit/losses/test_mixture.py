@@ -38,10 +38,11 @@ class _Watch(TorchDispatchMode):
 
 
 def _problem(
-    rank: int | None = None, dtype: torch.dtype = torch.float32, metric: str = "triangular"
+    rank: int | None = None, dtype: torch.dtype = torch.float32, metric: str = "triangular", fixed: bool = False
 ) -> tuple[MixtureHead | MetricHead, list[torch.Tensor], torch.Tensor]:
     torch.manual_seed(0)
-    config = ResGenConfig(width=WIDTH, num_heads=1, num_components=COMPONENTS, mean_rank=rank, metric=metric)
+    sizes = {"num_components": COMPONENTS, "mean_rank": rank, "metric": metric, "fixed_means": fixed}
+    config = ResGenConfig(width=WIDTH, num_heads=1, **sizes)
     head = make_head(config, CodeSpec(depth=DEPTH, codebook_size=9, code_dim=DIM, shape=(2,)))
     with torch.no_grad():
         for param in head.parameters():
@@ -61,9 +62,10 @@ def _gradients(head: MixtureHead, hidden: torch.Tensor) -> dict[str, torch.Tenso
 @pytest.mark.parametrize("rank", [None, 2])
 @pytest.mark.parametrize("chunk_size", [1, 4, 11, 100, None])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("metric", ["none", "triangular"])
+@pytest.mark.parametrize("metric", ["none", "triangular", "fixed"])
 def test_equal_to_autograd(rank: int | None, chunk_size: int | None, dtype: torch.dtype, metric: str) -> None:
-    head, (hidden, target, weight), visible = _problem(rank, dtype, metric)
+    fixed = metric == "fixed"
+    head, (hidden, target, weight), visible = _problem(rank, dtype, "triangular" if fixed else metric, fixed)
     plain_head = copy.deepcopy(head)
     plain_hidden = hidden.clone().requires_grad_()
     hidden.requires_grad_()
