@@ -61,6 +61,10 @@ class Int8Weight(Tensor):
             return alias
         raise TypeError(f"int8 weights can multiply activations, but not {function}")
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Int8Weight:
+        """Itself: nothing changes its numbers."""
+        return self
+
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]  # PyTorch declares no types
         return f"Int8Weight({tuple(self.shape)})"
 

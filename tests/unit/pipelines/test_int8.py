@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def test_batches_change_nothing(pipe: ImagePipeline) -> None:
     together = pipe(classes, seed=3).codes
     assert torch.equal(pipe(classes, seed=3, batch_size=1).codes, together)
     assert torch.equal(pipe(classes, seed=3, batch_size=2).codes, together)
+    assert torch.equal(copy.deepcopy(pipe)(classes, seed=3).codes, together)
 
 
 def test_it_says_what_it_is_and_what_it_cannot_do(pipe: ImagePipeline, tmp_path: Path) -> None:
