@@ -38,6 +38,7 @@ def main(
     guidance_scale: float | None = None,
     prompt_guidance: float | None = None,
     seed: int = 0,
+    dtype: str = "auto",
     json: Path | None = None,
 ) -> None:
     """Say sentences in the model's voices and count the words that are misheard.
@@ -52,9 +53,10 @@ def main(
         guidance_scale: in place of the model's.
         prompt_guidance: in place of the model's.
         seed: of every sentence.
+        dtype: of the generator: auto, float32, bfloat16 or int8.
         json: file for all numbers.
     """
-    pipe, hear = SpeechPipeline.from_pretrained(model), open_transcriber(transcriber)
+    pipe, hear = SpeechPipeline.from_pretrained(model, dtype=dtype), open_transcriber(transcriber)
     if hear.sample_rate_hz != pipe.sample_rate_hz:
         raise ConfigError(f"the recogniser hears {hear.sample_rate_hz} Hz, the model speaks {pipe.sample_rate_hz} Hz")
     settings = {"num_steps": num_steps, "guidance_scale": guidance_scale, "prompt_guidance": prompt_guidance}
