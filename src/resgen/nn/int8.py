@@ -48,6 +48,8 @@ class Int8Weight(Tensor):
         """Both calls of `ops.linear`; everything else as for any tensor."""
         if getattr(function, "__name__", "") in ("linear", "_linear_pointwise"):
             x, weight, bias, *after = args
+            if torch.is_grad_enabled() and (x.requires_grad or bias.requires_grad):
+                raise TypeError("int8 weights have no gradients; call the network in torch.inference_mode()")
             return weight.linear(x, bias, gelu=after[:1] == ["gelu"])
         return super().__torch_function__(function, types, args, kwargs or {})
 
@@ -64,6 +66,10 @@ class Int8Weight(Tensor):
     def __deepcopy__(self, memo: dict[int, Any]) -> Int8Weight:
         """Itself: nothing changes its numbers."""
         return self
+
+    def share_memory_(self) -> Any:
+        """Refused: PyTorch would look for numbers where there are none, and end the process."""
+        raise TypeError("int8 weights cannot be shared between processes; load the model in each")
 
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]  # PyTorch declares no types
         return f"Int8Weight({tuple(self.shape)})"

@@ -129,6 +129,21 @@ def test_int8_weights_only_multiply() -> None:
     assert isinstance(packed, Int8Weight) and packed.numel() == 96 * 80 and "80, 96" in repr(packed)
     with pytest.raises(TypeError, match="int8 weights can multiply activations, but not aten"):
         torch.add(packed, 1)
+    with pytest.raises(TypeError, match="int8 weights cannot be shared between processes; load the model in each"):
+        packed.share_memory_()
+
+
+@needs_int8
+@pytest.mark.parametrize("learns", ["x", "bias"])
+def test_int8_weights_have_no_gradients(learns: str) -> None:
+    (weight, bias), x = layer(torch.float32), rows(torch.float32, 2)
+    packed = Int8Weight(weight)
+    expected = linear(x, packed, bias)
+    (x if learns == "x" else bias).requires_grad_()
+    with pytest.raises(TypeError, match="^int8 weights have no gradients; call the network in torch"):
+        linear(x, packed, bias)
+    with torch.no_grad():
+        assert torch.equal(linear(x, packed, bias), expected)
 
 
 def test_where_int8_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
