@@ -1,7 +1,8 @@
 """Linear layers with int8 weights, for sampling on CPUs.
 
 Weights have one scale per output, activations one per row (position), taken from the row alone: a sample does not
-depend on what else is in its batch. Products are of whole numbers, exact whatever their order.
+depend on what else is in its batch (behind gelu up to rounding, where a width does not fill the processor's vectors).
+Products are of whole numbers, exact whatever their order.
 """
 
 from __future__ import annotations
