@@ -118,7 +118,7 @@ def _without_places(record: dict[str, Any]) -> dict[str, Any]:
     if "init" not in config:
         return record
     path = Path(config["init"])
-    name = path.parent.name if path.name == "model" else path.name
+    name = (path.parent.name if path.name == "model" else "") or path.name
     return {**record, "config": {**config, "init": name}}
 
 
