@@ -62,7 +62,7 @@ def main(
     )
     place = choose_device(device)
     data_type = choose_dtype(dtype, place)
-    cases = {str(case.depth): case for case in config.cases(data_type)}
+    cases = {str(case.depth): case for case in config.cases([data_type])}
     networks = {depth: random_network(case.config, case.spec, place, data_type, seed) for depth, case in cases.items()}
     runs = {depth: partial(case.sample, networks[depth]) for depth, case in cases.items()}
     passes = {depth: int(_passes(networks[depth], case)) for depth, case in cases.items()}

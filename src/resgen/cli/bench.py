@@ -22,6 +22,7 @@ class Bench:
         resgen bench --shape paper --depths 16 --out speed.json
         resgen bench --shape paper --kinds resgen rq_transformer --batch-sizes 1,4,16,64 --no-memory
         resgen bench --shape paper --kinds resgen rq_transformer --guidance-start 0.5 --no-memory
+        resgen bench --shape base --kinds resgen --batch-sizes 1,16 --dtype bfloat16,int8 --no-memory
         resgen bench --shape small --depths 1,4,8,16 --kinds resgen,rq_transformer,ar_resgen --iterations 2
 
     Lists may be separated by blanks or commas. Everything runs in turns in one process; seconds are medians, ratios
@@ -44,8 +45,9 @@ class Bench:
     """Run one branch in every evaluation, as without guidance."""
     guidance_start: Annotated[float, option("SHARE")] = 0.0
     """Share of the steps before guidance sets in, of the kinds that unmask."""
-    dtype: Annotated[str, option("NAME")] = "auto"
-    """float32, bfloat16, int8 (the transformer's weights, on CPUs) or auto: what the machine is fast in."""
+    dtype: Annotated[tuple[str, ...], option("NAME ...")] = ("auto",)
+    """float32, bfloat16, int8 (the transformer's weights, on CPUs) or auto: what the machine is fast in. Several are
+    measured in turns."""
     repetitions: Annotated[int, option("N")] = 3
     """Timed runs of everything, after a first one that is not counted."""
     no_memory: bool = False
@@ -76,7 +78,7 @@ class Bench:
             repetitions=self.repetitions,
             memory=not self.no_memory,
             memory_gb=self.memory_gb,
-            dtype=self.dtype,
+            dtypes=words(self.dtype),
             device=self.device,
         )
         with progress_bars() as advance:
@@ -113,8 +115,7 @@ def bench_text(document: Mapping[str, Any]) -> str:
     rows, settings = document["rows"], document["settings"]
     from resgen.kinds import KINDS
 
-    yardsticks = [name for name, kind in KINDS.items() if kind.is_yardstick]
-    others = [name for name in yardsticks if any(name in row["over"] for row in rows)]
+    others = list(dict.fromkeys(row["label"] for row in rows if KINDS[row["kind"]].is_yardstick))
     with_memory = any("memory" in row for row in rows)
     heading = ["kind", "depth", "batch", "M param.", "steps", "passes", "s/image", "images/s"]
     heading += [f"/{name}" for name in others] + ["/products", "/shallowest"]

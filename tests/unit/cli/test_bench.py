@@ -23,7 +23,14 @@ def parse(*arguments: str) -> Bench:
 
 def row(label: str, seconds: float, batch: int, memory: bool) -> dict[str, Any]:
     names = ("resgen", "rq_transformer", "products", "shallowest")
-    values = {"label": label, "depth": 4, "batch_size": batch, "parameters": 12_300_000, "steps": 63}
+    values = {
+        "label": label,
+        "kind": label.split()[0],
+        "depth": 4,
+        "batch_size": batch,
+        "parameters": 12_300_000,
+        "steps": 63,
+    }
     values |= {"passes": {"transformer": 32.0, "levels": 128.0}, "seconds_per_image": seconds}
     values |= {"images_per_second": 1 / seconds, "over": {name: {"median": 2.5, "min": 2, "max": 3} for name in names}}
     sizes = {"extra_bytes": 7_000_000, "total_bytes": 9_000_000, "largest_batch": 321}
@@ -41,7 +48,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[BenchConfig]:
         memory = config.memory
         settings = {"memory_gb": config.memory_gb if memory else None, "device": "cpu: a", "threads": 2}
         settings |= {"dtype": "float32", "guidance_scale": 2.0, "repetitions": 3, "load": 0.1, "torch": "2"}
-        rows = [row("resgen", 0.5, 1, memory), row("ar_resgen x2", 0.25, 1, memory)]
+        rows = [
+            row("resgen", 0.5, 1, memory),
+            row("rq_transformer", 1.0, 1, memory),
+            row("ar_resgen x2", 0.25, 1, memory),
+        ]
         return {"rows": rows, "counted": "What is counted.", "settings": settings}
 
     monkeypatch.setattr(speed, "bench", fake)
@@ -58,14 +69,16 @@ def test_defaults_and_lists(calls: list[BenchConfig]) -> None:
 
 
 def test_every_option_arrives(calls: list[BenchConfig]) -> None:
-    options = "--shape tiny --steps 16 --no-guidance --guidance-start 0.5 --dtype float32 --repetitions 7 --no-memory "
+    options = (
+        "--shape tiny --steps 16 --no-guidance --guidance-start 0.5 --dtype float32,int8 --repetitions 7 --no-memory "
+    )
     parse(*(options + "--memory-gb 3 --device cpu --iterations 2").split()).run()
     assert calls[0] == BenchConfig(
         shape="tiny",
         num_steps=16,
         guidance=False,
         guidance_start=0.5,
-        dtype="float32",
+        dtypes=("float32", "int8"),
         repetitions=7,
         memory=False,
         memory_gb=3.0,
@@ -81,7 +94,7 @@ def test_table_and_file(calls: list[BenchConfig], tmp_path: Path, capsys: pytest
     lines = printed.out.splitlines()
     assert lines[0].split()[-4:] == ["batch", "in", "8", "GB"] and "/rq_transformer" in lines[0]
     assert lines[1].split()[:5] == ["resgen", "4", "1", "12.3", "63"] and lines[1].split()[-3:] == ["7", "9", "321"]
-    assert "32 + 128" in lines[2] and "0.25" in lines[2] and "2.5" in lines[2]
+    assert "32 + 128" in lines[3] and "0.25" in lines[3] and "2.5" in lines[3]
     assert "What is counted." in printed.out and "2 threads, float32, guidance on" in printed.out
     assert str(out) in lines[-1] and printed.err == ""
     assert json.loads(out.read_text())["rows"][0]["label"] == "resgen"
@@ -89,7 +102,7 @@ def test_table_and_file(calls: list[BenchConfig], tmp_path: Path, capsys: pytest
 
 def test_json_and_no_memory(calls: list[BenchConfig], capsys: pytest.CaptureFixture[str]) -> None:
     parse("--json", "--no-memory").run()
-    assert json.loads(capsys.readouterr().out)["rows"][1]["label"] == "ar_resgen x2"
+    assert json.loads(capsys.readouterr().out)["rows"][2]["label"] == "ar_resgen x2"
     parse("--no-memory").run()
     assert "MB" not in capsys.readouterr().out.splitlines()[0]
 

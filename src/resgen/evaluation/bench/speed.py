@@ -59,7 +59,7 @@ class BenchConfig:
     repetitions: int = 3
     memory: bool = True
     memory_gb: float = 8.0
-    dtype: str = "auto"
+    dtypes: tuple[str, ...] = ("auto",)
     device: str = "auto"
     seed: int = 0
 
@@ -68,11 +68,11 @@ class BenchConfig:
             raise ConfigError(unknown("shape", self.shape, SHAPES))
         for name in self.kinds:
             get_kind(name)
-        for name in ("kinds", "depths", "batch_sizes", "iterations"):
+        for name in ("kinds", "dtypes", "depths", "batch_sizes", "iterations"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise ConfigError(f"{name}={values} must be one or more different values")
-            if name != "kinds" and min(values) < 1:
+            if name not in ("kinds", "dtypes") and min(values) < 1:
                 raise ConfigError(f"{name}={values} must be at least 1")
         for name, most in (("depths", MAX_DEPTH), ("batch_sizes", MAX_BATCH)):
             if max(getattr(self, name)) > most:
@@ -98,7 +98,7 @@ class BenchConfig:
         """Of the kinds that take a number of them."""
         return SHAPES[self.shape].num_steps if self.num_steps is None else self.num_steps
 
-    def cases(self, dtype: torch.dtype) -> list[Case]:
+    def cases(self, dtypes: Sequence[torch.dtype]) -> list[Case]:
         """All rows in the order of the table: what is compared stands side by side."""
         return [
             Case(
@@ -117,6 +117,7 @@ class BenchConfig:
             for depth in sorted(self.depths)
             for kind in self.kinds
             for iterations in (sorted(i for i in self.iterations if i <= depth) if KINDS[kind].iterates else [None])
+            for dtype in dtypes
         ]
 
 
@@ -125,6 +126,7 @@ class Measurement:
     """What is known of a case so far; a case without seconds is there for its memory."""
 
     case: Case
+    label: str
     network: CodeModel
     passes: dict[str, float] = field(default_factory=dict)
     steps: int = 0
@@ -139,16 +141,16 @@ def bench(config: BenchConfig, advance: Advance = no_progress) -> dict[str, Any]
 
     Returns:
         `rows`, `counted` (in words) and `settings`. `over` of a row holds its seconds over those of every other row at
-        the same depth and batch size (by label), over those of its own bare matrix `products`, and over its own at the
-        least depth (`shallowest`), all within a repetition.
+        the same depth and batch size (by label: kind, iterations, and the number type if there are several), over those
+        of its own bare matrix `products`, and over its own at the least depth (`shallowest`), all within a repetition.
 
     Raises:
         ConfigError: an unknown device or floating type.
     """
     device = choose_device(config.device)
-    dtype = choose_type(config.dtype, device)
-    cases = config.cases(dtype)
-    measurements = _first_runs(cases, device, dtype, advance)
+    dtypes = tuple(dict.fromkeys(choose_type(name, device) for name in config.dtypes))
+    cases = config.cases(dtypes)
+    measurements = _first_runs(cases, device, advance)
     runs: dict[str, Callable[[], object]] = {}
     for number, entry in enumerate(measurements):
         runs[f"{number}"] = partial(entry.case.sample, entry.network)
@@ -166,7 +168,7 @@ def bench(config: BenchConfig, advance: Advance = no_progress) -> dict[str, Any]
         "mask_schedule": "linear",
         "sampling": {case.label: dataclasses.asdict(case.sampling) for case in cases},
         "memory_gb": config.memory_gb if config.memory else None,
-        **machine_of(device, dtype),
+        **machine_of(device, *dtypes),
     }
     return {
         "rows": [_row(entry, measurements, config.memory_gb) for entry in measurements if entry.seconds],
@@ -198,18 +200,21 @@ def count_passes(network: CodeModel, case: Case, run: Callable[[], object]) -> t
     return {name: count / case.batch_size for name, count in rows.items()}, calls[list(names)[-1]]
 
 
-def _first_runs(cases: Sequence[Case], device: torch.device, dtype: torch.dtype, advance: Advance) -> list[Measurement]:
+def _first_runs(cases: Sequence[Case], device: torch.device, advance: Advance) -> list[Measurement]:
     """Build every network, count its passes and record its products; this run warms everything up."""
     weights: dict[Any, Tensor] = {}
-    networks: dict[tuple[str, int], CodeModel] = {}
+    networks: dict[tuple[str, int, str], CodeModel] = {}
+    several = len({case.dtype for case in cases}) > 1
     pool: Pool = {}
     measurements = []
     for number, case in enumerate(cases):
         advance(number, len(cases), "first runs")
-        key = (case.kind, case.depth)
+        key = (case.kind, case.depth, case.dtype)
         if key not in networks:
+            dtype = choose_type(case.dtype, device)
             networks[key] = random_network(case.config, case.spec, device, dtype, case.seed, weights)
-        entry = Measurement(case=case, network=networks[key])
+        label = f"{case.label} {case.dtype}" if several else case.label
+        entry = Measurement(case=case, label=label, network=networks[key])
         sample = partial(case.sample, entry.network)
 
         def record(entry: Measurement = entry, sample: Callable[[], object] = sample) -> None:
@@ -230,6 +235,7 @@ def _measure_memory(measurements: list[Measurement], device: torch.device, advan
         measurements += [
             Measurement(
                 case=dataclasses.replace(entry.case, batch_size=MEMORY_FACTOR * entry.case.batch_size),
+                label=entry.label,
                 network=entry.network,
             )
             for entry in measurements
@@ -287,7 +293,8 @@ def _row(entry: Measurement, measurements: Sequence[Measurement], memory_gb: flo
         "kind": case.kind,
         "title": KINDS[case.kind].title,
         "iterations": case.iterations,
-        "label": case.label,
+        "label": entry.label,
+        "dtype": case.dtype,
         "depth": case.depth,
         "batch_size": batch,
         "parameters": sum(parameter.numel() for parameter in entry.network.parameters()),
@@ -310,7 +317,7 @@ def _row(entry: Measurement, measurements: Sequence[Measurement], memory_gb: flo
         points = [
             (other.case.batch_size, other.extra_bytes)
             for other in measurements
-            if (other.case.label, other.case.depth) == (case.label, case.depth) and other.extra_bytes is not None
+            if (other.label, other.case.depth) == (entry.label, case.depth) and other.extra_bytes is not None
         ]
         row["memory"] = {
             "weight_bytes": weights,
@@ -328,7 +335,7 @@ def _over(entry: Measurement, measurements: Sequence[Measurement]) -> dict[str, 
     beside = [other for other in measurements if other.seconds and other.case.batch_size == case.batch_size]
     for other in beside:
         if other.case.depth == case.depth:
-            over[other.case.label] = ratio(entry.seconds, other.seconds)
-    same = [other for other in beside if other.case.label == case.label]
+            over[other.label] = ratio(entry.seconds, other.seconds)
+    same = [other for other in beside if other.label == entry.label]
     over["shallowest"] = ratio(entry.seconds, min(same, key=lambda other: other.case.depth).seconds)
     return over

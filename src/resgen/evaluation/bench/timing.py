@@ -55,13 +55,13 @@ def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> dict[str,
     return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
 
 
-def machine_of(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+def machine_of(device: torch.device, *dtypes: torch.dtype) -> dict[str, Any]:
     """What the numbers depend on besides the settings."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return {
         "device": f"{device.type}: {name}",
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "load": load,

@@ -67,7 +67,7 @@ def report(micro: pytest.MonkeyPatch) -> dict[str, Any]:
             batch_sizes=(3, 1),
             iterations=(1, 2),
             repetitions=2,
-            dtype="float32",
+            dtypes=("float32",),
         )
         return bench(config)
 
@@ -115,6 +115,33 @@ def test_seconds_and_ratios_fit_together(report: dict[str, Any]) -> None:
             assert 0 < share["min"] <= share["median"] <= share["max"]
     one, other = (next(row for row in report["rows"] if row["label"] == n) for n in ("resgen", "rq_transformer"))
     assert one["over"]["rq_transformer"]["min"] * other["over"]["resgen"]["max"] == pytest.approx(1)
+
+
+def test_number_types_take_turns() -> None:
+    result = bench(
+        BenchConfig(
+            shape="micro", kinds=("resgen",), depths=(2,), repetitions=1, memory=False, dtypes=("float32", "bfloat16")
+        )
+    )
+    rows = {row["label"]: row for row in result["rows"]}
+    assert list(rows) == ["resgen float32", "resgen bfloat16"] and result["settings"]["dtype"] == "float32, bfloat16"
+    assert [row["dtype"] for row in rows.values()] == ["float32", "bfloat16"]
+    ratio = rows["resgen float32"]["seconds"] / rows["resgen bfloat16"]["seconds"]
+    assert rows["resgen float32"]["over"]["resgen bfloat16"]["median"] == pytest.approx(ratio)
+    assert all(row["over"]["shallowest"]["median"] == 1 for row in rows.values())
+
+
+def test_one_number_type_under_two_names_is_measured_once() -> None:
+    config = BenchConfig(
+        shape="micro",
+        kinds=("resgen",),
+        depths=(1,),
+        repetitions=1,
+        memory=False,
+        dtypes=("auto", "float32", "bfloat16"),
+    )
+    rows = bench(config)["rows"]
+    assert sorted(row["dtype"] for row in rows) == ["bfloat16", "float32"]
 
 
 def test_memory_and_largest_batch(report: dict[str, Any]) -> None:
@@ -262,7 +289,7 @@ def test_memory_is_that_of_the_sampling() -> None:
         ({"num_steps": 7, "depths": (1, 4)}, r"steps=7 must lie in 1\.\.6"),
         ({"num_steps": 3, "depths": (4,)}, "at least 4 for maskgit at depth 4"),
         ({"kinds": ("ar_resgen",), "iterations": (4,), "depths": (2,)}, "at most the depth, 2"),
-        ({"dtype": "float16", "depths": (1,)}, "unknown dtype"),
+        ({"dtypes": ("float16",), "depths": (1,)}, "unknown dtype"),
         ({"device": "tpu", "depths": (1,)}, "unknown device"),
     ],
 )
