@@ -31,6 +31,8 @@ from resgen.types import SequenceCondition
 
 PREVIEWS = 4
 TEXT_BATCH = 16
+KEPT_BYTES = 1 << 30
+"""The most that the hidden states of all texts may take to be kept in memory; of more, every step computes its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +124,11 @@ class SpeechExamples:
     ) -> None:
         self.cache, self.text_model, self.prompts, self.stride = cache, text_model, prompts, stride
         self.max_prompt = max(1, int(prompts.max_seconds * positions_per_second))
+        tokens = cache.numbers("tokens_lengths")
+        self._by_length = tokens.argsort(stable=True)
+        self._place = self._by_length.argsort()
+        self._keeps = int(tokens.sum()) * text_model.config.width * 4 <= KEPT_BYTES
+        self._kept: dict[int, Tensor] = {}
         numbers = {name: number for number, name in enumerate(sorted(set(cache.texts("speakers"))))}
         self._speakers = torch.tensor([numbers[name] for name in cache.texts("speakers")])
         order, counts = self._speakers.argsort(stable=True), torch.bincount(self._speakers)
@@ -176,26 +183,35 @@ class SpeechExamples:
         longest = min(self.max_prompt, int(length * self.prompts.max_share), length - 1)
         return Prompted(index, None, int(third * (longest + 1)))
 
-    @torch.no_grad()
     def _pieces(self, indices: list[int]) -> list[Piece]:
         parts = [EncodedUtterance(**self.cache.sample(index)) for index in indices]
-        return [Piece(part.codes, features) for part, features in zip(parts, self.features(parts), strict=True)]
+        return [
+            Piece(part.codes, expand(hidden[None], part.durations[None], self.stride * len(part.codes))[0])
+            for part, hidden in zip(parts, self._hidden(indices), strict=True)
+        ]
+
+    def _hidden(self, indices: list[int]) -> list[Float[Tensor, "N E"]]:
+        """Hidden states of the texts of utterances, on the CPU. A text that is kept was read with its neighbours in
+        length, whatever batch asked for it first, so that a training that goes on computes what it had."""
+        if self._keeps:
+            known = self._kept
+            groups = sorted({int(self._place[index]) // TEXT_BATCH for index in indices if index not in known})
+            missing = [self._by_length[group * TEXT_BATCH :][:TEXT_BATCH] for group in groups]
+        else:
+            known = {}
+            places = self._place[indices].unique()
+            missing = list(self._by_length[places].split(TEXT_BATCH))
+        for rows in missing:
+            known.update(zip(rows.tolist(), self._read(rows.tolist()), strict=True))
+        return [known[index] for index in indices]
 
     @torch.no_grad()
-    def features(self, parts: list[EncodedUtterance]) -> list[Float[Tensor, "T E"]]:
-        """Expanded hidden states of the texts of utterances, on the CPU."""
-        result: dict[int, Tensor] = {}
-        by_length = sorted(range(len(parts)), key=lambda row: len(parts[row].tokens))  # little padding
-        for begin in range(0, len(parts), TEXT_BATCH):
-            rows = by_length[begin : begin + TEXT_BATCH]
-            tokens, valid = pad_texts([parts[row].tokens for row in rows])
-            device = self.text_model.angles.device
-            hidden = self.text_model(tokens.to(device), valid.to(device)).float().cpu()
-            durations = pad_sequence([parts[row].durations for row in rows], batch_first=True)
-            frames = [self.stride * len(parts[row].codes) for row in rows]
-            for row, count, features in zip(rows, frames, expand(hidden, durations, max(frames)), strict=True):
-                result[row] = features[:count]
-        return [result[row] for row in range(len(parts))]
+    def _read(self, indices: list[int]) -> list[Float[Tensor, "N E"]]:
+        texts = [self.cache.sample(index)["tokens"] for index in indices]
+        tokens, valid = pad_texts(texts)
+        device = self.text_model.angles.device
+        hidden = self.text_model(tokens.to(device), valid.to(device)).float().cpu()
+        return [row[: len(text)].clone() for row, text in zip(hidden, texts, strict=True)]
 
 
 class SpeechProduct:

@@ -79,9 +79,12 @@ def own_features(cache: CodeCache, index: int) -> torch.Tensor:
     return expand(hidden, part.durations[None], STRIDE * len(part.codes))[0]
 
 
-@pytest.mark.parametrize("texts_at_once", [16, 3])
-def test_a_batch_of_own_beginnings(cache: CodeCache, monkeypatch: pytest.MonkeyPatch, texts_at_once: int) -> None:
+@pytest.mark.parametrize(("texts_at_once", "kept_bytes"), [(16, 1 << 30), (3, 1 << 30), (3, 0)])
+def test_a_batch_of_own_beginnings(
+    cache: CodeCache, monkeypatch: pytest.MonkeyPatch, texts_at_once: int, kept_bytes: int
+) -> None:
     monkeypatch.setattr(product, "TEXT_BATCH", texts_at_once)
+    monkeypatch.setattr(product, "KEPT_BYTES", kept_bytes)
     examples = make_examples(cache, other_share=0.0)
     assert len(examples) == 6 and examples.lengths.tolist() == list(LENGTHS)
     indices = [4, 0, 2, 0]
@@ -96,6 +99,31 @@ def test_a_batch_of_own_beginnings(cache: CodeCache, monkeypatch: pytest.MonkeyP
         torch.testing.assert_close(features[: length * STRIDE], own_features(cache, index), atol=1e-5, rtol=1e-4)
         assert not features[length * STRIDE :].any(), "padding is zero"
         assert sequence.valid[row].tolist() == [at < length for at in range(30)]
+
+
+def test_a_text_is_read_once_and_the_same_whoever_asks_first(cache: CodeCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(product, "TEXT_BATCH", 2)
+    one, other = make_examples(cache, other_share=0.0), make_examples(cache, other_share=0.0)
+    reads: list[int] = []
+    one.text_model.register_forward_hook(lambda _, inputs, __: reads.append(len(inputs[0])))
+    features = {index: draw(one, [index])[2].features for index in (5, 0, 3, 1, 4, 2)}
+    assert reads == [2, 2, 2]
+    for index in range(6):
+        assert torch.equal(features[index], draw(other, [index, 5 - index])[2].features[:1, : features[index].shape[1]])
+        draw(one, [index])
+    assert reads == [2, 2, 2]
+
+
+def test_texts_that_are_too_many_to_keep_are_read_in_every_step(
+    cache: CodeCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(product, "KEPT_BYTES", 0)
+    examples = make_examples(cache, other_share=0.0)
+    reads: list[int] = []
+    examples.text_model.register_forward_hook(lambda _, inputs, __: reads.append(len(inputs[0])))
+    for _ in range(2):
+        draw(examples, [0, 4, 0])
+    assert reads == [2, 2]
 
 
 def test_own_prompts_are_beginnings_up_to_their_share(cache: CodeCache) -> None:
