@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 import tyro
 from jaxtyping import Int, UInt8
@@ -42,6 +43,7 @@ def main(
     crop_padding: int = 2,
     flip: bool = False,
     resize: bool = False,
+    class_column: str | None = None,
     seed: int = 0,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
@@ -60,10 +62,16 @@ def main(
         crop_padding: largest random shift in pixels.
         flip: mirror half of the pictures.
         resize: cut out and resize pictures of another size.
+        class_column: of parquet files, the column to recognise in place of the label; pictures that it says nothing
+            of are left out.
         seed: of weights, order and augmentation.
         as_json: write one JSON document to standard output.
     """
-    source, test_source = open_splits(data)
+    source, test_source = open_splits(data, [class_column] if class_column else [])
+    if class_column:
+        source, test_source = (
+            one.subset(np.flatnonzero(one.labels < len(one.class_names))) for one in (source, test_source)
+        )
     pictures, labels = load_array(source, size=image_size, channels=channels, resize=resize)
     test, test_labels = load_array(test_source, size=image_size, channels=channels, resize=resize)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -93,6 +101,7 @@ def main(
     result = {
         "data": source.name.split("/")[0],
         "data_fingerprint": source.fingerprint,
+        **({"class_column": class_column} if class_column else {}),
         "train_pictures": len(pictures),
         "test_pictures": len(test),
         "test_accuracy": accuracy(model, test, test_labels),

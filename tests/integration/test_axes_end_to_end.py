@@ -7,14 +7,17 @@ import json
 from itertools import product
 from pathlib import Path
 
+import attributes
 import numpy as np
 import pytest
 import torch
+import train_classifier
 from PIL import Image
 
 from resgen.checkpoints.artefacts import load_tokenizer, save_tokenizer
 from resgen.cli.main import main
 from resgen.data.codes.cache import open_codes
+from resgen.errors import ConfigError
 from resgen.nn.seeding import seeded
 from resgen.pipelines.image.pipeline import ImagePipeline
 from resgen.quantizers import QuantizerConfig
@@ -175,3 +178,30 @@ def test_encoding_takes_the_columns(work: Path, capsys: pytest.CaptureFixture[st
     argv = ["train", "generator", "--recipe", "digits", "--tokenizer", work / "tokenizer", "--data", work / "codes"]
     assert main([*map(str, argv), "--out", str(work / "no"), "--set", "data.class_columns=[shade]"]) == 2
     assert "data.class_columns=['shade'], but the codes in" in capsys.readouterr().err
+
+
+def test_a_judge_of_one_axis_and_its_verdict(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A classifier of one column leaves out the rows that the column says nothing of, and so does its verdict."""
+    judge, data = tmp_path / "judge", str(work / "data")
+    train_classifier.main(
+        data, 8, 1, judge, num_steps=60, width=8, batch_size=24, crop_padding=0, class_column="shade", as_json=True
+    )
+    trained = json.loads(capsys.readouterr().out)
+    assert (trained["train_pictures"], trained["test_pictures"], trained["class_column"]) == (72, 18, "shade")
+    judged = {"class_columns": ("style=label", "shade"), "judges": (f"shade={judge}",), "num_pictures": 24}
+    attributes.main(str(work / "run" / "model"), data, **judged, json=tmp_path / "out.json", grid=tmp_path / "grid.png")
+    shade = json.loads((tmp_path / "out.json").read_text())["axes"]["shade"]
+    assert list(shade) == ["held-out pictures", "their reconstructions", "guided", "unguided"]
+    assert {one["pictures"] for one in shade.values()} == {18} and shade["held-out pictures"]["share"] == 1
+    assert all(one["interval"][0] <= one["share"] <= one["interval"][1] for one in shade.values())
+    assert "| shade | 18 | 100.0% (" in capsys.readouterr().out
+    assert Image.open(tmp_path / "grid.png").mode == "L"
+    for changes, message in (
+        ({"class_columns": ("style=label",)}, "the axes of '.*' are"),
+        ({"judges": (str(judge),)}, "must be axis=FOLDER"),
+        ({"judges": (f"hat={judge}",)}, "unknown axis 'hat'"),
+        ({"judges": (f"style={judge}",)}, r"knows \['dark', 'light'\] at 8 pixels; style is"),
+        ({"num_pictures": 25}, r"num_pictures=25 must lie in 1\.\.24"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            attributes.main(str(work / "run" / "model"), data, **judged | changes)
