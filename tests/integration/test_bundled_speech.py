@@ -55,9 +55,11 @@ def test_evaluation_from_the_command_line(
     """The model says that it is of speech; --task is one of its options."""
     out = tmp_path / "voice.json"
     argv = ["evaluate", "--model", MODEL, "--data", str(recordings), "--num-samples", "2", "--steps", "4"]
+    argv += ["--dtype", "float32"]
     assert main([*argv, *(["--task", task] if task else []), "--out", str(out)]) == 0
     report = json.loads(out.read_text())
     assert [row["name"] for row in report["scores"]] == ["generated", "recordings", "tokenizer"]
+    assert report["protocol"]["sampling"]["dtype"] == "float32"
     assert report["protocol"]["sampling"]["num_steps"] == 4 and report["protocol"]["task"] == (task or "cross-sentence")
     assert report["protocol"]["transcriber"]["name"] == "digit-recognizer"
     assert len(report["protocol"]["transcriber"]["sha256"]) == 64

@@ -102,7 +102,8 @@ class SpeechJudge:
             data_sha256=source.fingerprint,
             num_trials=len(selection),
             seeds=seeds,
-            sampling=config_to_dict(sampling_with(pipe.sampling, options)),
+            sampling=config_to_dict(sampling_with(pipe.sampling, options))
+            | {"dtype": str(pipe.dtype).removeprefix("torch.")},
             transcriber=about_judge(self.transcriber),
             speaker_encoder=about_judge(self.encoder),
             candidates=tuple(sorted(candidates)),
@@ -159,6 +160,7 @@ class SpeechEvaluation:
     guidance_scale: float | None = None
     prompt_guidance: float | None = None
     device: str | None = None
+    dtype: str | None = None
     command: str = ""
 
     def run(self, advance: Advance) -> SpeechReport:
@@ -188,7 +190,7 @@ class SpeechEvaluation:
             "prompt_guidance": self.prompt_guidance,
         }
         return judge.report(
-            SpeechPipeline.from_pretrained(self.model, device=self.device),
+            SpeechPipeline.from_pretrained(self.model, device=self.device, dtype=self.dtype or "auto"),
             split,
             model=self.model,
             num_trials=self.num_samples,
