@@ -38,6 +38,8 @@ PROGRAMS = "docker git pip source srun tensorboard torchrun".split()
 """These need other machines, a shell of one's own or a network."""
 TIMES = {"resgen train ": "--max-minutes", "resgen compare ": "--max-minutes-per-model"}
 """Commands that train, and which of their options says for how long."""
+SIMPLE = re.compile(r"""(?:"[^"]*"|'[^']*'|\\.|(?!\s*\d*[<>])[^|&;"'\\])+""")
+"""One command of a line, up to a pipe, `&&`, `;` or the redirection of its output."""
 HEALTH = "http://127.0.0.1:8000/readyz"
 SERVER_S = 60.0
 
@@ -136,9 +138,15 @@ class RunPages:
             code = code.replace(old, new)
         if self.most_minutes is not None and not step.is_python:
             code = re.sub(r"(--max-minutes(?:-per-model)?) [\d.]+", rf"\1 {self.most_minutes:g}", code)
-            for command, option in TIMES.items():
-                if code.startswith(command) and option not in code:
-                    code += f" {option} {self.most_minutes:g}"
+            code = SIMPLE.sub(self._timed, code)
+        return code
+
+    def _timed(self, match: re.Match[str]) -> str:
+        code = match[0]
+        for command, option in TIMES.items():
+            if code.lstrip().startswith(command) and option not in code:
+                said = code.rstrip()
+                code = f"{said} {option} {self.most_minutes:g}{code[len(said) :]}"
         return code
 
 

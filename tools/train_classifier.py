@@ -5,7 +5,9 @@ python tools/train_classifier.py --data PATH --image-size 28 --channels 1 --max-
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -234,9 +236,18 @@ def _reflected(size: int, padding: int) -> Tensor:
     return torch.where(position >= size, 2 * (size - 1) - position, position)
 
 
-if __name__ == "__main__":
+def command() -> int:
+    """Train; say what went wrong in one line, with the names of options: `resize=True` becomes `--resize`."""
     try:
         tyro.cli(main)
     except ResGenError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        names = "|".join(inspect.signature(main).parameters)
+        argument = rf"(?<![\w./-])({names})(?:=True\b|(?==))"
+        said = re.sub(argument, lambda match: "--" + match[1].replace("_", "-"), str(error))
+        print(f"error: {said}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(command())

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import functools
 import platform
+from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ from resgen.nn.transformer import Block
 
 MACHINES = ("x86_64", "AMD64")
 PART_ELEMENTS = 1 << 20
+FLOATING = "dtype=bfloat16 or float32"
 _ZERO, _MOST = 128, 127  # activations are kept as 1..255 around 128: the form that processors multiply
 
 
@@ -62,7 +65,13 @@ class Int8Weight(Tensor):
             alias = Tensor._make_wrapper_subclass(cls, args[0].shape, dtype=args[0].dtype)
             alias.__dict__.update(args[0].__dict__)
             return alias
-        raise TypeError(f"int8 weights can multiply activations, but not {function}")
+        raise TypeError(
+            f"int8 weights can multiply activations, but not {function}; load the model again with {FLOATING}"
+        )
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Refused, before PyTorch looks for numbers where there are none."""
+        raise TypeError(f"int8 weights cannot be pickled or saved; load the model again with {FLOATING}")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Int8Weight:
         """Itself: nothing changes its numbers."""
@@ -165,13 +174,28 @@ def check_floating(network: nn.Module, purpose: str) -> None:
         ConfigError: it is one; `purpose` begins the message.
     """
     if is_int8(network):
-        raise ConfigError(f"{purpose}: this model holds int8 weights; load it again with dtype=bfloat16 or float32")
+        raise ConfigError(f"{purpose}: this model holds int8 weights; load it again with {FLOATING}")
 
 
 def to_int8(network: nn.Module) -> None:
-    """Replace the matrices of all transformer blocks' linear layers in place, one after the other."""
+    """Replace the matrices of all transformer blocks' linear layers in place, one after the other.
+
+    From then on `network.float()`, `network.to(...)` and the like change nothing or raise TypeError, the network as it
+    was.
+    """
     for block in network.modules():
         if isinstance(block, Block):
             for layer in block.modules():
                 if isinstance(layer, nn.Linear) and not isinstance(layer.weight, Int8Weight):
                     layer.weight = nn.Parameter(Int8Weight(layer.weight), requires_grad=False)
+    for module in network.modules():
+        if is_int8(module):
+            module._apply = MethodType(_apply, module)  # type: ignore[method-assign]
+
+
+def _apply(module: nn.Module, function: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+    """`Module._apply`, tried on the int8 weights before it changes anything."""
+    for parameter in module.parameters():
+        if isinstance(parameter, Int8Weight):
+            function(parameter)
+    return nn.Module._apply(module, function, recurse)

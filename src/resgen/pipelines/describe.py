@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-
-from resgen.checkpoints.format import Folder, load_folder
+from resgen.checkpoints.format import Folder, load_folder, load_tensors
 from resgen.checkpoints.locate import resolve_model
 from resgen.checkpoints.speech import SOUND_TOKENIZERS, TEXT_MODEL, VOCODER
 from resgen.config import config_from_dict
@@ -35,14 +33,10 @@ def describe_artefact(name_or_path: str | Path) -> dict[str, Any]:
     for name, saved in folder.components.items():
         parts: dict[str, int] = {}
         parameters = 0
-        with safe_open(str(saved.path), framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118 (not a dictionary)
-                count = 1
-                for size in file.get_slice(key).get_shape():
-                    count *= size
-                part = key.partition(".")[0]
-                parts[part] = parts.get(part, 0) + count
-                parameters += 0 if key.rpartition(".")[2] in BUFFERS else count
+        for key, tensor in load_tensors(saved).items():
+            part = key.partition(".")[0]
+            parts[part] = parts.get(part, 0) + tensor.numel()
+            parameters += 0 if key.rpartition(".")[2] in BUFFERS else tensor.numel()
         components[name] = {
             "type": saved.type,
             "file": saved.path.name,

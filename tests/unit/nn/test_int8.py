@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import io
+import pickle
 import weakref
 
 import pytest
@@ -127,10 +129,39 @@ def test_a_transformer(dtype: torch.dtype) -> None:
 def test_int8_weights_only_multiply() -> None:
     packed = nn.Parameter(Int8Weight(layer(torch.float32)[0]), requires_grad=False)
     assert isinstance(packed, Int8Weight) and packed.numel() == 96 * 80 and "80, 96" in repr(packed)
-    with pytest.raises(TypeError, match="int8 weights can multiply activations, but not aten"):
+    with pytest.raises(
+        TypeError, match="int8 weights can multiply activations, but not aten.*; load the model again with"
+    ):
         torch.add(packed, 1)
     with pytest.raises(TypeError, match="int8 weights cannot be shared between processes; load the model in each"):
         packed.share_memory_()
+
+
+@needs_int8
+@pytest.mark.parametrize("change", ["half", "double", "to", "to_empty", "share_memory"])
+def test_a_conversion_is_refused_before_it_changes_anything(change: str) -> None:
+    network = Transformer(width=48, num_layers=2, num_heads=4, mlp_width=96).eval()
+    to_int8(network)
+    twin, before = copy.deepcopy(network), [(p, p.dtype, p.device) for p in network.parameters()]
+    assert network.to("cpu") is network and network.float() is network
+    for part in (network, network.blocks[0], network.blocks[0].attention, twin):
+        with pytest.raises(TypeError, match="^int8 weights can.*; load the model"):
+            getattr(part, change)(*{"to": ["meta"]}.get(change, []), **{"to_empty": {"device": "cpu"}}.get(change, {}))
+    for one in (network, twin):
+        assert [(p.dtype, p.device) for p in one.parameters()] == [(dtype, device) for _, dtype, device in before]
+    assert all(p is q for p, (q, _, _) in zip(network.parameters(), before, strict=True))
+    assert all(p.device.type == "cpu" for p in network.parameters())
+
+
+@needs_int8
+def test_pickles_are_refused() -> None:
+    network = nn.Sequential(Transformer(width=48, num_layers=1, num_heads=4, mlp_width=96))
+    to_int8(network)
+    said = "^int8 weights cannot be pickled or saved; load the model again with dtype=bfloat16 or float32$"
+    with pytest.raises(TypeError, match=said):
+        pickle.dumps(network)
+    with pytest.raises(TypeError, match=said):
+        torch.save(network.state_dict(), io.BytesIO())
 
 
 @needs_int8

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from run_pages import RunPages, main, steps_of
+from run_pages import RunPages, Step, main, steps_of
 
 PAGE = """# A page
 
@@ -74,6 +74,22 @@ def test_long_trainings_are_capped(page: Path, capsys: pytest.CaptureFixture) ->
     out = capsys.readouterr().out
     assert "| `resgen train --help --max-minutes 0.5` |" in out
     assert "| `resgen compare --help --max-minutes-per-model 0.5` |" in out
+
+
+@pytest.mark.parametrize(
+    ("line", "runs"),
+    [
+        ("resgen train text | tee log", "resgen train text --max-minutes 0.5 | tee log"),
+        ("ls && resgen train text", "ls && resgen train text --max-minutes 0.5"),
+        ("resgen compare --seed 1; ls", "resgen compare --seed 1 --max-minutes-per-model 0.5; ls"),
+        ("resgen train text --seed 2 2>&1 >log", "resgen train text --seed 2 --max-minutes 0.5 2>&1 >log"),
+        ("resgen train text --data 'a|b' > log", "resgen train text --data 'a|b' --max-minutes 0.5 > log"),
+        ("resgen train text --data a\\;b", "resgen train text --data a\\;b --max-minutes 0.5"),
+        ("echo resgen train | cat", "echo resgen train | cat"),
+    ],
+)
+def test_the_time_belongs_to_the_training_of_a_line(line: str, runs: str) -> None:
+    assert RunPages(pages=(), most_minutes=0.5)._prepared(Step("a.md", line)) == runs
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 import time
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from train_classifier import augment, main, train_classifier
+from train_classifier import augment, command, main, train_classifier
 
 from resgen.checkpoints.classifiers import load_classifier
 from resgen.errors import ConfigError, DataError
@@ -120,3 +122,30 @@ def test_folders_without_a_test_split(tmp_path: Path, capsys: pytest.CaptureFixt
     said = json.loads(capsys.readouterr().out)
     assert (said["train_pictures"], said["test_pictures"]) == (57, 3)
     assert load_classifier(tmp_path / "judge")[1].extra["class_names"] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "said"),
+    [
+        (12, ["--num-steps", "0"], "--num-steps=0"),
+        (8, [], r"or have it done \(--resize\); .* --set tokenizer\.image_size=N$"),
+    ],
+)
+def test_errors_name_options(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+    options: list[str],
+    said: str,
+) -> None:
+    for name in "ab":
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(20):
+            Image.new("L", (12, 12), number).save(tmp_path / "data" / name / f"{number}.png")
+    line = f"tool --data {tmp_path / 'data'} --image-size {size} --channels 1 --out {tmp_path / 'judge'}"
+    monkeypatch.setattr(sys, "argv", [*line.split(), *options])
+    assert command() == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ") and re.search(said, last)
+    assert not (tmp_path / "judge").exists()

@@ -95,3 +95,15 @@ def test_description_verifies(model: Path, tmp_path: Path) -> None:
     (copy / "tokenizer.safetensors").write_bytes(bytes(data))
     with pytest.raises(CheckpointError, match="tokenizer.safetensors"):
         describe_artefact(copy)
+
+
+def test_description_of_a_file_without_tensors(model: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = Path(shutil.copytree(model, tmp_path / "copy"))
+    (copy / "tokenizer.safetensors").write_bytes(b"{}")
+    document = json.loads((copy / "config.json").read_text())
+    document["components"]["tokenizer"]["sha256"] = sha256_file(copy / "tokenizer.safetensors")
+    (copy / "config.json").write_text(json.dumps(document))
+    with pytest.raises(CheckpointError, match=r"tokenizer\.safetensors' is not a readable safetensors file"):
+        describe_artefact(copy)
