@@ -37,6 +37,7 @@ SETTINGS = [
     *"text.width=16 text.num_layers=1 text.num_heads=2 text.mlp_width=32 text.num_bands=20 text.max_tokens=64".split(),
     *"generator.width=32 generator.num_layers=2 generator.num_heads=2 generator.mlp_width=64".split(),
     *"generator.condition_width=32 generator_loss.validation_samples=8 generator_training.checkpoint_every=4".split(),
+    "text_training.checkpoint_every=4",
     "prompts.max_seconds=1.0",
 ]
 STEPPED = ["--set", "sampling.num_steps=3"]  # not of all kinds
@@ -190,31 +191,28 @@ def test_a_file_of_texts(speak: Callable[..., dict], tmp_path: Path) -> None:
     assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "out" / "0000.wav").read_bytes()
 
 
+@pytest.mark.parametrize("stage", ["text", "generator"])
 def test_a_stage_goes_on_where_it_stopped(
-    work: Path, options: list[object], model: Path, capsys: pytest.CaptureFixture[str]
+    stage: str, work: Path, corpus: Path, options: list[object], model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A run whose newest checkpoints and model are gone repeats the unbroken one."""
-    out = work / "resumed"
-    shutil.copytree(work / "voice", out)
+    unbroken = {"text": work / "text", "generator": work / "voice"}[stage]
+    given = [*options, *STEPPED] if stage == "generator" else ["--data", corpus]
+    out = work / f"{stage}-resumed"
+    shutil.copytree(unbroken, out)
     shutil.rmtree(out / "model")
     checkpoints = sorted((out / "checkpoints").iterdir())
     assert len(checkpoints) > 1
     for path in checkpoints[1:]:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert (
-        main(
-            ["train", "generator", "--recipe", "spoken_digits", "--out", str(out), "--set", *SETTINGS]
-            + [str(word) for word in options]
-        )
-        == 2
-    ), "without --resume the run is left alone"
+    again = ["train", stage, "--recipe", "spoken_digits", "--out", out, "--set", *SETTINGS, *given]
+    assert main([str(word) for word in again]) == 2, "without --resume the run is left alone"
     assert not (out / "model").exists()
     capsys.readouterr()
-    train("generator", *options, *STEPPED, "--out", out, "--resume")
+    train(stage, *given, "--out", out, "--resume")
     assert "resuming" in capsys.readouterr().err
-    for name in ("generator", "tokenizer"):
-        file = f"{name}.safetensors"
-        assert (out / "model" / file).read_bytes() == (model / file).read_bytes()
+    for file in (unbroken / "model").glob("*.safetensors"):
+        assert (out / "model" / file.name).read_bytes() == file.read_bytes()
 
 
 @pytest.mark.parametrize("stage", ["tokenizer", "vocoder", "text", "generator"])
