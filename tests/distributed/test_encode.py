@@ -81,7 +81,7 @@ def test_one_process(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(codes.unique()) > 30 and not torch.equal(codes[:NUM_TRAIN], codes[NUM_TRAIN:])
     for given in ([], ["--tokenizer", str(work / "tokenizer"), "--data", str(work / "pictures")]):
         assert main(["encode", "--verify", "--out", str(work / "one"), *given]) == 0
-    assert "76 samples to train on and 2 held out" in capsys.readouterr().out
+    assert "76 samples for training and 2 held out" in capsys.readouterr().out
 
 
 def test_what_was_made_from_something_else_does_not_pass(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -322,7 +322,7 @@ def test_the_map_has_the_floors_that_are_enforced() -> None:
     """The table of docs/architecture.md against import-linter's contract; links of the page are checked with all."""
     contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
     enforced = [set(re.findall(r"resgen\.(\w+)", floor)) for floor in contract["layers"]]
-    page = (DOCS / "architecture.md").read_text(encoding="utf-8").split("## The way of the data")[0]
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8").split("## Data flow")[0]
     drawn = [set(re.findall(r"`(\w+)`", row.split("|")[1])) for row in page.splitlines() if row.startswith("| `")]
     assert drawn == enforced
     there = {

@@ -15,7 +15,7 @@ from resgen.progress import progress_bars
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    """Seconds per image, passes and memory of all kinds with random weights, as ratios to ResGen and to bare products.
+    """Measure time, passes and memory of all kinds with random weights, relative to ResGen and to bare matrix products.
 
     For example:
 
@@ -25,39 +25,39 @@ class Bench:
         resgen bench --shape base --kinds resgen --batch-sizes 1,16 --dtype bfloat16,int8 --no-memory
         resgen bench --shape small --depths 1,4,8,16 --kinds resgen,rq_transformer,ar_resgen --iterations 2
 
-    Lists may be separated by blanks or commas. Everything runs in turns in one process; seconds are medians, ratios
+    Separate list items by spaces or commas. Measurements are interleaved in one process; seconds are medians, ratios
     are medians of ratios within a repetition. Nothing else should run on the machine.
     """
 
     shape: Annotated[str, option("NAME")] = "paper"
     """Networks and codes: paper (xl, 8 x 8 positions, 1024 codes), base, small or tiny."""
     kinds: Annotated[tuple[str, ...], option("NAME ...")] = ()
-    """Kinds of generator; all of them if left out."""
+    """Kinds of generator; all by default."""
     depths: Annotated[tuple[str, ...], option("N ...")] = ("16",)
     """Numbers of residual levels."""
     batch_sizes: Annotated[tuple[str, ...], option("N ...")] = ("1",)
-    """Images at a time; kinds with a cache gain most from many."""
+    """Images per batch; kinds with a cache gain most from large batches."""
     iterations: Annotated[tuple[str, ...], option("N ...")] = ("1", "2", "4", "8")
-    """Unmasking iterations per position of ar_resgen; those above a depth are left out there."""
+    """Unmasking iterations per position of ar_resgen; values above the depth are skipped."""
     steps: Annotated[int | None, option("N")] = None
-    """Evaluations of the kinds that take a number of them, instead of the shape's (63 at paper, 16 at tiny)."""
+    """Sampling steps of the kinds with a variable number, instead of the shape's (63 at paper, 16 at tiny)."""
     no_guidance: bool = False
-    """Run one branch in every evaluation, as without guidance."""
+    """Disable guidance: one network pass per step."""
     guidance_start: Annotated[float, option("SHARE")] = 0.0
-    """Share of the steps before guidance sets in, of the kinds that unmask."""
+    """Fraction of the steps after which guidance starts, for the kinds that unmask."""
     dtype: Annotated[tuple[str, ...], option("NAME ...")] = ("auto",)
-    """float32, bfloat16, int8 (the transformer's weights, on CPUs) or auto: what the machine is fast in. Several are
-    measured in turns."""
+    """float32, bfloat16, int8 (the transformer's weights, on CPUs) or auto: the machine's fastest. Several types are
+    measured in alternation."""
     repetitions: Annotated[int, option("N")] = 3
-    """Timed runs of everything, after a first one that is not counted."""
+    """Timed repetitions, after one warm-up run."""
     no_memory: bool = False
-    """Leave peak memory out; on the CPU every figure of it takes a process of its own."""
+    """Do not measure peak memory; on a CPU each figure takes a separate process."""
     memory_gb: Annotated[float, option("GB")] = 8.0
-    """What the largest batch is to fit into, in 10^9 bytes."""
+    """Memory for the largest batch, in 10^9 bytes."""
     device: Annotated[str, option("NAME")] = "auto"
     """cpu, cuda, cuda:1 or auto: a GPU if there is one."""
     out: Annotated[Path | None, option("FILE.json")] = None
-    """Where to write the full report."""
+    """File for the full report."""
     as_json: Json = False
 
     def run(self) -> None:

@@ -36,7 +36,7 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 Json = Annotated[bool, arg(name="json", help="Write one JSON document to standard output.", help_behavior_hint="")]
 ConfigFile = Annotated[
     Path | None,
-    arg(name="config", metavar="FILE", help="YAML file with values that replace the recipe's.", help_behavior_hint=""),
+    arg(name="config", metavar="FILE", help="YAML file of settings that override the recipe.", help_behavior_hint=""),
 ]
 Overrides = Annotated[
     tuple[tuple[str, ...], ...],
@@ -44,7 +44,7 @@ Overrides = Annotated[
     arg(
         name="set",
         metavar="KEY=VALUE ...",
-        help="Values that replace the recipe's and the file's, by dotted key: data.resize=true. May be repeated.",
+        help="Settings that override the recipe and --config, by dotted key: data.resize=true. Repeatable.",
         help_behavior_hint="",
     ),
 ]

@@ -29,10 +29,10 @@ from resgen.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class Compare:
-    """Train kinds of generator on the same codes for the same time and the same steps, and evaluate all alike.
+    """Train kinds of generator on the same codes, for the same time and for the same steps, and evaluate all alike.
 
-    Interrupted, the same command with --resume goes on where it stopped; nothing finished is computed again. The report
-    is in report.md, with report.csv, report.json and pictures. For example:
+    After an interruption repeat the command with --resume; finished work is not repeated. The report is in report.md,
+    with report.csv, report.json and plots. For example:
 
         resgen compare --recipe fashion_mnist --tokenizer fashion-mnist-small --data data/fashion_mnist \\
             --kinds resgen residual maskgit rq_transformer --seeds 3 --max-minutes-per-model 10 --out runs/kinds
@@ -41,46 +41,46 @@ class Compare:
     """
 
     recipe: str
-    """Name of the recipe; the other kinds get as many parameters as its generator."""
+    """Recipe name; the other kinds get as many parameters as its generator."""
     tokenizer: Annotated[str, option("DIR")]
-    """Folder of the tokenizer whose codes all share, or a bundled model's name."""
+    """Tokenizer folder or bundled model name; all kinds share its codes."""
     data: Annotated[str, option("PATH")]
-    """Pictures: class folders, parquet, or 'digits'. Speech: parquet, or a folder with metadata.csv."""
+    """Images: class folders, parquet, or 'digits'. Speech: parquet, or a folder with metadata.csv."""
     text: Annotated[str | None, option("DIR")] = None
-    """Speech: folder of the text model that all share."""
+    """Speech: folder of the shared text model."""
     vocoder: Annotated[str | None, option("DIR")] = None
-    """Speech: folder of the vocoder that all share."""
+    """Speech: folder of the shared vocoder."""
     kinds: Annotated[tuple[str, ...], option("NAME ...")] = ()
-    """resgen, residual, direct, maskgit, rq_transformer, ar_resgen, valle; all of them if left out. Speech: also
-    clam_tts; resgen, residual, clam_tts and valle if left out."""
+    """resgen, residual, direct, maskgit, rq_transformer, ar_resgen, valle; all by default. Speech: also clam_tts;
+    by default resgen, residual, clam_tts and valle."""
     seeds: Annotated[int, option("N")] = 3
-    """Trainings of each kind, with seeds 0 to N - 1."""
+    """Training runs per kind, with seeds 0 to N - 1."""
     max_minutes_per_model: Annotated[float, option("M")] = 10.0
-    """Time of each training."""
+    """Minutes per training run."""
     num_samples: Annotated[int, option("N")] = 5000
-    """Pictures of each evaluation, with and without guidance, or utterances."""
+    """Images (with and without guidance) or utterances per evaluation."""
     search_samples: Annotated[int, option("N")] = 1000
-    """Pictures or utterances of each try of the search for sampling settings, and pictures of the curves."""
+    """Images or utterances per trial when tuning sampling settings, and images per point of the curves."""
     depths: Annotated[tuple[int, ...], option("N ...")] = ()
-    """Also train the recipe's own kind on the first N levels, for each of these."""
+    """Also train the recipe's own kind on the first N levels, for each N given."""
     equal_steps_seeds: Annotated[int, option("N")] = 1
-    """For how many seeds every kind is trained once more, for as many steps as the slowest kind took."""
+    """Number of seeds for which every kind is also trained for as many steps as the slowest kind took."""
     extractor: Annotated[str | None, option("NAME_OR_FILE")] = None
-    """Whose features are compared; the bundled classifier of the same classes if left out."""
+    """Extractor of the features to compare; by default the bundled classifier of the same classes."""
     transcriber: Annotated[str | None, option("NAME_OR_DIR")] = None
-    """Speech: what understands it, as for `evaluate`."""
+    """Speech: the recogniser, as for `evaluate`."""
     speaker_encoder: Annotated[str | None, option("NAME_OR_DIR")] = None
-    """Speech: what compares voices, as for `evaluate`."""
+    """Speech: the speaker encoder, as for `evaluate`."""
     resize: bool = False
-    """Pictures: cut out, resize and convert those of another size or mode, instead of refusing them."""
+    """Images: crop, resize and convert those of another size or mode instead of rejecting them."""
     jobs: Annotated[int, option("N")] = 1
-    """Trainings at one time, each on its share of the processor's cores."""
+    """Training runs in parallel, each on its share of the CPU cores."""
     config: ConfigFile = None
     overrides: Overrides = ()
     out: Annotated[Path, option("DIR")]
     """Folder of the comparison."""
     resume: bool = False
-    """Go on with the comparison in --out."""
+    """Continue the comparison in --out."""
     as_json: Json = False
 
     def run(self) -> int:
@@ -113,7 +113,7 @@ class Compare:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """Measure a model under every combination of sampling settings: a table, best first, and a heat map.
+    """Evaluate a model under every combination of sampling settings; writes a table, best first, and a heat map.
 
     For example:
 
@@ -123,21 +123,21 @@ class Sweep:
     """
 
     model: Annotated[str, option("DIR_OR_NAME")]
-    """Folder of a pipeline, or a bundled name."""
+    """Pipeline folder or bundled model name."""
     data: Annotated[str, option("PATH")]
-    """Pictures that the samples are compared with (the training split)."""
+    """Reference images (the training split)."""
     grid: Annotated[tuple[tuple[str, ...], ...], UseAppendAction, option("SETTING=VALUES ...")] = ()
-    """Settings and their values, separated by commas: steps=8,16,32 schedule=circle,power."""
+    """Settings with comma-separated values: steps=8,16,32 schedule=circle,power."""
     num_samples: Annotated[int, option("N")] = 1000
-    """Pictures of each combination."""
+    """Images per combination."""
     seed: int = 1000
-    """Of the samples; evaluate with another one."""
+    """Seed of the samples; use another one for the final evaluation."""
     extractor: Annotated[str | None, option("NAME_OR_FILE")] = None
-    """Whose features are compared; the bundled classifier of the same classes if left out."""
+    """Extractor of the features to compare; by default the bundled classifier of the same classes."""
     store: bool = False
-    """Make the best settings the model's own."""
+    """Store the best settings as the model's defaults."""
     resize: bool = False
-    """Cut out and resize pictures of another size, instead of refusing them."""
+    """Crop and resize images of another size instead of rejecting them."""
     out: Annotated[Path, option("DIR")]
     """Folder for sweep.md and sweep.png."""
     as_json: Json = False

@@ -31,7 +31,7 @@ NUM_SOUNDS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """Write a grid of generated pictures, one row per class, and two spoken texts from the bundled models.
+    """Write a grid of generated images, one row per class, and two spoken texts, using the bundled models.
 
     For example:
 
@@ -41,7 +41,7 @@ class Demo:
     out: Path = Path("out")
     """Folder for demo.png, demo_1.wav, demo_2.wav and their spectrograms, demo_speech.png."""
     seed: int = 0
-    """Picture k of the grid is drawn from the stream (seed, k), text k from seed + k."""
+    """Image k of the grid depends only on (seed, k); text k uses seed + k."""
     as_json: Json = False
 
     def run(self) -> None:

@@ -18,11 +18,10 @@ EXIT_HEALTHY, EXIT_PROBLEM = 0, 1
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor:
-    """Say in words what in a training run is normal and what is not.
+    """Diagnose a training run from its log.
 
-    The log of the run is checked by itself and, where reference curves of the same recipe and kind come with the
-    package (or are given), against those. The exit code is 0 if there is no problem, 1 if there is one, 2 if the run
-    cannot be read.
+    If there are reference curves for the recipe and kind, bundled or given, the run is also compared with them. The
+    exit code is 0 if there is no problem, 1 if there is one, 2 if the run cannot be read.
 
     For example:
 
@@ -32,11 +31,11 @@ class Doctor:
     """
 
     path: Annotated[Positional[Path], option("RUN")]
-    """Run folder of `resgen train`; the run may still be going on."""
+    """Run folder of `resgen train`; the run may still be in progress."""
     reference: Annotated[Path | None, option("FILE")] = None
-    """Reference curves, as tools/make_reference_curves.py writes them; without it the nearest of the package's own."""
+    """Reference curves written by tools/make_reference_curves.py; by default the closest bundled ones."""
     out: Annotated[Path | None, option("FILE")] = None
-    """PNG picture of the curves with the reference's band."""
+    """PNG file for a plot of the curves with the reference band."""
     as_json: Json = False
 
     def run(self) -> int:

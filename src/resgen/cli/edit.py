@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EditImage(Drawing):
-    """Regenerate part of a picture, or its finer levels, with a trained model.
+    """Regenerate part of an image, or its finer levels, with a trained model.
 
-    The picture is encoded; what is kept comes back code for code, and the model draws the rest. For example:
+    The image is encoded, the kept codes stay unchanged, and the model samples the rest. For example:
 
         resgen generate image --model fashion-mnist-small --class bag --out bag.png
         resgen edit image --model fashion-mnist-small --input bag.png --mask 0,0,28,14 --class bag --out edited.png
@@ -31,26 +31,26 @@ class EditImage(Drawing):
     """
 
     input: Annotated[Path, option("PICTURE")]
-    """The picture."""
+    """The image to edit."""
     mask: Annotated[str | None, option("PICTURE|BOX")] = None
-    """What to regenerate: white in a picture, or a box LEFT,TOP,RIGHT,BOTTOM in pixels of the model's picture."""
+    """What to regenerate: the white area of an image, or a box LEFT,TOP,RIGHT,BOTTOM in pixels at the model's size."""
     keep: Annotated[str | None, option("BOX")] = None
-    """The other way round: everything outside this box is regenerated."""
+    """Regenerate everything outside this box instead."""
     keep_levels: Annotated[int | None, option("N")] = None
     """Keep the N coarsest levels of the regenerated part (without --mask and --keep: of all); only details vary."""
     class_name: Annotated[str | None, option("NAME_OR_ID", name="class")] = None
-    """What to generate: the picture's own class or another. Needed if the model has classes."""
+    """Class to generate, the image's own or another. Required if the model has classes."""
     blend: bool = False
-    """Take the pixels outside the mask from the picture itself, instead of decoding them."""
+    """Copy the pixels outside the mask from the input instead of decoding them."""
     resize: bool = False
-    """Cut out, resize and convert a picture of another size or mode, instead of refusing it."""
+    """Crop, resize and convert an image of another size or mode instead of rejecting it."""
     num_samples: Annotated[int, option("N")] = 1
-    """How many results; 1 if left out."""
+    """Number of results; 1 by default."""
     sampling: Annotated[PictureSampling, OmitArgPrefixes] = PictureSampling()
     seed: int = 0
-    """Result k is drawn from the stream (seed, k), in batches of any size."""
+    """Result k depends only on (seed, k), not on the batch size."""
     out: Annotated[Path, option("FILE_OR_DIR")]
-    """A picture file for a sheet of input, mask and results, or a folder for this sheet and one file per result."""
+    """An image file for a sheet of input, mask and results, or a folder for this sheet and one file per result."""
 
     def run(self) -> None:
         positive("--num-samples", self.num_samples)

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class EditSpeech(Drawing):
-    """Replace words of a recording, in the voice of the recording.
+    """Replace words in a recording, in the recording's voice.
 
-    --text is what the recording should say: the words that differ from --input-text are replaced. With --from and --to
-    it is the words for that stretch alone: words of which at least half lies in it, or that hold it, are replaced
-    whole; where none does, the new words come between the nearest two. The codes of the rest come back as they are.
+    --text is what the recording should say: the words that differ from --input-text are replaced. With --from and --to,
+    --text is only for that interval: it replaces the words that lie at least half within the interval, or contain it;
+    if there are none, it is inserted between the nearest two. All other codes stay unchanged.
     For example:
 
         resgen generate speech --model spoken-digits-small --text "one two three" --out spoken.wav
@@ -43,29 +43,29 @@ class EditSpeech(Drawing):
     """
 
     input: Annotated[Path, option("FILE")]
-    """The recording: WAV, FLAC, OGG or MP3 of any rate."""
+    """The recording: WAV, FLAC, OGG or MP3 at any sample rate."""
     input_text: Annotated[str, option("TEXT")]
-    """What is said in it."""
+    """Transcript of the recording."""
     words: bool = False
     """List the words of the recording with their times, and change nothing."""
     text: Annotated[str | None, option("TEXT")] = None
-    """What it should say; with a stretch, the words for it."""
+    """What the recording should say; with --from and --to, the new words for the interval."""
     begin_s: Annotated[float | None, option("S", name="from")] = None
-    """Where a stretch begins, in seconds of the recording; left out, the texts are compared."""
+    """Start of the interval in seconds; by default the differing words are found by comparing the texts."""
     end_s: Annotated[float | None, option("S", name="to")] = None
-    """Where it ends."""
+    """End of the interval in seconds."""
     lexicon: Lexicon = None
     speed: Annotated[float, option("R")] = 1.0
-    """Above 1 is faster; 1 keeps the pace of the recording."""
+    """Speaking rate relative to the recording; above 1 is faster."""
     keep_length: bool = False
-    """Let the new words take as long as the old ones, in whole positions of the codes."""
+    """Give the new words the duration of the old ones, in whole code positions."""
     blend: bool = False
-    """Take the samples outside the stretch from the recording itself, instead of decoding them."""
+    """Copy the samples outside the edited interval from the recording instead of decoding them."""
     num_samples: Annotated[int, option("N")] = 1
-    """How many results; 1 if left out."""
+    """Number of results; 1 by default."""
     sampling: Annotated[SpeechSampling, OmitArgPrefixes] = SpeechSampling()
     seed: int = 0
-    """Result k is drawn from the stream (seed, k), in batches of any size."""
+    """Result k depends only on (seed, k), not on the batch size."""
     out: Annotated[Path | None, option("FILE_OR_DIR")] = None
     """A .wav, .flac, .ogg, .opus or .mp3 file, or a folder for one file per result."""
 

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Encode:
-    """Encode pictures or speech once, so that the generator trains without the encoder.
+    """Encode images or speech once, so that the generator trains without the encoder.
 
-    The tokenizer says which. Both are encoded in shards: interrupted, the same command goes on where it stopped;
-    of a damaged cache it makes only what is damaged; several processes share the shards. For example:
+    Codes are written in shards, which several processes share. After an interruption, or if shards are damaged, the
+    same command writes only the missing or damaged ones. For example:
 
         resgen encode --tokenizer runs/digits-tokenizer/model --data digits --out codes/digits
         torchrun --nproc-per-node 8 $(which resgen) encode --tokenizer runs/tokenizer/model --data imagenet --out codes
@@ -40,30 +40,29 @@ class Encode:
     """
 
     tokenizer: Annotated[str | None, option("DIR")] = None
-    """Folder of the trained tokenizer, or a bundled model's name. Needed, but for --verify."""
+    """Tokenizer folder or bundled model name. Required except with --verify."""
     data: Annotated[str | None, option("PATH")] = None
-    """Pictures: folder of class folders, parquet file or folder, tar shards, or 'digits'. Recordings: parquet, tar
-    shards, or a folder with metadata.csv. Needed, but for --verify."""
+    """Images: folder of class folders, parquet file or folder, tar shards, or 'digits'. Recordings: parquet, tar
+    shards, or a folder with metadata.csv. Required except with --verify."""
     out: Annotated[Path, option("DIR")]
-    """Folder of the cache."""
+    """Folder for the codes."""
     flip: bool = False
-    """Pictures: encode every training picture mirrored as well."""
+    """Images: also encode every training image mirrored."""
     resize: bool = False
-    """Pictures: cut out, resize and convert those of another size or mode, instead of refusing them."""
+    """Images: crop, resize and convert those of another size or mode instead of rejecting them."""
     skip_unreadable: bool = False
-    """Leave out pictures and recordings that cannot be read, and say which, instead of refusing the data."""
+    """Skip unreadable images and recordings, and list them, instead of rejecting the data."""
     class_columns: Annotated[tuple[str, ...], option("COLUMN ...")] = ()
-    """Pictures in parquet files: the columns that are axes of the class, the most telling first; NAME=COLUMN gives an
-    axis another name. One column is the label if left out."""
+    """Images in parquet files: columns to use as class axes, most informative first; NAME=COLUMN renames an axis. By
+    default the label column."""
     shard_samples: Annotated[int | None, option("N")] = None
-    """The most samples of a file of codes: 16384 pictures or 2048 recordings if left out; what was begun keeps its own
-    number."""
+    """Maximum samples per shard; by default 16384 images or 2048 recordings. An existing cache keeps its own number."""
     verify: bool = False
-    """Only read the cache in --out and compare it with its hashes and, if given, --tokenizer and --data."""
+    """Only check the codes in --out against their hashes and, if given, --tokenizer and --data."""
     text: Annotated[str | None, option("DIR")] = None
     """Speech: folder of the trained text model, which aligns the texts."""
     recipe: Annotated[str | None, option("NAME")] = None
-    """Speech: the recipe that says how recordings are prepared; that of the training."""
+    """Speech: recipe that defines how recordings are prepared; use the one for training."""
     config: ConfigFile = None
     overrides: Overrides = ()
     device: str = "auto"
@@ -76,7 +75,7 @@ class Encode:
         if self.verify:
             return self.run_verify()
         if self.tokenizer is None or self.data is None:
-            raise ConfigError("--tokenizer and --data are needed (but for --verify): what encodes, and what is encoded")
+            raise ConfigError("--tokenizer and --data are required (except with --verify)")
         if is_first_process():  # the check makes folders and removes them: not for several processes at once
             check_out_dir(self.out)
         from resgen.modalities import of_model
@@ -110,6 +109,6 @@ class Encode:
         else:
             document["class_names"] = train.plan.class_names
             document |= {"class_axes": dict(train.plan.class_axes)} if train.plan.class_axes else {}
-        counts = f"{len(train)} {noun} to train on and {len(held_out)} held out"
+        counts = f"{len(train)} {noun} for training and {len(held_out)} held out"
         text = f"{counts}, {positions} and {train.spec.depth} levels, are in {self.out}"
         report(document, as_json=self.as_json, text=text)

@@ -13,10 +13,10 @@ from resgen.progress import progress_bars
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Measure generated pictures or speech, or a tokenizer's reconstructions, under a protocol saved with the numbers.
+    """Evaluate generated images or speech, or a tokenizer's reconstructions, and save the protocol with the results.
 
-    Generated pictures are always evaluated with and without guidance. Interrupted, the same command goes on where it
-    stopped. For example:
+    Generated images are always evaluated with and without guidance. After an interruption the same command continues
+    where it stopped. For example:
 
         python tools/train_classifier.py --data digits --image-size 8 --channels 1 --max-minutes 1 --out runs/judge
         resgen evaluate --model runs/digits/model --data digits --extractor runs/judge --num-samples 500 --out d.json
@@ -29,56 +29,56 @@ class Evaluate:
     """
 
     model: Annotated[str | None, option("DIR_OR_NAME")] = None
-    """Folder of a pipeline, or a bundled name: generated pictures are compared with the training split; speech is
-    judged on a split that begins with test_unseen, or on the last one."""
+    """Pipeline folder or bundled model name. Generated images are compared with the training split; speech is
+    evaluated on a split whose name begins with test_unseen, or on the last one."""
     tokenizer: Annotated[str | None, option("DIR_OR_NAME")] = None
-    """Folder of a tokenizer or pipeline, instead of --model: the test split is compared with its reconstruction."""
+    """Tokenizer or pipeline folder, instead of --model: the test split is compared with its reconstruction."""
     data: Annotated[str, option("PATH")]
     """Folder of class folders, parquet file or folder, or 'digits'; for speech, a folder of recordings."""
     split: Annotated[str | None, option("NAME")] = None
-    """Another split than the one named above."""
+    """Split to use instead of the default one."""
     protocol: Annotated[Path | None, option("FILE")] = None
-    """A protocol, or the report of another evaluation whose protocol is to be repeated."""
+    """A protocol, or the report of another evaluation whose protocol to repeat."""
     extractor: Annotated[str | None, option("NAME_OR_FILE")] = None
-    """Whose features are compared: a bundled classifier, the folder of one, 'inception', or the file of its weights;
-    without it the bundled classifier of the same classes."""
+    """Feature extractor: a bundled classifier, the folder of a classifier, 'inception', or the file of its weights; by
+    default the bundled classifier of the same classes."""
     extractor_sha256: Annotated[str | None, option("HEX")] = None
-    """Hash that the extractor's weights must have."""
+    """Required hash of the extractor's weights."""
     num_samples: Annotated[int | None, option("N")] = None
-    """Samples per seed and setting. If left out: 10,000 pictures; of speech, or for a tokenizer, all of the split."""
+    """Samples per seed and setting. Default: 10,000 images; for speech or a tokenizer, the whole split."""
     class_balance: Annotated[str | None, option("NAME")] = None
-    """Classes of the samples: 'equal', or 'data' for the frequencies of the reference."""
+    """Class frequencies of the samples: 'equal', or 'data' for those of the reference."""
     steps: Annotated[int | None, option("N")] = None
-    """Network evaluations of the sampler, instead of the model's setting."""
+    """Number of sampling steps, instead of the model's setting."""
     guidance_scale: Annotated[float | None, option("W")] = None
-    """Guidance, instead of the model's setting."""
+    """Classifier-free guidance scale, instead of the model's setting."""
     prompt_guidance: Annotated[float | None, option("SHARE")] = None
-    """Speech: share of the guidance that strengthens the prompt's voice alone, instead of the model's setting."""
+    """Speech: fraction of the guidance that applies to the prompt's voice alone, instead of the model's setting."""
     task: Annotated[str | None, option("NAME")] = None
-    """Speech: cross-sentence (a prompt of another sentence; so if left out) or continuation (the beginning of the
-    recording)."""
+    """Speech: cross-sentence (default; the prompt is another sentence) or continuation (the prompt is the beginning of
+    the recording)."""
     transcriber: Annotated[str | None, option("NAME_OR_DIR")] = None
-    """Speech: what understands it: a bundled recogniser (of digits), moonshine or pocketsphinx (of English),
-    pocketsphinx-digits, or a local folder of Whisper, HuBERT or Wav2Vec2."""
+    """Speech: the recogniser: a bundled one (digits), moonshine or pocketsphinx (English), pocketsphinx-digits, or a
+    local folder of Whisper, HuBERT or Wav2Vec2."""
     speaker_encoder: Annotated[str | None, option("NAME_OR_DIR")] = None
-    """Speech: what compares voices: a bundled encoder, resemblyzer, or a local folder of WavLM."""
+    """Speech: the speaker encoder: a bundled one, resemblyzer, or a local folder of WavLM."""
     seed: Annotated[tuple[int, ...], option("N ...")] = ()
-    """One or more; several give a mean and a spread."""
+    """One or more seeds; several give a mean and a spread."""
     batch_size: Annotated[int, option("N")] = 100
-    """Pictures per network evaluation."""
+    """Images per batch."""
     resize: bool = False
-    """Cut out and resize pictures of another size, instead of refusing them."""
+    """Crop and resize images of another size instead of rejecting them."""
     dtype: Annotated[str | None, option("NAME")] = None
-    """float32, bfloat16 or int8, of the generator; without it what the machine is fast in. Part of the protocol."""
+    """Number type of the generator: float32, bfloat16 or int8; by default the machine's fastest. Part of the
+    protocol."""
     device: Annotated[str | None, option("NAME")] = None
-    """cpu, cuda or cuda:1; without it a GPU if there is one."""
+    """cpu, cuda or cuda:1; by default a GPU if there is one."""
     cache: Annotated[Path | None, option("DIR")] = None
-    """Where features are kept, at most 4 GiB of them; 'evaluation-cache' beside --out if left out. It may be deleted at
-    any time."""
+    """Cache for features, at most 4 GiB; by default 'evaluation-cache' beside --out. It may be deleted at any time."""
     store: bool = False
-    """Keep the numbers with the model too: they stand on its card when it is pushed to the hub."""
+    """Also store the results with the model, for its model card on the hub."""
     out: Annotated[Path, option("FILE.json")]
-    """Report to write; the same is written as FILE.md."""
+    """Report to write; also written as FILE.md."""
     as_json: Json = False
 
     def run(self) -> None:

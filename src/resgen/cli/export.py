@@ -14,9 +14,9 @@ from resgen.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Write the model of a training as it was at a checkpoint: the best one, or that of a step.
+    """Write the model of a finished run at its best checkpoint or at a given step.
 
-    A training publishes the model of its last step; the checkpoint with the lowest validation loss is kept as well.
+    A run's 'model' folder holds the last step; the checkpoint with the lowest validation loss is also kept.
     For example:
 
         resgen export runs/digits --out runs/digits-best
@@ -24,9 +24,9 @@ class Export:
     """
 
     path: Annotated[Positional[Path], option("RUN")]
-    """Folder of a training that has ended."""
+    """Folder of a finished training run."""
     checkpoint: Annotated[str, option("best|STEP")] = "best"
-    """The lowest validation loss, or a step of which the run keeps a checkpoint."""
+    """best (lowest validation loss), or the step of a checkpoint that the run has kept."""
     out: Annotated[Path, option("DIR")]
     """Folder for the model."""
     as_json: Json = False

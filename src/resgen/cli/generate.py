@@ -31,9 +31,9 @@ Classes = Annotated[tuple[tuple[str, ...], ...], UseAppendAction, option("NAME_O
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateImage(Drawing):
-    """Generate new pictures with a trained model.
+    """Generate images with a trained model.
 
-    What is left out is taken from the model's own settings. For example:
+    Omitted settings default to the model's own. For example:
 
         resgen generate image --model fashion-mnist-small --class bag 9 --num 4 --out bags.png
         resgen generate image --model avatars64 --class lorelei --scale 4 --out face.png
@@ -43,20 +43,21 @@ class GenerateImage(Drawing):
     """
 
     classes: Classes = ()
-    """Classes by name or number; without them every class of the model. With several axes AXIS=NAME, or several with
-    commas between; a name that only one axis has may stand alone, and without any every class of the first axis."""
+    """Classes by name or number; by default every class of the model. With several axes use AXIS=NAME, separated by
+    commas; AXIS= may be omitted if only one axis has the name. The default is then every class of the first axis."""
     num: Annotated[int, option("N")] = 1
-    """Pictures of each class; 1 if left out."""
+    """Images per class; 1 by default."""
     sampling: Annotated[PictureSampling, OmitArgPrefixes] = PictureSampling()
     seed: int = 0
-    """Picture k is drawn from the stream (seed, k), in batches of any size."""
+    """Image k depends only on (seed, k), not on the batch size."""
     scale: Annotated[int | None, option("N")] = None
-    """Every pixel becomes a block of N x N; without it pictures are as large as the model makes them, small ones on a
-    sheet larger."""
+    """Enlarge every pixel to a block of N x N; by default images keep the model's size, but small ones on a sheet are
+    enlarged."""
     compile: bool = False
-    """Compile the network first: a minute, then faster; pays for many pictures. Takes a C++ compiler."""
+    """Compile the network first: takes a minute and a C++ compiler, then sampling is faster. Worthwhile for many
+    images."""
     out: Annotated[Path, option("FILE_OR_DIR")]
-    """A picture file such as a.png (several pictures become a sheet), or a folder for one file per picture."""
+    """An image file such as a.png (several images become a sheet), or a folder for one file per image."""
 
     def run(self) -> None:
         positive("--num", self.num)

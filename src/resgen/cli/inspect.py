@@ -28,13 +28,13 @@ class Inspect:
     """
 
     model: Annotated[Positional[str | None], option("[DIR_OR_NAME]")] = None
-    """Folder of a tokenizer, vocoder, text model or pipeline, or a bundled name."""
+    """Folder of a tokenizer, vocoder, text model or pipeline, or a bundled model name."""
     recipe: Annotated[str | None, option("NAME")] = None
     """Describe a recipe instead."""
     config: ConfigFile = None
     overrides: Overrides = ()
     full: bool = False
-    """Of a model everything: its configuration, parameters by part, hashes and history."""
+    """Show everything about a model: configuration, parameters per component, hashes and history."""
     as_json: Json = False
 
     def run(self) -> None:

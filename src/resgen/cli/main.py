@@ -60,7 +60,7 @@ class Completion:
     """
 
     shell: Positional[Literal["bash", "zsh", "fish"]]
-    """The shell that is to read the script; write it again after an update of the package."""
+    """Shell to complete in; generate the script again after an update of the package."""
 
     def run(self) -> None:
         options = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes, *OPTIONS)

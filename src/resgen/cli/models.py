@@ -9,7 +9,7 @@ from resgen.cli.common import Json, bundled_models, report, table
 
 @dataclass(frozen=True, kw_only=True)
 class Models:
-    """List the bundled models; their names work wherever a model's folder does.
+    """List the bundled models; use their names wherever a command takes a model folder.
 
     For example:
 

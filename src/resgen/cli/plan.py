@@ -25,13 +25,13 @@ SPANS = ((365 * 86_400.0, "years"), (86_400.0, "days"), (3600.0, "h"), (60.0, "m
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Count the memory, operations and time of a recipe's trainings, and refuse what does not fit.
+    """Estimate the memory, operations and time of training a recipe, and reject what does not fit.
 
-    No model is built, no data is read. Memory is of one device: weights, gradients, optimizer and averages are whole on
-    every device (--shard divides the generator's), the activations are those of one micro-batch of batch_size /
-    (devices x accumulate) samples, taken from one training step on tensors without memory. Time is the operations over
-    the rate of all devices together, without waiting for data or for each other. A configuration that needs more memory
-    than the devices have is an error that says what to lower. For example:
+    No model is built and no data is read. Memory is per device: full weights, gradients, optimizer state and averaged
+    weights (--shard divides the generator's), plus the activations of one micro-batch of batch_size / (devices x
+    accumulate) samples, from one training step on tensors without memory. Time is operations divided by the total
+    rate, without waiting for data or other devices. If the devices have too little memory, the error says what to
+    lower. For example:
 
         resgen plan --recipe imagenet256 --devices 4 --device-memory 80 --rate 150
         resgen plan --recipe imagenet256 --devices 8 --device-memory 16 --shard --stage generator
@@ -43,17 +43,17 @@ class Plan:
     """Pictures: digits, fashion_mnist, cifar10, cifar10_8x8, avatars64, imagenette64, imagenet256; speech:
     spoken_digits, spoken_digits_small, spoken_digits_waveform, sentences, sentences_small, melvae, rvqvae."""
     devices: Annotated[int, option("N")]
-    """Devices that share every step, one process on each."""
+    """Number of devices that share every step, one process each."""
     device_memory: Annotated[float, option("GB")]
-    """Memory of each in GB (10^9 bytes); leave out what is not to be used."""
+    """Usable memory per device in GB (10^9 bytes)."""
     stage: Annotated[str | None, option("tokenizer|vocoder|text|generator")] = None
     """One stage; all by default."""
     rate: Annotated[float | None, option("TFLOPS")] = None
-    """Rate of each device that training really gets, in 10^12 operations per second. Without it one transformer block
-    of the generator is run on this machine for about two seconds."""
+    """Throughput that training achieves on each device, in 10^12 operations per second. By default one transformer
+    block of the generator is timed on this machine for about two seconds."""
     shard: bool = False
-    """Divide the generator's weights, gradients, averages and optimizer over all devices, as
-    generator_training.shard=true does."""
+    """Shard the generator's weights, gradients, averaged weights and optimizer state over all devices, like
+    generator_training.shard=true."""
     config: ConfigFile = None
     overrides: Overrides = ()
     as_json: Json = False

@@ -23,10 +23,9 @@ from resgen.files import write_json, write_text
 
 @dataclass(frozen=True, kw_only=True)
 class Reconstruct:
-    """Encode and decode pictures or speech, level by level, and measure what every level brings.
+    """Encode and decode images or speech, and measure the reconstruction with 1, 2, ... levels.
 
-    The tokenizer says which: of pictures the PSNR is measured, of speech the distance of log-mels and, where pystoi
-    is installed, STOI. For example:
+    Images are measured by PSNR; speech by log-mel distance and, if pystoi is installed, STOI. For example:
 
         resgen generate image --model avatars64 --class lorelei --out face.png
         resgen reconstruct --tokenizer avatars64 --input face.png --out levels.png
@@ -38,20 +37,20 @@ class Reconstruct:
     """
 
     tokenizer: Annotated[str, option("DIR_OR_NAME")]
-    """Folder of a tokenizer or pipeline, or a bundled name."""
+    """Tokenizer or pipeline folder, or a bundled model name."""
     input: Annotated[Path, option("FILE_OR_DATA")]
-    """A picture or sound file, or data as for training (its test split)."""
+    """An image or sound file, or data as for training (its test split)."""
     out: Annotated[Path, option("FILE_OR_DIR")]
-    """Pictures: the picture to write, the original and its reconstruction with 1, 2, ... levels. Speech: a folder for
-    sounds, spectrograms and report."""
+    """Images: file for a sheet of the original and its reconstructions with 1, 2, ... levels. Speech: folder for
+    sounds, spectrograms and a report."""
     resize: bool = False
-    """Pictures: cut out, resize and convert those of another size or mode, instead of refusing them."""
+    """Images: crop, resize and convert those of another size or mode instead of rejecting them."""
     levels: Annotated[tuple[int, ...], option("N ...")] = ()
-    """Pictures: only these numbers of levels; 1, 2, ... all of them if left out."""
+    """Images: only these numbers of levels; by default 1, 2, ... up to all."""
     vocoder: Annotated[str | None, option("DIR")] = None
-    """Speech: folder of the vocoder of a mel tokenizer, in place of the pipeline's own."""
+    """Speech: folder of the mel tokenizer's vocoder, instead of the pipeline's own."""
     num: Annotated[int | None, option("N")] = None
-    """Speech: utterances of the data, 8 at most; 4 if left out."""
+    """Speech: number of utterances from the data, at most 8; 4 by default."""
     as_json: Json = False
 
     def run(self) -> None:

@@ -33,8 +33,8 @@ Trace = Annotated[
     Path | None,
     arg(
         metavar="FILE.gif|DIR",
-        help="Show the sampler at work, step by step: a GIF, or a folder for one picture per step, where those of an "
-        "earlier trace are replaced.",
+        help="Record the sampling steps: a GIF, or a folder for one image per step, which replaces any earlier trace "
+        "there.",
         help_behavior_hint="",
     ),
 ]
@@ -45,17 +45,17 @@ class SamplingOptions:
     """Settings of the sampler; the model's own where they are left out."""
 
     steps: Annotated[int | None, option("N")] = None
-    """The most network evaluations of the sampler; one with guidance takes two passes or three."""
+    """Maximum number of sampling steps; with guidance each takes two or three network passes."""
     guidance_scale: Annotated[float | None, option("W")] = None
-    """How far to move from the unconditional prediction; 0 is off and halves the time."""
+    """Classifier-free guidance scale; 0 turns guidance off and halves the time."""
     top_p: Annotated[float | None, option("P")] = None
-    """Mass of the codes or mixture components to draw from, in (0, 1]."""
+    """Nucleus sampling: probability mass of the codes or mixture components to sample from, in (0, 1]."""
     temperature: Annotated[float | None, option("T")] = None
     """Randomness of the codes."""
     choice_temperature: Annotated[float | None, option("T")] = None
-    """Randomness in the order in which tokens are revealed."""
+    """Randomness of the order in which tokens are revealed."""
     batch_size: Annotated[int | None, option("N")] = None
-    """Samples per network evaluation."""
+    """Samples per batch."""
 
     def settings(self) -> dict[str, Any]:
         """The sampling options that were given, by the pipeline's names.
@@ -74,7 +74,7 @@ class SpeechSampling(SamplingOptions):
     """Settings of the sampler of speech."""
 
     prompt_guidance: Annotated[float | None, option("SHARE")] = None
-    """Share of the guidance that strengthens the prompt's voice alone, 0 to 1."""
+    """Fraction of the guidance that applies to the prompt's voice alone, 0 to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,11 +82,11 @@ class PictureSampling(SamplingOptions):
     """Settings of the sampler of pictures."""
 
     guidance_start: Annotated[float | None, option("SHARE")] = None
-    """Share of the steps before guidance sets in; steps without it take half the time."""
+    """Fraction of the steps after which guidance starts; steps without it take half the time."""
     guidance_end: Annotated[float | None, option("SHARE")] = None
-    """Share of the steps after which guidance is off again."""
+    """Fraction of the steps after which guidance stops."""
     top_k: Annotated[int | None, option("K")] = None
-    """Most likely codes to draw from (kind rq_transformer only)."""
+    """Number of most likely codes to sample from (kind rq_transformer only)."""
     schedule: Annotated[str | None, option("NAME")] = None
     """Mask schedule: circle, cosine, linear, exponential or power."""
 
@@ -96,12 +96,12 @@ class Drawing(ABC):
     """What every command takes that draws samples."""
 
     model: Annotated[str, option("DIR_OR_NAME")]
-    """Folder of a pipeline, or a bundled name (see `resgen models`)."""
+    """Pipeline folder or bundled model name (see `resgen models`)."""
     device: Annotated[str | None, option("NAME")] = None
-    """cpu, cuda or cuda:1; without it a GPU if there is one."""
+    """cpu, cuda or cuda:1; by default a GPU if there is one."""
     dtype: Annotated[str, option("NAME")] = "auto"
-    """float32, bfloat16, int8 (on CPUs: faster, rounds the network's weights), or auto: bfloat16 where the hardware has
-    instructions for it."""
+    """float32, bfloat16, int8 (on CPUs: faster, rounds the network's weights), or auto: bfloat16 if the
+    hardware supports it."""
     trace: Trace = None
     as_json: Json = False
 

@@ -20,47 +20,47 @@ MAX_KEY, MAX_THREADS = 10_000, 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Serve:
-    """Answer requests for pictures and speech over HTTP, and show a page to make them.
+    """Serve images and speech over HTTP, with a web page.
 
-    Requests that ask for the same share batches. The page is at /, what else there is at /openapi.json. For example:
+    Requests with the same settings share batches. The page is at /, the API description at /openapi.json. For example:
 
         resgen serve --model fashion-mnist-small english-small
         resgen serve --model runs/digits/model --host 0.0.0.0 --port 80 --api-key-file key.txt
     """
 
     model: Annotated[tuple[str, ...], option("DIR_OR_NAME ...")]
-    """Folders of pipelines, or bundled names (see `resgen models`)."""
+    """Pipeline folders or bundled model names (see `resgen models`)."""
     host: Annotated[str, option("ADDRESS")] = "127.0.0.1"
-    """Where to listen; 0.0.0.0 is every address of this machine."""
+    """Address to listen on; 0.0.0.0 is every address of this machine."""
     port: Annotated[int, option("N")] = 8000
-    """0 takes a free one."""
+    """Port; 0 chooses a free one."""
     device: Annotated[str | None, option("NAME")] = None
-    """cpu, cuda or cuda:1; without it a GPU if there is one."""
+    """cpu, cuda or cuda:1; by default a GPU if there is one."""
     dtype: str = "auto"
-    """float32, bfloat16, int8 (on CPUs: faster, rounds the network's weights), or auto: bfloat16 where the hardware has
-    instructions for it."""
+    """float32, bfloat16, int8 (on CPUs: faster, rounds the network's weights), or auto: bfloat16 if the
+    hardware supports it."""
     threads: Annotated[int | None, option("N")] = None
-    """Threads of the model; all cores if left out."""
+    """Threads for the model; all cores by default."""
     max_batch: int = ServerConfig.max_batch
-    """Most samples in one sampling call."""
+    """Maximum samples per batch."""
     max_wait_ms: float = ServerConfig.max_wait_ms
     """How long a request may wait for others to share its batch."""
     max_queue: int = ServerConfig.max_queue
-    """Most requests that wait; more are turned away."""
+    """Maximum waiting requests; further ones are rejected."""
     timeout_s: float = ServerConfig.timeout_s
-    """Most seconds from a request to its answer."""
+    """Maximum seconds from request to response."""
     max_steps: int = ServerConfig.max_steps
-    """Most network evaluations that a request may ask for."""
+    """Maximum sampling steps per request."""
     max_samples: int = ServerConfig.max_samples
-    """Most pictures of one request."""
+    """Maximum images per request."""
     max_text: int = ServerConfig.max_text
-    """Most characters of a text."""
+    """Maximum characters per text."""
     max_upload_mb: float = ServerConfig.max_upload_bytes / MEGABYTE
-    """Most megabytes (of 1,048,576 bytes) of a request with files."""
+    """Maximum megabytes (1,048,576 bytes) per request with files."""
     max_sound_s: float = ServerConfig.max_sound_s
-    """Most seconds of an uploaded sound."""
+    """Maximum seconds per uploaded sound."""
     api_key_file: Annotated[Path | None, option("FILE")] = None
-    """A file with the key that clients must show; or set RESGEN_API_KEY. Without a key everybody is let in."""
+    """File with the API key that clients must send; or set RESGEN_API_KEY. Without a key access is open."""
 
     def run(self) -> None:
         if not self.model:

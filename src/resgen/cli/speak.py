@@ -31,7 +31,7 @@ Lexicon = Annotated[
     Path | None,
     arg(
         metavar="FILE",
-        help="How names and other words sound: a word and its phonemes on each line. For models that read phonemes.",
+        help="Pronunciations: one word and its phonemes per line. For models that read phonemes.",
         help_behavior_hint="",
     ),
 ]
@@ -39,9 +39,9 @@ Lexicon = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateSpeech(Drawing):
-    """Speak a text, in the voice of a prompt or one of the model's own.
+    """Speak a text in the voice of a prompt or in one of the model's own voices.
 
-    What is left out is taken from the model's own settings. For example:
+    Omitted settings default to the model's own. For example:
 
         resgen generate speech --model english-small --voice emma --text "It is late." --out late.wav
         resgen generate speech --model english-small --text "So it is." --prompt late.wav \\
@@ -51,26 +51,26 @@ class GenerateSpeech(Drawing):
     """
 
     text: Annotated[str | None, option("TEXT")] = None
-    """What to say; sentences are spoken one after the other. Phonemes may stand between slashes, as in /kˈæt/, if the
-    model reads phonemes."""
+    """Text to speak, sentence by sentence. If the model reads phonemes, you can write them between slashes, as in
+    /kˈæt/."""
     texts: Annotated[Path | None, option("FILE")] = None
-    """A text file instead: one text a line, one sound file each in the folder --out."""
+    """Text file with one text per line, instead of --text; writes one sound file each to the folder --out."""
     prompt: Annotated[Path | None, option("FILE")] = None
-    """A few seconds of the voice: WAV, FLAC, OGG or MP3 of any rate."""
+    """A few seconds of the voice: WAV, FLAC, OGG or MP3 at any sample rate."""
     prompt_text: Annotated[str | None, option("TEXT")] = None
-    """What is said in the prompt."""
+    """Transcript of the prompt."""
     voice: Annotated[str | None, option("NAME")] = None
-    """A voice that comes with the model, in place of a prompt: see `resgen inspect`."""
+    """A voice stored with the model, instead of a prompt (see `resgen inspect`)."""
     task: str = "cross-sentence"
-    """cross-sentence: a new sentence in the prompt's voice. continuation: go on from the end of the prompt."""
+    """cross-sentence: a new sentence in the prompt's voice. continuation: continue from the end of the prompt."""
     lexicon: Lexicon = None
     speed: Annotated[float, option("R")] = 1.0
-    """Above 1 is faster; 1 keeps the pace of the prompt."""
+    """Speaking rate relative to the prompt; above 1 is faster."""
     sampling: Annotated[SpeechSampling, OmitArgPrefixes] = SpeechSampling()
     seed: int = 0
-    """Sentence k of text i is drawn from the stream (seed, i, k)."""
+    """Sentence k of text i depends only on (seed, i, k)."""
     out: Annotated[Path, option("FILE_OR_DIR")]
-    """A .wav, .flac, .ogg, .opus or .mp3 file; with --texts a folder. A - streams WAV to standard output."""
+    """A .wav, .flac, .ogg, .opus or .mp3 file; with --texts a folder. - streams WAV to standard output."""
 
     def run(self) -> None:
         if (self.text is None) == (self.texts is None):
@@ -155,7 +155,7 @@ class GenerateSpeech(Drawing):
 def warn_of_missing_vocoder(pipe: SpeechPipeline) -> None:
     """Say so, if phases have to be found by Griffin-Lim."""
     if pipe.codec.needs_vocoder:
-        message("the model has no vocoder: phases are found by Griffin-Lim, which sounds rough")
+        message("the model has no vocoder: phases are estimated by Griffin-Lim, which sounds rough")
 
 
 def speech_trace(pipe: SpeechPipeline) -> SpeechTrace:
@@ -179,5 +179,5 @@ def read_lines(path: Path | None) -> list[str]:
         raise DataError(f"--texts '{path}' cannot be read: {reason}") from error
     texts = [line.strip() for line in lines if line.strip()]
     if not texts:
-        raise DataError(f"--texts '{path}' holds no text; give one text a line")
+        raise DataError(f"--texts '{path}' holds no text; write one text per line")
     return texts

@@ -35,19 +35,19 @@ class Training:
     recipe: str
     """spoken_digits, spoken_digits_small, spoken_digits_waveform, sentences, sentences_small, melvae or rvqvae."""
     data: Annotated[str | None, option("PATH")] = None
-    """Recordings with texts: parquet, tar shards, or a folder with metadata.csv; without it the recipe's own."""
+    """Recordings with texts: parquet, tar shards, or a folder with metadata.csv; by default the recipe's own."""
     config: ConfigFile = None
     overrides: Overrides = ()
     max_minutes: Annotated[float | None, option("N")] = None
-    """Stop after this many minutes, with the learning rate's decline fitted to them."""
+    """Stop after this many minutes; the learning rate decays to fit."""
     out: Annotated[Path, option("DIR")]
-    """Folder of the run; what was trained is in its folder 'model'."""
+    """Run folder; the trained model is in its subfolder 'model'."""
     resume: bool = False
-    """Go on from the newest checkpoint in --out."""
+    """Continue from the latest checkpoint in --out."""
     init: Annotated[str | None, option("DIR")] = None
     """Start from the weights of this model, of the same shape, instead of from scratch (fine-tuning)."""
     skip_unreadable: bool = False
-    """Leave out pictures and recordings that cannot be read, and say which, instead of refusing the data."""
+    """Skip unreadable images and recordings, and list them, instead of rejecting the data."""
     as_json: Json = False
 
     stage: ClassVar[str]
@@ -121,7 +121,7 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainTokenizer(Training):
-    """Train the tokenizer, the first stage: pictures or speech to residual codes and back.
+    """Train the tokenizer (first stage), which encodes images or speech into residual codes and decodes them.
 
     For example:
 
@@ -138,15 +138,15 @@ class TrainTokenizer(Training):
     """Pictures: digits, fashion_mnist, cifar10, cifar10_8x8, avatars64, imagenette64, imagenet256; speech:
     spoken_digits, spoken_digits_small, spoken_digits_waveform, sentences, sentences_small, melvae, rvqvae."""
     data: Annotated[str | None, option("PATH")] = None
-    """Pictures: folder of class folders, parquet, tar shards, or 'digits'. Recordings: parquet, tar shards, or a folder
-    with metadata.csv. Without it the recipe's own."""
+    """Images: folder of class folders, parquet, tar shards, or 'digits'. Recordings: parquet, tar shards, or a folder
+    with metadata.csv. By default the recipe's own."""
     resize: bool = False
-    """Pictures: cut out, resize and convert those of another size or mode, instead of refusing them."""
+    """Images: crop, resize and convert those of another size or mode instead of rejecting them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainVocoder(Training):
-    """Train a vocoder, which turns the mels of a mel tokenizer into sound.
+    """Train a vocoder, which turns the mel spectrograms of a mel tokenizer into sound.
 
     For example:
 
@@ -156,12 +156,12 @@ class TrainVocoder(Training):
     stage: ClassVar[str] = "vocoder"
     models: ClassVar[tuple[str, ...]] = ("tokenizer",)
     tokenizer: Annotated[str | None, option("DIR")] = None
-    """Folder of the mel tokenizer, whose reconstructions are learned from besides real mels."""
+    """Folder of the mel tokenizer; the vocoder then also trains on its reconstructions."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainText(Training):
-    """Train a text model: which frames every letter becomes, and how long they take.
+    """Train a text model, which aligns letters with audio frames and predicts their durations.
 
     For example:
 
@@ -173,7 +173,7 @@ class TrainText(Training):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainGenerator(Training):
-    """Train the generator, the second stage, on the codes of a trained tokenizer.
+    """Train the generator (second stage) on the codes of a trained tokenizer.
 
     For example:
 
@@ -192,17 +192,17 @@ class TrainGenerator(Training):
     """Pictures: digits, fashion_mnist, cifar10, cifar10_8x8, avatars64, imagenette64, imagenet256; speech:
     spoken_digits, spoken_digits_small, spoken_digits_waveform, sentences, sentences_small, melvae, rvqvae."""
     data: Annotated[str | None, option("PATH")] = None
-    """Pictures or recordings, or a folder written by `resgen encode`; without it the recipe's own data."""
+    """Images or recordings, or a folder written by `resgen encode`; by default the recipe's own data."""
     resize: bool = False
-    """Pictures: cut out, resize and convert those of another size or mode, instead of refusing them."""
+    """Images: crop, resize and convert those of another size or mode instead of rejecting them."""
     tokenizer: Annotated[str, option("DIR")]
     """Folder of the trained tokenizer, or a bundled model's name."""
     kind: Annotated[str | None, option("NAME")] = None
-    """resgen, residual, direct, maskgit, rq_transformer, ar_resgen, valle or (speech) clam_tts: another generator with
-    as many parameters."""
+    """Kind of generator, sized to the recipe's number of parameters: resgen, residual, direct, maskgit, rq_transformer,
+    ar_resgen, valle or (speech) clam_tts."""
     text: Annotated[str | None, option("DIR")] = None
     """Speech: folder of the trained text model."""
     vocoder: Annotated[str | None, option("DIR")] = None
-    """Speech: folder of the vocoder of a mel tokenizer, which becomes part of the model."""
+    """Speech: folder of the mel tokenizer's vocoder, which becomes part of the model."""
     evaluate_on: Annotated[str | None, option("PATH")] = None
-    """Pictures to compare 1,000 samples with every generator_training.evaluate_every steps; --data if left out."""
+    """Reference images for 1,000 samples every generator_training.evaluate_every steps; by default --data."""

@@ -340,7 +340,7 @@ def test_encode_reports_the_caches(fake, tmp_path, capsys, monkeypatch):
     assert document["spec"]["shape"] == [2, 3] and document["num_samples"] == {"train": 7, "held_out": 2}
     assert document["class_names"] == ["a"]
     assert main([*argv, "--shard-samples", "500"]) == 0
-    assert "7 samples to train on and 2 held out, each of 2x3 positions and 8 levels" in capsys.readouterr().out
+    assert "7 samples for training and 2 held out, each of 2x3 positions and 8 levels" in capsys.readouterr().out
     options = {"flip": True, "device": "cpu"}
     assert calls == [{**options, "shard_samples": None}, {**options, "shard_samples": 500}]
     monkeypatch.setenv("RANK", "1")
@@ -379,8 +379,8 @@ def test_encode_verifies_sequences_without_speakers(fake, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ([], "--tokenizer and --data are needed"),
-        (["--tokenizer", "t"], "--tokenizer and --data are needed"),
+        ([], "--tokenizer and --data are required"),
+        (["--tokenizer", "t"], "--tokenizer and --data are required"),
         (["--tokenizer", "t", "--data", "d", "--shard-samples", "0"], "--shard-samples 0 must be at least 1"),
         (["--verify", "--flip", "--text", "t"], "--text and --flip must be left out"),
         (["--verify", "--shard-samples", "5"], "--shard-samples must be left out"),

@@ -69,7 +69,7 @@ def test_unknown_command_is_one_line_and_code_2(argv, line, capsys):
     ("argv", "line"),
     [
         ("models --jsn", "Unrecognized options: --jsn"),
-        ("encode", "Missing from resgen encode: --out DIR Folder of the cache. (required); `resgen encode --help`"),
+        ("encode", "Missing from resgen encode: --out DIR Folder for the codes. (required); `resgen encode --help`"),
         (
             "generate image --model m --out o --num x",
             "Error parsing --num: invalid literal for int() with base 10: 'x'",

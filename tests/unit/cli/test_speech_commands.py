@@ -187,7 +187,7 @@ def test_encode_speech(models: Path, data: Path, tmp_path: Path, capsys: Any) ->
     assert document["spec"]["depth"] == 3 and document["speakers"] == ["s0", "s1"]
     assert document["num_positions"]["train"] == int(train.lengths.sum())
     assert main(list(map(str, argv))) == 0
-    said = "2 utterances to train on and 2 held out, of 12 to 14 positions and 3 levels"
+    said = "2 utterances for training and 2 held out, of 12 to 14 positions and 3 levels"
     assert said in capsys.readouterr().out
     verify = ["encode", "--verify", "--out", str(tmp_path / "codes")]
     made = ["--tokenizer", str(models / "mel"), "--data", str(data)]
