@@ -28,7 +28,8 @@ from resgen.ops.residual import Codebooks, residual_encode
 from resgen.ops.sampling import nucleus_choice
 from resgen.types import CodeSpec, LevelWalk, NoiseSize, ProposalNoise
 
-MAX_LOG_SCALE = 10.0
+LOG_SCALES = (-4.0, 10.0)
+"""Limits of log a: the lower one keeps the density of degenerate targets finite."""
 CHUNK_ELEMENTS = 1 << 22
 MIN_CHUNK_ROWS = 1024
 GATHER_BYTES = 32 << 20
@@ -97,7 +98,6 @@ class MixtureHead(LatentHead):
         code_dim: H, width of the latent.
         rank: h, or None for full means. With a rank the projection gives mu~_v in R^h, and mu_v = M_v mu~_v + s_v with
             trainable `basis` M and `offset` s.
-        min_log_scale: lower limit of log a; keeps the density of degenerate targets finite.
         mean_width: how many of the input's last columns the means are projected from; all of them if left out.
 
     Raises:
@@ -114,7 +114,6 @@ class MixtureHead(LatentHead):
         num_components: int,
         code_dim: int,
         rank: int | None = None,
-        min_log_scale: float = -4.0,
         mean_width: int | None = None,
     ) -> None:
         super().__init__()
@@ -125,9 +124,7 @@ class MixtureHead(LatentHead):
         check_range(self, 1, "width", "num_components", "code_dim")
         if rank is not None and not 1 <= rank <= code_dim:
             raise ConfigError(f"rank={rank} must lie in 1..code_dim={code_dim}, or be null for full means")
-        if min_log_scale > MAX_LOG_SCALE:
-            raise ConfigError(f"min_log_scale={min_log_scale} must be at most {MAX_LOG_SCALE}")
-        self.rank, self.min_log_scale = rank, min_log_scale
+        self.rank = rank
         self.affine = nn.Linear(width, num_components + 1 + code_dim)
         self.means = nn.Linear(self.mean_width, num_components * (rank or code_dim))
         self.basis = None if rank is None else nn.Parameter(torch.empty(num_components, code_dim, rank))
@@ -167,7 +164,7 @@ class MixtureHead(LatentHead):
             out = linear(hidden.to(self.affine.weight.dtype), self.affine.weight, self.affine.bias)
         out = at_least_float32(out)
         logits, log_scale, shift = out.split([self.num_components, 1, self.code_dim], dim=-1)
-        return logits, log_scale.squeeze(-1).clamp(self.min_log_scale, MAX_LOG_SCALE), shift
+        return logits, log_scale.squeeze(-1).clamp(*LOG_SCALES), shift
 
     def squared_distance(self, hidden: Float[Tensor, "N O"], z: Float[Tensor, "N H"]) -> Float[Tensor, "N K"]:
         """|z - mu_v|^2 to the means of every component, for a standardized target z."""

@@ -82,9 +82,9 @@ def test_float32_inside_a_bfloat16_network(rank: int | None) -> None:
 
 
 def test_log_scale_is_clamped() -> None:
-    head = MixtureHead(width=2, num_components=3, code_dim=2, min_log_scale=-1.5)
+    head = MixtureHead(width=2, num_components=3, code_dim=2)
     head.affine.bias.data[3] = -50.0
-    assert head.affine_parameters(torch.zeros(1, 2))[1].tolist() == [-1.5]
+    assert head.affine_parameters(torch.zeros(1, 2))[1].tolist() == [-4.0]
     head.affine.bias.data[3] = 50.0
     assert head.affine_parameters(torch.zeros(1, 2))[1].tolist() == [10.0]
     bound = head(torch.zeros(1, 2), torch.ones(1, 2), nothing(torch.ones(1)))
