@@ -55,11 +55,9 @@ class Attention(nn.Module):
         shape = x.shape
         if segment is not None:
             x = x.reshape(-1, segment, shape[-1])
-        q, k, v = (
-            linear(x, self.qkv.weight, self.qkv.bias).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        )
-        if angles is not None:
-            q, k = rotate(q, angles), rotate(k, angles)
+        qkv = linear(x, self.qkv.weight, self.qkv.bias).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k = qkv[:2] if angles is None else rotate(qkv[:2], angles)
+        v = qkv[2]
         if cache is not None:
             k, v = cache.append(k, v)
         length, num_keys = q.shape[2], k.shape[2]

@@ -64,7 +64,7 @@ class Positions(nn.Module):
         return None if self.is_grid else self.table[begin : begin + length]
 
 
-def rotate(x: Float[Tensor, "B heads L E"], angles: Float[Tensor, "L h"]) -> Float[Tensor, "B heads L E"]:
+def rotate(x: Float[Tensor, "*batch L E"], angles: Float[Tensor, "L h"]) -> Float[Tensor, "*batch L E"]:
     """Rotate channel pairs (i, i + E/2) of queries or keys by the angles of their position."""
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     first, second = x.chunk(2, dim=-1)
