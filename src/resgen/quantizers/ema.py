@@ -38,11 +38,11 @@ class EMAQuantizer(Quantizer):
             for _ in range(self.config.kmeans_iterations):
                 counts, sums = _assign(residual, centres, reduce)
                 centres = torch.where(counts[:, None] > 0, sums / counts[:, None].clamp(min=1), centres)
-            counts, sums = _assign(residual, centres, reduce)
+            codes = residual_encode(residual, centres[None]).codes[:, 0]
+            counts, _ = _accumulate(residual, codes, len(centres), reduce)
             self.codebooks[level] = centres
             self.shares[level] = counts / counts.sum()
             self.sums[level] = centres * self.shares[level][:, None]
-            codes = residual_encode(residual, centres[None]).codes[:, 0]
             residual = residual - centres[codes]
             total = reduce.sum(torch.stack([residual.square().sum(), residual.new_tensor(float(residual.numel()))]))
             self.variances[level] = (total[0] / total[1]).clamp(min=1e-12)

@@ -29,6 +29,5 @@ class ProbabilisticQuantizer(Quantizer):
                 weight = (logq - peak).exp_()
                 sums = reduce.sum(torch.cat([weight.T @ h, weight.sum(0)[:, None]], dim=1))
             mean = sums[:, :-1] / sums[:, -1:].clamp(min=1e-30)
-            if torch.isfinite(peak).all():
-                codebook.lerp_(mean, 1 - self.config.momentum)
+            codebook.lerp_(torch.where(peak.isfinite().all(), mean, codebook), 1 - self.config.momentum)
         return {"variance": batch_variance}
