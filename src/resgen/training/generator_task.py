@@ -106,7 +106,8 @@ class GeneratorTask:
         self._loss: Callable[..., tuple[Tensor, dict[str, Tensor]]] = self.objective.loss
         self._evaluate = evaluate
         count = min(len(train), 16384)
-        codes = train.codes(torch.linspace(0, len(train) - 1, count).long())
+        # Float32 rounds numbers above 2^24, the last of them beyond the end.
+        codes = train.codes(torch.linspace(0, len(train) - 1, count).long().clamp(max=len(train) - 1))
         model.set_codebooks(quantizer.codebooks, quantizer.variances, codes)
 
     @property
