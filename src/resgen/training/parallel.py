@@ -108,9 +108,14 @@ def average_gradients(parameters: Iterable[nn.Parameter], reduce: Reduce) -> Non
     """Replace every gradient by its mean over processes, in buckets; a gradient missing here counts as zero."""
     if reduce.world_size == 1:
         return
+    parameters = list(parameters)
+    # On the host, and once: on a GPU the answer would come after the backward pass, and no bucket begin before it.
+    present = reduce.max(torch.tensor([p.grad is not None for p in parameters], dtype=torch.float32)).tolist()
     bucket: list[nn.Parameter] = []
     numbers = 0
-    for parameter in parameters:
+    for parameter, there in zip(parameters, present, strict=True):
+        if not there:
+            continue
         bucket.append(parameter)
         numbers += parameter.numel()
         if numbers >= _BUCKET_NUMBERS:
@@ -121,15 +126,9 @@ def average_gradients(parameters: Iterable[nn.Parameter], reduce: Reduce) -> Non
 
 
 def _average_bucket(parameters: list[nn.Parameter], reduce: Reduce) -> None:
-    present = reduce.max(
-        torch.tensor([p.grad is not None for p in parameters], dtype=torch.float32, device=parameters[0].device)
-    ).tolist()
-    members = [p for p, there in zip(parameters, present, strict=True) if there]
-    if not members:
-        return
-    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).float().reshape(-1) for p in members])
+    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).float().reshape(-1) for p in parameters])
     flat = reduce.sum(flat) / reduce.world_size
-    for parameter, part in zip(members, flat.split([p.numel() for p in members]), strict=True):
+    for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
         # Laid out in memory as the parameter is (channels-last, say): the fused AdamW takes that for granted.
         parameter.grad = torch.empty_like(parameter, requires_grad=False).copy_(part.view_as(parameter))
 

@@ -278,7 +278,7 @@ class Trainer:
         """The largest value over processes, so that all decide alike."""
         if self.reduce.world_size == 1:
             return value
-        return float(self.reduce.max(torch.tensor(value, dtype=torch.float64, device=self.device)))
+        return float(self.reduce.max(torch.tensor(value, dtype=torch.float64)))
 
     def _stop_requested(self) -> bool:
         return self._agreed(float(self._stop.count)) > 0
