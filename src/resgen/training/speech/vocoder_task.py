@@ -281,8 +281,8 @@ class VocoderTask:
     def _whole(self, indices: Int[Tensor, " G"], rows: slice = ALL, most: int | None = None) -> _Batch:
         """Held-out utterances from their beginning, up to `most` samples or as many as the tokenizer takes; a part
         of those at `indices`."""
-        samples, lengths = self.held_out.batch(indices[rows], multiple=self.unit_samples)
         unit = self.unit_samples
+        samples, _ = self.held_out.batch(indices[rows], multiple=unit)
         longest = -(-(int(self.held_out.lengths[indices].max()) if most is None else most) // unit) * unit
         if self.tokenizer is not None:
             longest = min(longest, self.tokenizer.spec.num_positions * unit)
