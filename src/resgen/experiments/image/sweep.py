@@ -13,6 +13,7 @@ import numpy as np
 from resgen.checkpoints.artefacts import load_pipeline, save_pipeline
 from resgen.config import config_to_dict, parse_overrides, replace_nested
 from resgen.errors import ConfigError, unknown
+from resgen.evaluation.report import markdown_table
 from resgen.experiments.figures import save_figure
 from resgen.experiments.image.judge import Judge, Score
 from resgen.files import write_text
@@ -119,15 +120,13 @@ def find_settings(
 
 def sweep_markdown(rows: Sequence[SweepRow], metric: str, model: str, num_samples: int, seed: int) -> str:
     """The table of a sweep, best first."""
-    names = list(rows[0].settings)
-    head = [*names, metric, "recognised", "seconds"]
-    lines = [f"# Sweep of {model}", "", f"{num_samples} samples each, seed {seed}; best first.", ""]
-    lines += ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    names, lines = list(rows[0].settings), []
     for row in rows:
         recognised = "" if row.score.recognised is None else f"{row.score.recognised:.1%}"
-        cells = [*(f"{row.settings[name]}" for name in names), f"{row.score.distance:.3f}", recognised]
-        lines.append("| " + " | ".join([*cells, f"{row.score.seconds:.1f}"]) + " |")
-    return "\n".join(lines) + "\n"
+        settings = [f"{row.settings[name]}" for name in names]
+        lines.append([*settings, f"{row.score.distance:.3f}", recognised, f"{row.score.seconds:.1f}"])
+    table = markdown_table([*names, metric, "recognised", "seconds"], lines)
+    return f"# Sweep of {model}\n\n{num_samples} samples each, seed {seed}; best first.\n\n{table}\n"
 
 
 def sweep_heat_map(rows: Sequence[SweepRow], grid: Mapping[str, Sequence[Any]], metric: str, path: Path) -> None:
