@@ -29,3 +29,8 @@ class Tokenizer(Protocol):
     def decode(self, codes: Int[Tensor, "B L D"], num_levels: int | None = None) -> Float[Tensor, B * signal]:
         """Signals from the first `num_levels` levels of the codes (all by default)."""
         ...
+
+
+def level_counts(depth: int) -> list[int]:
+    """Numbers of levels at which a tokenizer is looked at: 1, 2, 4, 8, ... below `depth`, and `depth`."""
+    return [*(1 << power for power in range((depth - 1).bit_length())), depth]

@@ -23,6 +23,7 @@ from resgen.data.sound.spectrogram import spectrogram_sheet
 from resgen.errors import ConfigError, DataError
 from resgen.ops.mel import MelConfig, log_mel
 from resgen.progress import show_progress
+from resgen.tokenizers.base import level_counts
 from resgen.tokenizers.mel import MelTokenizer
 from resgen.tokenizers.sound import SoundCodec
 
@@ -175,7 +176,7 @@ def reconstruct_sound(
     padded = pad_sequence(originals, batch_first=True)
     begin = time.perf_counter()
     codes, valid = codec.encode(F.pad(padded, (0, -padded.shape[1] % unit)), lengths)
-    counts = levels_shown(codec.spec.depth)
+    counts = level_counts(codec.spec.depth)
     decoded: list[list[Tensor]] = []
     for count in show_progress(((1, count) for count in counts), len(counts), "reconstructing"):
         sounds = codec.decode(codes, valid, count)
@@ -208,11 +209,6 @@ def reconstruct_sound(
     return SoundReconstruction(
         levels=levels, files=files, sheet=out / SHEET, duration_s=int(lengths.sum()) / rate, seconds=seconds
     )
-
-
-def levels_shown(depth: int) -> list[int]:
-    """1, 2, 4, 8, ... below `depth`, and `depth`."""
-    return [*(1 << power for power in range((depth - 1).bit_length())), depth]
 
 
 def spectrogram_of(codec: SoundCodec) -> MelConfig:

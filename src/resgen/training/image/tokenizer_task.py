@@ -22,6 +22,7 @@ from resgen.ops.code_usage import code_histogram, usage_and_perplexity
 from resgen.ops.images import at_once, from_uint8, psnr_db, to_uint8
 from resgen.quantizers import Quantization
 from resgen.quantizers.micro_batches import concatenate
+from resgen.tokenizers.base import level_counts
 from resgen.tokenizers.image import ImageTokenizer
 from resgen.training.interface import LossOf
 from resgen.types import LOCAL, Reduce
@@ -274,8 +275,7 @@ class TokenizerTask:
         """Eight held-out pictures (rows), decoded from 1, 2, 4, ... levels, the original last."""
         pictures = self.held_out[:8]
         codes = self.tokenizer.encode(from_uint8(pictures.to(self.device)))
-        depth = self.tokenizer.spec.depth
-        counts = sorted({2**k for k in range(depth.bit_length()) if 2**k <= depth} | {depth})
+        counts = level_counts(self.tokenizer.spec.depth)
         columns = [to_uint8(self.tokenizer.decode(codes, count)).cpu() for count in counts] + [pictures]
         grid = torch.stack(columns, dim=1).flatten(0, 1)
         labels = [str(count) for count in counts] + ["real"]

@@ -24,6 +24,7 @@ from resgen.ops.code_usage import code_histogram, usage_and_perplexity
 from resgen.ops.mel import MelConfig, log_mel
 from resgen.quantizers import Quantization
 from resgen.quantizers.micro_batches import concatenate
+from resgen.tokenizers.base import level_counts
 from resgen.tokenizers.mel import MelTokenizer
 from resgen.tokenizers.waveform import WaveformTokenizer
 from resgen.training.interface import LossOf
@@ -399,11 +400,6 @@ class _WaveformSide:
     ) -> list[Judgement]:
         real = _begins_before(batch.lengths, signal.shape[1], 1)
         return discriminator(signal * real[batch.rows], real, batch.rows)
-
-
-def level_counts(depth: int) -> list[int]:
-    """1, 2, 4, ... and `depth` itself."""
-    return sorted({2**k for k in range(depth.bit_length()) if 2**k <= depth} | {depth})
 
 
 def check_rates(sample_rate_hz: int, train: SpeechStore, held_out: SpeechStore) -> None:

@@ -21,7 +21,6 @@ from resgen.ops.mel import MelConfig, log_mel
 from resgen.pipelines.describe import describe_artefact
 from resgen.pipelines.speech.reconstruct import (
     Utterance,
-    levels_shown,
     open_codec,
     read_utterances,
     reconstruct_sound,
@@ -83,11 +82,6 @@ def data(tmp_path: Path) -> Path:
             lines.append(f"{split}{row}.wav|text {row}|speaker")
         (folder / split / "metadata.csv").write_text("\n".join(lines))
     return folder
-
-
-def test_levels_are_powers_of_two_and_all() -> None:
-    utterances = [levels_shown(depth) for depth in (1, 2, 3, 8, 9, 72)]
-    assert utterances == [[1], [1, 2], [1, 2, 3], [1, 2, 4, 8], [1, 2, 4, 8, 9], [1, 2, 4, 8, 16, 32, 64, 72]]
 
 
 @pytest.mark.parametrize("name", ["mel", "waveform"])

@@ -23,7 +23,7 @@ from resgen.tokenizers.mel import MelTokenizer, MelTokenizerConfig
 from resgen.tokenizers.waveform import WaveformTokenizer, WaveformTokenizerConfig
 from resgen.training.interface import TrainerConfig
 from resgen.training.speech import tokenizer_task as sound_task
-from resgen.training.speech.tokenizer_task import SoundTokenizerLossConfig, SoundTokenizerTask, level_counts
+from resgen.training.speech.tokenizer_task import SoundTokenizerLossConfig, SoundTokenizerTask
 from resgen.training.trainer import Trainer
 from steps import losses
 
@@ -250,10 +250,6 @@ def test_codebooks_start_from_real_positions_only(kind: str) -> None:
     task.before_start(generator(0))
     unit = task.tokenizer.samples_per_position
     assert seen[0].shape == (math.ceil(0.12 * RATE / unit), 4) and task.crop_samples // unit > len(seen[0])
-
-
-def test_level_counts() -> None:
-    assert level_counts(1) == [1] and level_counts(6) == [1, 2, 4, 6] and level_counts(32) == [1, 2, 4, 8, 16, 32]
 
 
 def test_crops_longer_than_the_tokenizer_takes() -> None:
