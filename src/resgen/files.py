@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -15,6 +16,7 @@ from typing import Any
 from resgen.errors import WriteError
 from resgen.matches import nearest
 
+MAX_TEXT_BYTES = 1 << 24
 MAX_NAMES = 1000
 """Of a folder, that are compared with a name that is not in it."""
 
@@ -68,6 +70,20 @@ def atomic_path(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def read_small_text(path: str | Path) -> str:
+    """The UTF-8 text of a file or pipe, without a byte order mark.
+
+    Raises:
+        OSError: it cannot be read, or goes on beyond `MAX_TEXT_BYTES`, as devices do.
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    with Path(path).open("rb") as file:
+        content = file.read(MAX_TEXT_BYTES + 1)
+    if len(content) > MAX_TEXT_BYTES:
+        raise OSError(errno.EFBIG, f"more than {MAX_TEXT_BYTES >> 20} MB of text")
+    return content.decode("utf-8-sig")
 
 
 def write_text(path: str | Path, text: str) -> None:

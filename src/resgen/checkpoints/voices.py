@@ -111,6 +111,6 @@ def choose_voice(
         raise ConfigError(f"voice='{name}' and a prompt are two voices; give one of them")
     if name == DEFAULT_VOICE:
         return None, None
-    if name not in voices:
+    if not isinstance(name, str) or name not in voices:
         raise ConfigError(unknown("voice", name, [DEFAULT_VOICE, *voices]))
     return voices[name]

@@ -21,6 +21,7 @@ from resgen.cli.common import (
 )
 from resgen.cli.sampling import Drawing, SpeechSampling
 from resgen.errors import ConfigError, DataError
+from resgen.files import read_small_text
 
 if TYPE_CHECKING:
     from resgen.pipelines.speech.pipeline import SpeechPipeline
@@ -173,7 +174,7 @@ def read_lines(path: Path | None) -> list[str]:
     """
     assert path is not None
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_small_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise DataError(f"--texts '{path}' cannot be read: {reason}") from error

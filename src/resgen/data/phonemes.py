@@ -23,6 +23,7 @@ from safetensors import safe_open
 from resgen.data.spoken import Spoken
 from resgen.data.text import PROSODY, normalise_text
 from resgen.errors import DataError
+from resgen.files import read_small_text
 from resgen.nn.letters import LetterToSound
 
 VOWELS = "AIOWYaiuæɐɑɔəɛɜɪʊʌᵊᵻ"
@@ -137,9 +138,11 @@ def read_lexicon(file: str | Path) -> dict[str, str]:
         DataError: unreadable, or a line that is not of this form.
     """
     try:
-        lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
+        lines = read_small_text(file).splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"lexicon '{file}' cannot be read as UTF-8 text: {error}") from error
+        raise DataError(
+            f"lexicon '{file}' cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8'}"
+        ) from error
     words: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         fields = line.partition("#")[0].split()
@@ -155,8 +158,10 @@ def check_lexicon(words: Mapping[str, str], where: str) -> dict[str, str]:
     """Phonemes by word, normalised.
 
     Raises:
-        DataError: what is no word, or no phoneme.
+        DataError: no mapping, what is no word, or no phoneme.
     """
+    if not isinstance(words, Mapping):
+        raise DataError(f"{where} is {words!r:.80} ({type(words).__name__}); give a file, or phonemes by word")
     for word, phonemes in words.items():
         if not isinstance(word, str) or not re.fullmatch(r"[^\W\d_]+(?:'[^\W\d_]+)*", word):
             raise DataError(f"{where}: {word!r} is no single word")

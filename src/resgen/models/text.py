@@ -29,6 +29,8 @@ from resgen.nn.positions import rotary_angles
 from resgen.nn.transformer import Transformer
 from resgen.ops.alignment import monotonic_alignment, timed_alignment
 
+MAX_TOKEN_FRAMES = 1 << 30
+
 
 @dataclass(frozen=True, kw_only=True)
 class TextModelConfig:
@@ -227,7 +229,7 @@ class TextModel(nn.Module):
         *,
         speed: float | Float[Tensor, " B"] = 1.0,
     ) -> Int[Tensor, "B N"]:
-        """Whole frames per token, at least 1 each, 0 at padding.
+        """Whole frames per token, at least 1 each and at most `MAX_TOKEN_FRAMES`, 0 at padding.
 
         Not the durations but the ends of tokens are rounded, so that an utterance keeps its predicted length to half a
         frame (unless tokens shorter than a frame lengthen it).
@@ -243,7 +245,7 @@ class TextModel(nn.Module):
         factor = torch.as_tensor(speed, dtype=torch.float64, device=hidden.device).reshape(-1, 1)
         if not bool((factor > 0).all()):
             raise ConfigError(f"speed={speed} must be above 0")
-        exact = self.log_durations(hidden, valid).double().exp() / factor
+        exact = self.log_durations(hidden, valid).double().exp().div(factor).clamp(max=MAX_TOKEN_FRAMES)
         number = valid.cumsum(dim=1)
         # An end lies at least a frame after the one before it: end - number never falls.
         late = ((exact * valid).cumsum(dim=1).round().long() - number).clamp(min=0).cummax(dim=1).values

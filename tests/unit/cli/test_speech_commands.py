@@ -20,9 +20,10 @@ from resgen.checkpoints.voices import MAX_VOICE_BYTES, voices_of
 from resgen.cli import demo
 from resgen.cli.demo import demo_texts
 from resgen.cli.main import main
+from resgen.cli.speak import read_lines
 from resgen.data.codes.cache import open_codes
 from resgen.data.sound.decode import read_sound, write_sound
-from resgen.errors import CheckpointError
+from resgen.errors import CheckpointError, DataError
 from resgen.extras import install_command
 from resgen.models.resgen import ResGen, ResGenConfig
 from resgen.models.text import TextModel, TextModelConfig
@@ -438,3 +439,8 @@ def test_a_named_voice_speaks(models: Path, spoken: Any, tmp_path: Path, capsys:
     prompted = ["--prompt", model / "ann.flac", "--prompt-text", "six"]
     refused([*argv, "--voice", "ann", *prompted], "voice='ann' and a prompt are two voices", capsys)
     assert run_json(["inspect", model], capsys)["voices"] == {"ann": {"file": "ann.flac", "text": "six"}}
+
+
+def test_a_file_of_texts_without_an_end_is_refused() -> None:
+    with pytest.raises(DataError, match="^--texts '/dev/zero' cannot be read: more than 16 MB of text"):
+        read_lines(Path("/dev/zero"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from resgen.data.phonemes import ALPHABET, EnglishPhonemes, check_lexicon, read_lexicon
 from resgen.data.text import PROSODY
 from resgen.errors import DataError
+from resgen.files import MAX_TEXT_BYTES
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +96,16 @@ def test_wrong_lines_of_a_lexicon_are_named(tmp_path: Path, content: str, messag
     (tmp_path / "own.txt").write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=message):
         read_lexicon(tmp_path / "own.txt")
+
+
+@pytest.mark.parametrize("name", ["large.txt", "/dev/zero"])
+def test_a_lexicon_without_an_end_is_refused(tmp_path: Path, name: str) -> None:
+    with (tmp_path / "large.txt").open("wb") as file:
+        file.truncate(MAX_TEXT_BYTES + 1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DataError, match=f"lexicon '.*{name}' cannot be read: more than 16 MB of text"):
+        read_lexicon(tmp_path / name)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
 
 
 def test_a_lexicon_of_python_s_is_checked() -> None:

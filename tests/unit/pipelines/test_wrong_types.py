@@ -14,6 +14,7 @@ from speech_parts import save_parts
 
 CALLS = """
 import json, sys
+import numpy as np
 import resgen
 pictures, speech = (resgen.load(path, device="cpu", dtype="float32") for path in sys.argv[1:3])
 for call in CALLS:
@@ -36,10 +37,22 @@ REFUSED = {
     "pictures('Bag', num_steps='4')": ("ConfigError", "num_steps='4' must be a whole number"),
     "pictures('Bag', top_p=[1])": ("ConfigError", "top_p=[1] must be a number"),
     "pictures.edit(3, keep_levels=1, class_id=0)": ("DataError", "the picture is 3 (int); give a PIL picture"),
+    "pictures.edit(np.zeros((8, 8), np.uint8), keep_levels='1', class_id=0)": (
+        "ConfigError",
+        "keep_levels='1' must lie in",
+    ),
+    "pictures.edit(np.zeros((8, 8), np.uint8), keep_levels=1.5, class_id=0)": (
+        "ConfigError",
+        "keep_levels=1.5 must lie",
+    ),
     "pictures('Bag', mask_schedule=1)": ("ConfigError", "mask_schedule=1 must be a name"),
     "speech(3)": ("ConfigError", "text=3 must be a text or a list of texts"),
     "speech(['abc', 3])": ("ConfigError", "holds 3, which is no text"),
     "speech('abc', speed='fast')": ("ConfigError", "speed='fast' must be a number"),
+    "speech('abc', speed=float('inf'))": ("ConfigError", "speed=inf must be a number above 0, and finite"),
+    "speech('abc', speed=1e-300)": ("DataError", "use shorter sentences, a shorter prompt or more speed"),
+    "speech('abc', voice=['ann'])": ("ConfigError", "unknown voice '['ann']'"),
+    "speech.use_lexicon(['a'])": ("DataError", "the lexicon is ['a'] (list); give a file, or phonemes by word"),
     "speech('abc', seed='a')": ("ConfigError", "seed='a' must be a whole number"),
     "speech('abc', prompt=3, prompt_text='abc')": ("DataError", "the prompt is 3 (int); give a file"),
     "speech.stream(['abc'])": ("ConfigError", "text=['abc'] must be a text"),

@@ -6,6 +6,7 @@ a mask, none under it, or everywhere the coarsest few.
 
 from __future__ import annotations
 
+import numbers
 import re
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -167,8 +168,8 @@ def plan_edit(
     if mask is None and keep is None and keep_levels is None:
         raise ConfigError("nothing would be regenerated: give mask, keep or keep_levels")
     spec, size = tokenizer.spec, tokenizer.config.image_size
-    if keep_levels is not None and not 0 <= keep_levels <= spec.depth:
-        raise ConfigError(f"keep_levels={keep_levels} must lie in 0..{spec.depth}, the model's levels")
+    if keep_levels is not None and not (isinstance(keep_levels, numbers.Integral) and 0 <= keep_levels <= spec.depth):
+        raise ConfigError(f"keep_levels={keep_levels!r} must lie in 0..{spec.depth}, the model's levels")
     region = _mask(mask, keep, size)
     source = torch.from_numpy(pixels(*stored_picture(image, "picture"), size, tokenizer.config.channels, resize).copy())
     device = tokenizer.quantizer.codebooks.device

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Iterable
 from pathlib import Path
@@ -55,13 +56,13 @@ def texts_of(text: Any) -> list[str]:
 
 
 def check_speed(speed: Any) -> None:
-    """Refuse a speed that is no number above 0.
+    """Refuse a speed that is no finite number above 0.
 
     Raises:
         ConfigError: naming it.
     """
-    if not isinstance(speed, numbers.Real) or not float(speed) > 0:
-        raise ConfigError(f"speed={speed!r} must be a number above 0")
+    if not isinstance(speed, numbers.Real) or not 0 < float(speed) < math.inf:
+        raise ConfigError(f"speed={speed!r} must be a number above 0, and finite")
 
 
 def name_of(source: Any, what: str) -> str:
@@ -87,6 +88,8 @@ def samples_of(source: Any, sample_rate_hz: int, what: str) -> tuple[Float[Tenso
     values, rate = source, sample_rate_hz
     if isinstance(source, tuple | list) and len(source) == 2:
         values, rate = source
+        if isinstance(rate, float | np.floating) and float(rate).is_integer():
+            rate = int(rate)
     if not isinstance(values, np.ndarray | Tensor) or not isinstance(rate, int | np.integer):
         raise DataError(
             f"{where} is {source!r:.80} ({type(source).__name__}); give a file, samples at {sample_rate_hz} Hz as an "

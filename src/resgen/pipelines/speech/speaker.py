@@ -86,6 +86,12 @@ class Speaker:
         if not length or frames < tokens.shape[1]:
             seconds = len(samples) / self.codec.sample_rate_hz
             raise DataError(f"{where} has {seconds:.2f} s of speech, too little for its text {spoken.text!r}")
+        if length > self.spec.num_positions:
+            longest = self.spec.num_positions * unit / self.codec.sample_rate_hz
+            raise DataError(
+                f"{where} has {len(samples) / self.codec.sample_rate_hz:.1f} s of speech, the model hears at most "
+                f"{longest:.1f} s at once; cut it, and its text"
+            )
         samples = samples[: length * unit].to(self.device)
         codes, _ = self.codec.encode(samples[None], torch.tensor([len(samples)], device=self.device))
         hidden = self.text_model(tokens, real)
@@ -134,10 +140,11 @@ class Speaker:
         tokens, real = self.tokens(spoken)
         hidden = self.text_model(tokens, real)
         rate = speed if prompt is None else speed * prompt.rate
-        features = self._expanded(hidden, self.text_model.durations(hidden, real, speed=rate))
-        if prompt is None:
-            return self._job(self._no_codes(), features)
-        return self._job(prompt.codes, torch.cat([prompt.features, features]))
+        codes = self._no_codes() if prompt is None else prompt.codes
+        durations = self.text_model.durations(hidden, real, speed=rate)
+        self._check_length(len(codes) * self.stride + int(durations.sum()), codes)
+        features = self._expanded(hidden, durations)
+        return Job(0, 0, codes, features if prompt is None else torch.cat([prompt.features, features]))
 
     def _continue(self, prompt: Prompt, spoken: Spoken, speed: float) -> Job:
         """The prompt's sentence, to be finished: one text, whose beginning is aligned with the prompt."""
@@ -149,7 +156,9 @@ class Speaker:
             raise DataError(f"the prompt is too short for its text {prompt.spoken.text!r}")
         known = self._matched(hidden[:, :begin], real[:, :begin], prompt.samples.to(self.device), count)
         rest = self.text_model.durations(hidden, real, speed=speed * prompt.rate)[:, begin:]
-        return self._job(prompt.codes, self._expanded(hidden, torch.cat([known, rest], dim=1)))
+        durations = torch.cat([known, rest], dim=1)
+        self._check_length(int(durations.sum()), prompt.codes)
+        return Job(0, 0, prompt.codes, self._expanded(hidden, durations))
 
     def _matched(self, hidden: Tensor, real: Tensor, samples: Tensor, count: Tensor) -> Int[Tensor, "1 N"]:
         """Durations of the tokens in a recording of `count` frames."""
@@ -170,16 +179,16 @@ class Speaker:
     def _no_codes(self) -> Int[Tensor, "0 D"]:
         return torch.zeros(0, self.spec.depth, dtype=torch.int64, device=self.device)
 
-    def _job(self, codes: Tensor, features: Tensor) -> Job:
-        length, most = len(features) // self.stride, self.spec.num_positions
-        if length > most:
+    def _check_length(self, frames: int, codes: Tensor) -> None:
+        """Refuse a sentence that is too long with its prompt, before it is expanded."""
+        if frames > self.spec.num_positions * self.stride:
+            positions, also = -(-frames // self.stride), " with its prompt" if len(codes) else ""
             seconds = self.codec.samples_per_position / self.codec.sample_rate_hz
-            also = " with its prompt" if len(codes) else ""
             raise DataError(
-                f"a sentence takes {length * seconds:.1f} s{also}, the model speaks at most "
-                f"{most * seconds:.1f} s at once; use shorter sentences, a shorter prompt or more speed"
+                f"a sentence takes {positions * seconds:.1f} s{also}, the model speaks at most "
+                f"{self.spec.num_positions * seconds:.1f} s at once; use shorter sentences, a shorter prompt or more "
+                "speed"
             )
-        return Job(0, 0, codes, features)
 
     def output(
         self, jobs: Sequence[tuple[Job, Tensor]], steps: list[StepRecord], utterance: Utterance, begin: int = 0

@@ -86,7 +86,7 @@ def test_another_rate_is_resampled_as_that_of_a_file() -> None:
         (3, DataError, r"the prompt is 3 \(int\); give a file, samples at 8000 Hz"),
         ([0.1, 0.2], DataError, r"the prompt is \[0.1, 0.2\] \(list\)"),
         ((RATE, SOUND), DataError, r"\(tuple\); give a file, .* or \(samples, rate\)"),
-        ((SOUND, 22_050.0), DataError, r"\(samples, rate\)"),
+        ((SOUND, 22_050.5), DataError, r"\(samples, rate\)"),
         ((SOUND, 12), ConfigError, "12"),
         (torch.zeros(2, 3, 4), DataError, r"the shape \(2, 3, 4\) of torch.float32"),
         (torch.zeros(4, dtype=torch.bool), DataError, "torch.bool"),
@@ -97,3 +97,11 @@ def test_another_rate_is_resampled_as_that_of_a_file() -> None:
 def test_what_is_no_sound(source: object, error: type[Exception], named: str) -> None:
     with pytest.raises(error, match=named):
         samples_of(source, RATE, "prompt")
+
+
+def test_a_rate_may_be_a_float_of_a_whole_number() -> None:
+    for rate in (float(RATE), np.float32(RATE)):
+        assert torch.equal(samples_of((SOUND, rate), RATE, "prompt")[0], SOUND)
+    for rate in (RATE + 0.5, float("nan"), float("inf")):
+        with pytest.raises(DataError, match=r"or \(samples, rate\)"):
+            samples_of((SOUND, rate), RATE, "prompt")

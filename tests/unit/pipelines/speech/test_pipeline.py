@@ -368,6 +368,11 @@ def test_a_sentence_longer_than_the_model(pipe: SpeechPipeline, prompt: torch.Te
         ({"prompt": (20 * voice(1.0)).clamp(-1, 1)}, DataError, "clipped"),
         ({"prompt": torch.full((8000,), float("nan"))}, DataError, "not finite"),
         ({"prompt": "missing.wav"}, DataError, "missing.wav"),
+        (
+            {"prompt": voice(6.0)},
+            DataError,
+            r"the prompt has 6\.0 s of speech, the model hears at most 4\.0 s at once; cut",
+        ),
         ({"task": "continuatoin"}, ConfigError, "did you mean 'continuation'"),
         ({"speed": 0.0}, ConfigError, "speed=0.0"),
         ({"speed": float("nan")}, ConfigError, "speed=nan"),
