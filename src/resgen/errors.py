@@ -13,7 +13,7 @@ from typing import Any
 
 
 class ResGenError(Exception):
-    """Base of every error that a user can cause and mend; travels between processes whatever its arguments."""
+    """Base of every error that a user can cause and fix; can be pickled whatever its arguments."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _restore, (type(self), self.args, self.__dict__)
@@ -43,11 +43,11 @@ class WriteError(ResGenError):
 
 
 class TrainingError(ResGenError):
-    """Training cannot go on (a loss that is not finite, for example)."""
+    """Training cannot continue (a loss that is not finite, for example)."""
 
 
 def unknown(what: str, value: object, allowed: Iterable[object], others: Mapping[str, str] | None = None) -> str:
-    """One line for an unknown name: value, all allowed ones, and the nearest, or what a name in `others` stands for."""
+    """One line for an unknown name: the value, the allowed names and the closest match (`others` maps aliases)."""
     names = [str(a) for a in allowed]
     known = {name.lower(): name for name in names} | {name.lower(): other for name, other in (others or {}).items()}
     near = difflib.get_close_matches(str(value).lower(), known, n=1)
@@ -58,8 +58,8 @@ def unknown(what: str, value: object, allowed: Iterable[object], others: Mapping
 def check_range(
     record: object, least: int, *names: str, most: int | float = math.inf, below: int | float | None = None
 ) -> None:
-    """Refuse attributes of a record below `least`, above `most` or not below `below`; of one that holds several numbers
-    each counts, and none is refused.
+    """Reject attributes of a record below `least`, above `most` or not below `below`. A tuple must hold at least one
+    number, and all its numbers are checked.
 
     Raises:
         ConfigError: naming the first such attribute.

@@ -63,7 +63,7 @@ class Inspect:
         try:
             return summary(document)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"'{self.model}' does not describe itself as it should; --full shows all") from error
+            raise CheckpointError(f"'{self.model}' has no valid description; --full shows the record") from error
 
 
 def summary(document: dict[str, Any]) -> str:

@@ -221,15 +221,15 @@ def guard(run: Callable[[], int | None]) -> int:
     except (MemoryError, RuntimeError) as error:
         if is_lost_process(error):
             return fail(
-                "another process of the group has ended or cannot be reached; its own message says why; start "
-                "all again with the same command (a training with --resume)"
+                "another process of the group has ended or cannot be reached; its own message says why; "
+                "restart all processes with the same command (training with --resume)"
             )
         if not is_out_of_memory(error):
             raise
         return fail(
             f"out of memory: {str(error).splitlines()[0] if str(error) else 'nothing left to allocate'}; "
-            "take fewer samples at a time (--batch-size, or in training --set STAGE_training.accumulate=2; generators "
-            "also recompute=true); `resgen plan` counts what a training takes"
+            "use smaller batches (--batch-size, or in training --set STAGE_training.accumulate=2; for generators "
+            "also recompute=true); `resgen plan` estimates the memory of training"
         )
     return code
 

@@ -27,7 +27,7 @@ def label_name(names: Sequence[str], where: str) -> str | None:
     matches = {low: name for low, name in matches.items() if low.removesuffix("_id") == low or low[:-3] not in matches}
     if len(matches) > 1:
         raise DataError(
-            f"{where} has {' and '.join(matches.values())}, which may all be the class; call the right one 'label'"
+            f"{where} has {' and '.join(matches.values())}, which may all be the class; name the right one 'label'"
         )
     return next(iter(matches.values()), None)
 

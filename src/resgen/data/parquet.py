@@ -49,7 +49,7 @@ def check_unpacked(path: Path, about: Any) -> None:
     size = sum(group.column(column).total_uncompressed_size for group in groups for column in range(group.num_columns))
     packed = path.stat().st_size
     if size > max(LARGE_BYTES, MOST_UNPACKED * packed):
-        raise DataError(f"parquet file '{path}' has {packed:,} bytes, but takes {size:,} when it is read; remove it")
+        raise DataError(f"parquet file '{path}' has {packed:,} bytes, but {size:,} when read; remove it")
 
 
 def check_encoded(path: Path, schema: Any, name: str) -> None:

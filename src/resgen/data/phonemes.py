@@ -149,7 +149,7 @@ def read_lexicon(file: str | Path) -> dict[str, str]:
         if not fields:
             continue
         if len(fields) != 2:
-            raise DataError(f"lexicon '{file}', line {number}: {line.strip()!r} is no 'word phonemes'")
+            raise DataError(f"lexicon '{file}', line {number}: {line.strip()!r} is not 'word phonemes'")
         words |= check_lexicon({fields[0]: fields[1]}, f"lexicon '{file}', line {number}")
     return words
 
@@ -164,9 +164,9 @@ def check_lexicon(words: Mapping[str, str], where: str) -> dict[str, str]:
         raise DataError(f"{where} is {words!r:.80} ({type(words).__name__}); give a file, or phonemes by word")
     for word, phonemes in words.items():
         if not isinstance(word, str) or not re.fullmatch(r"[^\W\d_]+(?:'[^\W\d_]+)*", word):
-            raise DataError(f"{where}: {word!r} is no single word")
+            raise DataError(f"{where}: {word!r} is not a single word")
         if not isinstance(phonemes, str):
-            raise DataError(f"{where}: {word!r} has {phonemes!r} in place of phonemes")
+            raise DataError(f"{where}: {word!r} has {phonemes!r} instead of phonemes")
         _check_phonemes(phonemes, where)
     return {normalise_text(word): phonemes for word, phonemes in words.items()}
 
@@ -214,7 +214,7 @@ def _fitting(before: str, mark: str, after: str) -> Iterator[str]:
 def _check_phonemes(phonemes: str, where: str) -> None:
     known = STRESS + VOWELS + CONSONANTS
     if strange := [character for character in dict.fromkeys(phonemes) if character not in known]:
-        raise DataError(f"{where}: {strange[0]!r} in '{phonemes}' is no phoneme; allowed: {' '.join(known)}")
+        raise DataError(f"{where}: {strange[0]!r} in '{phonemes}' is not a phoneme; allowed: {' '.join(known)}")
     if not set(phonemes) & set(VOWELS + CONSONANTS):
         raise DataError(f"{where}: '{phonemes}' has no sound")
 

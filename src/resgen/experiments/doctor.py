@@ -155,7 +155,7 @@ def _damaged(run: Run) -> list[Finding]:
         return []
     total = run.damaged + sum(map(len, run.lines.values()))
     level = "problem" if run.damaged > max(1, total // 10) else "notice"
-    advice = "a kill may cut off the last line, more than that is a damaged disk or two runs in one folder"
+    advice = "a kill may truncate the last line; more points to a damaged disk or two runs in one folder"
     normal = "0, or 1 after a kill"
     return [Finding(level, "damaged lines", f"{run.damaged} of {total}", normal, advice)]
 
@@ -193,14 +193,14 @@ def _learning(run: Run) -> list[Finding]:
     after = [point for point in points if point[0] > warmup]
     if len(after) < 4:
         normal = f"at least 4 lines of the log after the warm-up of {warmup:.0f} steps"
-        return [Finding("notice", name, "too early to judge", normal, "look again later", untrained=True)]
+        return [Finding("notice", name, "too early to judge", normal, "check again later", untrained=True)]
     part = max(len(points) // 10, 1)
     start = statistics.fmean(value for _, value in points[:part])
     end = statistics.fmean(value for _, value in points[-part:])
     value = f"{start:.4g} at first, {end:.4g} at step {points[-1][0]:,}"
     if start - end >= 0.01 * max(abs(start), 1e-6):
         return [Finding("ok", name, value, "it falls")]
-    advice = "try another learning_rate (config.yaml), and look at some pictures and labels of the data"
+    advice = "try another learning_rate (config.yaml), and check some images and labels of the data"
     return [Finding("problem", name, value, "it falls after the warm-up", advice)]
 
 
@@ -241,7 +241,7 @@ def _gradients(run: Run) -> list[Finding]:
     if clip > 0 and share > 0.9:
         value = f"above clip_norm={clip:g} in {share:.0%} of the lines, median {middle:.3g}"
         advice = (
-            "all steps are cut to one length: raise clip_norm if learning is slow, lower learning_rate if it is rough"
+            "nearly all steps are clipped: raise clip_norm if learning is slow, lower learning_rate if it is unstable"
         )
         findings.append(Finding("notice", "grad_norm", value, "now and then", advice))
     return findings or [Finding("ok", "grad_norm", f"median {middle:.3g}", "no spikes, clipped rarely")]
@@ -260,7 +260,7 @@ def _learning_rate(run: Run) -> list[Finding]:
         return [Finding("notice", what, value, "full after the warm-up", advice)]
     if run.training("decay_fraction", 0) <= 0 or last <= 0.2:
         return [Finding("ok", what, value, "near 0 at the end, if it falls at all")]
-    advice = "the last improvement comes with the decline: train with num_steps or --max-minutes that can be reached"
+    advice = "the last gain comes with the decay: choose num_steps or --max-minutes so that the run reaches its end"
     level = "problem" if last > 0.9 else "notice"
     return [Finding(level, what, value, "near 0: it should fall before the end", advice)]
 
@@ -303,7 +303,7 @@ def _codebooks(run: Run) -> list[Finding]:
             findings.append(Finding("problem", what, value, normal, advice))
         elif perplexity < 0.25 * (size or 0) or (usage is not None and usage < 0.5) or perplexity < best / 2:
             normal = f"perplexity above a quarter of the codes and near its best, {best:.1f}"
-            advice = "many codes idle: fewer codes do as well, or look whether it goes on falling"
+            advice = "many codes are unused: use fewer codes, or watch whether it keeps falling"
             findings.append(Finding("notice", what, value, normal, advice))
     if findings or not levels:
         return findings
@@ -321,7 +321,7 @@ def _reconstruction(run: Run) -> list[Finding]:
     what, normal = "PSNR by number of levels", "every level adds something"
     idle = [level for (level, _), a, b in zip(levels[1:], values, values[1:], strict=False) if b <= a]
     if max(values) - min(values) < LEAST_GAIN_DB:
-        advice = "the levels after the first add next to nothing: train longer, or use fewer levels"
+        advice = "the levels after the first add almost nothing: train longer, or use fewer levels"
         return [Finding("notice", what, value, normal, advice, untrained=True)]
     if not idle:
         return [Finding("ok", what, value, normal)]
@@ -345,16 +345,16 @@ def _likelihood(run: Run) -> list[Finding]:
             advice = "worse than guessing: codes and model do not fit together, or learning_rate is too high"
             findings.append(Finding("problem", "val_loss", text, normal, advice))
         elif untrained and late:
-            advice = "little was learned so far; train longer or look whether the codes carry anything"
+            advice = "little has been learned so far; train longer, or check whether the codes carry information"
             findings.append(Finding("notice", "val_loss", text, normal, advice, untrained=True))
         else:
-            normal += "; runs start there and the finest levels stay near it, 4 % of tokens guessed right can be normal"
+            normal += "; runs start there, and the finest levels stay near it: 4 % token accuracy can be normal"
             findings.append(Finding("ok", "val_loss", text, normal, untrained=untrained))
         findings += _shape(run)
     curves = {name: run.curve(name) for name in run.metrics() if name.startswith("nll_")}
     worse = [name for name, points in curves.items() if len(points) > 2 and points[-1][1] > points[0][1]]
     if worse and value < validations[0][1]:
-        advice = "the mean improves at their cost; look at generator_loss.mask_schedule and the codes of these levels"
+        advice = "the mean improves at their expense; check generator_loss.mask_schedule and the codes of these levels"
         text, normal = f"worse than at the first validation ({', '.join(worse)})", "all improve together"
         findings.append(Finding("notice", "likelihood by level", text, normal, advice))
     return findings

@@ -32,17 +32,17 @@ class NoOthers(TypedDict):
 
 
 class BasePipeline(ABC):
-    """A generator with what it needs to make pictures or sounds.
+    """A generator with the components it needs to produce images or sounds.
 
     Attributes:
-        tag: what the hub calls such models; empty for none of its names.
-        usage: a line of Python with `pipe`, a model, for cards.
+        tag: the hub's pipeline tag for such models; empty if there is none.
+        usage: a line of Python that uses the model as `pipe`, for model cards.
         name: the folder that it was loaded from.
-        device: where it computes.
-        dtype: number type of its networks; codebooks and the arithmetic of distributions are float32 in any case. With
-            int8 that of the matrices of the generator's transformer blocks; the rest is as with `auto`.
+        device: device of its networks.
+        dtype: number type of its networks; codebooks and distribution arithmetic are always float32. int8 applies to
+            the weight matrices of the generator's transformer blocks; the rest is as with `auto`.
         generator: generator of codes.
-        sampling: settings of the sampler, where a call does not give them.
+        sampling: default sampling settings.
     """
 
     tag: ClassVar[str] = ""
@@ -56,11 +56,11 @@ class BasePipeline(ABC):
     def to(
         self: P, device: str | torch.device | torch.dtype | None = None, dtype: str | torch.dtype | None = None
     ) -> P:
-        """Move to a device, and compute in another type; what is left out stays. Returns the pipeline itself.
+        """Move to a device or change the number type; omitted arguments leave it unchanged. Returns the pipeline.
 
         Raises:
-            ConfigError: a device that is not there, a type other than `float32`, `bfloat16` and `int8`, int8 where it
-                cannot be computed with, or another type after int8.
+            ConfigError: the device does not exist, the type is not `float32`, `bfloat16` or `int8`, the device cannot
+                compute with int8, or another type is requested after int8.
         """
         if isinstance(device, torch.dtype):
             device, dtype = None, device
@@ -86,18 +86,18 @@ class BasePipeline(ABC):
     def push_to_hub(
         self, repository: str, *, private: bool = False, license: str = "", datasets: Sequence[str] = ()
     ) -> str:
-        """Upload to `owner/model` on the Hugging Face hub, with a card; returns the address of the commit.
+        """Upload to `owner/model` on the Hugging Face Hub, with a model card; returns the URL of the commit.
 
-        The card has the numbers that `resgen evaluate --store` kept with these weights.
+        The card includes the results that `resgen evaluate --store` stored with these weights.
 
         Args:
-            repository: made if it is not there.
+            repository: created if it does not exist.
             private: whether a new repository is private.
-            license: for the card, an identifier of the hub, such as `mit` or `cc-by-4.0`.
-            datasets: for the card, what it was trained on, by their names on the hub.
+            license: for the card, a licence identifier of the hub, such as `mit` or `cc-by-4.0`.
+            datasets: for the card, the training data sets, by their names on the hub.
 
         Raises:
-            CheckpointError: the hub refuses.
+            CheckpointError: the hub rejects the upload.
             MissingExtraError: huggingface_hub is not installed (extra `hub`).
         """
         about = {"tag": self.tag, "usage": self.usage, "license": license, "datasets": datasets}

@@ -431,7 +431,7 @@ def test_inspect_describes_a_folder_or_a_recipe(fake, capsys, monkeypatch):
     assert run_json(["inspect", "runs/x"], capsys) == {"kind": "pipeline", "path": "runs/x"}
     assert run_json(["inspect", "--recipe", "digits", "--set", "seed=2"], capsys) == {"seed": 2}
     assert main(["inspect", "runs/x"]) == 2
-    assert "'runs/x' does not describe itself as it should; --full shows all" in capsys.readouterr().err
+    assert "'runs/x' has no valid description; --full shows the record" in capsys.readouterr().err
     assert main(["inspect", "runs/x", "--full"]) == 0
     assert capsys.readouterr().out == "kind: pipeline\npath: runs/x\n"
 

@@ -130,12 +130,12 @@ def test_traces(model: Path, inputs: Path, capsys: Any) -> None:
         (["--class", "bag", "--keep-levels", "1", "--input", "no.png"], "picture 'no.png'"),
         (["--keep-levels", "1", "--input", "no.png"], "picture 'no.png'"),  # before a class is asked for
         (["--class", "bag", "--keep-levels", "1", "--num-samples", "0"], "--num-samples 0"),
-        (["--class", "bag", "--keep-levels", "1", "--blend"], "blend takes the pixels outside a mask"),
+        (["--class", "bag", "--keep-levels", "1", "--blend"], "blend copies the pixels outside a mask"),
         (["--class", "bag", "--keep-levels", "1", "--model", "nowhere"], "nowhere"),
         (["--class", "bag", "--keep-levels", "1", "--out", "a.txt"], "--out 'a.txt' must end in"),
         (["--class", "bag", "--keep-levels", "1", "--trace", "a.mp4"], "--trace 'a.mp4' must end in .gif"),
         (["--class", "bag", "--keep-levels", "1", "--trace", "text.png/a"], "--trace 'text.png/a' cannot be written"),
-        (["--class", "bag", "--keep-levels", "3", "--trace", "t"], "no step was taken"),
+        (["--class", "bag", "--keep-levels", "3", "--trace", "t"], "no sampling step was taken"),
         (["--class", "bag", "--keep-levels", "1", "--top-k", "3"], "unknown sampling setting '--top-k'"),
     ],
 )

@@ -185,7 +185,7 @@ def test_label_columns_of_other_names(tmp_path: Path, column: str) -> None:
 
 def test_what_may_be_the_label_is_asked_for(tmp_path: Path) -> None:
     several = table(tmp_path / "a.parquet", category=[0, 1], target=[1, 0])
-    with pytest.raises(DataError, match="category and target, which may all be the class; call the right one 'label'"):
+    with pytest.raises(DataError, match="category and target, which may all be the class; name the right one 'label'"):
         open_images(several)
     assert open_images(table(tmp_path / "b.parquet", category=["x", "y"], category_id=[0, 1])).class_names == ("x", "y")
     assert open_images(table(tmp_path / "c.parquet", fine_label=[2, 1], coarse_label=[0, 0])).labels.tolist() == [2, 1]
@@ -317,7 +317,9 @@ def test_tables_of_two_fields_and_of_ljspeech(tmp_path: Path) -> None:
     lines = ("LJ1|Dr. A|Doctor A", "LJ2|2|two", "LJ3|No|No")
     lj = open_speech(recordings(tmp_path / "lj", *lines, folder="wavs"))
     assert lj.texts == ("Doctor A", "two", "No") and set(lj.speakers) == {"speaker"} and lj.ids[0] == "wavs/LJ1.wav"
-    with pytest.raises(DataError, match="another speaker in every line, such as 'a b'; the third field is the speaker"):
+    with pytest.raises(
+        DataError, match="a different speaker on every line, such as 'a b'; the third field is the speaker"
+    ):
         open_speech(recordings(tmp_path / "bad", "a.wav|a b|a b", "b.wav|c d|c d", "c.wav|e f|e f"))
 
 

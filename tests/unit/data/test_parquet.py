@@ -219,7 +219,7 @@ def test_a_row_without_bytes_is_named_when_it_is_read(tmp_path: Path, monkeypatc
 
 def test_names_of_classes_that_are_no_text(tmp_path: Path) -> None:
     path = write(tmp_path / "train.parquet", [encoded(1)], [1], names=["cat", "\ud800"])
-    with pytest.raises(DataError, match=r"'.*train.parquet' row 0 has a class whose name is no text, '\\ud800'"):
+    with pytest.raises(DataError, match=r"'.*train.parquet' row 0 has a class whose name is not text, '\\ud800'"):
         open_images(path)
 
 
@@ -230,7 +230,7 @@ def test_files_that_fill_the_memory_are_refused(tmp_path: Path) -> None:
         table = pa.table({name: pictures, **columns})
         pq.write_table(table, tmp_path / f"{name}.parquet", compression="zstd", use_dictionary=False)
     for open_data, name in ((open_images, "image"), (open_speech, "audio")):
-        with pytest.raises(DataError, match=r"has [0-9,]+ bytes, but takes 314,[0-9,]+ when it is read; remove it"):
+        with pytest.raises(DataError, match=r"has [0-9,]+ bytes, but 314,[0-9,]+ when read; remove it"):
             open_data(tmp_path / f"{name}.parquet")
 
 

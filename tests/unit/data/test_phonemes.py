@@ -63,7 +63,7 @@ def test_phonemes_may_be_given_in_the_text(english: EnglishPhonemes) -> None:
 def test_what_cannot_be_said_is_named_as_a_word(english: EnglishPhonemes) -> None:
     with pytest.raises(DataError, match=r"^no English words: 'привет', '你好'; write the phonemes between slashes"):
         english("The привет, the привет: 你好")
-    with pytest.raises(DataError, match=r"^the text: 'X' in 'kXt' is no phoneme; allowed: ˈ ˌ A"):
+    with pytest.raises(DataError, match=r"^the text: 'X' in 'kXt' is not a phoneme; allowed: ˈ ˌ A"):
         english("a /kXt/")
     with pytest.raises(DataError, match=r"\\ue000"):
         english("a \ue000")
@@ -85,10 +85,10 @@ def test_a_lexicon_of_ones_own_counts_more(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("cat kˈæt\nnew york nˈu\n", "line 2: 'new york nˈu' is no 'word phonemes'"),
-        ("a2 kˈæt\n", "line 1: 'a2' is no single word"),
-        ("cat\n", "line 1: 'cat' is no 'word phonemes'"),
-        ("cat kXt\n", "line 1: 'X' in 'kXt' is no phoneme"),
+        ("cat kˈæt\nnew york nˈu\n", "line 2: 'new york nˈu' is not 'word phonemes'"),
+        ("a2 kˈæt\n", "line 1: 'a2' is not a single word"),
+        ("cat\n", "line 1: 'cat' is not 'word phonemes'"),
+        ("cat kXt\n", "line 1: 'X' in 'kXt' is not a phoneme"),
         ("cat ˈ\n", "line 1: 'ˈ' has no sound"),
     ],
 )
@@ -110,7 +110,7 @@ def test_a_lexicon_without_an_end_is_refused(tmp_path: Path, name: str) -> None:
 
 def test_a_lexicon_of_python_s_is_checked() -> None:
     assert check_lexicon({"Nguyen": "wˈɪn"}, "here") == {"nguyen": "wˈɪn"}
-    with pytest.raises(DataError, match="^here: 'new york' is no single word"):
+    with pytest.raises(DataError, match="^here: 'new york' is not a single word"):
         check_lexicon({"new york": "nˈu"}, "here")
 
 

@@ -47,7 +47,7 @@ REFUSED = {
     ),
     "pictures('Bag', mask_schedule=1)": ("ConfigError", "mask_schedule=1 must be a name"),
     "speech(3)": ("ConfigError", "text=3 must be a text or a list of texts"),
-    "speech(['abc', 3])": ("ConfigError", "holds 3, which is no text"),
+    "speech(['abc', 3])": ("ConfigError", "holds 3, which is not text"),
     "speech('abc', speed='fast')": ("ConfigError", "speed='fast' must be a number"),
     "speech('abc', speed=float('inf'))": ("ConfigError", "speed=inf must be a number above 0, and finite"),
     "speech('abc', speed=1e-300)": ("DataError", "use shorter sentences, a shorter prompt or more speed"),

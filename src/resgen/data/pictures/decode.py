@@ -78,7 +78,7 @@ def decode_picture(source: Picture, where: str, *, size: int | None = None) -> I
             if file.width * file.height > MAX_PIXELS:
                 raise DataError(f"{where} has {file.width}x{file.height} pixels; at most {MAX_PIXELS} are read")
             if file.mode == "F":
-                raise DataError(f"{where} holds floating-point numbers, whose range is not known; save it in 8 bits")
+                raise DataError(f"{where} holds floating-point numbers of unknown range; save it in 8 bits")
             _check_size(file, where, size)
             if size is not None:
                 _check_mode(file, where)

@@ -226,7 +226,7 @@ def _label_column(path: Path, schema: Any, column: str | None) -> str | None:
     name = label_name(schema.names, f"'{path}'")
     classes = [] if name else [one for one in schema.names if _class_names(schema.metadata, one)]
     if len(classes) > 1:
-        raise DataError(f"'{path}' has {' and '.join(classes)}, which may all be the class; call the right one 'label'")
+        raise DataError(f"'{path}' has {' and '.join(classes)}, which may all be the class; name the right one 'label'")
     return name or next(iter(classes), None)
 
 

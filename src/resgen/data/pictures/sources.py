@@ -85,7 +85,7 @@ class ImageSource:
                 samples = np.flatnonzero(self.labels == label)
                 known = len(samples) and not self.class_axes
                 where = self.where(int(samples[0])) if known else f"data '{self.name}'"
-                raise DataError(f"{where} has a class whose name is no text, {ascii(name[:40])}; give it another one")
+                raise DataError(f"{where} has a class whose name is not text, {ascii(name[:40])}; give it another one")
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -447,7 +447,7 @@ def _other_files(root: Path) -> Counter[str]:
         num_pictures += sum(suffix in SUFFIXES for suffix in suffixes)
         if others.total() > MAX_OTHERS + num_pictures:
             raise DataError(
-                f"'{root}' holds more than {MAX_OTHERS:,} files that are no pictures; give the folder of the classes"
+                f"'{root}' holds more than {MAX_OTHERS:,} files that are not pictures; give the folder of the classes"
             )
     return others
 

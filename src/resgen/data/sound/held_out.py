@@ -29,7 +29,7 @@ def open_speech_splits(data: str | Path) -> tuple[SpeechSource, SpeechSource]:
     every = min(HELD_OUT_EVERY, len(train))
     held_out = held_out or list(range(every - 1, len(train), every))
     if len(train) < 2:
-        raise DataError(f"'{data}' holds 1 utterance; training needs at least 2, one of them to validate on")
+        raise DataError(f"'{data}' holds 1 utterance; training needs at least 2, one for validation")
     what = f"{len(held_out_speakers)} speakers" if held_out_speakers else f"every {every}th utterance"
     announce(f"data '{train.name}' has no held-out split: {len(held_out)} utterances ({what}) are held out")
     rows = sorted(set(range(len(train))) - set(held_out))

@@ -402,8 +402,8 @@ def _open_table(folder: Path, name: str, split: str) -> SpeechSource:
     voices = {speaker for _, speaker in rows.values()}
     if len(voices) == len(rows) > 2 and any(" " in voice for voice in voices):
         raise DataError(
-            f"'{table}' has another speaker in every line, such as {min(voices)[:40]!r}; the third "
-            "field is the speaker: leave it out where all are of one"
+            f"'{table}' has a different speaker on every line, such as {min(voices)[:40]!r}; the third "
+            "field is the speaker: omit it if all lines have one speaker"
         )
     ids = tuple(rows)
     texts, speakers = (tuple(values) for values in zip(*rows.values(), strict=True))

@@ -54,8 +54,8 @@ def tar_members(file: BinaryIO, where: str) -> Iterator[Member]:
         if header == _EMPTY:
             if total - position > MAX_PADDING_BYTES or any(file.read()):
                 raise DataError(
-                    f"{where} goes on after the mark of its end (byte {position}), which would be left out; "
-                    "give archives that were joined as shards of their own"
+                    f"{where} goes on after the mark of its end (byte {position}), which would be ignored; "
+                    "split joined archives into separate shards"
                 )
             return
         if len(header) < BLOCK:
@@ -82,9 +82,9 @@ def tar_members(file: BinaryIO, where: str) -> Iterator[Member]:
             yield Member(name if name is not None else _name(header), begin, length)
         elif typeflag != _FOLDER:
             member = name if name is not None else _name(header)
-            raise DataError(f"{where} holds {member!r}, which is no file (type {typeflag!r}); only files are read")
+            raise DataError(f"{where} holds {member!r}, which is not a file (type {typeflag!r}); only files are read")
         name = size = None
-    raise DataError(f"{where} has more than {MAX_MEMBERS} files; divide it into shards")
+    raise DataError(f"{where} has more than {MAX_MEMBERS} files; split it into shards")
 
 
 def _check_header(header: bytes, where: str, position: int) -> None:
@@ -94,7 +94,7 @@ def _check_header(header: bytes, where: str, position: int) -> None:
             raise DataError(f"{where} is damaged: there is no valid header at byte {position}")
         for mark, name in _COMPRESSED.items():
             if header.startswith(mark):
-                raise DataError(f"{where} is compressed ({name}); uncompress it, for samples are read from their place")
+                raise DataError(f"{where} is compressed ({name}); decompress it: samples are read at their offsets")
         raise DataError(f"{where} is not a tar archive")
 
 

@@ -266,7 +266,7 @@ def join_classes(indices: Sequence[ShardIndex], names: Sequence[str] | None, whe
     """
     kinds = {index.labelled_by for index in indices if len(index)}
     if len(kinds) > 1 or _MIXED in kinds:
-        raise DataError(f"samples of '{where}' differ in what labels them ({' '.join(_KINDS)}); all must be alike")
+        raise DataError(f"samples of '{where}' are labelled in different ways ({' '.join(_KINDS)}); all must be alike")
     texts = sorted({text for index in indices for text in index.classes})
     numbers = kinds != {_PATH} and all(text.isascii() and text.isdigit() and len(text) < 10 for text in texts)
     if (

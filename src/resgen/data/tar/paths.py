@@ -30,7 +30,7 @@ def shard_splits(path: str | Path) -> dict[str, list[Path]]:
         DataError: a command or an address, a shard of a pattern that is missing, or a pattern without end.
     """
     if _COMMAND.match(str(path)):
-        raise DataError(f"'{path}': commands and addresses are not opened; download the shards and give their folder")
+        raise DataError(f"'{path}': commands and URLs are not opened; download the shards and give their folder")
     if _RANGE.search(str(path)) and str(path).endswith(".tar"):
         return {"train": list(_expanded(str(path)))}
     path = Path(path)
@@ -84,13 +84,13 @@ def _expanded(pattern: str) -> Iterator[Path]:
     while match := _RANGE.search(texts[0]):
         first, last = match.groups()
         if int(last) < int(first):
-            raise DataError(f"'{pattern}': {match[0]} counts down; allowed: {{FIRST..LAST}}")
+            raise DataError(f"'{pattern}': {match[0]} is descending; allowed: {{FIRST..LAST}}")
         count = int(last) - int(first) + 1
         if count * len(texts) > MAX_SHARDS:
-            raise DataError(f"'{pattern}' means more than {MAX_SHARDS} shards; make larger ones")
+            raise DataError(f"'{pattern}' covers more than {MAX_SHARDS} shards; make larger ones")
         numbers = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
         texts = [_RANGE.sub(number, text, count=1) for text in texts for number in numbers]
     for text in texts:
         if not Path(text).is_file():
-            raise DataError(f"shard '{text}' of '{pattern}' is missing; give the numbers of those that are there")
+            raise DataError(f"shard '{text}' of '{pattern}' is missing; give the numbers of existing shards")
         yield Path(text)

@@ -24,7 +24,7 @@ def check_sound(samples: Float[Tensor, " S"]) -> None:
         DataError: there are none.
     """
     if not len(samples):
-        raise DataError("0 samples given; there is nothing to be recognised")
+        raise DataError("0 samples given; there is nothing to recognise")
 
 
 def hear(

@@ -175,7 +175,7 @@ def compare(study: Study, say: Callable[[str], None]) -> None:
     study.run(plan.for_equal_time(), say)
     say(f"training for {equal_steps(study)} steps, as many as the slowest kind took in its time")
     study.run(plan.for_equal_steps() + plan.of_depths(), say)
-    say("searching sampling settings, the same number of tries for every kind")
+    say("tuning sampling settings, with the same number of trials for every kind")
     study.run(plan.searches(), say)
     say("evaluating")
     study.run(plan.evaluations(), say)

@@ -106,7 +106,7 @@ def summary(study: Study, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]
 
 
 def verdicts(lines: Sequence[dict[str, Any]]) -> list[str]:
-    """The kinds that have a verdict against every other at equal time, in words: better, worse, not told apart."""
+    """The kinds that have a verdict against every other at equal time, in words: better, worse or not significant."""
     by_kind = {line["kind"]: line for line in lines if line["budget"] == "time"}
     words = []
     for ours in (by_kind.pop(name) for name, kind in KINDS.items() if kind.has_verdict and name in by_kind):
@@ -125,7 +125,7 @@ def _verdict(setting: str, ours: dict[str, Any], other: dict[str, Any]) -> str:
     elif other_high < low:
         verdict = f"{other_title} is better: the intervals do not overlap"
     else:
-        verdict = "not told apart: the intervals overlap"
+        verdict = "no significant difference: the intervals overlap"
     return f"{setting}, {title} against {other_title}: {ours[setting]:.2f} against {other[setting]:.2f}; {verdict}."
 
 
@@ -184,10 +184,10 @@ def _markdown(study: Study, document: dict[str, Any], sample: EvaluationReport, 
     text = [
         f"# Comparison of {len(comparison.kinds)} kinds of generator on the same codes",
         "",
-        f"{metric} against {protocol.num_reference} pictures of {protocol.reference} ({protocol.reference_split}); "
-        f"lower is better. {protocol.num_samples} samples per model; mean over the seeds of the training, with the "
-        "95 % interval of the mean (Student's t). Two halves of the real pictures are "
-        f"{sample.floor.halves_distance:.3f} apart. Recipe `{study.recipe.name}`, {comparison.max_minutes:g} minutes "
+        f"{metric} against {protocol.num_reference} images of {protocol.reference} ({protocol.reference_split}); "
+        f"lower is better. {protocol.num_samples} samples per model; mean over training seeds, with its 95 % "
+        "confidence interval (Student's t). The distance between two halves of the real images is "
+        f"{sample.floor.halves_distance:.3f}. Recipe `{study.recipe.name}`, {comparison.max_minutes:g} minutes "
         f"per model, seeds "
         f"{', '.join(map(str, comparison.seeds))}.",
         "",
@@ -207,7 +207,7 @@ def _markdown(study: Study, document: dict[str, Any], sample: EvaluationReport, 
             else:
                 cells += ["", ""]
         text.append("| " + " | ".join(cells) + " |")
-    text += ["", "## What came out", "", *(f"- {verdict}" for verdict in document["verdicts"]), ""]
+    text += ["", "## Pairwise results", "", *(f"- {verdict}" for verdict in document["verdicts"]), ""]
     depth_rows = [row for row in document["rows"] if row["budget"].startswith("depth")]
     if depth_rows:
         text += ["## Depth", "", f"{study.own_kind.title}, equal steps, on the first levels of the same tokenizer:", ""]
@@ -224,17 +224,17 @@ def _markdown(study: Study, document: dict[str, Any], sample: EvaluationReport, 
             text.append(f"| {title} | {point['num_steps']} | {guided:.2f} | {unguided:.2f} |")
         text.append("")
     if document["seconds_per_picture"]:
-        text += ["## Seconds per guided picture", "", "| kind | one at a time | 64 at a time |", "|---|---|---|"]
+        text += ["## Seconds per guided image", "", "| kind | one at a time | 64 at a time |", "|---|---|---|"]
         for kind, values in document["seconds_per_picture"].items():
             text.append(f"| {KINDS[kind].title} | {values['1']:.4f} | {values['64']:.4f} |")
         text.append("")
-    text += ["## Sampling settings", "", "Found by the same number of tries for every kind, with another seed:", ""]
+    text += ["## Sampling settings", "", "Tuned with the same number of trials for every kind, with another seed:", ""]
     for kind, settings in document["sampling"].items():
         text.append(f"- {KINDS[kind].title}: " + ", ".join(f"{key} {value}" for key, value in settings.items()))
     text += ["", *(f"![{Path(name).stem.replace('-', ' ')}]({name})" for name in pictures)]
     text += [
         "",
-        f"Protocol {protocol.protocol_id} but for the sampling settings; each evaluation is in `evaluations/`.",
+        f"Protocol {protocol.protocol_id} except for the sampling settings; the evaluations are in `evaluations/`.",
     ]
     text += [f"- Warning: {warning}" for warning in sample.warnings]
     if document["command"]:

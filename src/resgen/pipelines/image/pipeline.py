@@ -1,4 +1,4 @@
-"""`ImagePipeline`: classes in, pictures out."""
+"""`ImagePipeline`: classes in, images out."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from resgen.tokenizers.image import ImageTokenizer
 
 
 class ImagePipeline(ClassPipeline):
-    """Tokenizer and generator of one folder.
+    """Generates and edits images with the tokenizer and generator of a model folder.
 
         pipe = ImagePipeline.from_pretrained("fashion-mnist-small")
         pipe("Bag", num_samples=4, seed=1).save("bags.png")
@@ -48,20 +48,20 @@ class ImagePipeline(ClassPipeline):
         callback: StepCallback | None = None,
         **settings: Unpack[Settings],
     ) -> ImageOutput:
-        """Generate pictures; settings left out are the model's own (`sampling`).
+        """Generate images. Settings that are not given default to the model's own (`sampling`).
 
         Args:
-            class_ids: a class by name or number, or several in a list, an array or a tensor; by default every class
-                once. Of a model with several axes also `{"style": "lorelei", "background": "blue"}` or the same as
-                text, "lorelei, background=blue"; what is left out is the model's choice. By default every class of the
-                first axis once.
-            num_samples: pictures of each entry of `class_ids`, next to each other.
-            seed: picture k draws from the stream (seed, k), so `batch_size` changes nothing but rounding. None takes a
-                fresh one; the output has it as `seed`.
-            batch_size: pictures per network evaluation.
-            codes: given codes, one array per picture; levels below `visible` are kept as they are.
-            visible: how many levels of each position are given.
-            callback: called after every network evaluation with (record, codes, visible) of the batch.
+            class_ids: a class by name or number, or several in a list, an array or a tensor. With several axes also
+                `{"style": "lorelei", "background": "blue"}` or the same as text, "lorelei, background=blue"; the model
+                chooses the axes that are not given. By default every class once (with several axes, of the first
+                axis).
+            num_samples: images per entry of `class_ids`, consecutive in the output.
+            seed: image k depends only on (seed, k), so `batch_size` changes nothing but rounding. None draws a fresh
+                seed, which the output has as `seed`.
+            batch_size: images per batch.
+            codes: known codes, one array per image; the first `visible` levels of each position are kept.
+            visible: number of known levels per position.
+            callback: called after every sampling step with (record, codes, visible) of the batch.
             settings: `num_steps`, `guidance_scale`, `top_p`, `temperature`, ...: see `kinds.Settings`; for ResGen the
                 fields of `SamplingConfig`.
 
@@ -103,30 +103,30 @@ class ImagePipeline(ClassPipeline):
         callback: StepCallback | None = None,
         **settings: Unpack[Settings],
     ) -> EditOutput:
-        """Regenerate part of a picture, or its finer levels; what is given comes back unchanged, code for code.
+        """Regenerate part of an image, or its finer levels; all other codes stay unchanged.
 
         Args:
-            image: a PIL picture, an array, a tensor, a file or the content of one (see `inputs.PictureLike`).
-            mask: what to regenerate: white in a picture, or a box (left, top, right, bottom) in pixels of the
-                model's picture.
-            keep: a box outside which everything is regenerated.
-            keep_levels: how many of the coarsest levels are kept even there (0 by default); of the whole picture
-                without `mask` and `keep`.
-            class_id: number or name of the class to generate; the picture's own or another. Models without classes
+            image: a PIL image, an array, a tensor, a file or its content (see `inputs.PictureLike`).
+            mask: what to regenerate: the white area of an image, or a box (left, top, right, bottom) in pixels at the
+                model's size.
+            keep: a box; everything outside it is regenerated.
+            keep_levels: number of coarsest levels to keep in the regenerated part (0 by default), or in the whole
+                image without `mask` and `keep`.
+            class_id: number or name of the class to generate, the image's own or another. Models without classes
                 take none.
-            num_samples: how many results.
-            seed: result k draws from the stream (seed, k), so `batch_size` changes nothing but rounding; None takes a
-                fresh one.
-            blend: take the pixels outside the mask from the picture itself instead of the decoder.
-            resize: cut out, resize and convert a picture of another size or mode, instead of refusing it.
-            batch_size: pictures per network evaluation.
-            callback: called after every network evaluation with (record, codes, visible) of the batch.
+            num_samples: number of results.
+            seed: result k depends only on (seed, k), so `batch_size` changes nothing but rounding; None draws a fresh
+                seed.
+            blend: copy the pixels outside the mask from the input instead of decoding them.
+            resize: crop, resize and convert an image of another size or mode instead of rejecting it.
+            batch_size: images per batch.
+            callback: called after every sampling step with (record, codes, visible) of the batch.
             settings: as in a call.
 
         Raises:
             ConfigError: no class or an unknown one, nothing to regenerate, a mask that the kind cannot follow, or a
                 value out of range.
-            DataError: picture or mask cannot be read or do not fit.
+            DataError: the image or mask is unreadable or does not fit.
         """
         check_whole(1, num_samples=num_samples)
         self._settings(self.edit, settings)
@@ -176,7 +176,7 @@ class ImagePipeline(ClassPipeline):
     ) -> EditPlan:
         """What `edit` gives to the sampler; arguments and errors are those of `edit`."""
         if blend and mask is None and keep is None:
-            raise ConfigError("blend takes the pixels outside a mask from the picture: give mask or keep with it")
+            raise ConfigError("blend copies the pixels outside a mask from the picture: it needs mask or keep")
         plan = plan_edit(self.tokenizer, image, mask=mask, keep=keep, keep_levels=keep_levels, resize=resize)
         check_order(kind_of(self.generator.config), plan.visible)
         return plan
@@ -184,9 +184,9 @@ class ImagePipeline(ClassPipeline):
     def generate_pixels(
         self, class_ids: Sequence[int], *, first_index: int, seed: int, batch_size: int, sampling: AnySampling
     ) -> UInt8[Tensor, "B C S S"]:
-        """Pictures of the classes, as numbers in 0..255; picture k draws from the stream (seed, first_index + k).
+        """Images of the classes, values in 0..255; image k depends only on (seed, first_index + k).
 
-        A long series can thus be generated in parts, in any order.
+        A long series can therefore be generated in parts, in any order.
         """
         parts = []
         for begin in range(0, len(class_ids), batch_size):

@@ -83,7 +83,7 @@ class StepTrace(ABC):
         """
         batches = [batch for batch in self._batches if batch]
         if not batches:
-            raise ConfigError("no step was taken, so there is nothing to show in a trace")
+            raise ConfigError("no sampling step was taken, so there is nothing to trace")
         # A batch with fewer steps than the others keeps its last.
         last: list[_Moment] = [batch[0] for batch in batches]
         frames = []

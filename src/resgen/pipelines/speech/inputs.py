@@ -51,7 +51,7 @@ def texts_of(text: Any) -> list[str]:
         raise ConfigError(f"text={text!r} must hold at least one text")
     for one in texts:
         if not isinstance(one, str):
-            raise ConfigError(f"text={text!r} holds {one!r}, which is no text")
+            raise ConfigError(f"text={text!r} holds {one!r}, which is not text")
     return texts
 
 

@@ -58,9 +58,9 @@ class SpeechPipeline(BasePipeline):
         parts: what `checkpoints.speech.load_speech_pipeline` returns.
         device: `cpu`, `cuda`, ...; a GPU if there is one by default.
         dtype: of the generator: `bfloat16` (or `bf16`), `float32`, `auto`, or on CPUs `int8`; see `ImagePipeline`. The
-            other parts are small and run in float32.
-        vocoder: takes log-mels to samples in place of the folder's own, such as
-            `checkpoints.vocoders.load_external_vocoder` returns.
+            other components are small and run in float32.
+        vocoder: turns log-mels into samples, instead of the folder's own vocoder; for example the result of
+            `checkpoints.vocoders.load_external_vocoder`.
     """
 
     tag, usage = "text-to-speech", 'pipe("some text").save("speech.wav")'
@@ -95,15 +95,15 @@ class SpeechPipeline(BasePipeline):
         """Load a speech pipeline's folder, a bundled model, or `owner/model[@revision]` from the hub.
 
         Raises:
-            CheckpointError: nothing there, damaged, of pictures, or its parts do not belong together.
-            ConfigError: a device or type that cannot be used, or another argument.
+            CheckpointError: the model is missing, damaged, not of speech, or its components do not belong together.
+            ConfigError: an unusable device or type, or an unknown argument.
         """
         refuse_others(others)
         return cls(load_speech_pipeline(name_or_path), device=device, dtype=dtype)
 
     def save_pretrained(self, path: str | Path) -> None:
-        """Write a speech pipeline's folder with these weights, voices and sampling settings, and what else its
-        `config.json` says.
+        """Write a speech pipeline's folder with these weights, voices and sampling settings, and all further entries
+        of its `config.json`.
 
         Raises:
             ConfigError: the weights are int8.
@@ -125,12 +125,12 @@ class SpeechPipeline(BasePipeline):
 
     @property
     def sample_rate_hz(self) -> int:
-        """Rate of all samples."""
+        """Sample rate of all audio, in Hz."""
         return self.codec.sample_rate_hz
 
     @property
     def mel(self) -> MelConfig:
-        """The mels that texts are aligned to: `stride` frames per position."""
+        """Settings of the mel spectrograms that texts are aligned to: `stride` frames per position."""
         tokenizer = self.parts.tokenizer
         if isinstance(tokenizer, MelTokenizer):
             return tokenizer.config.mel
@@ -160,29 +160,29 @@ class SpeechPipeline(BasePipeline):
     ) -> SpeechOutput | list[SpeechOutput]:
         """Speak a text, or several in one voice.
 
-        A text of several sentences is spoken sentence by sentence. Without a prompt the voice is the model's choice:
-        that of the first sentence of each text, which is the prompt of the others.
+        Texts are spoken sentence by sentence. Without a prompt the model chooses the voice: the first sentence of each
+        text becomes the prompt for the others.
 
         Args:
             text: English; for a list of texts the result is a list.
             prompt: a few seconds of the voice: a file, its content, samples at the model's rate, or `(samples, rate)`
-                (see `inputs.SoundLike`). It is trimmed, brought to the model's loudness and cut to
-                `max_prompt_seconds` of the model.
-            prompt_text: what is said in it; needed with a prompt.
-            voice: name of one of `voices`, in place of a prompt; `default` is the model's choice.
-            task: `cross-sentence` says the text in the prompt's voice; `continuation` goes on from the prompt's end in
-                one breath, and the prompt is the beginning of the audio.
+                (see `inputs.SoundLike`). It is trimmed, normalised to the model's loudness and cut to the model's
+                `max_prompt_seconds`.
+            prompt_text: transcript of the prompt; required with a prompt.
+            voice: name of one of `voices`, instead of a prompt; `default` lets the model choose.
+            task: `cross-sentence` speaks the text in the prompt's voice; `continuation` continues seamlessly from the
+                end of the prompt, and the audio begins with the prompt.
             speed: above 1 is faster.
-            seed: sentence k of text i draws from the stream (seed, i, k), so `batch_size` changes nothing but rounding.
-                None takes a fresh one; the outputs have it as `seed`.
-            batch_size: sentences per network evaluation.
-            callback: called after every network evaluation with (record, codes, visible) of the batch.
+            seed: sentence k of text i depends only on (seed, i, k), so `batch_size` changes nothing but rounding. None
+                draws a fresh seed, which the outputs have as `seed`.
+            batch_size: sentences per batch.
+            callback: called after every sampling step with (record, codes, visible) of the batch.
             settings: `num_steps`, `guidance_scale`, ...: see `kinds.Settings`.
 
         Raises:
             ConfigError: no text, an unknown voice, task or setting, or one out of range.
-            DataError: a text that is empty, too long or has characters out of the model's reach; a prompt that is
-                silent, clipped, too short, not a sound, or comes without its text.
+            DataError: a text that is empty, too long or has characters that the model cannot read; a prompt that is
+                silent, clipped, too short, not a sound, or has no transcript.
         """
         check_whole(1, batch_size=batch_size)
         sentences = [self.sentences(one) for one in texts_of(text)]
@@ -204,12 +204,12 @@ class SpeechPipeline(BasePipeline):
         callback: StepCallback | None = None,
         **settings: Unpack[Settings],
     ) -> Iterator[SpeechOutput]:
-        """Speak a text piece by piece: each can be heard while those after it are made.
+        """Speak a text piece by piece, so that playback can start before all of it is generated.
 
             for part in pipe.stream(text):
                 player.write(part.audio)
 
-        Put together they are what a call gives, up to rounding.
+        Concatenated, the pieces equal the result of a call, up to rounding.
 
         Args:
             text: any number of sentences.
@@ -219,12 +219,12 @@ class SpeechPipeline(BasePipeline):
             task: likewise.
             speed: likewise.
             seed: likewise.
-            max_chars: longest piece; longer sentences are cut after clauses, so that the first sound is there sooner.
+            max_chars: maximum length of a piece; longer sentences are split after clauses, for an earlier first sound.
             callback: likewise.
             settings: likewise.
 
         Raises:
-            ConfigError: as in a call, before anything is made.
+            ConfigError: as in a call, before anything is generated.
             DataError: likewise.
         """
         check_whole(1, max_chars=max_chars)
@@ -315,19 +315,19 @@ class SpeechPipeline(BasePipeline):
         callback: StepCallback | None = None,
         **settings: Unpack[Settings],
     ) -> list[SpeechEdit]:
-        """Replace words of a recording (see `pipelines.speech.edit`); the codes of the rest come back as they are.
+        """Replace words in a recording (see `pipelines.speech.edit`); all other codes stay unchanged.
 
             (edited,) = pipe.edit("cat.wav", input_text="The cat sat.", text="The bird sat.")
 
         Args:
             recording: as the prompt of a call.
-            input_text: what is said in it.
-            text: what it should say: the words that differ are replaced. With a stretch, the words for it alone.
-            begin_s: where the stretch begins; left out, it is found by comparing the texts.
-            end_s: where it ends; given with `begin_s` or not at all.
+            input_text: transcript of the recording.
+            text: what it should say: the words that differ are replaced. With `begin_s`, new words for the interval.
+            begin_s: start of the interval to replace, in seconds; by default it is found by comparing the texts.
+            end_s: end of the interval in seconds; required with `begin_s`.
             speed: above 1 is faster than the recording.
-            keep_length: let the new words take as long as the old ones.
-            blend: take the samples outside the stretch from the recording itself instead of the decoder.
+            keep_length: give the new words the duration of the old ones.
+            blend: copy the samples outside the interval from the recording instead of decoding them.
             num_samples: how many results.
             seed: result k draws from the stream (seed, k); None takes a fresh one.
             batch_size: results per network evaluation.

@@ -115,7 +115,9 @@ def test_folders_of_other_things_are_refused_soon(tmp_path: Path, monkeypatch: p
     assert len(open_images(tmp_path)) == 3
     (tmp_path / "cat" / "last.txt").touch()
     for search in (open_images, sources.available_splits):
-        with pytest.raises(DataError, match=r"more than 10 files that are no pictures; give the folder of the classes"):
+        with pytest.raises(
+            DataError, match=r"more than 10 files that are not pictures; give the folder of the classes"
+        ):
             search(tmp_path)
 
 
@@ -136,7 +138,7 @@ def test_names_of_files_that_are_no_text(tmp_path: Path) -> None:
     save(tmp_path / "\udcff.png", 1)
     assert len(open_images(tmp_path).fingerprint) == 64
     save(tmp_path / "of classes" / "\udcff" / "a.png", 1)
-    with pytest.raises(DataError, match=r"a.png' has a class whose name is no text, '\\udcff'; give it another one"):
+    with pytest.raises(DataError, match=r"a.png' has a class whose name is not text, '\\udcff'; give it another one"):
         open_images(tmp_path / "of classes")
 
 

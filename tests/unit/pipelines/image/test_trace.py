@@ -164,7 +164,7 @@ def test_a_folder_is_used_again(pipe: ImagePipeline, tmp_path: Path) -> None:
 
 
 def test_nothing_to_show(pipe: ImagePipeline, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no step was taken"):
+    with pytest.raises(ConfigError, match="no sampling step was taken"):
         SampleTrace(pipe).save(tmp_path / "a.gif")
     (tmp_path / "file").write_text("")
     trace, _ = seen_by(pipe, class_ids=[0])

@@ -31,7 +31,7 @@ def test_one_text_or_several() -> None:
         (b"abc", "text=b'abc' must be a text"),
         (None, "text=None must be a text"),
         ([], r"text=\[\] must hold at least one text"),
-        (["a", 3], r"text=\['a', 3\] holds 3, which is no text"),
+        (["a", 3], r"text=\['a', 3\] holds 3, which is not text"),
     ],
 )
 def test_what_is_no_text(text: object, named: str) -> None:

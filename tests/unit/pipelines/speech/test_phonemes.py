@@ -57,7 +57,7 @@ def test_a_lexicon_of_one_s_own(pipe: SpeechPipeline, tmp_path: Path) -> None:
         assert phonemes(pipe, "cat") == "kˈɑt"
     finally:
         pipe.use_lexicon({})
-    with pytest.raises(DataError, match="'X' in 'kXt' is no phoneme"):
+    with pytest.raises(DataError, match="'X' in 'kXt' is not a phoneme"):
         pipe.use_lexicon({"cat": "kXt"})
 
 
