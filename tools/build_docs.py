@@ -144,7 +144,7 @@ def with_equations(text: str) -> str:
         aligned = re.sub(
             r'columnalign="(\w+)"', r'style="text-align: \1"', equation
         )  # MathML Core has the latter alone
-        return f'<div class="equation">{aligned}</div>\n'
+        return f'<div class="equation" style="overflow-x: auto">{aligned}</div>\n'
 
     return MATH.sub(render, text)
 

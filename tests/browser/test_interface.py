@@ -54,3 +54,8 @@ def test_it_fits_a_phone(docs: Page) -> None:
     for method, path in (("POST", "/v1/images/edit"), ("POST", "/v1/speech")):
         open_route(docs, method, path)
         assert docs.run("return document.documentElement.scrollWidth") <= 390
+
+
+def test_names_between_backticks_are_shown_as_code(docs: Page) -> None:
+    said = "return [...document.querySelectorAll('main .hint, main td')].map((one) => one.textContent).join(' ')"
+    assert "audio/speech" in docs.run(said) and "`" not in docs.run(said)

@@ -91,10 +91,13 @@ def test_a_file_larger_than_the_server_takes_is_not_sent(voice: Page, fake: Fake
     assert not fake.seen
 
 
-def test_a_refused_text_is_named_beside_the_text(voice: Page, fake: FakeServer) -> None:
-    fake.fault = {"status": 422, "error": "the model cannot speak 'hello'; it knows: one, two"}
+@pytest.mark.parametrize(
+    "error", ["the model cannot speak 'hello'; it knows: one, two", "no English words: 'x'; write the phonemes"]
+)
+def test_a_refused_text_is_named_beside_the_text(voice: Page, fake: FakeServer, error: str) -> None:
+    fake.fault = {"status": 422, "error": error}
     voice.finish()
-    assert voice.error_of("[name=text]") == "the model cannot speak 'hello'; it knows: one, two."
+    assert voice.error_of("[name=text]") == f"{error}."
 
 
 def test_a_recording_is_sent_as_a_wav_file_of_one_channel(voice: Page, fake: FakeServer) -> None:

@@ -169,6 +169,7 @@ def test_what_is_missing_is_named_beside_its_field(words: Page, fake: FakeServer
     [
         ("the recording is silent", "[name=recording]"),
         ("the model cannot speak 'x'; it knows: one, two", "[name=text]"),
+        ("no English words: 'x'; write the phonemes between slashes", "[name=text]"),
         ("the text 'two' has the words of the recording; change one, or name a stretch", "[name=text]"),
         ("speed=1.5 and keep_length both say how long the new words take; give one of them", "[name=speed]"),
     ],

@@ -55,7 +55,8 @@ def _quoted(folder: Folder) -> list[str]:
     card = path.read_text(encoding="utf-8", errors="replace")
     if table := _TABLE.search(card):
         heads, _, *rows = [[_plain(cell) for cell in row.strip("| ").split("|")] for row in table[0].splitlines()]
-        return [_row(heads[1:], *row) for row in rows]
+        of = heads[0].removeprefix("measured").lstrip(", ")  # "words misheard", or nothing: the rows say it
+        return [_row(heads[1:], f"{of}, {name}" if of else name, *values) for name, *values in rows]
     paragraph = _PARAGRAPH.search(card)
     return [_plain(paragraph["text"])] if paragraph else []
 

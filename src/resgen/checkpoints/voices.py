@@ -31,6 +31,9 @@ class Voice(NamedTuple):
     content: bytes
     text: str
 
+    def __repr__(self) -> str:
+        return f"Voice({len(self.content):,} bytes, {self.text!r})"
+
 
 def voices_of(folder: Folder) -> dict[str, Voice]:
     """The voices of a folder, by name; one whose file is not there is left out.

@@ -193,7 +193,8 @@ def check_symbols(symbols: str, alphabet: Iterable[str]) -> None:
         DataError: nothing to say, or symbols out of reach (named).
     """
     if not any(character.isalnum() for character in symbols):
-        raise DataError(f"the text {symbols!r} has no letters; give at least one word")
+        named = f" {symbols!r}" if symbols.strip() else ""
+        raise DataError(f"the text{named} has no letters; give at least one word")
     known = set(alphabet)
     strange = [character for character in dict.fromkeys(symbols) if character not in known]
     if strange:

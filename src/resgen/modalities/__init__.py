@@ -240,7 +240,7 @@ def load(
     name_or_path: str | Path,
     *,
     device: str | torch.device | None = None,
-    dtype: str | torch.dtype = "auto",
+    dtype: str | torch.dtype | None = "auto",
     **others: Unpack[NoOthers],
 ) -> Any:
     """Open a model of any modality, as the pipeline that it is: an `ImagePipeline`, a `SpeechPipeline`, ...

@@ -64,15 +64,16 @@ class ClassPipeline(BasePipeline):
     Args:
         parts: what `checkpoints.artefacts.load_pipeline` returns.
         device: `cpu`, `cuda`, ...; a GPU if there is one by default.
-        dtype: number type: `bfloat16` (or `bf16`), `float32`, or `auto`, which takes bfloat16 where the hardware
-            has instructions for it. Codebooks, mixture arithmetic and quantization are float32 in any case. `int8`, on
-            CPUs only, rounds the matrices of the generator's transformer blocks and leaves the rest as with `auto`.
+        dtype: number type: `bfloat16` (or `bf16`), `float32`, or `auto` (also None), which takes bfloat16 where the
+            hardware has instructions for it. Codebooks, mixture arithmetic and quantization are float32 in any case.
+            `int8`, on CPUs only, rounds the matrices of the generator's transformer blocks and leaves the rest as with
+            `auto`.
     """
 
     tokenizers: ClassVar[Sequence[type[Any]]]
 
     def __init__(
-        self, parts: Pipeline, *, device: str | torch.device | None = None, dtype: str | torch.dtype = "auto"
+        self, parts: Pipeline, *, device: str | torch.device | None = None, dtype: str | torch.dtype | None = "auto"
     ) -> None:
         self.name = parts.folder.path.name
         self.tokenizer: Any = parts.tokenizer
@@ -81,7 +82,7 @@ class ClassPipeline(BasePipeline):
         self.class_names, self.class_axes = parts.class_names, parts.class_axes
         self.history: dict[str, Any] = dict(parts.folder.extra.get("history", {}))
         self._extra = parts.folder.extra
-        self.to("auto" if device is None else device, dtype)
+        self.to("auto" if device is None else device, "auto" if dtype is None else dtype)
 
     @classmethod
     def from_pretrained(
@@ -89,7 +90,7 @@ class ClassPipeline(BasePipeline):
         name_or_path: str | Path,
         *,
         device: str | torch.device | None = None,
-        dtype: str | torch.dtype = "auto",
+        dtype: str | torch.dtype | None = "auto",
         **others: Unpack[NoOthers],
     ) -> C:
         """Load a pipeline's folder, a generator's run folder, a bundled model, or `owner/model[@revision]` of the hub.

@@ -54,7 +54,7 @@ WIDE = (
     ("card", "lines"),
     [
         (TABLE, ["style recognised, a and b: 97.3 % (95 to 98)", "the same without: 93.7 %"]),
-        (WIDE, ["eight voices: errors 2.9 %; nearest of 58 87.5 %", "one voice: nearest of 58 1"]),
+        (WIDE, ["here, eight voices: errors 2.9 %; nearest of 58 87.5 %", "here, one voice: nearest of 58 1"]),
         (
             "# m\n\n**Data.** x\n\n**Measured.** 91.0 % of\nthe `pictures`.\n\n**Limits.** y\n",
             ["91.0 % of the pictures."],

@@ -110,7 +110,7 @@ def test_traces(model: Path, inputs: Path, capsys: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (["--class", "bag"], "nothing would be regenerated: give mask, keep or --keep-levels"),
+        (["--class", "bag"], "nothing would be regenerated: give --mask=BOX, --keep=BOX or --keep-levels=N"),
         (["--class", "bag", "--keep-levels", "1", "--seed", "-1"], "--seed=-1 must be a whole number of at least 0"),
         (["--class", "bag", "--keep-levels", "1", "--steps", "0"], "--steps=0 must be at least 1"),
         (["--class", "bag", "--mask", "9,0,9,0"], "mask box"),

@@ -55,6 +55,8 @@ REFUSED = {
     "speech.use_lexicon(['a'])": ("DataError", "the lexicon is ['a'] (list); give a file, or phonemes by word"),
     "speech('abc', seed='a')": ("ConfigError", "seed='a' must be a whole number"),
     "speech('abc', prompt=3, prompt_text='abc')": ("DataError", "the prompt is 3 (int); give a file"),
+    "speech('abc', prompt=(8000, __import__('torch').eye(9)), prompt_text='abc')": ("DataError", "(8000, tensor([[1.,"),
+    "pictures.edit([__import__('torch').eye(9)], keep_levels=1, class_id=0)": ("DataError", "[tensor([[1., 0.,"),
     "speech.stream(['abc'])": ("ConfigError", "text=['abc'] must be a text"),
     "speech('abc', num_samples=3)": ("ConfigError", "unknown sampling setting 'num_samples'"),
 }

@@ -166,7 +166,7 @@ def plan_edit(
     if mask is not None and keep is not None:
         raise ConfigError("mask and keep were both given; keep is the mask of all that lies outside a box")
     if mask is None and keep is None and keep_levels is None:
-        raise ConfigError("nothing would be regenerated: give mask, keep or keep_levels")
+        raise ConfigError("nothing would be regenerated: give mask=BOX, keep=BOX or keep_levels=N")
     spec, size = tokenizer.spec, tokenizer.config.image_size
     if keep_levels is not None and not (isinstance(keep_levels, numbers.Integral) and 0 <= keep_levels <= spec.depth):
         raise ConfigError(f"keep_levels={keep_levels!r} must lie in 0..{spec.depth}, the model's levels")

@@ -42,7 +42,8 @@ def stored_picture(image: Any, what: str) -> tuple[Picture, str]:
         image = _from_numbers(image, where)
     if not isinstance(image, Image.Image):
         raise DataError(
-            f"{where} is {image!r:.80} ({type(image).__name__}); give a PIL picture, an array, a tensor or a file"
+            f"{where} is {' '.join(repr(image).split()):.80} ({type(image).__name__}); give a PIL picture, an array, "
+            "a tensor or a file"
         )
     try:
         return memoryview(png_bytes(image)), where

@@ -92,8 +92,8 @@ def samples_of(source: Any, sample_rate_hz: int, what: str) -> tuple[Float[Tenso
             rate = int(rate)
     if not isinstance(values, np.ndarray | Tensor) or not isinstance(rate, int | np.integer):
         raise DataError(
-            f"{where} is {source!r:.80} ({type(source).__name__}); give a file, samples at {sample_rate_hz} Hz as an "
-            "array or a tensor, or (samples, rate)"
+            f"{where} is {' '.join(repr(source).split()):.80} ({type(source).__name__}); give a file, samples at "
+            f"{sample_rate_hz} Hz as an array or a tensor, or (samples, rate)"
         )
     samples = _mono(values.detach().cpu() if isinstance(values, Tensor) else torch.from_numpy(values), where)
     if int(rate) == sample_rate_hz:

@@ -70,7 +70,7 @@ class SpeechPipeline(BasePipeline):
         parts: SpeechParts,
         *,
         device: str | torch.device | None = None,
-        dtype: str | torch.dtype = "auto",
+        dtype: str | torch.dtype | None = "auto",
         vocoder: torch.nn.Module | None = None,
     ) -> None:
         self.name, self.parts = parts.folder.path.name, parts
@@ -81,7 +81,7 @@ class SpeechPipeline(BasePipeline):
         self.sampling: AnySampling = parts.sampling
         self.voices = dict(parts.voices)
         self.speaker = Speaker(self.codec, self.text_model, self.mel, self.generator.spec, parts.voice)
-        self.to("auto" if device is None else device, dtype)
+        self.to("auto" if device is None else device, "auto" if dtype is None else dtype)
 
     @classmethod
     def from_pretrained(
@@ -89,7 +89,7 @@ class SpeechPipeline(BasePipeline):
         name_or_path: str | Path,
         *,
         device: str | torch.device | None = None,
-        dtype: str | torch.dtype = "auto",
+        dtype: str | torch.dtype | None = "auto",
         **others: Unpack[NoOthers],
     ) -> SpeechPipeline:
         """Load a speech pipeline's folder, a bundled model, or `owner/model[@revision]` from the hub.

@@ -22,11 +22,14 @@ function example(name, path) {
   return { seed: 0, num_samples: 1 }[name];
 }
 
+/** A text as nodes: what is between backticks as code. */
+const marked = (said) => said.split("`").map((part, index) => (index % 2 ? make("code", { text: part }) : part));
+
 function fieldTable(schema) {
   const rows = Object.entries(schema.properties ?? {}).map(([name, field]) => make("tr", {},
     make("th", { scope: "row" }, make("code", { text: name })),
     make("td", { text: typeOf(field) + (schema.required?.includes(name) ? ", needed" : "") }),
-    make("td", { text: [field.description, field.default != null ? `Default: ${JSON.stringify(field.default)}.` : ""].filter(Boolean).join(" ") })));
+    make("td", {}, ...marked([field.description, field.default != null ? `Default: ${JSON.stringify(field.default)}.` : ""].filter(Boolean).join(" ")))));
   const head = make("tr", {}, ...["field", "type", "meaning"].map((text) => make("th", { scope: "col", text })));
   return make("div", { class: "wide", tabindex: 0, role: "group", "aria-label": "Fields" }, make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows)));
 }
@@ -120,7 +123,7 @@ function routeOf(path, method, route) {
   });
   sayCommand();
   return make("details", { class: "panel route" },
-    make("summary", {}, make("b", { class: "method", text: method.toUpperCase() }), make("code", { text: path }), make("span", { class: "hint", text: route.description ?? "" })),
+    make("summary", {}, make("b", { class: "method", text: method.toUpperCase() }), make("code", { text: path }), make("span", { class: "hint" }, ...marked(route.description ?? ""))),
     form);
 }
 

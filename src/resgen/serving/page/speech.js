@@ -154,7 +154,7 @@ export function startSpeech(view, { models, store, samples, change }) {
     work,
     blame: () => {
       const sound = voiceNow() === "record" ? recorder.button : prompt;
-      return { prompt: sound, sound, recording: sound, voice: form.querySelector("fieldset.voice"), sentence: text, "the model cannot": text };
+      return { prompt: sound, sound, recording: sound, voice: form.querySelector("fieldset.voice"), sentence: text, "no English words": text, "the model cannot": text };
     },
   });
 }

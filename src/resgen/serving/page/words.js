@@ -163,7 +163,7 @@ export function startWords(view, { models, store, samples, sources, change }) {
     const length = `${plan.begin_s.toFixed(2)} to ${plan.new_end_s.toFixed(2)} s`;
     return `New from ${length}, in ${seconds(done.seconds)}, seed ${done.seed}.`;
   };
-  runForm(view, { work, blame: () => ({ recording: soundControl(), sound: soundControl(), stretch: text, words: text, "the model cannot": text }) });
+  runForm(view, { work, blame: () => ({ recording: soundControl(), sound: soundControl(), stretch: text, words: text, "no English words": text, "the model cannot": text }) });
 }
 
 /** The recording as it was. */

@@ -90,6 +90,8 @@ def test_settings_name_those_of_every_kind() -> None:
 
 
 def test_another_device_and_type(model: Path) -> None:
+    pipe = ImagePipeline.from_pretrained(model, device="cpu", dtype=None)
+    assert pipe.dtype == ImagePipeline.from_pretrained(model, device="cpu").dtype
     pipe = ImagePipeline.from_pretrained(model, device=torch.device("cpu"), dtype="bf16")
     assert pipe.dtype == torch.bfloat16 and pipe.to("cpu") is pipe and pipe.dtype == torch.bfloat16
     pipe.to("cpu", "float32")

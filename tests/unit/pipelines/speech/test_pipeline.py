@@ -463,6 +463,8 @@ def test_named_voices_are_kept_with_the_model(pipe: SpeechPipeline, prompt: torc
     own.save_pretrained(tmp_path / "model")
     again = SpeechPipeline.from_pretrained(tmp_path / "model", device="cpu")
     assert list(again.voices) == ["ann"] and not pipe.voices
+    voice = again.voices["ann"]
+    assert repr(voice) == f"Voice({len(voice.content):,} bytes, {voice.text!r})"
     rounded = (prompt * 32768).round() / 32768
     expected = pipe(TWO, prompt=rounded, prompt_text="a cab", seed=2)
     assert torch.equal(again(TWO, voice="ann", seed=2).codes, expected.codes)
