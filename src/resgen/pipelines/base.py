@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import numbers
 import operator
+import re
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,7 @@ from resgen.nn.int8 import check_floating, choose_type, floating_type, is_int8, 
 P = TypeVar("P", bound="BasePipeline")
 _LOADING = ("device", "dtype")
 _SHOWN = 3
+_TYPE_NAME = re.compile(r"(float|bfloat|fp|bf|int)[0-9]+|half|double")
 
 
 class NoOthers(TypedDict):
@@ -56,13 +58,14 @@ class BasePipeline(ABC):
     def to(
         self: P, device: str | torch.device | torch.dtype | None = None, dtype: str | torch.dtype | None = None
     ) -> P:
-        """Move to a device or change the number type; omitted arguments leave it unchanged. Returns the pipeline.
+        """Move to a device or change the number type, which may also stand alone; omitted arguments leave it
+        unchanged. Returns the pipeline.
 
         Raises:
             ConfigError: the device does not exist, the type is not `float32`, `bfloat16` or `int8`, the device cannot
                 compute with int8, or another type is requested after int8.
         """
-        if isinstance(device, torch.dtype):
+        if isinstance(device, torch.dtype) or _TYPE_NAME.fullmatch(str(device)):
             device, dtype = None, device
         device = self.device if device is None else choose_device(device)
         chosen = choose_type(self.dtype if dtype is None else dtype, device)

@@ -43,9 +43,9 @@ def test_batches_change_nothing(pipe: ImagePipeline) -> None:
 def test_it_says_what_it_is_and_what_it_cannot_do(pipe: ImagePipeline, tmp_path: Path) -> None:
     assert "int8 on cpu" in repr(pipe) and pipe.dtype == torch.int8
     before = pipe([0, 1], seed=1).codes
-    assert pipe.to("cpu") is pipe.to(torch.int8) is pipe.to("cpu", "int8") is pipe
+    assert pipe.to("cpu") is pipe.to(torch.int8) is pipe.to("cpu", "int8") is pipe.to("int8") is pipe
     assert torch.equal(pipe([0, 1], seed=1).codes, before)
-    for refused in (partial(pipe.to, dtype="bfloat16"), partial(pipe.to, torch.float32), pipe.compile):
+    for refused in (partial(pipe.to, dtype="bfloat16"), partial(pipe.to, torch.float32), partial(pipe.to, "fp32"), pipe.compile):
         with pytest.raises(ConfigError, match="this model holds int8 weights; load it again with dtype="):
             refused()
     with pytest.raises(ConfigError, match="^save_pretrained: this model holds int8 weights"):
@@ -55,6 +55,9 @@ def test_it_says_what_it_is_and_what_it_cannot_do(pipe: ImagePipeline, tmp_path:
 
 def test_another_type_becomes_int8(model: Path, pipe: ImagePipeline) -> None:
     other = ImagePipeline.from_pretrained(model, device="cpu", dtype="float32")
+    assert other.to("bfloat16").dtype == torch.bfloat16
+    with pytest.raises(ConfigError, match="unknown dtype 'float16'"):
+        other.to("float16")
     assert repr(other.to(dtype="int8")) == repr(pipe)
     assert torch.equal(other([2, 0], seed=4).codes, pipe([2, 0], seed=4).codes)
 
