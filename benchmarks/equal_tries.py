@@ -18,13 +18,12 @@ import tyro
 from resgen.checkpoints.format import read_json
 from resgen.cli.main import guard
 from resgen.config import config_to_dict, parse_overrides
+from resgen.experiments.image.actions import FINAL_SEED, SEARCH_SEED
 from resgen.experiments.image.judge import Judge, Score
 from resgen.experiments.image.sweep import find_settings
 from resgen.files import write_json
 from resgen.kinds import AnySampling, kind_of, without_guidance
 from resgen.pipelines.image.pipeline import ImagePipeline
-
-SEARCH_SEED, FINAL_SEED = 1000, 2000
 
 
 def main(
