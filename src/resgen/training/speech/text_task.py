@@ -245,7 +245,8 @@ class TextTask:
         sizes = self.train.sizes(indices)
 
         def loss_of(rows: slice) -> tuple[Tensor, dict[str, Tensor]]:
-            return self._losses(self.train.batch(indices[rows], self.device), sizes, fade)[:2]
+            batch = self.train.batch(indices[rows], self.device)
+            return self._losses(batch, self.model(batch.tokens, batch.valid), sizes, fade)[:2]
 
         return [("text", functools.partial(loss_of, rows)) for rows in parts]
 
@@ -262,8 +263,9 @@ class TextTask:
         sums = torch.zeros(len(names) + 1, dtype=torch.float64)  # and the errors of durations
         for part in torch.arange(count).split(VALIDATION_BATCH)[reduce.rank :: reduce.world_size]:
             batch = self.held_out.batch(part, self.device)
-            loss, metrics, durations = self._losses(batch, sizes, 0.0)
-            predicted = self.model.durations(self.model(batch.tokens, batch.valid), batch.valid)
+            hidden = self.model(batch.tokens, batch.valid)
+            loss, metrics, durations = self._losses(batch, hidden, sizes, 0.0)
+            predicted = self.model.durations(hidden, batch.valid)
             ratio = 100 * (predicted.sum(dim=1) / batch.frames - 1) / count
             error = (predicted - durations).abs().sum() / sizes.tokens
             values = [loss, *(metrics[name] for name in PARTS), ratio.abs().sum(), ratio.sum(), error]
@@ -295,11 +297,12 @@ class TextTask:
         symbols = map(self.read.symbols, self.train.contents)
         save_text_model(folder, self.model, alphabet=alphabet_of([self._alphabet, *symbols]), history=history)
 
-    def _losses(self, batch: Utterances, sizes: Sizes, fade: float) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    def _losses(
+        self, batch: Utterances, hidden: Float[Tensor, "B N E"], sizes: Sizes, fade: float
+    ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """Loss and metrics as shares of a batch of these sizes, and the durations of the alignment, with `fade` of the
         priors."""
         model = self.model
-        hidden = model(batch.tokens, batch.valid)
         target = model.normalise(batch.mels, batch.frames)
         prior = fade * self._prior(batch) if fade > 0 else None
         logs = model.log_durations(hidden, batch.valid).float()

@@ -148,10 +148,11 @@ def test_priors_fade_and_put_pauses_where_it_is_quiet() -> None:
     torch.nn.init.zeros_(task.model.mel.bias)
     batch, sizes = task.train.batch(torch.tensor([3]), torch.device("cpu")), task.train.sizes(torch.tensor([3]))
     known = [EDGE, *(FRAMES[letter] for letter in WORDS[3]), EDGE]
-    durations = task._losses(batch, sizes, 1.0)[2][0].tolist()
+    hidden = task.model(batch.tokens, batch.valid)
+    durations = task._losses(batch, hidden, sizes, 1.0)[2][0].tolist()
     for place in (0, 3, len(known) - 1):  # the boundaries and the space; windows blur a pause by a frame at each side
         assert known[place] - 2 <= durations[place] <= known[place]
-    without = task._losses(batch, sizes, 0.0)[2][0].tolist()
+    without = task._losses(batch, hidden, sizes, 0.0)[2][0].tolist()
     assert without != durations
     now = [float(next(losses(task, torch.tensor([3]), step, generator("t")))[1].detach()) for step in (0, 10, 11)]
     assert now[0] != now[1] == now[2]
