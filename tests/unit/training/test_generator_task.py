@@ -10,12 +10,14 @@ from torch import Tensor
 
 from resgen.kinds import GeneratorLossConfig, build
 from resgen.models.resgen import ResGenConfig
+from resgen.ops.random import generator
 from resgen.quantizers import QuantizerConfig, make_quantizer
 from resgen.samplers.unmasking import SamplingConfig
-from resgen.training.generator_task import GeneratorTask
-from resgen.types import CodeSpec
+from resgen.training.generator_task import Batch, GeneratorTask, draw_kept
+from resgen.types import CodeSpec, SequenceCondition
 
 SPEC = CodeSpec(shape=(2, 2), depth=2, codebook_size=4, code_dim=4)
+SEQUENCES = CodeSpec(shape=(5,), depth=2, codebook_size=4, code_dim=4)
 
 
 class _Many:
@@ -53,3 +55,48 @@ def test_the_scale_is_taken_from_samples_of_all_the_data(count: int) -> None:
     assert len(rows) == min(count, 16384)
     assert int(rows.min()) == 0 and int(rows.max()) == count - 1
     assert (rows.diff() > 0).all()
+
+
+class _Utterances:
+    """Sequences of five positions, the first of which is the prompt, with a feature for each position."""
+
+    def __len__(self) -> int:
+        return 64
+
+    def codes(self, indices: Tensor) -> Tensor:
+        return (indices[:, None, None] % 4).expand(-1, 5, 2)
+
+    def draw(self, indices: Tensor, stream: torch.Generator) -> tuple[Tensor, Tensor]:
+        return indices, (torch.arange(5) > 0).expand(len(indices), -1)
+
+    def batch(self, samples: Tensor) -> Batch:
+        count = len(samples)
+        sequence = SequenceCondition.of([5] * count, [1] * count, [torch.ones(5, 3)] * count)
+        return self.codes(samples), torch.zeros(count, dtype=torch.int64), sequence
+
+
+@pytest.mark.parametrize("parts", [[slice(0, 64)], [slice(0, 32), slice(32, 64)]])
+def test_some_samples_go_without_features_and_prompt(parts: list[slice]) -> None:
+    """For the unconditional branch of guidance: a share `class_dropout` of them, however a batch is divided."""
+    shape = {"width": 16, "num_layers": 1, "num_heads": 2, "mlp_width": 16, "condition_width": 16}
+    model = build(ResGenConfig(feature_width=3, class_dropout=0.5, **shape), SEQUENCES)
+    quantizer = make_quantizer(QuantizerConfig(depth=2, codebook_size=4), 4)
+    data = cast(Any, _Utterances())
+    task = GeneratorTask(
+        model,
+        GeneratorLossConfig(),
+        data,
+        data,
+        quantizer=quantizer,
+        product=cast(Any, None),
+        sampling=SamplingConfig(),
+    )
+    seen: list[SequenceCondition] = []
+    task._loss = lambda batch, *_: seen.append(batch[2]) or (torch.zeros(()), {})  # type: ignore[func-returns-value]
+    for _, compute in task.losses(torch.arange(64), parts, 0, generator("step")):
+        compute()
+    keep = torch.cat([sequence.keep for sequence in seen if sequence.keep is not None])
+    assert torch.equal(keep[:, None], draw_kept(64, 1, 0.5, generator("step")))
+    assert 20 < int(keep.sum()) < 44
+    attended = torch.cat([sequence.attended for sequence in seen])
+    assert torch.equal(attended[:, 0], keep) and attended[:, 1:].all()
