@@ -80,6 +80,17 @@ def picture_grid(
     return sheet
 
 
+def stacked(pictures: Sequence[Image.Image], gap: int) -> Image.Image:
+    """`RGB` pictures below each other, with `gap` white pixels below each."""
+    height = sum(picture.height + gap for picture in pictures)
+    sheet = Image.new("RGB", (max(picture.width for picture in pictures), height), "white")
+    top = 0
+    for picture in pictures:
+        sheet.paste(picture, (0, top))
+        top += picture.height + gap
+    return sheet
+
+
 def from_array(array: UInt8[np.ndarray, "height width C"]) -> Image.Image:
     """A picture of mode `L` or `RGB`, by its number of channels."""
     return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
+from resgen.data.pictures.grid import stacked
 from resgen.data.sound.spectrogram import spectrogram_picture
 from resgen.ops.mel import log_mel
 from resgen.pipelines.image.trace import StepTrace, level_colours
@@ -49,13 +50,7 @@ class SpeechTrace(StepTrace):
             spectrogram = spectrogram_picture(mel, scale=2)
             tiles.append(spectrogram)
             tiles.append(heat.resize((spectrogram.width, heat.height * _SIDE // 2), Image.Resampling.NEAREST))
-        height = sum(tile.height + _GAP for tile in tiles)
-        sheet = Image.new("RGB", (max(tile.width for tile in tiles), height), "white")
-        top = 0
-        for tile in tiles:
-            sheet.paste(tile, (0, top))
-            top += tile.height + _GAP
-        return sheet
+        return stacked(tiles, _GAP)
 
     @torch.inference_mode()
     def mel(self, codes: Int[Tensor, "L D"], visible: Int[Tensor, " L"]) -> Float[Tensor, "F T"] | None:

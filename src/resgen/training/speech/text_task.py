@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from resgen.checkpoints.speech import save_text_model
 from resgen.data.front_ends import front_end
-from resgen.data.pictures.grid import save_picture
+from resgen.data.pictures.grid import save_picture, stacked
+from resgen.data.sound.alignment import alignment_picture
 from resgen.data.sound.spectrogram import spectrogram_picture
 from resgen.data.sound.store import SpeechStore
 from resgen.data.spoken import FrontEnd
@@ -36,9 +36,7 @@ MEL_BATCH = 16
 PARTS = ("mel", "duration", "length")
 """Of the loss."""
 PICTURES = 2
-PIXELS = 3
-_ROW, _LEFT, _GAP = 11, 20, 6
-_ALIGNED, _PREDICTED, _BOTH = (200, 60, 40), (90, 140, 230), (110, 40, 120)
+PIXELS, GAP = 3, 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,7 +288,7 @@ class TextTask:
                     predicted[index][real].cpu(),
                 )
             )
-        save_picture(_stack(panels), path)
+        save_picture(stacked(panels, GAP), path)
 
     def export(self, folder: Path, history: Mapping[str, Any]) -> None:
         """Write the text model's folder, with the letters or phonemes of the training."""
@@ -329,50 +327,3 @@ class TextTask:
         loudness = loudness - (loudness * inside).sum(dim=1, keepdim=True) / batch.frames[:, None]
         sign = torch.where(is_pause(batch.tokens), -1.0, 1.0)
         return config.prior_weight * even + config.pause_weight * sign[:, :, None] * loudness[:, None]
-
-
-def alignment_picture(
-    mel: Image.Image, labels: Sequence[str], durations: Int[Tensor, " N"], predicted: Int[Tensor, " N"]
-) -> Image.Image:
-    """A mel over a chart with one row per token: frames that the alignment gives it, those predicted, and both.
-
-    Args:
-        mel: picture whose width stands for all frames of `durations`.
-        labels: labels of the tokens.
-        durations: frames per token.
-        predicted: frames per token.
-    """
-    scale = mel.width / int(durations.sum())
-    width = _LEFT + max(mel.width, round(int(predicted.sum()) * scale))
-    picture = Image.new("RGB", (width, mel.height + _GAP + _ROW * len(labels)), "white")
-    picture.paste(mel.convert("RGB"), (_LEFT, 0))
-    draw = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(size=_ROW - 1)
-    spans = [_spans(counts) for counts in (durations, predicted)]
-    for row, label in enumerate(labels):
-        top = mel.height + _GAP + row * _ROW
-        draw.text((4, top - 1), label, fill="black", font=font)
-        (begin, end), (early, late) = spans[0][row], spans[1][row]
-        for first, last, colour in (
-            (begin, end, _ALIGNED),
-            (early, late, _PREDICTED),
-            (max(begin, early), min(end, late), _BOTH),
-        ):
-            if last > first:
-                box = (_LEFT + first * scale, top, _LEFT + last * scale - 1, top + _ROW - 2)
-                draw.rectangle(tuple(map(round, box)), fill=colour)
-    return picture
-
-
-def _spans(durations: Tensor) -> list[tuple[int, int]]:
-    ends = durations.cumsum(0).tolist()
-    return list(zip([0, *ends], ends, strict=False))
-
-
-def _stack(panels: Sequence[Image.Image]) -> Image.Image:
-    sheet = Image.new("RGB", (max(p.width for p in panels), sum(p.height + 2 * _GAP for p in panels)), "white")
-    top = 0
-    for panel in panels:
-        sheet.paste(panel, (0, top))
-        top += panel.height + 2 * _GAP
-    return sheet

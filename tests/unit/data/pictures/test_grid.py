@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from resgen.data import picture_grid, save_picture
-from resgen.data.pictures.grid import PAD
+from resgen.data.pictures.grid import PAD, stacked
 from resgen.errors import ConfigError, DataError, WriteError
 
 
@@ -115,3 +115,10 @@ def test_save_refuses_bad_places(tmp_path: Path) -> None:
     with pytest.raises(WriteError, match="cannot write"):
         save_picture(sheet, tmp_path / "dir.png")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["dir.png", "file"]
+
+
+def test_pictures_are_stacked_with_gaps() -> None:
+    sheet = stacked([Image.new("L", (4, 2), 7), Image.new("RGB", (6, 3), "red")], 5)
+    assert sheet.mode == "RGB" and sheet.size == (6, 2 + 5 + 3 + 5)
+    pixels = [sheet.getpixel(place) for place in ((3, 1), (4, 1), (0, 2), (0, 7), (5, 9), (0, 10))]
+    assert pixels == [(7, 7, 7), (255, 255, 255), (255, 255, 255), (255, 0, 0), (255, 0, 0), (255, 255, 255)]

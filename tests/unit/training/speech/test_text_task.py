@@ -25,7 +25,7 @@ from resgen.ops.mel import MelConfig
 from resgen.ops.random import generator
 from resgen.training.interface import TrainerConfig
 from resgen.training.speech import text_task
-from resgen.training.speech.text_task import Recordings, TextLossConfig, TextTask, alignment_picture
+from resgen.training.speech.text_task import Recordings, TextLossConfig, TextTask
 from resgen.training.trainer import Trainer
 from steps import losses
 
@@ -183,16 +183,6 @@ def test_durations_are_predicted_once_a_step(monkeypatch: pytest.MonkeyPatch) ->
     [(_, loss_of)] = task.losses(torch.arange(4), [slice(0, 4)], 0, generator("test"))
     loss_of()[0].backward()
     assert len(calls) == 1 and task.model.duration.weight.grad is not None
-
-
-def test_alignment_picture_shows_both_durations() -> None:
-    mel = Image.new("RGB", (40, 10), "black")
-    picture = alignment_picture(mel, ["|", "a", "|"], torch.tensor([2, 5, 1]), torch.tensor([4, 5, 1]))
-    assert picture.height == 10 + 6 + 3 * 11 and picture.width == 20 + 50
-    row = 10 + 6 + 11 + 5  # the letter: found in frames 2..6, predicted in 4..8
-    colours = [picture.getpixel((20 + 5 * frame + 2, row)) for frame in range(10)]
-    assert len(set(colours[2:4])) == len(set(colours[4:7])) == len(set(colours[7:9])) == 1
-    assert len({colours[0], colours[2], colours[4], colours[7]}) == 4 and colours[9] == colours[0] == (255, 255, 255)
 
 
 def test_refused_data_and_settings() -> None:
