@@ -255,6 +255,23 @@ def test_validation_uses_the_average_and_leaves_no_trace(toy, tmp_path):
     assert (tmp_path / "a" / "samples" / "step_00000007.png").exists()
 
 
+def test_what_is_exported_is_the_average_over_all_steps(toy, tmp_path):
+    """Of the weights after each step, the later ones counting more: min(decay, (1 + s) / (10 + s)) of the old stays."""
+    task = toy.ToyTask()
+    average = task.module.main[0].weight.detach().clone()
+    after_step = task.after_step
+
+    def watch(step, *rest):
+        keep = min(0.9, (1 + step) / (10 + step))
+        average.copy_(keep * average + (1 - keep) * task.module.main[0].weight.detach())
+        after_step(step, *rest)
+
+    task.after_step = watch
+    run(toy, tmp_path, task=task)
+    torch.testing.assert_close(weights(tmp_path)["main.0.weight"], average)
+    assert (average - task.module.main[0].weight).abs().max() > 1e-3
+
+
 def test_micro_batches_sum_to_the_gradient_of_the_batch(toy, tmp_path):
     """What is random is drawn for the whole batch: a step in 1 or 4 micro-batches gives the same weights."""
     result = []
