@@ -255,6 +255,22 @@ def test_validation_uses_the_average_and_leaves_no_trace(toy, tmp_path):
     assert (tmp_path / "a" / "samples" / "step_00000007.png").exists()
 
 
+def test_steps_are_taken_at_the_learning_rate_that_the_log_tells(toy, tmp_path, monkeypatch):
+    rates, step = [], torch.optim.AdamW.step
+
+    def watch(optimizer, *args):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        return step(optimizer, *args)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watch)
+    run(toy, tmp_path)
+    told = [line["learning_rate"] for line in toy.metrics(tmp_path) if line["kind"] == "train"]
+    assert len(told) == 30 and len(rates) == 60  # of both groups
+    assert rates == [[rate, rate] for rate in told for _ in range(2)]
+    assert told[:4] == pytest.approx([0.01 / 3, 0.02 / 3, 0.01, 0.01])
+    assert told[14:] == pytest.approx([0.01 * (1 - k / 15) for k in (0, *range(15))])
+
+
 def test_what_is_exported_is_the_average_over_all_steps(toy, tmp_path):
     """Of the weights after each step, the later ones counting more: min(decay, (1 + s) / (10 + s)) of the old stays."""
     task = toy.ToyTask()
