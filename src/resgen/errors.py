@@ -30,6 +30,10 @@ class ConfigError(ResGenError, ValueError):
     """A configuration value, key or combination that is not allowed."""
 
 
+class WrongTypeError(ConfigError, TypeError):
+    """An argument of a type that is not taken."""
+
+
 class DataError(ResGenError):
     """Input data that is missing, empty, unreadable or of the wrong kind."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from resgen.checkpoints import hub
 from resgen.checkpoints.format import CONFIG_NAME
-from resgen.errors import CheckpointError, unknown
+from resgen.errors import CheckpointError, WrongTypeError, unknown
 from resgen.files import nearest_path
 
 RUN_FILES = ("config.yaml", "env.json")
@@ -25,8 +25,11 @@ def resolve_model(name_or_path: str | Path) -> Path:
     folder of data, is passed over.
 
     Raises:
+        WrongTypeError: neither.
         CheckpointError: nothing of that name; the message lists the bundled ones. Or a run that has not finished.
     """
+    if not isinstance(name_or_path, str | Path):
+        raise WrongTypeError(f"{name_or_path!r} must be the name of a model or the path of a folder")
     path = Path(name_or_path)
     run = path.parent if path.name == "model" else path
     if _is_run(run) and not (run / "model").exists():
@@ -40,7 +43,7 @@ def resolve_model(name_or_path: str | Path) -> Path:
         return published
     if str(name_or_path) in list_bundled() and not described and not any(path.glob("*.safetensors")):
         return ASSETS / str(name_or_path)
-    if path.is_dir():
+    if path.is_dir() and name_or_path != "":
         return path
     if isinstance(name_or_path, str) and hub.is_hub_name(name_or_path):
         return hub.download(name_or_path)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from resgen.checkpoints.format import Folder
 from resgen.config import is_text
-from resgen.errors import CheckpointError, ConfigError, unknown
+from resgen.errors import CheckpointError, ConfigError, WrongTypeError, unknown
 
 DEFAULT_VOICE = "default"
 """The model's own choice, under a name that no recording can have."""
@@ -103,17 +103,21 @@ def check_voice(name: str, voice: Voice, voices: Mapping[str, Voice]) -> None:
 def choose_voice(
     name: str | None, prompt: Any, prompt_text: str | None, voices: Mapping[str, Voice]
 ) -> tuple[Any, str | None]:
-    """The prompt of a request and its text: those of the voice that it names, if any, or its own.
+    """The prompt of a request and its text: those of the voice that it names (case does not matter), if any, or its
+    own.
 
     Raises:
+        WrongTypeError: a voice that is no text.
         ConfigError: there is no such voice, or a prompt besides.
     """
     if name is None:
         return prompt, prompt_text
     if prompt is not None or prompt_text:
         raise ConfigError(f"voice='{name}' and a prompt are two voices; give one of them")
-    if name == DEFAULT_VOICE:
-        return None, None
-    if not isinstance(name, str) or name not in voices:
-        raise ConfigError(unknown("voice", name, [DEFAULT_VOICE, *voices]))
-    return voices[name]
+    if not isinstance(name, str):
+        raise WrongTypeError(unknown("voice", name, [DEFAULT_VOICE, *voices]))
+    names = [DEFAULT_VOICE, *voices]
+    found = name if name in names else {one.lower(): one for one in names}.get(name.lower())
+    if found is None:
+        raise ConfigError(unknown("voice", name, names))
+    return (None, None) if found == DEFAULT_VOICE else voices[found]

@@ -22,7 +22,7 @@ from safetensors import safe_open
 
 from resgen.data.spoken import Spoken
 from resgen.data.text import PROSODY, normalise_text
-from resgen.errors import DataError
+from resgen.errors import DataError, WrongTypeError
 from resgen.files import read_small_text
 from resgen.nn.letters import LetterToSound
 
@@ -158,10 +158,11 @@ def check_lexicon(words: Mapping[str, str], where: str) -> dict[str, str]:
     """Phonemes by word, normalised.
 
     Raises:
-        DataError: no mapping, what is no word, or no phoneme.
+        WrongTypeError: no mapping.
+        DataError: what is no word, or no phoneme.
     """
     if not isinstance(words, Mapping):
-        raise DataError(f"{where} is {words!r:.80} ({type(words).__name__}); give a file, or phonemes by word")
+        raise WrongTypeError(f"{where} is {words!r:.80} ({type(words).__name__}); give a file, or phonemes by word")
     for word, phonemes in words.items():
         if not isinstance(word, str) or not re.fullmatch(r"[^\W\d_]+(?:'[^\W\d_]+)*", word):
             raise DataError(f"{where}: {word!r} is not a single word")

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from resgen.errors import ConfigError, unknown
+from resgen.errors import ConfigError, WrongTypeError, unknown
 from resgen.models.conditions import class_digits
 from resgen.ops.axes import count_ids, join_digits
 
@@ -105,15 +105,15 @@ def _digit(axis: str, value: Any, axes: Axes) -> int:
 
 def _number(value: Any, count: int, what: str, axes: Axes) -> int:
     """A number below `count`, also as digits."""
-    text = str(value).strip()
+    text, error = str(value).strip(), ConfigError
     if isinstance(value, str) and text.isdecimal() and len(text) < 10:  # int refuses thousands of digits
         value = int(text)
     try:
         number = operator.index(value)
     except TypeError:
-        number = -1
+        number, error = -1, ConfigError if isinstance(value, str) else WrongTypeError
     if not 0 <= number < count:
-        raise ConfigError(unknown(what, value, axes[what]) if what in axes else _unknown(value, axes))
+        raise error(unknown(what, value, axes[what]) if what in axes else _unknown(value, axes))
     return number
 
 

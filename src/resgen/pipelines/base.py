@@ -17,7 +17,7 @@ from torch import nn
 
 from resgen.checkpoints.hub import push_saved
 from resgen.devices import cast_parameters, choose_device
-from resgen.errors import ConfigError, unknown
+from resgen.errors import ConfigError, WrongTypeError, unknown
 from resgen.kinds import AnySampling, kind_of, sampling_with
 from resgen.kinds.settings import OTHER_NAMES
 from resgen.models.base import CodeModel
@@ -169,8 +169,20 @@ def check_whole(least: int, **arguments: Any) -> None:
         ConfigError: naming the first such argument.
     """
     for name, value in arguments.items():
-        if not isinstance(value, numbers.Integral) or value < least:
-            raise ConfigError(f"{name}={value!r} must be a whole number of at least {least}")
+        whole = isinstance(value, numbers.Integral)
+        if not whole or value < least:
+            error = ConfigError if whole else WrongTypeError
+            raise error(f"{name}={value!r} must be a whole number of at least {least}")
+
+
+def check_callback(callback: object) -> None:
+    """Refuse what cannot be called after every step.
+
+    Raises:
+        WrongTypeError: naming it.
+    """
+    if callback is not None and not callable(callback):
+        raise WrongTypeError(f"callback={callback!r} must be a function of (record, codes, visible), or None")
 
 
 def some_of(names: Sequence[str]) -> str:

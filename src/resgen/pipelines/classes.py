@@ -13,12 +13,20 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from resgen.checkpoints.artefacts import Pipeline, load_pipeline, save_pipeline
-from resgen.errors import ConfigError, unknown
+from resgen.errors import ConfigError, WrongTypeError, unknown
 from resgen.kinds import KINDS, AnySampling, Settings, kind_of, sample, sampling_with, without_guidance
 from resgen.nn.int8 import check_floating
 from resgen.ops.axes import count_ids
 from resgen.pipelines.axes import axes_id, axes_name
-from resgen.pipelines.base import BasePipeline, NoOthers, check_whole, refuse_others, seed_of, some_of
+from resgen.pipelines.base import (
+    BasePipeline,
+    NoOthers,
+    check_callback,
+    check_whole,
+    refuse_others,
+    seed_of,
+    some_of,
+)
 from resgen.samplers.records import StepCallback, StepRecord
 
 ClassLike = str | SupportsIndex | Mapping[str, str | SupportsIndex | None]
@@ -165,7 +173,8 @@ class ClassPipeline(BasePipeline):
         if text.isdecimal() and len(text) < 10 and int(text) < most:  # int refuses thousands of digits
             return int(text)
         numbers = f"0..{most - 1}" if most else "none (the model has no classes)"
-        raise ConfigError(unknown("class", name_or_id, [*self.class_names, numbers]))
+        error = ConfigError if isinstance(name_or_id, str) or hasattr(name_or_id, "__index__") else WrongTypeError
+        raise error(unknown("class", name_or_id, [*self.class_names, numbers]))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """See `draw`."""
@@ -185,6 +194,7 @@ class ClassPipeline(BasePipeline):
     ) -> ClassOutput:
         """Generate samples; arguments and errors are those of `ImagePipeline.__call__`."""
         check_whole(1, num_samples=num_samples, batch_size=batch_size)
+        check_callback(callback)
         seed = seed_of(seed)
         every = range(self.num_classes) if self.num_classes else [0]
         classes = every if class_ids is None else [self.class_id(c) for c in listed(class_ids)]

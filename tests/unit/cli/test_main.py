@@ -150,7 +150,7 @@ def test_closed_output_is_quiet():
 def test_models_lists_and_writes_json(bundled, capsys):
     bundled(fashion_mnist_small="pipeline")
     assert main(["models"]) == 0
-    assert capsys.readouterr().out.split("\n")[1].split() == ["fashion-mnist-small", "pipeline", "2.0", "clothes"]
+    assert capsys.readouterr().out.split("\n")[1].split() == ["fashion-mnist-small", "images", "2.0", "clothes"]
     assert main(["models", "--json"]) == 0
     model = {"name": "fashion-mnist-small", "kind": "pipeline", "size_bytes": 2_000_000, "description": "clothes"}
     assert json.loads(capsys.readouterr().out) == {"models": [model]}

@@ -45,7 +45,12 @@ def test_it_says_what_it_is_and_what_it_cannot_do(pipe: ImagePipeline, tmp_path:
     before = pipe([0, 1], seed=1).codes
     assert pipe.to("cpu") is pipe.to(torch.int8) is pipe.to("cpu", "int8") is pipe.to("int8") is pipe
     assert torch.equal(pipe([0, 1], seed=1).codes, before)
-    for refused in (partial(pipe.to, dtype="bfloat16"), partial(pipe.to, torch.float32), partial(pipe.to, "fp32"), pipe.compile):
+    for refused in (
+        partial(pipe.to, dtype="bfloat16"),
+        partial(pipe.to, torch.float32),
+        partial(pipe.to, "fp32"),
+        pipe.compile,
+    ):
         with pytest.raises(ConfigError, match="this model holds int8 weights; load it again with dtype="):
             refused()
     with pytest.raises(ConfigError, match="^save_pretrained: this model holds int8 weights"):

@@ -1,5 +1,5 @@
-"""Values of types that no pipeline takes are named in one line; in a process of its own, for the suite's checks of
-types would come first."""
+"""A value of a type that no pipeline takes is a TypeError that names it in one line; in a process of its own, for the
+suite's checks of types would come first."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ for call in CALLS:
 REFUSED = {
     "pictures('B')": ("ConfigError", "unknown class 'B'; allowed: T-shirt/top, Bag, 1, 0..2"),
     "pictures(9)": ("ConfigError", "unknown class '9'"),
-    "pictures(3.5)": ("ConfigError", "unknown class '3.5'"),
-    "pictures(b'Bag')": ("ConfigError", "unknown class"),
-    "pictures([[0, 1]])": ("ConfigError", "unknown class '[0, 1]'"),
+    "pictures(3.5)": ("WrongTypeError", "unknown class '3.5'"),
+    "pictures(b'Bag')": ("WrongTypeError", "unknown class"),
+    "pictures([[0, 1]])": ("WrongTypeError", "unknown class '[0, 1]'"),
     "pictures(True)": ("ConfigError", "unknown class 'True'"),
-    "pictures('Bag', seed='a')": ("ConfigError", "seed='a' must be a whole number of at least 0"),
-    "pictures('Bag', seed=1.0)": ("ConfigError", "seed=1.0 must be a whole number"),
-    "pictures('Bag', num_samples='2')": ("ConfigError", "num_samples='2' must be a whole number"),
-    "pictures('Bag', batch_size=1.5)": ("ConfigError", "batch_size=1.5 must be a whole number"),
+    "pictures('Bag', seed='a')": ("WrongTypeError", "seed='a' must be a whole number of at least 0"),
+    "pictures('Bag', seed=1.0)": ("WrongTypeError", "seed=1.0 must be a whole number"),
+    "pictures('Bag', num_samples='2')": ("WrongTypeError", "num_samples='2' must be a whole number"),
+    "pictures('Bag', batch_size=1.5)": ("WrongTypeError", "batch_size=1.5 must be a whole number"),
     "pictures('Bag', num_steps='4')": ("ConfigError", "num_steps='4' must be a whole number"),
     "pictures('Bag', top_p=[1])": ("ConfigError", "top_p=[1] must be a number"),
-    "pictures.edit(3, keep_levels=1, class_id=0)": ("DataError", "the picture is 3 (int); give a PIL picture"),
+    "pictures.edit(3, keep_levels=1, class_id=0)": ("WrongTypeError", "the picture is 3 (int); give a PIL picture"),
     "pictures.edit(np.zeros((8, 8), np.uint8), keep_levels='1', class_id=0)": (
         "ConfigError",
         "keep_levels='1' must lie in",
@@ -46,18 +46,25 @@ REFUSED = {
         "keep_levels=1.5 must lie",
     ),
     "pictures('Bag', mask_schedule=1)": ("ConfigError", "mask_schedule=1 must be a name"),
-    "speech(3)": ("ConfigError", "text=3 must be a text or a list of texts"),
-    "speech(['abc', 3])": ("ConfigError", "holds 3, which is not text"),
-    "speech('abc', speed='fast')": ("ConfigError", "speed='fast' must be a number"),
+    "speech(3)": ("WrongTypeError", "text=3 must be a text or a list of texts"),
+    "speech(['abc', 3])": ("WrongTypeError", "holds 3, which is not text"),
+    "speech('abc', speed='fast')": ("WrongTypeError", "speed='fast' must be a number"),
     "speech('abc', speed=float('inf'))": ("ConfigError", "speed=inf must be a number above 0, and finite"),
     "speech('abc', speed=1e-300)": ("DataError", "use shorter sentences, a shorter prompt or more speed"),
-    "speech('abc', voice=['ann'])": ("ConfigError", "unknown voice '['ann']'"),
-    "speech.use_lexicon(['a'])": ("DataError", "the lexicon is ['a'] (list); give a file, or phonemes by word"),
-    "speech('abc', seed='a')": ("ConfigError", "seed='a' must be a whole number"),
-    "speech('abc', prompt=3, prompt_text='abc')": ("DataError", "the prompt is 3 (int); give a file"),
-    "speech('abc', prompt=(8000, __import__('torch').eye(9)), prompt_text='abc')": ("DataError", "(8000, tensor([[1.,"),
-    "pictures.edit([__import__('torch').eye(9)], keep_levels=1, class_id=0)": ("DataError", "[tensor([[1., 0.,"),
-    "speech.stream(['abc'])": ("ConfigError", "text=['abc'] must be a text"),
+    "speech('abc', voice=['ann'])": ("WrongTypeError", "unknown voice '['ann']'"),
+    "speech.use_lexicon(['a'])": ("WrongTypeError", "the lexicon is ['a'] (list); give a file, or phonemes by word"),
+    "speech('abc', seed='a')": ("WrongTypeError", "seed='a' must be a whole number"),
+    "speech('abc', prompt=3, prompt_text='abc')": ("WrongTypeError", "the prompt is 3 (int); give a file"),
+    "speech('abc', prompt=(8000, __import__('torch').eye(9)), prompt_text='abc')": (
+        "WrongTypeError",
+        "(8000, tensor([[1.,",
+    ),
+    "pictures.edit([__import__('torch').eye(9)], keep_levels=1, class_id=0)": ("WrongTypeError", "[tensor([[1., 0.,"),
+    "speech.stream(['abc'])": ("WrongTypeError", "text=['abc'] must be a text"),
+    "pictures('Bag', callback=3)": ("WrongTypeError", "callback=3 must be a function of (record, codes, visible)"),
+    "speech('abc', callback='print')": ("WrongTypeError", "callback='print' must be a function"),
+    "resgen.load(None)": ("WrongTypeError", "None must be the name of a model or the path of a folder"),
+    "resgen.load('')": ("CheckpointError", "unknown model ''; allowed: "),
     "speech('abc', num_samples=3)": ("ConfigError", "unknown sampling setting 'num_samples'"),
 }
 

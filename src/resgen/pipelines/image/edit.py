@@ -218,6 +218,7 @@ def _mask(
     mask: MaskLike | None, keep: tuple[int, int, int, int] | list[int] | None, size: int
 ) -> Bool[Tensor, "S S"] | None:
     """True where the picture is regenerated; None without a mask."""
+    mask = (Box.parse(mask) or mask) if isinstance(mask, str) else mask
     if isinstance(mask, tuple | list) or keep is not None:
         box = Box.of("mask", mask, size) if keep is None else Box.of("keep", keep, size)
         inside = torch.zeros(size, size, dtype=torch.bool)

@@ -11,11 +11,13 @@ from torch import Tensor
 
 from resgen.data.pictures.decode import Picture
 from resgen.data.pictures.grid import png_bytes
-from resgen.errors import DataError
+from resgen.errors import DataError, WrongTypeError
+from resgen.pipelines.image.output import ImageOutput
 
-PictureLike = Image.Image | str | Path | bytes | memoryview | np.ndarray | Tensor
-"""A PIL picture, a file, its content, or numbers: an array `[rows, columns(, channels)]` or a tensor
-`[(channels, )rows, columns]`, whole in 0..255 or of floating point in [0, 1]."""
+PictureLike = Image.Image | str | Path | bytes | memoryview | np.ndarray | Tensor | ImageOutput
+"""A PIL picture, a file, its content, numbers, or a single picture that a pipeline drew. Numbers are an array
+`[rows, columns(, channels)]` or a tensor `[(channels, )rows, columns]`, whole in 0..255 or of floating point in
+[0, 1]."""
 MaskLike = PictureLike | tuple[int, int, int, int] | list[int]
 
 
@@ -27,9 +29,12 @@ def stored_picture(image: Any, what: str) -> tuple[Picture, str]:
         what: `picture` or `mask`.
 
     Raises:
-        DataError: something else, or numbers out of range.
+        WrongTypeError: something else.
+        DataError: numbers out of range, or of a shape that no picture has.
     """
     where = f"the {what}"
+    if isinstance(image, ImageOutput) and len(image) == 1:
+        image = image[0]
     if isinstance(image, bytes | memoryview):
         return memoryview(image), where
     if isinstance(image, str | Path):
@@ -41,7 +46,7 @@ def stored_picture(image: Any, what: str) -> tuple[Picture, str]:
     if isinstance(image, np.ndarray):
         image = _from_numbers(image, where)
     if not isinstance(image, Image.Image):
-        raise DataError(
+        raise WrongTypeError(
             f"{where} is {' '.join(repr(image).split()):.80} ({type(image).__name__}); give a PIL picture, an array, "
             "a tensor or a file"
         )

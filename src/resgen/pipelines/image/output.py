@@ -46,6 +46,12 @@ class ImageOutput:
     class_names: list[str]
     seed: int
 
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        return self.images[index]
+
     def save(self, path: str | Path, *, scale: int | None = None) -> list[Path]:
         """Write the pictures; missing folders are made.
 

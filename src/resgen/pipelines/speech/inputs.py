@@ -14,14 +14,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from resgen.data.sound.decode import MAX_PEAK, read_sound, resample
-from resgen.errors import ConfigError, DataError
+from resgen.errors import ConfigError, DataError, WrongTypeError
 from resgen.kinds import Settings
+from resgen.pipelines.speech.utterances import SpeechOutput
 from resgen.samplers.records import StepCallback
 
-SoundLike = str | Path | bytes | memoryview | np.ndarray | Tensor | tuple[np.ndarray | Tensor, int]
-"""A file of any kind and rate that `data.sound.decode.read_sound` takes, its content, samples at the model's rate, or
-`(samples, rate)`. Samples lie in [-1, 1] or are whole numbers of their type's range; of several channels, in either
-order of the axes, the mean is taken."""
+SoundLike = str | Path | bytes | memoryview | np.ndarray | Tensor | tuple[np.ndarray | Tensor, int] | SpeechOutput
+"""A file of any kind and rate that `data.sound.decode.read_sound` takes, its content, samples at the model's rate,
+`(samples, rate)`, or what a pipeline said. Samples lie in [-1, 1] or are whole numbers of their type's range; of
+several channels, in either order of the axes, the mean is taken."""
 
 
 class Speaking(Settings, total=False):
@@ -45,13 +46,13 @@ def texts_of(text: Any) -> list[str]:
     """
     texts = [text] if isinstance(text, str) else text
     if not isinstance(texts, Iterable) or isinstance(texts, bytes):
-        raise ConfigError(f"text={text!r} must be a text or a list of texts")
+        raise WrongTypeError(f"text={text!r} must be a text or a list of texts")
     texts = list(texts)
     if not texts:
         raise ConfigError(f"text={text!r} must hold at least one text")
     for one in texts:
         if not isinstance(one, str):
-            raise ConfigError(f"text={text!r} holds {one!r}, which is not text")
+            raise WrongTypeError(f"text={text!r} holds {one!r}, which is not text")
     return texts
 
 
@@ -61,8 +62,9 @@ def check_speed(speed: Any) -> None:
     Raises:
         ConfigError: naming it.
     """
-    if not isinstance(speed, numbers.Real) or not 0 < float(speed) < math.inf:
-        raise ConfigError(f"speed={speed!r} must be a number above 0, and finite")
+    real = isinstance(speed, numbers.Real)
+    if not real or not 0 < float(speed) < math.inf:
+        raise (ConfigError if real else WrongTypeError)(f"speed={speed!r} must be a number above 0, and finite")
 
 
 def name_of(source: Any, what: str) -> str:
@@ -80,18 +82,21 @@ def samples_of(source: Any, sample_rate_hz: int, what: str) -> tuple[Float[Tenso
 
     Raises:
         ConfigError: a rate outside 1,000..384,000 Hz.
-        DataError: something else, or what `read_sound` refuses.
+        WrongTypeError: something else.
+        DataError: what `read_sound` refuses.
     """
     where = name_of(source, what)
     if isinstance(source, str | Path | bytes | memoryview):
         return read_sound(source, sample_rate_hz, where=where), where
     values, rate = source, sample_rate_hz
+    if isinstance(source, SpeechOutput):
+        values, rate = source.audio, source.sample_rate_hz
     if isinstance(source, tuple | list) and len(source) == 2:
         values, rate = source
         if isinstance(rate, float | np.floating) and float(rate).is_integer():
             rate = int(rate)
     if not isinstance(values, np.ndarray | Tensor) or not isinstance(rate, int | np.integer):
-        raise DataError(
+        raise WrongTypeError(
             f"{where} is {' '.join(repr(source).split()):.80} ({type(source).__name__}); give a file, samples at "
             f"{sample_rate_hz} Hz as an array or a tensor, or (samples, rate)"
         )

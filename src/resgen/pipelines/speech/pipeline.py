@@ -18,11 +18,11 @@ from resgen.data.phonemes import check_lexicon, read_lexicon
 from resgen.data.sound.decode import check_prompt, encode_sound
 from resgen.data.spoken import Spoken
 from resgen.data.text import words_of
-from resgen.errors import ConfigError, DataError, unknown
+from resgen.errors import ConfigError, DataError, WrongTypeError, unknown
 from resgen.kinds import AnySampling, Settings, kind_of
 from resgen.nn.int8 import check_floating
 from resgen.ops.mel import MelConfig
-from resgen.pipelines.base import BasePipeline, NoOthers, check_whole, refuse_others, seed_of
+from resgen.pipelines.base import BasePipeline, NoOthers, check_callback, check_whole, refuse_others, seed_of
 from resgen.pipelines.speech.edit import (
     Recording,
     SpeechEdit,
@@ -185,6 +185,7 @@ class SpeechPipeline(BasePipeline):
                 silent, clipped, too short, not a sound, or has no transcript.
         """
         check_whole(1, batch_size=batch_size)
+        check_callback(callback)
         sentences = [self.sentences(one) for one in texts_of(text)]
         utterances = self._utterances(sentences, prompt, prompt_text, voice, task, speed, seed)
         outputs = self.speak(utterances, batch_size=batch_size, callback=callback, **settings)
@@ -228,8 +229,9 @@ class SpeechPipeline(BasePipeline):
             DataError: likewise.
         """
         check_whole(1, max_chars=max_chars)
+        check_callback(callback)
         if not isinstance(text, str):
-            raise ConfigError(f"text={text!r} must be a text")
+            raise WrongTypeError(f"text={text!r} must be a text")
         (utterance,) = self._utterances(
             [self.reader.sentences(text, max_chars)], prompt, prompt_text, voice, task, speed, seed
         )

@@ -194,12 +194,15 @@ def test_resizing(pipe: ImagePipeline) -> None:
 
 
 def test_pictures_and_masks_as_callers_have_them(pipe: ImagePipeline, tmp_path: Path) -> None:
-    picture, mask = pipe("bag", seed=4).images[0], Image.new("L", (8, 8))
+    drawn, mask = pipe("bag", seed=4), Image.new("L", (8, 8))
+    picture = drawn[0]
+    assert len(drawn) == 1 and picture is drawn.images[0]
     mask.paste(255, (0, 0, 4, 8))
     picture.save(tmp_path / "a.png")
     pixels, repaint = np.array(picture), np.array(mask)
     expected = pipe.edit(picture, mask=mask, class_id=0).codes
     pictures = [
+        drawn,
         tmp_path / "a.png",
         str(tmp_path / "a.png"),
         (tmp_path / "a.png").read_bytes(),
@@ -214,7 +217,15 @@ def test_pictures_and_masks_as_callers_have_them(pipe: ImagePipeline, tmp_path: 
     ]
     for source in pictures:
         assert torch.equal(pipe.edit(source, mask=mask, class_id=0).codes, expected), type(source)
-    for where in ((0, 0, 4, 8), [0, 0, 4, 8], repaint, repaint > 0, repaint / 255, torch.from_numpy(repaint) > 0):
+    for where in (
+        (0, 0, 4, 8),
+        [0, 0, 4, 8],
+        "0,0,4,8",
+        repaint,
+        repaint > 0,
+        repaint / 255,
+        torch.from_numpy(repaint) > 0,
+    ):
         assert torch.equal(pipe.edit(picture, mask=where, class_id=0).codes, expected), where
     assert torch.equal(pipe.edit(picture, keep=[4, 0, 8, 8], class_id=0).codes, expected)
 

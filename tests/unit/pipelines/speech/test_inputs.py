@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from resgen.data.sound.decode import encode_sound, resample, write_sound
-from resgen.errors import ConfigError, DataError
+from resgen.errors import ConfigError, DataError, WrongTypeError
 from resgen.pipelines.speech.inputs import samples_of, texts_of
+from resgen.pipelines.speech.utterances import SpeechOutput
 from speech_parts import RATE, voice
 
 SOUND = voice(0.6)
@@ -54,6 +55,7 @@ def test_a_file_and_its_content(tmp_path: Path) -> None:
         SOUND,
         SOUND.numpy(),
         (SOUND, RATE),
+        SpeechOutput(audio=SOUND, sample_rate_hz=RATE, codes=torch.zeros(0, 2).long(), steps=[], texts=[], seed=0),
         (SOUND.numpy(), np.int64(RATE)),
         SOUND[None],
         SOUND.expand(2, -1),
@@ -83,10 +85,10 @@ def test_another_rate_is_resampled_as_that_of_a_file() -> None:
 @pytest.mark.parametrize(
     ("source", "error", "named"),
     [
-        (3, DataError, r"the prompt is 3 \(int\); give a file, samples at 8000 Hz"),
-        ([0.1, 0.2], DataError, r"the prompt is \[0.1, 0.2\] \(list\)"),
-        ((RATE, SOUND), DataError, r"\(tuple\); give a file, .* or \(samples, rate\)"),
-        ((SOUND, 22_050.5), DataError, r"\(samples, rate\)"),
+        (3, WrongTypeError, r"the prompt is 3 \(int\); give a file, samples at 8000 Hz"),
+        ([0.1, 0.2], WrongTypeError, r"the prompt is \[0.1, 0.2\] \(list\)"),
+        ((RATE, SOUND), WrongTypeError, r"\(tuple\); give a file, .* or \(samples, rate\)"),
+        ((SOUND, 22_050.5), WrongTypeError, r"\(samples, rate\)"),
         ((SOUND, 12), ConfigError, "12"),
         (torch.zeros(2, 3, 4), DataError, r"the shape \(2, 3, 4\) of torch.float32"),
         (torch.zeros(4, dtype=torch.bool), DataError, "torch.bool"),
@@ -103,5 +105,5 @@ def test_a_rate_may_be_a_float_of_a_whole_number() -> None:
     for rate in (float(RATE), np.float32(RATE)):
         assert torch.equal(samples_of((SOUND, rate), RATE, "prompt")[0], SOUND)
     for rate in (RATE + 0.5, float("nan"), float("inf")):
-        with pytest.raises(DataError, match=r"or \(samples, rate\)"):
+        with pytest.raises(WrongTypeError, match=r"or \(samples, rate\)"):
             samples_of((SOUND, rate), RATE, "prompt")

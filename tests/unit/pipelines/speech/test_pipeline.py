@@ -468,6 +468,7 @@ def test_named_voices_are_kept_with_the_model(pipe: SpeechPipeline, prompt: torc
     rounded = (prompt * 32768).round() / 32768
     expected = pipe(TWO, prompt=rounded, prompt_text="a cab", seed=2)
     assert torch.equal(again(TWO, voice="ann", seed=2).codes, expected.codes)
+    assert torch.equal(again(TWO, voice="Ann", seed=2).codes, expected.codes)
     assert torch.equal(torch.cat([part.codes for part in again.stream(TWO, voice="ann", seed=2)]), expected.codes)
     assert torch.equal(again(TWO, voice="default", seed=2).codes, pipe(TWO, seed=2).codes)
     again.save_pretrained(tmp_path / "model")
