@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
 import inspect
 import io
@@ -46,6 +47,14 @@ from resgen.files import nearest_path
 MAX_LINE = 8000
 """Characters of an error; some name all keys of a recipe, some quote what a damaged file holds."""
 EXIT_OK, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 0, 2, 130, 141
+
+
+class UsageError(ConfigError):
+    """What is wrong with the options of a command, a line for each problem."""
+
+    def __init__(self, command: str, problems: Sequence[str]) -> None:
+        self.problems = [*problems[:-1], f"{problems[-1]}; `resgen {command} --help` explains all options"]
+        super().__init__("; ".join(self.problems))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,28 +165,60 @@ def parse(argv: Sequence[str]) -> Any:
 
 
 def read_options(name: str, words: Sequence[str]) -> Any:
-    """A command with its options; tyro's box around what is wrong with them becomes a line.
+    """A command with its options; tyro's box around what is wrong with them becomes a line for each problem.
 
     Raises:
-        ConfigError: an option is unknown, lacks a value or has one of another type or size, or a needed one is missing.
+        UsageError: an option is unknown, lacks a value or has one of another type or size, or a needed one is missing.
         SystemExit: 0 after help.
     """
     screen = io.StringIO()
     try:
         with contextlib.redirect_stderr(screen):
-            command = tyro.cli(
-                commands()[name], prog=f"resgen {name}", description=about(name), args=words, config=OPTIONS
-            )
+            command, others = call_tyro(name, words)
     except SystemExit as stop:
         if not stop.code:
             raise
-        _, _, body = screen.getvalue().partition("For full helptext")[0].partition("\n")  # without the title
-        lines = (line.strip("│╰╯ ") for line in body.splitlines())
-        sections = " ".join("\n" if set(line) <= {"─", "-"} else line for line in lines).splitlines()
-        text = "; ".join(section.strip().rstrip(".") for section in sections if section.strip())
-        raise ConfigError(f"{text}; `resgen {name} --help` explains all options") from stop
+        raise UsageError(name, wrong_options(name, screen.getvalue())) from stop
+    if others:
+        raise UsageError(name, unknown_options(name, others))
     check_numbers(command)
     return command
+
+
+def call_tyro(name: str, words: Sequence[str]) -> tuple[Any, list[str]]:
+    """A command with its options, and the words that it does not take."""
+    kind, prog = commands()[name], f"resgen {name}"
+    return tyro.cli(kind, prog=prog, description=about(name), args=words, config=OPTIONS, return_unknown_args=True)
+
+
+def wrong_options(name: str, screen: str) -> list[str]:
+    """The lines for tyro's box: unknown options and then each that is missing, or what it says of another error."""
+    _, _, body = screen.partition("For full helptext")[0].partition("\n")  # without the title
+    lines = [line[2:].rstrip("│ ") for line in body.splitlines()]  # without borders
+    if "Missing from " not in body:
+        sections = " ".join("\n" if set(line) <= {"─", "-"} else line.strip() for line in lines).splitlines()
+        return ["; ".join(section.strip().rstrip(".") for section in sections if section.strip())]
+    missing, _, others = "\n".join(lines).partition("\nUnrecognized options:\n")
+    needed, words = (re.findall(r"^ {4}(\S.*)", part, flags=re.M) for part in (missing, others))  # explanations: 8
+    options = re.split(r" (?=--)", " ".join(needed))  # a narrow screen may have broken one
+    return [*unknown_options(name, words), *(f"give {option}" for option in options)]
+
+
+def unknown_options(name: str, words: Sequence[str]) -> list[str]:
+    """A line for each word that a command does not take; the values of unknown options go with them."""
+    screen, lines, value = io.StringIO(), [], False
+    with contextlib.redirect_stdout(screen), contextlib.suppress(SystemExit):
+        call_tyro(name, ["--help"])
+    known = re.findall(r"^[│ ] (?:-h, )?--([\w-]+)", screen.getvalue(), flags=re.M)
+    for word in words:
+        if option := re.match(r"-+([^\W\d][^=]*)", word):
+            near = difflib.get_close_matches(option[1].lower(), known, n=1)
+            hint = f" (did you mean --{near[0]}?)" if near else ""
+            lines.append(f"unknown option '{word.partition('=')[0]}'{hint}")
+        elif not value:
+            lines.append(f"unexpected '{word}'")
+        value = value or option is not None
+    return lines
 
 
 def about(name: str) -> str:
@@ -205,6 +246,8 @@ def guard(run: Callable[[], int | None]) -> int:
     try:
         code = run() or EXIT_OK
         sys.stdout.flush()
+    except UsageError as error:
+        return [fail(problem) for problem in error.problems][-1]
     except ResGenError as error:
         cause = error.__cause__
         if isinstance(cause, FileNotFoundError) and cause.filename:

@@ -68,8 +68,11 @@ def test_unknown_command_is_one_line_and_code_2(argv, line, capsys):
 @pytest.mark.parametrize(
     ("argv", "line"),
     [
-        ("models --jsn", "Unrecognized options: --jsn"),
-        ("encode", "Missing from resgen encode: --out DIR Folder for the codes. (required); `resgen encode --help`"),
+        ("models --jsn", "unknown option '--jsn' (did you mean --json?); `resgen models --help` explains all options"),
+        ("models --quite-different", "error: unknown option '--quite-different'; `resgen"),
+        ("models some", "error: unexpected 'some'; `resgen models --help`"),
+        ("encode", "error: give --out DIR; `resgen encode --help` explains all options"),
+        ("completion", "error: give {bash,zsh,fish}; `resgen completion --help`"),
         (
             "generate image --model m --out o --num x",
             "Error parsing --num: invalid literal for int() with base 10: 'x'",
@@ -83,6 +86,23 @@ def test_wrong_options_are_one_line_and_code_2(argv, line, capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("error: ") and line in captured.err and captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("columns", ["40", "200"])
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_what_is_wrong_with_options_are_lines_with_the_unknown_ones_first(columns, encoding, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr("tyro._fmtlib._FORCE_UTF8_BOXES", encoding == "utf-8")
+    assert main("generate image stray --clas lorelei --sede=3 --xyzzy 2 5".split()) == 2
+    assert capsys.readouterr() == (
+        "",
+        "error: unexpected 'stray'\n"
+        "error: unknown option '--clas' (did you mean --class?)\n"
+        "error: unknown option '--sede' (did you mean --seed?)\n"
+        "error: unknown option '--xyzzy'\n"
+        "error: give --model DIR_OR_NAME\n"
+        "error: give --out FILE_OR_DIR; `resgen generate image --help` explains all options\n",
+    )
 
 
 def test_a_name_of_any_length_is_one_short_line(capsys):
