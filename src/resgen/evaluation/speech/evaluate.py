@@ -57,19 +57,15 @@ class Trial(NamedTuple):
 
 
 class SpeechSample(NamedTuple):
-    """What became of a trial; all without the prompt.
+    """What became of a trial.
 
     Attributes:
-        generated: the model's speech.
-        reconstructed: the true recording after it went through the tokenizer.
-        prompt_reconstructed: the prompt after it went through the tokenizer.
+        generated: the model's speech, without the prompt.
         passes: network evaluations.
         seconds: seconds of speaking: prompt, text, generator and decoder.
     """
 
     generated: Sound
-    reconstructed: Sound
-    prompt_reconstructed: Sound
     passes: int
     seconds: float
 
@@ -194,6 +190,7 @@ class SpeechReport:
 def evaluate_speech(
     trials: Sequence[Trial],
     speak: Callable[[Trial, int, int], SpeechSample],
+    copy: Callable[[Sound], Sound],
     candidates: Mapping[str, Sequence[Sound]],
     *,
     transcriber: Transcriber,
@@ -203,11 +200,13 @@ def evaluate_speech(
     command: str,
     advance: Advance = no_progress,
 ) -> SpeechReport:
-    """Speak all trials and score them.
+    """Speak all trials with every seed and score them. Recordings and their copies, the same for all seeds, are scored
+    once.
 
     Args:
         trials: what to say in whose voice.
         speak: `(trial, seed, number)` to speech.
+        copy: a sound after it went through the tokenizer.
         candidates: recordings of the speakers to choose from, by name; the trials' speakers among them.
         transcriber: understands the speech.
         encoder: compares voices.
@@ -227,48 +226,73 @@ def evaluate_speech(
             raise DataError(f"speaker '{trial.speaker}' is not among the candidates")
     runs = [(trial, seed, number) for seed in protocol.seeds for number, trial in enumerate(trials)]
     samples = [speak(*run) for run in _with_progress(runs, "speaking", advance)]
-    voices = candidate_voices(candidates, names, encoder, advance)
-    speakers = torch.tensor([names.index(trial.speaker) for trial, _, _ in runs])
-    texts = [trial.text for trial, _, _ in runs]
-    prompts = torch.stack([_embed(encoder, trial.prompt) for trial, _, _ in runs])
-    copies = torch.stack([_embed(encoder, one.prompt_reconstructed) for one in samples])
-    scores, generated = [], []
-    for name, sounds in (
-        ("generated", [one.generated for one in samples]),
-        ("recordings", [trial.truth for trial, _, _ in runs]),
-        ("tokenizer", [one.reconstructed for one in samples]),
-    ):
-        transcripts, embeddings = [], []
-        for sound in _with_progress(sounds, f"listening to {name}", advance):
-            transcripts.append(transcriber(_at(sound, transcriber.sample_rate_hz)))
-            embeddings.append(_embed(encoder, sound))
-        stacked = torch.stack(embeddings)
-        errors = error_rates(texts, transcripts)
-        scores.append(
-            SpeechScores(
-                name=name,
-                wer=errors.words,
-                cer=errors.characters,
-                exact=errors.exact,
-                sim_o=mean_interval(similarity(stacked, prompts)),
-                sim_r=mean_interval(similarity(stacked, copies)),
-                nearest=mean_interval(nearest_speaker(stacked, speakers, voices).float()),
-            )
-        )
-        if name == "generated":
-            generated = transcripts
-    rows = [(trial.speaker, trial.text, transcript) for (trial, _, _), transcript in zip(runs, generated, strict=True)]
+    copies = [(copy(trial.truth), copy(trial.prompt)) for trial in _with_progress(trials, "copying", advance)]
+    references = _References(
+        texts=[trial.text for trial in trials],
+        prompts=torch.stack([_embed(encoder, trial.prompt) for trial in trials]),
+        prompt_copies=torch.stack([_embed(encoder, prompt) for _, prompt in copies]),
+        speakers=torch.tensor([names.index(trial.speaker) for trial in trials]),
+        voices=candidate_voices(candidates, names, encoder, advance),
+    )
+    speech = {
+        "generated": [one.generated for one in samples],
+        "recordings": [trial.truth for trial in trials],
+        "tokenizer": [truth for truth, _ in copies],
+    }
+    heard = {
+        name: [
+            (transcriber(_at(sound, transcriber.sample_rate_hz)), _embed(encoder, sound))
+            for sound in _with_progress(sounds, f"listening to {name}", advance)
+        ]
+        for name, sounds in speech.items()
+    }
+    rows = [
+        (trial.speaker, trial.text, transcript)
+        for (trial, _, _), (transcript, _) in zip(runs, heard["generated"], strict=True)
+    ]
     duration = sum(len(one.generated.samples) / one.generated.sample_rate_hz for one in samples)
     return SpeechReport(
         protocol=protocol,
         model=model,
-        scores=scores,
+        scores=[references.scores(name, answers) for name, answers in heard.items()],
         by_speaker=_errors_by_speaker(rows),
         real_time_factor=sum(one.seconds for one in samples) / duration,
         passes=sum(one.passes for one in samples) / len(samples),
         command=command,
         transcripts=rows,
     )
+
+
+class _References(NamedTuple):
+    """What speech is compared with: texts and voices of the N trials.
+
+    Attributes:
+        texts: what should be understood.
+        prompts: voices of the prompts.
+        prompt_copies: those of the prompts after they went through the tokenizer.
+        speakers: places of the prompts' speakers among the candidates.
+        voices: the candidates.
+    """
+
+    texts: list[str]
+    prompts: Float[Tensor, "N E"]
+    prompt_copies: Float[Tensor, "N E"]
+    speakers: Int[Tensor, " N"]
+    voices: Float[Tensor, "P E"]
+
+    def scores(self, name: str, heard: Sequence[tuple[str, Float[Tensor, " E"]]]) -> SpeechScores:
+        """Scores of transcripts and voices of all trials, once or several times over."""
+        times, embeddings = len(heard) // len(self.texts), torch.stack([voice for _, voice in heard])
+        errors = error_rates(self.texts * times, [transcript for transcript, _ in heard])
+        return SpeechScores(
+            name=name,
+            wer=errors.words,
+            cer=errors.characters,
+            exact=errors.exact,
+            sim_o=mean_interval(similarity(embeddings, self.prompts.repeat(times, 1))),
+            sim_r=mean_interval(similarity(embeddings, self.prompt_copies.repeat(times, 1))),
+            nearest=mean_interval(nearest_speaker(embeddings, self.speakers.repeat(times), self.voices).float()),
+        )
 
 
 def _with_progress(items: Sequence[T], title: str, advance: Advance) -> Iterator[T]:

@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -109,31 +110,10 @@ class SpeechJudge:
             candidates=tuple(sorted(candidates)),
             model_sha256=folder_sha256(pipe.parts.folder),
         )
-
-        def speak(trial: Trial, seed: int, number: int) -> SpeechSample:
-            start = time.perf_counter()
-            result = pipe(
-                trial.text,
-                prompt=trial.prompt.samples,
-                prompt_text=trial.prompt_text,
-                task=self.task,
-                seed=seed * 100_003 + number,
-                **options,
-            )
-            seconds = time.perf_counter() - start
-            begin = len(result.audio) - len(result.codes) * pipe.codec.samples_per_position
-            begin = begin if self.task == "continuation" else 0
-            return SpeechSample(
-                generated=Sound(result.audio[begin:], result.sample_rate_hz),
-                reconstructed=copied(pipe, trial.truth),
-                prompt_reconstructed=copied(pipe, trial.prompt),
-                passes=sum(step.passes for step in result.steps),
-                seconds=seconds,
-            )
-
         return evaluate_speech(
             selection,
-            speak,
+            partial(speak, pipe, self.task, options),
+            partial(copied, pipe),
             candidates,
             transcriber=self.transcriber,
             encoder=self.encoder,
@@ -268,6 +248,29 @@ def candidate_sounds(data: str, pipe: SpeechPipeline) -> dict[str, list[Sound]]:
                 counts[speaker] += 1
                 sounds[speaker].append(Sound(prepared(pipe, source, index), pipe.sample_rate_hz))
     return dict(sounds)
+
+
+def speak(
+    pipe: SpeechPipeline, task: str, options: Mapping[str, Any], trial: Trial, seed: int, number: int
+) -> SpeechSample:
+    """What a pipeline makes of trial `number`, and in which time."""
+    start = time.perf_counter()
+    result = pipe(
+        trial.text,
+        prompt=trial.prompt.samples,
+        prompt_text=trial.prompt_text,
+        task=task,
+        seed=seed * 100_003 + number,
+        **options,
+    )
+    seconds = time.perf_counter() - start
+    begin = len(result.audio) - len(result.codes) * pipe.codec.samples_per_position
+    begin = begin if task == "continuation" else 0
+    return SpeechSample(
+        generated=Sound(result.audio[begin:], result.sample_rate_hz),
+        passes=sum(step.passes for step in result.steps),
+        seconds=seconds,
+    )
 
 
 @torch.inference_mode()
