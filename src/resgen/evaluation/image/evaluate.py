@@ -312,13 +312,14 @@ def _measures(
 
 
 def _distance(rows: Tensor, reference: FeatureStatistics, protocol: EvaluationProtocol) -> dict[str, Any]:
+    value = frechet_distance(rows, reference)
     interval = bootstrap_interval(
         rows,
         lambda part: frechet_distance(part, reference),
+        value,
         num_resamples=protocol.bootstrap,
         stream=generator("evaluation", "bootstrap"),
     )
-    value = frechet_distance(rows, reference)
     return {"distance": value, "distance_interval": (max(0.0, interval.low), interval.high)}
 
 

@@ -291,11 +291,12 @@ def precision_recall(
 def bootstrap_interval(
     rows: Num[Tensor, "N F"],
     statistic: Callable[[Tensor], float],
+    value: float,
     *,
     num_resamples: int = 50,
     stream: torch.Generator,
 ) -> Interval:
-    """95 % interval of `statistic(rows)` from the spread over resamples with replacement.
+    """95 % interval of `value`, the statistic of all rows, from its spread over resamples with replacement.
 
     It is the value itself plus and minus 1.96 standard deviations, not the quantiles of the resamples: a resample
     repeats rows, so that the Fréchet distance of resamples is biased upwards and their quantiles may lie above the
@@ -310,7 +311,6 @@ def bootstrap_interval(
     for _ in range(num_resamples):
         values.append(statistic(rows[torch.randint(len(rows), (len(rows),), generator=stream)]))
     std = float(torch.tensor(values, dtype=torch.float64).std())
-    value = statistic(rows)
     return Interval(value - Z_95 * std, value + Z_95 * std, std)
 
 

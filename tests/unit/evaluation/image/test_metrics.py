@@ -206,14 +206,15 @@ def test_precision_and_recall_refuse() -> None:
 
 def test_bootstrap_interval_of_a_mean() -> None:
     rows = torch.randn(400, 1, generator=_stream(), dtype=torch.float64)
-    result = bootstrap_interval(rows, lambda part: float(part.mean()), num_resamples=400, stream=_stream())
+    mean = float(rows.mean())
+    result = bootstrap_interval(rows, lambda part: float(part.mean()), mean, num_resamples=400, stream=_stream())
     expected = float(rows.std()) / 20  # the standard error of a mean
     assert result.std == pytest.approx(expected, rel=0.15)
-    assert (result.low + result.high) / 2 == pytest.approx(float(rows.mean()), abs=1e-12)
+    assert (result.low + result.high) / 2 == pytest.approx(mean, abs=1e-12)
     assert result.high - result.low == pytest.approx(2 * 1.96 * result.std, rel=1e-4)
     for count, resamples in ((400, 1), (1, 5)):
         with pytest.raises(DataError, match="at least 2"):
-            bootstrap_interval(rows[:count], lambda part: 0.0, num_resamples=resamples, stream=_stream())
+            bootstrap_interval(rows[:count], lambda part: 0.0, 0.0, num_resamples=resamples, stream=_stream())
 
 
 def test_bootstrap_interval_holds_the_distance() -> None:
@@ -226,10 +227,11 @@ def test_bootstrap_interval_holds_the_distance() -> None:
         seen.append(frechet_distance(part, reference))
         return seen[-1]
 
-    result = bootstrap_interval(rows, statistic, num_resamples=40, stream=_stream())
     value = frechet_distance(rows, reference)
+    result = bootstrap_interval(rows, statistic, value, num_resamples=40, stream=_stream())
     assert result.low < value < result.high
-    assert sum(resampled > value for resampled in seen[:40]) > 35
+    assert len(seen) == 40, "the statistic of all rows is not computed again"
+    assert sum(resampled > value for resampled in seen) > 35
 
 
 def test_ssim_of_known_pictures() -> None:
