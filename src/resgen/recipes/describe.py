@@ -31,12 +31,12 @@ def describe_recipe(recipe: Recipe | SpeechRecipe) -> dict[str, Any]:
     return {
         "recipe": recipe.name,
         "codes": config_to_dict(recipe.tokenizer.spec),
-        "parameters": {"tokenizer": count_parameters(tokenizer), "generator": count_parameters(generator)},
+        "parameters": {"tokenizer": parameters_by_part(tokenizer), "generator": parameters_by_part(generator)},
         "config": config_to_dict(recipe),
     }
 
 
-def count_parameters(module: nn.Module) -> dict[str, int]:
+def parameters_by_part(module: nn.Module) -> dict[str, int]:
     """Parameters by direct child, and `total`; buffers are not counted."""
     parts = {name: sum(p.numel() for p in child.parameters()) for name, child in module.named_children()}
     return {**parts, "total": sum(p.numel() for p in module.parameters())}
@@ -68,6 +68,6 @@ def _describe_speech_recipe(recipe: SpeechRecipe) -> dict[str, Any]:
         "recipe": recipe.name,
         "codes": config_to_dict(recipe.tokenizer.spec),
         "speech": speech,
-        "parameters": {name: count_parameters(module) for name, module in modules.items()},
+        "parameters": {name: parameters_by_part(module) for name, module in modules.items()},
         "config": config_to_dict(recipe),
     }

@@ -15,7 +15,7 @@ from resgen.kinds.presets import RESGEN
 from resgen.modalities import load_recipe
 from resgen.models.resgen import ResGenConfig
 from resgen.recipes import images, speech
-from resgen.recipes.describe import count_parameters, describe_recipe
+from resgen.recipes.describe import describe_recipe, parameters_by_part
 from resgen.tokenizers.image import ImageTokenizer
 from resgen.training.image.recipe import Recipe
 from resgen.training.stages import with_kind
@@ -49,7 +49,7 @@ def test_every_recipe_builds(name: str) -> None:
     json.dumps(document)
     assert document["recipe"] == name
     assert document["parameters"]["generator"]["total"] == sum(p.numel() for p in generator.parameters())
-    assert document["parameters"]["tokenizer"] == count_parameters(tokenizer)
+    assert document["parameters"]["tokenizer"] == parameters_by_part(tokenizer)
     assert config_from_dict(Recipe, config_to_dict(recipe)) == recipe
 
 
@@ -106,7 +106,7 @@ def test_only_the_built_in_data_needs_no_path() -> None:
 
 def test_parameters_are_counted_by_part() -> None:
     module = torch.nn.ModuleDict({"a": torch.nn.Linear(2, 3), "b": torch.nn.Linear(3, 1, bias=False)})
-    assert count_parameters(module) == {"a": 9, "b": 3, "total": 12}
+    assert parameters_by_part(module) == {"a": 9, "b": 3, "total": 12}
 
 
 @pytest.mark.parametrize("kind", KINDS)
