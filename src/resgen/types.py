@@ -167,8 +167,7 @@ class LevelWalk(Protocol):
         """Pairs of a level and rows to draw it for.
 
         Args:
-            scores: one per level; the caller fills in what it finds before it asks for the next pair. From them the
-                walk knows which rows need not go on.
+            scores: the caller fills them in before it asks for the next pair; they tell which rows need not go on.
             elements: numbers that a row and level take, which sets how many rows come at one time.
         """
 

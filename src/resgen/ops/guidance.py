@@ -20,7 +20,7 @@ def guidance_weights(
     """Guidance scales that grow linearly from `first` to `last` over the sampling steps (Table 4), 0 outside of an
     interval of them (arXiv:2404.07724).
 
-    A single step takes `last`; a `last` of 0 switches guidance off altogether.
+    A single step takes `last`, whatever the interval; a `last` of 0 switches guidance off altogether.
 
     Args:
         num_steps: T, at least 1.

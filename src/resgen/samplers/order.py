@@ -1,10 +1,9 @@
 """Which tokens a step of iterative unmasking reveals (Algorithm 2, App. B.1), and which levels are worth drawing.
 
 A step proposes codes for all masked levels and keeps a few. At random it is known beforehand which. By confidence the
-best are kept: scores never grow with depth but for the noise that is added to them, and the noise is drawn beforehand.
-So once enough tokens have better scores than any deeper level of a position could get, that position's deeper levels
-cannot be revealed, and drawing them would change nothing. What is left costs about as much as there is to reveal,
-whatever the depth.
+best are kept: scores never grow with depth but for noise that is drawn beforehand. So once enough tokens have better
+scores than any deeper level of a position could get, drawing those levels would change nothing. What is left costs
+about as much as there is to reveal, whatever the depth.
 """
 
 from __future__ import annotations

@@ -1,5 +1,10 @@
 """Coarse-to-fine iterative unmasking (Algorithm 2, App. B.1): a few dozen network evaluations, whatever the length
-or depth."""
+or depth.
+
+How a step decides which levels are drawn: `sample_codes` makes an order (`ORDERS`) from the noise, and hands its `walk`
+to `Distribution.propose`, which hands it to the head. That asks it for a level and the rows to draw it for: a
+`LatentHead` in `residual_encode`, a `TokenHead` itself. It fills in their scores; from these `walk` tells which rows
+go on to the next level. With all scores, `order.reveal` says what of the drawn is kept."""
 
 from __future__ import annotations
 
@@ -35,7 +40,7 @@ class SamplingConfig:
         guidance_first: guidance weight of the first step; 0.02 in Table 4, 0 saves a pass.
         guidance_scale: guidance weight of the last step, linear in between; 0 switches guidance off altogether.
         guidance_start: share of the steps that are taken before guidance sets in.
-        guidance_end: share of the steps after which it is off again.
+        guidance_end: share of the steps after which it is off again; a single step heeds neither.
         prompt_guidance: share of the guidance, in [0, 1], that is away from the same request without its prompt, and
             not from no request at all: it strengthens what the prompt alone tells, such as a voice (a deviation from
             the paper). Between 0 and 1 a guided step computes three branches in place of two. Sequences only.

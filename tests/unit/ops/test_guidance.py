@@ -25,3 +25,8 @@ def test_weights_grow_linearly() -> None:
 def test_weights_are_off_outside_of_the_interval() -> None:
     assert guidance_weights(4, 0.0, 3.0, (0.25, 0.8)) == pytest.approx([0.0, 1.0, 2.0, 0.0])
     assert guidance_weights(4, 0.0, 3.0, (0.0, 0.5)) == pytest.approx([0.0, 1.0, 0.0, 0.0])
+
+
+def test_a_single_step_is_guided_whatever_the_interval() -> None:
+    assert guidance_weights(1, 0.0, 3.0, (0.75, 1.0)) == [3.0]
+    assert guidance_weights(2, 0.0, 3.0, (0.8, 1.0)) == [0.0, 0.0]
