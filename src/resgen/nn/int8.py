@@ -181,7 +181,7 @@ def to_int8(network: nn.Module) -> None:
     """Replace the matrices of all transformer blocks' linear layers in place, one after the other.
 
     From then on `network.float()`, `network.to(...)` and the like change nothing or raise TypeError, the network as it
-    was.
+    was; so does `network.load_state_dict(...)`.
     """
     for block in network.modules():
         if isinstance(block, Block):
@@ -191,6 +191,7 @@ def to_int8(network: nn.Module) -> None:
     for module in network.modules():
         if is_int8(module):
             module._apply = MethodType(_apply, module)  # type: ignore[method-assign]
+            module.register_load_state_dict_pre_hook(_refuse_state)
 
 
 def _apply(module: nn.Module, function: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
@@ -199,3 +200,8 @@ def _apply(module: nn.Module, function: Callable[[Tensor], Tensor], recurse: boo
         if isinstance(parameter, Int8Weight):
             function(parameter)
     return nn.Module._apply(module, function, recurse)
+
+
+def _refuse_state(*_: object) -> None:
+    """Called before `load_state_dict` changes anything."""
+    raise TypeError(f"int8 weights cannot be replaced by a state; load the model again with {FLOATING}")

@@ -154,6 +154,21 @@ def test_a_conversion_is_refused_before_it_changes_anything(change: str) -> None
 
 
 @needs_int8
+def test_a_state_is_refused_before_it_changes_anything() -> None:
+    network = Transformer(width=48, num_layers=2, num_heads=4, mlp_width=96).eval()
+    state = {name: torch.full_like(value, 3.0) for name, value in network.state_dict().items()}
+    to_int8(network)
+    twin = copy.deepcopy(network)
+    for part in (network, network.blocks[1], twin):
+        kept = [value for value in part.parameters() if not isinstance(value, Int8Weight)]
+        before = [value.clone() for value in kept]
+        for strict in (True, False):
+            with pytest.raises(TypeError, match="^int8 weights cannot be replaced by a state; load the model again"):
+                part.load_state_dict(state, strict=strict)
+        assert kept and all(torch.equal(value, old) for value, old in zip(kept, before, strict=True))
+
+
+@needs_int8
 def test_pickles_are_refused() -> None:
     network = nn.Sequential(Transformer(width=48, num_layers=1, num_heads=4, mlp_width=96))
     to_int8(network)
