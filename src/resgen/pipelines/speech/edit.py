@@ -249,14 +249,9 @@ class SpeechEditor:
         Raises:
             DataError: the new words are too many for the length to be kept, or for the model.
         """
-        unit, rate = self.codec.samples_per_position, self.codec.sample_rate_hz
         words = self.words(recording)
         span = _span(words, begin_s, end_s) if span is None else span
-        replaced = words[span]
-        if replaced:
-            begin_s, end_s = min(begin_s, replaced[0].begin_s), max(end_s, replaced[-1].end_s)
-        begin = max(0, math.floor((round(begin_s * rate) - recording.offset) / unit))
-        end = max(begin + 1, min(len(recording.codes), math.ceil((round(end_s * rate) - recording.offset) / unit)))
+        begin, end = self._positions(recording, words[span], begin_s, end_s)
         left, new, right = _new_text(recording.spoken.content, span, spoken.content)
         whole = b"".join(_new_text(recording.spoken.text.encode(), span, spoken.text.encode())).decode()
         tokens = token_ids(left + new + right)[None].to(self.device)
@@ -266,46 +261,84 @@ class SpeechEditor:
         exact = self.text_model.log_durations(hidden, real)[0, new_tokens].double().exp().cpu()
         exact = exact / (recording.rate * speed)
         before, after = recording.durations[: len(left) + 1], recording.durations[-len(right) - 1 :].clone()
-        first, last = begin * self.stride, end * self.stride
-        ends, begins = int(before.sum()), int(recording.durations.sum() - after.sum())
-        # Of what stays in the text, these frames lie in the stretch and are spoken again ...
-        again = max(0, ends - first) + max(0, last - begins)
-        count = end - begin if keep_length else round((again + float(exact.sum())) / self.stride)
-        least = -(-(again + len(new)) // self.stride)
-        if keep_length and count < least:
-            raise DataError(
-                f"{spoken.text!r} does not fit into {count * unit / rate:.2f} s; a frame for a letter or phoneme and "
-                f"whole positions take {least * unit / rate:.2f} s; widen the stretch, or leave out keep_length"
-            )
-        count = max(count, least)
-        length, most = len(recording.codes) - (end - begin) + count, self.codec.spec.num_positions
-        if length > most:
-            raise DataError(
-                f"the edited recording would take {length * unit / rate:.1f} s, the model speaks at most "
-                f"{most * unit / rate:.1f} s at once; use fewer words or a shorter recording"
-            )
+        # Frames between the text that stays and the stretch; where it reaches into the stretch they are negative, and
+        # are spoken again ...
+        early = begin * self.stride - int(before.sum())
+        late = int(recording.durations.sum() - after.sum()) - end * self.stride
+        again = max(0, -early) + max(0, -late)
+        count = self._num_new(recording, spoken.text, exact, end - begin, again, keep_length)
         durations = fitted_durations(exact, count * self.stride - again)
-        # ... and these, silence between words, lie outside and are given.
-        durations[0] += max(0, first - ends)  # a space: a stretch that begins in silence begins with one
+        # ... otherwise they are silence between words, and given.
+        durations[0] += max(0, early)  # a space: a stretch that begins in silence begins with one
         last_silence = durations[-1:] if new.endswith(b" ") else after[:1]
-        last_silence += max(0, begins - last)
+        last_silence += max(0, late)
         durations = torch.cat([before, durations, after])
         features = expand(hidden.float(), durations[None].to(self.device), int(durations.sum()))[0]
         return SpeechEditPlan(
             recording=recording.samples,
-            sample_rate_hz=rate,
+            sample_rate_hz=self.codec.sample_rate_hz,
             words=words,
             span=span,
             text=whole,
             codes=recording.codes,
             offset=recording.offset,
-            samples_per_position=unit,
+            samples_per_position=self.codec.samples_per_position,
             gain=recording.gain,
             begin=begin,
             end=end,
             num_new=count,
             features=features,
         )
+
+    def _positions(
+        self, recording: Recording, replaced: list[SpokenWord], begin_s: float, end_s: float
+    ) -> tuple[int, int]:
+        """The first position of a stretch that holds the replaced words, and the one after its last."""
+        unit, rate = self.codec.samples_per_position, self.codec.sample_rate_hz
+        if replaced:
+            begin_s, end_s = min(begin_s, replaced[0].begin_s), max(end_s, replaced[-1].end_s)
+        begin = max(0, math.floor((round(begin_s * rate) - recording.offset) / unit))
+        end = min(len(recording.codes), math.ceil((round(end_s * rate) - recording.offset) / unit))
+        return begin, max(begin + 1, end)
+
+    def _num_new(
+        self,
+        recording: Recording,
+        text: str,
+        exact: Float[Tensor, " M"],
+        num_old: int,
+        again: int,
+        keep_length: bool,
+    ) -> int:
+        """Positions that come in the place of `num_old`.
+
+        Args:
+            recording: what is edited.
+            text: the new words, for errors.
+            exact: predicted frames of their tokens.
+            num_old: positions of the stretch.
+            again: frames of what stays in the text that are spoken again.
+            keep_length: take as many.
+
+        Raises:
+            DataError: too many for the length to be kept, or for the model.
+        """
+        seconds = self.codec.samples_per_position / self.codec.sample_rate_hz
+        count = num_old if keep_length else round((again + float(exact.sum())) / self.stride)
+        least = -(-(again + len(exact)) // self.stride)
+        if keep_length and count < least:
+            raise DataError(
+                f"{text!r} does not fit into {count * seconds:.2f} s; a frame for a letter or phoneme and "
+                f"whole positions take {least * seconds:.2f} s; widen the stretch, or leave out keep_length"
+            )
+        count = max(count, least)
+        length, most = len(recording.codes) - num_old + count, self.codec.spec.num_positions
+        if length > most:
+            raise DataError(
+                f"the edited recording would take {length * seconds:.1f} s, the model speaks at most "
+                f"{most * seconds:.1f} s at once; use fewer words or a shorter recording"
+            )
+        return count
 
 
 class Recording(NamedTuple):
