@@ -83,8 +83,7 @@ class CodesLoss:
         """Cross-entropy; deeper levels may weigh less."""
         hidden, codes, visible = rows
         depth = self.model.spec.depth
-        steering = self.head.steering
-        above = None if steering is None else residual_above(codes, self.model.codebooks, visible)
+        above, steering = self.above(codes, visible), self.head.steering
         loss = masked_level_loss(
             hidden, codes, visible, *self.head.levels, above=above, steering=steering, decay=self.level_decay
         )
@@ -96,14 +95,17 @@ class CodesLoss:
     ) -> Float[Tensor, " N"]:
         """See `HeadLoss`."""
         masked = torch.arange(self.model.spec.depth, device=codes.device) >= visible[:, None]
-        above = residual_above(codes, self.model.codebooks, visible)
         parts = []
         for begin in range(0, len(hidden), VALIDATION_ROWS):
             rows = slice(begin, begin + VALIDATION_ROWS)
-            logits = self.head(hidden[rows], above[rows])
+            logits = self.head(hidden[rows], self.above(codes[rows], visible[rows]))
             log_prob = logits.log_softmax(-1).gather(2, codes[rows, :, None]).squeeze(2)
             parts.append(-(log_prob * masked[rows]).sum(1))
         return torch.cat(parts)
+
+    def above(self, codes: Int[Tensor, "N D"], visible: Int[Tensor, " N"]) -> Float[Tensor, "N D H"] | None:
+        """What every level sees of those above it; None for independent levels."""
+        return None if self.head.steering is None else residual_above(codes, self.model.codebooks, visible)
 
 
 class HeadObjective:

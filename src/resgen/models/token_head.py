@@ -74,16 +74,19 @@ class TokenHead(nn.Module):
         sizes = (self.depth, self.codebook_size)
         return self.logits.weight.unflatten(0, sizes), self.logits.bias.unflatten(0, sizes)
 
-    def forward(self, hidden: Float[Tensor, "N O"], above: Float[Tensor, "N D H"]) -> Float[Tensor, "N D V"]:
+    def forward(
+        self, hidden: Float[Tensor, "N O"], above: Float[Tensor, "N D H"] | None = None
+    ) -> Float[Tensor, "N D V"]:
         """Logits of every level, for training.
 
         Args:
             hidden: input of the head.
-            above: s of every level, see `losses.tokens.residual_above`.
+            above: s of every level, see `losses.tokens.residual_above`; independent levels do not read it.
         """
         logits = at_least_float32(self.logits(hidden).unflatten(-1, (self.depth, self.codebook_size)))
         if self.steering is None:
             return logits
+        assert above is not None
         steered = torch.bmm(above.transpose(0, 1).to(self.steering.dtype), self.steering)
         return logits + at_least_float32(steered).transpose(0, 1)
 

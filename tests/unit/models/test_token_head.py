@@ -8,13 +8,16 @@ import pytest
 import torch
 
 from resgen.errors import ConfigError
+from resgen.kinds import heads as kind_heads
+from resgen.kinds.objective import GeneratorLossConfig
 from resgen.losses.tokens import residual_above
 from resgen.models import token_head
+from resgen.models.resgen import ResGen, ResGenConfig
 from resgen.models.token_head import TokenHead
 from resgen.ops import blocks
 from resgen.ops.blocks import walk_levels
 from resgen.ops.residual import Codebooks
-from resgen.types import ProposalNoise
+from resgen.types import CodeSpec, ProposalNoise
 
 WIDTH, DEPTH, SIZE, ROWS, DIM = 6, 3, 5, 40, 4
 BOOKS = (
@@ -71,6 +74,25 @@ def test_logits_are_the_formula(head: TokenHead) -> None:
                 if head.steering is not None:
                     value = value + above @ head.steering[level, :, v].double()
                 assert abs(float(logits[n, level, v]) - float(value.detach())) < 1e-4
+
+
+def test_the_likelihood_of_codes(head: TokenHead, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums over the masked levels; independent ones do without the sums above, which are N x D x H numbers."""
+    hidden, visible, _ = inputs()
+    codes = torch.randint(SIZE, (ROWS, DEPTH), generator=torch.Generator().manual_seed(5))
+    log_prob = logits_of(head, hidden, codes, visible).log_softmax(-1).gather(2, codes[..., None]).squeeze(2)
+    masked = torch.arange(DEPTH) >= visible[:, None]
+    if head.steering is None:
+        monkeypatch.setattr(kind_heads, "residual_above", None)
+    monkeypatch.setattr(kind_heads, "VALIDATION_ROWS", 3)
+    name = "tokens" if head.steering is None else "residual"
+    config = ResGenConfig(width=WIDTH, num_layers=1, num_heads=1, head=name)
+    model = ResGen(config, CodeSpec(depth=DEPTH, codebook_size=SIZE, code_dim=DIM, shape=(2,)), head)
+    model.codebooks = BOOKS
+    loss = kind_heads.CodesLoss(model, head, GeneratorLossConfig())
+    with torch.no_grad():
+        assert torch.allclose(loss.nll(hidden, codes, visible), -(log_prob * masked).sum(1), rtol=1e-5, atol=1e-5)
+        assert loss.loss((hidden, codes, visible), visible[None])[0].isfinite()
 
 
 def test_only_masked_levels_above_matter(head: TokenHead) -> None:
