@@ -112,9 +112,9 @@ def mixture_work(
         weight = torch.full((count,), 1 / count)
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
             if version == "chunked":
-                loss = mixture_loss(head, inputs, target[:count], visible[:count], weight).loss
+                loss = mixture_loss(head, inputs, target[:count], visible[:count], weight, 0.01).loss
             else:
-                loss = (head(inputs, target[:count], visible[:count]).total * weight).sum()
+                loss = (head(inputs, target[:count], visible[:count], 0.01).total * weight).sum()
         loss.backward()
         return float(loss.detach())
 

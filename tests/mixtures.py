@@ -32,7 +32,7 @@ def mixture_bound(
     means: Float[Tensor, "N K H"],
     log_scale: Float[Tensor, " N"],
     shift: Float[Tensor, "N H"],
-    smoothing: float = 0.01,
+    smoothing: float,
 ) -> MixtureBound:
     """Jensen's bound on the negative log-likelihood, the training objective (Eq. 1).
 

@@ -57,8 +57,8 @@ def mixture_loss(
     target: Float[Tensor, "N H"],
     visible: Int[Tensor, " N"],
     weight: Float[Tensor, " N"],
+    smoothing: float,
     chunk_size: int | None = None,
-    smoothing: float = 0.01,
 ) -> MixtureLoss:
     """sum_n weight_n * bound_n, equal to the head's bound followed by a weighted sum, in bounded memory.
 
@@ -72,8 +72,8 @@ def mixture_loss(
         target: z; no gradient flows to it, nor to `weight`.
         visible: levels that are visible at each position.
         weight: weight of each position's bound. The caller divides by the number of masked tokens.
-        chunk_size: rows per chunk; by default `head.rows_per_chunk`.
         smoothing: smoothing of q, see `bound_from_distance`.
+        chunk_size: rows per chunk; by default `head.rows_per_chunk`.
 
     Raises:
         ConfigError: if the lengths differ or `chunk_size` is below 1.

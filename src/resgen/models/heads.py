@@ -178,7 +178,7 @@ class MixtureHead(LatentHead):
         hidden: Float[Tensor, "N O"],
         target: Float[Tensor, "N H"],
         visible: Int[Tensor, " N"],
-        smoothing: float = 0.01,
+        smoothing: float,
     ) -> MixtureBound:
         """Training bound on the negative log-likelihood (Eq. 1), whatever is visible; holds N x K x H at once, see
         `mixture_loss`."""

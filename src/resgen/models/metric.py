@@ -204,7 +204,7 @@ class MetricHead(LatentHead):
         hidden: Float[Tensor, "N O"],
         target: Float[Tensor, "N H"],
         visible: Int[Tensor, " N"],
-        smoothing: float = 0.01,
+        smoothing: float,
     ) -> MixtureBound:
         """Training bound on the negative log-likelihood of z (Eq. 1)."""
         bound = self.mixture(self.flagged(hidden, visible), self.metric(target, visible), visible, smoothing)

@@ -53,7 +53,7 @@ def bound_from_distance(
     logits: Float[Tensor, "N K"],
     log_scale: Float[Tensor, " N"],
     code_dim: int,
-    smoothing: float = 0.01,
+    smoothing: float,
 ) -> MixtureBound:
     """Jensen's bound on the negative log-likelihood, the training objective, from the squared distances |z~ - mu_v|^2
     (Eq. 1).

@@ -72,7 +72,7 @@ def test_equal_to_autograd(rank: int | None, chunk_size: int | None, dtype: torc
     bound = plain_head(plain_hidden, target, visible, 0.02)
     plain = (bound.total * weight).sum()
     (3.0 * plain).backward()
-    result = mixture_loss(head, hidden, target, visible, weight, chunk_size, smoothing=0.02)
+    result = mixture_loss(head, hidden, target, visible, weight, 0.02, chunk_size)
     (3.0 * result.loss).backward()
     tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-12}
     assert result.loss.dtype == dtype
@@ -88,13 +88,13 @@ def test_equal_to_autograd(rank: int | None, chunk_size: int | None, dtype: torc
 
 def test_under_autocast() -> None:
     head, (hidden, target, weight), visible = _problem(metric="none")
-    full = mixture_loss(head, hidden, target, visible, weight)
+    full = mixture_loss(head, hidden, target, visible, weight, 0.01)
     full.loss.backward()
     expected = {name: param.grad.clone() for name, param in head.named_parameters()}
     head.zero_grad()
     hidden.requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
-        result = mixture_loss(head, hidden * 1, target, visible, weight, 3)
+        result = mixture_loss(head, hidden * 1, target, visible, weight, 0.01, 3)
     result.loss.backward()
     assert result.loss.dtype == torch.float32
     assert torch.allclose(result.loss, full.loss, rtol=2e-2)
@@ -107,19 +107,19 @@ def test_hidden_in_bfloat16_gets_a_bfloat16_gradient() -> None:
     head, (hidden, target, weight), visible = _problem(metric="none")
     hidden = hidden.bfloat16().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
-        mixture_loss(head, hidden, target, visible, weight, 4).loss.backward()
+        mixture_loss(head, hidden, target, visible, weight, 0.01, 4).loss.backward()
     assert hidden.grad is not None and hidden.grad.dtype == torch.bfloat16
 
 
 def test_frozen_parameters_get_no_gradient() -> None:
     head, (hidden, target, weight), visible = _problem(metric="none")
     head.means.weight.requires_grad_(False)
-    mixture_loss(head, hidden, target, visible, weight, 4).loss.backward()
+    mixture_loss(head, hidden, target, visible, weight, 0.01, 4).loss.backward()
     assert head.means.weight.grad is None
     assert head.means.bias.grad is not None and head.means.bias.grad.abs().sum() > 0
     head.requires_grad_(False)
     hidden.requires_grad_()
-    mixture_loss(head, hidden, target, visible, weight, 4).loss.backward()
+    mixture_loss(head, hidden, target, visible, weight, 0.01, 4).loss.backward()
     assert hidden.grad is not None and hidden.grad.abs().sum() > 0
     assert head.means.bias.grad is not None
 
@@ -130,7 +130,7 @@ def test_frozen_parameters_cost_nothing() -> None:
     for trained in (True, False):
         head.means.weight.requires_grad_(trained)
         with _Watch() as watch:
-            mixture_loss(head, hidden, target, visible, weight, 4)
+            mixture_loss(head, hidden, target, visible, weight, 0.01, 4)
         counts.append(sum("mm" in name for name in watch.names))
     assert counts[1] == counts[0] - 3  # one product per chunk
 
@@ -138,7 +138,7 @@ def test_frozen_parameters_cost_nothing() -> None:
 def test_no_rows() -> None:
     head, (hidden, target, weight), visible = _problem(metric="none")
     hidden = hidden[:0].requires_grad_()
-    result = mixture_loss(head, hidden, target[:0], visible[:0], weight[:0])
+    result = mixture_loss(head, hidden, target[:0], visible[:0], weight[:0], 0.01)
     result.loss.backward()
     assert float(result.loss.detach()) == 0.0
     for grad in _gradients(head, hidden).values():
@@ -147,7 +147,7 @@ def test_no_rows() -> None:
 
 def test_weights_of_zero() -> None:
     head, (hidden, target, weight), visible = _problem(metric="none")
-    result = mixture_loss(head, hidden, target, visible, torch.zeros_like(weight), 4)
+    result = mixture_loss(head, hidden, target, visible, torch.zeros_like(weight), 0.01, 4)
     result.loss.backward()
     assert float(result.loss.detach()) == 0.0
     assert all((param.grad == 0).all() for param in head.parameters())
@@ -159,7 +159,7 @@ def test_never_more_than_one_chunk_of_means(grad: bool) -> None:
     hidden, target, weight = torch.randn(64, 2), torch.randn(64, 8), torch.ones(64)
     visible = torch.zeros(64, dtype=torch.int64)
     with _Watch() as watch, torch.set_grad_enabled(grad):
-        result = mixture_loss(head, hidden, target, visible, weight, chunk_size=4)
+        result = mixture_loss(head, hidden, target, visible, weight, 0.01, chunk_size=4)
         if grad:
             result.loss.backward()
     # The full logits or targets (64 x 16) are larger than this chunk; the full means would be 8,192 numbers.
@@ -170,11 +170,11 @@ def test_no_gradient_work_without_grad() -> None:
     head, (hidden, target, weight), visible = _problem(metric="none")
     hidden.requires_grad_()
     with _Watch() as watch, torch.no_grad():
-        result = mixture_loss(head, hidden, target, visible, weight, 4)
+        result = mixture_loss(head, hidden, target, visible, weight, 0.01, 4)
     assert not result.loss.requires_grad
     assert not any("backward" in name for name in watch.names)
     with _Watch() as watch:
-        again = mixture_loss(head, hidden, target, visible, weight, 4)
+        again = mixture_loss(head, hidden, target, visible, weight, 0.01, 4)
     assert any("backward" in name for name in watch.names)
     assert torch.equal(result.loss, again.loss.detach())
     assert torch.equal(result.regression, again.regression)
@@ -182,7 +182,7 @@ def test_no_gradient_work_without_grad() -> None:
 
 def test_retained_graph_may_run_twice() -> None:
     head, (hidden, target, weight), visible = _problem(metric="none")
-    loss = mixture_loss(head, hidden, target, visible, weight, 4).loss
+    loss = mixture_loss(head, hidden, target, visible, weight, 0.01, 4).loss
     first = torch.autograd.grad(loss, head.means.bias, retain_graph=True)[0]
     second = torch.autograd.grad(2 * loss, head.means.bias)[0]
     assert torch.allclose(2 * first, second)
@@ -191,4 +191,4 @@ def test_retained_graph_may_run_twice() -> None:
 def test_wrong_arguments() -> None:
     head, (hidden, target, weight), visible = _problem(metric="none")
     with pytest.raises(ConfigError, match="chunk_size=0"):
-        mixture_loss(head, hidden, target, visible, weight, 0)
+        mixture_loss(head, hidden, target, visible, weight, 0.01, 0)

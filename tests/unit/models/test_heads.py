@@ -70,7 +70,7 @@ def test_float32_inside_a_bfloat16_network(rank: int | None) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         inside = head.affine_parameters(hidden)
         value = head.log_prob(hidden, target, nothing(target))
-        total = head(hidden, target, nothing(target)).total
+        total = head(hidden, target, nothing(target), 0.01).total
     for one, other in zip(plain, inside, strict=True):
         assert one.dtype == other.dtype == torch.float32
         assert torch.equal(one, other)
@@ -87,7 +87,7 @@ def test_log_scale_is_clamped() -> None:
     assert head.affine_parameters(torch.zeros(1, 2))[1].tolist() == [-4.0]
     head.affine.bias.data[3] = 50.0
     assert head.affine_parameters(torch.zeros(1, 2))[1].tolist() == [10.0]
-    bound = head(torch.zeros(1, 2), torch.ones(1, 2), nothing(torch.ones(1)))
+    bound = head(torch.zeros(1, 2), torch.ones(1, 2), nothing(torch.ones(1)), 0.01)
     assert torch.isfinite(bound.total).all()
 
 
@@ -199,7 +199,7 @@ def test_initialize_finds_the_clusters(rank: int | None) -> None:
     after = -target_log_prob(head, hidden, samples, nothing(samples)).mean()
     # The entropy of the truth is 4 (log 0.1 + 1.419) + log 3 = -2.44 nats; the random start is far above 0.
     assert after < 0.0 < before
-    assert after < head(hidden, samples, nothing(samples)).total.mean()
+    assert after < head(hidden, samples, nothing(samples), 0.01).total.mean()
     noise = ProposalNoise(torch.rand(900, 1, generator=generator), torch.zeros(900, 4))
     drawn = head.sample(hidden, nothing(hidden), noise, top_p=1.0, temperature=0.0)[0]
     assert torch.cdist(drawn, centres).min(dim=1).values.max() < 0.6

@@ -87,7 +87,7 @@ def test_density_is_that_of_the_mixture(kind: str, rank: int | None, fixed: bool
     exact = head.log_prob(hidden, target, visible)
     torch.testing.assert_close(exact, torch.stack(expected))
     torch.testing.assert_close(target_log_prob(head, hidden, target, visible, chunk_size=2), exact)
-    assert (head(hidden, target, visible).total >= -exact - 1e-9).all()
+    assert (head(hidden, target, visible, 0.01).total >= -exact - 1e-9).all()
 
 
 def test_samples_have_the_density(kind: str = "triangular") -> None:

@@ -147,7 +147,7 @@ def test_gradient_reaches_every_parameter() -> None:
         rows = (visible.flatten() < 3).nonzero().squeeze(1)
         hidden = model(codes, visible, class_ids).flatten(0, 1)[rows]
         target = model.target(codes, visible).flatten(0, 1)[rows]
-        mixture_loss(model.head, hidden, target, visible.flatten()[rows], torch.ones(len(rows))).loss.backward()
+        mixture_loss(model.head, hidden, target, visible.flatten()[rows], torch.ones(len(rows)), 0.01).loss.backward()
         for name, parameter in model.named_parameters():
             assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
         assert (model.condition.embedding.weight.grad.abs().sum(1) > 0).all()

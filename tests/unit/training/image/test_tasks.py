@@ -335,7 +335,7 @@ def test_the_exact_likelihood_never_exceeds_the_bound(generator_task: GeneratorT
             hidden, true, start = generator_task.objective.masked_rows((codes, labels, None), visible)
             target = model.target(true, start)
             assert len(target) == int((visible < 2).sum())
-            bound = model.head(hidden, target, start).total
+            bound = model.head(hidden, target, start, 0.01).total
             exact = -model.head.log_prob(hidden, target, start)
         assert (exact <= bound + 1e-4).all() and (exact < bound - 1e-3).any()
 
@@ -353,7 +353,7 @@ def test_the_training_loss_is_the_bound_per_masked_token(generator_task: Generat
     visible = sample_visible(masked, 9, 2, stream)
     with torch.no_grad():
         hidden, true, start = generator_task.objective.masked_rows((codes, class_ids, None), visible)
-        expected = model.head(hidden, model.target(true, start), start).total.sum() / masked.sum()
+        expected = model.head(hidden, model.target(true, start), start, 0.01).total.sum() / masked.sum()
     assert float(loss.detach()) == pytest.approx(float(expected), rel=1e-5)
 
 
