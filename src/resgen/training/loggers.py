@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import secrets
+import threading
 import wave
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -69,6 +70,8 @@ class TensorBoardLogger:
 
     def __init__(self, run: RunInfo) -> None:
         tensorboard = import_extra("torch.utils.tensorboard", "train", "tensorboard")
+        self._tell_of_threads = threading.excepthook
+        threading.excepthook = self._tell_of_thread
         purge_step = run.step + 1 if run.step else None
         self._writer: Any = tensorboard.SummaryWriter(str(run.folder / "tb"), purge_step=purge_step)
 
@@ -85,7 +88,16 @@ class TensorBoardLogger:
                 self._writer.add_audio(f"samples/{name}", values[None] / 32768, step, file.getframerate())
 
     def close(self, finished: bool) -> None:
-        self._writer.close()
+        try:
+            self._writer.close()
+        finally:
+            if threading.excepthook == self._tell_of_thread:
+                threading.excepthook = self._tell_of_threads
+
+    def _tell_of_thread(self, failure: threading.ExceptHookArgs) -> None:
+        """Not of TensorBoard's own thread: what it fails with is also raised by the next call, and told then."""
+        if not type(failure.thread).__module__.startswith("tensorboard."):
+            self._tell_of_threads(failure)
 
 
 class WandbLogger:

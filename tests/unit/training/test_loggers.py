@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.machinery
 import json
 import sys
+import threading
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -130,6 +133,33 @@ def test_tensorboard(tmp_path: Path, sheet: Path) -> None:
     sound = events.Audio("samples/1")[0]
     assert (sound.sample_rate, sound.length_frames) == (8000, 80)
     assert not (tmp_path / RUNS_NAME).exists(), "nothing has to be found again"
+
+
+def test_a_full_disk_stops_tensorboard_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Its thread writes, keeps what fails for the next call, and would also print a traceback."""
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed (extra train)")
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    told: list[str] = []
+    monkeypatch.setattr(threading, "excepthook", lambda failure: told.append(str(failure.exc_value)))
+    log = Log(tmp_path, step=0, loggers=("tensorboard",))
+
+    def write(self: Any, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(RecordWriter, "write", write)
+    for step in range(200):
+        log.write("train", step, {"loss": 0.5})
+        time.sleep(0.01)
+    other = threading.Thread(target=lambda: 1 / 0)
+    other.start()
+    other.join()
+    log.close()
+    said = "logger 'tensorboard' is off, training goes on without it: [Errno 28] No space left on device\n"
+    assert capsys.readouterr().err == said
+    assert told == ["division by zero"], "of other threads it is told as ever"
 
 
 @pytest.mark.parametrize("fail_at", ["init", "train/loss", "samples"])
