@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import itertools
 import json
 import os
@@ -72,14 +73,14 @@ def atomic_path(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
                 temporary.unlink(missing_ok=True)
 
 
-def read_small_text(path: str | Path) -> str:
-    """The UTF-8 text of a file or pipe, without a byte order mark.
+def read_small_text(source: str | Path | io.BufferedIOBase) -> str:
+    """The UTF-8 text of a file or pipe, by name or open, without a byte order mark.
 
     Raises:
         OSError: it cannot be read, or goes on beyond `MAX_TEXT_BYTES`, as devices do.
         UnicodeDecodeError: it is not UTF-8.
     """
-    with Path(path).open("rb") as file:
+    with Path(source).open("rb") if isinstance(source, str | Path) else contextlib.nullcontext(source) as file:
         content = file.read(MAX_TEXT_BYTES + 1)
     if len(content) > MAX_TEXT_BYTES:
         raise OSError(errno.EFBIG, f"more than {MAX_TEXT_BYTES >> 20} MB of text")

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from resgen.pipelines.speech.pipeline import SpeechPipeline
     from resgen.pipelines.speech.trace import SpeechTrace
 
-STANDARD_OUTPUT = Path("-")
+DASH = Path("-")
+"""Standard input or output."""
 Lexicon = Annotated[
     Path | None,
     arg(
@@ -55,7 +56,8 @@ class GenerateSpeech(Drawing):
     """Text to speak, sentence by sentence. If the model reads phonemes, you can write them between slashes, as in
     /kˈæt/."""
     texts: Annotated[Path | None, option("FILE")] = None
-    """Text file with one text per line, instead of --text; writes one sound file each to the folder --out."""
+    """Text file with one text per line, instead of --text; writes one sound file each to the folder --out. - reads
+    standard input."""
     prompt: Annotated[Path | None, option("FILE")] = None
     """A few seconds of the voice: WAV, FLAC, OGG or MP3 at any sample rate."""
     prompt_text: Annotated[str | None, option("TEXT")] = None
@@ -76,7 +78,7 @@ class GenerateSpeech(Drawing):
     def run(self) -> None:
         if (self.text is None) == (self.texts is None):
             raise ConfigError("give either --text TEXT or --texts FILE")
-        if self.out == STANDARD_OUTPUT:
+        if self.out == DASH:
             self.check_stream()
         elif self.texts is None:
             check_out_file(self.out, SOUND_SUFFIXES)
@@ -99,7 +101,7 @@ class GenerateSpeech(Drawing):
             "task": self.task,
             "speed": self.speed,
         }
-        if self.out == STANDARD_OUTPUT:
+        if self.out == DASH:
             self.stream(pipe, {**voice, **settings})
             return
         begin = time.perf_counter()
@@ -167,14 +169,14 @@ def speech_trace(pipe: SpeechPipeline) -> SpeechTrace:
 
 
 def read_lines(path: Path | None) -> list[str]:
-    """The lines of a text file that are not empty.
+    """The lines of a text file, or of standard input (-), that are not empty.
 
     Raises:
         DataError: no text file, or nothing in it.
     """
     assert path is not None
     try:
-        lines = read_small_text(path).splitlines()
+        lines = read_small_text(sys.stdin.buffer if path == DASH else path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise DataError(f"--texts '{path}' cannot be read: {reason}") from error

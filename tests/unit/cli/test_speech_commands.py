@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import shutil
@@ -439,6 +440,19 @@ def test_a_named_voice_speaks(models: Path, spoken: Any, tmp_path: Path, capsys:
     prompted = ["--prompt", model / "ann.flac", "--prompt-text", "six"]
     refused([*argv, "--voice", "ann", *prompted], "voice='ann' and a prompt are two voices", capsys)
     assert run_json(["inspect", model], capsys)["voices"] == {"ann": {"file": "ann.flac", "text": "six"}}
+
+
+def test_texts_of_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(content: bytes) -> list[str]:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+        return read_lines(Path("-"))
+
+    assert read(b"\xef\xbb\xbfIt is late.\n\n  So it is. \r\n") == ["It is late.", "So it is."]
+    long = b"a" * (16 << 20) + b"a"
+    wrong = {b" \n": "holds no text", b"\xff": "cannot be read: not UTF-8", long: "cannot be read: more than 16 MB"}
+    for content, reason in wrong.items():
+        with pytest.raises(DataError, match=f"^--texts '-' {reason}"):
+            read(content)
 
 
 def test_a_file_of_texts_without_an_end_is_refused() -> None:
