@@ -25,8 +25,8 @@ from resgen.matches import MOST_LISTED, unknown_of_many
 T = TypeVar("T")
 
 KIND = "kind"
-MOST, MOST_TEXT, MOST_ITEMS, MOST_LEVELS = 1 << 63, 4096, 4096, 32
-"""Of numbers, characters, items of a list and levels of YAML; networks have limits of their own."""
+MOST, MOST_TEXT, MOST_ITEMS, MOST_NAMES, MOST_LEVELS = 1 << 63, 4096, 4096, 1 << 20, 32
+"""Of numbers, characters, items of a list, texts in one and levels of YAML; networks have limits of their own."""
 
 MOST_BYTES = 1 << 20
 """Of YAML."""
@@ -188,7 +188,7 @@ def _converted(field_type: Any, value: Any, where: str) -> Any:
         return value
     if origin in (tuple, list) and isinstance(value, (tuple, list)):
         parts = args if origin is tuple and args[-1] is not ... else args[:1] * len(value)
-        if len(parts) == len(value) <= MOST_ITEMS:
+        if len(parts) == len(value) <= (MOST_NAMES if str in args else MOST_ITEMS):
             return origin(_converted(part, item, where) for part, item in zip(parts, value, strict=True))
     elif origin in (dict, abc.Mapping) and isinstance(value, Mapping):
         return {_converted(args[0], k, where): _converted(args[1], item, f"{where}.{k}") for k, item in value.items()}

@@ -253,6 +253,12 @@ def test_damage_is_one_line(tmp_path: Path, damage: Callable[[Path], Any], messa
     assert "\n" not in str(caught.value)
 
 
+def test_thousands_of_classes_come_back(tmp_path: Path) -> None:
+    names = tuple(f"c{number:05d}" for number in range(5000))
+    pictures(tmp_path / "c", class_names=names)
+    assert open_codes(tmp_path / "c").plan.class_names == names
+
+
 def test_codes_out_of_range_are_never_returned(tmp_path: Path) -> None:
     pictures(tmp_path / "c")
     codes = rows(6)
