@@ -1,11 +1,11 @@
-"""Do generated pictures show every attribute that was asked for, such as hair and background?
+"""Do generated images show every attribute that was asked for, such as hair and background?
 
     python tools/train_classifier.py --data avatars64 --class-column hair --image-size 64 --channels 3 --out runs/hair
     python benchmarks/attributes.py --model runs/faces/model --data avatars64 --class-columns style=label hair \\
         --judges hair=runs/hair --json attributes.json --grid attributes.png
 
-The model has several axes of classes. It is asked for what held-out pictures have, on all axes at once; a judge for
-each axis looks at the samples, at the pictures and at the tokenizer's reconstructions of them. The table goes to
+The model has several axes of classes. It is asked for what held-out images have, on all axes at once; a judge for
+each axis looks at the samples, at the images and at the tokenizer's reconstructions of them. The table goes to
 standard output.
 """
 
@@ -47,18 +47,18 @@ def main(
     json: Path | None = None,
     grid: Path | None = None,
 ) -> None:
-    """Generate pictures with the attributes of held-out ones, with and without guidance, and judge every attribute.
+    """Generate images with the attributes of held-out ones, with and without guidance, and judge every attribute.
 
     Args:
         model: folder of a pipeline with several axes of classes, or a bundled name.
         data: the data that the model was trained on, with a split `test`.
         class_columns: the columns that are the axes, `column` or `axis=column`, as in training.
         judges: a classifier for each axis to judge, as axis=FOLDER.
-        num_pictures: held-out pictures, evenly over the split.
+        num_pictures: held-out images, evenly over the split.
         seed: of the samples.
-        batch_size: pictures per network evaluation.
+        batch_size: images per network evaluation.
         json: file for all numbers.
-        grid: picture file of samples beside the pictures whose attributes they were asked for.
+        grid: image file of samples beside the images whose attributes they were asked for.
     """
     pipe = ImagePipeline.from_pretrained(model)
     shape = pipe.tokenizer.config.image_size, pipe.tokenizer.config.channels
@@ -70,7 +70,7 @@ def main(
     axes = list(pipe.class_axes)
     classifiers = dict(_judge(text, pipe, shape) for text in judges)
     if not 1 <= num_pictures <= len(source):
-        raise ConfigError(f"num_pictures={num_pictures} must lie in 1..{len(source)}, the pictures of '{data}'")
+        raise ConfigError(f"num_pictures={num_pictures} must lie in 1..{len(source)}, the images of '{data}'")
     rows = np.linspace(0, len(source) - 1, num_pictures).astype(np.int64)
     real, class_ids = load_array(source.subset(rows), size=shape[0], channels=shape[1])
     pictures = {"held-out pictures": real, "their reconstructions": reconstructions(pipe, real)}
@@ -122,7 +122,7 @@ def _share(judge: Classifier, pictures: Tensor, targets: Tensor) -> dict[str, An
 
 
 def _markdown(result: dict[str, Any], names: list[str]) -> str:
-    lines = ["| recognised | pictures | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
+    lines = ["| recognised | images | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
     for axis, entry in result["axes"].items():
         cells = [f"{one['share']:.1%} ({one['interval'][0]:.1%} to {one['interval'][1]:.1%})" for one in entry.values()]
         lines.append(f"| {axis} | {entry[names[0]]['pictures']} | " + " | ".join(cells) + " |")

@@ -1,9 +1,9 @@
-"""Do generated pictures show the class that was asked for, how near are they to the data, and are they copies?
+"""Do generated images show the class that was asked for, how near are they to the data, and are they copies?
 
     python benchmarks/class_accuracy.py --model DIR --data PATH --classifier DIR --steps 4 8 16 --json J --grid G.png
 
 The judge is a classifier trained on the same data (`tools/train_classifier.py`). Its own errors are reported beside its
-judgement, on the test pictures and on the tokenizer's reconstructions of them. The tables go to standard output.
+judgement, on the test images and on the tokenizer's reconstructions of them. The tables go to standard output.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ def main(
     json: Path | None = None,
     grid: Path | None = None,
 ) -> None:
-    """Generate pictures of every class with and without guidance and in several numbers of steps, and judge them.
+    """Generate images of every class with and without guidance and in several numbers of steps, and judge them.
 
     Args:
         model: folder of a pipeline, or a bundled name.
         data: the data set that the model was trained on, with a train and a test split.
         classifier: folder of the judge.
-        num_per_class: pictures per class and setting.
+        num_per_class: images per class and setting.
         steps: numbers of steps to compare; the last one is also run without guidance. The model's own by default.
         guidance_scale: of the guided runs; like the options below, the model's own by default.
         top_p: nucleus of the mixture's components.
@@ -68,11 +68,11 @@ def main(
         choice_temperature: scale of the noise on confidence.
         schedule: mask schedule.
         seed: of all runs.
-        batch_size: pictures per network evaluation.
-        flip: look for copies among the mirrored training pictures, too (for models trained on both).
-        resize: cut out and resize pictures of another size.
+        batch_size: images per network evaluation.
+        flip: look for copies among the mirrored training images, too (for models trained on both).
+        resize: cut out and resize images of another size.
         json: file for all numbers.
-        grid: picture file for samples beside their nearest training pictures.
+        grid: image file for samples beside their nearest training images.
     """
     if num_per_class < 1:
         raise ConfigError(f"num_per_class={num_per_class} must be at least 1")
@@ -146,7 +146,7 @@ def main(
 
 @torch.inference_mode()
 def reconstructions(pipe: ImagePipeline, pictures: Tensor) -> Tensor:
-    """What the tokenizer makes of the pictures."""
+    """What the tokenizer makes of the images."""
     parts = [from_uint8(part).to(pipe.device, pipe.dtype) for part in pictures.split(BATCH)]
     return torch.cat([to_uint8(pipe.tokenizer.decode(pipe.tokenizer.encode(part))).cpu() for part in parts])
 
@@ -154,7 +154,7 @@ def reconstructions(pipe: ImagePipeline, pictures: Tensor) -> Tensor:
 def judged(
     judge: Classifier, pictures: Tensor, targets: Tensor, names: list[str], train_features: Tensor
 ) -> dict[str, Any]:
-    """Share of the pictures recognised as the intended class, with 95 % intervals, and their distance to the data."""
+    """Share of the images recognised as the intended class, with 95 % intervals, and their distance to the data."""
     right = classify(judge, pictures).argmax(1).cpu() == targets
     by_class = {}
     for index, name in enumerate(names):
@@ -184,7 +184,7 @@ def reference(
 
 
 class Neighbours(NamedTuple):
-    """The most similar reference pictures of every picture.
+    """The most similar reference images of every image.
 
     Attributes:
         indices: into the reference, nearest first.
@@ -202,21 +202,21 @@ def nearest_neighbours(
     *,
     chunk_size: int = 4096,
 ) -> Neighbours:
-    """The `count` reference pictures nearest to every picture in pixels, by exhaustive search.
+    """The `count` reference images nearest to every image in pixels, by exhaustive search.
 
     Args:
         pictures: 0..255.
-        reference: at least `count` pictures of the same shape.
-        count: neighbours per picture.
-        chunk_size: reference pictures compared at one time.
+        reference: at least `count` images of the same shape.
+        count: neighbours per image.
+        chunk_size: reference images compared at one time.
 
     Raises:
-        DataError: pictures of different shapes, or fewer references than `count`.
+        DataError: images of different shapes, or fewer references than `count`.
     """
     if pictures.shape[1:] != reference.shape[1:] or len(reference) < count:
         raise DataError(
             f"{len(reference)} references of shape {tuple(reference.shape[1:])} do not do for {count} neighbours of "
-            f"pictures of shape {tuple(pictures.shape[1:])}"
+            f"images of shape {tuple(pictures.shape[1:])}"
         )
     rows = pictures.flatten(1).float() - 127.5
     norms = rows.square().sum(1, keepdim=True)
@@ -237,7 +237,7 @@ def nearest_neighbours(
 
 
 def nearness(pictures: Tensor, candidates: Tensor) -> dict[str, Any]:
-    """How near the nearest training picture is, in root mean square grey levels, and how it compares to the second."""
+    """How near the nearest training image is, in root mean square grey levels, and how it compares to the second."""
     distances = nearest_neighbours(pictures, candidates, 2).distances.double()
     levels = torch.tensor(QUANTILES, dtype=torch.float64)
     ratio = distances[:, 0] / distances[:, 1].clamp(min=1e-9)
@@ -249,7 +249,7 @@ def nearness(pictures: Tensor, candidates: Tensor) -> dict[str, Any]:
 
 
 def neighbour_grid(samples: Tensor, candidates: Tensor, names: list[str], num_per_class: int) -> Any:
-    """A row per class: two samples, each followed by its nearest training pictures."""
+    """A row per class: two samples, each followed by its nearest training images."""
     per_class = min(2, num_per_class)
     rows = torch.arange(len(samples)).view(len(names), -1)[:, :per_class].flatten()
     near = nearest_neighbours(samples[rows], candidates, NEIGHBOURS_SHOWN).indices
@@ -283,7 +283,7 @@ def markdown(result: dict[str, Any]) -> str:
             f"| {name} | " + " | ".join(f"{run['by_class'][name]['share']:.0%}" for run in result["runs"]) + " |"
         )
     for key, title in (
-        ("distance", "distance to the nearest training picture"),
+        ("distance", "distance to the nearest training image"),
         ("nearest_over_second", "nearest over second nearest"),
     ):
         lines += [

@@ -42,12 +42,12 @@ def main(
     Args:
         runs: folder of trainings named NAME-SEED.
         trainings: their names; those that `out` has are not measured again.
-        data: pictures.
+        data: images.
         out: JSON to write, or to go on with.
         seeds: trainings of each name.
         fixed: settings that are not searched, such as num_steps=16.
-        search_samples: pictures of each try.
-        num_samples: pictures of each training, with other noise than the tries'.
+        search_samples: images of each try.
+        num_samples: images of each training, with other noise than the tries'.
         extractor: whose features are compared; the bundled classifier of the same classes if left out.
     """
     config = ImagePipeline.from_pretrained(runs / f"{trainings[0]}-0" / "model").tokenizer.config

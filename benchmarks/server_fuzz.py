@@ -1,7 +1,7 @@
 """Made-up requests against a server, by schemathesis from the OpenAPI document; the suite has a short version of it.
 
 Every answer must be one that the document names, with the body that it describes, and no error of the server, which is
-started here with low limits, so that the time goes into requests and not into pictures.
+started here with low limits, so that the time goes into requests and not into images.
 
     python benchmarks/server_fuzz.py --max-examples 300
 """

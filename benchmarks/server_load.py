@@ -1,7 +1,7 @@
-"""Load on a server: throughput with one client and with many, every picture checked against its seed, memory, and a
+"""Load on a server: throughput with one client and with many, every image checked against its seed, memory, and a
 shutdown in the middle of it all.
 
-The server is started here. Pictures are drawn beforehand as `resgen generate image` draws them; an answer is right only
+The server is started here. Images are drawn beforehand as `resgen generate image` draws them; an answer is right only
 if its file is that one, byte for byte. One client and many take turns, so that other work on the machine falls on both.
 
     python benchmarks/server_load.py --model fashion-mnist-small --requests 1000 --clients 32 --steps 8
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4, help="turns of one client and of many")
     parser.add_argument("--alone", type=int, default=12, help="requests of the one client in each round")
     parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--distinct", type=int, default=100, help="different pictures, known beforehand")
+    parser.add_argument("--distinct", type=int, default=100, help="different images, known beforehand")
     parser.add_argument("--before-signal-s", type=float, default=0.5, help="from the last requests to SIGTERM")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def known(options: argparse.Namespace) -> list[str]:
-    """SHA-256 of the file of each seed's picture, drawn without a server."""
+    """SHA-256 of the file of each seed's image, drawn without a server."""
     from resgen import ImagePipeline
 
     pipe = ImagePipeline.from_pretrained(options.model)

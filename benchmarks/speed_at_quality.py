@@ -1,5 +1,5 @@
-"""How long does each kind take to make pictures of the same distance? Distances of several trainings at several numbers
-of sampling steps, and seconds per picture, all in one process.
+"""How long does each kind take to make images of the same distance? Distances of several trainings at several numbers
+of sampling steps, and seconds per image, all in one process.
 
 python benchmarks/speed_at_quality.py --runs runs/variants --tries tries.json --seeds 3 --data PATH --out speed.json \\
     --steps 2 4 8 16
@@ -51,13 +51,13 @@ def main(
     Args:
         runs: folder of trainings named NAME-SEED.
         tries: JSON of the settings found for each name.
-        data: pictures.
+        data: images.
         out: JSON to write; distances that it has are not measured again.
         trainings: their names; all of `tries` if left out.
         steps: sampling steps, in place of those in `tries`.
         seeds: trainings of each name.
-        num_samples: pictures of each training.
-        batches: pictures made at one time, for the timing.
+        num_samples: images of each training.
+        batches: images made at one time, for the timing.
         repetitions: of the timing; they take turns, and the median counts. 0 for no timing.
         extractor: whose features are compared; the bundled classifier of the same classes if left out.
     """
@@ -98,7 +98,7 @@ def main(
         "cases": results,
     }
     write_json(out, document)
-    print(f"| | {judge.metric} | " + " | ".join(f"s per picture, {batch} at a time" for batch in batches) + " |")
+    print(f"| | {judge.metric} | " + " | ".join(f"s per image, {batch} at a time" for batch in batches) + " |")
     print("|---" * (2 + len(batches)) + "|")
     for label in cases:
         row = results[label]

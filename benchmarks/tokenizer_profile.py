@@ -37,7 +37,7 @@ def main(recipe: str, data: str, compile: bool = False) -> None:  # the option's
 
     Args:
         recipe: whose tokenizer is trained.
-        data: pictures.
+        data: images.
         compile: compile its blocks.
     """
     keep_freed_memory()

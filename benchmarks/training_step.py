@@ -29,7 +29,7 @@ def main(head: Literal["residual", "mixture"] = "residual", batch_size: int = 32
 
     Args:
         head: of the generator.
-        batch_size: pictures of 8x8 positions, 8 levels of 1,024.
+        batch_size: images of 8x8 positions, 8 levels of 1,024.
         repetitions: pairs of timings.
     """
     keep_freed_memory()

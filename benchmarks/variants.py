@@ -94,10 +94,10 @@ def main(
         variants: YAML file of trainings and measurements.
         recipe: whose generator is varied.
         tokenizer: folder or bundled name.
-        data: pictures.
+        data: images.
         out: folder of the runs and of variants.json.
         max_minutes: time of each training.
-        num_samples: pictures per measurement.
+        num_samples: images per measurement.
         seeds: trainings of each variant.
         extractor: whose features are compared; the bundled classifier of the same classes if left out.
         settings: recipe settings of all, such as generator.width=192.

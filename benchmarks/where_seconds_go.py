@@ -180,7 +180,7 @@ def main(data: str, repetitions: int = 5, out: Path | None = None) -> None:
     """Print the seconds of some commands by phase, on the clock and of the processor.
 
     Args:
-        data: the Fashion-MNIST pictures, for `evaluate`.
+        data: the Fashion-MNIST images, for `evaluate`.
         repetitions: of every command, all of them in turns; the first is shown apart.
         out: JSON file with the seconds of every run.
     """

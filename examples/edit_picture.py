@@ -1,4 +1,4 @@
-"""Edit a picture: regenerate a part, the rest stays code for code; or keep the shape and vary the details.
+"""Edit an image: regenerate a part, the rest stays code for code; or keep the shape and vary the details.
 
 Shows `ImagePipeline.edit` with a box, with `keep_levels`, and what is guaranteed of the codes.
 
@@ -17,9 +17,9 @@ from resgen import ImagePipeline
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the images")
     parser.add_argument("--model", default="fashion-mnist-small", help="a bundled name or a folder")
-    parser.add_argument("--input", type=Path, help="a picture of the model's size; one is generated if left out")
+    parser.add_argument("--input", type=Path, help="an image of the model's size; one is generated if left out")
     parser.add_argument("--class", dest="class_name", default="Bag", help="name or number of the class")
     parser.add_argument("--num", type=int, default=4, help="results of each edit")
     parser.add_argument("--steps", type=int, default=12, help="network evaluations")

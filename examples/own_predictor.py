@@ -1,7 +1,7 @@
 """Sample with a model of your own: the sampler knows codes and what is visible, and nothing else.
 
 Shows the contract between model and sampler, `resgen.types.Predictor`, on the simplest model there is: how often each
-code occurs at each position and level. The pictures it gives (`frequencies.png`) show what a generator is for, beside
+code occurs at each position and level. The images it gives (`frequencies.png`) show what a generator is for, beside
 those of the bundled model that the frequencies were counted on (`counted.png`).
 
     python examples/own_predictor.py --out out/predictor
@@ -53,10 +53,10 @@ class Frequencies:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the images")
     parser.add_argument("--model", default="fashion-mnist-small", help="a bundled name or a folder")
     parser.add_argument("--class", dest="class_name", default="Trouser", help="name or number of the class")
-    parser.add_argument("--num", type=int, default=32, help="pictures to count on")
+    parser.add_argument("--num", type=int, default=32, help="images to count on")
     parser.add_argument("--steps", type=int, default=8, help="network evaluations")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""Train on pictures of your own from Python: a recipe with changes, both stages, and new pictures.
+"""Train on images of your own from Python: a recipe with changes, both stages, and new images.
 
 Shows recipes as frozen dataclasses, `train_tokenizer`, `train_generator` and the folders they leave. With
-`--data FOLDER` (class folders of pictures) give a recipe of about their size, for example `--recipe cifar10`. The
+`--data FOLDER` (class folders of images) give a recipe of about their size, for example `--recipe cifar10`. The
 default trains on scikit-learn's digits, as long as the recipe says (some minutes); `--steps` makes it shorter.
 
     python examples/train_own_pictures.py --out runs/mine

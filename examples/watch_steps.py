@@ -1,4 +1,4 @@
-"""Watch the sampler: what is known after every step, and the pictures level by level.
+"""Watch the sampler: what is known after every step, and the images level by level.
 
 Shows the sampler's callback, `SampleTrace`, and decoding with fewer levels.
 
@@ -20,10 +20,10 @@ from resgen.samplers.records import StepRecord
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the images")
     parser.add_argument("--model", default="fashion-mnist-small", help="a bundled name or a folder")
     parser.add_argument("--class", dest="class_name", default="Coat", help="name or number of the class")
-    parser.add_argument("--num", type=int, default=4, help="pictures")
+    parser.add_argument("--num", type=int, default=4, help="images")
     parser.add_argument("--steps", type=int, default=12, help="network evaluations")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ def save_model(
     other_axes: tuple[int, ...] = (),
     extra: Any = None,
 ) -> Path:
-    """A pipeline's folder with random weights: pictures of 8x8, 16 positions, 3 levels of 10.
+    """A pipeline's folder with random weights: images of 8x8, 16 positions, 3 levels of 10.
 
     `extra` is stored in place of `class_axes`, which say all of the classes.
     """

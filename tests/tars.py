@@ -11,7 +11,7 @@ from PIL import Image
 
 
 def png(value: int, size: int = 4) -> bytes:
-    """A grey picture of one value."""
+    """A grey image of one value."""
     file = io.BytesIO()
     Image.fromarray(np.full((size, size), value, np.uint8)).save(file, "PNG")
     return file.getvalue()
@@ -30,7 +30,7 @@ def write_tar(path: Path, files: dict[str, bytes | str], *, form: int = tarfile.
 
 
 def write_pictures(path: Path, values: list[int], labels: list[int] | None = None) -> Path:
-    """A shard of pictures of one value each, with classes."""
+    """A shard of images of one value each, with classes."""
     files: dict[str, bytes | str] = {}
     for number, value in enumerate(values):
         files[f"{number:05d}.png"] = png(value)

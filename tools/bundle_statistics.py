@@ -31,14 +31,14 @@ class BundleStatistics:
     data: Path
     """Its data."""
     split: str | None = None
-    """Which part; without it the one that generated pictures are compared with."""
+    """Which part; without it the one that generated images are compared with."""
     cache: Path | None = None
     """Cache of `resgen evaluate`, where the features may be already."""
 
     def run(self) -> None:
         extractor = load_extractor(self.extractor)
         if extractor.image_size is None or extractor.channels is None:
-            raise SystemExit(f"{self.extractor} takes pictures of any size; only features of classifiers are bundled")
+            raise SystemExit(f"{self.extractor} takes images of any size; only features of classifiers are bundled")
         split = self.split or choose_split(self.data, "train")
         reference = open_reference(self.data, split=split, image_size=extractor.image_size, channels=extractor.channels)
         if extractor.class_names != reference.class_names:
@@ -70,7 +70,7 @@ class BundleStatistics:
         )
         write_shipped(path, record, features)
         size = sum(file.stat().st_size for file in (path, path.with_suffix(".safetensors")))
-        print(f"{path.parent.name}/{path.stem}: {len(reference):,} pictures, {size / 1e6:.1f} MB")
+        print(f"{path.parent.name}/{path.stem}: {len(reference):,} images, {size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

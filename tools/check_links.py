@@ -1,4 +1,4 @@
-"""Check every link of the project's Markdown: files, folders, pictures, headings, and names in Python files.
+"""Check every link of the project's Markdown: files, folders, images, headings, and names in Python files.
 
     python tools/check_links.py
 
@@ -33,13 +33,13 @@ def prose(text: str) -> str:
 
 
 def links(text: str) -> Iterator[tuple[int, str]]:
-    """Line number and target of every link and picture."""
+    """Line number and target of every link and image."""
     for number, line in enumerate(prose(text).splitlines(), start=1):
         # Text of a link may be code; a link within code is none.
         bare = CODE.sub(lambda code: "c" * len(code.group()) if "](" in code.group() else code.group(), line)
         for match in LINK.finditer(bare):
             yield number, match.group(1)
-            inner = match.group(0)[1:]  # a picture may be the text of a link
+            inner = match.group(0)[1:]  # an image may be the text of a link
             yield from ((number, nested.group(1)) for nested in LINK.finditer(inner))
 
 

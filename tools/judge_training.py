@@ -1,4 +1,4 @@
-"""How the judges of pictures and speech are trained: one loop, and the changes that a recording goes through each time.
+"""How the judges of images and speech are trained: one loop, and the changes that a recording goes through each time.
 
 The judges themselves are in `resgen.evaluation`; `train_classifier.py` and `train_speech_judges.py` train them.
 """

@@ -5,12 +5,12 @@ For example:
     npm install --prefix avatar-tools @dicebear/core@9.4.3 @dicebear/collection@9.4.3 @resvg/resvg-js@2.6.2
     python tools/make_avatars.py --packages avatar-tools --out data/avatars64
 
-Needs node 18 or newer and the three npm packages. Every row is one picture: image {bytes (lossless WebP), path}, label
+Needs node 18 or newer and the three npm packages. Every row is one image: image {bytes (lossless WebP), path}, label
 (the style), one column for each attribute in `AXES`, and everything else that the style tells as JSON. Attributes are
 classes with names, and empty where a style has nothing of the kind or does not tell; a generator takes them as
 conditions with `--set data.class_columns=[style=label,background,hair,skin,glasses,mood]`. No drawing occurs twice, so
-no picture of `test` is in `train`. The same seed and packages give the same files, and other sizes the same drawings.
-All styles are CC0 1.0 or CC BY 4.0; `CREDITS.md` beside the pictures names their designers.
+no image of `test` is in `train`. The same seed and packages give the same files, and other sizes the same drawings.
+All styles are CC0 1.0 or CC BY 4.0; `CREDITS.md` beside the images names their designers.
 """
 
 from __future__ import annotations
@@ -124,11 +124,11 @@ class MakeAvatars:
     out: Path
     """Folder to write; must not exist."""
     train: int = 20_000
-    """Pictures in `train`, all styles alike."""
+    """Images in `train`, all styles alike."""
     test: int = 5_000
-    """Pictures in `test`."""
+    """Images in `test`."""
     size: int = 64
-    """Side of the pictures in pixels."""
+    """Side of the images in pixels."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -197,7 +197,7 @@ class Artist:
         self._errors.close()
 
     def draw(self, style: str, options: Mapping[str, Any], size: int) -> dict[str, Any]:
-        """One picture: `png`, `attributes` and the digest of the `drawing`, which does not depend on the size."""
+        """One image: `png`, `attributes` and the digest of the `drawing`, which does not depend on the size."""
         assert self._node.stdin is not None and self._node.stdout is not None
         request = {"style": STYLES[style].key, "options": options, "size": size}
         try:
@@ -238,7 +238,7 @@ def draw_split(
             if answer["drawing"] not in drawings:
                 break
         else:
-            raise DataError(f"style '{style}' has too few drawings for {count} pictures in '{split}'")
+            raise DataError(f"style '{style}' has too few drawings for {count} images in '{split}'")
         drawings.add(answer["drawing"])
         attributes = {k: v for k, v in answer["attributes"].items() if not k.startswith(("primary", "secondary"))}
         classes = {**traits, **read_attributes(attributes)}

@@ -1,4 +1,4 @@
-"""Draw the pictures of the server's page: every view with a result, from bundled models, in Chromium without a window.
+"""Take the screenshots of the server's page: every view with a result, from bundled models, in headless Chromium.
 
 For example:
 
@@ -42,7 +42,7 @@ class MakeScreenshots:
     """Write page-NAME.png for every scene."""
 
     out: Path = Path("docs/results")
-    """Folder of the pictures."""
+    """Folder for the screenshots."""
     only: tuple[str, ...] = ()
     """Names of scenes, all of them by default."""
 
@@ -204,7 +204,7 @@ def samples_shown(page: Page) -> None:
 
 
 def take_sample(page: Page, view: str, model: str, name: str) -> None:
-    """The view with the model's own picture of a class in it."""
+    """The view with the model's own image of a class in it."""
     page.load(view)
     page.choose("[name=model]", model)
     page.wait(lambda: any(one.text == name for one in page.all(".offer .thumbs button")))

@@ -2,7 +2,7 @@
 
     python tools/plot_comparison.py
 
-Everything is read from the measurements beside the picture: trainings are points (open where there is only one of that
+Everything is read from the measurements beside the figure: trainings are points (open where there is only one of that
 length), lines join their means. The tokenizer's floor is the distance of its own reconstructions.
 """
 
@@ -82,12 +82,12 @@ def points() -> dict[str, Points]:
 
 
 def floor() -> float:
-    """Distance of the tokenizer's reconstructions of the test pictures from these pictures."""
+    """Distance of the tokenizer's reconstructions of the test images from these images."""
     return float(read("evaluate-fashion-mnist-tokenizer.json")["reconstruction"]["distance"])
 
 
 def draw(out: Path) -> None:
-    """Write the picture."""
+    """Write the figure."""
     figure, panel = plt.subplots(figsize=(8.4, 4.6))
     for kind, lengths in points().items():
         label, colour = LINES[kind]
@@ -98,7 +98,7 @@ def draw(out: Path) -> None:
             panel.plot([n] * len(lengths[n]), lengths[n], "o", color=colour, markerfacecolor=filled, markersize=5)
     panel.axhline(floor(), color="black", linestyle="--", linewidth=1)
     panel.text(600, floor() * 0.97, f"the tokenizer's own reconstructions: {floor():.1f}", fontsize=8, va="top")
-    panel.set(xscale="log", yscale="log", xlabel="training steps of 128 pictures", ylabel="guided FD, lower is better")
+    panel.set(xscale="log", yscale="log", xlabel="training steps of 128 images", ylabel="guided FD, lower is better")
     panel.set_xticks([600, 1000, 3000, 10000, 30000], ["600", "1,000", "3,000", "10,000", "30,000"])
     panel.set_yticks([4, 6, 8, 10, 15, 20, 30], ["4", "6", "8", "10", "15", "20", "30"])
     panel.minorticks_off()

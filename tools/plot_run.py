@@ -28,7 +28,7 @@ class PlotRun:
     run: Path
     """Run folder."""
     out: Path
-    """Picture to write."""
+    """Image to write."""
 
     def draw(self) -> None:
         groups = read_metrics(self.run / "metrics.jsonl")

@@ -1,4 +1,4 @@
-"""Train the classifier that judges generated pictures, and measure it on held-out pictures.
+"""Train the classifier that judges generated images, and measure it on held-out images.
 
 python tools/train_classifier.py --data PATH --image-size 28 --channels 1 --max-minutes 6 --out DIR
 """
@@ -49,22 +49,22 @@ def main(
     seed: int = 0,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
-    """Train on the split `train`, measure on the split `test`, or on pictures held out where there is none.
+    """Train on the split `train`, measure on the split `test`, or on images held out where there is none.
 
     Args:
-        data: pictures with labels, as `resgen train` takes them.
-        image_size: side of the pictures in pixels.
+        data: images with labels, as `resgen train` takes them.
+        image_size: side of the images in pixels.
         channels: 1 (grey) or 3 (RGB).
         out: folder of the classifier.
         max_minutes: time to spend on training.
         num_steps: batches to train on, instead of a time.
         width: channels of the first convolution.
-        batch_size: pictures per step.
+        batch_size: images per step.
         learning_rate: peak of the learning rate.
         crop_padding: largest random shift in pixels.
-        flip: mirror half of the pictures.
-        resize: cut out and resize pictures of another size.
-        class_column: of parquet files, the column to recognise in place of the label; pictures that it says nothing
+        flip: mirror half of the images.
+        resize: cut out and resize images of another size.
+        class_column: of parquet files, the column to recognise in place of the label; images that it says nothing
             of are left out.
         seed: of weights, order and augmentation.
         as_json: write one JSON document to standard output.
@@ -140,7 +140,7 @@ def train_classifier(
     seed: int = 0,
     report: Report | None = None,
 ) -> Classifier:
-    """Train from scratch with stochastic gradient descent on randomly shifted (and mirrored) pictures.
+    """Train from scratch with stochastic gradient descent on randomly shifted (and mirrored) images.
 
     The learning rate rises to its peak over the first fifth of the training and falls to zero over the rest. How much
     of the training is over is measured in steps, in minutes, or by whichever is further on. With `num_steps` alone the
@@ -153,12 +153,12 @@ def train_classifier(
         num_steps: batches to train on.
         max_minutes: time to spend, the last batch included.
         width: see `ClassifierConfig`.
-        batch_size: pictures per step.
+        batch_size: images per step.
         learning_rate: peak.
         weight_decay: L2 penalty of the weights of convolutions and of the last layer.
         label_smoothing: share of the target that is spread over all classes.
-        crop_padding: pictures are shifted by up to this many pixels in both directions, edges mirrored.
-        flip: mirror half of the pictures.
+        crop_padding: images are shifted by up to this many pixels in both directions, edges mirrored.
+        flip: mirror half of the images.
         seed: of weights, order and augmentation.
         report: called after every step with (step, share of the training that is over, loss).
 
@@ -167,7 +167,7 @@ def train_classifier(
 
     Raises:
         ConfigError: neither `num_steps` nor `max_minutes`, or a value out of range.
-        DataError: no pictures, or labels that do not fit.
+        DataError: no images, or labels that do not fit.
     """
     _check_training(pictures, labels, num_classes, batch_size)
     config = ClassifierConfig(
@@ -205,9 +205,9 @@ def train_classifier(
 
 def _check_training(pictures: Tensor, labels: Tensor, num_classes: int, batch_size: int) -> None:
     if batch_size < 2:
-        raise ConfigError(f"batch_size={batch_size} must be at least 2: the norms compare pictures of a batch")
+        raise ConfigError(f"batch_size={batch_size} must be at least 2: the norms compare images of a batch")
     if len(pictures) == 0 or len(pictures) != len(labels):
-        raise DataError(f"{len(pictures)} pictures and {len(labels)} labels given; one label per picture is needed")
+        raise DataError(f"{len(pictures)} images and {len(labels)} labels given; one label per image is needed")
     if int(labels.min()) < 0 or int(labels.max()) >= num_classes:
         raise DataError(f"labels span {int(labels.min())}..{int(labels.max())}; allowed: 0..{num_classes - 1}")
 
@@ -215,7 +215,7 @@ def _check_training(pictures: Tensor, labels: Tensor, num_classes: int, batch_si
 def augment(
     pictures: UInt8[Tensor, "B C S S"], padding: int, flip: bool, stream: torch.Generator
 ) -> UInt8[Tensor, "B C S S"]:
-    """Shift every picture by up to `padding` pixels, edges mirrored, and mirror half of them if `flip`."""
+    """Shift every image by up to `padding` pixels, edges mirrored, and mirror half of them if `flip`."""
     count, channels, size, _ = pictures.shape
     offsets = torch.randint(0, 2 * padding + 1, (2, count), generator=stream).to(pictures.device)
     rows, columns = offsets[:, :, None] + torch.arange(size, device=pictures.device)
@@ -231,7 +231,7 @@ def augment(
 
 
 def _reflected(size: int, padding: int) -> Tensor:
-    """Source row of each row of a picture padded by reflection."""
+    """Source row of each row of an image padded by reflection."""
     position = torch.arange(-padding, size + padding).abs()
     return torch.where(position >= size, 2 * (size - 1) - position, position)
 

@@ -1,4 +1,4 @@
-"""Generate pictures and speech with residual vector quantized tokens.
+"""Generate images and speech with residual vector quantized tokens.
 
     import resgen
 

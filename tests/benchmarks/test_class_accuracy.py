@@ -1,4 +1,4 @@
-"""The nearest training pictures, against brute force."""
+"""The nearest training images, against brute force."""
 
 from __future__ import annotations
 

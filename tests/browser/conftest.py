@@ -77,7 +77,7 @@ def page(driver: object, fake: FakeServer) -> Iterator[Page]:
     page = Page(driver, fake.url)
     page.load()
     done = "return performance.getEntriesByType('resource').filter((one) => one.initiatorType === 'fetch').length"
-    page.wait(lambda: page.run(done) == 4, "models, samples of pictures and of speech, voices")
+    page.wait(lambda: page.run(done) == 4, "models, samples of images and of speech, voices")
     yield page
     page.restore()
 

@@ -28,11 +28,11 @@ _LIMITS = {"max_steps": 64, "max_samples": 32, "max_text": 200, "max_upload_byte
 
 
 def image_model(name: str, classes: list[str], size: int = 28, channels: int = 1) -> dict[str, Any]:
-    """A model of pictures with 4 x 4 positions of 8 levels, as `/v1/models` describes one."""
+    """A model of images with 4 x 4 positions of 8 levels, as `/v1/models` describes one."""
     return {
         "name": name,
         "modality": "image",
-        "description": f"Small pictures of {size}x{size} pixels.",
+        "description": f"Small images of {size}x{size} pixels.",
         "classes": classes,
         "image": {"height": size, "width": size, "channels": channels},
         "sample_rate_hz": None,
@@ -185,7 +185,7 @@ class _Handler(BaseHTTPRequestHandler):
             if self.server.fault == "break" and step == 2:
                 return
             if self.server.fault == "stream" and step == 2:
-                return self._line({"event": "error", "error": "out of memory: ask for fewer pictures"})
+                return self._line({"event": "error", "error": "out of memory: ask for fewer images"})
         self._line({"event": "done", **result})
 
     def _speak(self, fields: dict[str, Any]) -> None:
@@ -252,7 +252,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def images(fields: dict[str, Any], models: list[dict[str, Any]] = MODELS) -> dict[str, Any]:
-    """What `/v1/images` answers: `num_samples` pictures of each class, class after class."""
+    """What `/v1/images` answers: `num_samples` images of each class, class after class."""
     (model,) = [model for model in models if model["name"] == fields["model"]]
     names, size = model["classes"] or [""], model["image"]["width"]
     made = [
@@ -269,7 +269,7 @@ def _name(class_id: Any, names: list[str]) -> str:
 
 
 def samples(name: str, models: list[dict[str, Any]] = MODELS) -> dict[str, Any]:
-    """What `/v1/images/samples` answers: a picture of each class, of twelve at most, as if of seed 0."""
+    """What `/v1/images/samples` answers: an image of each class, of twelve at most, as if of seed 0."""
     (model,) = [model for model in models if model["name"] == name]
     classes = list(range(min(12, len(model["classes"]) or 1)))
     settings = {"model": name, "num_steps": 6, "guidance_scale": 2.0, "seed": 0, "num_samples": 1}

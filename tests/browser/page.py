@@ -121,7 +121,7 @@ class Page:
         return self.run(script, element)
 
     def png(self, selector: str = ".hero img") -> bytes:
-        """The bytes of a picture that is shown."""
+        """The bytes of an image that is shown."""
         source = self.one(selector).get_attribute("src")
         assert source.startswith("data:image/png;base64,")
         return base64.b64decode(source.split(",")[1])

@@ -52,7 +52,7 @@ def test_no_rule_is_broken(page: Page, fake: FakeServer, view: str, size: str) -
 
 @pytest.mark.parametrize("size", SIZES)
 def test_no_rule_is_broken_in_the_interface(docs: Page, size: str) -> None:
-    """On arrival, and with routes that are open: a form, JSON, an answer with pictures, and a refusal."""
+    """On arrival, and with routes that are open: a form, JSON, an answer with images, and a refusal."""
     docs.media(prefers_color_scheme=SCHEMES[size], prefers_reduced_motion="reduce")
     docs.resize(*SIZES[size], mobile=size == "phone")
     assert violations(docs) == []

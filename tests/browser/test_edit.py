@@ -1,4 +1,4 @@
-"""Editing: the mask that is painted is the mask that is sent; and the levels of a picture."""
+"""Editing: the mask that is painted is the mask that is sent; and the levels of an image."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def save(path: Path, image: Image.Image) -> Path:
 
 @pytest.fixture
 def grey(tmp_path: Path) -> Path:
-    """A picture of the model's size."""
+    """An image of the model's size."""
     return save(tmp_path / "grey.png", Image.fromarray(np.arange(784, dtype=np.uint8).reshape(28, 28)))
 
 
@@ -37,7 +37,7 @@ def upload(page: Page, file: Path) -> None:
 
 @pytest.fixture
 def easel(page: Page, grey: Path) -> Page:
-    """The edit view with a picture."""
+    """The edit view with an image."""
     page.go("edit")
     upload(page, grey)
     return page
@@ -56,7 +56,7 @@ def test_a_stroke_is_sent_as_the_mask_that_is_seen(easel: Page, fake: FakeServer
     easel.stroke(".mask", (0.25, 0.5), (0.75, 0.5))
     easel.choose("[name=class_id]", "Bag")
     easel.fill("[name=num_samples]", 2)
-    assert easel.finish() == "2 pictures in 0.2 s, seed 0."
+    assert easel.finish() == "2 images in 0.2 s, seed 0."
     ((path, fields),) = fake.seen
     assert path == "/v1/images/edit"
     mask = array(fields.pop("mask"))
@@ -174,7 +174,7 @@ def test_nothing_to_regenerate_is_a_mistake(easel: Page, fake: FakeServer) -> No
 def test_no_picture_is_a_mistake_beside_the_picture(page: Page, fake: FakeServer) -> None:
     page.go("edit")
     page.finish()
-    assert page.error_of("[name=image]").startswith("Choose a picture first")
+    assert page.error_of("[name=image]").startswith("Choose an image first")
     assert not fake.seen
 
 
@@ -207,10 +207,10 @@ def test_a_picture_of_another_size_is_cut_brought_to_size_and_sent_as_shown(
 
 def test_what_is_no_picture_is_named(page: Page, fake: FakeServer, tmp_path: Path) -> None:
     file = tmp_path / "notes.png"
-    file.write_text("no picture")
+    file.write_text("no image")
     page.go("edit")
     upload(page, file)
-    message = "'notes.png' is no picture that this browser can read. Try a PNG or JPEG."
+    message = "'notes.png' is not an image this browser can read. Try a PNG or JPEG."
     page.wait(lambda: page.errors() == [message])
     page.finish()
     assert not fake.seen
@@ -221,7 +221,7 @@ def test_a_generated_picture_is_edited_in_its_class_and_results_again(page: Page
     page.finish()
     page.click(".use-edit")
     page.wait(lambda: page.view() == "edit" and page.one(".source-hint").text == "Generated: Bag, seed 0.")
-    assert page.focus().text == "Edit a picture"
+    assert page.focus().text == "Edit an image"
     page.slide("[name=keep_levels]", 2)
     page.fill("[name=seed]", 1)
     page.finish()
@@ -239,7 +239,7 @@ def test_a_generated_picture_is_edited_in_its_class_and_results_again(page: Page
 def test_the_levels_of_a_picture_with_their_distances(page: Page, fake: FakeServer, grey: Path) -> None:
     page.go("levels")
     upload(page, grey)
-    assert page.finish() == "8 pictures, from coarse to fine."
+    assert page.finish() == "8 images, from coarse to fine."
     path, fields = fake.seen[0]
     assert path == "/v1/images/levels" and fields == {"model": "clothes", "image": grey.read_bytes()}
     captions = [caption.text.split("\n") for caption in page.all("figcaption")]

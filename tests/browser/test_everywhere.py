@@ -48,7 +48,7 @@ return [...document.querySelectorAll('body *')].filter((e) => e.checkVisibility(
 """
 
 
-# Small pictures are part of a button, which has the name.
+# Small images are part of a button, which has the name.
 _NAMELESS = """
 const named = (e) => e.ariaLabel || e.alt || e.labels?.length && [...e.labels].every((l) => l.textContent.trim())
   || e.matches('button, summary') && e.textContent.trim();

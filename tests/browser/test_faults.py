@@ -11,7 +11,7 @@ _FAULTS = [
     (429, "8 requests wait already", 3, "8 requests wait already. Try again in 3 seconds."),
     (429, "too many requests", None, "too many requests. Try again later."),
     (503, "the server is stopping", 1, "the server is stopping. Try again in 1 second."),
-    (504, "not done within 60 s", None, "not done within 60 s. Fewer pictures, steps or words take less time."),
+    (504, "not done within 60 s", None, "not done within 60 s. Fewer images, steps or words take less time."),
     (500, "internal error", None, "internal error."),
 ]
 
@@ -25,7 +25,7 @@ def test_what_the_server_says_stands_beside_the_button(page: Page, fake: FakeSer
         assert page.finish() == f"Not done: {message}"
         assert page.error_of("button.primary") == message
     fake.fault = None
-    assert page.finish() == "4 pictures in 0.2 s, seed 0."
+    assert page.finish() == "4 images in 0.2 s, seed 0."
     assert page.errors() == []
 
 
@@ -39,7 +39,7 @@ def test_a_refused_value_is_named_beside_its_field(page: Page, fake: FakeServer)
 def test_an_error_after_some_steps_is_said_and_the_steps_stay(page: Page, fake: FakeServer) -> None:
     fake.fault = "stream"
     page.finish()
-    assert page.error_of("button.primary") == "out of memory: ask for fewer pictures"
+    assert page.error_of("button.primary") == "out of memory: ask for fewer images"
     assert page.one(".hero img").get_attribute("alt") == "T-shirt/top, 1 of 4, step 2 of 6"
     assert not page.one("button.save").is_enabled()
 
@@ -71,7 +71,7 @@ def test_a_key_is_asked_for_used_and_kept_in_this_tab_only(page: Page, fake: Fak
     page.wait(lambda: page.run(title) == "The server did not accept this API key")
     page.keys(KEY, "\ue007")
     page.wait(lambda: page.view() == "pictures")
-    assert page.finish() == "4 pictures in 0.2 s, seed 0."
+    assert page.finish() == "4 images in 0.2 s, seed 0."
     assert page.run("return [Object.values(sessionStorage), localStorage.length, document.cookie]") == [[KEY], 0, ""]
     assert KEY not in page.run("return location.href + document.documentElement.outerHTML")
 
@@ -95,7 +95,7 @@ def test_a_key_that_is_wanted_later_does_not_lose_the_request(page: Page, fake: 
     page.click("button.primary")
     page.wait(page.asks_key)
     page.keys(KEY, "\ue007")
-    assert page.end() == "4 pictures in 0.2 s, seed 5."
+    assert page.end() == "4 images in 0.2 s, seed 5."
 
 
 def test_a_server_without_models_says_how_to_start_one(page: Page, fake: FakeServer) -> None:
@@ -152,7 +152,7 @@ def test_a_request_that_is_cancelled_before_its_first_step_leaves_the_earlier_re
     fake.delay_s = 1.0
     page.fill("[name=seed]", 9)
     page.click("button.primary")
-    page.wait(lambda: page.status() == "Generating 4 pictures …")
+    page.wait(lambda: page.status() == "Generating 4 images …")
     page.click("button.cancel")
     assert page.end() == "Cancelled."
     assert (

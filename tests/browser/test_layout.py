@@ -86,6 +86,6 @@ def test_who_wants_less_motion_gets_none(page: Page, fake: FakeServer) -> None:
 
 def test_a_view_has_its_own_address_and_title(page: Page) -> None:
     page.load("levels")
-    assert page.view() == "levels" and page.driver.title == "Levels of a picture – resgen"
+    assert page.view() == "levels" and page.driver.title == "Levels of an image – resgen"
     current = page.driver.find_elements("css selector", "nav [aria-current=page]")
     assert [link.text for link in current] == ["Levels"]

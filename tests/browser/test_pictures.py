@@ -1,4 +1,4 @@
-"""New pictures: choosing, watching the steps, keeping the results."""
+"""New images: choosing, watching the steps, keeping the results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_pictures_of_the_chosen_classes_with_the_settings_of_the_form(page: Page
     page.classes("T-shirt/top", "Bag")
     page.fill("[name=num_samples]", 3)
     page.fill("[name=seed]", 7)
-    assert page.finish() == "6 pictures in 0.2 s, seed 7."
+    assert page.finish() == "6 images in 0.2 s, seed 7."
     ((path, body),) = fake.seen
     assert path == "/v1/images/stream"
     settings = {"num_samples": 3, "num_steps": 6, "guidance_scale": 2.0, "seed": 7}
@@ -62,7 +62,7 @@ def test_steps_arrive_while_they_are_made_and_cancel_breaks_off(page: Page, fake
     page.click("button.primary")
     page.wait(lambda: page.run("return arguments[0].value", page.one("progress")) >= 3)
     assert page.one(".hero img").is_displayed() and page.one(".heat").is_displayed()
-    assert page.status() == "Generating 4 pictures …"
+    assert page.status() == "Generating 4 images …"
     assert not page.one("button.save").is_enabled()
     page.click("button.cancel")
     assert page.end() == "Cancelled."
@@ -70,7 +70,7 @@ def test_steps_arrive_while_they_are_made_and_cancel_breaks_off(page: Page, fake
     assert page.wait(lambda: fake.broken_off.is_set(), "the end of the server's work")
     fake.delay_s = 0.0
     page.fill("[name=num_steps]", 5)
-    assert page.finish() == "4 pictures in 0.2 s, seed 0."
+    assert page.finish() == "4 images in 0.2 s, seed 0."
 
 
 def test_a_second_press_while_a_request_runs_sends_nothing(page: Page, fake: FakeServer) -> None:
@@ -82,7 +82,7 @@ def test_a_second_press_while_a_request_runs_sends_nothing(page: Page, fake: Fak
 
 def test_without_the_steps_only_results_are_asked_for(page: Page, fake: FakeServer) -> None:
     page.click("[name=watch]")
-    assert page.finish() == "4 pictures in 0.2 s, seed 0."
+    assert page.finish() == "4 images in 0.2 s, seed 0."
     assert [path for path, _ in fake.seen] == ["/v1/images"]
     assert page.png() == base64.b64decode(picture("final", 0, 0, 0))
     assert not page.one(".steps").is_displayed() and not page.one(".heat").is_displayed()
@@ -95,7 +95,7 @@ _WRONG = [
     ("guidance_scale", "-1", "Guidance must be a number from 0 to 20."),
     ("guidance_scale", "", "Guidance must be a number from 0 to 20."),
     ("seed", "-3", "The seed must be a whole number from 0 to 4294967295."),
-    ("num_samples", "33", "The number of pictures must be a whole number from 1 to 32."),
+    ("num_samples", "33", "The number of images must be a whole number from 1 to 32."),
 ]
 
 
@@ -201,7 +201,7 @@ def test_a_new_seed_is_another_one(page: Page) -> None:
 def test_a_picture_is_kept_as_the_servers_png(page: Page) -> None:
     page.fill("[name=seed]", 31)
     page.finish()
-    page.slide(".steps input", 1)  # what is kept is the finished picture, whatever is shown
+    page.slide(".steps input", 1)  # what is kept is the finished image, whatever is shown
     page.click("button.save")
     expected = base64.b64decode(picture("final", 0, 0, 31))
     assert page.downloaded("t-shirt-top-31-0.png").read_bytes() == expected
@@ -232,7 +232,7 @@ def test_names_from_the_server_are_text_and_no_markup(page: Page, fake: FakeServ
     page.load()
     assert page.one(".chip").text.endswith(hostile)
     assert page.one("#pictures-model-hint").text == hostile
-    assert page.driver.title == "New pictures – resgen"
+    assert page.driver.title == "New images – resgen"
 
 
 def test_the_page_needs_nothing_that_its_policy_forbids(page: Page) -> None:
@@ -257,7 +257,7 @@ def test_samples_that_cannot_be_had_leave_the_page_usable(page: Page, fake: Fake
     fake.samples_fault = {"status": 429, "error": "too many requests wait", "retry_after": 1}
     page.choose("[name=model]", "animals")
     page.wait(lambda: page.one(".empty p").text.startswith("No samples: too many requests wait."))
-    assert page.finish() == "4 pictures in 0.2 s, seed 0."
+    assert page.finish() == "4 images in 0.2 s, seed 0."
     assert not page.one(".empty").is_displayed()
 
 

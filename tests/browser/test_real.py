@@ -31,7 +31,7 @@ def pixels(stored: bytes) -> np.ndarray:
 
 @pytest.fixture
 def quick(real: Page) -> Page:
-    """The page of pictures with few steps."""
+    """The page of images with few steps."""
     real.fill("[name=num_steps]", 4)
     return real
 
@@ -41,7 +41,7 @@ def test_pictures_of_a_seed_are_those_of_the_interface(quick: Page, real_url: st
     quick.fill("[name=num_samples]", 2)
     quick.fill("[name=seed]", 11)
     status = quick.finish()
-    assert status.startswith("4 pictures in ") and status.endswith("seed 11.")
+    assert status.startswith("4 images in ") and status.endswith("seed 11.")
     body = {
         "class_ids": ["Trouser", "Bag"],
         "num_samples": 2,
@@ -84,7 +84,7 @@ def test_a_brush_stroke_changes_what_is_painted_and_keeps_the_rest(quick: Page) 
     quick.fill("[name=num_steps]", 4)
     quick.fill("[name=num_samples]", 1)
     quick.fill("[name=seed]", 3)
-    assert quick.finish().startswith("1 picture in ")
+    assert quick.finish().startswith("1 image in ")
     after = pixels(quick.png())
     assert quick.one("[name=class_id]").get_attribute("value") == "8"  # the class of what was generated
     assert (after[14:] == before[14:]).all()
@@ -97,7 +97,7 @@ def test_the_levels_of_an_uploaded_photograph(real: Page, tmp_path: Path) -> Non
     real.go("levels")
     real.one("input.source").send_keys(str(tmp_path / "photograph.jpg"))
     real.wait(lambda: "28 x 28" in real.one(".source-hint").text)
-    assert real.finish() == "8 pictures, from coarse to fine."
+    assert real.finish() == "8 images, from coarse to fine."
     distances = [float(caption.text.split()[-2]) for caption in real.all("ol.levels figcaption")]
     assert distances[0] < distances[-1]
 

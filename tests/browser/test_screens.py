@@ -34,8 +34,8 @@ const cut = (e) => {
 };
 return shown.filter(cut).map((e) => `${e.tagName}.${e.className}`);
 """
-# Pairs of texts, controls and pictures that lie on each other. A bar that stays in the window while the rest moves
-# below it is compared with itself alone, and a layer of a picture with nothing.
+# Pairs of texts, controls and images that lie on each other. A bar that stays in the window while the rest moves
+# below it is compared with itself alone, and a layer of an image with nothing.
 _OVERLAPS = """
 const bar = (e) => {
   for (let p = e; p; p = p.parentElement) if (/sticky|fixed/.test(getComputedStyle(p).position)) return p;
@@ -81,7 +81,7 @@ def arrive(page: Page, view: str, size: str) -> None:
 
 
 def result_of(page: Page, view: str) -> None:
-    """A result in a view, of a sample where it takes a picture."""
+    """A result in a view, of a sample where it takes an image."""
     if view in ("edit", "levels"):
         page.click(".offer li:nth-child(2) button")
         page.wait(lambda: page.one(".source-hint").text.startswith("Made by"))
@@ -124,7 +124,7 @@ def test_a_panel_is_seen_and_so_is_its_result(page: Page, view: str, size: str) 
     top, bottom = max(0, int(box["top"])), min(SIZES[size][1], int(box["bottom"]))
     shown = screen(page)[top + 4 : bottom - 4, int(box["left"]) + 4 : int(box["right"]) - 4]
     stored = np.asarray(Image.open(io.BytesIO(page.png(RESULT[view]))).convert("L"), dtype=float)
-    assert abs(shown.mean() - stored.mean()) < 12 and shown.std() > 20, "another picture, or something lies over it"
+    assert abs(shown.mean() - stored.mean()) < 12 and shown.std() > 20, "another image, or something lies over it"
 
 
 @pytest.mark.parametrize("view", RESULT)

@@ -128,7 +128,7 @@ def insecure(driver: object) -> Iterator[None]:
 def test_where_browsers_lend_no_microphone_the_page_says_why(insecure: None, voice: Page) -> None:
     choose_voice(voice, "record")
     assert not voice.one(".record").is_enabled()
-    assert "only to pages from https or localhost" in voice.one(".record-status").text
+    assert "only on pages from https or localhost" in voice.one(".record-status").text
 
 
 def test_speaking_can_be_cancelled(voice: Page, fake: FakeServer) -> None:

@@ -18,7 +18,7 @@ from resgen.training.image import runs
 from resgen.training.speech import runs as speech_runs
 
 BATCH = 3
-"""Pictures or recordings, so that a shard is several batches."""
+"""Images or recordings, so that a shard is several batches."""
 
 
 def die_at(batch: int) -> None:

@@ -1,4 +1,4 @@
-"""Pictures encoded by two processes give the files that one process writes; and killed, they go on where they were."""
+"""Images encoded by two processes give the files that one process writes; and killed, they go on where they were."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from resgen.training.image import runs
 
 WORKER = Path(__file__).with_name("encode_worker.py")
 NUM_TRAIN, NUM_HELD_OUT = 38, 2
-SHARDS = 8  # of 10, 10, 10 and 8 pictures, as they are and mirrored
+SHARDS = 8  # of 10, 10, 10 and 8 images, as they are and mirrored
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -34,7 +34,7 @@ def as_a_worker() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tokenizer, pictures, and their codes as made by one process."""
+    """A tokenizer, images, and their codes as made by one process."""
     folder = tmp_path_factory.mktemp("encode")
     config = ImageTokenizerConfig(
         image_size=8,
@@ -104,7 +104,7 @@ def test_two_processes_encode_as_one(work: Path) -> None:
 
 
 def test_killed_processes_are_continued(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The first process dies in its second shard of 10 pictures; what both had finished is not made again."""
+    """The first process dies in its second shard of 10 images; what both had finished is not made again."""
     out = work / "killed"
     results = run_processes(2, WORKER, 6, *arguments(work, out))
     assert results[0][0] == -signal.SIGKILL and results[1][0] == 2

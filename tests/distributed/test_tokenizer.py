@@ -45,7 +45,7 @@ def picture(stream: np.random.Generator) -> bytes:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixty pictures in three shards."""
+    """Sixty images in three shards."""
     folder, stream = tmp_path_factory.mktemp("web"), np.random.default_rng(0)
     for shard in range(3):
         files = {f"{shard}/{number:03d}.png": picture(stream) for number in range(20)}
@@ -97,7 +97,7 @@ def test_processes_with_different_settings_are_refused_by_all(data: Path, tmp_pa
 
 
 def test_killed_at_any_moment_it_equals_the_unbroken_one(data: Path, one: Path, tmp_path: Path) -> None:
-    """`kill -9` at random moments, in the middle of a step, a checkpoint or a picture decoded ahead."""
+    """`kill -9` at random moments, in the middle of a step, a checkpoint or an image decoded ahead."""
     seed = int(os.environ.get("KILL_SEED") or random.randrange(2**32))
     print(f"KILL_SEED={seed} repeats these moments")
     moments = random.Random(seed)

@@ -55,7 +55,7 @@ SLOW_S = 0.05
 
 
 def streamed(*args: Any, **options: Any) -> PictureStore:
-    """A store that decodes every picture when it is asked for."""
+    """A store that decodes every image when it is asked for."""
     return PictureStore(*args, **options | {"max_bytes": 0})
 
 

@@ -236,11 +236,11 @@ def test_every_page_is_in_the_navigation(build, tmp_path, monkeypatch):
 
 
 SHOWN = re.compile(r"\s*(\||!\[|\[!\[|```|::: |<(img|audio|div)\b)")
-"""How lines of a table, a picture, a command, an equation or an entry of the reference begin."""
+"""How lines of a table, an image, a command, an equation or an entry of the reference begin."""
 
 
 def prose_before_something_to_see(text: str) -> int:
-    """Lines of 120 characters of prose before the first table, picture or command; 99 where there is none."""
+    """Lines of 120 characters of prose before the first table, image or command; 99 where there is none."""
     count = 0
     for paragraph in re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL).split("\n\n"):
         words: list[str] = []
@@ -257,7 +257,7 @@ def prose_before_something_to_see(text: str) -> int:
 
 
 def test_every_page_opens_with_something_to_see(build, tmp_path, monkeypatch):
-    """At most five lines of prose before a table, a picture or a command, on every page of the navigation."""
+    """At most five lines of prose before a table, an image or a command, on every page of the navigation."""
     monkeypatch.setattr(build, "DOCS", tmp_path / "docs")
     build.collect()
     pages = [tmp_path / "docs" / page for page in build.navigation()]

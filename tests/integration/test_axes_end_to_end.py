@@ -1,4 +1,4 @@
-"""Pictures with two label columns through the command line, to a generator that heeds both, either or none."""
+"""Images with two label columns through the command line, to a generator that heeds both, either or none."""
 
 from __future__ import annotations
 

@@ -155,7 +155,7 @@ def test_a_comparison_of_pictures_takes_no_option_of_speech(
 ) -> None:
     argv = ["compare", "--recipe", "digits", "--tokenizer", "none", "--data", "digits", option, "x"]
     assert main([*argv, "--out", str(tmp_path / "out")]) == 2
-    assert f"{option} must be left out: recipe 'digits' is for pictures" in capsys.readouterr().err
+    assert f"{option} must be left out: recipe 'digits' is for images" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

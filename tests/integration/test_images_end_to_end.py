@@ -1,4 +1,4 @@
-"""The whole path through the command line: pictures, tokenizer, codes, generator, new pictures.
+"""The whole path through the command line: images, tokenizer, codes, generator, new images.
 
 The models are far too small and too little trained to draw anything; what counts is that every step runs on data of
 every kind, that a killed training goes on as if nothing had happened, and what the commands report.
@@ -152,7 +152,7 @@ def test_a_generator_killed_in_the_middle_goes_on_as_if_nothing_had_happened(
 
 
 def test_training_on_pictures_equals_training_on_the_cache(work: Path, tokenizer: Path, generator: Path) -> None:
-    """Without a cache the pictures are encoded into the run folder first: the same codes, so the same losses."""
+    """Without a cache the images are encoded into the run folder first: the same codes, so the same losses."""
     out = work / "from-pictures"
     short = ["generator_training.num_steps=3", "generator_training.decay_fraction=0"]
     run("train", "generator", "--recipe", "digits", "--tokenizer", tokenizer, *SETTINGS, *short, "--out", out)

@@ -109,7 +109,7 @@ def test_a_classifier_s_features_as_perceptual_loss(tmp_path: Path) -> None:
     metrics = train_tokenizer(recipe, Run(data=data, out=tmp_path / "a"))
     assert metrics["perceptual"] > 0
     grey = replace_nested(load_recipe("digits")[1], settings | judged)
-    with pytest.raises(ConfigError, match="'cifar10-classifier' takes pictures of 3 channels, not 1"):
+    with pytest.raises(ConfigError, match="'cifar10-classifier' takes images of 3 channels, not 1"):
         train_tokenizer(grey, Run(data="digits", out=tmp_path / "b"))
 
 

@@ -1,4 +1,4 @@
-"""`resgen serve` as a process: a bundled model, the pictures of the command line, a signal in the middle of work."""
+"""`resgen serve` as a process: a bundled model, the images of the command line, a signal in the middle of work."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_pictures_of_the_command_and_an_orderly_end(server: Server, tmp_path: Pa
     assert main([*command, "--out", str(tmp_path / "pictures")]) == 0
     files = {path.read_bytes() for path in (tmp_path / "pictures").iterdir()}
     assert {base64.b64decode(picture["png"]) for picture in answer.json()["images"]} == files
-    # Eight requests, two batches of four pictures: at the signal some are computed and some wait.
+    # Eight requests, two batches of four images: at the signal some are computed and some wait.
     with ThreadPoolExecutor(8) as clients:
         asked = [clients.submit(server.ask, class_ids=[seed], seed=seed, num_steps=64) for seed in range(8)]
         while in_flight(server) < 8:

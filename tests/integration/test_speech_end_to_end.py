@@ -355,15 +355,15 @@ def test_train_refuses(small: Path, refused: Callable[..., str], tmp_path: Path)
     generator("--recipe", "spoken_digits", names="--text is missing")
     generator("--recipe", "spoken_digits", "--text", small, names="no data of its own")
     generator("--recipe", "spoken_digits", "--text", tmp_path / "nowhere", names="nowhere")
-    generator("--recipe", "digits", "--text", small, names="--text must be left out: recipe 'digits' is for pictures")
-    generator("--recipe", "spoken_digits", "--text", small, "--evaluate-on", "digits", names="for pictures")
+    generator("--recipe", "digits", "--text", small, names="--text must be left out: recipe 'digits' is for images")
+    generator("--recipe", "spoken_digits", "--text", small, "--evaluate-on", "digits", names="for images")
     generator("--recipe", "spoken_digit", "--text", small, names="did you mean 'spoken_digits'")
     generator("--recipe", "digits", names="mel-tokenizer cannot be used here")
     for recipe in ("digits", "spoken_digits"):
         alone = ["--recipe", recipe, "--set", "tokenizer_loss.decoder_only=true"]
         refused("train", "tokenizer", *alone, "--out", tmp_path / "run", names="give --init")
     for stage in ("vocoder", "text"):
-        refused("train", stage, "--recipe", "digits", "--out", tmp_path / "run", names="for pictures")
+        refused("train", stage, "--recipe", "digits", "--out", tmp_path / "run", names="for images")
 
 
 def test_parts_that_do_not_fit_are_refused_before_the_training(

@@ -1,4 +1,4 @@
-"""Measures of pictures against slow versions in NumPy, written from their definitions, and against torchmetrics."""
+"""Measures of images against slow versions in NumPy, written from their definitions, and against torchmetrics."""
 
 from __future__ import annotations
 

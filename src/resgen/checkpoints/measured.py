@@ -27,7 +27,7 @@ def result_of(document: Mapping[str, Any]) -> Result:
     """The entry of a `model-index` that the report of `resgen evaluate` gives.
 
     Args:
-        document: the report's JSON: of pictures, of a tokenizer's reconstructions, or of speech.
+        document: the report's JSON: of images, of a tokenizer's reconstructions, or of speech.
 
     Returns:
         `task`, `dataset` and `metrics`; every metric has its type, name and value, rates and shares from 0 to 1.

@@ -238,11 +238,11 @@ def load_speech_pipeline(name_or_path: str | Path) -> SpeechParts:
     """A speech pipeline's folder (or bundled model), all parts in evaluation mode.
 
     Raises:
-        CheckpointError: nothing there, damaged, of pictures, or its parts do not belong together.
+        CheckpointError: nothing there, damaged, of images, or its parts do not belong together.
     """
     folder = load_folder(resolve_model(name_or_path))
     if folder.kind == "pipeline":
-        raise CheckpointError(f"'{folder.path}' is a model of pictures, which cannot speak; open it with ImagePipeline")
+        raise CheckpointError(f"'{folder.path}' is a model of images, which cannot speak; open it with ImagePipeline")
     if "text" not in folder.components:
         raise CheckpointError(f"'{folder.path}' holds a {folder.kind}, which cannot speak; give a speech pipeline")
     tokenizer = cast(SoundTokenizer, tokenizer_of(folder, _TOKENIZERS))

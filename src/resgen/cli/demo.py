@@ -1,4 +1,4 @@
-"""`resgen demo`: a picture grid of all classes from a bundled model, and two spoken texts from another."""
+"""`resgen demo`: an image grid of all classes from a bundled model, and two spoken texts from another."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ class Demo:
         report(document, as_json=self.as_json, text=text)
 
     def show_pictures(self, name: str, path: Path) -> tuple[dict[str, Any], str]:
-        """The grid of a bundled pipeline of pictures; what there is to report, as data and as text."""
+        """The grid of a bundled pipeline of images; what there is to report, as data and as text."""
         from resgen.pipelines.image.pipeline import ImagePipeline
 
-        message(f"generating {PER_CLASS} pictures of every class with '{name}'")
+        message(f"generating {PER_CLASS} images of every class with '{name}'")
         pipe = ImagePipeline.from_pretrained(name)
         class_ids = [c for c in range(len(pipe.class_names)) for _ in range(PER_CLASS)]
         begin = time.perf_counter()
@@ -80,7 +80,7 @@ class Demo:
             "depth": result.codes.shape[-1],
         }
         text = (
-            "{pictures} pictures in {seconds:.1f} s: {steps} steps, {passes} network passes, depth {depth}"
+            "{pictures} images in {seconds:.1f} s: {steps} steps, {passes} network passes, depth {depth}"
             "\nthe grid is in {file}"
         )
         return document, text.format(**document)

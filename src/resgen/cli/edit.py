@@ -1,4 +1,4 @@
-"""`resgen edit image`: part of a picture regenerated."""
+"""`resgen edit image`: part of an image regenerated."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class EditImage(Drawing):
         resgen edit image --model m --input a.png --mask mask.png --class 3 --blend --num-samples 5 --out edited.png
     """
 
-    input: Annotated[Path, option("PICTURE")]
+    input: Annotated[Path, option("IMAGE")]
     """The image to edit."""
-    mask: Annotated[str | None, option("PICTURE|BOX")] = None
+    mask: Annotated[str | None, option("IMAGE|BOX")] = None
     """What to regenerate: the white area of an image, or a box LEFT,TOP,RIGHT,BOTTOM in pixels at the model's size."""
     keep: Annotated[str | None, option("BOX")] = None
     """Regenerate everything outside this box instead."""
@@ -93,7 +93,7 @@ class EditImage(Drawing):
             "passes": passes,
             "depth": result.codes.shape[-1],
         }
-        number = f"{len(result.images)} picture{'s' * (len(result.images) != 1)}"
+        number = f"{len(result.images)} image{'s' * (len(result.images) != 1)}"
         text = (
             f"{number} with {num_new} of {len(visible)} positions regenerated in {seconds:.1f} s "
             f"with {passes} network passes: {self.out}"

@@ -83,7 +83,7 @@ class Evaluate:
 
     def run(self) -> None:
         if (self.model is None) == (self.tokenizer is None):
-            raise ConfigError("one of --model (generated pictures) and --tokenizer (reconstructions) must be given")
+            raise ConfigError("one of --model (generated images) and --tokenizer (reconstructions) must be given")
         check_out_file(self.out, (".json",))
         if self.cache is not None:
             check_out_dir(self.cache, name="--cache")

@@ -1,4 +1,4 @@
-"""`resgen generate image`: new pictures of given classes."""
+"""`resgen generate image`: new images of given classes."""
 
 from __future__ import annotations
 
@@ -91,12 +91,12 @@ class GenerateImage(Drawing):
             "passes": passes,
             "depth": result.codes.shape[-1],
         }
-        number = f"{len(result.images)} picture{'s' * (len(result.images) != 1)}"
+        number = f"{len(result.images)} image{'s' * (len(result.images) != 1)}"
         text = f"{number} in {seconds:.1f} s with {passes} network passes: {self.out}"
         report(document, as_json=self.as_json, text=text)
 
     def write_folder(self, images: list[Any], names: list[str]) -> list[Path]:
-        """One file per picture: class, number of the picture, seed."""
+        """One file per image: class, number of the image, seed."""
         from resgen.data.pictures.grid import save_picture
         from resgen.pipelines.image.output import enlarged
 
@@ -106,7 +106,7 @@ class GenerateImage(Drawing):
         return files
 
     def class_ids(self, pipe: ImagePipeline) -> list[int] | None:
-        """One class per picture, or None for a model without classes."""
+        """One class per image, or None for a model without classes."""
         if not all(self.classes):
             raise ConfigError("--class needs a class, by name or number; leave it out for every class of the model")
         names = flatten(self.classes)
@@ -115,7 +115,7 @@ class GenerateImage(Drawing):
 
 
 def picture_trace(pipe: ImagePipeline) -> SampleTrace:
-    """A trace of pictures."""
+    """A trace of images."""
     from resgen.pipelines.image.trace import SampleTrace
 
     return SampleTrace(pipe)

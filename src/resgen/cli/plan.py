@@ -40,7 +40,7 @@ class Plan:
     """
 
     recipe: str
-    """Pictures: digits, fashion_mnist, cifar10, cifar10_8x8, avatars64, imagenette64, imagenet256; speech:
+    """Images: digits, fashion_mnist, cifar10, cifar10_8x8, avatars64, imagenette64, imagenet256; speech:
     spoken_digits, spoken_digits_small, spoken_digits_waveform, sentences, sentences_small, melvae, rvqvae."""
     devices: Annotated[int, option("N")]
     """Number of devices that share every step, one process each."""

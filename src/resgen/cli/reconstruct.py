@@ -1,4 +1,4 @@
-"""`resgen reconstruct`: pictures or recordings through the tokenizer, level by level."""
+"""`resgen reconstruct`: images or recordings through the tokenizer, level by level."""
 
 from __future__ import annotations
 

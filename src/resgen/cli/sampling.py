@@ -79,7 +79,7 @@ class SpeechSampling(SamplingOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class PictureSampling(SamplingOptions):
-    """Settings of the sampler of pictures."""
+    """Settings of the sampler of images."""
 
     guidance_start: Annotated[float | None, option("SHARE")] = None
     """Fraction of the steps after which guidance starts; steps without it take half the time."""

@@ -135,7 +135,7 @@ class TrainTokenizer(Training):
 
     stage: ClassVar[str] = "tokenizer"
     recipe: str
-    """Pictures: digits, fashion_mnist, cifar10, cifar10_8x8, avatars64, imagenette64, imagenet256; speech:
+    """Images: digits, fashion_mnist, cifar10, cifar10_8x8, avatars64, imagenette64, imagenet256; speech:
     spoken_digits, spoken_digits_small, spoken_digits_waveform, sentences, sentences_small, melvae, rvqvae."""
     data: Annotated[str | None, option("PATH")] = None
     """Images: folder of class folders, parquet, tar shards, or 'digits'. Recordings: parquet, tar shards, or a folder
@@ -189,7 +189,7 @@ class TrainGenerator(Training):
     stage: ClassVar[str] = "generator"
     models: ClassVar[tuple[str, ...]] = ("tokenizer", "text", "vocoder")
     recipe: str
-    """Pictures: digits, fashion_mnist, cifar10, cifar10_8x8, avatars64, imagenette64, imagenet256; speech:
+    """Images: digits, fashion_mnist, cifar10, cifar10_8x8, avatars64, imagenette64, imagenet256; speech:
     spoken_digits, spoken_digits_small, spoken_digits_waveform, sentences, sentences_small, melvae, rvqvae."""
     data: Annotated[str | None, option("PATH")] = None
     """Images or recordings, or a folder written by `resgen encode`; by default the recipe's own data."""

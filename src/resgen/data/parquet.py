@@ -11,7 +11,7 @@ from resgen.errors import DataError
 from resgen.extras import MissingExtraError
 
 LARGE_BYTES, MOST_UNPACKED = 1 << 28, 1000
-"""A file of more bytes when it is read may grow so many times; pictures and sounds hardly do, for they are packed."""
+"""A file of more bytes when it is read may grow so many times; images and sounds hardly do, for they are packed."""
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""Measurements: speed and memory against peers, and what a classifier makes of generated pictures."""
+"""Measurements: speed and memory against peers, and what a classifier makes of generated images."""

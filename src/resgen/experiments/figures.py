@@ -1,4 +1,4 @@
-"""Pictures of numbers, by matplotlib without its global state."""
+"""Figures of numbers, by matplotlib without its global state."""
 
 from __future__ import annotations
 

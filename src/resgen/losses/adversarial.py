@@ -10,9 +10,9 @@ from resgen.nn.conv2d import group_norm
 
 
 class PatchDiscriminator(nn.Module):
-    """Logits for overlapping patches of a picture: strided convolutions, `num_layers` after the first.
+    """Logits for overlapping patches of an image: strided convolutions, `num_layers` after the first.
 
-    GroupNorm stands where PatchGAN has BatchNorm (a deviation): a picture's logits then do not depend on the rest of
+    GroupNorm stands where PatchGAN has BatchNorm (a deviation): an image's logits then do not depend on the rest of
     the batch.
     """
 

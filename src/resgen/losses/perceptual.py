@@ -1,7 +1,7 @@
-"""Optional perceptual losses: LPIPS's distance of the features of VGG-16, or of a classifier of the same pictures.
+"""Optional perceptual losses: LPIPS's distance of the features of VGG-16, or of a classifier of the same images.
 
 The project ships no VGG weights; without a network the loss is off and the trainer says so. Any callable of two batches
-of pictures in [-1, 1] that returns a scalar can stand in for it.
+of images in [-1, 1] that returns a scalar can stand in for it.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class VGGPerceptualLoss(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, images: Float[Tensor, "B C Y X"], targets: Float[Tensor, "B C Y X"]) -> Float[Tensor, ""]:
-        """Mean distance of two batches of pictures in [-1, 1]; grey pictures are repeated to three channels."""
+        """Mean distance of two batches of images in [-1, 1]; grey images are repeated to three channels."""
         x, y = (self._normalise(pictures) for pictures in (images, targets))
         total = x.new_zeros(())
         for number, stage in enumerate(self.stages):
@@ -91,7 +91,7 @@ class ClassifierPerceptualLoss(nn.Module):
     """Mean squared distance of a classifier's unit-normalised feature maps, summed over its stages.
 
     Args:
-        classifier: trained on such pictures; it is not trained further.
+        classifier: trained on such images; it is not trained further.
     """
 
     def __init__(self, classifier: Classifier) -> None:
@@ -99,7 +99,7 @@ class ClassifierPerceptualLoss(nn.Module):
         self.classifier = classifier.eval().requires_grad_(False)
 
     def forward(self, images: Float[Tensor, "B C S S"], targets: Float[Tensor, "B C S S"]) -> Float[Tensor, ""]:
-        """Mean distance of two batches of pictures in [-1, 1]."""
+        """Mean distance of two batches of images in [-1, 1]."""
         pairs = zip(self.classifier.maps(images), self.classifier.maps(targets), strict=True)
         return torch.stack([_difference(x, y).mean() for x, y in pairs]).sum()
 

@@ -1,4 +1,4 @@
-"""Modalities: what the commands know of pictures, of speech, and of what may come after them.
+"""Modalities: what the commands know of images, of speech, and of what may come after them.
 
 A modality is one record, registered once: by `register`, or as an entry point of an installed package (`MODALITIES`).
 Which one it is follows from a recipe's name (`of_recipe`), from the types of a saved model's components (`of_model`) or

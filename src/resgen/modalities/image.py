@@ -1,4 +1,4 @@
-"""Pictures."""
+"""Images."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def describe(recipe: Recipe) -> dict[str, Any]:
 
 
 def _train_generator(recipe: Recipe, run: Run) -> dict[str, float]:
-    """With the distance to the pictures of `evaluate_on` every `evaluate_every` steps."""
+    """With the distance to the images of `evaluate_on` every `evaluate_every` steps."""
     if not recipe.generator_training.evaluate_every:
         return train_generator(recipe, run)
     path = run.evaluate_on or run.data or recipe.data.path
     if path is None or is_encoded(path):
-        raise ConfigError("evaluate_every needs pictures; name them with --evaluate-on PATH")
+        raise ConfigError("evaluate_every needs images; name them with --evaluate-on PATH")
     return train_generator(recipe, run, evaluator(path, resize=recipe.data.resize))
 
 
@@ -57,7 +57,7 @@ def compare_pictures(
 
 MODALITY = Modality(
     name="image",
-    noun="pictures",
+    noun="images",
     recipes=RECIPES,
     components=frozenset({"image-tokenizer"}),
     stages={

@@ -33,7 +33,7 @@ from resgen.training.stages import Run
 
 def _train_generator(recipe: SpeechRecipe, run: Run) -> dict[str, float]:
     if run.evaluate_on is not None or recipe.generator_training.evaluate_every:
-        raise ConfigError("evaluate_every and --evaluate-on are for pictures; use resgen evaluate for speech")
+        raise ConfigError("evaluate_every and --evaluate-on are for images; use resgen evaluate for speech")
     return train_speech_generator(recipe, run)
 
 

@@ -1,4 +1,4 @@
-"""A small convolutional classifier of pictures: the judge of samples, and the features of a perceptual loss."""
+"""A small convolutional classifier of images: the judge of samples, and the features of a perceptual loss."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ClassifierConfig:
     """Shape of the classifier; the default has about 1.2M parameters.
 
     Attributes:
-        image_size: side of the square pictures in pixels, at least 8.
+        image_size: side of the square images in pixels, at least 8.
         channels: 3 (RGB) or 1 (grey).
         num_classes: classes told apart.
         width: channels of the first convolution; the last stage has 8 times as many.
@@ -68,7 +68,7 @@ class Classifier(nn.Module):
         self.out = nn.Linear(8 * width, config.num_classes)
 
     def maps(self, pictures: Float[Tensor, "B C S S"]) -> list[Float[Tensor, "B W y x"]]:
-        """What the first convolution and each stage make of pictures in [-1, 1]."""
+        """What the first convolution and each stage make of images in [-1, 1]."""
         x = pictures.contiguous(memory_format=torch.channels_last)
         maps = [F.relu(self.stem_norm(self.stem(x)))]
         for stage in self.stages:
@@ -76,11 +76,11 @@ class Classifier(nn.Module):
         return maps
 
     def features(self, pictures: Float[Tensor, "B C S S"]) -> Float[Tensor, "B F"]:
-        """What the last layer sees, of pictures in [-1, 1]."""
+        """What the last layer sees, of images in [-1, 1]."""
         return self.maps(pictures)[-1].amax((2, 3)).float()
 
     def forward(self, pictures: Float[Tensor, "B C S S"]) -> Float[Tensor, "B classes"]:
-        """Logits of pictures in [-1, 1]."""
+        """Logits of images in [-1, 1]."""
         return self.out(self.features(pictures)).float()
 
     @torch.no_grad()

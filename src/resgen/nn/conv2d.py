@@ -46,10 +46,10 @@ class Upsample(nn.Module):
 
 
 class ConvEncoder(nn.Module):
-    """Pictures to a grid of latents, `patch_size * 2^(stages - 1)` times smaller on each side.
+    """Images to a grid of latents, `patch_size * 2^(stages - 1)` times smaller on each side.
 
     Args:
-        in_channels: number of channels of the pictures.
+        in_channels: number of channels of the images.
         config: `width`, `multipliers` of it by stage, `num_res_blocks` of a stage, `patch_size` and `code_dim`.
     """
 

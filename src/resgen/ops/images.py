@@ -1,4 +1,4 @@
-"""Pictures between 8-bit and [-1, 1], and their distance."""
+"""Images between 8-bit and [-1, 1], and their distance."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SIDE = 64
 
 
 def at_once(size: int, most: int) -> int:
-    """How many pictures of `size` pixels a side go through a network at a time without gradients, at least 1.
+    """How many images of `size` pixels a side go through a network at a time without gradients, at least 1.
 
     `most` up to 64 pixels; of larger ones as many as have no more pixels than those, which bounds the memory.
     """
@@ -28,6 +28,6 @@ def to_uint8(pictures: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
 
 
 def psnr_db(first: UInt8[Tensor, "B C Y X"], second: UInt8[Tensor, "B C Y X"]) -> Float[Tensor, " B"]:
-    """Peak signal-to-noise ratio of each pair of 8-bit pictures in decibels; at most 100 (equal pictures)."""
+    """Peak signal-to-noise ratio of each pair of 8-bit images in decibels; at most 100 (equal images)."""
     error = (first.double() - second.double()).square().flatten(1).mean(1)
     return 10 * torch.log10(255.0**2 / error.clamp(min=255.0**2 * 1e-10))

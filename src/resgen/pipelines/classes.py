@@ -1,4 +1,4 @@
-"""Pipelines of generators of classes, of any modality: what `ImagePipeline` does that is not of pictures."""
+"""Pipelines of generators of classes, of any modality: what `ImagePipeline` does that is not of images."""
 
 from __future__ import annotations
 

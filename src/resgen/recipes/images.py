@@ -146,7 +146,7 @@ def cifar10_8x8() -> Recipe:
 def avatars64() -> Recipe:
     """Cartoon faces of `tools/make_avatars.py` at 64x64: 8x8 positions, 12 levels of 512, about two hours on one core.
 
-    Set `tokenizer_loss.perceptual_file` to a classifier of such pictures, or the tokenizer learns without a perceptual
+    Set `tokenizer_loss.perceptual_file` to a classifier of such images, or the tokenizer learns without a perceptual
     loss.
     """
     return Recipe(

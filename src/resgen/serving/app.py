@@ -1,4 +1,4 @@
-"""The HTTP interface: routes, their errors, and nothing of how pictures or speech are made."""
+"""The HTTP interface: routes, their errors, and nothing of how images or speech are made."""
 
 from __future__ import annotations
 

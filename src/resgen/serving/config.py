@@ -18,10 +18,10 @@ class ServerConfig:
         max_queue: most requests that wait; more are turned away (429).
         timeout_s: seconds from a request's arrival to its answer, or the last sentence of one, at most (504).
         max_steps: most network evaluations that a request may ask for.
-        max_samples: most pictures of one request.
+        max_samples: most images of one request.
         max_text: most characters of a text.
         max_upload_bytes: most bytes of a request with files.
-        max_pixels: most pixels of an uploaded picture, counted before it is decoded.
+        max_pixels: most pixels of an uploaded image, counted before it is decoded.
         max_sound_s: most seconds of an uploaded sound.
         api_key: what clients must show; None lets everybody in.
     """
@@ -42,7 +42,7 @@ class ServerConfig:
         check_range(self, 1, "max_batch", "max_queue", "max_steps", "max_samples", "max_text", "max_upload_bytes")
         if self.max_samples > self.max_batch:
             raise ConfigError(
-                f"max_samples={self.max_samples} must not exceed max_batch={self.max_batch}: the pictures of a request "
+                f"max_samples={self.max_samples} must not exceed max_batch={self.max_batch}: the images of a request "
                 "are drawn in one batch"
             )
         if not 0 <= self.max_wait_ms < math.inf:

@@ -27,7 +27,7 @@ REASONS = {
     401: "The key is missing or wrong.",
     404: "There is no such model.",
     406: "The answer cannot be of the type asked for.",
-    413: "The request, its picture or its sound is too large.",
+    413: "The request, its image or its sound is too large.",
     415: "The body or a file is of another type.",
     422: "A value is out of range, unknown or missing.",
     429: "Too many requests wait.",
@@ -218,7 +218,7 @@ def as_json(document: Any) -> Response:
 
 
 def as_file(content: bytes, media_type: str, seed: int, warnings: Sequence[str] = ()) -> Response:
-    """A picture or sound as an answer, with the seed that makes it again in a header."""
+    """An image or sound as an answer, with the seed that makes it again in a header."""
     return Response(content, media_type=media_type, headers=headers_of(seed, warnings))
 
 

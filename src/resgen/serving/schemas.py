@@ -27,11 +27,11 @@ class Sampling(BaseModel):
     model: Name | None = Field(None, description="Name of the model; needed if several could be meant.")
     num_steps: int | None = Field(None, ge=1, description="Network evaluations; at most the limit of the model.")
     guidance_scale: float | None = Field(None, ge=0, le=1000, description="0 switches guidance off.")
-    seed: int | None = Field(None, ge=0, lt=1 << 63, description="Drawn and told in the answer if left out.")
+    seed: int | None = Field(None, ge=0, lt=1 << 63, description="Drawn at random if left out; the answer has it.")
 
 
 class ImagesRequest(Sampling):
-    """New pictures."""
+    """New images."""
 
     class_ids: list[ClassName] | None = Field(
         None,
@@ -40,19 +40,19 @@ class ImagesRequest(Sampling):
         description="Names or numbers; every class (of the first axis) once if left out. Of a model with several axes "
         "also an object of axes and classes, or the same as text, `lorelei, background=blue`.",
     )
-    num_samples: int = Field(1, ge=1, le=1024, description="Pictures of each class.")
+    num_samples: int = Field(1, ge=1, le=1024, description="Images of each class.")
 
 
 class EditForm(Sampling):
     """Fields of an edit, besides its files."""
 
     box: str | None = Field(
-        None, max_length=100, description="What to regenerate, x0,y0,x1,y1 in pixels of the model's picture."
+        None, max_length=100, description="What to regenerate, x0,y0,x1,y1 in pixels of the model's image."
     )
-    keep_levels: int | None = Field(None, ge=0, description="Levels to keep even there.")
+    keep_levels: int | None = Field(None, ge=0, description="Levels to keep there as well.")
     class_id: ClassText | None = Field(None, description="Name or number; of several axes as text, `style=lorelei`.")
     num_samples: int = Field(1, ge=1, le=1024)
-    blend: bool = Field(False, description="Take the pixels outside the mask from the picture.")
+    blend: bool = Field(False, description="Take the pixels outside the mask from the image.")
 
 
 class LevelsForm(BaseModel):
@@ -132,7 +132,7 @@ class OpenAIError(BaseModel):
 
 
 class PictureAnswer(BaseModel):
-    """One picture; models without classes have neither number nor name."""
+    """One image; models without classes have neither number nor name."""
 
     class_id: int | None
     class_name: str | None
@@ -140,7 +140,7 @@ class PictureAnswer(BaseModel):
 
 
 class ImagesAnswer(BaseModel):
-    """Pictures and what draws them again."""
+    """Images and what draws them again."""
 
     model: str
     seed: int
@@ -151,7 +151,7 @@ class ImagesAnswer(BaseModel):
 
 
 class LevelAnswer(BaseModel):
-    """A picture decoded from its first `depth` levels."""
+    """An image decoded from its first `depth` levels."""
 
     depth: int
     png: Png
@@ -159,7 +159,7 @@ class LevelAnswer(BaseModel):
 
 
 class LevelsAnswer(BaseModel):
-    """One picture per number of levels, coarse to fine."""
+    """One image per number of levels, coarse to fine."""
 
     levels: list[LevelAnswer]
 
@@ -221,7 +221,7 @@ class Limits(BaseModel):
 
 
 class ImageSize(BaseModel):
-    """Of a model's pictures."""
+    """Of a model's images."""
 
     height: int
     width: int
@@ -249,7 +249,7 @@ class ModelAnswer(BaseModel):
     sentences: list[str] = Field(description="Texts to try a model of speech with.")
     positions: int
     levels: int
-    measured: list[str] = Field(description="How good it is: by its card, its evaluations or its trainings.")
+    measured: list[str] = Field(description="Its quality, from its card, its evaluations or its trainings.")
     defaults: dict[str, Any]
     limits: Limits
 

@@ -103,7 +103,7 @@ def media_type(request: Request) -> str:
 
 
 def check_picture(content: memoryview, name: str, max_pixels: int) -> None:
-    """Refuse, by its header alone, what is no picture or would take too much memory.
+    """Refuse, by its header alone, what is no image or would take too much memory.
 
     Raises:
         HTTPException: 415 or 413.
@@ -114,7 +114,7 @@ def check_picture(content: memoryview, name: str, max_pixels: int) -> None:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise HTTPException(413, f"{name} has too many pixels; at most {max_pixels} are read") from error
     except Exception as error:  # the decoders raise many types on damaged bytes
-        raise HTTPException(415, f"{name} is not a picture of a known format ({', '.join(_PICTURES)})") from error
+        raise HTTPException(415, f"{name} is not an image of a known format ({', '.join(_PICTURES)})") from error
     if width * height > max_pixels:
         raise HTTPException(413, f"{name} has {width}x{height} pixels; at most {max_pixels} are read")
 

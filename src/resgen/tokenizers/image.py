@@ -1,4 +1,4 @@
-"""Image RVQ-VAE: square pictures of any size to a short grid of deep codes (App. A.1)."""
+"""Image RVQ-VAE: square images of any size to a short grid of deep codes (App. A.1)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from resgen.types import CodeSpec
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTokenizerConfig:
-    """Shape of the image tokenizer; the defaults are the paper's for 256 x 256 pictures and 8 x 8 positions.
+    """Shape of the image tokenizer; the defaults are the paper's for 256 x 256 images and 8 x 8 positions.
 
     Attributes:
-        image_size: side of the square pictures in pixels. Sizes that `downsampling` does not divide are padded at
+        image_size: side of the square images in pixels. Sizes that `downsampling` does not divide are padded at
             the lower and right edges by repetition and cropped again after decoding.
         channels: 3 (RGB) or 1 (grey).
         patch_size: side of the pixel blocks folded into channels before the first convolution (1: none, as in the
@@ -71,7 +71,7 @@ class Reconstruction(NamedTuple):
 
 
 class ImageTokenizer(nn.Module):
-    """Encoder, residual quantizer and decoder; pictures are float in [-1, 1]."""
+    """Encoder, residual quantizer and decoder; images are float in [-1, 1]."""
 
     component = "image-tokenizer"
     config_class = ImageTokenizerConfig
@@ -92,12 +92,12 @@ class ImageTokenizer(nn.Module):
         """Encoder outputs `h_0`, positions in row-major order.
 
         Raises:
-            DataError: pictures of another size or number of channels than the tokenizer's.
+            DataError: images of another size or number of channels than the tokenizer's.
         """
         expected = (self.config.channels, self.config.image_size, self.config.image_size)
         if tuple(images.shape[1:]) != expected:
             raise DataError(
-                f"pictures of shape {tuple(images.shape[1:])} given, "
+                f"images of shape {tuple(images.shape[1:])} given, "
                 f"the tokenizer takes {expected} (channels, height, width)"
             )
         side = self.spec.shape[0] * self.config.downsampling
@@ -106,13 +106,13 @@ class ImageTokenizer(nn.Module):
         return self.encoder(padded.to(self.decoder.out.weight.dtype)).flatten(2).transpose(1, 2)
 
     def encode(self, images: Float[Tensor, "B C S S"]) -> Int[Tensor, "B L D"]:
-        """Codes of the pictures."""
+        """Codes of the images."""
         return self.quantizer.encode(self.latents(images))
 
     def decode(
         self, codes: Int[Tensor, "B L D"], num_levels: int | None = None, *, visible: Int[Tensor, "B L"] | None = None
     ) -> Float[Tensor, "B C S S"]:
-        """Pictures from the first `num_levels` levels of the codes (all by default), or from the first `visible` levels
+        """Images from the first `num_levels` levels of the codes (all by default), or from the first `visible` levels
         of each position; clamped to [-1, 1]."""
         latents = self.quantizer.decode(codes, num_levels if visible is None else visible)
         return self._decode_latents(latents).clamp(-1, 1)

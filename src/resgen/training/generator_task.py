@@ -57,7 +57,7 @@ class Product(Protocol):
         ...
 
     def sample(self, path: Path, model: CodeModel, sampling: AnySampling) -> None:
-        """Draw samples and write a picture of them."""
+        """Draw samples and write an image of them."""
         ...
 
     def export(self, folder: Path, model: CodeModel, sampling: AnySampling, history: Mapping[str, Any]) -> None:
@@ -215,7 +215,7 @@ class GeneratorTask:
         return {} if self._evaluate is None else dict(self._evaluate(self.model, self.sampling))
 
     def sample(self, path: Path) -> None:
-        """A picture of samples."""
+        """An image of samples."""
         self.product.sample(path, self.model, self.sampling)
 
     def export(self, folder: Path, history: Mapping[str, Any]) -> None:

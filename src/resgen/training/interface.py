@@ -48,7 +48,7 @@ class TrainerConfig:
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         log_every: steps between lines of the log.
         validate_every: steps between validations; 0 validates at the end only.
-        sample_every: steps between sample pictures; 0 draws them at the end only.
+        sample_every: steps between sample images; 0 draws them at the end only.
         evaluate_every: steps between evaluations of generated samples, if the task has a way to take them; 0 for none.
         checkpoint_every: steps between checkpoints; 0 writes one at the end only.
         keep_last: checkpoints kept, besides the best.
@@ -204,7 +204,7 @@ class Task(Protocol):
         ...
 
     def sample(self, path: Path) -> None:
-        """Write a sample picture, with the averaged weights in place."""
+        """Write a sample image, with the averaged weights in place."""
         ...
 
     def export(self, folder: Path, history: Mapping[str, Any]) -> None:

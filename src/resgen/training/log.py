@@ -129,7 +129,7 @@ class Log:
             self._loggers.tell(lambda logger: logger.metrics(step, scalars))
 
     def samples(self, step: int, picture: Path) -> None:
-        """Tell the loggers of a sample picture and of the sounds `<its name>_*.wav` beside it."""
+        """Tell the loggers of a sample image and of the sounds `<its name>_*.wav` beside it."""
         if self._loggers is None or not picture.is_file():
             return
         begin = len(picture.stem) + 1

@@ -1,6 +1,6 @@
 """Where a training's record goes besides `metrics.jsonl`: TensorBoard, Weights & Biases.
 
-Each receives metrics and sample pictures (of speech: spectrograms) with their sounds. Where they keep things and
+Each receives metrics and sample images (of speech: spectrograms) with their sounds. Where they keep things and
 under which account is left to their own environment variables. The identifiers of runs are kept in the run folder, so
 that a resumed training goes on in the same run.
 """

@@ -172,7 +172,7 @@ def test_pictures_are_not_speech(folder: Path, image_tokenizer: Path) -> None:
         load_tokenizer(folder)
     with pytest.raises(CheckpointError, match="is a model of speech; open it with SpeechPipeline"):
         load_pipeline(folder)
-    with pytest.raises(CheckpointError, match="is a model of pictures, .* open it with ImagePipeline"):
+    with pytest.raises(CheckpointError, match="is a model of images, .* open it with ImagePipeline"):
         load_speech_pipeline(ASSETS / "fashion-mnist-small")
 
 

@@ -18,7 +18,7 @@ from resgen.samplers.records import StepRecord
 
 
 class FakePipeline:
-    """Remembers how it was called; every picture is grey, its class in the brightness."""
+    """Remembers how it was called; every image is grey, its class in the brightness."""
 
     class_names: tuple[str, ...] = ("zero", "one", "T-shirt/top")
     calls: list[dict[str, Any]]

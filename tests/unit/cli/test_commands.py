@@ -67,7 +67,7 @@ def test_generate_passes_classes_and_only_the_given_settings(pipeline, tmp_path,
         "passes": 2,
     }
     width, height = Image.open(out).size
-    assert height > width, "three rows of two pictures"
+    assert height > width, "three rows of two images"
 
 
 def test_generate_without_classes_takes_every_class(pipeline, tmp_path):
@@ -191,7 +191,7 @@ class FakeModality(Modality):
 def modality(**members):
     """One whose only recipe is a fake."""
     recipes = {"digits": lambda: FakeRecipe(name="digits")}
-    return FakeModality(name="image", noun="pictures", recipes=recipes, components=frozenset(), stages={}, **members)
+    return FakeModality(name="image", noun="images", recipes=recipes, components=frozenset(), stages={}, **members)
 
 
 def test_train_tokenizer(trainings, tmp_path, capsys):
@@ -346,7 +346,7 @@ def test_encode_reports_the_caches(fake, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     assert main(argv) == 0 and capsys.readouterr().out == "", "one report is enough"
     assert main([*argv, "--text", "x", "--resize"]) == 2
-    assert "--resize and --text must be left out: tokenizer 't' is for pictures" in capsys.readouterr().err
+    assert "--resize and --text must be left out: tokenizer 't' is for images" in capsys.readouterr().err
 
 
 def test_encode_verifies(fake, tmp_path, capsys):
@@ -410,7 +410,7 @@ def test_reconstruct_reports_psnr_coarse_to_fine(fake, monkeypatch, tmp_path, ca
     assert [call[:3] for call in calls] == 3 * [("t", Path("in.png"), out)]
     assert [call[3:] for call in calls] == [(False, ()), (True, ()), (False, (2, 1))]
     printed = capsys.readouterr().out
-    assert "2       20.25" in printed and "PSNR falls" not in printed and "3 pictures in" in printed
+    assert "2       20.25" in printed and "PSNR falls" not in printed and "3 images in" in printed
     result.levels.append(4)
     result.psnr_db.append(20.2)
     assert main(argv) == 0

@@ -1,4 +1,4 @@
-"""`resgen doctor`: output, exit codes, picture."""
+"""`resgen doctor`: output, exit codes, image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`resgen edit image`, and `--trace` of both commands that draw pictures."""
+"""`resgen edit image`, and `--trace` of both commands that draw images."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory, with a picture, a mask, a black mask, a larger picture and a text."""
+    """The working directory, with an image, a mask, a black mask, a larger image and a text."""
     monkeypatch.chdir(tmp_path)
     Image.fromarray(PIXELS).save("a.png")
     Image.new("L", (8, 8)).save("black.png")
@@ -51,7 +51,7 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     mask = np.zeros((16, 16), np.uint8)
     mask[:, 8:] = 255
     Image.fromarray(mask).save("mask.png")
-    Path("text.png").write_text("no picture")
+    Path("text.png").write_text("no image")
     return tmp_path
 
 
@@ -72,7 +72,7 @@ def test_a_sheet(model: Path, inputs: Path, capsys: Any) -> None:
     assert document["steps"] and document["passes"] > len(document["steps"])
     assert Image.open("new/sheet.png").width == 2 + 4 * (96 + 2)
     assert main(command(model, "--mask", "0,0,8,4", "--class", "bag", "--out", "new/sheet.png")) == 0
-    assert capsys.readouterr().out.startswith("1 picture with 8 of 16 positions regenerated")
+    assert capsys.readouterr().out.startswith("1 image with 8 of 16 positions regenerated")
 
 
 def test_a_folder_with_blended_pictures(model: Path, inputs: Path, capsys: Any) -> None:
@@ -122,13 +122,13 @@ def test_traces(model: Path, inputs: Path, capsys: Any) -> None:
         (["--class", "bag", "--mask", "2,2,4"], "box '2,2,4' must be four whole numbers"),
         (["--class", "bag", "--mask", "nothing.png"], "--mask 'nothing.png' is neither a file nor a box"),
         (["--class", "bag", "--mask", "black.png"], "mask 'black.png' has no white pixel"),
-        (["--class", "bag", "--mask", "text.png"], "mask 'text.png' is not a picture"),
+        (["--class", "bag", "--mask", "text.png"], "mask 'text.png' is not an image"),
         (["--class", "bag", "--keep", "mask.png"], "--keep 'mask.png' must be a box"),
         (["--class", "bag", "--keep-levels", "4"], "--keep-levels=4 must lie in 0..3"),
-        (["--class", "bag", "--keep-levels", "1", "--input", "text.png"], "picture 'text.png' is not a picture"),
+        (["--class", "bag", "--keep-levels", "1", "--input", "text.png"], "image 'text.png' is not an image"),
         (["--class", "bag", "--keep-levels", "1", "--input", "large.png"], "convert it, or have it done (--resize)"),
-        (["--class", "bag", "--keep-levels", "1", "--input", "no.png"], "picture 'no.png'"),
-        (["--keep-levels", "1", "--input", "no.png"], "picture 'no.png'"),  # before a class is asked for
+        (["--class", "bag", "--keep-levels", "1", "--input", "no.png"], "image 'no.png'"),
+        (["--keep-levels", "1", "--input", "no.png"], "image 'no.png'"),  # before a class is asked for
         (["--class", "bag", "--keep-levels", "1", "--num-samples", "0"], "--num-samples 0"),
         (["--class", "bag", "--keep-levels", "1", "--blend"], "blend copies the pixels outside a mask"),
         (["--class", "bag", "--keep-levels", "1", "--model", "nowhere"], "nowhere"),

@@ -117,7 +117,7 @@ def test_model(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_the_samples_are_the_pipeline_s(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sample k of a seed is picture k of the pipeline, whatever the chunks and batches."""
+    """Sample k of a seed is image k of the pipeline, whatever the chunks and batches."""
     from resgen.experiments.image import evaluation
 
     made: dict[bool, list[torch.Tensor]] = {True: [], False: []}
@@ -161,7 +161,7 @@ def test_repeating_a_protocol(place: Path, tmp_path: Path) -> None:
     assert load_report(tmp_path / "c.json").protocol == a.protocol
     other["reference_sha256"] = "0" * 64
     (tmp_path / "other.json").write_text(json.dumps(other))
-    with pytest.raises(ConfigError, match="reference_sha256 is 000000000000.*pictures that are compared with differ"):
+    with pytest.raises(ConfigError, match="reference_sha256 is 000000000000.*images that are compared with differ"):
         on_digits(place, second, "--protocol", tmp_path / "other.json", num_samples=None)
     other["extractor_sha256"] = "0" * 64
     (tmp_path / "other.json").write_text(json.dumps(other))
@@ -245,7 +245,7 @@ def bad(argv: list[object], error: type[ResGenError], named: str) -> Any:
         bad(["--data", "nowhere"], DataError, "unknown data 'nowhere'"),
         bad(["--protocol", "none.json", "--num-samples", 5], ConfigError, "named by the protocol"),
         bad(["--tokenizer", "cifar10-8x8"], ConfigError, "one of --model"),
-        bad(["--task", "continuation"], ConfigError, "--task must be left out: model '.*' is for pictures"),
+        bad(["--task", "continuation"], ConfigError, "--task must be left out: model '.*' is for images"),
         bad(["--out", "a.txt"], ConfigError, "must end in .json"),
         bad(["--store", "--model", "cifar10-8x8"], ConfigError, "--store: 'cifar10-8x8' is no folder of yours"),
     ],

@@ -109,4 +109,4 @@ def test_a_modality_that_does_not_say_what_it_takes(monkeypatch: pytest.MonkeyPa
     modality = replace(of_recipe("digits"), plan=None)
     monkeypatch.setattr(modalities, "of_recipe", lambda name: modality)
     assert run("--rate", "1") == 2
-    assert "there is no 'plan' for pictures" in capsys.readouterr().err
+    assert "there is no 'plan' for images" in capsys.readouterr().err

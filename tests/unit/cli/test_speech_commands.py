@@ -1,4 +1,4 @@
-"""The commands that take pictures or speech, with small untrained models of speech."""
+"""The commands that take images or speech, with small untrained models of speech."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_reconstruct_a_file_without_vocoder_and_pystoi(
 @pytest.mark.parametrize(
     ("tokenizer", "options", "named"),
     [
-        ("mel", ["--out", "a.png"], "'a.png' names a picture"),
+        ("mel", ["--out", "a.png"], "'a.png' names an image"),
         ("mel", ["--out", "file"], "'file' is a file"),
         ("mel", ["--out", "d", "--num", "9"], "num=9 must lie in 1..8"),
         ("mel", ["--out", "d", "--num", "0"], "num=0"),
@@ -218,7 +218,7 @@ def test_encode_speech(models: Path, data: Path, tmp_path: Path, capsys: Any) ->
         ("mel", [], "--text and --recipe are needed"),
         ("mel", ["--text", "text"], "--text and --recipe are needed"),
         ("mel", ["--recipe", "spoken_digits"], "--text and --recipe are needed"),
-        ("mel", ["--text", "text", "--recipe", "digits"], "is for pictures"),
+        ("mel", ["--text", "text", "--recipe", "digits"], "is for images"),
         ("mel", ["--text", "text", "--recipe", "sentences", "--flip"], "--flip must be left out"),
         (
             "mel",
@@ -277,7 +277,7 @@ def test_inspect_speech_recipes(capsys: Any) -> None:
 
 @pytest.fixture
 def bundle(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`bundle(path)` puts a speech pipeline beside a pipeline of pictures."""
+    """`bundle(path)` puts a speech pipeline beside a pipeline of images."""
 
     def install(path: Path) -> None:
         models = [{"name": "fashion-mnist-a", "kind": "pipeline"}, {"name": str(path), "kind": "speech-pipeline"}]

@@ -90,7 +90,7 @@ def test_pictures_of_another_size_are_not_named_one_by_one(tmp_path: Path) -> No
     with pytest.raises(DataError) as caught:
         PictureStore(source, size=32, channels=3).batch(torch.arange(30))
     line = str(caught.value)
-    assert line.startswith("30 of 30 pictures of 'd' do not fit; the first: ") and line.count(".png") == 1
+    assert line.startswith("30 of 30 images of 'd' do not fit; the first: ") and line.count(".png") == 1
     assert "but 32x32 is expected; convert them, or have it done (resize=True" in line
     assert line.endswith("a tokenizer for their size is trained with --set tokenizer.image_size=N")
 
@@ -105,20 +105,20 @@ def test_all_bad_pictures_are_named_at_once(tmp_path: Path, max_bytes: int, caps
     with pytest.raises(DataError) as caught:
         PictureStore(source, size=4, channels=3, max_bytes=max_bytes).batch(torch.arange(60))
     line = str(caught.value)
-    assert line.startswith("23 of 60 pictures of 'd' cannot be read: ") and "and 3 more; remove them, or leave" in line
+    assert line.startswith("23 of 60 images of 'd' cannot be read: ") and "and 3 more; remove them, or leave" in line
     assert all(str(path) in line for path in bad[:20]) and str(bad[20]) not in line and "\n" not in line
     capsys.readouterr()
     kept = readable(source, size=4, channels=3, skip=True)
     assert len(kept) == 37 and kept.labels.tolist() == [0] * 7 + [1] * 30
-    assert capsys.readouterr().err.startswith("left out: 23 of 60 pictures of 'd' cannot be read")
+    assert capsys.readouterr().err.startswith("left out: 23 of 60 images of 'd' cannot be read")
     PictureStore(kept, size=4, channels=3, max_bytes=max_bytes).batch(torch.arange(37))
-    with pytest.raises(DataError, match="60 of 60 pictures"):
+    with pytest.raises(DataError, match="60 of 60 images"):
         readable(source, size=5, channels=3, skip=True)
 
 
 def test_trainings_and_caches_without_what_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = make(tmp_path / "d", *(f"{name}/{i:02}.png" for name in ("cat", "dog") for i in range(30)))
-    (root / "cat" / "03.png").write_bytes(b"no picture")
+    (root / "cat" / "03.png").write_bytes(b"no image")
     settings = ["tokenizer.image_size=4", "tokenizer.channels=3", "tokenizer_training.num_steps=1", "tokenizer.width=8"]
     train = ["train", "tokenizer", "--recipe", "digits", "--data", root, "--out", tmp_path / "t", "--set", *settings]
     model = tmp_path / "t" / "model"
@@ -126,9 +126,9 @@ def test_trainings_and_caches_without_what_cannot_be_read(tmp_path: Path, capsys
     for command in (train, encode):
         assert main([str(word) for word in command]) == 2
         error = capsys.readouterr().err.splitlines()[-1]
-        assert error.startswith("error: ") and "03.png' is not a picture" in error and "--skip-unreadable" in error
+        assert error.startswith("error: ") and "03.png' is not an image" in error and "--skip-unreadable" in error
         assert main([*map(str, command), "--skip-unreadable"]) == 0
-        assert "left out: 1 of 57 pictures of 'd' cannot be read" in capsys.readouterr().err
+        assert "left out: 1 of 57 images of 'd' cannot be read" in capsys.readouterr().err
     assert len(open_codes(tmp_path / "codes" / "train")) == 56
 
 
@@ -164,15 +164,13 @@ def test_one_line_says_what_was_opened_and_what_not(tmp_path: Path, capsys: pyte
     open_images(root)
     line = capsys.readouterr().err
     assert line.count("\n") == 1 and line.startswith(
-        "data 'd/train': 2 pictures, 3 classes (bird, cat, dog); no pictures of 'bird'; left out: "
+        "data 'd/train': 2 images, 3 classes (bird, cat, dog); no images of 'bird'; left out: "
     )
-    assert (
-        "2 .heic (no picture)" in line and "1 .txt (no picture)" in line and "folder 'more' beside the splits" in line
-    )
+    assert "2 .heic (no image)" in line and "1 .txt (no image)" in line and "folder 'more' beside the splits" in line
     open_images(make(tmp_path / "e", "cat/1.png", "bird/1.heic"))
-    assert "folder 'bird' without pictures" in capsys.readouterr().err
+    assert "folder 'bird' without images" in capsys.readouterr().err
     open_images(table(tmp_path / "train.parquet", label=[0, 1], caption=["a", "b"]))
-    assert capsys.readouterr().err == "data 'train.parquet': 2 pictures, 2 classes (0, 1); left out: column caption\n"
+    assert capsys.readouterr().err == "data 'train.parquet': 2 images, 2 classes (0, 1); left out: column caption\n"
 
 
 @pytest.mark.parametrize(
@@ -307,7 +305,7 @@ def test_pictures_without_a_held_out_split_say_what_is_held_out(
 ) -> None:
     assert sum(map(len, open_splits(table(tmp_path / "pictures.parquet", label=[0] * 40)))) == 40
     assert capsys.readouterr().err.splitlines()[1] == (
-        "data 'pictures.parquet' has no held-out split: 2 pictures (every 20th) are held out"
+        "data 'pictures.parquet' has no held-out split: 2 images (every 20th) are held out"
     )
 
 

@@ -175,7 +175,7 @@ def test_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_files_larger_than_memory_are_read_group_by_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of pictures that are too many to be kept, in stretches of two row groups, each read once per pass."""
+    """Of images that are too many to be kept, in stretches of two row groups, each read once per pass."""
     for number in range(2):
         values = range(number * 10, number * 10 + 10)
         write(tmp_path / f"train-{number}.parquet", list(map(encoded, values)), [v % 3 for v in values], row_group=4)
@@ -235,7 +235,7 @@ def test_files_that_fill_the_memory_are_refused(tmp_path: Path) -> None:
 
 
 def write_axes(path: Path, columns: dict[str, Any], names: dict[str, list[str]] | None = None) -> Path:
-    """Pictures with several label columns."""
+    """Images with several label columns."""
     count = len(next(iter(columns.values())))
     path.parent.mkdir(parents=True, exist_ok=True)
     table = pa.table({"image": pa.array([encoded(v) for v in range(count)]), **columns})
@@ -262,7 +262,7 @@ def test_several_columns_are_axes_and_values_may_be_missing(tmp_path: Path, caps
     digits = class_digits(source.labels, [2, 2, 3, 2])
     assert np.stack(digits).T.tolist() == [[1, 2, 3, 2], [0, 0, 1, 1], [1, 1, 0, 0], [2, 2, 2, 2]]
     line = capsys.readouterr().err
-    assert "4 pictures, classes by style (2), background (2), size (3), hat (2); left out: column author" in line
+    assert "4 images, classes by style (2), background (2), size (3), hat (2); left out: column author" in line
     part = source.subset(np.array([0, 2]))
     assert part.class_axes == source.class_axes and part.labels.tolist() == source.labels[[0, 2]].tolist()
     one = open_images(path, class_columns=["background"])

@@ -40,7 +40,7 @@ def test_smallest_picture(num_layers: int) -> None:
 
 
 def test_logits_are_local() -> None:
-    """A logit of the paper's two-layer discriminator sees a patch, not the picture (norms aside)."""
+    """A logit of the paper's two-layer discriminator sees a patch, not the image (norms aside)."""
     torch.manual_seed(0)
     discriminator = PatchDiscriminator(1, width=4)
     for module in discriminator.modules():

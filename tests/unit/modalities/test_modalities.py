@@ -56,10 +56,10 @@ def test_stages_take_the_models_that_they_need(tmp_path: Path) -> None:
             "vocoder",
             digits,
             {},
-            "'digits' is for pictures; their stages are tokenizer, generator, not 'vocoder'",
+            "'digits' is for images; their stages are tokenizer, generator, not 'vocoder'",
         ),
         (image, "generator", digits, {}, "--tokenizer is missing"),
-        (image, "generator", digits, {"tokenizer": "t", "text": "x"}, "--text must be left out: .* is for pictures"),
+        (image, "generator", digits, {"tokenizer": "t", "text": "x"}, "--text must be left out: .* is for images"),
         (speech, "generator", spoken, {"tokenizer": "t"}, "--text is missing"),
         (speech, "text", spoken, {"tokenizer": "t"}, "--tokenizer must be left out"),
     ):

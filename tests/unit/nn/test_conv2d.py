@@ -21,7 +21,7 @@ def test_sizes(patch_size: int, multipliers: tuple[int, ...]) -> None:
 
 
 def test_the_paper_s_layers() -> None:
-    """RQ-VAE: 2 residual blocks per stage in the encoder and 3 in the decoder, 32 times smaller pictures."""
+    """RQ-VAE: 2 residual blocks per stage in the encoder and 3 in the decoder, 32 times smaller images."""
     shape = SimpleNamespace(width=128, multipliers=(1, 1, 2, 2, 4, 4), num_res_blocks=2, patch_size=1, code_dim=64)
     with torch.device("meta"):
         encoder, decoder = ConvEncoder(3, shape), ConvDecoder(3, shape)

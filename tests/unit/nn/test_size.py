@@ -94,7 +94,7 @@ def test_what_cannot_be_computed_is_an_error_in_an_outline_too(compute: Callable
 
 
 def test_no_bundled_model_needs_the_compiler_to_be_loaded() -> None:
-    """Its import takes more than a second, twice as long as one picture of the largest of them."""
+    """Its import takes more than a second, twice as long as one image of the largest of them."""
     code = """
 import sys
 from resgen.checkpoints.format import load_folder

@@ -1,4 +1,4 @@
-"""Pictures between 8-bit and [-1, 1]."""
+"""Images between 8-bit and [-1, 1]."""
 
 from __future__ import annotations
 

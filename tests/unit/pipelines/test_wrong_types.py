@@ -36,7 +36,7 @@ REFUSED = {
     "pictures('Bag', batch_size=1.5)": ("WrongTypeError", "batch_size=1.5 must be a whole number"),
     "pictures('Bag', num_steps='4')": ("ConfigError", "num_steps='4' must be a whole number"),
     "pictures('Bag', top_p=[1])": ("ConfigError", "top_p=[1] must be a number"),
-    "pictures.edit(3, keep_levels=1, class_id=0)": ("WrongTypeError", "the picture is 3 (int); give a PIL picture"),
+    "pictures.edit(3, keep_levels=1, class_id=0)": ("WrongTypeError", "the image is 3 (int); give a PIL image"),
     "pictures.edit(np.zeros((8, 8), np.uint8), keep_levels='1', class_id=0)": (
         "ConfigError",
         "keep_levels='1' must lie in",

@@ -16,7 +16,7 @@ from speech_parts import RATE, save_parts, voice  # noqa: E402
 
 @pytest.fixture(scope="session")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """`clothes`, pictures of three classes, and `voice`, speech in the letters a, b and c with the voice `ann`."""
+    """`clothes`, images of three classes, and `voice`, speech in the letters a, b and c with the voice `ann`."""
     folder = tmp_path_factory.mktemp("served")
     clothes = save_model(folder / "clothes", class_names=("T-shirt/top", "Bag", "1"))
     ann = Voice(encode_sound(voice(0.95), RATE, ".flac"), "a cab")

@@ -114,7 +114,7 @@ def test_samples_that_failed_are_drawn_when_they_are_asked_for_again(clothes: di
 
 
 def test_requests_in_one_batch_are_not_mixed_up(clothes: dict[str, str], pipe: ImagePipeline) -> None:
-    """Other seeds, classes and numbers, an edit among them: one sampling call, and everybody's own pictures."""
+    """Other seeds, classes and numbers, an edit among them: one sampling call, and everybody's own images."""
     bodies = [{"class_ids": [seed % 3], "num_samples": 1 + seed % 2, "seed": seed, "num_steps": 3} for seed in range(6)]
     fields = {"class_id": "bag", "box": "0,0,4,8", "seed": "2", "num_steps": "3"}
 
@@ -237,7 +237,7 @@ def test_speech_is_that_of_the_pipeline(sources: dict[str, str]) -> None:
         ({"class_ids": []}, 422, "class_ids"),
         ({"class_ids": [True]}, 422, "class_ids"),
         ({"num_samples": 0}, 422, "num_samples"),
-        ({"num_samples": 11}, 422, "33 pictures"),
+        ({"num_samples": 11}, 422, "33 images"),
         ({"num_steps": 0}, 422, "num_steps"),
         ({"num_steps": 129}, 422, "num_steps=129 must be at most 128"),
         ({"guidance_scale": -1}, 422, "guidance_scale"),

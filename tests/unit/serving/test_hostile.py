@@ -30,7 +30,7 @@ FIELDS = {"class_id": "bag", "keep_levels": "1"}
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A picture that says it is large; its few bytes hold nothing."""
+    """An image that says it is large; its few bytes hold nothing."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -71,7 +71,7 @@ PICTURES: dict[str, tuple[bytes, set[int]]] = {
 }
 SOUNDS: dict[str, tuple[bytes, set[int]]] = {
     "text": (b"hello", {415}),
-    "a picture": (png(), {415}),
+    "an image": (png(), {415}),
     "a header": (wav(0), {422}),
     "cut short": (encode_sound(voice(0.95), RATE)[:4000], {422}),
     "silence": (wav(1), {422}),
@@ -257,7 +257,7 @@ def test_damaged_bodies(clothes: dict[str, str]) -> None:
         ({"class_id": "bag", "box": "left"}, "box must be"),
         ({"class_id": "bag", "box": "1,2,3"}, "four whole numbers"),
         ({"class_id": "bag", "keep_levels": "1", "blend": "true"}, "blend"),
-        ({"class_id": "bag", "keep_levels": "1", "num_samples": "33"}, "33 pictures"),
+        ({"class_id": "bag", "keep_levels": "1", "num_samples": "33"}, "33 images"),
         ({"class_id": "bag", "keep_levels": "1", "color": "red"}, "color"),
         ({"class_id": "bag", "keep_levels": ["1", "2"]}, "more than once"),
         ({"class_id": "bag", "keep_levels": "1", "image": "text"}, "image"),

@@ -1,4 +1,4 @@
-"""A modality that another package registers is served beside pictures and speech."""
+"""A modality that another package registers is served beside images and speech."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers that are files: sound, whole or sentence by sentence, and pictures."""
+"""Answers that are files: sound, whole or sentence by sentence, and images."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def test_any_square_size(channels: int, size: int, patch_size: int, multipliers:
 
 
 def test_positions_are_row_major() -> None:
-    """A change in one corner of a picture changes the latents of that corner."""
+    """A change in one corner of an image changes the latents of that corner."""
     tokenizer = make(image_size=64, width=4)
     images = pictures(tokenizer, 1)
     changed = images.clone()

@@ -34,7 +34,7 @@ def assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_evaluations_find_them(assets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     BundleStatistics(extractor=str(assets / "judge"), data=tmp_path / "data").run()
-    assert "judge/statistics-train: 30 pictures" in capsys.readouterr().out
+    assert "judge/statistics-train: 30 images" in capsys.readouterr().out
     reference = open_reference(tmp_path / "data", split="train", image_size=8, channels=1)
     extractor = load_extractor(assets / "judge")
     real = reference_features(reference, extractor, manifold_size=MANIFOLD_SIZE)

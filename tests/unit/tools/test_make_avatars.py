@@ -30,7 +30,7 @@ def _png(colour: tuple[int, ...]) -> bytes:
 
 
 class _FewDrawings:
-    """Draws only so many pictures of each style."""
+    """Draws only so many images of each style."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -75,7 +75,7 @@ def test_no_drawing_occurs_twice() -> None:
     pictures = [(row["label"], row["image"]["bytes"]) for row in rows]
     assert len(set(pictures)) == len(pictures) == 8 * len(STYLES)
     assert {row["mood"] for row in rows} == {AXES["mood"].index("unhappy")}
-    with pytest.raises(DataError, match="'adventurer' has too few drawings for 36 pictures in 'train'"):
+    with pytest.raises(DataError, match="'adventurer' has too few drawings for 36 images in 'train'"):
         list(draw_split(artist, "train", 3 * len(STYLES), 8, seed=1, drawings=drawn))
 
 

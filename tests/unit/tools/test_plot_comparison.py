@@ -1,4 +1,4 @@
-"""The picture of the comparisons is drawn from the measurements, and says which points are one training."""
+"""The figure of the comparisons is drawn from the measurements, and says which points are one training."""
 
 from __future__ import annotations
 

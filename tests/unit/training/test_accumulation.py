@@ -178,7 +178,7 @@ def generator_task(kind: str, tokenizer: Any, examples: Any, product: Any, **con
 
 
 MAKERS: dict[str, Callable[[Path], Any]] = {
-    "picture tokenizer": picture_tokenizer_task,
+    "image tokenizer": picture_tokenizer_task,
     "mel tokenizer": lambda folder: sound_task(make_tokenizer()),
     "waveform tokenizer": lambda folder: sound_task(make_waveform_tokenizer()),
     "vocoder": vocoder_task,

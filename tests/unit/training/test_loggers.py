@@ -75,7 +75,7 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> FakeWandb:
 
 @pytest.fixture
 def sheet(tmp_path: Path) -> Path:
-    """A sample picture with two sounds beside it, and one of another step."""
+    """A sample image with two sounds beside it, and one of another step."""
     path = tmp_path / "samples" / "step_00000004.png"
     path.parent.mkdir()
     Image.new("L", (6, 4), 128).save(path)

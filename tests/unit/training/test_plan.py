@@ -69,7 +69,7 @@ def activations(cost: Cost) -> float:
 
 @functools.cache
 def pictures(name: str) -> list[Stage]:
-    """Stages of a recipe for pictures."""
+    """Stages of a recipe for images."""
     return stages_of(load_recipe(name)[1])
 
 

@@ -1,1 +1,1 @@
-"""Caches of codes, in shards, of pictures and of speech."""
+"""Caches of codes, in shards, of images and of speech."""

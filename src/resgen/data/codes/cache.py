@@ -1,4 +1,4 @@
-"""Encoded data sets: codes of samples in shards, with named columns beside them, of pictures and of speech.
+"""Encoded data sets: codes of samples in shards, with named columns beside them, of images and of speech.
 
 ```
 meta.json                 {"format": "resgen-codes", "format_version": 1, "spec", "num_samples", "versions", "columns",
@@ -9,7 +9,7 @@ codes-00000.safetensors   codes, uint16 or int32 [positions, D], of its samples 
                           values one after another, and NAME_lengths; as metadata the columns of texts
 ```
 
-A sample is a row of codes; pictures are the case of rows of equal length. No shard holds samples of two versions. The
+A sample is a row of codes; images are the case of rows of equal length. No shard holds samples of two versions. The
 files are read as if they were hostile.
 """
 

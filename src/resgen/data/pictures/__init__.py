@@ -1,1 +1,1 @@
-"""Pictures: where they come from, one at a time, all at once, and sheets of them."""
+"""Images: where they come from, one at a time, all at once, and sheets of them."""

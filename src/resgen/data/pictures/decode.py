@@ -1,4 +1,4 @@
-"""One picture: bytes or a file in, an 8-bit grey or RGB picture of the requested size out; every failure is named."""
+"""One image: bytes or a file in, an 8-bit grey or RGB image of the requested size out; every failure is named."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from torch import Tensor
 from resgen.errors import ConfigError, DataError
 
 Picture = Path | memoryview | np.ndarray
-"""A picture as it is stored: a file, encoded bytes, or an array [rows, columns(, channels)]."""
+"""An image as it is stored: a file, encoded bytes, or an array [rows, columns(, channels)]."""
 
 
 @runtime_checkable
 class Pictures(Protocol):
-    """Pictures by number: a list, or something that reads them when they are asked for."""
+    """Images by number: a list, or something that reads them when they are asked for."""
 
     def __len__(self) -> int: ...
 
@@ -33,7 +33,7 @@ class ReadPictures:
 
     Args:
         count: how many there are.
-        read: the picture of a number from 0 to `count - 1`; called from several threads.
+        read: the image of a number from 0 to `count - 1`; called from several threads.
     """
 
     def __init__(self, count: int, read: Callable[[int], Picture]) -> None:
@@ -49,7 +49,7 @@ class ReadPictures:
 MAX_PIXELS = 1 << 26
 MAX_GREY_SPREAD = 8  # between the channels of a grey pixel that was stored as RGB, with lossy compression
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""Of GIF and TIFF, the first picture is read."""
+"""Of GIF and TIFF, the first image is read."""
 _MODES = {1: "L", 3: "RGB"}
 _KEPT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 REMEDY = "convert it, or have it done (resize=True)"
@@ -60,13 +60,13 @@ def decode_picture(source: Picture, where: str, *, size: int | None = None) -> I
     laid over white, other modes converted.
 
     Args:
-        source: the picture.
+        source: the image.
         where: what to call it in an error, a file or a row.
-        size: when given, refuse a picture that is not `size` x `size`, before it is decoded, or that only a conversion
+        size: when given, refuse an image that is not `size` x `size`, before it is decoded, or that only a conversion
             with loss would make grey or RGB.
 
     Raises:
-        DataError: missing, not a picture of a known format, damaged, more than `MAX_PIXELS`, or of another size or
+        DataError: missing, not an image of a known format, damaged, more than `MAX_PIXELS`, or of another size or
             mode.
     """
     if isinstance(source, np.ndarray):
@@ -88,7 +88,7 @@ def decode_picture(source: Picture, where: str, *, size: int | None = None) -> I
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{where} has too many pixels; at most {MAX_PIXELS} are read") from error
     except Image.UnidentifiedImageError as error:
-        raise DataError(f"{where} is not a picture of a known format ({', '.join(_FORMATS)})") from error
+        raise DataError(f"{where} is not an image of a known format ({', '.join(_FORMATS)})") from error
     except Exception as error:  # the decoders raise many types on damaged bytes
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{where} cannot be read: {reason}") from error
@@ -108,11 +108,11 @@ def pixels(source: Picture, where: str, size: int, channels: int, resize: bool) 
     """Decode to `size` x `size` and 1 or 3 channels.
 
     Args:
-        source: the picture.
+        source: the image.
         where: what to call it in an error.
         size: S, side in pixels.
         channels: C, 1 (grey) or 3 (RGB). Grey becomes RGB without loss.
-        resize: cut out the centred square, resize and convert it; without it a picture of another size or mode, or with
+        resize: cut out the centred square, resize and convert it; without it an image of another size or mode, or with
             colours where grey is expected, is an error.
 
     Raises:
@@ -122,7 +122,7 @@ def pixels(source: Picture, where: str, size: int, channels: int, resize: bool) 
     if not resize and channels == 1 and picture.mode == "RGB":
         array = np.asarray(picture).astype(np.int16)
         if np.ptp(array, axis=2).max() > MAX_GREY_SPREAD:
-            raise DataError(f"{where} has colours, but grey pictures are expected; {REMEDY}")
+            raise DataError(f"{where} has colours, but grey images are expected; {REMEDY}")
     return picture_array(picture, size, channels)
 
 
@@ -135,7 +135,7 @@ def check_shape(size: int, channels: int) -> None:
 
 
 def read_image(path: str | Path, size: int, channels: int, resize: bool = False) -> UInt8[Tensor, "C S S"]:
-    """Read one picture file.
+    """Read one image file.
 
     Args:
         path: a file of a known format.
@@ -147,7 +147,7 @@ def read_image(path: str | Path, size: int, channels: int, resize: bool = False)
         DataError: see `decode_picture`.
     """
     check_shape(size, channels)
-    return torch.from_numpy(pixels(Path(path), f"picture '{path}'", size, channels, resize).copy())
+    return torch.from_numpy(pixels(Path(path), f"image '{path}'", size, channels, resize).copy())
 
 
 def _read(source: Path | memoryview) -> bytes | memoryview:

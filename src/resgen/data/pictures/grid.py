@@ -1,4 +1,4 @@
-"""Sample sheets: many small pictures on one, written to disk safely."""
+"""Sample sheets: many small images on one, written to disk safely."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ def picture_grid(
     labels: Sequence[str] | None = None,
     row_labels: Sequence[str] | None = None,
 ) -> Image.Image:
-    """Lay pictures out row by row, `PAD` white pixels apart.
+    """Lay images out row by row, `PAD` white pixels apart.
 
     Args:
-        images: pictures in 0..255 with 1 or 3 channels.
-        columns: pictures per row; the last row may be shorter.
+        images: images in 0..255 with 1 or 3 channels.
+        columns: images per row; the last row may be shorter.
         scale: every pixel becomes a `scale` x `scale` block.
-        labels: text above the columns, or above every picture if there is one for each; cut to its width.
+        labels: text above the columns, or above every image if there is one for each; cut to its width.
         row_labels: text left of the rows.
 
     Returns:
-        An `RGB` picture, or `L` if the pictures are grey.
+        An `RGB` image, or `L` if the images are grey.
 
     Raises:
         ConfigError: columns or scale below 1, or more labels than columns or rows.
-        DataError: no pictures, or not 1 or 3 channels.
+        DataError: no images, or not 1 or 3 channels.
     """
     count, channels, height, width = images.shape
     if columns < 1 or scale < 1:
         raise ConfigError(f"columns={columns} and scale={scale} must be at least 1")
     if count < 1 or channels not in (1, 3):
-        raise DataError(f"a picture grid needs pictures of 1 or 3 channels, not the shape {tuple(images.shape)}")
+        raise DataError(f"an image grid needs images of 1 or 3 channels, not the shape {tuple(images.shape)}")
     columns = min(columns, count)
     rows = -(-count // columns)
     each = labels is not None and len(labels) == count
@@ -81,7 +81,7 @@ def picture_grid(
 
 
 def stacked(pictures: Sequence[Image.Image], gap: int) -> Image.Image:
-    """`RGB` pictures below each other, with `gap` white pixels below each."""
+    """`RGB` images below each other, with `gap` white pixels below each."""
     height = sum(picture.height + gap for picture in pictures)
     sheet = Image.new("RGB", (max(picture.width for picture in pictures), height), "white")
     top = 0
@@ -92,12 +92,12 @@ def stacked(pictures: Sequence[Image.Image], gap: int) -> Image.Image:
 
 
 def from_array(array: UInt8[np.ndarray, "height width C"]) -> Image.Image:
-    """A picture of mode `L` or `RGB`, by its number of channels."""
+    """An image of mode `L` or `RGB`, by its number of channels."""
     return Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
 
 
 def save_picture(image: Image.Image, path: str | Path) -> Path:
-    """Write a picture atomically; missing folders are made.
+    """Write an image atomically; missing folders are made.
 
     Raises:
         DataError: unknown suffix.

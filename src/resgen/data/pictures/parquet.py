@@ -1,4 +1,4 @@
-"""Parquet files of pictures: encoded pictures, labels as whole numbers or names."""
+"""Parquet files of images: encoded images, labels as whole numbers or names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MAX_UNNAMED_CLASSES = 100_000
 
 
 class ParquetPictures(NamedTuple):
-    """The pictures of one file, still encoded.
+    """The images of one file, still encoded.
 
     Attributes:
         pictures: the encoded bytes of every row, shared with Arrow's memory; none if they were not asked for.
@@ -29,7 +29,7 @@ class ParquetPictures(NamedTuple):
         class_names: from the schema's metadata or, where labels are names, those of the file; else None.
         labelled: whether the file has a label column.
         by_name: whether its labels are names, of which other files of the data may have more.
-        unused: the columns that are neither picture nor label.
+        unused: the columns that are neither image nor label.
     """
 
     pictures: list[memoryview]
@@ -41,7 +41,7 @@ class ParquetPictures(NamedTuple):
 
 
 def read_parquet(path: Path, *, pictures: bool = True, column: str | None = None) -> ParquetPictures:
-    """Read the picture and label columns of one parquet file; the pictures are not decoded.
+    """Read the image and label columns of one parquet file; the images are not decoded.
 
     Args:
         path: the file.
@@ -49,7 +49,7 @@ def read_parquet(path: Path, *, pictures: bool = True, column: str | None = None
         column: the label column, in which labels may be missing; without, it is found by its name or type.
 
     Raises:
-        DataError: unreadable, no picture or label column, a row without bytes, a label that is missing, negative or has
+        DataError: unreadable, no image or label column, a row without bytes, a label that is missing, negative or has
             no name, several columns that may be the label.
         MissingExtraError: pyarrow is not installed.
     """
@@ -122,7 +122,7 @@ def join_labels(
 
 
 def encoded_bytes(paths: Iterable[Path]) -> int:
-    """Bytes of the picture columns of files, as they are when read."""
+    """Bytes of the image columns of files, as they are when read."""
     return sum(size for path in paths for _, size in _groups(path))
 
 
@@ -134,7 +134,7 @@ class ParquetRows:
 
     Args:
         paths: the files, all with the same columns.
-        max_bytes: most bytes of pictures kept in memory; at least the last row group is.
+        max_bytes: most bytes of images kept in memory; at least the last row group is.
 
     Attributes:
         blocks: int64 [K], ends of stretches of rows: as many whole row groups as fit into half of `max_bytes`.
@@ -196,7 +196,7 @@ def _read_group(path: Path, number: int, start: int) -> list[memoryview]:
 
 
 def _groups(path: Path) -> list[tuple[int, int]]:
-    """Rows and bytes of pictures of every row group."""
+    """Rows and bytes of images of every row group."""
     with open_parquet(path) as file:
         image = _image_column(path, file.schema_arrow.names)
         about = file.metadata

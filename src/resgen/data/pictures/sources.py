@@ -1,4 +1,4 @@
-"""Pictures with labels: built-in digits, folders, parquet files, tar shards; opened lazily, decoded into one array."""
+"""Images with labels: built-in digits, folders, parquet files, tar shards; opened lazily, decoded into one array."""
 
 from __future__ import annotations
 
@@ -44,28 +44,28 @@ __all__ = ["ImageSource", "available_splits", "load_array", "open_images", "read
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 BUILT_IN = ("digits",)
 MAX_ENCODED_BYTES = 4 << 30
-"""Of pictures in parquet files that are kept in memory as they are stored; of more, stretch by stretch is read."""
+"""Of images in parquet files that are kept in memory as they are stored; of more, stretch by stretch is read."""
 MAX_OTHERS = 100_000
-"""Files without pictures in a folder, besides one for each picture."""
+"""Files without images in a folder, besides one for each image."""
 FLAT_CLASS = "picture"
 _DECODE_ROWS = 64
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageSource:
-    """A read-only view of labelled pictures, decoded when asked for.
+    """A read-only view of labelled images, decoded when asked for.
 
     Attributes:
         name: short name for messages and model cards.
         class_names: one per label; `("picture",)` where there are no labels. With several axes, of the first.
-        class_axes: names on every axis, by its name; empty where a label is all that a picture has.
+        class_axes: names on every axis, by its name; empty where a label is all that an image has.
         labels: int64 [N], each below `len(class_names)`; with `class_axes` class ids, see `models.conditions`.
-        pictures: the pictures as they are stored.
-        where: what to call picture `i` in an error.
+        pictures: the images as they are stored.
+        where: what to call image `i` in an error.
         digest: computes `fingerprint`.
         left_out: what there is besides, and why it is not used.
         blocks: int64 [K], ends of the stretches that are read as one and are too large to be kept all at once; None
-            where every picture is read by itself. See `CounterSampler`.
+            where every image is read by itself. See `CounterSampler`.
     """
 
     name: str
@@ -91,7 +91,7 @@ class ImageSource:
         return len(self.pictures)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        """Picture `index` at its own size, uint8 [rows, columns, 1 or 3], and its label."""
+        """Image `index` at its own size, uint8 [rows, columns, 1 or 3], and its label."""
         index = range(len(self))[index]
         array = np.asarray(decode_picture(self.pictures[index], self.where(index)))
         return (array[..., None] if array.ndim == 2 else array), int(self.labels[index])
@@ -105,9 +105,9 @@ class ImageSource:
             classes = f"classes by {axes}"
         present = set(range(len(self.class_names))) if self.class_axes else set(self.labels.tolist())
         absent = [repr(name) for label, name in enumerate(self.class_names) if label not in present]
-        none_of = f"; no pictures of {', '.join(absent[:8])}{', ...' * (len(absent) > 8)}" if absent else ""
+        none_of = f"; no images of {', '.join(absent[:8])}{', ...' * (len(absent) > 8)}" if absent else ""
         left_out = f"; left out: {', '.join(self.left_out)}" if self.left_out else ""
-        return f"data '{self.name}': {len(self):,} picture{'s' * (len(self) != 1)}, {classes}{none_of}{left_out}"
+        return f"data '{self.name}': {len(self):,} image{'s' * (len(self) != 1)}, {classes}{none_of}{left_out}"
 
     @cached_property
     def fingerprint(self) -> str:
@@ -115,7 +115,7 @@ class ImageSource:
         return self.digest()
 
     def subset(self, rows: np.ndarray) -> ImageSource:
-        """The pictures of the given rows, int64 and rising; with the fingerprint of all."""
+        """The images of the given rows, int64 and rising; with the fingerprint of all."""
         return ImageSource(
             name=self.name,
             class_names=self.class_names,
@@ -130,13 +130,13 @@ class ImageSource:
 
 
 def open_images(path_or_name: str | Path, *, split: str = "train", class_columns: Sequence[str] = ()) -> ImageSource:
-    """Open a labelled set of pictures.
+    """Open a labelled set of images.
 
     * `digits`: scikit-learn's 1,797 grey 8x8 digits; every tenth (index 9, 19, ...) is `test`, the others `train`.
     * a parquet file, or a folder of them (or of `data/*.parquet`) named by split: `train.parquet`,
       `test-00000-of-00002.parquet`.
     * tar shards: see `data.tar.paths.shard_splits`. They are indexed once.
-    * a folder of class folders (sorted names are the labels), or a folder of pictures (label 0, class `picture`);
+    * a folder of class folders (sorted names are the labels), or a folder of images (label 0, class `picture`);
       also such folders inside `train/`, `test/`, ...
 
     A path without splits has the single split `train`, which is all of it; a single file may also be asked for by the
@@ -195,14 +195,14 @@ def available_splits(path_or_name: str | Path) -> tuple[str, ...]:
             return tuple(shards)
         if path.is_file():
             if path.suffix.lower() != ".parquet":
-                raise DataError(f"file '{path}' is not a .parquet or .tar file; for pictures give their folder")
+                raise DataError(f"file '{path}' is not a .parquet or .tar file; for images give their folder")
             return ("train",)
         if not path.is_dir():
             allowed = [*BUILT_IN, "an existing folder", "a .parquet or .tar file"]
             raise DataError(f"{unknown('data', path_or_name, allowed)}; no such file or folder: {nearest_path(path)}")
         names = list(parquet_splits(path))
         if not names:
-            _other_files(path)  # before all is searched for pictures
+            _other_files(path)  # before all is searched for images
             names = list(split_folders(path, _has_pictures))
         return tuple(sorted(names, key=lambda name: (name != "train", name))) or ("train",)
     except OSError as error:
@@ -212,19 +212,19 @@ def available_splits(path_or_name: str | Path) -> tuple[str, ...]:
 def load_array(
     source: ImageSource, *, size: int, channels: int, resize: bool = False
 ) -> tuple[UInt8[Tensor, "N C S S"], Int64[Tensor, " N"]]:
-    """Decode every picture into one array, in a few threads; a progress bar on stderr appears after two seconds.
+    """Decode every image into one array, in a few threads; a progress bar on stderr appears after two seconds.
 
     Args:
-        source: the pictures.
+        source: the images.
         size: S, side in pixels.
-        channels: C, 1 (grey) or 3 (RGB); pictures are converted.
-        resize: cut out the centred square and resize it (Lanczos); without it a picture of another size is an error.
+        channels: C, 1 (grey) or 3 (RGB); images are converted.
+        resize: cut out the centred square and resize it (Lanczos); without it an image of another size is an error.
 
     Returns:
-        Pictures in 0..255 and labels.
+        Images in 0..255 and labels.
 
     Raises:
-        DataError: naming the pictures that are damaged or of another size, see `readable`.
+        DataError: naming the images that are damaged or of another size, see `readable`.
     """
     check_shape(size, channels)
     count = len(source)
@@ -232,7 +232,7 @@ def load_array(
         images = torch.empty(count, channels, size, size, dtype=torch.uint8)
     except RuntimeError as error:
         needed = count * channels * size * size / 2**30
-        raise DataError(f"'{source.name}': {count} pictures need {needed:.1f} GiB of memory") from error
+        raise DataError(f"'{source.name}': {count} images need {needed:.1f} GiB of memory") from error
     rows = images.numpy()
 
     def keep(index: int, array: UInt8[np.ndarray, "C S S"]) -> None:
@@ -243,10 +243,10 @@ def load_array(
 
 
 def readable(source: ImageSource, *, size: int, channels: int, resize: bool = False, skip: bool = False) -> ImageSource:
-    """The pictures that can be decoded, all of which are tried.
+    """The images that can be decoded, all of which are tried.
 
     Args:
-        source: the pictures.
+        source: the images.
         size: as in `load_array`, and so are the next two.
         channels: 1 or 3.
         resize: cut out and resize.
@@ -261,8 +261,8 @@ def readable(source: ImageSource, *, size: int, channels: int, resize: bool = Fa
 
 
 def _leave_out(source: ImageSource, bad: dict[int, str], *, skip: bool) -> None:
-    """As `leave_out`; pictures that only want to be converted are not named one by one."""
-    what = f"pictures of '{source.name}'"
+    """As `leave_out`; images that only want to be converted are not named one by one."""
+    what = f"images of '{source.name}'"
     if len(bad) > 1 and not skip and all(reason.endswith(REMEDY) for reason in bad.values()):
         first = bad[min(bad)].removesuffix(f"; {REMEDY}")
         cure = REMEDY.replace("convert it", "convert them")
@@ -279,7 +279,7 @@ def _decode_all(
     channels: int,
     resize: bool,
 ) -> dict[int, str]:
-    """Decode every picture, in a few threads; those that cannot be read, and why."""
+    """Decode every image, in a few threads; those that cannot be read, and why."""
     count, bad = len(source), dict[int, str]()
 
     def decode(start: int) -> int:
@@ -315,7 +315,7 @@ def _open_digits(split: str) -> ImageSource:
         class_names=tuple("0123456789"),
         labels=bunch.target[in_split].astype(np.int64),
         pictures=list(images),
-        where=lambda index: f"digits/{split} picture {index}",
+        where=lambda index: f"digits/{split} image {index}",
         digest=lambda: hashlib.sha256(f"digits/{split}\0".encode() + images.tobytes()).hexdigest(),
     )
 
@@ -408,7 +408,7 @@ def _open_folder(path: Path, split: str) -> ImageSource:
     files = {name: sorted(filter(_is_picture, (root / name).rglob("*"))) for name in sorted(names)}
     classes = [name for name in files if files[name] or any(_has_pictures(place / name) for place in splits.values())]
     if flat and classes:
-        raise DataError(f"'{root}' holds both pictures ('{flat[0].name}') and class folders ('{classes[0]}')")
+        raise DataError(f"'{root}' holds both images ('{flat[0].name}') and class folders ('{classes[0]}')")
     for name in classes if not splits else ():
         if {"train", "test"} <= set(map(known_split, (p.name for p in subfolders(path / name)))):
             raise DataError(
@@ -416,18 +416,18 @@ def _open_folder(path: Path, split: str) -> ImageSource:
             )
     paths = flat or [file for name in classes for file in files[name]]
     if not paths:
-        raise DataError(f"folder '{root}' holds no pictures ({' '.join(SUFFIXES)}), no parquet files and no tar shards")
+        raise DataError(f"folder '{root}' holds no images ({' '.join(SUFFIXES)}), no parquet files and no tar shards")
     labels = [0] * len(flat) or [label for label, name in enumerate(classes) for _ in files[name]]
     return ImageSource(
         name=f"{path.name}/{split}" if splits else path.name,
         class_names=(FLAT_CLASS,) if flat else tuple(classes),
         labels=np.asarray(labels, np.int64),
         pictures=paths,
-        where=lambda index: f"picture '{paths[index]}'",
+        where=lambda index: f"image '{paths[index]}'",
         digest=lambda: _files_digest((file.relative_to(root).as_posix(), file) for file in paths),
         left_out=(
-            *(f"{count} {suffix} (no picture)" for suffix, count in others.most_common(4)),
-            *(f"folder '{name}' without pictures" for name in files if not flat and name not in classes),
+            *(f"{count} {suffix} (no image)" for suffix, count in others.most_common(4)),
+            *(f"folder '{name}' without images" for name in files if not flat and name not in classes),
             *(f"folder '{p.name}' beside the splits" for p in subfolders(path) if splits and p not in splits.values()),
         ),
     )
@@ -447,7 +447,7 @@ def _other_files(root: Path) -> Counter[str]:
         num_pictures += sum(suffix in SUFFIXES for suffix in suffixes)
         if others.total() > MAX_OTHERS + num_pictures:
             raise DataError(
-                f"'{root}' holds more than {MAX_OTHERS:,} files that are not pictures; give the folder of the classes"
+                f"'{root}' holds more than {MAX_OTHERS:,} files that are not images; give the folder of the classes"
             )
     return others
 

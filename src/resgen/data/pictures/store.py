@@ -1,4 +1,4 @@
-"""Training pictures by index: decoded once where they fit into memory, on demand otherwise."""
+"""Training images by index: decoded once where they fit into memory, on demand otherwise."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ MAX_BYTES_IN_MEMORY = 4 << 30
 
 
 class PictureStore:
-    """Pictures of one size and mode.
+    """Images of one size and mode.
 
     Args:
         source: where they come from.
         size: S, side in pixels.
         channels: C, 1 or 3.
-        resize: cut out and resize pictures of another size, instead of refusing them.
-        max_bytes: decoded pictures beyond this many bytes stay compressed and are decoded batch by batch.
+        resize: cut out and resize images of another size, instead of refusing them.
+        max_bytes: decoded images beyond this many bytes stay compressed and are decoded batch by batch.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class PictureStore:
         return len(self.source)
 
     def readable(self) -> None:
-        """See that every picture can be decoded, as was seen of those in memory.
+        """See that every image can be decoded, as was seen of those in memory.
 
         Raises:
             DataError: see `sources.readable`.
@@ -59,14 +59,14 @@ class PictureStore:
 
     @property
     def in_memory(self) -> bool:
-        """Whether all pictures are decoded."""
+        """Whether all images are decoded."""
         return self._array is not None
 
     def batch(self, indices: Int[Tensor, " B"]) -> UInt8[Tensor, "B C S S"]:
-        """The pictures at `indices`, in that order.
+        """The images at `indices`, in that order.
 
         Raises:
-            DataError: a picture is damaged or of another size.
+            DataError: an image is damaged or of another size.
         """
         if self._array is not None:
             return self._array[indices]

@@ -1,4 +1,4 @@
-"""Which frames of a recording belong to which letters or phonemes, as a picture."""
+"""Which frames of a recording belong to which letters or phonemes, as an image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def alignment_picture(
     """A mel over a chart with one row per token: frames that the alignment gives it, those predicted, and both.
 
     Args:
-        mel: picture whose width stands for all frames of `durations`.
+        mel: image whose width stands for all frames of `durations`.
         labels: labels of the tokens.
         durations: frames per token.
         predicted: frames per token.

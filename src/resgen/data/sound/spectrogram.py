@@ -1,4 +1,4 @@
-"""Spectrograms as pictures: one colour map, one scale, low frequencies at the bottom."""
+"""Spectrograms as images: one colour map, one scale, low frequencies at the bottom."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def spectrogram_colours(mel: Float[Tensor, "F T"]) -> UInt8[Tensor, "3 F T"]:
 
 
 def spectrogram_picture(mel: Float[Tensor, "F T"], *, scale: int = 1) -> Image.Image:
-    """One log-mel as an `RGB` picture, `scale` pixels per band and frame."""
+    """One log-mel as an `RGB` image, `scale` pixels per band and frame."""
     if scale < 1:
         raise ConfigError(f"scale={scale} must be at least 1")
     picture = Image.fromarray(spectrogram_colours(mel).permute(1, 2, 0).contiguous().numpy())

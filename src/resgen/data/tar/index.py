@@ -7,7 +7,7 @@ that cannot be written, in the user's cache folder. It counts as long as the sha
 that it had, and holds:
 
 ```
-rows      int64 [N, 6]   offset and size of the picture or sound, of KEY.txt and of KEY.json (size 0: none)
+rows      int64 [N, 6]   offset and size of the image or sound, of KEY.txt and of KEY.json (size 0: none)
 labels    int32 [N]      which of `classes`, or -1
 metadata  {"resgen": {"format", "format_version", "size", "mtime_ns", "sha256", "labelled_by", "classes"}}
 ```
@@ -38,7 +38,7 @@ from resgen.progress import show_progress
 
 FORMAT, FORMAT_VERSION = "resgen-shard-index", 2
 MAX_MEDIA_BYTES = 1 << 30
-"""Of one picture or sound, as it is stored."""
+"""Of one image or sound, as it is stored."""
 MAX_NOTE_BYTES = 1 << 20
 """Of `KEY.cls`, `KEY.txt` and `KEY.json`."""
 MAX_CLASS_LENGTH = 200
@@ -84,7 +84,7 @@ def index_shards(paths: Sequence[Path], suffixes: Sequence[str]) -> list[ShardIn
 
     Args:
         paths: the shards.
-        suffixes: suffixes of the pictures or sounds; every sample must have exactly one of them.
+        suffixes: suffixes of the images or sounds; every sample must have exactly one of them.
 
     Raises:
         DataError: naming the first shard that is missing, damaged, cut short, compressed or holds anything but samples.
@@ -321,7 +321,7 @@ def _captions(texts: Sequence[str], count: int) -> bool:
 
 
 def _places(path: Path, suffixes: Sequence[str]) -> Iterator[Path]:
-    """Where the index of a shard may lie; pictures and sounds of one shard have an index each."""
+    """Where the index of a shard may lie; images and sounds of one shard have an index each."""
     name = f"{path.name}.{hashlib.sha256(' '.join(suffixes).encode()).hexdigest()[:8]}.safetensors"
     yield path.parent / _FOLDER / name
     cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))

@@ -1,1 +1,1 @@
-"""What is measured of pictures."""
+"""What is measured of images."""

@@ -28,7 +28,7 @@ def generation_protocol(
     seeds: Sequence[int] = (0,),
     **settings: Any,
 ) -> EvaluationProtocol:
-    """The protocol of generating `num_samples` pictures per seed and comparing them with all of the reference.
+    """The protocol of generating `num_samples` images per seed and comparing them with all of the reference.
 
     Where `settings` do not name them, subsets of the kernel distance have 1,000 rows or half of what there is, and the
     Inception score has 10 parts or as many as samples.
@@ -52,7 +52,7 @@ def generation_protocol(
 def reconstruction_protocol(
     extractor: Extractor, reference: Reference, *, num_samples: int | None = None, **settings: Any
 ) -> EvaluationProtocol:
-    """The protocol of reconstructing `num_samples` pictures of the reference (all by default).
+    """The protocol of reconstructing `num_samples` images of the reference (all by default).
 
     Raises:
         ConfigError: a value that is not allowed.
@@ -112,7 +112,7 @@ def check_pictures(pictures: Tensor, count: int, protocol: EvaluationProtocol) -
     shape = (count, protocol.channels, protocol.image_size, protocol.image_size)
     if tuple(pictures.shape) != shape or pictures.dtype != torch.uint8:
         raise DataError(
-            f"the model made {pictures.dtype} pictures of shape {tuple(pictures.shape)}; the protocol wants "
+            f"the model made {pictures.dtype} images of shape {tuple(pictures.shape)}; the protocol wants "
             f"torch.uint8 of {shape}"
         )
 
@@ -126,7 +126,7 @@ def warnings_of(protocol: EvaluationProtocol, real: ReferenceFeatures, extractor
             f"{protocol.num_samples} samples are fewer than {FEW_SAMPLES:,}: the distance is biased upwards; compare "
             "it only with distances of as many samples"
         )
-    for what, count in (("samples", protocol.num_samples), ("reference pictures", real.statistics.count)):
+    for what, count in (("samples", protocol.num_samples), ("reference images", real.statistics.count)):
         if count <= width:
             lines.append(
                 f"the covariance of {count} {what} in {width} features is singular (without width in some directions), "
@@ -138,7 +138,7 @@ def warnings_of(protocol: EvaluationProtocol, real: ReferenceFeatures, extractor
 
 
 def floor_of(real: ReferenceFeatures, reference: Reference) -> Floor:
-    """The measures of the real pictures."""
+    """The measures of the real images."""
     recognised = None if real.num_recognised is None else real.num_recognised / len(reference)
     return Floor(halves_distance=real.halves_distance, num_per_half=len(reference) // 2, recognised=recognised)
 

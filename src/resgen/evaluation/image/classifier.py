@@ -1,4 +1,4 @@
-"""Ask the classifier that judges whether generated pictures show the class that was asked for."""
+"""Ask the classifier that judges whether generated images show the class that was asked for."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ BATCH = 256
 
 @torch.no_grad()
 def classify(model: Classifier, pictures: UInt8[Tensor, "N C S S"]) -> Float[Tensor, "N classes"]:
-    """Logits of pictures in 0..255.
+    """Logits of images in 0..255.
 
     Raises:
-        DataError: pictures of another shape than the classifier's.
+        DataError: images of another shape than the classifier's.
     """
     return torch.cat([model.out(part) for part in features(model, pictures).split(BATCH)])
 
 
 @torch.no_grad()
 def features(model: Classifier, pictures: UInt8[Tensor, "N C S S"]) -> Float[Tensor, "N F"]:
-    """What the last layer sees, of pictures in 0..255.
+    """What the last layer sees, of images in 0..255.
 
     Raises:
-        DataError: pictures of another shape than the classifier's.
+        DataError: images of another shape than the classifier's.
     """
     config, device = model.config, model.out.weight.device
     expected = (config.channels, config.image_size, config.image_size)
     if tuple(pictures.shape[1:]) != expected or not len(pictures):
-        raise DataError(f"pictures of shape {tuple(pictures.shape)}; the classifier takes one or more of {expected}")
+        raise DataError(f"images of shape {tuple(pictures.shape)}; the classifier takes one or more of {expected}")
     with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device)):
         parts = pictures.split(at_once(config.image_size, BATCH))
         return torch.cat([model.features(from_uint8(part.to(device))) for part in parts])
 
 
 def accuracy(model: Classifier, pictures: UInt8[Tensor, "N C S S"], labels: Int[Tensor, " N"]) -> float:
-    """Share of the pictures whose most likely class is their label."""
+    """Share of the images whose most likely class is their label."""
     return float((classify(model, pictures).argmax(1).cpu() == labels.cpu()).double().mean())

@@ -46,11 +46,11 @@ from resgen.progress import Advance, no_progress
 FEATURES_VERSION = 2
 
 Chunk = dict[str, Tensor]
-"""What is kept of a chunk of pictures, and what they were made from (`inputs`)."""
+"""What is kept of a chunk of images, and what they were made from (`inputs`)."""
 
 
 class Generate(Contract):
-    """Samples by index: sample k of a seed is the same picture in chunks of any size."""
+    """Samples by index: sample k of a seed is the same image in chunks of any size."""
 
     def __call__(self, indices: range, class_ids: list[int], guided: bool, seed: int) -> UInt8[Tensor, "B C S S"]:
         """The samples `indices`, one of each of `class_ids` (0 for a model without classes)."""
@@ -115,7 +115,7 @@ def evaluate_generation(
     chunk_size: int = CHUNK,
     advance: Advance = no_progress,
 ) -> EvaluationReport:
-    """Compare generated pictures with real ones, with guidance (where the settings have it) and always without.
+    """Compare generated images with real ones, with guidance (where the settings have it) and always without.
 
     Args:
         generate: makes the samples; called for chunks that are not in the cache.
@@ -185,7 +185,7 @@ def evaluate_reconstruction(
     chunk_size: int = CHUNK,
     advance: Advance = no_progress,
 ) -> EvaluationReport:
-    """Compare pictures of the reference with what a tokenizer makes of them.
+    """Compare images of the reference with what a tokenizer makes of them.
 
     If the protocol asks for fewer samples than the reference holds, a fixed random choice of it is reconstructed.
     Arguments that are not listed are those of `evaluate_generation`.
@@ -195,12 +195,12 @@ def evaluate_reconstruction(
         codebook_size: V, for the usage of the codes.
 
     Raises:
-        ConfigError: extractor, reference or purpose are not the protocol's, or more samples than pictures.
+        ConfigError: extractor, reference or purpose are not the protocol's, or more samples than images.
     """
     check_protocol(protocol, extractor, reference, "reconstruction")
     if protocol.num_samples > len(reference):
         raise ConfigError(
-            f"num_samples={protocol.num_samples} must be at most {len(reference)}, the pictures of '{reference.name}'"
+            f"num_samples={protocol.num_samples} must be at most {len(reference)}, the images of '{reference.name}'"
         )
     cache = Path(cache_dir) if cache_dir is not None else None
     real = reference_features(
@@ -329,7 +329,7 @@ def _reconstructed(reconstruct: Reconstruct, extractor: Extractor, pictures: Ten
     seconds = time.perf_counter() - start
     if outputs.shape != pictures.shape or outputs.dtype != torch.uint8:
         raise DataError(
-            f"reconstructions are {outputs.dtype} of shape {tuple(outputs.shape)}, but the pictures are "
+            f"reconstructions are {outputs.dtype} of shape {tuple(outputs.shape)}, but the images are "
             f"{pictures.dtype} of shape {tuple(pictures.shape)}"
         )
     outputs = outputs.cpu()

@@ -30,7 +30,7 @@ Extract = Callable[[Tensor], Tensor | tuple[Tensor, Tensor | None]]
 
 
 class Features(NamedTuple):
-    """What an extractor makes of pictures, on the CPU; `logits` is None where it does not classify."""
+    """What an extractor makes of images, on the CPU; `logits` is None where it does not classify."""
 
     features: Float[Tensor, "B F"]
     logits: Float[Tensor, "B classes"] | None
@@ -38,7 +38,7 @@ class Features(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Extractor:
-    """A named function from pictures to features.
+    """A named function from images to features.
 
     Attributes:
         name: names the metric.
@@ -46,8 +46,8 @@ class Extractor:
         num_features: F, width of the features.
         extract: uint8 `[B, C, S, S]` to features, or to features and logits.
         class_names: names of the logits.
-        image_size: side of the pictures it takes; None for any.
-        channels: number of channels of the pictures it takes; None for any.
+        image_size: side of the images it takes; None for any.
+        channels: number of channels of the images it takes; None for any.
     """
 
     name: str
@@ -59,24 +59,24 @@ class Extractor:
     channels: int | None = None
 
     def check_pictures(self, image_size: int, channels: int) -> None:
-        """Refuse pictures that the network is not made for, before any work.
+        """Refuse images that the network is not made for, before any work.
 
         Raises:
             ConfigError: naming both shapes.
         """
         if self.image_size not in (None, image_size) or self.channels not in (None, channels):
             raise ConfigError(
-                f"extractor '{self.name}' takes pictures of {self.channels} x {self.image_size} x {self.image_size}, "
-                f"not {channels} x {image_size} x {image_size}; take one made for these pictures"
+                f"extractor '{self.name}' takes images of {self.channels} x {self.image_size} x {self.image_size}, "
+                f"not {channels} x {image_size} x {image_size}; take one made for these images"
             )
 
     @torch.inference_mode()
     def __call__(self, pictures: UInt8[Tensor, "B C S S"]) -> Features:
-        """Features and logits of pictures in 0..255.
+        """Features and logits of images in 0..255.
 
         Raises:
-            ConfigError: pictures of another shape than the network's.
-            DataError: what comes back is not one row of finite numbers per picture.
+            ConfigError: images of another shape than the network's.
+            DataError: what comes back is not one row of finite numbers per image.
         """
         self.check_pictures(pictures.shape[-1], pictures.shape[1])
         size = BATCH if self.image_size is None else at_once(self.image_size, BATCH)
@@ -90,7 +90,7 @@ class Extractor:
         shape = (len(pictures), self.num_features)
         if tuple(features.shape) != shape:
             raise DataError(
-                f"extractor '{self.name}' gave features of shape {tuple(features.shape)} for {len(pictures)} pictures; "
+                f"extractor '{self.name}' gave features of shape {tuple(features.shape)} for {len(pictures)} images; "
                 f"{shape} is expected"
             )
         check_finite(features, f"features of extractor '{self.name}'")

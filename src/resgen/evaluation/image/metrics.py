@@ -1,8 +1,8 @@
-"""Measures of sets of features and of pairs of pictures, as pure functions in float64.
+"""Measures of sets of features and of pairs of images, as pure functions in float64.
 
 Sets of features are compared by the Fréchet distance (Heusel et al., arXiv:1706.08500), the kernel distance
 (Binkowski et al., arXiv:1801.01401) and precision and recall (Kynkäänniemi et al., arXiv:1904.06991); logits give the
-Inception score (Salimans et al., arXiv:1606.03498); pairs of pictures the structural similarity (Wang et al., 2004).
+Inception score (Salimans et al., arXiv:1606.03498); pairs of images the structural similarity (Wang et al., 2004).
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def check_finite(values: Tensor, what: str) -> None:
         rows = values.reshape(len(values), -1)
         bad = int((~torch.isfinite(rows).all(1)).sum())
         raise DataError(
-            f"{bad} of {len(rows)} rows of {what} hold NaN or infinity; look at the pictures they were made of, "
+            f"{bad} of {len(rows)} rows of {what} hold NaN or infinity; look at the images they were made of, "
             "and at the extractor's weights"
         )
 
@@ -217,7 +217,7 @@ def inception_score(logits: Num[Tensor, "N classes"], *, splits: int = 10, strea
     """`exp E_x KL(p(y|x) | p(y))` by parts of the rows, computed from log-probabilities, where nothing underflows.
 
     Args:
-        logits: logits of a classifier, one row per picture.
+        logits: logits of a classifier, one row per image.
         splits: parts of equal size (to one row) that are averaged.
         stream: shuffles the rows, which may come sorted by class.
 
@@ -266,8 +266,8 @@ def precision_recall(
     """Improved precision and recall: a set's manifold is the union of balls that reach to the k-th nearest neighbour.
 
     Args:
-        generated: rows of generated pictures.
-        reference: rows of real pictures; take as many of them.
+        generated: rows of generated images.
+        reference: rows of real images; take as many of them.
         k: neighbours.
         reference_radii: `neighbour_radii(reference, k)` where it is known already.
         chunk_size: rows whose distances exist at one time.
@@ -329,10 +329,10 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 
 
 def ssim(first: UInt8[Tensor, "B C Y X"], second: UInt8[Tensor, "B C Y X"]) -> Float[Tensor, " B"]:
-    """Structural similarity of each pair of 8-bit pictures, averaged over channels and windows; 1 for equal pictures.
+    """Structural similarity of each pair of 8-bit images, averaged over channels and windows; 1 for equal images.
 
-    Windows are Gaussian, 11x11 with sigma 1.5, and lie within the picture; K1 = .01, K2 = .03, range 255. Pictures with
-    a side below 11 take the largest odd window that fits, with the same sigma; such values compare only among pictures
+    Windows are Gaussian, 11x11 with sigma 1.5, and lie within the image; K1 = .01, K2 = .03, range 255. Images with
+    a side below 11 take the largest odd window that fits, with the same sigma; such values compare only among images
     of that size.
     """
     size = min(SSIM_WINDOW, *first.shape[2:])

@@ -27,12 +27,12 @@ FEW_SAMPLES = 10_000
 MANIFOLD_SIZE = 10_000
 
 _REASONS = {
-    "purpose": "reconstructions are near copies of the pictures they are compared with, generated pictures are not",
+    "purpose": "reconstructions are near copies of the images they are compared with, generated images are not",
     "extractor": "distances in different feature spaces have different units",
     "extractor_sha256": "the extractors have the same name, but other weights",
-    "reference_split": "training and test pictures are at different distances from what a model makes",
-    "reference_sha256": "the pictures that are compared with differ",
-    "num_reference": "the distance is biased, the more so the fewer pictures there are",
+    "reference_split": "training and test images are at different distances from what a model makes",
+    "reference_sha256": "the images that are compared with differ",
+    "num_reference": "the distance is biased, the more so the fewer images there are",
     "num_samples": "the distance is biased upwards, the more so the fewer samples there are",
     "class_balance": "another mixture of classes is another distribution",
     "image_size": "features depend on the resolution",
@@ -52,13 +52,13 @@ class EvaluationProtocol:
         purpose: `generation` or `reconstruction`.
         extractor: name of the network whose features are compared.
         extractor_sha256: SHA-256 of its weights; empty for a callable without one.
-        reference: name of the real pictures.
+        reference: name of the real images.
         reference_split: `train`, `test`, ...
         reference_sha256: SHA-256 of their names and contents.
         num_reference: how many there are; all of them are compared with.
-        num_samples: pictures generated (or reconstructed) per seed and setting.
+        num_samples: images generated (or reconstructed) per seed and setting.
         class_balance: classes of the samples: `equal`, `data` (as in the reference) or `none` (no classes).
-        image_size: side of the pictures in pixels.
+        image_size: side of the images in pixels.
         channels: 1 (grey) or 3 (RGB).
         resize: `lanczos` where the reference was cut out and resized if it had another size, else `none`.
         sampling: the sampler's settings, guidance, steps and number type among them; empty for reconstruction.

@@ -1,4 +1,4 @@
-"""The real pictures of an evaluation, and what an extractor makes of them."""
+"""The real images of an evaluation, and what an extractor makes of them."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ WHOLE = "all"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reference:
-    """Real pictures by index.
+    """Real images by index.
 
     Attributes:
         name: what the protocol calls them.
         split: the part of the data set.
         sha256: the SHA-256 of names and contents.
         class_names: names of the labels; `("picture",)` where there are none.
-        labels: one per picture.
+        labels: one per image.
         image_size: S, side in pixels.
         channels: C, 1 or 3.
-        resize: `lanczos` if pictures of another size were cut out and resized, else `none`.
+        resize: `lanczos` if images of another size were cut out and resized, else `none`.
         batch: uint8 `[B, C, S, S]` at the given indices.
     """
 
@@ -63,7 +63,7 @@ class Reference:
 
     @property
     def is_labelled(self) -> bool:
-        """Whether the pictures have classes."""
+        """Whether the images have classes."""
         return self.class_names not in ((), (FLAT_CLASS,))
 
     def check_classes(self, class_names: Sequence[str], num_classes: int) -> None:
@@ -95,19 +95,19 @@ def open_reference(
     resize: bool = False,
     skip_unreadable: bool = False,
 ) -> Reference:
-    """The pictures of one split of a data set, see `resgen.data.open_images`; `all` is all of a single file.
+    """The images of one split of a data set, see `resgen.data.open_images`; `all` is all of a single file.
 
     They are decoded when the first of them is asked for: where their features are known nobody waits for it.
     With `skip_unreadable` those that cannot be read are left out; all are decoded once more for it.
 
     Raises:
-        DataError: nothing there, fewer than two pictures, or of another size without `resize`.
+        DataError: nothing there, fewer than two images, or of another size without `resize`.
     """
     source = open_images(path, split="train" if split == WHOLE and Path(path).is_file() else split)
     if skip_unreadable:
         source = readable(source, size=image_size, channels=channels, resize=resize, skip=True)
     if len(source) < 2:
-        raise DataError(f"'{source.name}' holds {len(source)} picture; at least 2 are needed to compare with")
+        raise DataError(f"'{source.name}' holds {len(source)} image; at least 2 are needed to compare with")
 
     @functools.cache
     def store() -> PictureStore:
@@ -160,11 +160,11 @@ def reference_features(
     """Statistics and features of the reference: from `cache_dir`, from the package, or computed.
 
     What is computed is written every few chunks; an interrupted run goes on there, with the same result. The package's
-    are taken if pixels and labels of all pictures are those that they belong to, in whatever files and order, unless
+    are taken if pixels and labels of all images are those that they belong to, in whatever files and order, unless
     `use_shipped` is off.
 
     Raises:
-        DataError: damaged pictures, or features that are not finite.
+        DataError: damaged images, or features that are not finite.
         CheckpointError: the cache cannot be written.
     """
     path = _cache_path(reference, extractor, manifold_size, cache_dir)
@@ -240,7 +240,7 @@ def neighbours(
 
 
 def pixels_sha256(reference: Reference) -> str:
-    """SHA-256 (hex) of pixels and labels of all pictures, in whatever files, encoding and order; decodes them."""
+    """SHA-256 (hex) of pixels and labels of all images, in whatever files, encoding and order; decodes them."""
     lines = []
     for indices in torch.arange(len(reference)).split(CHUNK):
         pictures, labels = reference.batch(indices).numpy(), reference.labels[indices].tolist()
@@ -253,7 +253,7 @@ def pixels_sha256(reference: Reference) -> str:
 def _shipped(
     reference: Reference, extractor: Extractor, manifold_size: int, cache_dir: Path | None
 ) -> ReferenceFeatures | None:
-    """The package's features of these very pictures; nothing is decoded where their number or classes are others."""
+    """The package's features of these very images; nothing is decoded where their number or classes are others."""
     shape = len(reference), reference.image_size, reference.channels, reference.class_names, manifold_size
     for path, record in shipped_of(extractor.sha256):
         if shape != (record.count, record.image_size, record.channels, record.class_names, record.manifold_size):

@@ -61,10 +61,10 @@ class ReconstructionResult:
     Attributes:
         distance: Fréchet distance between reconstructions and reference.
         distance_interval: 95 %, by bootstrap over the reconstructions.
-        psnr_db: averaged over the pictures.
-        psnr_db_std: over the pictures.
-        ssim: structural similarity, averaged over the pictures.
-        ssim_std: over the pictures.
+        psnr_db: averaged over the images.
+        psnr_db_std: over the images.
+        ssim: structural similarity, averaged over the images.
+        ssim_std: over the images.
         recognised: share of reconstructions that the extractor takes for their class.
         usage: by level, the share of codes that occur.
         perplexity: by level, the exponential of the entropy of the codes.
@@ -85,11 +85,11 @@ class ReconstructionResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Floor:
-    """The same measures on real pictures.
+    """The same measures on real images.
 
     Attributes:
-        halves_distance: Fréchet distance between two random halves of the reference, of `num_per_half` pictures.
-        num_per_half: pictures of the smaller half.
+        halves_distance: Fréchet distance between two random halves of the reference, of `num_per_half` images.
+        num_per_half: images of the smaller half.
         recognised: share of the reference that the extractor takes for its label.
     """
 
@@ -106,7 +106,7 @@ class EvaluationReport:
         protocol: everything that the numbers depend on, besides the model.
         model: its name or folder.
         model_sha256: SHA-256 of its weights.
-        floor: the same measures on real pictures.
+        floor: the same measures on real images.
         generation: one entry per setting and seed.
         reconstruction: reconstruction of a tokenizer.
         warnings: what to keep in mind.
@@ -167,7 +167,7 @@ class EvaluationReport:
         known = f"; of the reference, {floor.recognised:.1%} are recognised" if floor.recognised is not None else ""
         distance = protocol.metric_name.removeprefix("r")
         lines += [
-            f"Floor: {distance} between two random halves of the reference ({floor.num_per_half} pictures each) is "
+            f"Floor: {distance} between two random halves of the reference ({floor.num_per_half} images each) is "
             f"{floor.halves_distance:.4g}{known}.",
             "",
         ]

@@ -1,6 +1,6 @@
 """Features of well-known data that come with the package, so that nobody waits until they are computed.
 
-They lie beside the classifier whose features they are: `statistics-<split>.json` says of which pictures, by a hash of
+They lie beside the classifier whose features they are: `statistics-<split>.json` says of which images, by a hash of
 their pixels and labels, and `statistics-<split>.safetensors` holds the numbers. Mean and scatter are as they were
 computed, to the last bit; the rows of the random choice are rounded to 256 values of each feature, a byte each.
 """
@@ -31,11 +31,11 @@ class ReferenceFeatures(NamedTuple):
     """What the measures need of the reference.
 
     Attributes:
-        statistics: statistics of all pictures.
+        statistics: statistics of all images.
         rows: features of a fixed random choice of them, at most `manifold_size`.
         halves_distance: Fréchet distance between two random halves: what no model can be expected to beat by much.
-        num_recognised: pictures recognised as their label; None without a classifier of these classes.
-        shipped: SHA-256 of the file they were shipped in; empty where they were computed from the pictures.
+        num_recognised: images recognised as their label; None without a classifier of these classes.
+        shipped: SHA-256 of the file they were shipped in; empty where they were computed from the images.
     """
 
     statistics: FeatureStatistics
@@ -50,7 +50,7 @@ class Shipped:
     """What shipped features belong to.
 
     Attributes:
-        data: name of the pictures.
+        data: name of the images.
         pixels_sha256: `pixels_sha256` of them.
         files_sha256: SHA-256 of the files that they were read from.
         resize: how those files were made to fit.
@@ -62,7 +62,7 @@ class Shipped:
         extractor_sha256: SHA-256 of its weights.
         manifold_size: rows that were asked for.
         halves_distance: as in `ReferenceFeatures`, and so is the next.
-        num_recognised: pictures recognised.
+        num_recognised: images recognised.
         sha256: SHA-256 of the file with the numbers.
         metrics_version: version of the measures' definition.
     """

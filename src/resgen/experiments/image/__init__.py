@@ -1,1 +1,1 @@
-"""Studies of pictures."""
+"""Studies of images."""

@@ -200,7 +200,7 @@ def _open(out: str, run: str, sampling: dict[str, Any]) -> tuple[ImagePipeline, 
 
 
 def timing(models: Mapping[str, str], sampling: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """Seconds per guided picture, one at a time and 64 at a time; repetitions of the kinds take turns."""
+    """Seconds per guided image, one at a time and 64 at a time; repetitions of the kinds take turns."""
     pipes = {
         kind: (
             ImagePipeline.from_pretrained(model),

@@ -40,12 +40,12 @@ class Comparison:
 
     Attributes:
         tokenizer: folder or bundled name; all kinds share its codes.
-        data: pictures.
+        data: images.
         kinds: names of kinds.
         seeds: seeds of the trainings.
         max_minutes: budget of each training.
-        num_samples: pictures of each evaluation.
-        search_samples: pictures of each try of the search for settings, and of the curves.
+        num_samples: images of each evaluation.
+        search_samples: images of each try of the search for settings, and of the curves.
         depths: numbers of levels at which the recipe's own kind is trained besides all of them, for as many steps.
         equal_steps_seeds: for how many of the seeds every kind is also trained for as many steps as the slowest one.
         extractor: extractor of the evaluator; the bundled classifier of the same classes by default.

@@ -1,4 +1,4 @@
-"""`resgen evaluate` for pictures: a generator or a tokenizer under a protocol, its own or that of another report."""
+"""`resgen evaluate` for images: a generator or a tokenizer under a protocol, its own or that of another report."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MEASURES = ("kid_subsets", "kid_subset_size", "is_splits", "pr_k", "manifold_siz
 
 @dataclass(frozen=True, kw_only=True)
 class PictureEvaluation:
-    """What `resgen evaluate` measures of pictures; the fields are its options.
+    """What `resgen evaluate` measures of images; the fields are its options.
 
     Raises:
         ConfigError: an option that a tokenizer does not have, or that the protocol names.
@@ -60,7 +60,7 @@ class PictureEvaluation:
 
     def __post_init__(self) -> None:
         for name in OF_GENERATION if self.tokenizer is not None else ():
-            self._refuse(name, "is of generated pictures; leave it out with --tokenizer")
+            self._refuse(name, "is of generated images; leave it out with --tokenizer")
         for name in OF_PROTOCOL if self.protocol is not None else ():
             self._refuse(name, f"is named by the protocol '{self.protocol}'; leave it out")
 
@@ -70,7 +70,7 @@ class PictureEvaluation:
             raise ConfigError(f"--{name.replace('_', '-')} {value} {why}")
 
     def run(self, advance: Advance) -> EvaluationReport:
-        """Measure generated pictures with and without guidance, or reconstructions.
+        """Measure generated images with and without guidance, or reconstructions.
 
         Raises:
             ConfigError: a value out of range, or a protocol for something else.

@@ -1,4 +1,4 @@
-"""Measuring pipelines against the pictures they were trained on, many times over with one reference."""
+"""Measuring pipelines against the images they were trained on, many times over with one reference."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Score:
     Attributes:
         distance: Fréchet distance; `Judge.metric` names it.
         recognised: share of samples that the extractor takes for their class; None where it does not know the classes.
-        num_samples: pictures generated.
+        num_samples: images generated.
         seconds: seconds of generating them.
     """
 
@@ -77,16 +77,16 @@ def samples_of(pipe: ImagePipeline, sampling: AnySampling, batch_size: int) -> G
 
 
 class Judge:
-    """An extractor and real pictures, ready to measure any number of models.
+    """An extractor and real images, ready to measure any number of models.
 
     Args:
-        data: pictures, as `open_images` takes them; the training split is the reference.
+        data: images, as `open_images` takes them; the training split is the reference.
         image_size: S.
         channels: C.
         extractor: name or path; by default the bundled classifier of the same classes.
         cache_dir: for the features of the reference and of evaluations.
-        resize: cut out and resize pictures of another size.
-        skip_unreadable: leave out pictures that cannot be read.
+        resize: cut out and resize images of another size.
+        skip_unreadable: leave out images that cannot be read.
         device: where the extractor computes.
     """
 
@@ -134,7 +134,7 @@ class Judge:
         Args:
             generate: (class_ids, first_index) to uint8 `[B, C, S, S]`.
             num_classes: number of classes of the model; samples show the classes in turn.
-            num_samples: pictures to generate.
+            num_samples: images to generate.
         """
 
         class_ids = [index % max(num_classes, 1) for index in range(num_samples)]
@@ -231,7 +231,7 @@ class Judge:
 
 
 def evaluator(path: str, *, resize: bool) -> Callable[[ImageTokenizer], Evaluate]:
-    """What measures, for a tokenizer, a generator in training against the pictures in `path`."""
+    """What measures, for a tokenizer, a generator in training against the images in `path`."""
 
     def make(tokenizer: ImageTokenizer) -> Evaluate:
         config = tokenizer.config

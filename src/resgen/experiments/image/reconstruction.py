@@ -1,4 +1,4 @@
-"""`resgen reconstruct` for pictures: what every level of a tokenizer brings, measured and written."""
+"""`resgen reconstruct` for images: what every level of a tokenizer brings, measured and written."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ NOTABLE_FALL_DB = 0.1
 def reconstruct_pictures(
     tokenizer: str, input: Path, out: Path, *, resize: bool = False, levels: Sequence[int] = ()
 ) -> Levels:
-    """The PSNR by level, and a picture of the first reconstructions; the arguments are options.
+    """The PSNR by level, and an image of the first reconstructions; the arguments are options.
 
     Raises:
-        ConfigError: `out` names no picture, or levels that the tokenizer does not have.
+        ConfigError: `out` names no image, or levels that the tokenizer does not have.
     """
     if out.suffix.lower() not in PICTURES:
         raise ConfigError(f"--out '{out}' must end in {', '.join(PICTURES)}")
@@ -39,8 +39,8 @@ def reconstruct_pictures(
     best = max(range(len(result.levels)), key=result.psnr_db.__getitem__)
     if result.psnr_db[best] - min(result.psnr_db[best + 1 :], default=math.inf) >= NOTABLE_FALL_DB:
         notes = [
-            f"the PSNR falls after {result.levels[best]} levels: deeper ones do not help these pictures; train the "
-            "tokenizer longer, or on pictures like these"
+            f"the PSNR falls after {result.levels[best]} levels: deeper ones do not help these images; train the "
+            "tokenizer longer, or on images like these"
         ]
-    number = f"{result.num_pictures} picture{'s' * (result.num_pictures != 1)}"
+    number = f"{result.num_pictures} image{'s' * (result.num_pictures != 1)}"
     return Levels(document, rows, [*notes, f"{number} in {result.seconds:.1f} s; written to {out}"])

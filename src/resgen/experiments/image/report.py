@@ -1,4 +1,4 @@
-"""The report of a comparison: `report.md`, `report.csv`, `report.json` and pictures, from the finished parts."""
+"""The report of a comparison: `report.md`, `report.csv`, `report.json` and figures, from the finished parts."""
 
 from __future__ import annotations
 
@@ -263,7 +263,7 @@ def _draw_time(path: Path, lines: Sequence[dict[str, Any]], speed: dict[str, dic
                     seconds = speed[line["kind"]][batch]
                     axis.errorbar(seconds, line["guided"], yerr=error, fmt="o", label=KINDS[line["kind"]].title)
             axis.set_xscale("log")
-            axis.set_xlabel(f"seconds per picture, {'one' if batch == '1' else batch} at a time")
+            axis.set_xlabel(f"seconds per image, {'one' if batch == '1' else batch} at a time")
             axis.set_ylabel(f"{metric}, guided")
             axis.grid(alpha=0.3)
         axis.legend(fontsize=8)

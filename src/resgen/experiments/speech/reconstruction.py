@@ -22,10 +22,10 @@ def reconstruct_speech(
     are options.
 
     Raises:
-        ConfigError: `out` names a picture.
+        ConfigError: `out` names an image.
     """
     if out.suffix.lower() in PICTURES:
-        raise ConfigError(f"--out '{out}' names a picture; for speech give the name of a folder")
+        raise ConfigError(f"--out '{out}' names an image; for speech give the name of a folder")
     codec, voice = open_codec(tokenizer, vocoder)
     utterances = read_utterances(input, codec.sample_rate_hz, num=num, loudness_db=voice.loudness_db)
     if codec.needs_vocoder:

@@ -1,1 +1,1 @@
-"""From classes to pictures."""
+"""From classes to images."""

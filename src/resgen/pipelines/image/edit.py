@@ -1,4 +1,4 @@
-"""Editing pictures: part of a picture's codes is given, the sampler fills in the rest.
+"""Editing images: part of an image's codes is given, the sampler fills in the rest.
 
 A position's known levels are a prefix (Sec. 3.1), so that one number per position says what is kept: all levels outside
 a mask, none under it, or everywhere the coarsest few.
@@ -33,7 +33,7 @@ _WHITE = 128  # from this brightness on a mask means "regenerate"
 
 
 class Box(NamedTuple):
-    """A rectangle in pixels of the model's picture; `right` and `bottom` lie just outside, as in Pillow."""
+    """A rectangle in pixels of the model's image; `right` and `bottom` lie just outside, as in Pillow."""
 
     left: int
     top: int
@@ -56,7 +56,7 @@ class Box(NamedTuple):
 
     @classmethod
     def of(cls, what: str, values: object, size: int) -> Box:
-        """The box of four numbers, within a picture of `size` x `size`.
+        """The box of four numbers, within an image of `size` x `size`.
 
         Raises:
             ConfigError: not four whole numbers, or see `check`.
@@ -69,7 +69,7 @@ class Box(NamedTuple):
         return box
 
     def check(self, what: str, size: int) -> None:
-        """Refuse an empty box, and one that leaves a picture of `size` x `size`.
+        """Refuse an empty box, and one that leaves an image of `size` x `size`.
 
         Raises:
             ConfigError: naming the box and what is allowed.
@@ -77,18 +77,18 @@ class Box(NamedTuple):
         if not (0 <= self.left < self.right <= size and 0 <= self.top < self.bottom <= size):
             raise ConfigError(
                 f"{what} box {','.join(map(str, self))} must be LEFT,TOP,RIGHT,BOTTOM with 0 <= LEFT < RIGHT <= {size} "
-                f"and 0 <= TOP < BOTTOM <= {size}, in pixels of the model's picture"
+                f"and 0 <= TOP < BOTTOM <= {size}, in pixels of the model's image"
             )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EditPlan:
-    """What of a picture is given.
+    """What of an image is given.
 
     Attributes:
-        image: the picture as the model takes it.
+        image: the image as the model takes it.
         mask: white where it is regenerated, of the same size; None without a mask.
-        codes: `[L, D]`, the picture's.
+        codes: `[L, D]`, the image's.
         visible: `[L]`, how many levels of each position are given.
     """
 
@@ -98,24 +98,24 @@ class EditPlan:
     visible: Int[Tensor, " L"]
 
     def blend(self, image: Image.Image) -> Image.Image:
-        """`image` under the mask, the picture itself outside, pixel for pixel."""
+        """`image` under the mask, the image itself outside, pixel for pixel."""
         return image if self.mask is None else Image.composite(image, self.image, self.mask)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class EditOutput(ImageOutput):
-    """Edited pictures.
+    """Edited images.
 
     Attributes:
-        plan: the picture, its codes and what of them was given.
-        context: the picture decoded from the given codes alone.
+        plan: the image, its codes and what of them was given.
+        context: the image decoded from the given codes alone.
     """
 
     plan: EditPlan
     context: Image.Image
 
     def sheet(self, *, scale: int | None = None) -> Image.Image:
-        """The picture, its mask in red, what was given, and the results on one sheet, magnified if they are small."""
+        """The image, its mask in red, what was given, and the results on one sheet, magnified if they are small."""
         heading = {"input": self.plan.image}
         if self.plan.mask is not None:
             plain = self.plan.image.convert("RGB")
@@ -142,7 +142,7 @@ def plan_edit(
     keep_levels: int | None = None,
     resize: bool = False,
 ) -> EditPlan:
-    """Encode a picture and say what of it is given: 0 levels (or `keep_levels`) of the positions that the mask touches,
+    """Encode an image and say what of it is given: 0 levels (or `keep_levels`) of the positions that the mask touches,
     all of the others.
 
     What lies under the mask is encoded too, and the positions beside it know a little of it: their codes come from an
@@ -150,18 +150,18 @@ def plan_edit(
 
     Args:
         tokenizer: the model's.
-        image: a picture, its file or the content of one.
-        mask: white where the picture is regenerated: a picture of any size, its file or the content of
+        image: an image, its file or the content of one.
+        mask: white where the image is regenerated: an image of any size, its file or the content of
             one (cut to the centred square and resized to the nearest pixel), or a box.
         keep: a box outside which everything is regenerated.
-        keep_levels: how many of the coarsest levels are given where the picture is regenerated; everywhere without
+        keep_levels: how many of the coarsest levels are given where the image is regenerated; everywhere without
             `mask` and `keep`.
-        resize: cut out, resize and convert a picture of another size or mode, instead of refusing it.
+        resize: cut out, resize and convert an image of another size or mode, instead of refusing it.
 
     Raises:
         ConfigError: a box that is empty or out of range, `keep_levels` out of range, both of `mask` and `keep`, or
             nothing to regenerate.
-        DataError: no picture, damaged, or of another size or mode; a mask without a white pixel.
+        DataError: no image, damaged, or of another size or mode; a mask without a white pixel.
     """
     if mask is not None and keep is not None:
         raise ConfigError("mask and keep were both given; keep is the mask of all that lies outside a box")
@@ -171,7 +171,7 @@ def plan_edit(
     if keep_levels is not None and not (isinstance(keep_levels, numbers.Integral) and 0 <= keep_levels <= spec.depth):
         raise ConfigError(f"keep_levels={keep_levels!r} must lie in 0..{spec.depth}, the model's levels")
     region = _mask(mask, keep, size)
-    source = torch.from_numpy(pixels(*stored_picture(image, "picture"), size, tokenizer.config.channels, resize).copy())
+    source = torch.from_numpy(pixels(*stored_picture(image, "image"), size, tokenizer.config.channels, resize).copy())
     device = tokenizer.quantizer.codebooks.device
     codes = tokenizer.encode(from_uint8(source[None]).to(device))[0].cpu()
     touched = torch.ones(spec.num_positions, dtype=torch.bool)
@@ -210,14 +210,14 @@ def check_order(kind: Kind, visible: Int[Tensor, " L"]) -> None:
     if (ordered.diff() > 0).any():
         raise ConfigError(
             f"kind '{kind.name}' draws positions in reading order and would not heed what is given after them: mask "
-            "whole rows down to the lower edge, or keep levels of the whole picture (keep_levels without a mask)"
+            "whole rows down to the lower edge, or keep levels of the whole image (keep_levels without a mask)"
         )
 
 
 def _mask(
     mask: MaskLike | None, keep: tuple[int, int, int, int] | list[int] | None, size: int
 ) -> Bool[Tensor, "S S"] | None:
-    """True where the picture is regenerated; None without a mask."""
+    """True where the image is regenerated; None without a mask."""
     mask = (Box.parse(mask) or mask) if isinstance(mask, str) else mask
     if isinstance(mask, tuple | list) or keep is not None:
         box = Box.of("mask", mask, size) if keep is None else Box.of("keep", keep, size)
@@ -226,13 +226,13 @@ def _mask(
         if keep is None:
             return inside
         if inside.all():
-            raise ConfigError(f"keep box {','.join(map(str, box))} is the whole picture: nothing would be regenerated")
+            raise ConfigError(f"keep box {','.join(map(str, box))} is the whole image: nothing would be regenerated")
         return ~inside
     if mask is None:
         return None
     source, where = stored_picture(mask, "mask")
     grey = decode_picture(source, where).convert("L")
-    # As the picture itself: the centred square. Nearest pixels keep a mask of two values one of two values.
+    # As the image itself: the centred square. Nearest pixels keep a mask of two values one of two values.
     region = np.asarray(ImageOps.fit(grey, (size, size), Image.Resampling.NEAREST)) >= _WHITE
     if not region.any():
         raise DataError(f"{where} has no white pixel, so nothing would be regenerated; white is regenerated")

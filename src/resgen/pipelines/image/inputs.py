@@ -1,4 +1,4 @@
-"""Pictures as callers have them."""
+"""Images as callers have them."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from resgen.errors import DataError, WrongTypeError
 from resgen.pipelines.image.output import ImageOutput
 
 PictureLike = Image.Image | str | Path | bytes | memoryview | np.ndarray | Tensor | ImageOutput
-"""A PIL picture, a file, its content, numbers, or a single picture that a pipeline drew. Numbers are an array
+"""A PIL image, a file, its content, numbers, or a single image that a pipeline drew. Numbers are an array
 `[rows, columns(, channels)]` or a tensor `[(channels, )rows, columns]`, whole in 0..255 or of floating point in
 [0, 1]."""
 MaskLike = PictureLike | tuple[int, int, int, int] | list[int]
 
 
 def stored_picture(image: Any, what: str) -> tuple[Picture, str]:
-    """A picture as `data.pictures.decode` takes it, and what to call it in an error.
+    """An image as `data.pictures.decode` takes it, and what to call it in an error.
 
     Args:
         image: a `PictureLike`.
-        what: `picture` or `mask`.
+        what: `image` or `mask`.
 
     Raises:
         WrongTypeError: something else.
-        DataError: numbers out of range, or of a shape that no picture has.
+        DataError: numbers out of range, or of a shape that no image has.
     """
     where = f"the {what}"
     if isinstance(image, ImageOutput) and len(image) == 1:
@@ -47,7 +47,7 @@ def stored_picture(image: Any, what: str) -> tuple[Picture, str]:
         image = _from_numbers(image, where)
     if not isinstance(image, Image.Image):
         raise WrongTypeError(
-            f"{where} is {' '.join(repr(image).split()):.80} ({type(image).__name__}); give a PIL picture, an array, "
+            f"{where} is {' '.join(repr(image).split()):.80} ({type(image).__name__}); give a PIL image, an array, "
             "a tensor or a file"
         )
     try:

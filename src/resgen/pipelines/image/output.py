@@ -1,4 +1,4 @@
-"""What comes out of `ImagePipeline`, and sheets of PIL pictures."""
+"""What comes out of `ImagePipeline`, and sheets of PIL images."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from resgen.pipelines.base import check_whole, some_of
 from resgen.samplers.records import StepRecord
 
 SHEET_CELL = 96
-"""Pixels: smaller pictures are magnified to nearly this side on a sheet."""
+"""Pixels: smaller images are magnified to nearly this side on a sheet."""
 MAX_SCALE = 64
-_ROW = 10  # pictures of different classes in one row, at most
+_ROW = 10  # images of different classes in one row, at most
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ImageOutput:
-    """Generated pictures; a notebook shows them as a sheet.
+    """Generated images; a notebook shows them as a sheet.
 
     Attributes:
-        images: PIL pictures, `L` or `RGB`.
+        images: PIL images, `L` or `RGB`.
         codes: `Int64[B, L, D]`, what they were decoded from.
         steps: one record per network evaluation and batch.
-        class_ids: the class of each picture; 0 for a model without classes.
+        class_ids: the class of each image; 0 for a model without classes.
         class_names: its name, or its number where classes have no names; none for a model without classes. With several
             axes what is said of each.
-        seed: picture k was drawn from the stream (seed, k).
+        seed: image k was drawn from the stream (seed, k).
     """
 
     images: list[Image.Image]
@@ -53,10 +53,10 @@ class ImageOutput:
         return self.images[index]
 
     def save(self, path: str | Path, *, scale: int | None = None) -> list[Path]:
-        """Write the pictures; missing folders are made.
+        """Write the images; missing folders are made.
 
         Args:
-            path: a file such as `bag.png` takes a single picture as it is, and several as `sheet`; a folder, which is
+            path: a file such as `bag.png` takes a single image as it is, and several as `sheet`; a folder, which is
                 a path without a suffix, takes a file each: `0000.png`, `0001.png`, ...
             scale: every pixel becomes a block of `scale` x `scale`; 1 by default, on a sheet what makes it easy to see.
 
@@ -76,9 +76,9 @@ class ImageOutput:
         ]
 
     def sheet(self, *, scale: int | None = None) -> Image.Image:
-        """All pictures on one with the names of their classes: a row for each class of several pictures.
+        """All images on one with the names of their classes: a row for each class of several images.
 
-        Without a `scale` small pictures are magnified.
+        Without a `scale` small images are magnified.
         """
         return sheet_of(self.images, self.class_names, scale=scale)
 
@@ -92,7 +92,7 @@ class ImageOutput:
 
 
 def sheet_of(images: Sequence[Image.Image], class_names: Sequence[str], *, scale: int | None = None) -> Image.Image:
-    """See `ImageOutput.sheet`; `class_names` holds one name for each picture, or none."""
+    """See `ImageOutput.sheet`; `class_names` holds one name for each image, or none."""
     runs = [(name, len(list(run))) for name, run in groupby(class_names)]
     names, lengths = [name for name, _ in runs], {length for _, length in runs}
     if len(lengths) == 1 and lengths != {1}:
@@ -109,7 +109,7 @@ def tile_grid(
     row_labels: Sequence[str] | None = None,
     scale: int | None = None,
 ) -> Image.Image:
-    """`picture_grid` of PIL pictures of one size in any mode, magnified towards `SHEET_CELL` pixels or by `scale`;
+    """`picture_grid` of PIL images of one size in any mode, magnified towards `SHEET_CELL` pixels or by `scale`;
     always `RGB`."""
     check_scale(scale)
     arrays = np.stack([np.asarray(tile.convert("RGB")) for tile in tiles])
@@ -119,7 +119,7 @@ def tile_grid(
 
 
 def check_scale(scale: int | None) -> None:
-    """Refuse what no picture is enlarged by.
+    """Refuse what no image is enlarged by.
 
     Raises:
         ConfigError: it is no whole number of 1 to `MAX_SCALE`.

@@ -176,7 +176,7 @@ class ImagePipeline(ClassPipeline):
     ) -> EditPlan:
         """What `edit` gives to the sampler; arguments and errors are those of `edit`."""
         if blend and mask is None and keep is None:
-            raise ConfigError("blend copies the pixels outside a mask from the picture: it needs mask or keep")
+            raise ConfigError("blend copies the pixels outside a mask from the image: it needs mask or keep")
         plan = plan_edit(self.tokenizer, image, mask=mask, keep=keep, keep_levels=keep_levels, resize=resize)
         check_order(kind_of(self.generator.config), plan.visible)
         return plan
@@ -205,7 +205,7 @@ class ImagePipeline(ClassPipeline):
         *,
         visible: Int[Tensor, "B L"] | None = None,
     ) -> list[Image.Image]:
-        """PIL pictures from the first `num_levels` levels of the codes (all by default), or from the first `visible`
+        """PIL images from the first `num_levels` levels of the codes (all by default), or from the first `visible`
         levels of each position."""
         visible = None if visible is None else visible.to(self.device)
         decoded = self.tokenizer.decode(codes.to(self.device), num_levels, visible=visible)

@@ -1,4 +1,4 @@
-"""Pictures through a tokenizer, level by level."""
+"""Images through a tokenizer, level by level."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Reconstruction:
 
     Attributes:
         levels: numbers of decoded levels.
-        psnr_db: for each of them, averaged over the pictures (8-bit; at most 100).
+        psnr_db: for each of them, averaged over the images (8-bit; at most 100).
         num_pictures: how many.
         seconds: for encoding and decoding.
     """
@@ -52,19 +52,19 @@ def reconstruct(
     levels: Sequence[int] = (),
     device: torch.device | None = None,
 ) -> Reconstruction:
-    """Encode and decode a picture or a data set, and write the first pictures decoded from 1, 2, ... levels.
+    """Encode and decode an image or a data set, and write the first images decoded from 1, 2, ... levels.
 
     Args:
         tokenizer: folder of a tokenizer or pipeline, or a bundled name.
-        input_path: a picture, or data as `open_images` takes it (its test split if it has one).
-        out: picture to write: a row per input picture (8 at most), a column per number of levels, the original last.
-        resize: cut out and resize pictures of another size, instead of refusing them.
+        input_path: an image, or data as `open_images` takes it (its test split if it has one).
+        out: image to write: a row per input image (8 at most), a column per number of levels, the original last.
+        resize: cut out and resize images of another size, instead of refusing them.
         levels: numbers of levels to decode; 1, 2, ... all of them by default.
         device: where to compute; the CPU by default.
 
     Raises:
         ConfigError: more levels than the tokenizer has, or fewer than 1.
-        DataError: pictures that do not fit or cannot be read.
+        DataError: images that do not fit or cannot be read.
     """
     model, _ = load_tokenizer(tokenizer)
     model.to(device or torch.device("cpu"))
@@ -96,13 +96,13 @@ def reconstruct(
 def decode_levels(
     model: ImageTokenizer, batch: UInt8[Tensor, "B C S S"], levels: Sequence[int] = ()
 ) -> list[UInt8[Tensor, "B C S S"]]:
-    """Pictures, encoded and decoded again from the first 1, 2, ... levels, or from so many as `levels` says."""
+    """Images, encoded and decoded again from the first 1, 2, ... levels, or from so many as `levels` says."""
     codes = model.encode(from_uint8(batch))
     return [to_uint8(model.decode(codes, count)) for count in levels or range(1, model.spec.depth + 1)]
 
 
 def _batches(model: ImageTokenizer, path: str | Path, resize: bool):  # type: ignore[no-untyped-def]
-    """Functions that give the batches of pictures, uint8 `[B, C, S, S]`."""
+    """Functions that give the batches of images, uint8 `[B, C, S, S]`."""
     size, channels = model.config.image_size, model.config.channels
     if Path(path).is_file() and Path(path).suffix.lower() in SUFFIXES:
         picture = read_image(path, size, channels, resize)

@@ -76,7 +76,7 @@ class StepTrace(ABC):
         self._between = bool((visible == codes.shape[-1]).all())
 
     def frames(self) -> list[Image.Image]:
-        """One picture per step, under a title and a legend.
+        """One image per step, under a title and a legend.
 
         Raises:
             ConfigError: there was no step.
@@ -140,14 +140,14 @@ class StepTrace(ABC):
 
 
 class SampleTrace(StepTrace):
-    """A trace of pictures: a column per sample, decoded above and as a map of known levels below.
+    """A trace of images: a column per sample, decoded above and as a map of known levels below.
 
         trace = SampleTrace(pipe)
         pipe(3, num_samples=4, callback=trace)
         trace.save("steps.gif")
 
     Args:
-        pipe: what is watched; decodes the pictures.
+        pipe: what is watched; decodes the images.
         max_samples: how many are shown.
     """
 
@@ -159,10 +159,10 @@ class SampleTrace(StepTrace):
         """See `StepTrace.draw`."""
         depth, config = codes[0].shape[-1], self.pipe.tokenizer.config
         maps = [level_map(v, depth, self.pipe.tokenizer.spec.shape, config.downsampling) for v in visible]
-        box = (0, 0, config.image_size, config.image_size)  # positions at the edge may reach beyond the picture
+        box = (0, 0, config.image_size, config.image_size)  # positions at the edge may reach beyond the image
         pictures = self.pipe.decode(torch.stack(codes), visible=torch.stack(visible))
         tiles = [*pictures, *(image.crop(box) for image in maps)]
-        return tile_grid(tiles, len(codes), row_labels=("picture", "levels"))
+        return tile_grid(tiles, len(codes), row_labels=("image", "levels"))
 
 
 def level_map(visible: Int[Tensor, " L"], depth: int, shape: tuple[int, ...], side: int) -> Image.Image:

@@ -1,1 +1,1 @@
-"""Pictures: models behind a server, and their routes."""
+"""Images: models behind a server, and their routes."""

@@ -28,21 +28,21 @@ from resgen.serving.config import ServerConfig
 from resgen.serving.schemas import as_text
 
 DECODED = 64
-"""Pictures that the decoder takes at a time: as many as `ImagePipeline`, whose pictures are to be the same."""
+"""Images that the decoder takes at a time: as many as `ImagePipeline`, whose images are to be the same."""
 SAMPLES = 12
-"""Most pictures that show what a model draws."""
+"""Most images that show what a model draws."""
 
 
 class ImageJob(NamedTuple):
-    """The pictures of one request.
+    """The images of one request.
 
     Attributes:
         compute: what computes a batch of such jobs.
-        class_ids: the class of each picture; 0 for a model without classes.
-        seed: picture k draws from the stream (seed, k).
+        class_ids: the class of each image; 0 for a model without classes.
+        seed: image k draws from the stream (seed, k).
         sampling: the same for all jobs of a batch.
-        plan: finds what is given of each picture, in the worker; None where nothing is.
-        blend: take the pixels outside the mask from the picture that was given.
+        plan: finds what is given of each image, in the worker; None where nothing is.
+        blend: take the pixels outside the mask from the image that was given.
         as_sheet: answer one PNG file with all of them, and not one for each.
     """
 
@@ -56,7 +56,7 @@ class ImageJob(NamedTuple):
 
 
 class LevelsJob(NamedTuple):
-    """A picture to be decoded level by level."""
+    """An image to be decoded level by level."""
 
     compute: Callable[[Sequence[Ticket]], list[Any]]
     picture: memoryview
@@ -107,17 +107,17 @@ class ServedImages:
     def images(
         self, class_ids: Sequence[ClassLike] | None, num: int, seed: int, settings: dict[str, Any]
     ) -> tuple[tuple[Any, ...], ImageJob]:
-        """The key and job of new pictures: `num` of each class (of every class without any), next to each other.
+        """The key and job of new images: `num` of each class (of every class without any), next to each other.
 
         Raises:
-            ConfigError: an unknown class, more pictures than allowed, or a setting out of range.
+            ConfigError: an unknown class, more images than allowed, or a setting out of range.
         """
         pipe = self.pipe
         classes = [pipe.class_id(c) for c in class_ids] if class_ids is not None else range(max(1, pipe.num_classes))
         return self._job([c for c in classes for _ in range(num)], seed, settings)
 
     def samples(self) -> tuple[tuple[Any, ...], ImageJob]:
-        """The key and job of pictures that show what the model draws, with its own settings and seed 0: one of each
+        """The key and job of images that show what the model draws, with its own settings and seed 0: one of each
         class, of classes at even distances if there are many."""
         count = min(SAMPLES, self.config.max_samples, self.pipe.num_classes or SAMPLES)
         numbers = [k * self.pipe.num_classes // count for k in range(count)]
@@ -138,7 +138,7 @@ class ServedImages:
         """The key and job of results of an edit, see `ImagePipeline.edit`.
 
         Raises:
-            ConfigError: as `images`. What is wrong with picture and mask is found in the worker.
+            ConfigError: as `images`. What is wrong with image and mask is found in the worker.
         """
         number = self.pipe.edited_class(class_id)
         key, job = self._job([number or 0] * num, seed, settings)
@@ -149,7 +149,7 @@ class ServedImages:
         return key, job._replace(plan=plan, blend=blend)
 
     def levels(self, picture: memoryview) -> tuple[tuple[Any, ...], LevelsJob]:
-        """The key and job of a picture, decoded level by level."""
+        """The key and job of an image, decoded level by level."""
         return (self.name, "levels"), LevelsJob(self._decode_levels, picture)
 
     def answer(self, job: ImageJob, images: list[bytes]) -> dict[str, Any]:
@@ -168,7 +168,7 @@ class ServedImages:
 
     def _job(self, class_ids: list[int], seed: int, settings: dict[str, Any]) -> tuple[tuple[Any, ...], ImageJob]:
         if not 1 <= len(class_ids) <= self.config.max_samples:
-            raise ConfigError(f"{len(class_ids)} pictures were asked for; allowed: 1..{self.config.max_samples}")
+            raise ConfigError(f"{len(class_ids)} images were asked for; allowed: 1..{self.config.max_samples}")
         sampling = self.pipe.sampling_with(**settings)
         return (self.name, "images", sampling), ImageJob(self._draw, class_ids, seed, sampling)
 
@@ -221,7 +221,7 @@ class ServedImages:
         return list(samples.codes.split(counts))
 
     def _sheet(self, job: ImageJob, images: list[Image.Image]) -> bytes:
-        """One picture as it is; several as those of `ImageOutput.sheet`."""
+        """One image as it is; several as those of `ImageOutput.sheet`."""
         if len(images) == 1:
             return png_bytes(images[0])
         names = [name for number in job.class_ids if (name := self.class_name(number)) is not None]
@@ -242,7 +242,7 @@ class ServedImages:
 
     def _levels_of(self, picture: memoryview) -> list[dict[str, Any]]:
         config = self.pipe.tokenizer.config
-        array = pixels(picture, "the picture", config.image_size, config.channels, resize=True)
+        array = pixels(picture, "the image", config.image_size, config.channels, resize=True)
         source = torch.from_numpy(array.copy())[None].to(self.pipe.device)
         answers = []
         for depth, one in enumerate(decode_levels(self.pipe.tokenizer, source), start=1):

@@ -1,4 +1,4 @@
-"""Routes of pictures: new ones, as a stream of steps, edited, and decoded level by level."""
+"""Routes of images: new ones, as a stream of steps, edited, and decoded level by level."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ EDIT_FILES, LEVELS_FILES = {"image": True, "mask": False}, {"image": True}
 
 
 class ImageRoutes(Routes):
-    """Routes of pictures."""
+    """Routes of images."""
 
     served = ServedImages
 
@@ -51,16 +51,16 @@ class ImageRoutes(Routes):
         post("/images/levels", **documented(schemas.LevelsAnswer, *WORK), openapi_extra=levels)(self.levels)
 
     def job(self, body: schemas.ImagesRequest) -> tuple[ServedImages, tuple[Any, ...], ImageJob]:
-        """The model that a request means, and the key and job of its pictures."""
+        """The model that a request means, and the key and job of its images."""
         model = self.service.find(body.model, ServedImages)
         return model, *model.images(body.class_ids, body.num_samples, seed_of(body), self.settings(body))
 
     async def images(self, request: Request, body: schemas.ImagesRequest) -> Response:
-        """New pictures; the same seed gives the same pictures."""
+        """New images; the same seed gives the same images."""
         return await self.pictures(request, *self.job(body))
 
     async def samples(self, model: schemas.ModelName = None) -> Response:
-        """Pictures that show what the model draws with its own settings; drawn once, when they are first asked for."""
+        """Images that show what the model draws with its own settings; drawn once, when they are first asked for."""
         found = self.service.find(model, ServedImages)
 
         async def draw() -> Response:
@@ -71,24 +71,24 @@ class ImageRoutes(Routes):
         return await self.once(found.name, draw)
 
     async def pictures(self, request: Request, model: ServedImages, key: Any, job: ImageJob) -> Response:
-        """Pictures as JSON, or as one PNG file where the client asks for that: several are then a sheet."""
+        """Images as JSON, or as one PNG file where the client asks for that: several are then a sheet."""
         if preferred(request, (JSON, PNG)) == JSON:
             return await self.answer(request, model, key, job, len(job.class_ids))
         ticket = self.batcher.submit(key, job._replace(as_sheet=True), size=len(job.class_ids))
         return as_file(await self.result(request, ticket), PNG, job.seed)
 
     async def stream(self, body: schemas.ImagesRequest) -> Response:
-        """New pictures, and how they come about step by step."""
+        """New images, and how they come about step by step."""
         model, key, job = self.job(body)
         ticket, steps = self.follow(key, job, size=len(job.class_ids))
         return as_lines(steps, lambda: {**model.answer(job, ticket.future.result()), "seconds": seconds_of(ticket)})
 
     async def edit(self, request: Request) -> Response:
-        """Part of a picture regenerated."""
+        """Part of an image regenerated."""
         form, files = await read_form(request, schemas.EditForm, EDIT_FILES)
         model = self.service.find(form.model, ServedImages)
         for name, content in files.items():
-            check_picture(content, f"the {'picture' if name == 'image' else name}", self.config.max_pixels)
+            check_picture(content, f"the {name}", self.config.max_pixels)
         box = None if form.box is None else Box.parse(form.box)
         if form.box is not None and (box is None or "mask" in files):
             raise ConfigError("box must be x0,y0,x1,y1, and comes in place of a mask")
@@ -105,9 +105,9 @@ class ImageRoutes(Routes):
         return await self.pictures(request, model, key, job)
 
     async def levels(self, request: Request) -> Response:
-        """A picture decoded from one level, from two, ... and from all."""
+        """An image decoded from one level, from two, ... and from all."""
         form, files = await read_form(request, schemas.LevelsForm, LEVELS_FILES)
         model = self.service.find(form.model, ServedImages)
-        check_picture(files["image"], "the picture", self.config.max_pixels)
+        check_picture(files["image"], "the image", self.config.max_pixels)
         ticket = self.batcher.submit(*model.levels(files["image"]))
         return as_json({"levels": await self.result(request, ticket)})

@@ -101,7 +101,7 @@ async function asError(response) {
   const sentence = /[.!?]$/.test(text) ? text : `${text}.`;
   if (response.status === 429 || response.status === 503) return new ApiError(`${sentence} ${again}`, response.status, wait);
   if (response.status === 504) {
-    return new ApiError(`${sentence} Fewer pictures, steps or words take less time.`, response.status);
+    return new ApiError(`${sentence} Fewer images, steps or words take less time.`, response.status);
   }
   return new ApiError(sentence, response.status);
 }

@@ -10,7 +10,7 @@ import { followSamples } from "./samples.js";
 import { startSpeech } from "./speech.js";
 import { startWords } from "./words.js";
 
-const VIEWS = { pictures: "New pictures", edit: "Edit a picture", levels: "Levels of a picture", speech: "Speech", words: "Change words" };
+const VIEWS = { pictures: "New images", edit: "Edit an image", levels: "Levels of an image", speech: "Speech", words: "Change words" };
 const links = [...document.querySelectorAll("nav a")];
 const onshow = {}; // by view: called when it is shown
 const notice = document.getElementById("notice");
@@ -63,7 +63,7 @@ function sketch(root) {
   }
 }
 
-/** What brings a picture or a sound to a view. */
+/** What brings an image or a sound to a view. */
 const take = (view, sources) => (source) => {
   if (location.hash !== `#${view}`) history.pushState(null, "", `#${view}`);
   route({ focus: true });

@@ -1,4 +1,4 @@
-// A mask painted over a picture, pixel by pixel of the model's picture: what is painted is regenerated.
+// A mask painted over an image, pixel by pixel of the model's image: what is painted is regenerated.
 
 import { make } from "./dom.js";
 
@@ -33,7 +33,7 @@ export class Brush {
     this.show(null);
   }
 
-  /** Take a canvas with the picture; the mask starts empty. Null: no picture. */
+  /** Take a canvas with the image; the mask starts empty. Null: no image. */
   show(canvas) {
     this.root.classList.toggle("blank", !canvas);
     const [width, height] = canvas ? [canvas.width, canvas.height] : [1, 1];
@@ -62,7 +62,7 @@ export class Brush {
     return this.#touched(this.#mask).size;
   }
 
-  /** The picture and its outlined positions, as they are now. */
+  /** The image and its outlined positions, as they are now. */
   snapshot() {
     const canvas = make("canvas", { role: "img", "aria-label": `Before; ${this.drawnAgain} positions are outlined` });
     [canvas.width, canvas.height] = [this.cells.width, this.cells.height];
@@ -100,7 +100,7 @@ export class Brush {
     this.#draw();
   }
 
-  /** White where it is painted, black elsewhere, as a PNG of the picture's size. */
+  /** White where it is painted, black elsewhere, as a PNG of the image's size. */
   async blob() {
     const canvas = document.createElement("canvas");
     [canvas.width, canvas.height] = [this.width, this.height];
@@ -159,7 +159,7 @@ export class Brush {
     }
   }
 
-  /** A frame around each of some positions, in two colours that show on every picture. */
+  /** A frame around each of some positions, in two colours that show on every image. */
   #outline(context, positions, fill = "") {
     const [rows, columns] = this.grid;
     const [width, height] = [context.canvas.width / columns, context.canvas.height / rows];
@@ -222,7 +222,7 @@ export class Brush {
     const share = this.#mask.reduce((sum, on) => sum + on, 0) / this.#mask.length;
     const painted = share ? `${Math.max(1, Math.round(100 * share))} % of it painted` : "nothing painted";
     const again = `${this.drawnAgain} of ${this.grid[0] * this.grid[1]} positions will be drawn again`;
-    this.overlay.setAttribute("aria-label", this.ready ? `The picture, ${painted}; ${again}` : "No picture yet");
+    this.overlay.setAttribute("aria-label", this.ready ? `The image, ${painted}; ${again}` : "No image yet");
     this.onchange(this);
   }
 }

@@ -3,7 +3,7 @@
 import { ApiError, models, send } from "./api.js";
 import { blobOf, make, pngUrl, refill } from "./dom.js";
 
-const LONG = 120; // characters of a text in an answer; longer ones (pictures, sounds) are counted
+const LONG = 120; // characters of a text in an answer; longer ones (images, sounds) are counted
 const FILES = { png: "image", spectrogram: "image", wav: "audio", flac: "audio" }; // base64 in JSON, shown as what it is
 let [api, served, counter] = [null, [], 0];
 
@@ -127,7 +127,7 @@ function routeOf(path, method, route) {
     form);
 }
 
-/** An answer as elements: pictures and sounds as such, everything else as text. */
+/** An answer as elements: images and sounds as such, everything else as text. */
 async function answerOf(answer) {
   const type = (answer.headers.get("Content-Type") ?? "").split(";")[0];
   if (/^(image|audio)\//.test(type) && type !== "audio/pcm") return [media(type, URL.createObjectURL(await answer.blob()))];
@@ -149,7 +149,7 @@ async function answerOf(answer) {
 
 const text = (content) => make("pre", { class: "code", tabindex: 0, "aria-label": "The answer", text: content });
 const media = (type, src) => (type.startsWith("image")
-  ? make("img", { src, alt: "A picture of the answer", class: "sharp" })
+  ? make("img", { src, alt: "An image of the answer", class: "sharp" })
   : make("audio", { controls: true, src, "aria-label": "A sound of the answer" }));
 
 async function load() {

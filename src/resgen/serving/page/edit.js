@@ -1,4 +1,4 @@
-// The view that regenerates part of a picture, or its finer levels.
+// The view that regenerates part of an image, or its finer levels.
 
 import { post } from "./api.js";
 import { chosenOn, showAxes } from "./axes.js";
@@ -10,7 +10,7 @@ import { gridOf } from "./heat.js";
 import { offerSamples, showOffer } from "./samples.js";
 import { followSource } from "./source.js";
 
-/** Wire the view. `store`: the chosen model of pictures; `samples`: what it draws; `sources`: the picture; `uses` see
+/** Wire the view. `store`: the chosen model of images; `samples`: what it draws; `sources`: the image; `uses` see
  * `Gallery`. */
 export function startEdit(view, { models, store, samples, sources, uses }) {
   const form = view.querySelector("form");
@@ -78,7 +78,7 @@ export function startEdit(view, { models, store, samples, sources, uses }) {
     for (const input of [left, top, right, bottom]) clearError(input);
     try {
       const [x0, y0, x1, y1] = [left, top, right, bottom].map(numberIn);
-      if (!brush.ready) throw new InputError(form.elements.image, "Choose a picture first.");
+      if (!brush.ready) throw new InputError(form.elements.image, "Choose an image first.");
       if (x1 <= x0) throw new InputError(right, "Right must be more than left.");
       if (y1 <= y0) throw new InputError(bottom, "Bottom must be more than top.");
       brush.box(x0, y0, x1, y1);
@@ -94,7 +94,7 @@ export function startEdit(view, { models, store, samples, sources, uses }) {
     const { blob, name } = picture.require();
     const levels = Number(keep.value);
     if (brush.isEmpty && levels === 0) {
-      throw new InputError(paint, "Paint what to regenerate, or keep at least one level of the whole picture.");
+      throw new InputError(paint, "Paint what to regenerate, or keep at least one level of the whole image.");
     }
     if (levels >= model.levels) throw new InputError(keep, "All levels are kept, so nothing would be regenerated: keep fewer.");
     const numbers = numbersIn([count, steps, guidance, seed]);
@@ -115,10 +115,10 @@ export function startEdit(view, { models, store, samples, sources, uses }) {
     const before = brush.snapshot();
     const result = await post("v1/images/edit", body, signal);
     fresh();
-    gallery.begin(model, result.images.map((image) => image.class_name || "picture"), result.seed, before);
+    gallery.begin(model, result.images.map((image) => image.class_name || "image"), result.seed, before);
     gallery.done(result);
     showOffer(view);
     return `${pictures(result.images.length)} in ${seconds(result.seconds)}, seed ${result.seed}.`;
   };
-  runForm(view, { work, blame: () => ({ picture: form.elements.image, mask: paint, box: paint, class: classId, pictures: count }) });
+  runForm(view, { work, blame: () => ({ mask: paint, box: paint, class: classId, images: count }) });
 }

@@ -216,6 +216,6 @@ function namedControls(form) {
 /** What is asked for against the limit of one request. */
 export function checkCount(control, { classes, each, limit }) {
   if (classes * each <= limit) return;
-  const product = classes > 1 ? `${classes} classes times ${each} are ${classes * each}` : plural(each, "picture");
+  const product = classes > 1 ? `${classes} classes times ${each} are ${classes * each}` : plural(each, "image");
   throw new InputError(control, `${product}; this server makes ${limit} at most at once.`);
 }

@@ -1,10 +1,10 @@
-// Generated pictures: one large with its map of known levels, a slider through the steps, and all of them small.
+// Generated images: one large with its map of known levels, a slider through the steps, and all of them small.
 
 import { blobOf, calm, download, make, plural, pngUrl, slug } from "./dom.js";
 import { drawHeat, gridOf } from "./heat.js";
 import { zip } from "./zip.js";
 
-const SMOOTH_FROM = 128; // pixels: smaller pictures are enlarged with their pixels as they are
+const SMOOTH_FROM = 128; // pixels: smaller images are enlarged with their pixels as they are
 const REPLAY_MS = 180;
 
 /** `size-N` classes that say how an img is enlarged. */
@@ -18,8 +18,8 @@ export class Gallery {
   #step = null; // which of the steps that arrived is shown, from 1; null: the last
   #timer = null;
 
-  /** `uses`: {name: (picture) => ...}, what can be done with a picture besides keeping it; `before`: show another
-   * picture beside it, as an edit does. */
+  /** `uses`: {name: (image) => ...}, what can be done with an image besides keeping it; `before`: show another
+   * image beside it, as an edit does. */
   constructor(root, { uses = {}, before = false } = {}) {
     this.root = root;
     this.before = make("figure", { class: "before" });
@@ -42,7 +42,7 @@ export class Gallery {
     }
     this.all = make("button", { type: "button", class: "save-all", text: "Download all (ZIP)", onclick: () => this.#saveAll() });
     this.buttons.append(this.all);
-    this.thumbs = make("ul", { class: "thumbs", role: "list", "aria-label": "All pictures" });
+    this.thumbs = make("ul", { class: "thumbs", role: "list", "aria-label": "All images" });
     root.append(
       make("div", { class: before ? "hero pair" : "hero" }, this.before, make("figure", {}, this.image, this.caption), this.heatFigure),
       this.steps, this.buttons, this.thumbs);
@@ -54,15 +54,15 @@ export class Gallery {
     });
   }
 
-  /** An answer at once, as the pictures that the model draws by itself. */
+  /** An answer at once, as the images that the model draws by itself. */
   show(model, answer) {
-    const names = answer.images.map((image, k) => image.class_name ?? `picture ${k + 1}`);
+    const names = answer.images.map((image, k) => image.class_name ?? `image ${k + 1}`);
     this.begin(model, names, answer.seed);
     this.root.classList.add("samples");
     this.done(answer);
   }
 
-  /** Forget what was shown and make room for pictures with these labels; `before`: a canvas beside them. */
+  /** Forget what was shown and make room for images with these labels; `before`: a canvas beside them. */
   begin(model, labels, seed, before = null) {
     this.#stop();
     this.root.classList.remove("samples");
@@ -79,7 +79,7 @@ export class Gallery {
         make("img", { alt: "", class: scale }), make("span", { text: label })))));
   }
 
-  /** The pictures after a step, and the known levels of each. */
+  /** The images after a step, and the known levels of each. */
   step({ images, visible, step, num_steps: total }) {
     this.#numbers.push(step);
     this.#ofSteps = total;
@@ -90,7 +90,7 @@ export class Gallery {
     this.#draw();
   }
 
-  /** The finished pictures. */
+  /** The finished images. */
   done({ images, seed }) {
     this.seed = seed;
     images.forEach((image, k) => {
@@ -105,7 +105,7 @@ export class Gallery {
     return picture ? Math.max(picture.steps.length, picture.final ? 1 : 0) : 0;
   }
 
-  /** The picture at the step that is shown. */
+  /** The image at the step that is shown. */
   #at(picture) {
     const last = picture.steps.length;
     if (this.#step !== null && this.#step < last) return picture.steps[this.#step - 1];
@@ -187,5 +187,5 @@ export class Gallery {
   }
 }
 
-/** `3 pictures` and the like, for status lines. */
-export const pictures = (count) => plural(count, "picture");
+/** `3 images` and the like, for status lines. */
+export const pictures = (count) => plural(count, "image");

@@ -11,7 +11,7 @@ export function heatColour(share) {
   return RAMP[low].map((value, k) => Math.round(value + (place - low) * (RAMP[low + 1][k] - value)));
 }
 
-/** Rows and columns of `count` positions for a picture of that shape. */
+/** Rows and columns of `count` positions for an image of that shape. */
 export function gridOf(count, height, width) {
   let rows = Math.max(1, Math.round(Math.sqrt((count * height) / width)));
   while (count % rows) rows--;
@@ -35,7 +35,7 @@ export function drawColumns(canvas, visible, levels) {
   return sum;
 }
 
-/** Draw the known levels of one picture; a text for those who do not see it is set as well. */
+/** Draw the known levels of one image; a text for those who do not see it is set as well. */
 export function drawHeat(canvas, visible, levels, [rows, columns]) {
   const cell = Math.floor(SIDE / Math.max(rows, columns));
   [canvas.width, canvas.height] = [cell * columns, cell * rows];

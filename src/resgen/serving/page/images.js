@@ -1,4 +1,4 @@
-// The view that makes new pictures.
+// The view that makes new images.
 
 import { post, stream } from "./api.js";
 import { chosenOn, showAxes } from "./axes.js";
@@ -9,7 +9,7 @@ import { sayMeasured } from "./samples.js";
 
 const MANY = 24; // classes; more get a field to find them
 
-/** Wire the view. `store` holds the chosen model of pictures; `uses` see `Gallery`. */
+/** Wire the view. `store` holds the chosen model of images; `uses` see `Gallery`. */
 export function startPictures(view, { models, store, samples, uses }) {
   const form = view.querySelector("form");
   const classes = view.querySelector("#pictures-classes");
@@ -23,7 +23,7 @@ export function startPictures(view, { models, store, samples, uses }) {
     applyDefaults(form, model);
     classes.hidden = model.classes.length === 0;
     showAxes(axes, model);
-    each.labels[0].textContent = model.classes.length ? "Per class" : "Pictures";
+    each.labels[0].textContent = model.classes.length ? "Per class" : "Images";
     filter.hidden = model.classes.length <= MANY;
     filter.querySelector("input").value = "";
     chips.classList.toggle("many", model.classes.length > MANY);
@@ -47,7 +47,7 @@ export function startPictures(view, { models, store, samples, uses }) {
     const rows = classIndices.length || 1;
     checkCount(each, { classes: rows, each: numbers.num_samples, limit: model.limits.max_samples });
     const chosen = classIndices.map((k) => chosenOn(axes, model, k));
-    const names = chosen.length ? chosen.map(({ name }) => name) : ["picture"];
+    const names = chosen.length ? chosen.map(({ name }) => name) : ["image"];
     const labels = names.flatMap((name) => Array(numbers.num_samples).fill(name));
     const classIds = chosen.length ? { class_ids: chosen.map((one) => one.request) } : {};
     return { model, labels, body: { model: model.name, ...classIds, ...numbers } };
@@ -98,5 +98,5 @@ export function startPictures(view, { models, store, samples, uses }) {
     gallery.done(result);
     return `${pictures(result.images.length)} in ${seconds(result.seconds)}, seed ${result.seed}.`;
   };
-  runForm(view, { work, blame: () => ({ class_ids: classes, class: classes, pictures: each }) });
+  runForm(view, { work, blame: () => ({ class_ids: classes, class: classes, images: each }) });
 }

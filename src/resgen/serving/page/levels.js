@@ -1,4 +1,4 @@
-// The view that shows a picture decoded with its first level, its first two, and so on.
+// The view that shows an image decoded with its first level, its first two, and so on.
 
 import { post } from "./api.js";
 import { blobOf, download, make, plural, pngUrl, slug } from "./dom.js";
@@ -7,8 +7,8 @@ import { sharp } from "./gallery.js";
 import { offerSamples, showOffer } from "./samples.js";
 import { followSource } from "./source.js";
 
-/** Wire the view; call what it returns when the view is shown. `store`: the chosen model of pictures; `sources`: the
- * picture; `samples`: what the model draws. A picture that is new to the view is decoded at once. */
+/** Wire the view; call what it returns when the view is shown. `store`: the chosen model of images; `sources`: the
+ * image; `samples`: what the model draws. An image that is new to the view is decoded at once. */
 export function startLevels(view, { models, store, samples, sources }) {
   const form = view.querySelector("form");
   const preview = view.querySelector(".preview");
@@ -24,7 +24,7 @@ export function startLevels(view, { models, store, samples, sources }) {
       if (!prepared) return;
       prepared.canvas.className = sharp(store.value);
       prepared.canvas.setAttribute("role", "img");
-      prepared.canvas.setAttribute("aria-label", "The picture as the model sees it");
+      prepared.canvas.setAttribute("aria-label", "The image as the model sees it");
       preview.append(prepared.canvas);
       open();
     },
@@ -44,9 +44,9 @@ export function startLevels(view, { models, store, samples, sources }) {
     list.hidden = false;
     showOffer(view);
     list.replaceChildren(...levels.map((level) => tile(level, model, name)));
-    return `${plural(levels.length, "picture")}, from coarse to fine.`;
+    return `${plural(levels.length, "image")}, from coarse to fine.`;
   };
-  const run = runForm(view, { work, blame: () => ({ picture: form.elements.image }) });
+  const run = runForm(view, { work });
   const open = () => {
     if (!view.hidden && picture.prepared && picture.prepared !== sent) run();
   };

@@ -8,7 +8,7 @@ const RATE_HZ = 24_000; // enough for a voice; the server brings it to the model
 /** Why there can be no recording here, or an empty text. */
 export function whyNoRecording() {
   if (!window.isSecureContext) {
-    return "Browsers lend the microphone only to pages from https or localhost, and this one came another way. Upload a sound file instead.";
+    return "Browsers allow the microphone only on pages from https or localhost. Upload a sound file instead.";
   }
   if (!navigator.mediaDevices?.getUserMedia || !window.MediaRecorder) {
     return "This browser has no recorder. Upload a sound file instead.";

@@ -26,7 +26,7 @@ export function sayMeasured(about, model) {
   about.querySelector(".measured").replaceChildren(...(model.measured ?? []).map((text) => make("li", { text })));
 }
 
-/** Fill a view's `.offer` with the samples; `use(picture)` is called with the one that is pressed. */
+/** Fill a view's `.offer` with the samples; `use(image)` is called with the one that is pressed. */
 export function offerSamples(view, samples, use) {
   const offer = view.querySelector(".offer");
   const [list, empty] = [offer.querySelector(".thumbs"), view.querySelector(".empty p")];
@@ -47,7 +47,7 @@ export function showOffer(view) {
 }
 
 function tile(image, k, model, answer, use) {
-  const label = image.class_name ?? `picture ${k + 1}`;
+  const label = image.class_name ?? `image ${k + 1}`;
   const onclick = () => use({
     blob: blobOf(image.png, "image/png"),
     name: `sample-${k}.png`,

@@ -5,7 +5,7 @@ import { drawColumns } from "./heat.js";
 
 let counter = 0;
 
-/** A picture of sound with a part of its width marked. */
+/** An image of sound with a part of its width marked. */
 export class Timed {
   constructor() {
     this.image = make("img", { alt: "" });
@@ -27,7 +27,7 @@ export class Sentences {
     this.root = root;
   }
 
-  /** Make room for another text of a model with so many levels. `mark(timed, visible)` marks a part of a picture: of a
+  /** Make room for another text of a model with so many levels. `mark(timed, visible)` marks a part of an image: of a
    * step's, or, without the levels that are visible, of the sentence's. */
   begin(levels, mark = () => {}) {
     [this.levels, this.mark] = [levels, mark];

@@ -1,21 +1,21 @@
-// The picture that is edited or looked at level by level: uploaded or generated, and brought to the model's shape.
+// The image that is edited or looked at level by level: uploaded or generated, and brought to the model's shape.
 
 import { clearError, checkSize, InputError, showError } from "./forms.js";
 
 const LUMA = [0.299, 0.587, 0.114]; // ITU-R 601, as the server converts to grey
 
 /**
- * What a model sees of a picture: the centred part in the model's proportions and size, transparency over white, grey
- * for a model of grey pictures.
+ * What a model sees of an image: the centred part in the model's proportions and size, transparency over white, grey
+ * for a model of grey images.
  *
- * A picture of the model's size is sent as its own bytes, any other as it is shown.
+ * An image of the model's size is sent as its own bytes, any other as it is shown.
  */
 export async function prepare(source, { image: { height, width, channels } }) {
   let bitmap;
   try {
     bitmap = await createImageBitmap(source.blob);
   } catch {
-    throw new Error(`'${source.name}' is no picture that this browser can read. Try a PNG or JPEG.`);
+    throw new Error(`'${source.name}' is not an image this browser can read. Try a PNG or JPEG.`);
   }
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [width, height];
@@ -43,9 +43,9 @@ function toGrey(context, width, height) {
 }
 
 /**
- * Keep a view's picture: from its file input, or from `sources`, prepared for the model of `store`.
+ * Keep a view's image: from its file input, or from `sources`, prepared for the model of `store`.
  *
- * `onready(prepared, source)` is called with each picture, and with null when there is none.
+ * `onready(prepared, source)` is called with each image, and with null when there is none.
  */
 export function followSource(view, { sources, store, onready }) {
   const input = view.querySelector("input[type=file]");
@@ -67,7 +67,7 @@ export function followSource(view, { sources, store, onready }) {
         problem = error.message;
       }
     }
-    if (mine !== turn) return; // another picture was chosen meanwhile
+    if (mine !== turn) return; // another image was chosen meanwhile
     [current.prepared, current.source] = [prepared, source];
     if (source?.input !== input) input.value = "";
     const { image } = store.value;
@@ -84,9 +84,9 @@ export function followSource(view, { sources, store, onready }) {
   sources.follow(update);
   store.follow(update);
 
-  /** The prepared picture to send. */
+  /** The prepared image to send. */
   current.require = () => {
-    if (!current.prepared) throw new InputError(input, "Choose a picture first: upload one, or generate one and bring it here.");
+    if (!current.prepared) throw new InputError(input, "Choose an image first: upload one, or generate one and bring it here.");
     checkSize(input, current.prepared.blob, store.value.limits.max_upload_bytes);
     return current.prepared;
   };

@@ -106,7 +106,7 @@ export function startSpeech(view, { models, store, samples, change }) {
       const control = voiceNow() === "file" ? prompt : recorder.button;
       if (!sound) throw new InputError(control, voiceNow() === "file" ? "Choose a sound file." : "Record a few seconds first.");
       checkSize(control, sound, model.limits.max_upload_bytes);
-      if (!promptText.value.trim()) throw new InputError(promptText, "Write what is said in it; the voice is found by its text.");
+      if (!promptText.value.trim()) throw new InputError(promptText, "Write what is said in it: the model needs this to imitate the voice.");
       body.set("prompt", sound, sound.name ?? "recording.wav");
       body.set("prompt_text", promptText.value.trim());
       body.set("check_prompt", true);

@@ -115,7 +115,7 @@ export function startWords(view, { models, store, samples, sources, change }) {
     const name = sound.name ?? sources.value?.name ?? "recording.wav";
     const content = sound.name ? sound : new File([sound], name, { type: "audio/wav" });
     checkSize(soundControl(), content, model.limits.max_upload_bytes);
-    if (!said.value.trim()) throw new InputError(said, "Write what is said in it; the words are found by it.");
+    if (!said.value.trim()) throw new InputError(said, "Write what is said in it: the page needs this to find the words.");
     if (!text.value.trim()) throw new InputError(text, "Write what it should say.");
     if (text.value.trim() === said.value.trim()) throw new InputError(text, "Change at least one word.");
     const body = new FormData();

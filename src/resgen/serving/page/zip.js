@@ -1,4 +1,4 @@
-// Several files as one ZIP archive. Pictures are compressed already, so they are stored as they are.
+// Several files as one ZIP archive. Images are compressed already, so they are stored as they are.
 
 const TABLE = Uint32Array.from({ length: 256 }, (_, byte) => {
   let value = byte;

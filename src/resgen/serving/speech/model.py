@@ -50,7 +50,7 @@ class SpeechJob:
         warnings: what was found there.
         suffix: suffix of the sound file that is the answer; None for JSON.
         rate_hz: the rate of what is told sentence by sentence.
-        stepwise: tell every step besides, and a sentence with its text and picture.
+        stepwise: tell every step besides, and a sentence with its text and image.
         talk: how far it has been told.
     """
 
@@ -181,7 +181,7 @@ class ServedSpeech:
         )
 
     def spectrogram(self, audio: Tensor) -> str:
-        """The picture of samples at the model's rate."""
+        """The image of samples at the model's rate."""
         mel = log_mel(audio[None].to(self.pipe.device), self.pipe.mel)[0]
         return as_text(png_bytes(spectrogram_picture(mel, scale=2)))
 
@@ -282,7 +282,7 @@ class ServedSpeech:
             return [outcome for one in utterances for outcome in self._outputs(tickets, [one])]
 
     def _content(self, job: SpeechJob, result: SpeechOutput) -> Any:
-        """A sound file, or sound and picture for JSON."""
+        """A sound file, or sound and image for JSON."""
         if job.suffix is not None:
             return encode_sound(result.audio, result.sample_rate_hz, job.suffix)
         return {

@@ -1,4 +1,4 @@
-"""What the trainings of a recipe for pictures would take; see `training.plan`."""
+"""What the trainings of a recipe for images would take; see `training.plan`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def tokenizer_step(recipe: Recipe) -> Step:
 
 
 class _Pictures(PictureStore):
-    """Black pictures."""
+    """Black images."""
 
     def __init__(self, shape: tuple[int, int, int]) -> None:
         self.shape = shape

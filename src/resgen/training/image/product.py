@@ -1,4 +1,4 @@
-"""Generated pictures as files."""
+"""Generated images as files."""
 
 from __future__ import annotations
 

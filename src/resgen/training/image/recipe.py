@@ -14,13 +14,13 @@ from resgen.training.trainer import TrainerConfig
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where pictures come from and how they are prepared.
+    """Where images come from and how they are prepared.
 
     Attributes:
         path: data used when none is given on the command line; null where the user must give one.
-        resize: cut out, resize and convert pictures of another size or mode, instead of refusing them.
-        skip_unreadable: leave out pictures that cannot be read, instead of refusing the data.
-        flip: encode every training picture mirrored as well, for the generator.
+        resize: cut out, resize and convert images of another size or mode, instead of refusing them.
+        skip_unreadable: leave out images that cannot be read, instead of refusing the data.
+        flip: encode every training image mirrored as well, for the generator.
         class_columns: of parquet files, the columns that the generator takes as conditions, each by itself or with
             others: `column`, or `name=column`, the most telling first. Values may be missing. Empty for the one column
             of labels.

@@ -41,14 +41,14 @@ from resgen.training.stages import CODE_FOLDERS, Job, Run, run_stage
 HELD_OUT_EVERY = 20
 MAX_HELD_OUT = 5000
 MAX_VALIDATED = 1000
-"""Held-out pictures on which a tokenizer is validated."""
+"""Held-out images on which a tokenizer is validated."""
 SHARD_SAMPLES = 1 << 14
 """Samples per shard, if nothing else is said; their codes are in memory at a time."""
 ENCODE_BATCH = 256
 
 
 def train_tokenizer(recipe: Recipe, run: Run) -> dict[str, float]:
-    """Stage 1: train a tokenizer on pictures and write `out/model`; returns the final metrics."""
+    """Stage 1: train a tokenizer on images and write `out/model`; returns the final metrics."""
 
     def prepare() -> Job:
         check_init(recipe.tokenizer_loss.decoder_only, run.init)
@@ -82,7 +82,7 @@ def train_generator(
 
     Args:
         recipe: all settings; the shape of the codes is the tokenizer's.
-        run: with the model `tokenizer`. Its data are pictures, encoded into `out/codes` first, or a folder that
+        run: with the model `tokenizer`. Its data are images, encoded into `out/codes` first, or a folder that
             `encode_data` wrote. Where the classes of `init` differ in number, they start from scratch.
         evaluator: makes, for the tokenizer, what is called every `evaluate_every` steps.
     """
@@ -93,7 +93,7 @@ def train_generator(
         ours, its = ((one.image_size, one.channels) for one in (recipe.tokenizer, tokenizer.config))
         if ours != its:
             announce(
-                f"tokenizer '{run.models['tokenizer']}' was made by recipe '{made_by}' for pictures of "
+                f"tokenizer '{run.models['tokenizer']}' was made by recipe '{made_by}' for images of "
                 f"{its[0]}x{its[0]} with {its[1]} channel(s); those of recipe '{recipe.name}' have {ours[0]}x{ours[0]} "
                 f"with {ours[1]}"
             )
@@ -134,15 +134,15 @@ def encode_data(
     device: str = "auto",
     shard_samples: int | None = None,
 ) -> tuple[CodeCache, CodeCache]:
-    """Encode pictures; see `encode_splits`.
+    """Encode images; see `encode_splits`.
 
     Args:
         tokenizer: a tokenizer, or the folder of one (or a bundled model).
-        data: pictures, as `open_images` takes them.
+        data: images, as `open_images` takes them.
         out: folder for the two caches.
-        flip: store every training picture mirrored as well.
-        resize: cut out and resize pictures of another size.
-        skip_unreadable: leave out pictures that cannot be read; every process then decodes all, once more.
+        flip: store every training image mirrored as well.
+        resize: cut out and resize images of another size.
+        skip_unreadable: leave out images that cannot be read; every process then decodes all, once more.
         class_columns: as `open_images` takes them.
         device: `auto`, `cpu` or `cuda`.
         shard_samples: the most samples of a file; by default `usual_shard`. What is there keeps its division.
@@ -183,29 +183,29 @@ def encode_data(
 
 
 def open_splits(data: str | Path, class_columns: Sequence[str] = ()) -> tuple[ImageSource, ImageSource]:
-    """Training and held-out pictures: the data's own splits, or every 20th picture held out (5,000 at most).
+    """Training and held-out images: the data's own splits, or every 20th image held out (5,000 at most).
 
     Arguments are those of `open_images`.
 
     Raises:
-        DataError: the data has no split `train`, or only one picture.
+        DataError: the data has no split `train`, or only one image.
     """
     splits = available_splits(data)
     source = open_images(data, split=training_split(splits, data), class_columns=class_columns)
     if name := held_out_split(splits):
         return source, open_images(data, split=name, class_columns=class_columns)
     if len(source) < 2:
-        raise DataError(f"'{data}' holds {len(source)} picture; training needs at least 2, one for validation")
+        raise DataError(f"'{data}' holds {len(source)} image; training needs at least 2, one for validation")
     every = max(min(HELD_OUT_EVERY, len(source)), -(-len(source) // MAX_HELD_OUT))
     held_out = np.arange(len(source)) % every == every - 1
-    announce(f"data '{source.name}' has no held-out split: {held_out.sum()} pictures (every {every}th) are held out")
+    announce(f"data '{source.name}' has no held-out split: {held_out.sum()} images (every {every}th) are held out")
     return source.subset(np.flatnonzero(~held_out)), source.subset(np.flatnonzero(held_out))
 
 
 def _readable(
     config: ImageTokenizerConfig, sources: tuple[ImageSource, ImageSource], resize: bool, skip: bool
 ) -> tuple[ImageSource, ImageSource]:
-    """Pictures without those that cannot be read or, if these are not to be skipped, all; of data that fits into
+    """Images without those that cannot be read or, if these are not to be skipped, all; of data that fits into
     memory, the store sees to that."""
     size, channels = config.image_size, config.channels
     train, held_out = (
@@ -225,7 +225,7 @@ def _encode_shards(
     if not shards:
         return
     device = tokenizer.quantizer.codebooks.device
-    # Who makes a part only does not decode all pictures first.
+    # Who makes a part only does not decode all images first.
     memory = MAX_BYTES_IN_MEMORY if len(shards) == len(encoding.plan.shards) else 0
     store = _store(tokenizer, source, resize, memory)
     size = at_once(tokenizer.config.image_size, ENCODE_BATCH)
@@ -249,8 +249,8 @@ def _perceptual(config: TokenizerLossConfig, channels: int) -> PerceptualLoss | 
         classifier, _ = load_classifier(resolve_model(config.perceptual_file))
         if classifier.config.channels != channels:
             raise ConfigError(
-                f"classifier '{config.perceptual_file}' takes pictures of {classifier.config.channels} channels, not "
-                f"{channels}; set tokenizer_loss.perceptual_file to one made for these pictures"
+                f"classifier '{config.perceptual_file}' takes images of {classifier.config.channels} channels, not "
+                f"{channels}; set tokenizer_loss.perceptual_file to one made for these images"
             )
         return ClassifierPerceptualLoss(classifier)
     if config.perceptual_weight > 0:

@@ -1,4 +1,4 @@
-"""Stage 1: an image tokenizer learns to reconstruct pictures (App. A.1)."""
+"""Stage 1: an image tokenizer learns to reconstruct images (App. A.1)."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class TokenizerLossConfig:
     Attributes:
         commitment_weight: weight of the commitment loss.
         perceptual_weight: weight of the perceptual loss, which needs `perceptual_file`.
-        perceptual_file: safetensors with VGG-16 weights, or the folder of a classifier of such pictures; null switches
+        perceptual_file: safetensors with VGG-16 weights, or the folder of a classifier of such images; null switches
             the perceptual loss off.
         adversarial_weight: weight of the adversarial loss before the adaptive factor; 0 trains without a discriminator.
         adversarial_start: step at which the adversarial loss sets in.
-        flip: mirror half of the training pictures.
+        flip: mirror half of the training images.
         decoder_only: encoder and codebooks stay as they are, and with them all codes and generators of these codes.
     """
 
@@ -65,7 +65,7 @@ class _Pass:
     """A part of a batch on its way through the tokenizer; losses are shares of the batch's.
 
     Attributes:
-        share: the share of the batch's pictures.
+        share: the share of the batch's images.
         fooled: the adversarial loss, where there is a discriminator.
     """
 
@@ -119,12 +119,12 @@ class TokenizerTask:
 
     @property
     def blocks(self) -> Int[Tensor, " K"] | None:
-        """Stretches of pictures that are read as one, where there are such."""
+        """Stretches of images that are read as one, where there are such."""
         blocks = self.train.source.blocks
         return None if blocks is None or self.train.in_memory else torch.from_numpy(blocks)
 
     def prefetch(self, indices: Int[Tensor, " B"]) -> None:
-        """Decode the pictures of the next step while this one is computed."""
+        """Decode the images of the next step while this one is computed."""
         self.train.prefetch(indices)
 
     @property
@@ -244,7 +244,7 @@ class TokenizerTask:
 
     @torch.no_grad()
     def validate(self, module: nn.Module, reduce: Reduce = LOCAL) -> dict[str, float]:
-        """PSNR by number of decoded levels, usage, perplexity and residual variance per level on held-out pictures."""
+        """PSNR by number of decoded levels, usage, perplexity and residual variance per level on held-out images."""
         tokenizer = self.tokenizer
         depth = tokenizer.spec.depth
         psnr = torch.zeros(depth, dtype=torch.float64)
@@ -272,7 +272,7 @@ class TokenizerTask:
 
     @torch.no_grad()
     def sample(self, path: Path) -> None:
-        """Eight held-out pictures (rows), decoded from 1, 2, 4, ... levels, the original last."""
+        """Eight held-out images (rows), decoded from 1, 2, 4, ... levels, the original last."""
         pictures = self.held_out[:8]
         codes = self.tokenizer.encode(from_uint8(pictures.to(self.device)))
         counts = level_counts(self.tokenizer.spec.depth)

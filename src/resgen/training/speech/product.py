@@ -222,7 +222,7 @@ class SpeechProduct:
         text_model: exported as well.
         alphabet: letters or phonemes that it knows.
         examples: held-out speech, whose texts and prompts samples are given.
-        mel: settings of the pictures' mels.
+        mel: settings of the images' mels.
         voice: exported as well.
     """
 

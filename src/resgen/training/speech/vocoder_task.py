@@ -230,7 +230,7 @@ class VocoderTask:
     @torch.no_grad()
     def sample(self, path: Path) -> None:
         """Spectrograms of the beginnings of four held-out utterances (rows), made from their own mels and from the
-        tokenizer's, the original last; beside the picture all of them as WAV files."""
+        tokenizer's, the original last; beside the image all of them as WAV files."""
         count = min(SHEET_ROWS, len(self._held_out))
         batch = self._whole(torch.arange(count), most=math.ceil(SHEET_SECONDS * self.vocoder.sample_rate_hz))
         columns = {"vocoder": self.vocoder(batch.mels, batch.valid)}

@@ -76,7 +76,7 @@ def test_refused(arguments: dict[str, Any], message: str) -> None:
 def test_nothing_to_show() -> None:
     with pytest.raises(DataError, match="1 or 3 channels"):
         picture_grid(numbered(2, channels=2), 1)
-    with pytest.raises(DataError, match="needs pictures"):
+    with pytest.raises(DataError, match="needs images"):
         picture_grid(torch.zeros(0, 3, 4, 4, dtype=torch.uint8), 1)
 
 

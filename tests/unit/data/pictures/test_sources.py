@@ -1,4 +1,4 @@
-"""Opening and decoding picture sets: folders, digits, damaged and hostile files."""
+"""Opening and decoding image sets: folders, digits, damaged and hostile files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DATA = Path(os.environ.get("RESGEN_DATA", Path(__file__).resolve().parents[5] / 
 
 
 def save(path: Path, array: np.ndarray | int, size: int = 4) -> Path:
-    """Write an array, or an RGB picture of one value, as the suffix says."""
+    """Write an array, or an RGB image of one value, as the suffix says."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(array, int):
         array = np.full((size, size, 3), array, np.uint8)
@@ -47,7 +47,7 @@ def test_class_folders_are_sorted_and_labelled(tmp_path: Path) -> None:
     save(tmp_path / "cat" / "deeper" / "a.BMP", 40)
     save(tmp_path / "cat" / "._a.png", 50)
     (tmp_path / "notes").mkdir()
-    (tmp_path / "cat" / "readme.txt").write_text("no picture")
+    (tmp_path / "cat" / "readme.txt").write_text("no image")
     source = open_images(tmp_path)
     assert source.class_names == ("cat", "dog")
     array, labels = load_array(source, size=4, channels=3)
@@ -75,7 +75,7 @@ def test_split_folders_share_their_classes(tmp_path: Path) -> None:
     assert available_splits(tmp_path) == ("train", "test")
     test = open_images(tmp_path, split="test")
     assert test.class_names == ("ant", "bee") and test.labels.tolist() == [1]
-    assert "no pictures of 'ant'" in test.summary() and "no pictures" not in open_images(tmp_path).summary()
+    assert "no images of 'ant'" in test.summary() and "no images" not in open_images(tmp_path).summary()
     assert open_images(tmp_path).labels.tolist() == [0, 1]
     with pytest.raises(DataError, match="unknown split 'val'; allowed: train, test"):
         open_images(tmp_path, split="val")
@@ -90,12 +90,12 @@ def test_undivided_folder_has_no_test_split(tmp_path: Path) -> None:
 def test_pictures_beside_class_folders_are_refused(tmp_path: Path) -> None:
     save(tmp_path / "a.png", 1)
     save(tmp_path / "cat" / "a.png", 1)
-    with pytest.raises(DataError, match="both pictures .*'a.png'.* and class folders .*'cat'"):
+    with pytest.raises(DataError, match="both images .*'a.png'.* and class folders .*'cat'"):
         open_images(tmp_path)
 
 
 def test_missing_empty_and_unknown(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no pictures"):
+    with pytest.raises(DataError, match="holds no images"):
         open_images(tmp_path)
     (tmp_path / "pictures").mkdir()
     with pytest.raises(DataError, match=f"no such file or folder: did you mean '{tmp_path}/pictures'"):
@@ -110,14 +110,12 @@ def test_folders_of_other_things_are_refused_soon(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(sources, "MAX_OTHERS", 10)
     for name in "abc":
         save(tmp_path / "cat" / f"{name}.png", 10)
-    for number in range(13):  # one for each picture, and the ten
+    for number in range(13):  # one for each image, and the ten
         (tmp_path / "cat" / f"{number}.txt").touch()
     assert len(open_images(tmp_path)) == 3
     (tmp_path / "cat" / "last.txt").touch()
     for search in (open_images, sources.available_splits):
-        with pytest.raises(
-            DataError, match=r"more than 10 files that are not pictures; give the folder of the classes"
-        ):
+        with pytest.raises(DataError, match=r"more than 10 files that are not images; give the folder of the classes"):
             search(tmp_path)
 
 
@@ -207,7 +205,7 @@ def test_modes_are_converted(tmp_path: Path, array: np.ndarray, channels: int, e
 @pytest.mark.parametrize(
     ("array", "channels", "message"),
     [
-        (np.full((2, 2, 3), (255, 0, 0), np.uint8), 1, "has colours, but grey pictures are expected"),
+        (np.full((2, 2, 3), (255, 0, 0), np.uint8), 1, "has colours, but grey images are expected"),
         (np.full((2, 2, 4), (255, 0, 0, 254), np.uint8), 3, "has transparent pixels"),
         (np.full((2, 2), 0x8123, np.uint16), 1, "has mode I(;16)?, but L or RGB is expected"),
     ],
@@ -252,7 +250,7 @@ def test_truncated_pictures_name_the_file(tmp_path: Path, suffix: str) -> None:
     path = save(tmp_path / f"bad{suffix}", noise)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     save(tmp_path / f"aaa{suffix}", noise)
-    with pytest.raises(DataError, match=f"bad{suffix}' (cannot be read|is not a picture)") as caught:
+    with pytest.raises(DataError, match=f"bad{suffix}' (cannot be read|is not an image)") as caught:
         load_array(open_images(tmp_path), size=32, channels=3)
     assert "\n" not in str(caught.value)
 
@@ -260,7 +258,7 @@ def test_truncated_pictures_name_the_file(tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize("content", [b"", b"hello", b"%!PS-Adobe\n", b"GIF89a" + bytes(50)])
 def test_files_that_are_no_pictures_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.png").write_bytes(content)
-    with pytest.raises(DataError, match="a.png' is not a picture of a known format"):
+    with pytest.raises(DataError, match="a.png' is not an image of a known format"):
         read_image(tmp_path / "a.png", 4, 3)
 
 
@@ -268,7 +266,7 @@ def test_files_that_are_no_pictures_are_refused(tmp_path: Path, content: bytes) 
 def test_formats_beyond_the_list_are_refused(tmp_path: Path, kind: str) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png", format=kind)
     with pytest.raises(
-        DataError, match="a.png' is not a picture of a known format .PNG, JPEG, WEBP, BMP, GIF, TIFF, PPM."
+        DataError, match="a.png' is not an image of a known format .PNG, JPEG, WEBP, BMP, GIF, TIFF, PPM."
     ):
         read_image(tmp_path / "a.png", 4, 3)
 
@@ -310,7 +308,7 @@ def test_order_is_kept_over_threads_and_chunks(tmp_path: Path) -> None:
 
 def test_progress_only_when_slow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = open_images(save(tmp_path / "set" / "a.png", 0).parent)
-    assert capsys.readouterr() == ("", "data 'set': 1 picture, no classes\n")
+    assert capsys.readouterr() == ("", "data 'set': 1 image, no classes\n")
     load_array(source, size=4, channels=1)
     assert capsys.readouterr() == ("", "")
 

@@ -1,4 +1,4 @@
-"""Pictures of alignments."""
+"""Images of alignments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Spectrogram pictures: orientation, colours, sheets."""
+"""Spectrogram images: orientation, colours, sheets."""
 
 from __future__ import annotations
 

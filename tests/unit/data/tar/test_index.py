@@ -1,4 +1,4 @@
-"""Pictures and recordings in tar shards: found, indexed once, labelled, read by number; and what is wrong with them."""
+"""Images and recordings in tar shards: found, indexed once, labelled, read by number; and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tars import png, write_pictures, write_tar
 
 
 def values(path: object, split: str = "train") -> list[int]:
-    """The grey level of every picture of the tests."""
+    """The grey level of every image of the tests."""
     array, _ = load_array(open_images(path, split=split), size=4, channels=1)  # type: ignore[arg-type]
     return array[:, 0, 0, 0].tolist()
 

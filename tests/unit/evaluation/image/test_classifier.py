@@ -15,7 +15,7 @@ from resgen.nn.classifier import Classifier, ClassifierConfig
 
 
 def _bars(count: int, seed: int, channels: int = 1) -> tuple[Tensor, Tensor]:
-    """Noisy pictures with a horizontal bar, a vertical bar or none, anywhere."""
+    """Noisy images with a horizontal bar, a vertical bar or none, anywhere."""
     stream = torch.Generator().manual_seed(seed)
     pictures = torch.randint(0, 90, (count, channels, 12, 12), generator=stream, dtype=torch.uint8)
     labels = torch.randint(0, 3, (count,), generator=stream)

@@ -34,7 +34,7 @@ GUIDED = {"num_steps": 4, "guidance_first": 1.0, "guidance_scale": 2.0}
 
 
 def _pictures(labels: Tensor, seed: int) -> Tensor:
-    """4x4 grey pictures: the class is the brightness; noise."""
+    """4x4 grey images: the class is the brightness; noise."""
     noise = torch.randint(-40, 41, (len(labels), 1, 4, 4), generator=torch.Generator().manual_seed(seed))
     return (60 + 60 * labels.view(-1, 1, 1, 1) + noise).to(torch.uint8)
 
@@ -57,7 +57,7 @@ def make_reference(count: int = 90, **changes: Any) -> Reference:
 
 
 class Model:
-    """Makes the pictures of the class, noisier without guidance; remembers what it was asked for."""
+    """Makes the images of the class, noisier without guidance; remembers what it was asked for."""
 
     def __init__(self, stop_after: int = 10**9) -> None:
         self.calls: list[tuple[range, bool, int]] = []
@@ -292,7 +292,7 @@ def test_warnings(extractor: Extractor) -> None:
     assert "the covariance of 4 samples in 4 features is singular" in few.warnings[1] and len(few.warnings) == 2
     small = make_reference(4)
     result = generation(extractor, reference=small, kid_subset_size=2).warnings
-    assert "4 reference pictures in 4 features" in result[1]
+    assert "4 reference images in 4 features" in result[1]
 
 
 def test_nan_features_are_refused_and_not_kept(counted: Counted, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_a_model_is_no_extractor() -> None:
 def test_pictures_of_another_shape(folder: Path) -> None:
     extractor = load_extractor(folder)
     for shape in ((2, 3, 8, 8), (2, 1, 16, 16)):
-        with pytest.raises(ConfigError, match=r"takes pictures of 1 x 8 x 8, not \d x \d"):
+        with pytest.raises(ConfigError, match=r"takes images of 1 x 8 x 8, not \d x \d"):
             extractor(torch.zeros(shape, dtype=torch.uint8))
 
 
@@ -114,7 +114,7 @@ def test_a_function() -> None:
     extractor = _of_function("pixels", function)
     output = extractor(PICTURES)
     assert torch.equal(output.features, PICTURES.flatten(1).float()) and output.logits is None
-    with pytest.raises(DataError, match=r"shape \(7, 64\) for 7 pictures; \(7, 65\) is expected"):
+    with pytest.raises(DataError, match=r"shape \(7, 64\) for 7 images; \(7, 65\) is expected"):
         _of_function("pixels", function, num_features=65)(PICTURES)
     with pytest.raises(DataError, match=r"\(1, 64\)"):
         _of_function("one", lambda pictures: function(pictures)[:1])(PICTURES)
@@ -208,7 +208,7 @@ def test_inception_with_a_stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     extractor = load_extractor(file)
     assert calls == [("inception", ["2048", "logits_unbiased"], str(file))]
     assert (extractor.name, extractor.num_features) == ("inception", 2048)
-    assert extractor(PICTURES).features.shape == (7, 2048), "grey pictures become RGB"
+    assert extractor(PICTURES).features.shape == (7, 2048), "grey images become RGB"
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch_fidelity") is None, reason="torch-fidelity is not installed")
@@ -225,7 +225,7 @@ def test_inception() -> None:
 
 
 class _Pictures(Dataset[Tensor]):
-    """What torch-fidelity takes for a set of pictures: a tensor is none."""
+    """What torch-fidelity takes for a set of images: a tensor is none."""
 
     def __init__(self, pictures: Tensor) -> None:
         self.pictures = pictures
@@ -239,7 +239,7 @@ class _Pictures(Dataset[Tensor]):
 
 @pytest.mark.skipif(importlib.util.find_spec("torch_fidelity") is None, reason="torch-fidelity is not installed")
 def test_metrics_are_those_of_torch_fidelity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The standard network, with random weights, on the same pictures: FID, KID, Inception score, precision, recall."""
+    """The standard network, with random weights, on the same images: FID, KID, Inception score, precision, recall."""
     import torch_fidelity
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 

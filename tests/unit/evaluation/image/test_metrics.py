@@ -238,7 +238,7 @@ def test_ssim_of_known_pictures() -> None:
     stream = _stream()
     pictures = torch.randint(0, 256, (3, 3, 16, 16), generator=stream, dtype=torch.uint8)
     assert ssim(pictures, pictures).tolist() == pytest.approx([1, 1, 1])
-    # Constant pictures have no structure to lose: what is left is the luminance.
+    # Constant images have no structure to lose: what is left is the luminance.
     dark, light = (torch.full((1, 1, 12, 12), v, dtype=torch.uint8) for v in (50, 100))
     c1 = (0.01 * 255) ** 2
     assert float(ssim(dark, light)) == pytest.approx((2 * 5000 + c1) / (2500 + 10000 + c1))

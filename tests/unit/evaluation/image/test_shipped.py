@@ -1,4 +1,4 @@
-"""Features that come with the package: equal to computed ones, and only of the very pictures they belong to."""
+"""Features that come with the package: equal to computed ones, and only of the very images they belong to."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CLASSES = ("dark", "light")
 
 
 class Features:
-    """Random features of pixels and logits by brightness; counts the pictures."""
+    """Random features of pixels and logits by brightness; counts the images."""
 
     def __init__(self) -> None:
         self.seen = 0

@@ -1,4 +1,4 @@
-"""A comparison of kinds on pictures, of which one is damaged."""
+"""A comparison of kinds on images, of which one is damaged."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_damaged_pictures_are_left_out_of_codes_and_reference(tmp_path: Path, mo
             folder.mkdir(parents=True)
             for number in range(count):
                 (folder / f"{number}.png").write_bytes(png(number))
-        (tmp_path / "data" / split / "a" / "0.png").write_bytes(b"no picture")
+        (tmp_path / "data" / split / "a" / "0.png").write_bytes(b"no image")
     tokenizer, _ = load_tokenizer(save_model(tmp_path / "model"))
     _, recipe = load_recipe("digits", None, ["data.resize=true", "data.skip_unreadable=true"])
     comparison = compare.Comparison(tokenizer=str(tmp_path / "model"), data=str(tmp_path / "data"), extractor="x")

@@ -1,4 +1,4 @@
-"""Editing pictures: what is given, what is regenerated, what is refused."""
+"""Editing images: what is given, what is regenerated, what is refused."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_a_picture_as_mask(pipe: ImagePipeline, tmp_path: Path) -> None:
     wide = np.zeros((8, 16), np.uint8)
     wide[:, 4] = wide[:, 0] = 255
     plan = plan_edit(pipe.tokenizer, PICTURE, mask=Image.fromarray(wide))
-    assert grid(plan.visible) == [[0, 3, 3, 3]] * 4, "the centred square, as of the picture"
+    assert grid(plan.visible) == [[0, 3, 3, 3]] * 4, "the centred square, as of the image"
 
 
 @pytest.mark.parametrize("kind", ["resgen", *OTHER_KINDS])
@@ -233,15 +233,15 @@ def test_pictures_and_masks_as_callers_have_them(pipe: ImagePipeline, tmp_path: 
 @pytest.mark.parametrize(
     ("picture", "named"),
     [
-        (np.full((8, 8), 256), r"the picture holds int64 from 256 to 256; whole numbers must lie in 0\.\.255"),
+        (np.full((8, 8), 256), r"the image holds int64 from 256 to 256; whole numbers must lie in 0\.\.255"),
         (np.full((8, 8), 1.5), r"float64 from 1.5 to 1.5; .* others in \[0, 1\]"),
         (np.full((8, 8), np.nan), "float64 from nan"),
-        (np.zeros((1, 3, 8, 8)), r"the picture has the shape \(1, 3, 8, 8\)"),
+        (np.zeros((1, 3, 8, 8)), r"the image has the shape \(1, 3, 8, 8\)"),
         (np.zeros((3, 8, 8)), r"shape \(3, 8, 8\) \(channels last\)"),
         (torch.zeros(8, 8, 3), r"shape \(8, 3, 8\)"),
         (np.zeros((0, 8)), "shape"),
         (np.full((8, 8), "a"), "not numbers"),
-        (b"GIF", "the picture is not a picture of a known format"),
+        (b"GIF", "the image is not an image of a known format"),
     ],
 )
 def test_numbers_that_are_no_picture(pipe: ImagePipeline, picture, named: str) -> None:
@@ -260,7 +260,7 @@ def test_numbers_that_are_no_picture(pipe: ImagePipeline, picture, named: str) -
         ({"mask": (0, 5, 4, 4)}, "mask box 0,5,4,4"),
         ({"mask": (-1, 0, 4, 4)}, "mask box -1,0,4,4"),
         ({"keep": (0, 0, 4, 9)}, "keep box 0,0,4,9"),
-        ({"keep": (0, 0, 8, 8)}, "keep box 0,0,8,8 is the whole picture"),
+        ({"keep": (0, 0, 8, 8)}, "keep box 0,0,8,8 is the whole image"),
         ({"keep": (1, 1, 3, 3)}, "keep box 1,1,3,3 holds no position: those are cells of 2x2"),
         ({"mask": (0, 0, 4, 4), "keep": (0, 0, 4, 4)}, "both given"),
         ({"keep_levels": 4}, r"keep_levels=4 .* 0\.\.3"),
@@ -284,10 +284,10 @@ def test_what_is_refused(pipe: ImagePipeline, options: dict, named: str) -> None
 
 
 def test_pictures_that_cannot_be_read(pipe: ImagePipeline, tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_text("no picture")
-    with pytest.raises(DataError, match="not a picture"):
+    (tmp_path / "a.png").write_text("no image")
+    with pytest.raises(DataError, match="not an image"):
         pipe.edit(tmp_path / "a.png", keep_levels=1, class_id=0)
-    with pytest.raises(DataError, match="picture 'nowhere.png'"):
+    with pytest.raises(DataError, match="image 'nowhere.png'"):
         pipe.edit("nowhere.png", keep_levels=1, class_id=0)
 
 

@@ -1,4 +1,4 @@
-"""Pictures that a pipeline returns: files, sheets, what a notebook shows."""
+"""Images that a pipeline returns: files, sheets, what a notebook shows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ImagePipeline`: classes in, pictures out."""
+"""`ImagePipeline`: classes in, images out."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_batches_change_nothing(pipe: ImagePipeline, unmasking: str) -> None:
 
 
 def test_a_picture_keeps_its_stream(pipe: ImagePipeline) -> None:
-    """Picture k depends on (seed, k) and its class, not on how many follow or on the other classes."""
+    """Image k depends on (seed, k) and its class, not on how many follow or on the other classes."""
     first = pipe([0, 1, 2], seed=2).codes
     assert torch.equal(pipe([0, 1], seed=2).codes, first[:2])
     assert torch.equal(pipe([2, 1, 0], seed=2).codes[1], first[1])

@@ -1,4 +1,4 @@
-"""Pictures through a tokenizer, level by level, and what is inside a model."""
+"""Images through a tokenizer, level by level, and what is inside a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures beyond 64 pixels: what holds no gradients takes as many at a time as fit where the training step does."""
+"""Images beyond 64 pixels: what holds no gradients takes as many at a time as fit where the training step does."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def recipe() -> Recipe:
 
 @pytest.fixture
 def sizes(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
-    """Pictures at a time, by what was called."""
+    """Images at a time, by what was called."""
     seen: dict[str, list[int]] = {}
 
     def spy(owner: type, name: str) -> None:

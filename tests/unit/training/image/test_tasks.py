@@ -56,7 +56,7 @@ def store(count: int = 32) -> PictureStore:
         class_names=CLASSES,
         labels=labels.astype(np.int64),
         pictures=list(pictures[..., 0]),
-        where=lambda index: f"picture {index}",
+        where=lambda index: f"image {index}",
         digest=lambda: "0" * 64,
     )
     return PictureStore(source, size=SIZE, channels=1)
@@ -417,7 +417,5 @@ def test_the_recipe_of_a_tokenizer_for_other_pictures_is_named(
     run = Run(out=tmp_path / "run", models={"tokenizer": "fashion-mnist-small"})
     with pytest.raises(DataError, match="8x8 pixels, but 28x28 is expected"):
         train_generator(RECIPES["digits"](), run)
-    said = (
-        "tokenizer 'fashion-mnist-small' was made by recipe 'fashion_mnist' for pictures of 28x28 with 1 channel(s); "
-    )
+    said = "tokenizer 'fashion-mnist-small' was made by recipe 'fashion_mnist' for images of 28x28 with 1 channel(s); "
     assert f"{said}those of recipe 'digits' have 8x8 with 1" in capsys.readouterr().err
