@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import io
 import itertools
 import json
 import os
@@ -12,7 +11,7 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from resgen.errors import WriteError
 from resgen.matches import nearest
@@ -73,14 +72,15 @@ def atomic_path(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
                 temporary.unlink(missing_ok=True)
 
 
-def read_small_text(source: str | Path | io.BufferedIOBase) -> str:
+def read_small_text(source: str | Path | BinaryIO) -> str:
     """The UTF-8 text of a file or pipe, by name or open, without a byte order mark.
 
     Raises:
         OSError: it cannot be read, or goes on beyond `MAX_TEXT_BYTES`, as devices do.
         UnicodeDecodeError: it is not UTF-8.
     """
-    with Path(source).open("rb") if isinstance(source, str | Path) else contextlib.nullcontext(source) as file:
+    opened = Path(source).open("rb") if isinstance(source, str | Path) else contextlib.nullcontext(source)
+    with opened as file:
         content = file.read(MAX_TEXT_BYTES + 1)
     if len(content) > MAX_TEXT_BYTES:
         raise OSError(errno.EFBIG, f"more than {MAX_TEXT_BYTES >> 20} MB of text")
