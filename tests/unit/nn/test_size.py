@@ -87,6 +87,21 @@ def test_an_outline_has_the_shapes_and_types_that_are_computed(compute: Callable
     assert outline.is_meta and (outline.shape, outline.dtype) == (real.shape, real.dtype)
 
 
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda: torch.hann_window(8, device="cpu"),
+        lambda: torch.arange(2, 9, device="cpu"),
+        lambda: torch.randn(3, generator=torch.Generator().manual_seed(0), device="cpu"),
+    ],
+)
+def test_numbers_that_are_asked_for_by_device_are_computed(compute: Callable[[], torch.Tensor]) -> None:
+    """A window that is made once and kept must not be what its memory happened to hold."""
+    with outlining("it"):
+        outlined = compute()
+    assert torch.equal(outlined, compute())
+
+
 @pytest.mark.parametrize("compute", [lambda: torch.empty(2) * torch.empty(3), lambda: torch.randn(-1)])
 def test_what_cannot_be_computed_is_an_error_in_an_outline_too(compute: Callable[[], torch.Tensor]) -> None:
     with pytest.raises(ConfigError, match="it cannot be built as it is configured"), outlining("it"):
