@@ -79,8 +79,7 @@ def read_small_text(source: str | Path | BinaryIO) -> str:
         OSError: it cannot be read, or goes on beyond `MAX_TEXT_BYTES`, as devices do.
         UnicodeDecodeError: it is not UTF-8.
     """
-    opened = Path(source).open("rb") if isinstance(source, str | Path) else contextlib.nullcontext(source)
-    with opened as file:
+    with Path(source).open("rb") if isinstance(source, str | Path) else contextlib.nullcontext(source) as file:
         content = file.read(MAX_TEXT_BYTES + 1)
     if len(content) > MAX_TEXT_BYTES:
         raise OSError(errno.EFBIG, f"more than {MAX_TEXT_BYTES >> 20} MB of text")
