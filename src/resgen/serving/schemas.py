@@ -254,10 +254,21 @@ class ModelAnswer(BaseModel):
     limits: Limits
 
 
+class ListedModel(BaseModel):
+    """A model as OpenAI's interface lists it."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
 class ModelsAnswer(BaseModel):
     """All models."""
 
     models: list[ModelAnswer]
+    object: Literal["list"]
+    data: list[ListedModel] = Field(description="Their names, as clients of OpenAI's interface read them.")
 
 
 class VoiceAnswer(BaseModel):

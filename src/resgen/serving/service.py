@@ -118,14 +118,15 @@ class Service:
         return models[name]
 
     def describe(self) -> dict[str, Any]:
-        """The body of `GET /v1/models`."""
+        """The body of `GET /v1/models`; `object` and `data` are what OpenAI's clients read."""
         config = self.config
         limits = {name: getattr(config, name) for name in ("max_steps", "max_samples", "max_text", "max_upload_bytes")}
         answers = []
         for name, model in self.models.items():
             about = {"name": name, "modality": model.modality, "description": model.description}
             answers.append({**about, **model.describe(), "limits": limits})
-        return {"models": answers}
+        listed = [{"id": name, "object": "model", "created": 0, "owned_by": "resgen"} for name in self.models]
+        return {"models": answers, "object": "list", "data": listed}
 
     async def result(self, ticket: Ticket) -> Any:
         """Wait for a ticket's result within the time that a request may take."""

@@ -38,6 +38,10 @@ def samples(sources: dict[str, str]) -> int:
     return len(SpeechPipeline.from_pretrained(sources["voice"], device="cpu", dtype="float32")(TEXT, seed=3).audio)
 
 
+def test_the_models_are_listed(client: Any, sources: dict[str, str]) -> None:
+    assert [model.id for model in client.models.list()] == list(sources)
+
+
 def test_every_format(client: Any, samples: int) -> None:
     for kind in ("mp3", "opus", "flac", "wav"):
         answer = client.audio.speech.create(**ASKED, response_format=kind)
