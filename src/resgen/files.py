@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import itertools
 import json
 import os
@@ -72,7 +73,7 @@ def atomic_path(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
                 temporary.unlink(missing_ok=True)
 
 
-def read_small_text(source: str | Path | BinaryIO) -> str:
+def read_small_text(source: str | Path | BinaryIO | io.BufferedIOBase) -> str:
     """The UTF-8 text of a file or pipe, by name or open, without a byte order mark.
 
     Raises:
