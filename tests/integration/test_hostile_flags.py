@@ -182,7 +182,7 @@ def run(words: list[str], root: Path, capsys: pytest.CaptureFixture[str], **give
 @pytest.mark.parametrize(
     ("line", "words", "message"),
     [
-        ("generate image", "--num 1000000000", "--num 1000000000 must lie in -1,000,000..1,000,000"),
+        ("generate image", "--num-samples 1000000000", "--num-samples 1000000000 must lie in -1,000,000..1,000,000"),
         ("generate image", "--steps 1000001", "--steps 1000001 must lie in"),
         ("generate image", f"--seed {1 << 63}", f"--seed {1 << 63} must lie in"),
         ("edit speech", "--from nan", "--from nan must lie in"),

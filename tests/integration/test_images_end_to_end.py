@@ -176,11 +176,13 @@ def test_another_run_does_not_touch_an_existing_one(work: Path, tokenizer: Path,
 
 def test_generate(work: Path, generator: Path, run_json) -> None:
     model = generator / "model"
-    grid = run_json("generate", "image", "--model", model, "--class", 3, 7, "--num", 3, "--out", work / "grid.png")
+    grid = run_json(
+        "generate", "image", "--model", model, "--class", 3, 7, "--num-samples", 3, "--out", work / "grid.png"
+    )
     assert grid["class_ids"] == [3, 3, 3, 7, 7, 7] and grid["depth"] == 3
     width, height = Image.open(work / "grid.png").size
     assert width > 24 and height > 16 and width > height
-    argv = ["generate", "image", "--model", generator, "--class", 3, 7, "--num", 3, "--batch-size", 2]
+    argv = ["generate", "image", "--model", generator, "--class", 3, 7, "--num-samples", 3, "--batch-size", 2]
     folder = run_json(*argv, "--out", work / "pictures")
     assert [Path(file).name[:6] for file in folder["files"]] == [
         "3_0000",
@@ -192,7 +194,7 @@ def test_generate(work: Path, generator: Path, run_json) -> None:
     ]
     assert all(Image.open(file).size == (8, 8) and Image.open(file).mode == "L" for file in folder["files"])
     assert folder["passes"] == 3 * grid["passes"] == 3 * 6, "the first of four steps reveals nothing, the others take 2"
-    again = run_json("generate", "image", "--model", model, "--class", 3, "--num", 3, "--out", work / "again")
+    again = run_json("generate", "image", "--model", model, "--class", 3, "--num-samples", 3, "--out", work / "again")
     for first, second in zip(folder["files"][:3], again["files"], strict=True):
         assert Path(first).read_bytes() == Path(second).read_bytes()
     other = run_json("generate", "image", "--model", model, "--class", 3, "--seed", 1, "--out", work / "other")

@@ -335,7 +335,7 @@ def test_unusable_outputs(small: Path, refused: Callable[..., str], tmp_path: Pa
 
 
 def test_models_of_the_other_kind(small: Path, refused: Callable[..., str], tmp_path: Path) -> None:
-    speech, image = ["generate", "speech", "--text", "abc"], ["generate", "image", "--num", "1"]
+    speech, image = ["generate", "speech", "--text", "abc"], ["generate", "image", "--num-samples", "1"]
     refused(
         *speech,
         "--model",

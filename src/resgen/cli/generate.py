@@ -35,17 +35,17 @@ class GenerateImage(Drawing):
 
     Omitted settings default to the model's own. For example:
 
-        resgen generate image --model fashion-mnist-small --class bag 9 --num 4 --out bags.png
+        resgen generate image --model fashion-mnist-small --class bag 9 --num-samples 4 --out bags.png
         resgen generate image --model avatars64 --class lorelei --scale 4 --out face.png
         resgen generate image --model runs/faces/model --class lorelei,background=blue --out face.png
-        resgen generate image --model runs/digits/model --num 10 --steps 16 --guidance-scale 2 --out pictures/
+        resgen generate image --model runs/digits/model --num-samples 10 --steps 16 --guidance-scale 2 --out pictures/
         resgen generate image --model runs/large/model --dtype int8 --out pictures/
     """
 
     classes: Classes = ()
     """Classes by name or number; by default every class of the model. With several axes use AXIS=NAME, separated by
     commas; AXIS= may be omitted if only one axis has the name. The default is then every class of the first axis."""
-    num: Annotated[int, option("N")] = 1
+    num_samples: Annotated[int, option("N")] = 1
     """Images per class; 1 by default."""
     sampling: Annotated[PictureSampling, OmitArgPrefixes] = PictureSampling()
     seed: int = 0
@@ -60,7 +60,7 @@ class GenerateImage(Drawing):
     """An image file such as a.png (several images become a sheet), or a folder for one file per image."""
 
     def run(self) -> None:
-        positive("--num", self.num)
+        positive("--num-samples", self.num_samples)
         to_folder = self.out.is_dir() or not self.out.suffix
         check_out_dir(self.out) if to_folder else check_out_file(self.out)
         self.check_trace()
@@ -73,7 +73,7 @@ class GenerateImage(Drawing):
         if self.compile:
             pipe.compile()
         class_ids = self.class_ids(pipe)
-        request: dict[str, Any] = {"class_ids": class_ids} if class_ids else {"num_samples": self.num}
+        request: dict[str, Any] = {"class_ids": class_ids} if class_ids else {"num_samples": self.num_samples}
         begin = time.perf_counter()
         with self.watched("sampling", lambda: picture_trace(pipe)) as (callback, traced):
             result = pipe(seed=self.seed, callback=callback, **request, **settings)
@@ -111,7 +111,7 @@ class GenerateImage(Drawing):
             raise ConfigError("--class needs a class, by name or number; leave it out for every class of the model")
         names = flatten(self.classes)
         ids = [pipe.class_id(name) for name in names] if names else list(range(len(pipe.class_names)))
-        return [c for c in ids for _ in range(self.num)] or None
+        return [c for c in ids for _ in range(self.num_samples)] or None
 
 
 def picture_trace(pipe: ImagePipeline) -> SampleTrace:

@@ -109,7 +109,7 @@ EXAMPLES = """
   resgen demo
   resgen train tokenizer --recipe digits --out runs/digits-tokenizer
   resgen train generator --recipe digits --tokenizer runs/digits-tokenizer/model --out runs/digits
-  resgen generate image --model runs/digits/model --class 3 7 --num 8 --out digits.png
+  resgen generate image --model runs/digits/model --class 3 7 --num-samples 8 --out digits.png
 """
 
 

@@ -75,6 +75,6 @@ MODALITY = Modality(
     evaluate=PictureEvaluation,
     comparison=Comparison,
     compare=compare_pictures,
-    example=("--num", "8", "--out", "samples.png"),
+    example=("--num-samples", "8", "--out", "samples.png"),
     served="resgen.serving.image.routes:ImageRoutes",
 )

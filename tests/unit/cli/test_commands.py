@@ -39,7 +39,7 @@ def run_json(argv, capsys):
 
 def test_generate_passes_classes_and_only_the_given_settings(pipeline, tmp_path, capsys):
     out = tmp_path / "new" / "grid.png"
-    classes = "--class one 0 --class T-shirt/top --num 2 --seed 4".split()
+    classes = "--class one 0 --class T-shirt/top --num-samples 2 --seed 4".split()
     settings = "--dtype int8 --steps 5 --guidance-scale 0 --top-p 0.9 --choice-temperature 3 --schedule linear".split()
     document = run_json(["generate", "image", "--model", "m", *classes, *settings, "--out", str(out)], capsys)
     assert pipeline.calls == [
@@ -77,7 +77,7 @@ def test_generate_without_classes_takes_every_class(pipeline, tmp_path):
 
 def test_generate_with_a_model_without_classes(pipeline, tmp_path):
     pipeline.class_names = ()
-    assert main(["generate", "image", "--model", "m", "--num", "3", "--out", str(tmp_path)]) == 0
+    assert main(["generate", "image", "--model", "m", "--num-samples", "3", "--out", str(tmp_path)]) == 0
     assert pipeline.calls[1] == {"class_ids": None, "num_samples": 3, "seed": 0}
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"picture_000{k}_0.png" for k in range(3)]
 
@@ -96,7 +96,7 @@ def test_generate_one_picture_is_no_grid(pipeline, tmp_path):
     assert Image.open(out).size == (4, 4)
     assert main(["generate", "image", "--model", "m", "--class", "1", "--scale", "8", "--out", str(out)]) == 0
     assert Image.open(out).size == (32, 32)
-    argv = ["generate", "image", "--model", "m", "--num", "2", "--scale", "3", "--out", str(tmp_path / "all")]
+    argv = ["generate", "image", "--model", "m", "--num-samples", "2", "--scale", "3", "--out", str(tmp_path / "all")]
     assert main(argv) == 0
     assert {Image.open(file).size for file in (tmp_path / "all").iterdir()} == {(12, 12)}
 
@@ -105,7 +105,7 @@ def test_generate_one_picture_is_no_grid(pipeline, tmp_path):
     ("options", "named"),
     [
         (["--class", "nine"], "nine"),
-        (["--num", "0"], "--num 0"),
+        (["--num-samples", "0"], "--num-samples 0"),
         (["--scale", "65"], "--scale=65 must be at most 64"),
         (["--out", "x.txt"], "x.txt"),
     ],
@@ -248,7 +248,7 @@ def test_a_training_ends_with_its_quality_and_the_next_command(monkeypatch, tmp_
     ]
     argv = "train generator --recipe digits --tokenizer runs/a-tokenizer/model --out runs/a"
     lines = following(argv, capsys, {"val_loss": 4.0}, monkeypatch)
-    assert lines[-1] == "next: resgen generate image --model runs/a/model --num 8 --out runs/a/samples.png"
+    assert lines[-1] == "next: resgen generate image --model runs/a/model --num-samples 8 --out runs/a/samples.png"
 
 
 @pytest.mark.parametrize(

@@ -74,10 +74,10 @@ def test_unknown_command_is_one_line_and_code_2(argv, line, capsys):
         ("encode", "error: give --out DIR; `resgen encode --help` explains all options"),
         ("completion", "error: give {bash,zsh,fish}; `resgen completion --help`"),
         (
-            "generate image --model m --out o --num x",
-            "Error parsing --num: invalid literal for int() with base 10: 'x'",
+            "generate image --model m --out o --num-samples x",
+            "Error parsing --num-samples: invalid literal for int() with base 10: 'x'",
         ),
-        ("generate image --model m --out o --num", "--num"),
+        ("generate image --model m --out o --num-samples", "--num-samples"),
         ("completion tcsh", "invalid choice 'tcsh' for argument 'shell'"),
     ],
 )
