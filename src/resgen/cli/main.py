@@ -212,7 +212,8 @@ def unknown_options(name: str, words: Sequence[str]) -> list[str]:
     known = re.findall(r"^[│ ] (?:-h, )?--([\w-]+)", screen.getvalue(), flags=re.M)
     for word in words:
         if option := re.match(r"-+([^\W\d][^=]*)", word):
-            near = difflib.get_close_matches(option[1].lower(), known, n=1)
+            begun = [one for one in known if one.startswith(f"{option[1].lower()}-")]  # --num of --num-samples
+            near = difflib.get_close_matches(option[1].lower(), known, n=1) or begun
             hint = f" (did you mean --{near[0]}?)" if near else ""
             lines.append(f"unknown option '{word.partition('=')[0]}'{hint}")
         elif not value:

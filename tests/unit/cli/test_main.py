@@ -69,6 +69,10 @@ def test_unknown_command_is_one_line_and_code_2(argv, line, capsys):
     ("argv", "line"),
     [
         ("models --jsn", "unknown option '--jsn' (did you mean --json?); `resgen models --help` explains all options"),
+        (
+            "generate image --model m --num 3 --out o",
+            "unknown option '--num' (did you mean --num-samples?); `resgen generate image --help` explains all options",
+        ),
         ("models --quite-different", "error: unknown option '--quite-different'; `resgen"),
         ("models some", "error: unexpected 'some'; `resgen models --help`"),
         ("encode", "error: give --out DIR; `resgen encode --help` explains all options"),
