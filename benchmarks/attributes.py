@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from class_accuracy import BATCH, reconstructions
+from class_accuracy import reconstructions
 from torch import Tensor
 
 from resgen.checkpoints.classifiers import load_classifier
@@ -116,8 +116,7 @@ def _judge(text: str, pipe: ImagePipeline, shape: tuple[int, int]) -> tuple[str,
 
 def _share(judge: Classifier, pictures: Tensor, targets: Tensor) -> dict[str, Any]:
     """How many are recognised as what they should be, with a 95 % interval."""
-    found = torch.cat([classify(judge, part).argmax(1).cpu() for part in pictures.split(BATCH)])
-    right = int((found == targets).sum())
+    right = int((classify(judge, pictures).argmax(1).cpu() == targets).sum())
     return {"share": right / len(targets), "interval": wilson_interval(right, len(targets)), "pictures": len(targets)}
 
 

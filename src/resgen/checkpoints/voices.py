@@ -114,9 +114,9 @@ def choose_voice(
         return prompt, prompt_text
     if prompt is not None or prompt_text:
         raise ConfigError(f"voice='{name}' and a prompt are two voices; give one of them")
-    if not isinstance(name, str):
-        raise WrongTypeError(unknown("voice", name, [DEFAULT_VOICE, *voices]))
     names = [DEFAULT_VOICE, *voices]
+    if not isinstance(name, str):
+        raise WrongTypeError(unknown("voice", name, names))
     found = name if name in names else {one.lower(): one for one in names}.get(name.lower())
     if found is None:
         raise ConfigError(unknown("voice", name, names))

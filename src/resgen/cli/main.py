@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 import inspect
 import io
@@ -43,6 +42,7 @@ from resgen.cli.train import TrainGenerator, TrainText, TrainTokenizer, TrainVoc
 from resgen.errors import ConfigError, ResGenError, unknown
 from resgen.extras import MODALITIES
 from resgen.files import nearest_path
+from resgen.matches import nearest
 
 MAX_LINE = 8000
 """Characters of an error; some name all keys of a recipe, some quote what a damaged file holds."""
@@ -213,7 +213,7 @@ def unknown_options(name: str, words: Sequence[str]) -> list[str]:
     for word in words:
         if option := re.match(r"-+([^\W\d][^=]*)", word):
             begun = [one for one in known if one.startswith(f"{option[1].lower()}-")]  # --num of --num-samples
-            near = difflib.get_close_matches(option[1].lower(), known, n=1) or begun
+            near = nearest(option[1], known, 1) or begun
             hint = f" (did you mean --{near[0]}?)" if near else ""
             lines.append(f"unknown option '{word.partition('=')[0]}'{hint}")
         elif not value:

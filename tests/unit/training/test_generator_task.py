@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
@@ -35,22 +35,18 @@ class _Many:
         return (indices[:, None, None] % SPEC.codebook_size).expand(-1, SPEC.num_positions, SPEC.depth)
 
 
+def new_task(model: Any, examples: Any, quantizer: Any) -> GeneratorTask:
+    loss, sampling = GeneratorLossConfig(), SamplingConfig()
+    return GeneratorTask(model, loss, examples, examples, quantizer=quantizer, product=None, sampling=sampling)
+
+
 @pytest.mark.parametrize("count", [1, 3, 20_000, (1 << 24) + 4])
 def test_the_scale_is_taken_from_samples_of_all_the_data(count: int) -> None:
     """Of more than 2^24 samples, too, whose numbers float32 does not hold."""
     examples = _Many(count)
     model = build(ResGenConfig(width=16, num_layers=1, num_heads=2, mlp_width=16, condition_width=16), SPEC)
     quantizer = make_quantizer(QuantizerConfig(depth=SPEC.depth, codebook_size=SPEC.codebook_size), SPEC.code_dim)
-    data = cast(Any, examples)
-    GeneratorTask(
-        model,
-        GeneratorLossConfig(),
-        data,
-        data,
-        quantizer=quantizer,
-        product=cast(Any, None),
-        sampling=SamplingConfig(),
-    )
+    new_task(model, examples, quantizer)
     rows = examples.looked_at
     assert len(rows) == min(count, 16384)
     assert int(rows.min()) == 0 and int(rows.max()) == count - 1
@@ -81,16 +77,7 @@ def test_some_samples_go_without_features_and_prompt(parts: list[slice]) -> None
     shape = {"width": 16, "num_layers": 1, "num_heads": 2, "mlp_width": 16, "condition_width": 16}
     model = build(ResGenConfig(feature_width=3, class_dropout=0.5, **shape), SEQUENCES)
     quantizer = make_quantizer(QuantizerConfig(depth=2, codebook_size=4), 4)
-    data = cast(Any, _Utterances())
-    task = GeneratorTask(
-        model,
-        GeneratorLossConfig(),
-        data,
-        data,
-        quantizer=quantizer,
-        product=cast(Any, None),
-        sampling=SamplingConfig(),
-    )
+    task = new_task(model, _Utterances(), quantizer)
     seen: list[SequenceCondition] = []
     task._loss = lambda batch, *_: seen.append(batch[2]) or (torch.zeros(()), {})  # type: ignore[func-returns-value]
     for _, compute in task.losses(torch.arange(64), parts, 0, generator("step")):

@@ -42,7 +42,8 @@ def texts_of(text: Any) -> list[str]:
     """A single text, or those of a list.
 
     Raises:
-        ConfigError: none, or something else.
+        WrongTypeError: something else.
+        ConfigError: none.
     """
     texts = [text] if isinstance(text, str) else text
     if not isinstance(texts, Iterable) or isinstance(texts, bytes):

@@ -134,29 +134,11 @@ def test_the_report_is_written_for_people_and_machines(tmp_path: Path) -> None:
     assert text == report.markdown() and "| generated | 16.7% (" in text and "| a | 50.0% |" in text
 
 
-def test_nothing_to_say_and_strangers_are_refused() -> None:
-    with pytest.raises(DataError, match="no trials"):
-        evaluate_speech(
-            [],
-            wrong_once,
-            lossy,
-            CANDIDATES,
-            transcriber=Ear(),
-            encoder=Voices(),
-            protocol=protocol(),
-            model="m",
-            command="",
-        )
-    stranger = [TRIALS[0]._replace(speaker="d")]
-    with pytest.raises(DataError, match="'d' is not among the candidates"):
-        evaluate_speech(
-            stranger,
-            wrong_once,
-            lossy,
-            CANDIDATES,
-            transcriber=Ear(),
-            encoder=Voices(),
-            protocol=protocol(),
-            model="m",
-            command="",
-        )
+@pytest.mark.parametrize(
+    ("trials", "reason"),
+    [([], "no trials"), ([TRIALS[0]._replace(speaker="d")], "'d' is not among the candidates")],
+)
+def test_nothing_to_say_and_strangers_are_refused(trials: list[Trial], reason: str) -> None:
+    judges = {"transcriber": Ear(), "encoder": Voices()}
+    with pytest.raises(DataError, match=reason):
+        evaluate_speech(trials, wrong_once, lossy, CANDIDATES, **judges, protocol=protocol(), model="m", command="")
