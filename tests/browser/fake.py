@@ -254,18 +254,21 @@ class _Handler(BaseHTTPRequestHandler):
 def images(fields: dict[str, Any], models: list[dict[str, Any]] = MODELS) -> dict[str, Any]:
     """What `/v1/images` answers: `num_samples` images of each class, class after class."""
     (model,) = [model for model in models if model["name"] == fields["model"]]
-    names, size = model["classes"] or [""], model["image"]["width"]
+    size = model["image"]["width"]
     made = [
-        {"class_id": c, "class_name": _name(c, names), "png": picture("final", c, k, fields["seed"], size=size)}
+        {"class_id": c, "class_name": _name(c, model), "png": picture("final", c, k, fields["seed"], size=size)}
         for c in fields.get("class_ids", [0])
         for k in range(fields["num_samples"])
     ]
     return {**_settings(fields), "images": made, "seconds": 0.2}
 
 
-def _name(class_id: Any, names: list[str]) -> str:
-    """Of several axes what is said of each."""
-    return ", ".join(class_id.values()) if isinstance(class_id, dict) else names[class_id]
+def _name(class_id: Any, model: dict[str, Any]) -> str:
+    """Of several axes what is said of each, with the axis where others have the name, too."""
+    if not isinstance(class_id, dict):
+        return (model["classes"] or [""])[class_id]
+    names = [name for axis in model["axes"] for name in axis["classes"]]
+    return ", ".join(name if names.count(name) == 1 else f"{axis}={name}" for axis, name in class_id.items())
 
 
 def samples(name: str, models: list[dict[str, Any]] = MODELS) -> dict[str, Any]:

@@ -205,6 +205,29 @@ def test_a_picture_of_another_size_is_cut_brought_to_size_and_sent_as_shown(
     assert (values[16:, 2:26] == 255).all()  # transparency over white
 
 
+def test_a_picture_of_a_format_that_the_server_does_not_read_is_sent_as_shown(
+    page: Page, fake: FakeServer, tmp_path: Path
+) -> None:
+    pixels = np.tile(np.arange(28, dtype=np.uint8) * 9, (28, 1))
+    page.go("edit")
+    upload(page, save(tmp_path / "grey.gif", Image.fromarray(pixels)))
+    page.slide("[name=keep_levels]", 1)
+    page.finish()
+    sent = Image.open(io.BytesIO(fake.seen[0][1]["image"]))
+    assert sent.format == "PNG" and (np.asarray(sent.convert("L")) == pixels).all()
+
+
+def test_a_picture_that_takes_long_to_read_is_waited_for(easel: Page, fake: FakeServer, tmp_path: Path) -> None:
+    easel.slide("[name=keep_levels]", 1)
+    slow = """const read = createImageBitmap; window.createImageBitmap = async (...given) => {
+        await new Promise((resolve) => setTimeout(resolve, 1000)); return read(...given); }"""
+    easel.run(slow)
+    file = save(tmp_path / "white.png", Image.new("L", (28, 28), "white"))
+    easel.one("input.source").send_keys(str(file))
+    easel.finish()
+    assert [fields["image"] for _, fields in fake.seen] == [file.read_bytes()], "not the one before"
+
+
 def test_what_is_no_picture_is_named(page: Page, fake: FakeServer, tmp_path: Path) -> None:
     file = tmp_path / "notes.png"
     file.write_text("no image")

@@ -174,20 +174,24 @@ def test_a_model_of_several_axes_has_a_field_for_each(page: Page, fake: FakeServ
 
 def test_an_edit_says_every_axis(page: Page, fake: FakeServer) -> None:
     axes = [{"name": "style", "classes": fake.models[0]["classes"]}, {"name": "colour", "classes": ["red", "blue"]}]
+    axes += [{"name": "lining", "classes": ["blue", "none"]}, {"name": "strap", "classes": ["none", "long"]}]
     fake.models = [{**fake.models[0], "axes": axes}]
     page.load()
     page.classes("Bag")
     page.fill("[name=num_samples]", 1)
-    page.choose(".axes select", "blue")
+    page.choose("[data-axis=lining]", "blue")
+    page.choose("[data-axis=strap]", "long")
     page.finish()
     page.click(".use-edit")
-    page.wait(lambda: page.view() == "edit")
-    page.choose(".axes select", "red")
+    page.wait(lambda: page.view() == "edit" and page.one(".source-hint").text.startswith("Generated"))
+    chosen = "return [...document.querySelectorAll('#edit-axes select')].map((one) => one.selectedOptions[0].text)"
+    assert page.run(chosen) == ["any", "blue", "long"], "as the image was generated"
+    page.choose("[data-axis=colour]", "red")
     page.slide("[name=keep_levels]", 1)
     page.fill("[name=num_samples]", 1)
     page.finish()
     path, fields = fake.seen[-1]
-    assert path == "/v1/images/edit" and fields["class_id"] == "style=Bag, colour=red"
+    assert path == "/v1/images/edit" and fields["class_id"] == "style=Bag, colour=red, lining=blue, strap=long"
 
 
 def test_a_new_seed_is_another_one(page: Page) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from resgen.checkpoints import hub
-from resgen.checkpoints.format import CONFIG_NAME
+from resgen.checkpoints.format import CONFIG_NAME, load_folder
 from resgen.errors import CheckpointError, WrongTypeError, unknown
 from resgen.files import nearest_path
 
@@ -26,7 +26,8 @@ def resolve_model(name_or_path: str | Path) -> Path:
 
     Raises:
         WrongTypeError: neither.
-        CheckpointError: nothing of that name; the message lists the bundled ones. Or a run that has not finished.
+        CheckpointError: nothing of that name; the message lists the bundled models that generate. Or a run that has not
+            finished.
     """
     if not isinstance(name_or_path, str | Path):
         raise WrongTypeError(f"{name_or_path!r} must be the name of a model or the path of a folder")
@@ -48,7 +49,9 @@ def resolve_model(name_or_path: str | Path) -> Path:
     if isinstance(name_or_path, str) and hub.is_hub_name(name_or_path):
         return hub.download(name_or_path)
     also = f"; no such folder: {nearest_path(path)}" if len(path.parts) > 1 else ""
-    raise CheckpointError(f"{unknown('model', name_or_path, list_bundled())}, or the path of a folder{also}")
+    bundled = {name: name for name in list_bundled()}
+    generators = [name for name in bundled if "generator" in load_folder(ASSETS / name, verify=False).components]
+    raise CheckpointError(f"{unknown('model', name_or_path, generators, bundled)}, or the path of a folder{also}")
 
 
 def _is_run(path: Path) -> bool:

@@ -84,6 +84,10 @@ async def _failed(request: Request, error: Exception) -> Response:
 
 def _refusal(request: Request, error: Exception) -> tuple[int, str]:
     match error:
+        case StarletteHTTPException(status_code=405, headers={"Allow": allowed}):
+            return 405, f"the method is not allowed for this address; allowed: {allowed}"
+        case StarletteHTTPException(status_code=404, detail="Not Found"):
+            return 404, "there is nothing at this address; /docs describes what there is"
         case StarletteHTTPException():
             return error.status_code, str(error.detail)
         case RequestValidationError():

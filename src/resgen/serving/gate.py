@@ -113,7 +113,8 @@ class Gate:
         try:
             refused = self._refusal(scope, computing)
             if refused is None:
-                await self.app(scope, body.receive, answer)
+                asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope  # the server sends no body
+                await self.app(asked, body.receive, answer)
             else:
                 await send_error(answer, scope["path"], *refused)
         except ClientDisconnect:

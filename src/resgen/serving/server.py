@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from resgen.errors import ConfigError
 from resgen.serving.app import create_app
@@ -19,6 +20,8 @@ from resgen.serving.service import CLOSING, Service, served_names
 BACKLOG = 2048
 CLOSING_S = 10
 """Seconds that clients have, at the end, to read the answers that are ready."""
+HEADERS_S = 10.0
+"""Seconds in which the headers of a request must be complete, from the connection or their first byte on."""
 
 
 def serve(
@@ -66,6 +69,39 @@ def listen(host: str, port: int) -> socket.socket:
         raise ConfigError(f"cannot listen on {host}:{port}: {reason}; choose another --host or --port") from error
 
 
+class Connection(H11Protocol):
+    """uvicorn's connection, which would wait for the rest of a request's headers without end."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has connected."""
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Part of a request has come."""
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection has ended."""
+        super().connection_lost(exc)
+        self._forget()
+
+    def _watch(self) -> None:
+        """Wait for headers, for `HEADERS_S` at most, unless a request is being answered."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._forget()
+        elif self._late is None:
+            self._late = self.loop.call_later(HEADERS_S, self.transport.close)
+
+    def _forget(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+
 class _Server(uvicorn.Server):
     """uvicorn's server, which on a signal would close its doors at once and end by that signal."""
 
@@ -92,9 +128,11 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-async def _run(service: Service, listener: socket.socket) -> None:
-    settings = uvicorn.Config(
+def settings(service: Service) -> uvicorn.Config:
+    """How uvicorn serves."""
+    return uvicorn.Config(
         create_app(service),
+        http=Connection,
         log_config=None,
         log_level="warning",
         access_log=False,
@@ -103,7 +141,10 @@ async def _run(service: Service, listener: socket.socket) -> None:
         server_header=False,
         timeout_graceful_shutdown=CLOSING_S,
     )
-    server = _Server(settings, service)
+
+
+async def _run(service: Service, listener: socket.socket) -> None:
+    server = _Server(settings(service), service)
     loading = asyncio.create_task(_load(service, server, listener))
     await server.serve(sockets=[listener])
     await loading

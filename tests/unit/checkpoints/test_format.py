@@ -340,15 +340,19 @@ def test_tensor_hash_depends_on_type_shape_and_values_only():
 
 def test_models_are_found_by_path_run_folder_or_bundled_name(tmp_path, monkeypatch):
     save(tmp_path / "run" / "model")
-    save(tmp_path / "assets" / "digits")
+    tensors = {"weight": torch.zeros(2)}
+    save(tmp_path / "assets" / "digits", components={"generator": Component(type="Toy", config={}, tensors=tensors)})
     monkeypatch.setattr(locate, "ASSETS", tmp_path / "assets")
     monkeypatch.chdir(tmp_path)
-    assert list_bundled() == ["digits"]
+    save(tmp_path / "assets" / "judge")
+    assert list_bundled() == ["digits", "judge"]
     assert resolve_model("run") == Path("run/model")
     assert resolve_model(tmp_path / "run" / "model") == tmp_path / "run" / "model"
     assert resolve_model("digits") == tmp_path / "assets" / "digits"
-    with pytest.raises(CheckpointError, match=r"unknown model 'digit' \(did you mean 'digits'\?\); allowed: digits"):
+    with pytest.raises(CheckpointError, match=r"'digit' \(did you mean 'digits'\?\); allowed: digits, or"):
         resolve_model("digit")
+    with pytest.raises(CheckpointError, match=r"\(did you mean 'judge'\?\); allowed: digits, or"):
+        resolve_model("jugde")
     with pytest.raises(CheckpointError, match="unknown model"):
         resolve_model("../assets/digit")
     (tmp_path / "digits").mkdir()

@@ -24,7 +24,7 @@ from resgen.serving.app import create_app
 from resgen.serving.batching import QueueFullError
 from resgen.serving.config import ServerConfig
 from resgen.serving.service import READY, Service, served_names
-from serving_parts import PIXELS, png, pngs, talk
+from serving_parts import PIXELS, listening, png, pngs, talk
 from speech_parts import RATE, voice
 
 SECRET = "secret words"
@@ -273,6 +273,26 @@ def test_the_page_and_its_headers(clothes: dict[str, str]) -> None:
     assert docs.headers["content-type"].startswith("text/html") and "page/docs.js" in docs.text
     for text in (index.text, docs.text):
         assert not re.search(r"(src|href)=\"(https?:)?//", text), "nothing from elsewhere"
+
+
+def test_head_is_get_without_its_body(clothes: dict[str, str]) -> None:
+    """Through a real socket: it is the server that leaves out the body."""
+    with listening(clothes) as (_, url), httpx.Client(base_url=url, timeout=60) as client:
+        for path in ("/", "/docs", "/page/app.js", "/healthz", "/readyz", "/metrics", "/openapi.json", "/v1/models"):
+            get, head = client.get(path), client.head(path)
+            assert (get.status_code, head.status_code) == (200, 200) and get.content and not head.content
+            assert head.headers["content-type"] == get.headers["content-type"]
+        assert client.head("/v1/images").status_code == 405 and client.head("/nowhere").status_code == 404
+
+
+def test_addresses_and_methods_that_are_not_there(clothes: dict[str, str]) -> None:
+    async def ask(_: Service, client: httpx.AsyncClient) -> Any:
+        return await client.get("/v1/image"), await client.get("/v1/images"), await client.put("/healthz")
+
+    nothing, get, put = talk(clothes, ask)
+    assert nothing.status_code == 404 and "/docs" in nothing.json()["error"]
+    assert get.status_code == 405 and get.json()["error"].endswith("allowed: POST") and get.headers["allow"] == "POST"
+    assert put.status_code == 405 and put.json()["error"].endswith("allowed: GET")
 
 
 def test_state_health_and_metrics(clothes: dict[str, str]) -> None:

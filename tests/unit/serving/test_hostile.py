@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import struct
 import tempfile
+import time
 import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,7 +22,7 @@ from PIL import Image
 
 from resgen.data.sound.decode import encode_sound
 from resgen.serving.app import create_app
-from resgen.serving.server import listen
+from resgen.serving.server import listen, settings
 from resgen.serving.service import Service
 from serving_parts import files_under, png, talk
 from speech_parts import RATE, voice
@@ -212,6 +214,57 @@ def test_a_client_that_is_still_sending_reads_its_answer(
 
     answer = talk(clothes, ask, max_upload_bytes=1 << 20, api_key="the-servers-key")
     assert answer.startswith(f"HTTP/1.1 {status} ".encode()) and b"connection: close" in answer.lower()
+
+
+@contextlib.asynccontextmanager
+async def address_of(service: Service) -> AsyncIterator[tuple[str, int]]:
+    """Where a service listens, with the settings of `resgen serve`."""
+    server, listener = uvicorn.Server(settings(service)), listen("127.0.0.1", 0)
+    running = asyncio.create_task(server.serve(sockets=[listener]))
+    yield listener.getsockname()
+    server.should_exit = True
+    await running
+
+
+@pytest.mark.parametrize(
+    ("first", "later"),
+    [(b"", b""), (b"GET / HTTP/1.1\r\nhost: a\r\n", b"x: 1\r\n"), (b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n", b"G")],
+    ids=["silence", "headers without end", "a second request without end"],
+)
+def test_headers_that_never_end(
+    clothes: dict[str, str], first: bytes, later: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resgen.serving.server.HEADERS_S", 0.5)
+
+    async def ask(service: Service, _: httpx.AsyncClient) -> bytes:
+        async with address_of(service) as address:
+            reader, writer = await asyncio.open_connection(*address)
+            writer.write(first)
+            end = asyncio.create_task(reader.read())
+            for _part in range(100):
+                await asyncio.wait({end}, timeout=0.1)
+                if end.done():
+                    break
+                writer.write(later)
+            writer.close()
+            assert end.done(), "the connection is open after 10 s"
+            return end.result()
+
+    assert talk(clothes, ask).count(b"HTTP/1.1 200") == first.count(b"healthz")
+
+
+def test_a_request_whose_headers_are_there_has_its_time(
+    clothes: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resgen.serving.server.HEADERS_S", 0.2)
+
+    async def ask(service: Service, _: httpx.AsyncClient) -> int:
+        compute = service.batcher._run
+        service.batcher._run = lambda tickets: (time.sleep(1), compute(tickets))[1]
+        async with address_of(service) as (host, port), httpx.AsyncClient() as client:
+            return (await client.post(f"http://{host}:{port}/v1/images", json={"class_ids": ["Bag"]})).status_code
+
+    assert talk(clothes, ask) == 200
 
 
 DAMAGED: list[tuple[str, bytes, dict[str, str], set[int]]] = [

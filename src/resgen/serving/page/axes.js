@@ -22,3 +22,12 @@ export function chosenOn(root, { axes = [], classes }, k) {
   const pairs = [[axes[0].name, classes[k]], ...said];
   return { request: Object.fromEntries(pairs), name: pairs.map(([, name]) => name).join(", ") };
 }
+
+/** Choose on the selects what an image's class name says, as the server writes it: `lorelei, background=blue, glasses`. */
+export function chooseNamed(root, className) {
+  const parts = className.split(", ");
+  for (const select of root.querySelectorAll("select")) {
+    const said = [...select.options].find(({ value, text }) => value && (parts.includes(text) || parts.includes(`${select.dataset.axis}=${text}`)));
+    select.value = said?.value ?? "";
+  }
+}

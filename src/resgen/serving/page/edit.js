@@ -1,7 +1,7 @@
 // The view that regenerates part of an image, or its finer levels.
 
 import { post } from "./api.js";
-import { chosenOn, showAxes } from "./axes.js";
+import { chooseNamed, chosenOn, showAxes } from "./axes.js";
 import { make, seconds } from "./dom.js";
 import { applyDefaults, chooseModel, clearError, InputError, numberIn, numbersIn, runForm, showError, wireSeed } from "./forms.js";
 import { Brush } from "./brush.js";
@@ -61,7 +61,9 @@ export function startEdit(view, { models, store, samples, sources, uses }) {
       brush.show(prepared?.canvas ?? null);
       const name = source?.className ?? "";
       const known = [name, name.split(", ")[0]].map((one) => store.value.classes.indexOf(one)).find((k) => k >= 0);
-      if (known !== undefined) classId.value = known;
+      if (known === undefined) return;
+      classId.value = known;
+      chooseNamed(axes, name);
     },
   });
 
@@ -91,7 +93,7 @@ export function startEdit(view, { models, store, samples, sources, uses }) {
 
   const work = async ({ signal, say, progress, began, fresh }) => {
     const model = store.value;
-    const { blob, name } = picture.require();
+    const { blob, name } = await picture.require();
     const levels = Number(keep.value);
     if (brush.isEmpty && levels === 0) {
       throw new InputError(paint, "Paint what to regenerate, or keep at least one level of the whole image.");

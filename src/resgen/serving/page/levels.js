@@ -32,7 +32,7 @@ export function startLevels(view, { models, store, samples, sources }) {
 
   const work = async ({ signal, say, progress, began, fresh }) => {
     const model = store.value;
-    const { blob, name } = (sent = picture.require());
+    const { blob, name } = (sent = await picture.require());
     const body = new FormData();
     body.set("model", model.name);
     body.set("image", blob, name);

@@ -2,13 +2,14 @@
 
 import { clearError, checkSize, InputError, showError } from "./forms.js";
 
+const READ = ["image/png", "image/jpeg", "image/webp", "image/bmp"]; // by the server
 const LUMA = [0.299, 0.587, 0.114]; // ITU-R 601, as the server converts to grey
 
 /**
  * What a model sees of an image: the centred part in the model's proportions and size, transparency over white, grey
  * for a model of grey images.
  *
- * An image of the model's size is sent as its own bytes, any other as it is shown.
+ * An image of the model's size is sent as its own bytes if the server reads its format, any other as it is shown.
  */
 export async function prepare(source, { image: { height, width, channels } }) {
   let bitmap;
@@ -29,8 +30,9 @@ export async function prepare(source, { image: { height, width, channels } }) {
   if (channels === 1) toGrey(context, width, height);
   const same = bitmap.width === width && bitmap.height === height;
   bitmap.close();
-  const blob = same ? source.blob : await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
-  return { canvas, blob, name: same ? source.name : "picture.png", resized: !same };
+  const own = same && READ.includes(source.blob.type);
+  const blob = own ? source.blob : await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+  return { canvas, blob, name: own ? source.name : "image.png", resized: !same };
 }
 
 function toGrey(context, width, height) {
@@ -54,7 +56,9 @@ export function followSource(view, { sources, store, onready }) {
   let turn = 0;
   const current = { prepared: null, source: null };
 
-  const update = async () => {
+  let preparing = Promise.resolve();
+  const update = () => (preparing = read());
+  const read = async () => {
     const mine = ++turn;
     const source = sources.value;
     clearError(input);
@@ -84,8 +88,9 @@ export function followSource(view, { sources, store, onready }) {
   sources.follow(update);
   store.follow(update);
 
-  /** The prepared image to send. */
-  current.require = () => {
+  /** The prepared image to send, once the one that was chosen last is ready. */
+  current.require = async () => {
+    await preparing;
     if (!current.prepared) throw new InputError(input, "Choose an image first: upload one, or generate one and bring it here.");
     checkSize(input, current.prepared.blob, store.value.limits.max_upload_bytes);
     return current.prepared;
