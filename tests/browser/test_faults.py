@@ -11,7 +11,9 @@ _FAULTS = [
     (429, "8 requests wait already", 3, "8 requests wait already. Try again in 3 seconds."),
     (429, "too many requests", None, "too many requests. Try again later."),
     (503, "the server is stopping", 1, "the server is stopping. Try again in 1 second."),
-    (504, "not done within 60 s", None, "not done within 60 s. Fewer images, steps or words take less time."),
+    (429, "too many requests are waiting; try again later", 1, "too many requests are waiting. Try again in 1 second."),
+    (504, "it took too long; ask for fewer steps", None, "it took too long; ask for fewer steps."),
+    (504, "", None, "the server answered 504 Gateway Timeout. Ask for fewer images or steps, or a shorter text."),
     (500, "internal error", None, "internal error."),
 ]
 
@@ -47,7 +49,7 @@ def test_an_error_after_some_steps_is_said_and_the_steps_stay(page: Page, fake: 
 def test_a_stream_that_ends_early_is_no_result(page: Page, fake: FakeServer) -> None:
     fake.fault = "break"
     page.finish()
-    message = "The connection ended before the answer was complete. Try again."
+    message = "The connection ended before the response was complete. Try again."
     assert page.error_of("button.primary") == message
 
 
@@ -58,7 +60,7 @@ def test_a_server_that_is_gone_is_said(driver: object, page: Page) -> None:
     server.shutdown()
     server.server_close()
     visit.finish()
-    assert visit.error_of("button.primary") == "The server does not answer. Is it still running?"
+    assert visit.error_of("button.primary") == "The server does not respond. Is it still running?"
 
 
 def test_a_key_is_asked_for_used_and_kept_in_this_tab_only(page: Page, fake: FakeServer) -> None:
@@ -66,7 +68,7 @@ def test_a_key_is_asked_for_used_and_kept_in_this_tab_only(page: Page, fake: Fak
     page.load()
     assert page.asks_key()
     title = "return document.getElementById('key-title')?.textContent"
-    assert page.run(title) == "This server wants an API key"
+    assert page.run(title) == "This server needs an API key"
     page.keys("wrong", "\ue007")  # the field has the focus; Enter
     page.wait(lambda: page.run(title) == "The server did not accept this API key")
     page.keys(KEY, "\ue007")

@@ -206,4 +206,4 @@ def test_sound_is_played_while_the_rest_is_made(voice: Page, fake: FakeServer) -
 def test_a_connection_that_ends_early_is_said(voice: Page, fake: FakeServer) -> None:
     fake.fault = "break"
     voice.finish()
-    assert voice.error_of("button.primary") == "The connection ended before the answer was complete. Try again."
+    assert voice.error_of("button.primary") == "The connection ended before the response was complete. Try again."

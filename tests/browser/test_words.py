@@ -202,4 +202,4 @@ def test_a_connection_that_ends_early_is_said(words: Page, fake: FakeServer, rec
     words.fill("[name=text]", "three nine one")
     fake.fault = "break"
     words.finish()
-    assert words.error_of("button.primary") == "The connection ended before the answer was complete. Try again."
+    assert words.error_of("button.primary") == "The connection ended before the response was complete. Try again."

@@ -15,7 +15,7 @@ from resgen.serving import schemas
 from resgen.serving.batching import ClosedError, QueueFullError
 from resgen.serving.files import DOCS, INDEX, page_files
 from resgen.serving.gate import Gate, error_body, status_headers
-from resgen.serving.routes import DEFECT, JSON, ModelRoutes, as_json, documented
+from resgen.serving.routes import DEFECT, JSON, TOO_LONG, ModelRoutes, as_json, documented
 from resgen.serving.service import READY, Service, UnknownModelError
 from resgen.serving.uploads import media_type, validation_line
 
@@ -56,19 +56,19 @@ def _open_routes(service: Service) -> APIRouter:
 
     @router.get("/healthz", **documented(schemas.StatusAnswer))
     async def healthz() -> Response:
-        """Whether the process lives."""
+        """Whether the process is alive."""
         return as_json({"status": "ok"})
 
     @router.get("/readyz", **documented(schemas.StatusAnswer, 503))
     async def readyz() -> Response:
-        """Whether it takes work."""
+        """Whether the server accepts work."""
         if service.state != READY:
             raise HTTPException(503, f"the server is {service.state}")
         return as_json({"status": "ok"})
 
     @router.get("/metrics", **documented(None, 401, description="Text for Prometheus.", content={"text/plain": {}}))
     async def metrics() -> Response:
-        """Counters."""
+        """Counts and times of requests and batches, the queue, memory."""
         return Response(service.metrics.text(), headers={"Content-Type": service.metrics.content_type})
 
     return router
@@ -99,9 +99,9 @@ def _refusal(request: Request, error: Exception) -> tuple[int, str]:
         case ResGenError():
             return 404 if isinstance(error, UnknownModelError) else 422, str(error)
         case QueueFullError():
-            return 429, "too many requests wait; try again later"
+            return 429, "too many requests are waiting; try again later"
         case ClosedError():
             return 503, "the server is shutting down"
         case TimeoutError():
-            return 504, "the answer took too long; ask for fewer samples or steps"
+            return 504, TOO_LONG
     return 500, DEFECT

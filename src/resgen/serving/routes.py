@@ -23,19 +23,20 @@ from resgen.serving.gate import error_body, log_defect
 from resgen.serving.service import Served, Service
 
 REASONS = {
-    400: "The request is damaged.",
+    400: "The body is malformed, or does not arrive in time.",
     401: "The key is missing or wrong.",
-    404: "There is no such model.",
-    406: "The answer cannot be of the type asked for.",
-    413: "The request, its image or its sound is too large.",
-    415: "The body or a file is of another type.",
+    404: "There is no model of this name.",
+    406: "The route has no response of the requested type.",
+    413: "The body, an image or a sound is too large.",
+    415: "The body or a file is of a type that the route does not take.",
     422: "A value is out of range, unknown or missing.",
-    429: "Too many requests wait.",
+    429: "The queue is full.",
     503: "The server is loading or shutting down.",
-    504: "The answer took too long.",
+    504: "No response within the time limit.",
 }
 JSON = "application/json"
-DEFECT = "this is a defect of the server"
+DEFECT = "the server failed; its log says where"
+TOO_LONG = "the response took too long; ask for fewer images or steps, or a shorter text"
 WORK = (400, 401, 404, 413, 415, 422, 429, 503, 504)
 """Errors of routes that compute."""
 BODILESS = (401, 404, 422, 429, 503, 504)
@@ -153,11 +154,11 @@ class ModelRoutes(Routes):
         self.router.get("/models", **documented(schemas.ModelsAnswer, 401, 503))(self.models)
 
     async def models(self) -> Response:
-        """The models, their settings and their limits."""
+        """The models, their default settings and their limits."""
         return as_json(self.service.describe())
 
 
-LINES: dict[str, Any] = {"description": "One JSON document a line."}
+LINES: dict[str, Any] = {"description": "One JSON document per line."}
 LINES["content"] = {"application/x-ndjson": {"schema": {"type": "string"}}}
 
 
@@ -171,7 +172,7 @@ def as_lines(events: AsyncGenerator[Any, None], last: Callable[[], Any]) -> Resp
                     yield _line(event)
                 yield _line({"event": "done", **last()})
             except (ResGenError, TimeoutError) as error:
-                reason = REASONS[504] if isinstance(error, TimeoutError) else str(error)
+                reason = TOO_LONG if isinstance(error, TimeoutError) else str(error)
                 yield _line({"event": "error", **json.loads(error_body(reason))})
             except Exception as error:
                 log_defect(error)
@@ -247,7 +248,7 @@ def preferred(request: Request, offers: Sequence[str]) -> str:
         for offer in offers:
             if name in (offer, "*/*", offer.partition("/")[0] + "/*"):
                 return offer
-    raise HTTPException(406, f"the answer can be {', '.join(offers)}; name one of them in the Accept header")
+    raise HTTPException(406, f"the response can be {', '.join(offers)}; name one of them in the Accept header")
 
 
 def seconds_of(ticket: Ticket) -> float:

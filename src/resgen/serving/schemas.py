@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt
 from resgen.errors import DataError
 
 Name = Annotated[str, Field(max_length=200)]
-ModelName = Annotated[Name | None, Query(description="Name of the model; needed if several could be meant.")]
+ModelName = Annotated[Name | None, Query(description="Name of the model; may be left out if only one fits.")]
 ClassNumber = Annotated[StrictInt, Field(ge=0, le=1 << 31)]
 ClassText = Annotated[str, Field(max_length=400)]
 OnAxes = Annotated[dict[Name, ClassNumber | ClassText | None], Field(max_length=64)]
@@ -20,14 +20,14 @@ Png = Annotated[str, Field(description="PNG in base64")]
 
 
 class Sampling(BaseModel):
-    """What every request may say of the sampler; the model's own settings where it does not."""
+    """Settings of the sampler; what is left out is the model's default."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    model: Name | None = Field(None, description="Name of the model; needed if several could be meant.")
-    num_steps: int | None = Field(None, ge=1, description="Network evaluations; at most the limit of the model.")
-    guidance_scale: float | None = Field(None, ge=0, le=1000, description="0 switches guidance off.")
-    seed: int | None = Field(None, ge=0, lt=1 << 63, description="Drawn at random if left out; the answer has it.")
+    model: Name | None = Field(None, description="Name of the model; may be left out if only one fits.")
+    num_steps: int | None = Field(None, ge=1, description="Sampling steps; at most `limits.max_steps` of the model.")
+    guidance_scale: float | None = Field(None, ge=0, le=1000, description="Strength of guidance; 0 switches it off.")
+    seed: int | None = Field(None, ge=0, lt=1 << 63, description="Drawn at random if left out; the response holds it.")
 
 
 class ImagesRequest(Sampling):
@@ -37,26 +37,32 @@ class ImagesRequest(Sampling):
         None,
         min_length=1,
         max_length=256,
-        description="Names or numbers; every class (of the first axis) once if left out. Of a model with several axes "
-        "also an object of axes and classes, or the same as text, `lorelei, background=blue`.",
+        description="Names or numbers; if left out, every class (of the first axis) once. With several axes "
+        'also objects, `{"style": "lorelei", "background": "blue"}`, or text, `lorelei, background=blue`.',
     )
-    num_samples: int = Field(1, ge=1, le=1024, description="Images of each class.")
+    num_samples: int = Field(1, ge=1, le=1024, description="Images per class.")
 
 
 class EditForm(Sampling):
     """Fields of an edit, besides its files."""
 
     box: str | None = Field(
-        None, max_length=100, description="What to regenerate, x0,y0,x1,y1 in pixels of the model's image."
+        None,
+        max_length=100,
+        description="What to regenerate, in place of a mask: `x0,y0,x1,y1` in pixels of the model's image.",
     )
-    keep_levels: int | None = Field(None, ge=0, description="Levels to keep there as well.")
-    class_id: ClassText | None = Field(None, description="Name or number; of several axes as text, `style=lorelei`.")
-    num_samples: int = Field(1, ge=1, le=1024)
-    blend: bool = Field(False, description="Take the pixels outside the mask from the image.")
+    keep_levels: int | None = Field(
+        None, ge=0, description="Number of coarsest levels to keep there; without mask and box, everywhere."
+    )
+    class_id: ClassText | None = Field(
+        None, description="Name or number; with several axes text, `lorelei, background=blue`."
+    )
+    num_samples: int = Field(1, ge=1, le=1024, description="Number of results.")
+    blend: bool = Field(False, description="Keep the pixels outside the mask as they are.")
 
 
 class LevelsForm(BaseModel):
-    """Fields of a decomposition, besides its file."""
+    """Fields of the levels of an image, besides its file."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -67,9 +73,9 @@ class SpeechForm(Sampling):
     """Fields of a text to be spoken, besides its file."""
 
     text: str = Field(min_length=1, max_length=20_000)
-    prompt_text: str | None = Field(None, max_length=20_000, description="What is said in the prompt.")
+    prompt_text: str | None = Field(None, max_length=20_000, description="Transcript of the prompt.")
     voice: Name | None = Field(None, description="One of the model's voices, in place of a prompt.")
-    check_prompt: bool = Field(False, description="Warn if the prompt seems to say something else than its text.")
+    check_prompt: bool = Field(False, description="Warn if the prompt does not seem to match its transcript.")
     speed: float = Field(1.0, ge=0.25, le=4)
 
 
@@ -82,17 +88,18 @@ class SpeechBody(SpeechForm):
 class SpeechEditForm(Sampling):
     """Fields of an edit of a recording, besides its file."""
 
-    input_text: str = Field(min_length=1, max_length=20_000, description="What is said in the recording.")
+    input_text: str = Field(min_length=1, max_length=20_000, description="Transcript of the recording.")
     text: str = Field(
         min_length=1,
         max_length=20_000,
-        description="What it should say: the words that differ are replaced. With a stretch, the words for it alone.",
+        description="What it should say; the words that differ are replaced. With `begin_s` and `end_s`, the words for "
+        "that interval alone.",
     )
-    begin_s: float | None = Field(None, ge=0, description="Where a stretch begins, in seconds of the recording.")
-    end_s: float | None = Field(None, ge=0, description="Where it ends.")
+    begin_s: float | None = Field(None, ge=0, description="Begin of an interval to replace, in seconds.")
+    end_s: float | None = Field(None, ge=0, description="End of the interval.")
     speed: float = Field(1.0, ge=0.25, le=4, description="1 keeps the pace of the recording.")
-    keep_length: bool = Field(False, description="Let the new words take as long as the old ones.")
-    blend: bool = Field(False, description="Take the samples outside the change from the recording.")
+    keep_length: bool = Field(False, description="The new words take as long as the old ones.")
+    blend: bool = Field(False, description="Keep the sound outside the change as it is.")
 
 
 class SpeechEditBody(SpeechEditForm):
@@ -102,19 +109,19 @@ class SpeechEditBody(SpeechEditForm):
 
 
 class OpenAISpeech(Sampling):
-    """What OpenAI's clients send, and the sampler's settings as everywhere."""
+    """What OpenAI's clients send, and settings of the sampler."""
 
     input: str = Field(min_length=1, max_length=20_000, description="The text.")
-    voice: Name = Field("default", description="One of the model's voices; `default` is its own choice.")
+    voice: Name = Field("default", description="One of the model's voices; with `default` the model chooses.")
     response_format: Literal["mp3", "opus", "flac", "wav", "pcm"] = Field(
-        "mp3", description="wav and pcm (16 bits, mono, 24 kHz) come sentence by sentence, while the rest is made."
+        "mp3", description="wav and pcm (16 bits, mono, 24 kHz) are sent sentence by sentence as they are generated."
     )
     speed: float = Field(1.0, ge=0.25, le=4)
     stream_format: Literal["audio"] = "audio"
 
 
 class ErrorAnswer(BaseModel):
-    """Why there is no other answer, in one line."""
+    """What is wrong, in one line."""
 
     error: str
 
@@ -126,12 +133,12 @@ class OpenAIMessage(BaseModel):
 
 
 class OpenAIError(BaseModel):
-    """Why there is no other answer, where OpenAI's clients look for it."""
+    """What is wrong, where OpenAI's clients look for it."""
 
     error: OpenAIMessage
 
 
-class PictureAnswer(BaseModel):
+class ImageAnswer(BaseModel):
     """One image; models without classes have neither number nor name."""
 
     class_id: int | None
@@ -140,13 +147,13 @@ class PictureAnswer(BaseModel):
 
 
 class ImagesAnswer(BaseModel):
-    """Images and what draws them again."""
+    """Images, and the settings that generate them again."""
 
     model: str
     seed: int
     num_steps: int | None
     guidance_scale: float
-    images: list[PictureAnswer]
+    images: list[ImageAnswer]
     seconds: float
 
 
@@ -165,7 +172,7 @@ class LevelsAnswer(BaseModel):
 
 
 class SpeechAnswer(BaseModel):
-    """Speech and what draws it again."""
+    """Speech, and the settings that generate it again."""
 
     model: str
     seed: int
@@ -174,7 +181,7 @@ class SpeechAnswer(BaseModel):
     wav: str = Field(description="WAV in base64")
     spectrogram: Png
     seconds: float
-    warnings: list[str] = Field([], description="Doubts about the prompt's text, where check_prompt asks for them.")
+    warnings: list[str] = Field([], description="Doubts about the prompt's transcript, if check_prompt is set.")
 
 
 class WordAnswer(BaseModel):
@@ -189,13 +196,13 @@ class SpeechEditAnswer(SpeechAnswer):
     """An edited recording, and what was changed in it."""
 
     text: str = Field(description="The whole new text.")
-    replaced: str = Field(description="The words that were replaced; empty where new ones were put in.")
-    words: list[WordAnswer] = Field(description="Of the recording.")
-    replaced_words: list[int] = Field(description="Those that were replaced: the first, and the one after the last.")
-    new_words: list[int] = Field(description="Those of `text` in their place, likewise.")
-    begin_s: float = Field(description="Where the change begins, in seconds of recording and result.")
-    end_s: float = Field(description="Where it ends in the recording.")
-    new_end_s: float = Field(description="Where it ends in the result.")
+    replaced: str = Field(description="The words that were replaced; empty if words were only inserted.")
+    words: list[WordAnswer] = Field(description="Words of the recording.")
+    replaced_words: list[int] = Field(description="Range of the replaced words: the first, and the one after the last.")
+    new_words: list[int] = Field(description="Range of the new words in `text`, likewise.")
+    begin_s: float = Field(description="Begin of the change, in seconds of the recording and of the result.")
+    end_s: float = Field(description="End of the change in the recording.")
+    new_end_s: float = Field(description="End of the change in the result.")
 
 
 class SpokenSample(SpeechAnswer):
@@ -212,7 +219,7 @@ class SpokenSamples(BaseModel):
 
 
 class Limits(BaseModel):
-    """What one request may ask for."""
+    """Limits of one request."""
 
     max_steps: int
     max_samples: int
@@ -221,7 +228,7 @@ class Limits(BaseModel):
 
 
 class ImageSize(BaseModel):
-    """Of a model's images."""
+    """Size of a model's images."""
 
     height: int
     width: int
@@ -229,7 +236,7 @@ class ImageSize(BaseModel):
 
 
 class ClassAxis(BaseModel):
-    """One thing that classes tell, such as a style or a background."""
+    """One attribute that classes state, such as a style or a background."""
 
     name: str
     classes: list[str]
@@ -242,14 +249,14 @@ class ModelAnswer(BaseModel):
     modality: Literal["image", "speech"]
     description: str
     classes: list[str]
-    axes: list[ClassAxis] = Field([], description="Of classes on several axes; `classes` are those of the first.")
+    axes: list[ClassAxis] = Field([], description="Axes, if there are several; `classes` are those of the first.")
     image: ImageSize | None
     sample_rate_hz: int | None
     voices: list[str]
-    sentences: list[str] = Field(description="Texts to try a model of speech with.")
+    sentences: list[str] = Field(description="Texts to try with a speech model.")
     positions: int
     levels: int
-    measured: list[str] = Field(description="Its quality, from its card, its evaluations or its trainings.")
+    measured: list[str] = Field(description="Its measured quality.")
     defaults: dict[str, Any]
     limits: Limits
 
@@ -275,18 +282,18 @@ class VoiceAnswer(BaseModel):
     """A named voice."""
 
     name: str
-    text: str = Field(description="What is said in it.")
+    text: str = Field(description="Transcript of its recording.")
     flac: str = Field(description="FLAC in base64")
 
 
 class VoicesAnswer(BaseModel):
-    """Named voices of a model of speech."""
+    """Named voices of a speech model."""
 
     voices: list[VoiceAnswer]
 
 
 class StatusAnswer(BaseModel):
-    """`ok`, or what the server is busy with."""
+    """`ok`."""
 
     status: str
 

@@ -110,7 +110,7 @@ class Service:
         """
         models = {own: model for own, model in self.models.items() if isinstance(model, model_class)}
         if name is None and len(models) > 1:
-            raise ConfigError(f"model must be given; one of {', '.join(models)}")
+            raise ConfigError(f"model is missing; allowed: {', '.join(models)}")
         if name is None and models:
             return next(iter(models.values()))
         if name not in models:

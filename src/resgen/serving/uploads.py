@@ -75,7 +75,7 @@ async def read_form(
     await form.close()
     missing = [name for name, needed in files.items() if needed and name not in contents]
     if missing:
-        raise HTTPException(422, f"{missing[0]}: a file is needed")
+        raise HTTPException(422, f"{missing[0]}: the file is missing or empty; send one")
     try:
         return fields.model_validate(texts), contents
     except ValidationError as error:

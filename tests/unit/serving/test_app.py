@@ -418,7 +418,7 @@ def test_a_defect_is_a_500_whose_trace_quotes_nothing(
         return plain, await client.post("/v1/images/stream", json={"seed": 1})
 
     plain, stream = talk(clothes, ask)
-    assert plain.status_code == 500 and "defect" in plain.json()["error"]
+    assert plain.status_code == 500 and "log" in plain.json()["error"]
     assert [json.loads(line)["event"] for line in stream.text.splitlines()] == ["error"]
     log = capsys.readouterr().err
     assert "RuntimeError" in log and "image/model.py" in log and SECRET not in log

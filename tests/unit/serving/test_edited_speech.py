@@ -163,7 +163,7 @@ def test_more_that_is_refused(speaks: dict[str, str]) -> None:
         max_sound_s=1.0,
     )
     assert other.status_code == 406 and "audio/wav" in other.json()["error"]
-    assert bare.status_code == 422 and bare.json()["error"] == "recording: a file is needed"
+    assert bare.status_code == 422 and bare.json()["error"] == "recording: the file is missing or empty; send one"
     assert twice.status_code == 422 and twice.json()["error"] == "recording: a file is expected"
     assert long.status_code == 422 and "the recording" in long.json()["error"] and "1" in long.json()["error"]
 

@@ -60,7 +60,7 @@ class ImageRoutes(Routes):
         return await self.pictures(request, *self.job(body))
 
     async def samples(self, model: schemas.ModelName = None) -> Response:
-        """Images that show what the model draws with its own settings; drawn once, when they are first asked for."""
+        """Samples with the model's default settings, generated once on the first request."""
         found = self.service.find(model, ServedImages)
 
         async def draw() -> Response:
@@ -78,13 +78,14 @@ class ImageRoutes(Routes):
         return as_file(await self.result(request, ticket), PNG, job.seed)
 
     async def stream(self, body: schemas.ImagesRequest) -> Response:
-        """New images, and how they come about step by step."""
+        """New images, step by step: a `step` with images and visible levels after every sampling step, then `done` or
+        `error`."""
         model, key, job = self.job(body)
         ticket, steps = self.follow(key, job, size=len(job.class_ids))
         return as_lines(steps, lambda: {**model.answer(job, ticket.future.result()), "seconds": seconds_of(ticket)})
 
     async def edit(self, request: Request) -> Response:
-        """Part of an image regenerated."""
+        """Regenerate part of an image, or its finer levels."""
         form, files = await read_form(request, schemas.EditForm, EDIT_FILES)
         model = self.service.find(form.model, ServedImages)
         for name, content in files.items():
@@ -105,7 +106,7 @@ class ImageRoutes(Routes):
         return await self.pictures(request, model, key, job)
 
     async def levels(self, request: Request) -> Response:
-        """An image decoded from one level, from two, ... and from all."""
+        """An image decoded from its first level, its first two, ... and all, with the distance from the original."""
         form, files = await read_form(request, schemas.LevelsForm, LEVELS_FILES)
         model = self.service.find(form.model, ServedImages)
         check_picture(files["image"], "the image", self.config.max_pixels)

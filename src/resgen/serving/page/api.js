@@ -48,7 +48,7 @@ export async function* stream(path, body, signal) {
     yield event;
     if (event.event === "done") return;
   }
-  throw new ApiError("The connection ended before the answer was complete. Try again.");
+  throw new ApiError("The connection ended before the response was complete. Try again.");
 }
 
 function encode(body) {
@@ -65,7 +65,7 @@ export async function send(path, options) {
     if (response.ok) return response;
     if (response.status !== 401) throw await asError(response);
     const given = await askKey(wrong || Boolean(key));
-    if (given === null) throw new ApiError("This server wants an API key; without one it does nothing.", 401);
+    if (given === null) throw new ApiError("This server needs an API key; without one it does nothing.", 401);
     sessionStorage.setItem(KEY, given);
   }
 }
@@ -75,7 +75,7 @@ async function reach(path, options) {
     return await fetch(path, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ApiError("The server does not answer. Is it still running?");
+    throw new ApiError("The server does not respond. Is it still running?");
   }
 }
 
@@ -84,24 +84,25 @@ async function readJson(response) {
     return await response.json();
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ApiError("The connection ended before the answer was complete. Try again.");
+    throw new ApiError("The connection ended before the response was complete. Try again.");
   }
 }
 
 async function asError(response) {
   let said = "";
   try {
-    said = (await response.json()).error ?? "";
+    const { error } = await response.json();
+    said = String(error?.message ?? error ?? "");
   } catch {
     // A proxy's own page: its status has to do.
   }
-  const text = said || `the server answered ${response.status} ${response.statusText}`.trim();
+  const text = said.replace(/; try again later$/, "") || `the server answered ${response.status} ${response.statusText}`.trim();
   const wait = Number.parseInt(response.headers.get("Retry-After") ?? "", 10);
   const again = Number.isFinite(wait) ? `Try again in ${wait} second${wait === 1 ? "" : "s"}.` : "Try again later.";
   const sentence = /[.!?]$/.test(text) ? text : `${text}.`;
   if (response.status === 429 || response.status === 503) return new ApiError(`${sentence} ${again}`, response.status, wait);
-  if (response.status === 504) {
-    return new ApiError(`${sentence} Fewer images, steps or words take less time.`, response.status);
+  if (response.status === 504 && !said) {
+    return new ApiError(`${sentence} Ask for fewer images or steps, or a shorter text.`, response.status);
   }
   return new ApiError(sentence, response.status);
 }
@@ -111,7 +112,7 @@ let asking = null;
 /** Show the dialog; the key, or null if it was closed. Several requests that want a key ask once. */
 function askKey(wrong) {
   asking ??= new Promise((resolve) => {
-    const title = wrong ? "The server did not accept this API key" : "This server wants an API key";
+    const title = wrong ? "The server did not accept this API key" : "This server needs an API key";
     const input = make("input", { id: "key-input", type: "password", autocomplete: "off", "aria-describedby": "key-hint" });
     const dialog = make("dialog", { id: "key", "aria-labelledby": "key-title" },
       make("form", { method: "dialog", novalidate: true },
@@ -142,7 +143,7 @@ async function* lines(body) {
       part = await reader.read();
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      throw new ApiError("The connection broke off. Try again.");
+      throw new ApiError("The connection was lost. Try again.");
     }
     if (part.done) break;
     const pieces = (rest + part.value).split("\n");

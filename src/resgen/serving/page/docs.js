@@ -28,7 +28,7 @@ const marked = (said) => said.split("`").map((part, index) => (index % 2 ? make(
 function fieldTable(schema) {
   const rows = Object.entries(schema.properties ?? {}).map(([name, field]) => make("tr", {},
     make("th", { scope: "row" }, make("code", { text: name })),
-    make("td", { text: typeOf(field) + (schema.required?.includes(name) ? ", needed" : "") }),
+    make("td", { text: typeOf(field) + (schema.required?.includes(name) ? ", required" : "") }),
     make("td", {}, ...marked([field.description, field.default != null ? `Default: ${JSON.stringify(field.default)}.` : ""].filter(Boolean).join(" ")))));
   const head = make("tr", {}, ...["field", "type", "meaning"].map((text) => make("th", { scope: "col", text })));
   return make("div", { class: "wide", tabindex: 0, role: "group", "aria-label": "Fields" }, make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows)));
@@ -81,7 +81,7 @@ function routeOf(path, method, route) {
   });
   const place = make("div", { class: "body" });
   const kind = bodies.length > 1 ? choice("Body as", bodies.map(([type]) => type)) : null;
-  const accept = answers.length > 1 ? choice("Answer as", answers) : null;
+  const accept = answers.length > 1 ? choice("Response as", answers) : null;
   let [read, curl] = [() => ({}), () => ""];
   const showBody = () => {
     const [type, { schema }] = bodies.find(([one]) => one === kind?.querySelector("select").value) ?? bodies[0];
@@ -108,7 +108,7 @@ function routeOf(path, method, route) {
     make("div", { class: "actions" }, make("button", { class: "primary", type: "submit", text: "Send" })), command, output);
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
-    refill(output, make("p", { class: "status", text: "Waiting for the answer …" }));
+    refill(output, make("p", { class: "status", text: "Waiting for the response …" }));
     const began = performance.now();
     try {
       const { headers, ...options } = read();
@@ -147,10 +147,10 @@ async function answerOf(answer) {
   return [text(lines.join("\n")), ...(found.length ? [make("div", { class: "found" }, ...found)] : [])];
 }
 
-const text = (content) => make("pre", { class: "code", tabindex: 0, "aria-label": "The answer", text: content });
+const text = (content) => make("pre", { class: "code", tabindex: 0, "aria-label": "The response", text: content });
 const media = (type, src) => (type.startsWith("image")
-  ? make("img", { src, alt: "An image of the answer", class: "sharp" })
-  : make("audio", { controls: true, src, "aria-label": "A sound of the answer" }));
+  ? make("img", { src, alt: "An image of the response", class: "sharp" })
+  : make("audio", { controls: true, src, "aria-label": "A sound of the response" }));
 
 async function load() {
   const notice = document.getElementById("notice");

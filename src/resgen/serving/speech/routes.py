@@ -69,11 +69,11 @@ class SpeechRoutes(Routes):
         self.router.post("/audio/speech", **sounds)(self.openai)
 
     async def voices(self, model: schemas.ModelName = None) -> Response:
-        """The named voices of a model, to be heard before one of them speaks."""
+        """The named voices of a model, with their recordings."""
         return as_json({"voices": self.service.find(model, ServedSpeech).voices()})
 
     async def samples(self, model: schemas.ModelName = None) -> Response:
-        """Sentences that show how a model speaks, made once, when they are first asked for."""
+        """Sample sentences, generated once on the first request."""
         found = self.service.find(model, ServedSpeech)
 
         async def speak() -> Response:
@@ -87,7 +87,7 @@ class SpeechRoutes(Routes):
         return await self.once(found.name, speak)
 
     async def speech(self, request: Request) -> Response:
-        """A text spoken, in the voice of a prompt if there is one: as JSON, or as the sound that Accept asks for."""
+        """Speak a text, in the voice of a prompt if there is one: JSON, or a sound of the type in the Accept header."""
         answer = preferred(request, (JSON, WAV, *SUFFIXES))
         model, key, job = await self.job(request)
         if answer == JSON:
@@ -95,14 +95,14 @@ class SpeechRoutes(Routes):
         return await self.sound(request, model, key, job, answer)
 
     async def stream(self, request: Request) -> Response:
-        """A text spoken, and how it comes about: every step with its spectrogram and visible levels, every sentence
-        with its samples (16 bits, mono, of the rate that the last line tells)."""
+        """Speak a text, step by step: a `step` with spectrogram and visible levels, a `sound` with the samples of each
+        sentence (16 bits, mono, at the rate in the last line), then `done` or `error`."""
         model, key, job = await self.job(request)
         key, job = model.stepwise(key, job)
         return await self.lines(request, model, key, job)
 
     async def edit(self, request: Request) -> Response:
-        """Words of a recording replaced, the rest kept: as JSON, or as the sound that Accept asks for."""
+        """Replace words of a recording and keep the rest: JSON, or a sound of the type in the Accept header."""
         answer = preferred(request, (JSON, WAV, *SUFFIXES))
         model, key, job = await self.edit_job(request)
         if answer == JSON:
@@ -112,9 +112,8 @@ class SpeechRoutes(Routes):
         return as_file(content, answer, job.seed)
 
     async def edit_stream(self, request: Request) -> Response:
-        """Words of a recording replaced, and how the new ones come about: first the `plan` with the words of the
-        recording and its spectrogram, then every step, then the `sound` of the whole (16 bits, mono, of the rate that
-        the last line tells)."""
+        """Replace words of a recording, step by step: the `plan` with the words of the recording and its spectrogram,
+        every `step`, the whole `sound` (16 bits, mono, at the rate in the last line), then `done` or `error`."""
         model, key, job = await self.edit_job(request)
         return await self.lines(request, model, key, replace(job, stepwise=True))
 
@@ -166,7 +165,7 @@ class SpeechRoutes(Routes):
         return model, key, job
 
     async def openai(self, request: Request, body: schemas.OpenAISpeech) -> Response:
-        """A text spoken, as OpenAI's `audio/speech`."""
+        """Speak a text, as OpenAI's `audio/speech`."""
         self._check_text(body.input)
         model = self.service.find(body.model, ServedSpeech)
         key, job = model.spoken(
