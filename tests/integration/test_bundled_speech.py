@@ -96,7 +96,7 @@ def test_a_comparison_goes_on_where_it_stopped(recordings: Path, tmp_path: Path)
     assert compare_speech(recipe, settings, out, resume=True, say=said.append) == files and not said
     with pytest.raises(ConfigError, match="continue it with --resume"):
         compare_speech(recipe, settings, out, resume=False, say=said.append)
-    with pytest.raises(ConfigError, match="other settings"):
+    with pytest.raises(ConfigError, match="this one has comparison.num_samples=3"):
         compare_speech(recipe, replace(settings, num_samples=3), out, resume=True, say=said.append)
 
 

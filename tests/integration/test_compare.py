@@ -80,7 +80,7 @@ def test_a_comparison_is_done_once_and_reported(
     assert main(command(folder, "cmp")) == 2
     assert "already holds a comparison; continue it with --resume" in capsys.readouterr().err
     assert main(command(folder, "cmp", "--resume", "--set", "generator.width=64")) == 2
-    assert "other settings (recipe)" in capsys.readouterr().err
+    assert "recipe.generator.width=32, this one has recipe.generator.width=64" in capsys.readouterr().err
 
 
 def test_a_sweep_stores_its_winner(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -100,13 +101,16 @@ class Compare:
             max_minutes=self.max_minutes_per_model,
             equal_steps_seeds=min(self.equal_steps_seeds, self.seeds),
         )
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             files = modality.has("compare")(
                 recipe, settings, self.out, resume=self.resume, say=message, command=command_line()
             )
-        except Interrupted as stop:
-            message(str(stop))
+        except (Interrupted, KeyboardInterrupt):
+            message("interrupted; what is finished is kept, continue with --resume")
             return EXIT_INTERRUPTED
+        finally:
+            signal.signal(signal.SIGTERM, before)
         report({"files": files}, as_json=self.as_json, text=files[0].read_text(encoding="utf-8"))
         return 0
 

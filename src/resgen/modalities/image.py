@@ -50,9 +50,10 @@ def compare_pictures(
     recipe: Recipe, comparison: Comparison, out: Path, *, resume: bool, say: Callable[[str], None], command: str
 ) -> list[Path]:
     """Train, search, evaluate and report; what is finished in `out` is not done again."""
-    study = Study(out, recipe, comparison, resume=resume)
-    compare(study, say)
-    return write_comparison(study, command)
+    study = Study(out, recipe, comparison)
+    with study.claimed(resume=resume):
+        compare(study, say)
+        return write_comparison(study, command)
 
 
 MODALITY = Modality(

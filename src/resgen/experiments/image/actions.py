@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from resgen.pipelines.image.pipeline import ImagePipeline
 from resgen.training.image.recipe import Recipe
 from resgen.training.image.runs import train_generator
 from resgen.training.stages import Run, with_kind
+from resgen.training.stop import Interrupted
 
 SEARCH_SEED, FINAL_SEED = 1000, 2000
 
@@ -46,10 +48,21 @@ def start_worker(free: Any, threads: int) -> None:
     cores = free.get()
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     threading.Thread(target=_watch, daemon=True).start()
 
 
-_orphaned = threading.Event()
+_orphaned, _stopped, _busy = threading.Event(), threading.Event(), threading.Event()
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """End what is being done, but not the worker: its pool would take that for a crash and kill the others."""
+    _stopped.set()
+    if _busy.is_set():
+        raise KeyboardInterrupt
+    if _orphaned.is_set():
+        os._exit(1)
 
 
 def _watch() -> None:
@@ -61,16 +74,27 @@ def _watch() -> None:
 
 
 def do(action: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Run one of the actions below in a worker."""
+    """Run one of the actions below in a worker; after an interruption none, though the pool has handed out the next."""
     if _orphaned.is_set():
         os._exit(1)  # nobody waits for the result
+    if _stopped.is_set():
+        raise KeyboardInterrupt
     actions: dict[str, Callable[..., dict[str, Any]]] = {
         "train": train,
         "search": search,
         "evaluate": evaluate,
         "score": score,
     }
-    return actions[action](**arguments)
+    _busy.set()
+    try:
+        return actions[action](**arguments)
+    except (Interrupted, KeyboardInterrupt):
+        _stopped.set()
+        raise
+    finally:
+        _busy.clear()
+        if _orphaned.is_set():
+            os._exit(1)
 
 
 def train(

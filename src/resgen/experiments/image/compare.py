@@ -10,7 +10,8 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed, wait
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import torch
 from resgen.checkpoints.artefacts import load_tokenizer, save_tokenizer
 from resgen.checkpoints.format import read_json
 from resgen.config import config_to_dict
-from resgen.errors import ConfigError
+from resgen.errors import ConfigError, TrainingError
 from resgen.evaluation.image.report import load_report
 from resgen.experiments.claim import claim
 from resgen.experiments.image.actions import do, kind_of_run, open_judge, start_worker, timing
@@ -32,6 +33,8 @@ from resgen.training.image.recipe import Recipe
 from resgen.training.image.runs import encode_data
 
 STEPS_TOLERANCE = 0.95
+GRACE_SECONDS = 5
+"""For processes that the same signal has reached, as Ctrl-C does; a second one would cost a training its checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,11 +104,10 @@ class Study:
     """The folder of a comparison and what is finished in it.
 
     Raises:
-        ConfigError: the folder holds another comparison, or one and `resume` is False; or there are depths, but the
-            recipe's kind is not compared.
+        ConfigError: there are depths, but the recipe's kind is not compared.
     """
 
-    def __init__(self, out: str | Path, recipe: Recipe, comparison: Comparison, *, resume: bool) -> None:
+    def __init__(self, out: str | Path, recipe: Recipe, comparison: Comparison) -> None:
         self.out = Path(out)
         self.recipe, self.comparison, self.own_kind = recipe, comparison, kind_of(recipe.generator)
         if comparison.depths and self.own_kind.name not in comparison.kinds:
@@ -113,9 +115,12 @@ class Study:
                 f"depths={comparison.depths} are trained with the recipe's kind; kinds={comparison.kinds} must hold "
                 f"'{self.own_kind.name}'"
             )
-        settings = config_to_dict(comparison)
+
+    def claimed(self, *, resume: bool) -> AbstractContextManager[None]:
+        """See `experiments.claim`; the number of jobs may change."""
+        settings = config_to_dict(self.comparison)
         del settings["jobs"]
-        claim(self.out, recipe, settings, resume=resume)
+        return claim(self.out, self.recipe, settings, resume=resume)
 
     def result(self, name: str) -> dict[str, Any]:
         """The result of a finished part."""
@@ -126,7 +131,12 @@ class Study:
         return self._path(name).exists()
 
     def run(self, parts: Sequence[Part], say: Callable[[str], None]) -> None:
-        """Do the parts that are not finished, `jobs` at a time."""
+        """Do the parts that are not finished, `jobs` at a time. If this is interrupted or a part fails, the others are
+        told to stop; trainings write a checkpoint first.
+
+        Raises:
+            TrainingError: a process was killed.
+        """
         left = [part for part in parts if not self.is_done(part.name)]
         if not left:
             return
@@ -137,7 +147,7 @@ class Study:
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
         shares = [cores[k * threads : (k + 1) * threads] for k in range(jobs)]
         context = multiprocessing.get_context("spawn")
-        free = context.Queue()
+        free, others = context.Queue(), set(multiprocessing.active_children())
         for share in shares:
             free.put(share)
         with ProcessPoolExecutor(jobs, mp_context=context, initializer=start_worker, initargs=(free, threads)) as pool:
@@ -151,8 +161,15 @@ class Study:
                     elapsed = (time.monotonic() - begin) / 60
                     left_minutes = elapsed * (total - minutes) / max(minutes, 1e-9)
                     say(f"{part.name}: done; about {left_minutes:.0f} minutes left in this stage")
+            except BrokenExecutor as error:
+                raise TrainingError(
+                    "a process of the comparison was killed, often for lack of memory, of which fewer --jobs need "
+                    "less; continue with --resume"
+                ) from error
             except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
+                wait([future for future in running if not future.cancel()], GRACE_SECONDS)
+                for process in set(multiprocessing.active_children()) - others:
+                    process.terminate()
                 raise
 
     def record(self, name: str, result: Mapping[str, Any]) -> None:

@@ -123,17 +123,17 @@ def compare_speech(
         judge.open(name)
     tokenizer, _ = load_sound_tokenizer(settings.tokenizer)
     text_model, _, _ = load_text_model(str(settings.text))
-    claim(out, recipe, asdict(settings), resume=resume)
-    encode_speech(tokenizer, text_model, settings.data, out / "codes", recipe=recipe)
-    for kind in settings.kinds:
-        for seed in settings.seeds:
-            _train(replace(recipe, tokenizer=cast(Any, tokenizer.config)), settings, kind, seed, out, say)
-    measure = partial(judge.report, command=command, advance=advance)
-    rows: list[dict[str, Any]] = []
-    for kind in settings.kinds:
-        for seed in settings.seeds:
-            rows += _evaluate(settings, measure, kind, seed, splits, out, say)
-    return _report(recipe, settings, rows, out, command)
+    with claim(out, recipe, asdict(settings), resume=resume):
+        encode_speech(tokenizer, text_model, settings.data, out / "codes", recipe=recipe)
+        for kind in settings.kinds:
+            for seed in settings.seeds:
+                _train(replace(recipe, tokenizer=cast(Any, tokenizer.config)), settings, kind, seed, out, say)
+        measure = partial(judge.report, command=command, advance=advance)
+        rows: list[dict[str, Any]] = []
+        for kind in settings.kinds:
+            for seed in settings.seeds:
+                rows += _evaluate(settings, measure, kind, seed, splits, out, say)
+        return _report(recipe, settings, rows, out, command)
 
 
 def _train(
