@@ -24,6 +24,7 @@ from resgen.cli.common import load_recipe
 from resgen.cli.main import guard
 from resgen.config import config_from_dict, config_to_dict, load_yaml, parse_overrides, replace_nested
 from resgen.errors import ConfigError, unknown
+from resgen.experiments.claim import note
 from resgen.experiments.image.judge import Judge
 from resgen.files import write_json
 from resgen.kinds import sampling_with, without_guidance
@@ -88,7 +89,7 @@ def main(
     settings: tuple[str, ...] = (),
     sampling: tuple[str, ...] = (),
 ) -> None:
-    """Finished trainings and measurements in `out` are not repeated.
+    """Finished trainings and measurements in `out` are not repeated; those of other settings are refused.
 
     Args:
         variants: YAML file of trainings and measurements.
@@ -107,6 +108,8 @@ def main(
     measurements = plan.measurements or tuple(Measurement(training=name) for name in plan.trainings)
     loaded, _ = load_tokenizer(tokenizer)
     _, first = load_recipe(recipe, None, [settings])
+    common = {"tokenizer": tokenizer, "data": data, "extractor": extractor, "num_samples": num_samples}
+    note(out, first, common | {"sampling": parse_overrides(sampling)}, resume=True)
     encode_data(loaded, data, out / "codes", flip=first.data.flip, resize=first.data.resize)
     config = loaded.config
     judge = Judge(
@@ -118,11 +121,12 @@ def main(
     for seed in range(seeds):
         for name, training in plan.trainings.items():
             run = out / f"{name}-{seed}"
+            _, base = load_recipe(recipe, None, [settings], training.kind)
+            ready = replace_nested(base, training.settings)
+            ready = replace(ready, generator_training=replace(ready.generator_training, seed=seed))
+            minutes = training.minutes or max_minutes
+            note(out / "asked" / run.name, ready, {"minutes": minutes}, resume=True)
             if not (run / "model" / "config.json").exists():
-                _, base = load_recipe(recipe, None, [settings], training.kind)
-                ready = replace_nested(base, training.settings)
-                ready = replace(ready, generator_training=replace(ready.generator_training, seed=seed))
-                minutes = training.minutes or max_minutes
                 codes = str(out / "codes")
                 train_generator(
                     ready,

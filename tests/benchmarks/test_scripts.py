@@ -135,6 +135,11 @@ def test_variants(judge: Path, pipeline: Path, tmp_path: Path, capsys: pytest.Ca
         assert (model["num_layers"], model["head"]) == (layers, head)
     variants.main(file, **given)
     assert capsys.readouterr().out == table, "nothing is done twice"
+    with pytest.raises(ConfigError, match="holds a comparison with comparison.num_samples=40, this one has"):
+        variants.main(file, **{**given, "num_samples": 50})
+    file.write_text("trainings:\n  a: {settings: {generator.num_layers: 3}}\n")
+    with pytest.raises(ConfigError, match=r"recipe.generator.num_layers=2, this one has recipe.generator.num_layers=3"):
+        variants.main(file, **given)
     file.write_text("trainings:\n  a: {}\nmeasurements:\n  - {training: c}\n")
     with pytest.raises(ConfigError, match="unknown training 'c'"):
         variants.main(file, **given)

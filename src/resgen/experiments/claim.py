@@ -27,11 +27,12 @@ def claim(out: Path, recipe: Any, comparison: Mapping[str, Any], *, resume: bool
         TrainingError: another process is at work in it.
     """
     with lock_folder(out, "comparing"):
-        _note(out, recipe, comparison, resume=resume)
+        note(out, recipe, comparison, resume=resume)
         yield
 
 
-def _note(out: Path, recipe: Any, comparison: Mapping[str, Any], *, resume: bool) -> None:
+def note(out: Path, recipe: Any, comparison: Mapping[str, Any], *, resume: bool) -> None:
+    """What `claim` notes and compares, without holding the folder."""
     settings = json.loads(json.dumps({"recipe": config_to_dict(recipe), "comparison": dict(comparison)}))
     path = out / SETTINGS_NAME
     if not path.exists():
