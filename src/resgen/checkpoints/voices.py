@@ -79,7 +79,13 @@ def sentences_of(folder: Folder) -> list[str]:
 
 
 def voice_entries(voices: Mapping[str, Voice]) -> dict[str, Any]:
-    """What `config.json` says of voices that are kept as `NAME.flac`."""
+    """What `config.json` says of voices that are kept as `NAME.flac`.
+
+    Raises:
+        ConfigError: see `check_voice`.
+    """
+    for name, voice in voices.items():
+        check_voice(name, voice, {other: voice for other in voices if other != name})
     return {name: {"file": f"{name}.flac", "text": voice.text} for name, voice in voices.items()}
 
 
@@ -87,16 +93,22 @@ def check_voice(name: str, voice: Voice, voices: Mapping[str, Voice]) -> None:
     """Refuse a voice that a folder could not keep beside others.
 
     Raises:
-        ConfigError: a name of other characters, one too many, or too much of something.
+        WrongTypeError: a name or text that is no text, or no voice.
+        ConfigError: a name of other characters, one that is told from another by case only (on some disks they would
+            be one file), one too many, or too much of something.
     """
-    if not _NAME.fullmatch(name) or name == DEFAULT_VOICE:
+    if not (isinstance(name, str) and isinstance(voice, Voice) and isinstance(voice.text, str)):
+        raise WrongTypeError(f"voice {name!r:.80}: {voice!r:.80} must be a Voice, its name and text of type str")
+    if not _NAME.fullmatch(name) or name.lower() == DEFAULT_VOICE:
         raise ConfigError(f"voice {name!r} must be a name of 1 to 64 letters, digits, '_' and '-', and not 'default'")
+    if name not in voices and (same := [other for other in voices if other.lower() == name.lower()]):
+        raise ConfigError(f"voice '{name}' differs from '{same[0]}' in upper and lower case only; choose another name")
     if len(voices.keys() | {name}) > MAX_VOICES:
         raise ConfigError(f"voice '{name}' is one too many; at most {MAX_VOICES} are kept")
     if len(voice.content) > MAX_VOICE_BYTES or len(voice.text) > MAX_VOICE_TEXT:
         raise ConfigError(
-            f"voice '{name}' is too long: its recording may have {MAX_VOICE_BYTES} bytes, its text {MAX_VOICE_TEXT} "
-            "characters"
+            f"voice '{name}' is too long: its recording has {len(voice.content)} bytes, its text {len(voice.text)} "
+            f"characters; at most {MAX_VOICE_BYTES} and {MAX_VOICE_TEXT} are kept"
         )
 
 

@@ -51,6 +51,8 @@ REFUSED = {
     "speech('abc', speed='fast')": ("WrongTypeError", "speed='fast' must be a number"),
     "speech('abc', speed=float('inf'))": ("ConfigError", "speed=inf must be a number above 0, and finite"),
     "speech('abc', speed=1e-300)": ("DataError", "use shorter sentences, a shorter prompt or more speed"),
+    "speech.add_voice(5, np.zeros(800, np.float32), 'abc')": ("WrongTypeError", "voice 5: Voice("),
+    "speech.add_voice('ann', np.zeros(800, np.float32), None)": ("WrongTypeError", "its name and text of type str"),
     "speech('abc', voice=['ann'])": ("WrongTypeError", "unknown voice '['ann']'"),
     "speech.use_lexicon(['a'])": ("WrongTypeError", "the lexicon is ['a'] (list); give a file, or phonemes by word"),
     "speech('abc', seed='a')": ("WrongTypeError", "seed='a' must be a whole number"),

@@ -31,7 +31,8 @@ class SweepRow:
 
 
 def parse_grid(words: Sequence[str], sampling: AnySampling) -> dict[str, list[Any]]:
-    """`["steps=8,16", "top_p=0.9,1"]` as lists of values by setting, in this order.
+    """`["steps=8,16", "top_p=0.9,1"]` as lists of values by setting, in this order; each value once, and those of
+    a setting that is named again join the first.
 
     Raises:
         ConfigError: a word of another form, a setting that the kind does not have, or a value that it does not allow.
@@ -47,7 +48,7 @@ def parse_grid(words: Sequence[str], sampling: AnySampling) -> dict[str, list[An
         if not equals or not text:
             raise ConfigError(f"--grid '{word}' must have the form setting=value,value")
         variants = (replace_nested(sampling, parse_overrides([f"{name}={value}"])) for value in text.split(","))
-        grid[name] = [getattr(config, name) for config in variants]
+        grid[name] = list(dict.fromkeys([*grid.get(name, []), *(getattr(config, name) for config in variants)]))
     if not grid:
         raise ConfigError("--grid is empty; give settings such as steps=8,16,32 top_p=0.9,1")
     return grid

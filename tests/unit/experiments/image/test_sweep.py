@@ -58,6 +58,8 @@ def test_stored_settings_leave_the_rest_of_the_model_as_it_is(tmp_path: Path) ->
 def test_grids_are_read_with_short_names() -> None:
     grid = parse_grid(["steps=8,16", "top_p=0.9,1", "schedule=circle,power"], SamplingConfig())
     assert grid == {"num_steps": [8, 16], "top_p": [0.9, 1], "mask_schedule": ["circle", "power"]}
+    again = parse_grid(["steps=8,16,8", "top_p=1", "num_steps=4,16"], SamplingConfig())
+    assert again == {"num_steps": [8, 16, 4], "top_p": [1]}, "a setting that is named again adds its values"
     assert len(combinations(grid)) == 8 and combinations({"a": [1], "b": [2, 3]}) == [
         {"a": 1, "b": 2},
         {"a": 1, "b": 3},
