@@ -33,7 +33,7 @@ def main(
     transcriber: str,
     sentences: Path = SENTENCES,
     voices: tuple[str, ...] = (),
-    num: int | None = None,
+    num_samples: int | None = None,
     num_steps: int | None = None,
     guidance_scale: float | None = None,
     prompt_guidance: float | None = None,
@@ -48,7 +48,7 @@ def main(
         transcriber: recogniser, by name or folder.
         sentences: file of lines `kind|text`.
         voices: names; all of the model if left out, the model's choice if it has none.
-        num: sentences, spread evenly over the list; all if left out.
+        num_samples: sentences, spread evenly over the list; all if left out.
         num_steps: sampling steps, in place of the model's.
         guidance_scale: in place of the model's.
         prompt_guidance: in place of the model's.
@@ -62,7 +62,7 @@ def main(
     settings = {"num_steps": num_steps, "guidance_scale": guidance_scale, "prompt_guidance": prompt_guidance}
     pipe.sampling = sampling_with(pipe.sampling, {name: one for name, one in settings.items() if one is not None})
     names = list(voices) or sorted(pipe.voices) or ["default"]
-    lines = choose(read_sentences(sentences), num)
+    lines = choose(read_sentences(sentences), num_samples)
     check_vocabulary(hear, [text for _, text in lines])
     rows, seconds, made = [], 0.0, 0.0
     with progress_bars() as advance:
@@ -104,11 +104,11 @@ def read_sentences(file: Path) -> list[tuple[str, str]]:
     return pairs
 
 
-def choose(lines: Sequence[tuple[str, str]], num: int | None) -> list[tuple[str, str]]:
-    """`num` of the lines, spread evenly."""
-    if num is not None and not 1 <= num <= len(lines):
-        raise ConfigError(f"num={num} must be 1 to {len(lines)}")
-    return [lines[int(place)] for place in torch.linspace(0, len(lines) - 1, num or len(lines)).long()]
+def choose(lines: Sequence[tuple[str, str]], num_samples: int | None) -> list[tuple[str, str]]:
+    """`num_samples` of the lines, spread evenly."""
+    if num_samples is not None and not 1 <= num_samples <= len(lines):
+        raise ConfigError(f"num_samples={num_samples} must be 1 to {len(lines)}")
+    return [lines[int(place)] for place in torch.linspace(0, len(lines) - 1, num_samples or len(lines)).long()]
 
 
 def unique(rows: Sequence[Mapping[str, str]], key: str) -> list[str]:

@@ -44,7 +44,7 @@ def main(
     data: str,
     splits: tuple[str, ...],
     transcriber: str = "digit-recognizer",
-    num: int = 40,
+    num_samples: int = 40,
     jitter: float = 0.0,
     vocabulary: tuple[str, ...] = DIGITS,
     seed: int = 0,
@@ -58,7 +58,7 @@ def main(
         data: recordings with texts.
         splits: of the data.
         transcriber: recogniser, by name or folder.
-        num: edits per split.
+        num_samples: edits per split.
         jitter: seconds by which the two ends of the stretch are moved at random, at most, from where the alignment
             finds the word.
         vocabulary: the words; each is replaced by another.
@@ -66,21 +66,23 @@ def main(
         json: file for all numbers.
         picture: file for spectrograms before and after, of the last edit of the first split.
     """
-    if num < 1 or not jitter >= 0:
-        raise ConfigError(f"num={num} must be at least 1, jitter={jitter} at least 0")
+    if num_samples < 1 or not jitter >= 0:
+        raise ConfigError(f"num_samples={num_samples} must be at least 1, jitter={jitter} at least 0")
     pipe, hear = SpeechPipeline.from_pretrained(model, dtype="float32"), open_transcriber(transcriber)
     if hear.sample_rate_hz != pipe.sample_rate_hz:
         raise ConfigError(f"the recogniser hears {hear.sample_rate_hz} Hz, the model speaks {pipe.sample_rate_hz} Hz")
     results: dict[str, Any] = {}
     for number, split in enumerate(splits):
-        rows, last = edits(pipe, hear, data, split, num=num, jitter=jitter, vocabulary=vocabulary, seed=seed)
+        rows, last = edits(
+            pipe, hear, data, split, num_samples=num_samples, jitter=jitter, vocabulary=vocabulary, seed=seed
+        )
         results[split] = {"summary": summary(rows), "edits": rows}
         if picture is not None and number == 0:
             save_picture(sheet(pipe, last), picture)
     print(table(results))
     if json is not None:
         about = {"model": model, "transcriber": hear.name, "transcriber_sha256": hear.sha256}
-        write_json(json, {**about, "num": num, "jitter_s": jitter, "seed": seed, "splits": results})
+        write_json(json, {**about, "num": num_samples, "jitter_s": jitter, "seed": seed, "splits": results})
 
 
 def edits(
@@ -89,7 +91,7 @@ def edits(
     data: str,
     split: str,
     *,
-    num: int,
+    num_samples: int,
     jitter: float,
     vocabulary: tuple[str, ...],
     seed: int,
@@ -97,7 +99,7 @@ def edits(
     """What was heard, one row per edit, and the last result."""
     source, rate = open_speech(data, split), pipe.sample_rate_hz
     stream, rows = generator("speech edits", seed), []
-    for index in torch.linspace(0, len(source) - 1, min(num, len(source))).long().tolist():
+    for index in torch.linspace(0, len(source) - 1, min(num_samples, len(source))).long().tolist():
         samples, transcript = source.read(index, rate), normalise_transcript(source.texts[index])
         words = pipe.words(samples, transcript)
         place, other = (int(torch.randint(count, (), generator=stream)) for count in (len(words), len(vocabulary) - 1))
@@ -174,11 +176,11 @@ def table(results: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for split, result in results.items():
-        counts, num = result["summary"], result["summary"]["num"]
+        counts, num_samples = result["summary"], result["summary"]["num"]
         known = counts["recording_heard_right"]
-        cells = [_share(counts[name], num) for name in COLUMNS]
-        cells += [_share(counts["edited_of_those"], known), _share(counts["new_word_in_place"], num)]
-        lines.append(f"| `{split}` | {num} | {' | '.join(cells)} |")
+        cells = [_share(counts[name], num_samples) for name in COLUMNS]
+        cells += [_share(counts["edited_of_those"], known), _share(counts["new_word_in_place"], num_samples)]
+        lines.append(f"| `{split}` | {num_samples} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

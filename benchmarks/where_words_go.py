@@ -40,7 +40,7 @@ def main(
     data: str,
     split: str,
     transcriber: str = "digit-recognizer",
-    num: int = 40,
+    num_samples: int = 40,
     json: Path | None = None,
 ) -> None:
     """Listen to recordings, spread evenly over the split, and to what becomes of them.
@@ -50,11 +50,11 @@ def main(
         data: recordings with texts.
         split: of the data.
         transcriber: recogniser, by name or folder.
-        num: recordings.
+        num_samples: recordings.
         json: file for all numbers.
     """
-    if num < 1:
-        raise ConfigError(f"num={num} must be at least 1")
+    if num_samples < 1:
+        raise ConfigError(f"num_samples={num_samples} must be at least 1")
     pipe, hear, source = SpeechPipeline.from_pretrained(model), open_transcriber(transcriber), open_speech(data, split)
     if hear.sample_rate_hz != pipe.sample_rate_hz:
         raise ConfigError(f"the recogniser hears {hear.sample_rate_hz} Hz, the model speaks {pipe.sample_rate_hz} Hz")
@@ -62,7 +62,7 @@ def main(
         raise ConfigError(f"'{model}' has no vocoder, which is to voice the text model's mels")
     check_vocabulary(hear, source.texts)
     transcripts: dict[str, list[str]] = {name: [] for name in ROWS}
-    indices = torch.linspace(0, len(source) - 1, min(num, len(source))).long().tolist()
+    indices = torch.linspace(0, len(source) - 1, min(num_samples, len(source))).long().tolist()
     with progress_bars() as advance:
         for count, index in enumerate(indices):
             samples = prepared(pipe, source, index)

@@ -1,6 +1,6 @@
 """How often is a prompt's text doubted, when it is right and when it is that of another recording?
 
-    python benchmarks/wrong_texts.py --model english-small --data speech/teacher --split test_unseen --num 40
+    python benchmarks/wrong_texts.py --model english-small --data speech/teacher --split test_unseen --num-samples 40
 
 The other text is the one most like it in length. See `pipelines.speech.fit`; the counts go to standard output.
 """
@@ -22,17 +22,17 @@ from resgen.pipelines.speech.fit import DOUBTFUL, better_orders
 from resgen.pipelines.speech.pipeline import SpeechPipeline
 
 
-def main(model: str, data: str, split: str, num: int = 40) -> None:
+def main(model: str, data: str, split: str, num_samples: int = 40) -> None:
     """Count doubts about right and wrong texts.
 
     Args:
         model: folder of a speech pipeline, or a bundled name.
         data: recordings with texts.
         split: of the data.
-        num: recordings, spread evenly over the split.
+        num_samples: recordings, spread evenly over the split.
     """
     pipe, source = SpeechPipeline.from_pretrained(model), open_speech(data, split)
-    indices = torch.linspace(0, len(source) - 1, min(num, len(source))).long().tolist()
+    indices = torch.linspace(0, len(source) - 1, min(num_samples, len(source))).long().tolist()
     texts = {index: pipe.reader.whole(source.texts[index]) for index in indices}
     if len({one.text for one in texts.values()}) < 2:
         raise DataError(f"'{data}' split '{split}' has one text only; there is no other to give")

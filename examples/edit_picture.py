@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--model", default="fashion-mnist-small", help="a bundled name or a folder")
     parser.add_argument("--input", type=Path, help="an image of the model's size; one is generated if left out")
     parser.add_argument("--class", dest="class_name", default="Bag", help="name or number of the class")
-    parser.add_argument("--num", type=int, default=4, help="results of each edit")
+    parser.add_argument("--num-samples", type=int, default=4, help="results of each edit")
     parser.add_argument("--steps", type=int, default=12, help="network evaluations")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -29,7 +29,7 @@ def main() -> None:
     pipe = ImagePipeline.from_pretrained(args.model)
     picture = args.input or pipe([args.class_name], num_steps=args.steps, seed=1).images[0]
     size = pipe.tokenizer.config.image_size
-    common = {"class_id": args.class_name, "num_samples": args.num, "num_steps": args.steps, "seed": 0}
+    common = {"class_id": args.class_name, "num_samples": args.num_samples, "num_steps": args.steps, "seed": 0}
 
     upper_half = pipe.edit(picture, mask=(0, 0, size, size // 2), **common)
     upper_half.sheet().save(args.out / "upper-half.png")

@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the images")
     parser.add_argument("--model", default="fashion-mnist-small", help="a bundled name or a folder")
     parser.add_argument("--classes", nargs="+", default=["Bag", "Sneaker", "0"], help="names or numbers")
-    parser.add_argument("--num", type=int, default=6, help="images of each class")
+    parser.add_argument("--num-samples", type=int, default=6, help="images of each class")
     parser.add_argument("--steps", type=int, default=12, help="network evaluations")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -29,12 +29,14 @@ def main() -> None:
     pipe = ImagePipeline.from_pretrained(args.model, dtype="float32")
     print("classes:", ", ".join(pipe.class_names))
     for name, scale in (("guided", pipe.sampling.guidance_scale), ("unguided", 0.0)):
-        output = pipe(args.classes, num_samples=args.num, num_steps=args.steps, guidance_scale=scale, seed=0)
+        output = pipe(args.classes, num_samples=args.num_samples, num_steps=args.steps, guidance_scale=scale, seed=0)
         output.sheet().save(args.out / f"{name}.png")
         print(f"{name}: {len(output.images)} images in {len(output.steps)} steps, codes {tuple(output.codes.shape)}")
 
     # Image k draws from the stream (seed, k): one at a time gives the codes of the batch.
-    alone = pipe(args.classes, num_samples=args.num, num_steps=args.steps, guidance_scale=0.0, seed=0, batch_size=1)
+    alone = pipe(
+        args.classes, num_samples=args.num_samples, num_steps=args.steps, guidance_scale=0.0, seed=0, batch_size=1
+    )
     same = torch.equal(alone.codes, output.codes)
     print("the same codes one image at a time:", same)
 

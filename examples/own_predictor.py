@@ -56,13 +56,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the images")
     parser.add_argument("--model", default="fashion-mnist-small", help="a bundled name or a folder")
     parser.add_argument("--class", dest="class_name", default="Trouser", help="name or number of the class")
-    parser.add_argument("--num", type=int, default=32, help="images to count on")
+    parser.add_argument("--num-samples", type=int, default=32, help="images to count on")
     parser.add_argument("--steps", type=int, default=8, help="network evaluations")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
 
     pipe = ImagePipeline.from_pretrained(args.model, device="cpu")
-    samples = pipe([args.class_name], num_samples=args.num, num_steps=args.steps, seed=0)
+    samples = pipe([args.class_name], num_samples=args.num_samples, num_steps=args.steps, seed=0)
     spec = pipe.generator.spec
     predict = Frequencies(samples.codes, spec.codebook_size)
     sampling = SamplingConfig(num_steps=args.steps, guidance_scale=0.0, choice_temperature=1.0)

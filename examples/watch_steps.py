@@ -23,13 +23,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the images")
     parser.add_argument("--model", default="fashion-mnist-small", help="a bundled name or a folder")
     parser.add_argument("--class", dest="class_name", default="Coat", help="name or number of the class")
-    parser.add_argument("--num", type=int, default=4, help="images")
+    parser.add_argument("--num-samples", type=int, default=4, help="images")
     parser.add_argument("--steps", type=int, default=12, help="network evaluations")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
 
     pipe = ImagePipeline.from_pretrained(args.model)
-    trace = SampleTrace(pipe, max_samples=args.num)
+    trace = SampleTrace(pipe, max_samples=args.num_samples)
     depth = pipe.tokenizer.spec.depth
 
     def show(record: StepRecord, codes: Tensor, visible: Tensor) -> None:
@@ -38,10 +38,10 @@ def main() -> None:
         known = visible.float().mean().item()
         print(f"step {record.step:2}/{record.num_steps}: {known:.1f} of {depth} levels known on average")
 
-    output = pipe([args.class_name], num_samples=args.num, num_steps=args.steps, seed=0, callback=show)
+    output = pipe([args.class_name], num_samples=args.num_samples, num_steps=args.steps, seed=0, callback=show)
     trace.save(args.out / "steps.gif")
     levels = [image for count in range(1, depth + 1) for image in pipe.decode(output.codes, count)]
-    tile_grid(levels, args.num).save(args.out / "levels.png")  # one row per number of levels, 1 at the top
+    tile_grid(levels, args.num_samples).save(args.out / "levels.png")  # one row per number of levels, 1 at the top
     print(f"wrote {args.out}/steps.gif and levels.png")
 
 

@@ -12,13 +12,25 @@ import pytest
 FOLDER = Path(__file__).resolve().parents[2] / "examples"
 SCRIPTS = sorted(FOLDER.glob("*.py"))
 SMALL = {
-    "generate_pictures": (["--num", "2", "--steps", "2", "--classes", "Bag"], ["guided.png", "unguided.png"], "True"),
-    "watch_steps": (["--num", "2", "--steps", "3"], ["steps.gif", "levels.png"], "8.0 of 8 levels"),
-    "edit_picture": (["--num", "2", "--steps", "2"], ["upper-half.png", "details.png"], "50% of the codes were given"),
+    "generate_pictures": (
+        ["--num-samples", "2", "--steps", "2", "--classes", "Bag"],
+        ["guided.png", "unguided.png"],
+        "True",
+    ),
+    "watch_steps": (["--num-samples", "2", "--steps", "3"], ["steps.gif", "levels.png"], "8.0 of 8 levels"),
+    "edit_picture": (
+        ["--num-samples", "2", "--steps", "2"],
+        ["upper-half.png", "details.png"],
+        "50% of the codes were given",
+    ),
     "speak_with_prompt": (["--steps", "2", "--texts", "one"], ["own-one.wav", "prompted-one.wav"], "codes ("),
     "train_own_pictures": (["--steps", "2"], ["samples.png", "generator/model/config.json"], "dB"),
     "custom_quantizer": (["--steps", "3"], ["counting/model/config.json", "paper/model/config.json"], "counting"),
-    "own_predictor": (["--num", "8", "--steps", "3"], ["counted.png", "frequencies.png"], "8 samples of 128 codes"),
+    "own_predictor": (
+        ["--num-samples", "8", "--steps", "3"],
+        ["counted.png", "frequencies.png"],
+        "8 samples of 128 codes",
+    ),
 }
 
 

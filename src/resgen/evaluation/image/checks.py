@@ -129,8 +129,8 @@ def warnings_of(protocol: EvaluationProtocol, real: ReferenceFeatures, extractor
     for what, count in (("samples", protocol.num_samples), ("reference images", real.statistics.count)):
         if count <= width:
             lines.append(
-                f"the covariance of {count} {what} in {width} features is singular (without width in some directions), "
-                f"which biases the distance strongly; take more than {width}"
+                f"the covariance of {count} {what} in {width} features is singular, "
+                f"which biases the distance strongly; use more than {width}"
             )
     if not extractor.sha256:
         lines.append(f"extractor '{extractor.name}' has no hash: nobody can verify which one it was")

@@ -13,7 +13,7 @@ from resgen.config import config_from_dict, config_to_dict
 from resgen.errors import CheckpointError, ConfigError
 from resgen.evaluation.image.metrics import MeanStd
 from resgen.evaluation.image.protocol import EvaluationProtocol
-from resgen.evaluation.report import markdown_table
+from resgen.evaluation.report import markdown_table, plain
 
 FORMAT, FORMAT_VERSION = "resgen-evaluation", 1
 MAX_BYTES = 1 << 24
@@ -159,22 +159,25 @@ class EvaluationReport:
         if len(protocol.seeds) > 1:
             lines += [f"Mean and standard deviation over {len(protocol.seeds)} seeds.", ""]
         if protocol.purpose == "generation":
-            lines += ["Brackets: 95 % intervals, by bootstrap over the samples for the distance.", ""]
+            lines += [
+                "In brackets: 95 % confidence intervals; that of the distance is bootstrapped over the samples.",
+                "",
+            ]
         if self.reconstruction is not None:
             pairs = zip(self.reconstruction.usage, self.reconstruction.perplexity, strict=True)
             levels = [[str(i + 1), f"{u:.1%}", f"{p:.1f}"] for i, (u, p) in enumerate(pairs)]
             lines += [markdown_table(["level", "usage", "perplexity"], levels), ""] if levels else []
-        known = f"; of the reference, {floor.recognised:.1%} are recognised" if floor.recognised is not None else ""
+        known = f"; {floor.recognised:.1%} of the reference are recognised" if floor.recognised is not None else ""
         distance = protocol.metric_name.removeprefix("r")
         lines += [
-            f"Floor: {distance} between two random halves of the reference ({floor.num_per_half} images each) is "
+            f"Floor: {distance} between two random halves of the reference ({floor.num_per_half:,} images each) is "
             f"{floor.halves_distance:.4g}{known}.",
             "",
         ]
-        lines += [*(f"- Warning: {warning}" for warning in self.warnings), ""] if self.warnings else []
+        lines += [*(f"- Warning: {warning}." for warning in self.warnings), ""] if self.warnings else []
         lines += [f"## Protocol {protocol.protocol_id}", ""]
         entries = {**config_to_dict(protocol), "model_sha256": self.model_sha256, **self.environment}
-        lines += [markdown_table(["what", "value"], [[key, _plain(value)] for key, value in entries.items()])]
+        lines += [markdown_table(["setting", "value"], [[key, plain(value)] for key, value in entries.items()])]
         if self.command:
             lines += ["", "```", self.command, "```"]
         return "\n".join(lines) + "\n"
@@ -203,8 +206,8 @@ def load_report(path: str | Path) -> EvaluationReport:
 def _columns(report: EvaluationReport) -> list[str]:
     name = report.protocol.metric_name
     if report.reconstruction is not None:
-        return [name, "PSNR [dB]", "SSIM", "recognised", "seconds"]
-    return ["setting", name, "KID x 1000", "IS", "precision", "recall", "recognised", "seconds"]
+        return [name, "PSNR [dB]", "SSIM", "recognised", "time [s]"]
+    return ["setting", name, "KID x 1000", "IS", "precision", "recall", "recognised", "time [s]"]
 
 
 def _rows(report: EvaluationReport) -> list[list[str]]:
@@ -239,7 +242,7 @@ def _generation_row(report: EvaluationReport, setting: str) -> list[str]:
     return [
         setting,
         _with_interval(r.distance, r.distance_interval),
-        f"{1000 * r.kernel_distance:.4g} ± {1000 * r.kernel_distance_std:.2g}",
+        f"{1000 * r.kernel_distance:.4g} ± {1000 * r.kernel_distance_std:.3g}",
         score,
         f"{r.precision:.3f}",
         f"{r.recall:.3f}",
@@ -250,9 +253,3 @@ def _generation_row(report: EvaluationReport, setting: str) -> list[str]:
 
 def _with_interval(value: float, interval: tuple[float, float]) -> str:
     return f"{value:.4g} ({interval[0]:.4g} to {interval[1]:.4g})"
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {inner}" for key, inner in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -13,7 +13,7 @@ from torch import Tensor
 from resgen.config import config_to_dict
 from resgen.data.sound.decode import resample
 from resgen.errors import DataError
-from resgen.evaluation.report import markdown_table
+from resgen.evaluation.report import markdown_table, plain
 from resgen.evaluation.speech.folders import SoundJudge
 from resgen.evaluation.speech.metrics import (
     NORMALISER,
@@ -160,7 +160,7 @@ class SpeechReport:
         return document
 
     def markdown(self) -> str:
-        """One table, and the protocol it rests on."""
+        """Scores, WER by speaker, protocol, command."""
         protocol = self.protocol
         names = ("speech", "WER", "CER", "without error", "SIM-o", "SIM-r", "nearest speaker is the prompt's")
         rows = []
@@ -169,19 +169,20 @@ class SpeechReport:
             alike = [f"{rate.value:.3f}" for rate in (row.sim_o, row.sim_r)]
             rows.append([row.name, *rates, *alike, row.nearest.percent()])
         speakers = [[name, f"{value:.1%}"] for name, value in self.by_speaker.items()]
-        settings = [[name, str(value)] for name, value in config_to_dict(protocol).items() if name != "candidates"]
+        settings = [[name, plain(value)] for name, value in config_to_dict(protocol).items() if name != "candidates"]
         parts = [
             f"# Speech of {self.model}: {protocol.task}",
             markdown_table(names, rows),
-            f"Brackets: 95 % intervals by bootstrap over the utterances. {protocol.num_trials} utterances for each of "
-            f"the seeds {', '.join(map(str, protocol.seeds))}; {self.passes:.0f} network passes per utterance; "
-            f"real-time factor {self.real_time_factor:.2f}, of speaking alone.",
-            f"The rows 'recordings' and 'tokenizer' are the scores of `{protocol.transcriber['name']}` and "
-            f"`{protocol.speaker_encoder['name']}` on the true recordings, as they are and through the tokenizer: what "
-            f"is lost there is not the generator's doing. {len(protocol.candidates)} candidate speakers.",
+            "In brackets: 95 % confidence intervals, bootstrapped over the utterances. "
+            f"{protocol.num_trials} utterances per seed ({', '.join(map(str, protocol.seeds))}), {self.passes:.0f} "
+            "network passes per utterance. "
+            f"The real-time factor is {self.real_time_factor:.2f}, for synthesis alone.",
+            f"The rows `recordings` and `tokenizer` are the scores of `{protocol.transcriber['name']}` and "
+            f"`{protocol.speaker_encoder['name']}` on the original recordings and on their reconstructions: the "
+            f"generator has no part in these errors. {len(protocol.candidates)} candidate speakers.",
             markdown_table(("speaker", "WER of generated speech"), speakers),
             "## Protocol",
-            markdown_table(("what", "value"), settings),
+            markdown_table(("setting", "value"), settings),
             f"```\n{self.command}\n```\n",
         ]
         return "\n\n".join(parts)

@@ -105,28 +105,26 @@ def summary(study: Study, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]
     return lines
 
 
-def verdicts(lines: Sequence[dict[str, Any]]) -> list[str]:
-    """The kinds that have a verdict against every other at equal time, in words: better, worse or not significant."""
+def verdicts(lines: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """One row for each kind that has a verdict and every other, at equal time: the result of each setting."""
     by_kind = {line["kind"]: line for line in lines if line["budget"] == "time"}
-    words = []
+    rows = []
     for ours in (by_kind.pop(name) for name, kind in KINDS.items() if kind.has_verdict and name in by_kind):
         for line in by_kind.values():
-            words += [_verdict(setting, ours, line) for setting in SETTINGS if setting in ours and setting in line]
-    return words
+            words = {
+                setting: _verdict(setting, ours, line) for setting in SETTINGS if setting in ours and setting in line
+            }
+            rows.append({"kind": ours["kind"], "against": line["kind"], **words})
+    return rows
 
 
 def _verdict(setting: str, ours: dict[str, Any], other: dict[str, Any]) -> str:
     (low, high), (other_low, other_high) = ours[f"{setting}_interval"], other[f"{setting}_interval"]
-    title, other_title = KINDS[ours["kind"]].title, KINDS[other["kind"]].title
     if ours["seeds"] < 2 or other["seeds"] < 2:
-        verdict = "one seed only: " + ("lower" if ours[setting] < other[setting] else "higher")
-    elif high < other_low:
-        verdict = f"{title} is better: the intervals do not overlap"
-    elif other_high < low:
-        verdict = f"{other_title} is better: the intervals do not overlap"
-    else:
-        verdict = "no significant difference: the intervals overlap"
-    return f"{setting}, {title} against {other_title}: {ours[setting]:.2f} against {other[setting]:.2f}; {verdict}."
+        return ("lower" if ours[setting] < other[setting] else "higher") + " (one seed)"
+    if high < other_low:
+        return "better"
+    return "worse" if other_high < low else "no significant difference"
 
 
 def write_comparison(study: Study, command: str = "") -> list[Path]:
@@ -184,8 +182,8 @@ def _markdown(study: Study, document: dict[str, Any], sample: EvaluationReport, 
     text = [
         f"# Comparison of {len(comparison.kinds)} kinds of generator on the same codes",
         "",
-        f"{metric} against {protocol.num_reference} images of {protocol.reference} ({protocol.reference_split}); "
-        f"lower is better. {protocol.num_samples} samples per model; mean over training seeds, with its 95 % "
+        f"{metric} against {protocol.num_reference:,} images of {protocol.reference} ({protocol.reference_split}); "
+        f"lower is better. {protocol.num_samples:,} samples per model; mean over training seeds, with its 95 % "
         "confidence interval (Student's t). The distance between two halves of the real images is "
         f"{sample.floor.halves_distance:.3f}. Recipe `{study.recipe.name}`, {comparison.max_minutes:g} minutes "
         f"per model, seeds "
@@ -207,7 +205,14 @@ def _markdown(study: Study, document: dict[str, Any], sample: EvaluationReport, 
             else:
                 cells += ["", ""]
         text.append("| " + " | ".join(cells) + " |")
-    text += ["", "## Pairwise results", "", *(f"- {verdict}" for verdict in document["verdicts"]), ""]
+    text.append("")
+    if document["verdicts"]:
+        text += ["## Pairwise results", "", "Better or worse: the 95 % intervals do not overlap.", ""]
+        text += ["| kind | against | guided | unguided |", "|---|---|---|---|"]
+        for row in document["verdicts"]:
+            cells = [KINDS[row["kind"]].title, KINDS[row["against"]].title, *(row.get(name, "") for name in SETTINGS)]
+            text.append("| " + " | ".join(cells) + " |")
+        text.append("")
     depth_rows = [row for row in document["rows"] if row["budget"].startswith("depth")]
     if depth_rows:
         text += ["## Depth", "", f"{study.own_kind.title}, equal steps, on the first levels of the same tokenizer:", ""]
@@ -216,7 +221,7 @@ def _markdown(study: Study, document: dict[str, Any], sample: EvaluationReport, 
             text.append(f"| {depth} | {values.get('guided', math.nan):.2f} | {values.get('unguided', math.nan):.2f} |")
         text.append("")
     if document["curves"]:
-        text += ["## Sampling steps", "", f"{comparison.search_samples} samples each, first seed.", ""]
+        text += ["## Sampling steps", "", f"{comparison.search_samples} samples per setting, first seed.", ""]
         text += ["| kind | steps | guided | unguided |", "|---|---|---|---|"]
         for point in sorted(document["curves"], key=lambda p: (p["kind"], p["num_steps"])):
             guided, unguided = point["guided"]["distance"], point["unguided"]["distance"]
@@ -236,7 +241,7 @@ def _markdown(study: Study, document: dict[str, Any], sample: EvaluationReport, 
         "",
         f"Protocol {protocol.protocol_id} except for the sampling settings; the evaluations are in `evaluations/`.",
     ]
-    text += [f"- Warning: {warning}" for warning in sample.warnings]
+    text += ["", *(f"- Warning: {warning}." for warning in sample.warnings)] if sample.warnings else []
     if document["command"]:
         text += ["", "```", document["command"], "```"]
     return "\n".join(text) + "\n"

@@ -126,8 +126,8 @@ def sweep_markdown(rows: Sequence[SweepRow], metric: str, model: str, num_sample
         recognised = "" if row.score.recognised is None else f"{row.score.recognised:.1%}"
         settings = [f"{row.settings[name]}" for name in names]
         lines.append([*settings, f"{row.score.distance:.3f}", recognised, f"{row.score.seconds:.1f}"])
-    table = markdown_table([*names, metric, "recognised", "seconds"], lines)
-    return f"# Sweep of {model}\n\n{num_samples} samples each, seed {seed}; best first.\n\n{table}\n"
+    table = markdown_table([*names, metric, "recognised", "time [s]"], lines)
+    return f"# Sweep of {model}\n\n{num_samples} samples per setting, seed {seed}; best first.\n\n{table}\n"
 
 
 def sweep_heat_map(rows: Sequence[SweepRow], grid: Mapping[str, Sequence[Any]], metric: str, path: Path) -> None:

@@ -248,11 +248,11 @@ def _report(
 
 def _markdown(recipe: SpeechRecipe, settings: SpeechComparison, rows: list[dict[str, Any]], command: str) -> str:
     lines = [
-        f"# Kinds of generator on the same speech codes: {recipe.name}, {settings.task}",
+        f"# Comparison of kinds of generator on the same speech codes: {recipe.name}, {settings.task}",
         "",
-        f"Each kind trained for {settings.max_minutes:g} minutes, seeds {', '.join(map(str, settings.seeds))}; "
-        f"{settings.num_samples} utterances per split; the guidance with the fewest errors on the validation split. "
-        f"Recogniser {settings.transcriber}, speaker encoder {settings.speaker_encoder}.",
+        f"{settings.max_minutes:g} minutes of training per kind, seeds {', '.join(map(str, settings.seeds))}; "
+        f"{settings.num_samples} utterances per split. The guidance scale is the one with the fewest word errors "
+        f"on a held-out split. Recogniser: `{settings.transcriber}`; speaker encoder: `{settings.speaker_encoder}`.",
         "",
     ]
     for split in dict.fromkeys(row["split"] for row in rows):
@@ -276,7 +276,7 @@ def _markdown(recipe: SpeechRecipe, settings: SpeechComparison, rows: list[dict[
         lines += [
             "",
             f"The recogniser's own errors: {first['wer_recordings']:.1%} on the recordings, "
-            f"{first['wer_tokenizer']:.1%} after the tokenizer.",
+            f"{first['wer_tokenizer']:.1%} on the tokenizer's reconstructions.",
             "",
         ]
     lines += ["```", command, "```", ""]

@@ -129,7 +129,7 @@ def rows() -> list[SweepRow]:
 def test_table_and_heat_map(tmp_path) -> None:
     text = sweep_markdown(rows(), "FD-x", "model", 9, 3)
     lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert lines[0] == "| num_steps | top_p | FD-x | recognised | seconds |"
+    assert lines[0] == "| num_steps | top_p | FD-x | recognised | time [s] |"
     assert lines[2].startswith("| 8 | 1.0 | 1.000 |") and len(lines) == 6
     pytest.importorskip("matplotlib")
     grid = {"num_steps": [8, 16], "top_p": [0.9, 1.0]}
