@@ -20,7 +20,7 @@ from resgen.checkpoints.locate import resolve_model
 from resgen.checkpoints.tensors import check_match, load_state, module_tensors, sha256_tensor
 from resgen.config import config_from_dict, config_to_dict
 from resgen.errors import CheckpointError, unknown
-from resgen.kinds import KINDS, AnySampling, build, kind_of
+from resgen.kinds import KINDS, AnySampling, ModelConfig, build, kind_of
 from resgen.models.base import CodeModel
 from resgen.nn.size import outlining
 from resgen.quantizers.base import Quantizer
@@ -202,6 +202,23 @@ def generator_of(folder: Folder, tokenizer: SavedTokenizer) -> tuple[CodeModel, 
     Raises:
         CheckpointError: there is none, it is damaged, or another tokenizer's codes made it.
     """
+    config, spec = generator_config(folder)
+    saved, kind = folder.component("generator"), kind_of(config)
+    generator = restored(lambda: build(config, spec), saved)
+    check_belongs(tokenizer, generator.spec, saved.config.get("codebooks_sha256"), str(folder.path))
+    sampling = folder.extra.get("sampling", {})
+    if not isinstance(sampling, dict):
+        raise CheckpointError(f"'{folder.path}': sampling must be a mapping of settings, not {sampling!r}")
+    return generator, config_from_dict(kind.sampling, sampling, where="sampling.")
+
+
+def generator_config(folder: Folder) -> tuple[ModelConfig, CodeSpec]:
+    """What the generator in a pipeline folder is built from: its configuration and the shape of its codes.
+
+    Raises:
+        CheckpointError: there is none, or it is of an unknown kind.
+        ConfigError: its configuration is not one of that kind.
+    """
     saved = folder.component("generator")
     if saved.type not in KINDS:
         raise CheckpointError(f"'{folder.path}': {unknown('generator type', saved.type, KINDS)}")
@@ -211,13 +228,7 @@ def generator_of(folder: Folder, tokenizer: SavedTokenizer) -> tuple[CodeModel, 
         raise CheckpointError(
             f"'{folder.path}': the generator is of type '{kind.name}', its configuration of '{kind_of(config).name}'"
         )
-    spec = config_from_dict(CodeSpec, _mapping(saved, "spec"), where="generator.spec.")
-    generator = restored(lambda: build(config, spec), saved)
-    check_belongs(tokenizer, generator.spec, saved.config.get("codebooks_sha256"), str(folder.path))
-    sampling = folder.extra.get("sampling", {})
-    if not isinstance(sampling, dict):
-        raise CheckpointError(f"'{folder.path}': sampling must be a mapping of settings, not {sampling!r}")
-    return generator, config_from_dict(kind.sampling, sampling, where="sampling.")
+    return config, config_from_dict(CodeSpec, _mapping(saved, "spec"), where="generator.spec.")
 
 
 def check_belongs(tokenizer: SavedTokenizer, spec: CodeSpec, codebooks_sha256: object, where: str) -> None:

@@ -19,7 +19,7 @@ from resgen.errors import DataError
 from resgen.kinds import AnySampling, kind_of, sample
 from resgen.models.base import CodeModel
 from resgen.training.generator_task import Batch, Evaluate, GeneratorTask
-from resgen.training.initial import new_generator
+from resgen.training.initial import check_generator_init, new_generator
 from resgen.training.parallel import initialise
 from resgen.training.stages import Job, Run, run_stage
 
@@ -142,6 +142,7 @@ def train_classes(
 
     def prepare() -> Job:
         tokenizer, folder = load_tokenizer_as(run.models["tokenizer"], tokenizers)
+        check_generator_init(run.init, recipe.generator, tokenizer)
         train, held_out = encoded(tokenizer, folder)
         for cache in (train, held_out):
             check_belongs(tokenizer, cache.spec, cache.plan.made_from.get("tokenizer"), str(cache.path))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -11,13 +14,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from resgen.checkpoints.artefacts import SavedTokenizer, check_belongs
-from resgen.checkpoints.format import SavedComponent, load_folder, load_tensors
+from resgen.checkpoints.artefacts import SavedTokenizer, check_belongs, generator_config
+from resgen.checkpoints.format import Folder, SavedComponent, load_folder, load_tensors
 from resgen.checkpoints.locate import resolve_model
-from resgen.checkpoints.tensors import load_state, module_tensors
+from resgen.checkpoints.tensors import check_match, load_state, module_tensors
+from resgen.config import config_to_dict
 from resgen.data.announce import announce
-from resgen.errors import ConfigError
-from resgen.kinds import ModelConfig, build
+from resgen.errors import CheckpointError, ConfigError
+from resgen.kinds import ModelConfig, build, kind_of
 from resgen.models.base import CodeModel
 from resgen.nn.seeding import seeded
 from resgen.nn.size import build_within_memory
@@ -45,18 +49,94 @@ def start_from(module: nn.Module, name_or_path: str | Path, part: str) -> None:
     Args:
         module: receives the weights.
         name_or_path: model folder or bundled name.
-        part: what of it: tokenizer, vocoder, text or generator.
+        part: what of it: tokenizer, vocoder or text.
 
     Raises:
-        CheckpointError: there is no such part, it is damaged, or of another shape.
+        CheckpointError: there is no such part, it is damaged, or of another type or shape.
     """
     folder = load_folder(resolve_model(name_or_path))
-    load_state(module, load_tensors(folder.component(part)), str(folder.path))
+    saved, own = folder.component(part), getattr(module, "component", None)
+    if own not in (None, saved.type):
+        raise CheckpointError(f"the {part} of '{folder.path}' is of type {saved.type}; --init needs one of type {own}")
+    tensors = load_tensors(saved)
+    _check_shapes(module, tensors, folder, part, (config_to_dict(module.config), saved.config))
+    load_state(module, tensors, str(folder.path))
+
+
+def check_generator_init(init: str | Path | None, config: ModelConfig, tokenizer: SavedTokenizer) -> None:
+    """Refuse to start a generator from one that it cannot start from, before any data is encoded.
+
+    Args:
+        init: model folder or bundled name; None starts from scratch.
+        config: of the generator to train. Numbers of classes and the width of its features may differ.
+        tokenizer: makes its codes.
+
+    Raises:
+        CheckpointError: there is no generator, it is of another kind or shape, made for speech instead of classes or
+            the other way round, or on another tokenizer's codes.
+    """
+    if init is None:
+        return
+    folder = load_folder(resolve_model(init))
+    theirs, spec = generator_config(folder)
+    saved, kinds = folder.component("generator"), (kind_of(theirs).name, kind_of(config).name)
+    nouns = [("images", "speech")[one.feature_width > 0] for one in (theirs, config)]
+    if nouns[0] != nouns[1]:
+        raise CheckpointError(f"'{folder.path}' generates {nouns[0]}; --init needs a model that generates {nouns[1]}")
+    try:
+        check_belongs(tokenizer, spec, saved.config.get("codebooks_sha256"), str(folder.path))
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; give --tokenizer '{init}', or another --init") from error
+    if kinds[0] != kinds[1]:
+        raise CheckpointError(
+            f"'{folder.path}' is of kind '{kinds[0]}', the generator to train of kind '{kinds[1]}'; give "
+            f"--kind {kinds[0]}, or --init with a model of kind '{kinds[1]}'"
+        )
+    known = {name: getattr(theirs, name) for name in ("num_classes", "other_axes", "feature_width")}
+    config = replace(config, **known)
+    with torch.device("meta"):
+        shapes = build(config, spec)
+    settings = config_to_dict(config), config_to_dict(theirs)
+    _check_shapes(shapes, load_tensors(saved), folder, "generator", settings)
+
+
+def _check_shapes(
+    module: nn.Module,
+    tensors: Mapping[str, Tensor],
+    folder: Folder,
+    part: str,
+    settings: tuple[Mapping[str, Any], Mapping[str, Any]],
+) -> None:
+    """`check_match`, whose error names the settings that differ, ours and those of the folder."""
+    try:
+        check_match(module_tensors(module), tensors, str(folder.path))
+    except CheckpointError as error:
+        ours, theirs = (_flat_values(one, f"{part}.") for one in settings)
+        other = {name: value for name, value in theirs.items() if name in ours and ours[name] != value}
+        if not other:
+            raise
+        had = " ".join(f"{name}={ours[name]}" for name in other)
+        needed = " ".join(f"{name}={value}" for name, value in other.items())
+        raise CheckpointError(
+            f"'{folder.path}' has another shape than the {part} to train, with {had}; give --set {needed}"
+        ) from error
+
+
+def _flat_values(settings: Mapping[str, Any], prefix: str) -> dict[str, str]:
+    """Settings by dotted key, each as `--set` takes it."""
+    values: dict[str, str] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            values |= _flat_values(value, f"{prefix}{name}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+            values[f"{prefix}{name}"] = shlex.quote(text)
+    return values
 
 
 @torch.no_grad()
 def start_generator_from(generator: CodeModel, name_or_path: str | Path, tokenizer: SavedTokenizer) -> None:
-    """`start_from` for a generator, which must have been trained on codes of the same tokenizer.
+    """`start_from` for a generator; see `check_generator_init` for what it can start from.
 
     Where the number of classes differs, classes start from scratch and only "no class" keeps its vector. So do those of
     axes that are new, and saying nothing of these starts at zero: unasked, the model begins with what it knew. Where

@@ -11,14 +11,15 @@ import torch
 from resgen.checkpoints.artefacts import save_pipeline
 from resgen.checkpoints.tensors import module_tensors
 from resgen.errors import CheckpointError
-from resgen.kinds import build, get_kind
+from resgen.kinds import ModelConfig, build, get_kind
 from resgen.models.base import CodeModel
 from resgen.models.resgen import ResGenConfig
 from resgen.nn.seeding import seeded
 from resgen.quantizers import QuantizerConfig
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
-from resgen.training.initial import CLASSES, FEATURES, start_from, start_generator_from
+from resgen.tokenizers.mel import MelTokenizer, MelTokenizerConfig
+from resgen.training.initial import CLASSES, FEATURES, check_generator_init, start_from, start_generator_from
 
 CONFIG = ResGenConfig(width=16, num_layers=1, num_heads=2, mlp_width=32, condition_width=16, num_classes=2)
 
@@ -128,10 +129,42 @@ def test_what_does_not_fit_is_refused_and_leaves_the_module_alone(saved: Path) -
     with pytest.raises(CheckpointError, match="has shape .* but the model needs"):
         start_generator_from(wider, saved, tokenizer)
     torch.testing.assert_close(module_tensors(wider), before)
-    with pytest.raises(CheckpointError, match="do not belong together"):
-        start_generator_from(make_generator(tokenizer, 1), saved, make_tokenizer(1))
     with pytest.raises(CheckpointError, match="vocoder"):
         start_from(tokenizer, saved, "vocoder")
+
+
+@pytest.mark.parametrize(
+    ("config", "seed", "says"),
+    [
+        (replace(CONFIG, head="residual"), 0, "kind 'resgen', the generator to train of kind 'residual'; give --kind"),
+        (get_kind("maskgit").sized(CONFIG, 1), 0, "give --kind resgen, or --init with a model of kind 'maskgit'"),
+        (replace(CONFIG, feature_width=4), 0, "generates images; --init needs a model that generates speech"),
+        (CONFIG, 1, "do not belong together.*; give --tokenizer '.*/model', or another --init"),
+        (replace(CONFIG, mlp_width=48, width=24), 0, "mlp_width=48; give --set generator.width=16 generator.mlp_width"),
+    ],
+)
+def test_a_generator_that_another_cannot_start_from_is_refused_with_the_remedy(
+    saved: Path, config: ModelConfig, seed: int, says: str
+) -> None:
+    with pytest.raises(CheckpointError, match=says):
+        check_generator_init(saved, config, make_tokenizer(seed))
+
+
+def test_classes_axes_and_dropout_may_differ(saved: Path) -> None:
+    config = replace(CONFIG, num_classes=7, other_axes=(3, 2), class_dropout=0.3)
+    check_generator_init(saved, config, make_tokenizer(0))
+
+
+def test_parts_of_another_type_or_shape_are_refused_with_the_remedy(saved: Path) -> None:
+    own = make_tokenizer(0).config
+    tokenizer = ImageTokenizer(replace(own, multipliers=(1, 3), quantizer=replace(own.quantizer, codebook_size=16)))
+    with pytest.raises(CheckpointError, match=r"tokenizer.quantizer.codebook_size=8"):
+        start_from(tokenizer, saved, "tokenizer")
+    with pytest.raises(CheckpointError, match=r"--set tokenizer.multipliers='\[1,2\]'"):
+        start_from(tokenizer, saved, "tokenizer")
+    mels = MelTokenizer(MelTokenizerConfig(width=8, num_blocks=1, code_dim=4))
+    with pytest.raises(CheckpointError, match="type image-tokenizer; --init needs one of type mel-tokenizer"):
+        start_from(mels, saved, "tokenizer")
 
 
 def class_rows(model: CodeModel) -> torch.Tensor:
