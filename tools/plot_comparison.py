@@ -76,6 +76,7 @@ def points() -> dict[str, Points]:
         if row["sampling"] == "guidance_scale=4,num_steps=16"
     ]
     found["fixed"][30000] += plain(read("mixture-head-30k.json")["rows"], "paper")
+    found["residual"][30000] += plain(read("residual-30k.json")["rows"], "residual")
     for kind in ("residual", "direct"):
         found[kind][10000] += plain(read(f"{kind}-10k.json")["rows"], kind)
     return {kind: found[kind] for kind in LINES}
