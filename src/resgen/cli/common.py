@@ -11,6 +11,7 @@ import math
 import re
 import reprlib
 import shlex
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -274,6 +275,16 @@ def _check_writable(path: Path, folder: Path, name: str) -> None:
             (Path(trial) / folder.relative_to(there)).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{name} '{path}' cannot be written: {error.strerror}; choose another place") from error
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Within the block SIGTERM is what Ctrl-C is: KeyboardInterrupt."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def slug(name: str) -> str:

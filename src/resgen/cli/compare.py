@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,10 +21,10 @@ from resgen.cli.common import (
     option,
     positive,
     report,
+    terminable,
     with_data_options,
 )
 from resgen.cli.train import EXIT_INTERRUPTED
-from resgen.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,16 +100,14 @@ class Compare:
             max_minutes=self.max_minutes_per_model,
             equal_steps_seeds=min(self.equal_steps_seeds, self.seeds),
         )
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            files = modality.has("compare")(
-                recipe, settings, self.out, resume=self.resume, say=message, command=command_line()
-            )
+            with terminable():
+                files = modality.has("compare")(
+                    recipe, settings, self.out, resume=self.resume, say=message, command=command_line()
+                )
         except (Interrupted, KeyboardInterrupt):
             message("interrupted; what is finished is kept, continue with --resume")
             return EXIT_INTERRUPTED
-        finally:
-            signal.signal(signal.SIGTERM, before)
         report({"files": files}, as_json=self.as_json, text=files[0].read_text(encoding="utf-8"))
         return 0
 
@@ -119,7 +116,7 @@ class Compare:
 class Sweep:
     """Evaluate a model under every combination of sampling settings; writes a table, best first, and a heat map.
 
-    For example:
+    After an interruption the table has the combinations measured so far. For example:
 
         resgen sweep --model runs/digits/model --data digits --extractor runs/judge --grid steps=4,8 --out sweep
         resgen sweep --model fashion-mnist-small --data data/fashion --grid steps=8,16 top_p=0.9,1 --out sweep
@@ -146,26 +143,26 @@ class Sweep:
     """Folder for sweep.md and sweep.png."""
     as_json: Json = False
 
-    def run(self) -> None:
+    def run(self) -> int:
         check_out_dir(self.out)
         positive("--num-samples", self.num_samples)
-        from resgen.checkpoints.locate import list_bundled
         from resgen.experiments.image.judge import Judge
         from resgen.experiments.image.sweep import (
             SweepRow,
+            own_folder,
             parse_grid,
             store_settings,
             sweep,
             sweep_markdown,
             write_sweep,
+            write_table,
         )
         from resgen.kinds import sampling_with
         from resgen.pipelines.image.pipeline import ImagePipeline
 
-        if self.store and self.model in list_bundled():
-            raise ConfigError(
-                f"--store: '{self.model}' is bundled with the package; copy it to a folder of yours first"
-            )
+        folder = own_folder(self.model) if self.store else None
+        if folder is not None:  # which a new one will replace
+            check_out_dir(folder.absolute().parent, name="--store")
         pipe = ImagePipeline.from_pretrained(self.model)
         grid = parse_grid(flatten(self.grid), pipe.sampling)
         judge = Judge(
@@ -177,16 +174,32 @@ class Sweep:
             resize=self.resize,
             device=str(pipe.device),
         )
+        done: list[SweepRow] = []
 
         def say(number: int, total: int, row: SweepRow) -> None:
+            done.append(row)
             settings = " ".join(f"{name}={value}" for name, value in row.settings.items())
             left = row.score.seconds * (total - number)
             message(f"{number}/{total}  {settings}  {judge.metric} {row.score.distance:.3f}  about {left:.0f} s left")
 
-        rows = sweep(pipe, judge, grid, num_samples=self.num_samples, seed=self.seed, report=say)
-        write_sweep(self.out, rows, grid, metric=judge.metric, model=self.model, num=self.num_samples, seed=self.seed)
-        if self.store:
-            store_settings(self.model, sampling_with(pipe.sampling, dict(rows[0].settings)))
+        about: dict[str, Any] = {
+            "metric": judge.metric,
+            "model": self.model,
+            "num_samples": self.num_samples,
+            "seed": self.seed,
+        }
+        try:
+            with terminable():
+                rows = sweep(pipe, judge, grid, num_samples=self.num_samples, seed=self.seed, report=say)
+        except KeyboardInterrupt:
+            if not done:
+                raise
+            path = write_table(self.out, done, **about)
+            message(f"interrupted; the {len(done)} combinations measured so far are in '{path}'")
+            return EXIT_INTERRUPTED
+        write_sweep(self.out, rows, grid, **about)
+        if folder is not None:
+            store_settings(folder, sampling_with(pipe.sampling, dict(rows[0].settings)))
         document: dict[str, Any] = {"metric": judge.metric, "rows": rows, "stored": self.store, "out": self.out}
-        text = sweep_markdown(rows, judge.metric, self.model, self.num_samples, self.seed)
-        report(document, as_json=self.as_json, text=text)
+        report(document, as_json=self.as_json, text=sweep_markdown(rows, **about))
+        return 0

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from resgen.checkpoints.artefacts import load_pipeline, save_pipeline
+from resgen.checkpoints.locate import ASSETS, resolve_model
 from resgen.config import config_to_dict, parse_overrides, replace_nested
 from resgen.errors import ConfigError, unknown
 from resgen.evaluation.report import markdown_table
@@ -121,6 +122,7 @@ def find_settings(
 
 def sweep_markdown(rows: Sequence[SweepRow], metric: str, model: str, num_samples: int, seed: int) -> str:
     """The table of a sweep, best first."""
+    rows = sorted(rows, key=lambda row: row.score.distance)
     names, lines = list(rows[0].settings), []
     for row in rows:
         recognised = "" if row.score.recognised is None else f"{row.score.recognised:.1%}"
@@ -161,15 +163,30 @@ def sweep_heat_map(rows: Sequence[SweepRow], grid: Mapping[str, Sequence[Any]], 
     save_figure(draw, path, size=(1.5 + 1.1 * len(columns), 1.5 + 0.7 * len(grid[first])))
 
 
-def store_settings(model: str | Path, sampling: AnySampling) -> None:
-    """Make the settings the model's own.
+def own_folder(model: str | Path) -> Path:
+    """The folder of a model that `store_settings` can write to.
 
     Raises:
-        CheckpointError: the model cannot be read or written; a bundled model is not written to.
+        CheckpointError: there is no such model.
+        ConfigError: it comes with the package or from the hub.
     """
-    parts = load_pipeline(model)
+    folder = resolve_model(model)
+    if ASSETS in folder.resolve().parents or not Path(model).is_dir():
+        raise ConfigError(
+            f"--store: '{model}' is not in a folder of yours; copy '{folder}' to one and give that as --model"
+        )
+    return folder
+
+
+def store_settings(folder: Path, sampling: AnySampling) -> None:
+    """Make the settings the own ones of the model in a folder.
+
+    Raises:
+        CheckpointError: the model cannot be read or written.
+    """
+    parts = load_pipeline(folder)
     save_pipeline(
-        Path(model),
+        folder,
         parts.tokenizer,
         parts.generator,
         sampling=sampling,
@@ -179,17 +196,16 @@ def store_settings(model: str | Path, sampling: AnySampling) -> None:
     )
 
 
+def write_table(out: Path, rows: Sequence[SweepRow], **about: Any) -> Path:
+    """`sweep.md` in the folder `out`, of some rows or all; `about` is for `sweep_markdown`. Returns the file."""
+    write_text(path := out / "sweep.md", sweep_markdown(rows, **about))
+    (out / "sweep.png").unlink(missing_ok=True)  # of an earlier sweep
+    return path
+
+
 def write_sweep(
-    out: Path,
-    rows: Sequence[SweepRow],
-    grid: Mapping[str, Sequence[Any]],
-    *,
-    metric: str,
-    model: str,
-    num: int,
-    seed: int,
+    out: Path, rows: Sequence[SweepRow], grid: Mapping[str, Sequence[Any]], *, metric: str, **about: Any
 ) -> None:
-    """`sweep.md` and `sweep.png` in the folder `out`."""
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "sweep.md", sweep_markdown(rows, metric, model, num, seed))
+    """`sweep.md` and `sweep.png` in the folder `out`; see `sweep_markdown`."""
+    write_table(out, rows, metric=metric, **about)
     sweep_heat_map(rows, grid, metric, out / "sweep.png")

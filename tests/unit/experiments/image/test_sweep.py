@@ -133,7 +133,7 @@ def test_table_and_heat_map(tmp_path) -> None:
     assert lines[2].startswith("| 8 | 1.0 | 1.000 |") and len(lines) == 6
     pytest.importorskip("matplotlib")
     grid = {"num_steps": [8, 16], "top_p": [0.9, 1.0]}
-    write_sweep(tmp_path / "new", rows(), grid, metric="FD-x", model="model", num=9, seed=3)
-    write_sweep(tmp_path / "one", rows()[:1], {"num_steps": [8]}, metric="FD-x", model="model", num=9, seed=3)
+    write_sweep(tmp_path / "new", rows(), grid, metric="FD-x", model="model", num_samples=9, seed=3)
+    write_sweep(tmp_path / "one", rows()[:1], {"num_steps": [8]}, metric="FD-x", model="model", num_samples=9, seed=3)
     assert (tmp_path / "new" / "sweep.png").stat().st_size > 1000
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["sweep.md", "sweep.png"]
