@@ -48,6 +48,8 @@ CLASSES = {
 """Classes with a page of their own in the reference, and where they are: what `resgen` exports, what its pipelines
 return, and the settings and records that users fill in. The other pages of the reference leave them out."""
 MATH = re.compile(r"^```math\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
+CODE = re.compile(r"<code\b.*?</code>", re.DOTALL)
+TAG_OR_OPTION = re.compile(r"<[^>]*>|(?<![\w-])--?[a-z][a-z-]*")
 FOREIGN = re.compile(
     r"<(?:script|link|img|iframe|source)\b[^>]*?(?:src|href)=[\"']?(?:https?:)?//[^\s>]*", re.IGNORECASE
 )
@@ -229,6 +231,17 @@ def unlisted() -> list[str]:
     ]
 
 
+def with_whole_options(html: str) -> str:
+    """A page whose options, such as `--num-samples`, do not break at their hyphens (`option` in docs/site/site.css)."""
+
+    def mark(code: re.Match[str]) -> str:
+        return TAG_OR_OPTION.sub(
+            lambda part: part[0] if part[0][0] == "<" else f'<span class="option">{part[0]}</span>', code[0]
+        )
+
+    return CODE.sub(mark, html)
+
+
 def foreign_assets() -> list[str]:
     """What pages of the site would load from elsewhere."""
     return [
@@ -255,6 +268,8 @@ def main() -> int:
     result = subprocess.run(command, cwd=ROOT)
     if result.returncode:
         return result.returncode
+    for page in SITE.rglob("*.html"):
+        page.write_text(with_whole_options(page.read_text(encoding="utf-8")), encoding="utf-8")
     problems = foreign_assets()
     print(
         "\n".join(problems)

@@ -279,6 +279,13 @@ def test_prose_is_counted(text, count):
     assert prose_before_something_to_see(text) == count
 
 
+def test_options_are_marked_in_code_alone(build):
+    page = '<p>--no</p><code class="a--b">run <a href="#x--y">--num-samples</a> 4 -o a-b --out=c</code><p>-n</p>'
+    whole = build.with_whole_options(page)
+    assert re.findall(r'<span class="option">(.*?)</span>', whole) == ["--num-samples", "-o", "--out"]
+    assert re.sub(r'<span class="option">|</span>', "", whole) == page
+
+
 def test_foreign_assets_are_found(build, tmp_path, monkeypatch):
     monkeypatch.setattr(build, "SITE", tmp_path)
     (tmp_path / "a.html").write_text(

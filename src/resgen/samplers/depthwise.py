@@ -167,7 +167,9 @@ def sample_codes(
         noise: from `draw_noise`, for the same batch and `config.num_steps`.
         config: settings of the sampler.
         whole: positions of which it sees all that is given: the prompts of sequences, as in training.
-        codes, visible, record: as in `unmasking.sample_codes`.
+        codes: given codes; only the first `visible` levels of a position are read, and those are never altered.
+        visible: how many levels of each position are given (none by default).
+        record: called after every evaluation; masked levels of the codes are 0.
 
     Raises:
         ConfigError: fewer steps than levels, only one of `codes` and `visible` is given, or the noise is made for
