@@ -21,7 +21,7 @@ import torch
 from resgen.checkpoints.artefacts import load_tokenizer, save_tokenizer
 from resgen.checkpoints.format import read_json
 from resgen.config import config_to_dict
-from resgen.errors import ConfigError, TrainingError
+from resgen.errors import CheckpointError, ConfigError, TrainingError
 from resgen.evaluation.image.report import load_report
 from resgen.experiments.claim import claim
 from resgen.experiments.image.actions import do, kind_of_run, open_judge, start_worker, timing
@@ -123,8 +123,15 @@ class Study:
         return claim(self.out, self.recipe, settings, resume=resume)
 
     def result(self, name: str) -> dict[str, Any]:
-        """The result of a finished part."""
-        return read_json(self._path(name))
+        """The result of a finished part.
+
+        Raises:
+            CheckpointError: its file is damaged.
+        """
+        try:
+            return read_json(self._path(name))
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; delete it and continue with --resume") from error
 
     def is_done(self, name: str) -> bool:
         """Whether a part is finished."""
@@ -291,7 +298,8 @@ class _Plan:
 
     def evaluations(self) -> list[Part]:
         """The full evaluation of every model."""
-        runs = [path.parent.parent.name for path in sorted(self.out.glob("runs/*/model/config.json"))]
+        folders = sorted(path.parent.parent.name for path in self.out.glob("runs/*/model/config.json"))
+        runs = [run for run in folders if self.study.is_done(f"train-{run}")]  # others were put there by hand
         return [
             self._measurement(
                 f"evaluate-{run}",

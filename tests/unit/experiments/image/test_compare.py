@@ -12,7 +12,7 @@ import worker_parts
 from image_parts import save_model
 from processes import FORKS
 from resgen.checkpoints.artefacts import load_tokenizer
-from resgen.errors import ConfigError, TrainingError
+from resgen.errors import CheckpointError, ConfigError, TrainingError
 from resgen.experiments.image import actions, compare, judge
 from resgen.modalities import load_recipe
 from resgen.training.encoding import open_encoded
@@ -105,3 +105,25 @@ def test_a_folder_of_a_comparison_is_for_one_process_and_one_set_of_settings(
     other = small_study(tmp_path, monkeypatch, num_samples=200)
     with pytest.raises(ConfigError, match="holds a comparison with comparison.num_samples=5000, this one has"):
         other.claimed(resume=True).__enter__()
+
+
+def test_a_damaged_part_is_named_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = small_study(tmp_path, monkeypatch)
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "train-resgen-time-0.json").write_text("{")
+    says = "train-resgen-time-0.json' is not valid JSON.*; delete it and continue with --resume"
+    with pytest.raises(CheckpointError, match=says):
+        study.result("train-resgen-time-0")
+
+
+def test_models_that_the_comparison_did_not_train_are_not_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = small_study(tmp_path, monkeypatch)
+    for run in ("resgen-time-0", "mine", "resgen-older"):
+        (tmp_path / "runs" / run / "model").mkdir(parents=True)
+        (tmp_path / "runs" / run / "model" / "config.json").write_text("{}")
+    for name in ("train-resgen-time-0", "search-resgen"):
+        study.record(name, {"sampling": {}})
+    plan = compare._Plan(study, load_tokenizer(save_model(tmp_path / "model"))[0])
+    assert [part.name for part in plan.evaluations()] == ["evaluate-resgen-time-0"]
