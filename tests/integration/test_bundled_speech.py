@@ -112,7 +112,7 @@ def test_sentences_are_said_by_every_voice_and_judged_by_kind_and_voice(
     assert result["scores"]["all"]["wer"]["value"] <= 0.2 and result["real_time_factor"] > 0
     table = capsys.readouterr().out
     assert "| kind long (2) |" in table and "of real time" in table
-    with pytest.raises(ConfigError, match="num=5 must be 1 to 4"):
+    with pytest.raises(ConfigError, match="num_samples=5 must be 1 to 4"):
         say_sentences.main(MODEL, "digit-recognizer", sentences=file, num_samples=5)
     with pytest.raises(ConfigError, match="hears 10 words only"):
         say_sentences.main(MODEL, "digit-recognizer")

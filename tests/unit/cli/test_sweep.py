@@ -50,11 +50,14 @@ def test_an_interruption_leaves_the_rows_measured_so_far(
         return whole(self, *args, **settings)
 
     monkeypatch.setattr(Judge, "score_pipeline", stopped)
-    before = signal.signal(signal.SIGTERM, lambda *_: None)  # which would only pass over it
+    # As in a shell's foreground; alone, the handler of SIGTERM would only pass over it.
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: lambda *_: None}
+    before = {name: signal.signal(name, handler) for name, handler in handlers.items()}
     try:
         assert main([*SWEEP, "model", "--store"]) == 130
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for name, handler in before.items():
+            signal.signal(name, handler)
     assert capsys.readouterr().err.splitlines()[-1] == (
         f"interrupted; the 2 combinations measured so far are in '{Path('out') / 'sweep.md'}'"
     )

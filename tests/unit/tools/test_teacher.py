@@ -150,6 +150,8 @@ def test_workers_end_in_the_middle_of_their_work() -> None:
         processes = multiprocessing.active_children()
         assert processes
         raise SystemExit
-    for process in processes:
-        process.join(60)
+    for process in processes:  # the pool's own thread waits for them, too; only one of the two is told of the end
+        until = time.monotonic() + 60
+        while process.exitcode is None and time.monotonic() < until:
+            time.sleep(0.01)
         assert process.exitcode is not None
