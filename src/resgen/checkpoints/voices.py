@@ -93,7 +93,7 @@ def check_voice(name: str, voice: Voice, voices: Mapping[str, Voice]) -> None:
     """Refuse a voice that a folder could not keep beside others.
 
     Raises:
-        WrongTypeError: a name or text that is no text, or no voice.
+        WrongTypeError: the name or the transcript is not a str, or the voice is not a `Voice`.
         ConfigError: a name of other characters, one that is told from another by case only (on some disks they would
             be one file), one too many, or too much of something.
     """

@@ -55,7 +55,7 @@ class EditImage(Drawing):
     def run(self) -> None:
         positive("--num-samples", self.num_samples)
         to_folder = self.out.is_dir() or not self.out.suffix
-        check_out_dir(self.out) if to_folder else check_out_file(self.out)
+        check_out_dir(self.out) if to_folder else check_out_file(self.out, source=self.input)
         self.check_trace()
         settings = self.sampling.settings()
         from resgen.pipelines.image.pipeline import ImagePipeline

@@ -57,7 +57,8 @@ class Reconstruct:
         from resgen.modalities import of_model
 
         modality = of_model(self.tokenizer)
-        check_out_file(self.out) if self.out.suffix.lower() in PICTURE_SUFFIXES else check_out_dir(self.out)
+        to_file = self.out.suffix.lower() in PICTURE_SUFFIXES
+        check_out_file(self.out, source=self.input) if to_file else check_out_dir(self.out)
         document, rows, notes = ask(modality, "reconstruct", self, f"tokenizer '{self.tokenizer}'", say=message)
         text = "\n".join([table(rows), *notes])
         if self.out.is_dir():

@@ -95,7 +95,7 @@ class SpeechEditForm(Sampling):
         description="What it should say; the words that differ are replaced. With `begin_s` and `end_s`, the words for "
         "that interval alone.",
     )
-    begin_s: float | None = Field(None, ge=0, description="Begin of an interval to replace, in seconds.")
+    begin_s: float | None = Field(None, ge=0, description="Start of an interval to replace, in seconds.")
     end_s: float | None = Field(None, ge=0, description="End of the interval.")
     speed: float = Field(1.0, ge=0.25, le=4, description="1 keeps the pace of the recording.")
     keep_length: bool = Field(False, description="The new words take as long as the old ones.")
@@ -200,7 +200,7 @@ class SpeechEditAnswer(SpeechAnswer):
     words: list[WordAnswer] = Field(description="Words of the recording.")
     replaced_words: list[int] = Field(description="Range of the replaced words: the first, and the one after the last.")
     new_words: list[int] = Field(description="Range of the new words in `text`, likewise.")
-    begin_s: float = Field(description="Begin of the change, in seconds of the recording and of the result.")
+    begin_s: float = Field(description="Start of the change, in seconds of the recording and of the result.")
     end_s: float = Field(description="End of the change in the recording.")
     new_end_s: float = Field(description="End of the change in the result.")
 
@@ -236,7 +236,7 @@ class ImageSize(BaseModel):
 
 
 class ClassAxis(BaseModel):
-    """One attribute that classes state, such as a style or a background."""
+    """One attribute of a class, such as a style or a background."""
 
     name: str
     classes: list[str]

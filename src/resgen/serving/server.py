@@ -128,7 +128,7 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-def settings(service: Service) -> uvicorn.Config:
+def uvicorn_config(service: Service) -> uvicorn.Config:
     """How uvicorn serves."""
     return uvicorn.Config(
         create_app(service),
@@ -144,7 +144,7 @@ def settings(service: Service) -> uvicorn.Config:
 
 
 async def _run(service: Service, listener: socket.socket) -> None:
-    server = _Server(settings(service), service)
+    server = _Server(uvicorn_config(service), service)
     loading = asyncio.create_task(_load(service, server, listener))
     await server.serve(sockets=[listener])
     await loading

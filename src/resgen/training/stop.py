@@ -26,7 +26,7 @@ class Interrupted(ResGenError):
 
 
 class StopSignals:
-    """Counts SIGINT and SIGTERM while `listening`; the second one raises KeyboardInterrupt at once."""
+    """Counts SIGINT and SIGTERM while `listening`; a SIGINT after another raises KeyboardInterrupt at once."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -47,5 +47,5 @@ class StopSignals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.count += 1
-        if self.count > 1:
+        if self.count > 1 and number == signal.SIGINT:
             raise KeyboardInterrupt

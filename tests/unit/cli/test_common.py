@@ -170,3 +170,11 @@ def test_the_bar_of_a_sampler_ends_at_its_last_step(monkeypatch):
         for step in (1, 2):
             step_done(SimpleNamespace(step=step, num_steps=2), None)
     assert told == [(1, 2, "sampling"), (2, 2, "sampling")]
+
+
+def test_an_output_does_not_replace_its_source(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for source in ("a.png", str(tmp_path / "a.png"), "../" + tmp_path.name + "/a.png"):
+        with pytest.raises(ConfigError, match=r"--out 'a.png' is the input; give another file"):
+            check_out_file(Path("a.png"), source=Path(source))
+    check_out_file(Path("b.png"), source=Path("a.png"))

@@ -58,10 +58,12 @@ _orphaned, _stopped, _busy = threading.Event(), threading.Event(), threading.Eve
 
 def _stop(number: int, frame: FrameType | None) -> None:
     """End what is being done, but not the worker: its pool would take that for a crash and kill the others."""
+    first = not _stopped.is_set()
     _stopped.set()
     if _busy.is_set():
-        raise KeyboardInterrupt
-    if _orphaned.is_set():
+        if first:
+            raise KeyboardInterrupt
+    elif _orphaned.is_set():
         os._exit(1)
 
 
@@ -77,16 +79,16 @@ def do(action: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """Run one of the actions below in a worker; after an interruption none, though the pool has handed out the next."""
     if _orphaned.is_set():
         os._exit(1)  # nobody waits for the result
-    if _stopped.is_set():
-        raise KeyboardInterrupt
     actions: dict[str, Callable[..., dict[str, Any]]] = {
         "train": train,
         "search": search,
         "evaluate": evaluate,
         "score": score,
     }
-    _busy.set()
     try:
+        _busy.set()
+        if _stopped.is_set():
+            raise KeyboardInterrupt
         return actions[action](**arguments)
     except (Interrupted, KeyboardInterrupt):
         _stopped.set()

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed, wait
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,8 +33,6 @@ from resgen.training.image.recipe import Recipe
 from resgen.training.image.runs import encode_data
 
 STEPS_TOLERANCE = 0.95
-GRACE_SECONDS = 5
-"""For processes that the same signal has reached, as Ctrl-C does; a second one would cost a training its checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,11 +168,12 @@ class Study:
                     say(f"{part.name}: done; about {left_minutes:.0f} minutes left in this stage")
             except BrokenExecutor as error:
                 raise TrainingError(
-                    "a process of the comparison was killed, often for lack of memory, of which fewer --jobs need "
-                    "less; continue with --resume"
+                    "a process of the comparison was killed, often for lack of memory; continue with --resume and "
+                    "fewer --jobs"
                 ) from error
             except BaseException:
-                wait([future for future in running if not future.cancel()], GRACE_SECONDS)
+                for future in running:
+                    future.cancel()
                 for process in set(multiprocessing.active_children()) - others:
                     process.terminate()
                 raise

@@ -121,7 +121,7 @@ def verdicts(lines: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
 def _verdict(setting: str, ours: dict[str, Any], other: dict[str, Any]) -> str:
     (low, high), (other_low, other_high) = ours[f"{setting}_interval"], other[f"{setting}_interval"]
     if ours["seeds"] < 2 or other["seeds"] < 2:
-        return ("lower" if ours[setting] < other[setting] else "higher") + " (one seed)"
+        return ("lower" if ours[setting] < other[setting] else "higher") + " distance (one seed)"
     if high < other_low:
         return "better"
     return "worse" if other_high < low else "no significant difference"
@@ -207,7 +207,9 @@ def _markdown(study: Study, document: dict[str, Any], sample: EvaluationReport, 
         text.append("| " + " | ".join(cells) + " |")
     text.append("")
     if document["verdicts"]:
-        text += ["## Pairwise results", "", "Better or worse: the 95 % intervals do not overlap.", ""]
+        text += ["## Pairwise results", ""]
+        if {"better", "worse"} & {row.get(name) for row in document["verdicts"] for name in SETTINGS}:
+            text += ["Better or worse: the 95 % intervals do not overlap.", ""]
         text += ["| kind | against | guided | unguided |", "|---|---|---|---|"]
         for row in document["verdicts"]:
             cells = [KINDS[row["kind"]].title, KINDS[row["against"]].title, *(row.get(name, "") for name in SETTINGS)]

@@ -60,9 +60,11 @@ export function startEdit(view, { models, store, samples, sources, uses }) {
     onready: (prepared, source) => {
       brush.show(prepared?.canvas ?? null);
       const name = source?.className ?? "";
-      const known = [name, name.split(", ")[0]].map((one) => store.value.classes.indexOf(one)).find((k) => k >= 0);
-      if (known === undefined) return;
-      classId.value = known;
+      if (!name) return;
+      const first = name.split(", ")[0];
+      const said = [name, first, first.replace(`${store.value.axes?.[0]?.name}=`, "")];
+      const known = said.map((one) => store.value.classes.indexOf(one)).find((k) => k >= 0);
+      if (known !== undefined) classId.value = known;
       chooseNamed(axes, name);
     },
   });

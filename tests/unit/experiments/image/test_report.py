@@ -34,8 +34,8 @@ def line(kind: str, value: float, half: float, seeds: int = 3) -> dict:
         (line("resgen", 1, 0.1), line("direct", 2, 0.1), "better"),
         (line("resgen", 2, 0.1), line("direct", 1, 0.1), "worse"),
         (line("resgen", 1, 0.6), line("direct", 2, 0.6), "no significant difference"),
-        (line("resgen", 1, 0, seeds=1), line("direct", 2, 0, seeds=1), "lower (one seed)"),
-        (line("resgen", 2, 0.1), line("direct", 1, 0, seeds=1), "higher (one seed)"),
+        (line("resgen", 1, 0, seeds=1), line("direct", 2, 0, seeds=1), "lower distance (one seed)"),
+        (line("resgen", 2, 0.1), line("direct", 1, 0, seeds=1), "higher distance (one seed)"),
     ],
 )
 def test_verdicts_say_what_the_intervals_allow(ours: dict, other: dict, words: str) -> None:
