@@ -70,6 +70,7 @@ def points() -> dict[str, Points]:
     found["mixture"][3000] += plain(read("heads-mixture-long.json")["rows"], "mixture-k16")
     found["fixed"][1000] += plain(metric, "tri-k256", "fixed means")
     found["fixed"][3000] += plain(metric, "long-k256", "fixed means, rows weigh D - c")
+    found["fixed"][3000] += plain(read("mixture-head-3k.json")["rows"], "paper")
     found["fixed"][10000] += [
         row["distance"]
         for row in read("mixture-head-10k.json")["rows"]
