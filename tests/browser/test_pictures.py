@@ -174,7 +174,7 @@ def test_a_model_of_several_axes_has_a_field_for_each(page: Page, fake: FakeServ
 
 def test_an_edit_says_every_axis(page: Page, fake: FakeServer) -> None:
     axes = [{"name": "style", "classes": fake.models[0]["classes"]}, {"name": "colour", "classes": ["red", "blue"]}]
-    axes += [{"name": "lining", "classes": ["blue", "none"]}, {"name": "strap", "classes": ["none", "long"]}]
+    axes += [{"name": "lining", "classes": ["blue", "none"]}, {"name": "strap", "classes": ["none", "long", "Bag"]}]
     fake.models = [{**fake.models[0], "axes": axes}]
     page.load()
     page.classes("Bag")

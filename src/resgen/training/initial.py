@@ -112,8 +112,8 @@ def _check_shapes(
         check_match(module_tensors(module), tensors, str(folder.path))
     except CheckpointError as error:
         ours, theirs = (_flat_values(one, f"{part}.") for one in settings)
-        other = {name: value for name, value in theirs.items() if name in ours and ours[name] != value}
-        other = {name: value for name, value in other.items() if not name.endswith("dropout")}  # changes no shape
+        same = {name for name in theirs if name.endswith("dropout") or ours.get(name) in (None, theirs[name])}
+        other = {name: value for name, value in theirs.items() if name not in same}  # dropout changes no shape
         if not other:
             raise
         had = " ".join(f"{name}={ours[name]}" for name in other)

@@ -9,19 +9,12 @@ import pytest
 from resgen.training.stop import StopSignals
 
 
-def test_only_a_second_ctrl_c_ends_at_once() -> None:
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_only_a_second_ctrl_c_ends_at_once(first: signal.Signals) -> None:
     stop = StopSignals()
     with stop.listening():
-        for number in (signal.SIGTERM, signal.SIGTERM):
+        for number in (first, signal.SIGTERM):  # as from a shell and a supervisor together
             signal.raise_signal(number)
         assert stop.count == 2
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-
-
-def test_ctrl_c_that_a_supervisor_passes_on_as_sigterm_counts_and_loses_nothing() -> None:
-    stop = StopSignals()
-    with stop.listening():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.raise_signal(number)
-        assert stop.count == 2

@@ -12,6 +12,7 @@ from typing import Any
 
 from resgen.evaluation.image.protocol import check_comparable
 from resgen.evaluation.image.report import EvaluationReport
+from resgen.evaluation.report import markdown_table
 from resgen.experiments.figures import save_figure
 from resgen.experiments.image.compare import Study, equal_steps, reports
 from resgen.files import write_json, write_text
@@ -210,11 +211,11 @@ def _markdown(study: Study, document: dict[str, Any], sample: EvaluationReport, 
         text += ["## Pairwise results", ""]
         if {"better", "worse"} & {row.get(name) for row in document["verdicts"] for name in SETTINGS}:
             text += ["Better or worse: the 95 % intervals do not overlap.", ""]
-        text += ["| kind | against | guided | unguided |", "|---|---|---|---|"]
-        for row in document["verdicts"]:
-            cells = [KINDS[row["kind"]].title, KINDS[row["against"]].title, *(row.get(name, "") for name in SETTINGS)]
-            text.append("| " + " | ".join(cells) + " |")
-        text.append("")
+        results = [
+            [KINDS[row["kind"]].title, KINDS[row["against"]].title, *(row.get(name, "") for name in SETTINGS)]
+            for row in document["verdicts"]
+        ]
+        text += [markdown_table(["kind", "against", *SETTINGS], results), ""]
     depth_rows = [row for row in document["rows"] if row["budget"].startswith("depth")]
     if depth_rows:
         text += ["## Depth", "", f"{study.own_kind.title}, equal steps, on the first levels of the same tokenizer:", ""]
