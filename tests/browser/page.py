@@ -159,8 +159,9 @@ class Page:
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": selection})
 
     def downloaded(self, name: str) -> Path:
+        """The file once it is whole: Chromium holds its name with an empty file until then."""
         file = self.driver.downloads / name
-        self.wait(file.exists, f"the download {name}")
+        self.wait(lambda: file.exists() and file.stat().st_size > 0, f"the download {name}")
         return file
 
     def console(self) -> list[str]:
