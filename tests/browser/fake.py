@@ -8,7 +8,6 @@ import email.policy
 import io
 import json
 import threading
-import time
 import wave
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -87,13 +86,16 @@ def sound(seconds: float = 0.4, rate_hz: int = 8000) -> bytes:
 
 class FakeServer(ThreadingHTTPServer):
     """`fault` is what the next requests meet: None or {"status", "error", "retry_after"}; "break" ends a stream early,
-    "stream" sends an error event. `delay_s` passes before each step or answer; `key` is wanted if it is set."""
+    "stream" sends an error event. A test that looks while something is made sets `hold_at`: that many steps are sent,
+    the rest (and every plain answer) waits for `released`. `samples_held` holds the samples of a model in the same way.
+    `key` is wanted if it is set."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}/"
+        self.released = threading.Event()
         self.reset()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -101,11 +103,18 @@ class FakeServer(ThreadingHTTPServer):
         self.models = MODELS
         self.fault: dict[str, Any] | str | None = None
         self.samples_fault: dict[str, Any] | None = None
-        self.samples_delay_s = 0.0
+        self.samples_held = False
         self.key: str | None = None
-        self.delay_s = 0.0
+        self.hold_at: int | None = None
+        self.released.set()  # what an earlier test left waiting ends
+        self.released = threading.Event()
         self.seen: list[tuple[str, dict[str, Any]]] = []
         self.broken_off = threading.Event()
+
+    def wait(self, step: int = 1) -> None:
+        """Wait for `released`, if this step (from 1; the only one of a plain answer) is beyond `hold_at`."""
+        if self.hold_at is not None and step > self.hold_at:
+            self.released.wait()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         self.broken_off.set()  # the page closed the connection
@@ -124,7 +133,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._json({"models": self.server.models})
             return
         if path in _GOT:
-            time.sleep(self.server.samples_delay_s)
+            if self.server.samples_held:
+                self.server.released.wait()
             if not self._refused(self.server.samples_fault):
                 self._json(_GOT[path](parse_qs(urlsplit(self.path).query)["model"][0], self.server.models))
             return
@@ -146,7 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._speak(fields)
         if self.path == "/v1/speech/edit/stream":
             return self._change(fields)
-        time.sleep(self.server.delay_s)
+        self.server.wait()
         self._json(_ANSWERS[self.path](fields, self.server.models))
 
     def _refused(self, fault: dict[str, Any] | None = None) -> bool:
@@ -178,7 +188,7 @@ class _Handler(BaseHTTPRequestHandler):
         result = images(fields, self.server.models)
         count, steps = len(result["images"]), fields["num_steps"]
         for step in range(1, steps + 1):
-            time.sleep(self.server.delay_s)
+            self.server.wait(step)
             known = [[min(8, 8 * step // steps + (k + p) % 2) for p in range(16)] for k in range(count)]
             pictures = [picture("step", step, k, fields["seed"]) for k in range(count)]
             self._line({"event": "step", "step": step, "num_steps": steps, "images": pictures, "visible": known})
@@ -198,7 +208,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._line({"event": "warning", "warnings": ["the prompt may say something else than its text"]})
         for k, text in enumerate(texts):
             for step in range(1, steps + 1):
-                time.sleep(self.server.delay_s)
+                self.server.wait(k * steps + step)
                 about = {"event": "step", "sentence": k, "sentences": len(texts), "step": step, "num_steps": steps}
                 visible = [16 * step // steps] * 5
                 self._line({**about, "visible": visible, "spectrogram": picture("heard", text, step, size=64)})
@@ -224,7 +234,7 @@ class _Handler(BaseHTTPRequestHandler):
         about |= {"end_s": 0.24, "new_end_s": 0.32, "duration_s": 0.4}
         self._line({**about, "spectrogram": picture("before", size=64)})
         for step in range(1, steps + 1):
-            time.sleep(self.server.delay_s)
+            self.server.wait(step)
             visible = [16 if k < 4 or k > 7 else 16 * step // steps for k in range(10)]
             done = {"event": "step", "step": step, "num_steps": steps, "visible": visible}
             self._line({**done, "spectrogram": picture("after", step, size=64)})

@@ -151,7 +151,7 @@ def test_a_request_that_is_cancelled_before_its_first_step_leaves_the_earlier_re
 ) -> None:
     page.finish()
     first = page.png()
-    fake.delay_s = 1.0
+    fake.hold_at = 0
     page.fill("[name=seed]", 9)
     page.click("button.primary")
     page.wait(lambda: page.status() == "Generating 4 images …")

@@ -76,11 +76,12 @@ def test_who_wants_less_motion_gets_none(page: Page, fake: FakeServer) -> None:
     script = (
         "return [...document.querySelectorAll('*')].filter((e) => getComputedStyle(e).animationName !== 'none').length"
     )
-    fake.delay_s = 0.3
+    fake.hold_at = 1
     page.go("speech")
     page.click("button.primary")
     page.wait(lambda: page.one("progress").is_displayed())
     assert page.run(script) == 0
+    fake.released.set()
     page.end()
 
 

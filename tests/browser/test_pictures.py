@@ -57,7 +57,7 @@ def test_the_map_has_a_cell_per_position_in_the_colour_of_its_levels(page: Page)
 
 
 def test_steps_arrive_while_they_are_made_and_cancel_breaks_off(page: Page, fake: FakeServer) -> None:
-    fake.delay_s = 0.5
+    fake.hold_at = 3
     page.fill("[name=num_steps]", 60)
     page.click("button.primary")
     page.wait(lambda: page.run("return arguments[0].value", page.one("progress")) >= 3)
@@ -67,15 +67,16 @@ def test_steps_arrive_while_they_are_made_and_cancel_breaks_off(page: Page, fake
     page.click("button.cancel")
     assert page.end() == "Cancelled."
     assert page.focus() == page.one("button.primary")  # a hidden button keeps no focus
+    fake.released.set()
     assert page.wait(lambda: fake.broken_off.is_set(), "the end of the server's work")
-    fake.delay_s = 0.0
     page.fill("[name=num_steps]", 5)
     assert page.finish() == "4 images in 0.2 s, seed 0."
 
 
 def test_a_second_press_while_a_request_runs_sends_nothing(page: Page, fake: FakeServer) -> None:
-    fake.delay_s = 0.1
+    fake.hold_at = 0
     page.run("for (let k = 0; k < 3; k++) arguments[0].click()", page.one("button.primary"))
+    fake.released.set()
     page.end()
     assert len(fake.seen) == 1
 
@@ -267,12 +268,13 @@ def test_samples_that_cannot_be_had_leave_the_page_usable(page: Page, fake: Fake
 
 @pytest.mark.parametrize("fault", [None, {"status": 503, "error": "the server is loading"}])
 def test_samples_that_come_late_leave_the_result(page: Page, fake: FakeServer, fault: dict | None) -> None:
-    fake.samples_delay_s, fake.samples_fault = 1.0, fault
+    fake.samples_held, fake.samples_fault = True, fault
     page.choose("[name=model]", "animals")
     page.finish()
     result = page.png()
     late = "return performance.getEntriesByType('resource').filter((e) => e.name.endsWith('animals')).length"
     assert page.run(late) == 0, "the samples came first"
+    fake.released.set()
     page.wait(lambda: page.run(late) == 1)
     page.run("return new Promise((done) => setTimeout(done, 100))")
     assert page.png() == result and page.one(".gallery").is_displayed() and len(page.all(".thumbs li")) == 4

@@ -132,7 +132,7 @@ def test_where_browsers_lend_no_microphone_the_page_says_why(insecure: None, voi
 
 
 def test_speaking_can_be_cancelled(voice: Page, fake: FakeServer) -> None:
-    fake.delay_s = 1.0
+    fake.hold_at = 0
     voice.click("button.primary")
     voice.wait(lambda: voice.status() == "Speaking …")
     voice.click("button.cancel")
@@ -173,11 +173,12 @@ def test_a_named_voice_can_be_heard_before_it_speaks(voice: Page) -> None:
 
 
 def test_every_sentence_is_seen_step_by_step_and_can_be_gone_back_to(voice: Page, fake: FakeServer) -> None:
-    fake.delay_s = 0.1
+    fake.hold_at = 13  # the first step of the second sentence
     voice.fill("[name=text]", "one. two three.")
     voice.click("button.primary")
     voice.wait(lambda: len(voice.all(".sentence")) == 2, "the second sentence, while it is made")
     assert voice.all(".sentence .spoken")[0].text.startswith("“one”") and voice.status() == "Speaking …"
+    fake.released.set()
     assert voice.end() == "0.4 s of speech in 0.1 s, seed 0."
     assert [one.text[:8] for one in voice.all(".sentence .spoken")] == ["“one” 0.", "“two thr"]
     first = ".sentence:nth-child(1)"

@@ -72,12 +72,13 @@ def test_a_word_of_a_sample_is_changed_and_both_are_heard(words: Page, fake: Fak
 
 
 def test_steps_are_seen_while_they_are_made_and_afterwards(words: Page, fake: FakeServer) -> None:
-    fake.delay_s = 0.1
+    fake.hold_at = 1
     take_sample(words)
     words.fill("[name=text]", "three nine one")
     words.click("button.primary")
     words.wait(lambda: words.all(".after .steps output"), "a step")
     assert words.status() == "Speaking …" and words.one(".before img").is_displayed()
+    fake.released.set()
     words.end()
     words.slide(".after .steps input", 6)
     assert words.png(".after img") == base64.b64decode(picture("after", 6, size=64))
