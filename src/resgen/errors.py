@@ -16,14 +16,7 @@ class ResGenError(Exception):
     """Base of every error that a user can cause and fix; can be pickled whatever its arguments."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (type(self), self.args, self.__dict__)
-
-
-def _restore(cls: type[ResGenError], args: tuple[Any, ...], state: dict[str, Any]) -> ResGenError:
-    error = cls.__new__(cls, *args)
-    error.args = args
-    error.__dict__.update(state)
-    return error
+        return type(self).__new__, (type(self), *self.args), self.__dict__
 
 
 class ConfigError(ResGenError, ValueError):
@@ -51,10 +44,12 @@ class TrainingError(ResGenError):
 
 
 def unknown(what: str, value: object, allowed: Iterable[object], others: Mapping[str, str] | None = None) -> str:
-    """One line for an unknown name: the value, the allowed names and the closest match (`others` maps aliases)."""
-    names = [str(a) for a in allowed]
+    """One line for an unknown name: the value, the allowed names (`others` maps aliases) and the closest match, if
+    possible one that begins with the value."""
+    names, typed = [str(a) for a in allowed], str(value).lower()
     known = {name.lower(): name for name in names} | {name.lower(): other for name, other in (others or {}).items()}
-    near = difflib.get_close_matches(str(value).lower(), known, n=1)
+    begun = [name for name in known if name.startswith(typed)]
+    near = difflib.get_close_matches(typed, begun or known, n=1, cutoff=0.01 if begun else 0.6)
     hint = f" (did you mean '{known[near[0]]}'?)" if near else ""
     return f"unknown {what} '{value}'{hint}; allowed: {', '.join(names) or 'none'}"
 

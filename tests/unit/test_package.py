@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 import resgen
-from resgen.errors import ConfigError, ResGenError
+from resgen.errors import ConfigError, ResGenError, unknown
 from resgen.extras import DISTRIBUTION, MissingExtraError, install_command
 from resgen.training import Interrupted
 
@@ -125,6 +125,14 @@ def test_errors_travel_between_processes(error: ResGenError) -> None:
     """Workers raise them; the way goes through pickle, which calls constructors with the message alone."""
     again = ForkingPickler.loads(bytes(ForkingPickler.dumps(error)))
     assert type(again) is type(error) and str(again) == str(error) and again.__dict__ == error.__dict__
+
+
+@pytest.mark.parametrize(
+    ("value", "meant"), [("t-shirt", "T-shirt/top"), ("shrt", "Shirt"), ("t", "Trouser"), ("", None), ("hat", None)]
+)
+def test_names_that_begin_with_what_was_typed_are_suggested_first(value: str, meant: str | None) -> None:
+    line = unknown("class", value, ("Shirt", "T-shirt/top", "Trouser"))
+    assert re.findall("did you mean '(.*)'", line) == ([] if meant is None else [meant])
 
 
 def imports(tree: ast.AST, *, inner: bool) -> Iterator[tuple[str, str]]:

@@ -105,6 +105,9 @@ COMMANDS: dict[str, type[Any]] = {
 OPTIONS = (tyro.conf.FlagCreatePairsOff,)
 """Without it, --resume would have a --no-resume beside it."""
 
+ALSO = {"model": "tokenizer", "steps-gif": "trace"}
+"""Options that some commands have, by what else they may be called."""
+
 EXAMPLES = """
   resgen demo
   resgen train tokenizer --recipe digits --out runs/digits-tokenizer
@@ -212,8 +215,9 @@ def unknown_options(name: str, words: Sequence[str]) -> list[str]:
     known = re.findall(r"^[│ ] (?:-h, )?--([\w-]+)", screen.getvalue(), flags=re.M)
     for word in words:
         if option := re.match(r"-+([^\W\d][^=]*)", word):
+            also = [one for one in known if one == ALSO.get(option[1])]
             begun = [one for one in known if one.startswith(f"{option[1].lower()}-")]  # --num of --num-samples
-            near = nearest(option[1], known, 1) or begun
+            near = also or nearest(option[1], known, 1) or begun
             hint = f" (did you mean --{near[0]}?)" if near else ""
             lines.append(f"unknown option '{word.partition('=')[0]}'{hint}")
         elif not value:

@@ -119,7 +119,7 @@ def _number(value: Any, count: int, what: str, axes: Axes) -> int:
 
 def _unknown(value: Any, axes: Axes) -> str:
     """The error for a class that there is not."""
-    error, allowed, _ = unknown("class", value, [name for names in axes.values() for name in names]).partition(
-        "allowed: "
-    )
+    pairs = [(axis, name) for axis, names in axes.items() for name in names]
+    others = {f"{axis}:{name}": f"{axis}={name}" for axis, name in pairs}
+    error, allowed, _ = unknown("class", value, [name for _, name in pairs], others).partition("allowed: ")
     return error + allowed + ", ".join(f"{axis} ({', '.join(names)})" for axis, names in axes.items())

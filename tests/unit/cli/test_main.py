@@ -73,6 +73,11 @@ def test_unknown_command_is_one_line_and_code_2(argv, line, capsys):
             "generate image --model m --num 3 --out o",
             "unknown option '--num' (did you mean --num-samples?); `resgen generate image --help` explains all options",
         ),
+        (
+            "reconstruct --tokenizer t --model m --input i --out o",
+            "unknown option '--model' (did you mean --tokenizer?)",
+        ),
+        ("generate image --model m --steps-gif a.gif --out o", "unknown option '--steps-gif' (did you mean --trace?)"),
         ("models --quite-different", "error: unknown option '--quite-different'; `resgen"),
         ("models some", "error: unexpected 'some'; `resgen models --help`"),
         ("encode", "error: give --out DIR; `resgen encode --help` explains all options"),

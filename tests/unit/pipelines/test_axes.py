@@ -68,6 +68,7 @@ def test_what_is_asked_for(request_: Any, digits: dict[str, int]) -> None:
     [
         ("blue", "class 'blue' may be of background or hair; say background=blue, for example"),
         ("blu", "unknown class 'blu' (did you mean 'blue'?); allowed: style (Lorelei, thumbs, tench, fish), "),
+        ("lorelei,hair:grey", "unknown class 'hair:grey' (did you mean 'hair=grey'?); allowed: style (Lorelei, "),
         ("hair=pink", "unknown hair 'pink'; allowed: none, blue, grey"),
         ("lorelei, hare=grey", "unknown axis of classes 'hare' (did you mean 'hair'?); allowed: style, "),
         ({"colour": "blue"}, "unknown axis of classes 'colour'; allowed: style, background, hair, beard"),

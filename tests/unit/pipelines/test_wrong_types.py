@@ -24,7 +24,7 @@ for call in CALLS:
         print(json.dumps([call, type(error).__name__, str(error)]))
 """
 REFUSED = {
-    "pictures('B')": ("ConfigError", "unknown class 'B'; allowed: T-shirt/top, Bag, 1, 0..2"),
+    "pictures('B')": ("ConfigError", "unknown class 'B' (did you mean 'Bag'?); allowed: T-shirt/top, Bag, 1, 0..2"),
     "pictures(9)": ("ConfigError", "unknown class '9'"),
     "pictures(3.5)": ("WrongTypeError", "unknown class '3.5'"),
     "pictures(b'Bag')": ("WrongTypeError", "unknown class"),
