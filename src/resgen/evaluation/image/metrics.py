@@ -331,7 +331,7 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
 def ssim(first: UInt8[Tensor, "B C Y X"], second: UInt8[Tensor, "B C Y X"]) -> Float[Tensor, " B"]:
     """Structural similarity of each pair of 8-bit images, averaged over channels and windows; 1 for equal images.
 
-    Windows are Gaussian, 11x11 with sigma 1.5, and lie within the image; K1 = .01, K2 = .03, range 255. Images with
+    Windows are Gaussian, 11x11 with sigma 1.5, and lie within the image; K1 = 0.01, K2 = 0.03, range 255. Images with
     a side below 11 take the largest odd window that fits, with the same sigma; such values compare only among images
     of that size.
     """
