@@ -8,13 +8,14 @@ import operator
 from pathlib import Path
 
 import class_accuracy
+import decoder
 import pytest
 import torch
 import train_classifier
 import variants
 from PIL import Image
 
-from resgen.checkpoints.artefacts import save_pipeline
+from resgen.checkpoints.artefacts import save_pipeline, save_tokenizer
 from resgen.checkpoints.classifiers import load_classifier, save_classifier
 from resgen.cli.common import load_recipe
 from resgen.config import config_from_dict, config_to_dict, load_yaml, replace_nested
@@ -23,6 +24,7 @@ from resgen.errors import ConfigError
 from resgen.evaluation.image.classifier import features
 from resgen.models.resgen import ResGen, ResGenConfig
 from resgen.nn.classifier import Classifier, ClassifierConfig
+from resgen.pipelines.image.pipeline import ImagePipeline
 from resgen.quantizers import QuantizerConfig
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
@@ -143,6 +145,30 @@ def test_variants(judge: Path, pipeline: Path, tmp_path: Path, capsys: pytest.Ca
     file.write_text("trainings:\n  a: {}\nmeasurements:\n  - {training: c}\n")
     with pytest.raises(ConfigError, match="unknown training 'c'"):
         variants.main(file, **given)
+
+
+def test_decoder(judge: Path, pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer = ImagePipeline.from_pretrained(pipeline).tokenizer
+    save_tokenizer(tmp_path / "same", tokenizer)
+    with torch.no_grad():
+        tokenizer.decoder.out.bias += 1.0
+    save_tokenizer(tmp_path / "bright", tokenizer)
+    models = (str(pipeline),)
+    given = {"models": models, "data": "digits", "extractor": str(judge), "num_samples": 20}
+    rows = {}
+    for name in ("same", "bright"):
+        out = tmp_path / f"{name}.json"
+        decoder.main(str(tmp_path / name), out=out, **given)
+        (rows[name],) = json.loads(out.read_text())["rows"]
+    assert rows["same"]["guided"] != rows["bright"]["guided"] and rows["same"]["unguided"] != rows["bright"]["unguided"]
+    assert (
+        f"| {pipeline} | {rows['bright']['guided']:.2f} | {rows['bright']['unguided']:.2f} |" in capsys.readouterr().out
+    )
+    tokenizer.quantizer.codebooks.normal_()
+    save_tokenizer(tmp_path / "other", tokenizer)
+    with pytest.raises(ConfigError, match="has other codebooks"):
+        decoder.main(str(tmp_path / "other"), out=tmp_path / "other.json", **given)
+    assert not (tmp_path / "other.json").exists()
 
 
 @pytest.mark.parametrize("file", sorted(BENCHMARKS.glob("*.yaml")), ids=lambda file: file.stem)
