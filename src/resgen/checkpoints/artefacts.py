@@ -166,34 +166,38 @@ def load_pipeline(name_or_path: str | Path, tokenizers: Sequence[type[Any]] = (I
         raise CheckpointError(f"'{folder.path}' is a model of speech; open it with SpeechPipeline")
     tokenizer = tokenizer_of(folder, tokenizers)
     generator, sampling = generator_of(folder, tokenizer)
-    class_names = folder.extra.get("class_names", [])
-    if not isinstance(class_names, list) or len(class_names) not in (0, generator.config.num_classes):
-        raise CheckpointError(
-            f"'{folder.path}': class_names must list the generator's {generator.config.num_classes} classes, "
-            f"not {class_names!r}"
-        )
+    class_names, class_axes = names_of_classes(folder, generator.condition.sizes)
     return Pipeline(
         tokenizer=tokenizer,
         generator=generator,
         sampling=sampling,
-        class_names=tuple(str(name) for name in class_names),
-        class_axes=_class_axes(folder, generator, class_names),
+        class_names=class_names,
+        class_axes=class_axes,
         folder=folder,
     )
 
 
-def _class_axes(folder: Folder, generator: CodeModel, class_names: Sequence[Any]) -> dict[str, tuple[str, ...]]:
-    """Names on the axes of a generator's classes; none where they have no names.
+def names_of_classes(folder: Folder, axis_sizes: Sequence[int]) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+    """Names of the classes of a generator in a folder, and those on each of its axes; none where they have no names.
+
+    Args:
+        folder: of a pipeline.
+        axis_sizes: the number of classes on each axis.
 
     Raises:
-        CheckpointError: they are not those of its axes.
+        CheckpointError: there are more names or fewer.
     """
-    axes, sizes = folder.extra.get("class_axes", {}), list(generator.condition.sizes)
+    class_names, sizes = folder.extra.get("class_names", []), list(axis_sizes)
+    if len(class_names) not in (0, sizes[0]):
+        raise CheckpointError(
+            f"'{folder.path}': class_names must list the generator's {sizes[0]} classes, not {class_names!r}"
+        )
+    axes = folder.extra.get("class_axes", {})
     lists = list(axes.values()) if isinstance(axes, Mapping) else [axes]
     named = all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists)
     if not named or (lists and ([len(names) for names in lists] != sizes or lists[0] != class_names)):
         raise CheckpointError(f"'{folder.path}': class_axes must name {sizes} classes, the first as class_names does")
-    return {axis: tuple(names) for axis, names in axes.items()}
+    return tuple(class_names), {axis: tuple(names) for axis, names in axes.items()}
 
 
 def generator_of(folder: Folder, tokenizer: SavedTokenizer) -> tuple[CodeModel, AnySampling]:

@@ -19,7 +19,7 @@ from resgen.errors import DataError
 from resgen.kinds import AnySampling, kind_of, sample
 from resgen.models.base import CodeModel
 from resgen.training.generator_task import Batch, Evaluate, GeneratorTask
-from resgen.training.initial import check_generator_init, new_generator
+from resgen.training.initial import new_generator, read_generator_init
 from resgen.training.parallel import initialise
 from resgen.training.stages import Job, Run, run_stage
 
@@ -133,7 +133,7 @@ def train_classes(
     Args:
         recipe: with `generator`, `generator_loss`, `generator_training` and `sampling`; the shape of the codes is the
             tokenizer's.
-        run: with the model `tokenizer`. Where the classes of `init` differ in number, they start from scratch.
+        run: with the model `tokenizer`. Classes of `init` are known by their names; others start from scratch.
         tokenizers: classes of those that will do.
         encoded: (tokenizer, its folder) gives training and held-out codes, with the column `labels`.
         show: writes samples.
@@ -142,7 +142,7 @@ def train_classes(
 
     def prepare() -> Job:
         tokenizer, folder = load_tokenizer_as(run.models["tokenizer"], tokenizers)
-        check_generator_init(run.init, recipe.generator, tokenizer)
+        init = read_generator_init(run.init, recipe.generator, tokenizer)
         train, held_out = encoded(tokenizer, folder)
         for cache in (train, held_out):
             check_belongs(tokenizer, cache.spec, cache.plan.made_from.get("tokenizer"), str(cache.path))
@@ -155,7 +155,7 @@ def train_classes(
         other_axes = tuple(map(len, class_axes.values()))[1:]
         config = replace(recipe.generator, num_classes=num_classes, other_axes=other_axes)
         task = GeneratorTask(
-            new_generator(recipe, config, tokenizer, run.init),
+            new_generator(recipe, config, tokenizer.spec, init, class_axes or {"": class_names[:num_classes]}),
             recipe.generator_loss,
             ClassExamples(train, num_classes),
             ClassExamples(held_out, num_classes),

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
-from dataclasses import replace
-from itertools import accumulate
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from resgen.checkpoints.artefacts import SavedTokenizer, check_belongs, generator_config
-from resgen.checkpoints.format import Folder, SavedComponent, load_folder, load_tensors
+from resgen.checkpoints.artefacts import SavedTokenizer, check_belongs, generator_config, names_of_classes
+from resgen.checkpoints.format import Folder, load_folder, load_tensors
 from resgen.checkpoints.locate import resolve_model
 from resgen.checkpoints.tensors import check_match, load_state, module_tensors
 from resgen.config import config_to_dict
-from resgen.data.announce import announce
+from resgen.data.announce import announce, listed
 from resgen.errors import CheckpointError, ConfigError
 from resgen.kinds import ModelConfig, build, kind_of
 from resgen.models.base import CodeModel
 from resgen.nn.seeding import seeded
 from resgen.nn.size import build_within_memory
+from resgen.types import CodeSpec
 
 CLASSES = "condition.embedding.weight"
 """How a generator's vectors of classes are called, or their names end: VALL-E's scheme has them twice. They are axis by
@@ -63,8 +63,25 @@ def start_from(module: nn.Module, name_or_path: str | Path, part: str) -> None:
     load_state(module, tensors, str(folder.path))
 
 
-def check_generator_init(init: str | Path | None, config: ModelConfig, tokenizer: SavedTokenizer) -> None:
-    """Refuse to start a generator from one that it cannot start from, before any data is encoded.
+@dataclass(frozen=True)
+class GeneratorInit:
+    """A saved generator that another one can start from.
+
+    Attributes:
+        path: its folder.
+        tensors: its weights, by canonical name.
+        class_axes: names of its classes on each axis, by the name of the axis; numbers where they have no names.
+    """
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    class_axes: Mapping[str, Sequence[str]]
+
+
+def read_generator_init(
+    init: str | Path | None, config: ModelConfig, tokenizer: SavedTokenizer
+) -> GeneratorInit | None:
+    """The generator to start from, refused before any data is encoded if a generator cannot start from it.
 
     Args:
         init: model folder or bundled name; None starts from scratch.
@@ -72,11 +89,11 @@ def check_generator_init(init: str | Path | None, config: ModelConfig, tokenizer
         tokenizer: makes its codes.
 
     Raises:
-        CheckpointError: there is no generator, it is of another kind or shape, made for speech instead of classes or
-            the other way round, or on another tokenizer's codes.
+        CheckpointError: there is no generator, it is damaged, of another kind or shape, made for speech instead of
+            classes or the other way round, or on another tokenizer's codes.
     """
     if init is None:
-        return
+        return None
     folder = load_folder(resolve_model(init))
     theirs, spec = generator_config(folder)
     saved, kinds = folder.component("generator"), (kind_of(theirs).name, kind_of(config).name)
@@ -96,8 +113,12 @@ def check_generator_init(init: str | Path | None, config: ModelConfig, tokenizer
     config = replace(config, **known)
     with torch.device("meta"):
         shapes = build(config, spec)
-    settings = config_to_dict(config), config_to_dict(theirs)
-    _check_shapes(shapes, load_tensors(saved), folder, "generator", settings)
+    settings, tensors = (config_to_dict(config), config_to_dict(theirs)), load_tensors(saved)
+    _check_shapes(shapes, tensors, folder, "generator", settings)
+    sizes = (theirs.num_classes, *theirs.other_axes)
+    names, axes = names_of_classes(folder, sizes)
+    unnamed = {str(number): _numbers(size) for number, size in enumerate(sizes)}
+    return GeneratorInit(folder.path, tensors, axes or unnamed | ({"0": names} if names else {}))
 
 
 def _check_shapes(
@@ -136,64 +157,88 @@ def _flat_values(settings: Mapping[str, Any], prefix: str) -> dict[str, str]:
 
 
 @torch.no_grad()
-def start_generator_from(generator: CodeModel, name_or_path: str | Path, tokenizer: SavedTokenizer) -> None:
-    """`start_from` for a generator; see `check_generator_init` for what it can start from.
+def start_generator_from(
+    generator: CodeModel, init: GeneratorInit, class_axes: Mapping[str, Sequence[str]] | None = None
+) -> None:
+    """Give a new generator the weights of a saved one, and say what starts from scratch.
 
-    Where the number of classes differs, classes start from scratch and only "no class" keeps its vector. So do those of
-    axes that are new, and saying nothing of these starts at zero: unasked, the model begins with what it knew. Where
-    the text model has another width, what takes its hidden states in starts from scratch.
+    A class starts from the one of the same name on the same axis (on the first axis, whatever its name); by number
+    where either has only numbers. Other classes start from scratch, and saying nothing of a new axis at zero: unasked,
+    the model begins with what it knew. Where the text model has another width, what takes its hidden states in starts
+    from scratch.
 
-    Raises:
-        CheckpointError: as `start_from`; or another tokenizer's codes made it.
+    Args:
+        generator: receives the weights.
+        init: what it starts from.
+        class_axes: names of its classes on each axis, by the name of the axis; None without classes.
     """
-    folder = load_folder(resolve_model(name_or_path))
-    saved = folder.component("generator")
-    check_belongs(tokenizer, generator.spec, saved.config.get("codebooks_sha256"), str(folder.path))
-    tensors = load_tensors(saved)
-    said = []
+    tensors, said = dict(init.tensors), []
     for name, fresh in module_tensors(generator).items():
-        known = tensors.get(name)
-        if known is None or fresh.ndim != known.ndim:
-            continue
-        if name.endswith(CLASSES) and fresh.shape[1:] == known.shape[1:]:
-            tensors[name], line = _classes(generator, fresh.float(), known.float(), saved, str(folder.path))
-            said += [line] * bool(line)
-        if name.endswith(FEATURES) and fresh.shape[1] != known.shape[1]:
+        if name.endswith(CLASSES):
+            tensors[name], lines = _classes(fresh.float(), tensors[name].float(), class_axes or {"": ()}, init)
+            said += lines
+        if name.endswith(FEATURES) and fresh.shape[1] != tensors[name].shape[1]:
             tensors[name] = fresh
-            said.append(f"{FEATURES} starts from scratch: '{folder.path}' has another text model's width")
+            said.append(f"{FEATURES} starts from scratch: '{init.path}' has another text model's width")
     for line in dict.fromkeys(said):
         announce(line)
-    load_state(generator, tensors, str(folder.path))
+    load_state(generator, tensors, str(init.path))
 
 
 def _classes(
-    generator: CodeModel, fresh: Tensor, known: Tensor, saved: SavedComponent, where: str
-) -> tuple[Float[Tensor, "R O"], str]:
-    """The vectors of classes to start from, those of a saved model as far as the axes are the same; and what to say."""
-    sizes, config = list(generator.condition.sizes), saved.config.get("model")
-    others = config.get("other_axes") if isinstance(config, Mapping) else None
-    others = others if isinstance(others, list) else []
-    kept = sizes[: len(others) + 1]
-    if kept[1:] == others and len(known) == sum(kept) + len(kept):
-        new = sizes[len(kept) :]
-        line = f"the classes of '{where}' are kept; other axes ({len(new)}) start from scratch" if new else ""
-        vectors = torch.cat([known, fresh[len(known) :]])
-        starts = list(accumulate((size + 1 for size in new), initial=len(known)))[:-1]
-        vectors[starts] = 0.0  # nothing said
-        return vectors, line
-    first = sizes[0]
-    nothing = fresh[first : first + 1] if others else known[-1:]
-    saved_sizes = [config.get("num_classes"), *others] if isinstance(config, Mapping) and others else [len(known) - 1]
-    counts = [" x ".join(map(str, one)) for one in (saved_sizes, sizes)]
-    line = f"classes start from scratch: '{where}' has {counts[0]}, these are {counts[1]}"
-    return torch.cat([fresh[:first], nothing, fresh[first + 1 :]]), line
+    fresh: Tensor, known: Tensor, class_axes: Mapping[str, Sequence[str]], init: GeneratorInit
+) -> tuple[Float[Tensor, "R O"], list[str]]:
+    """The vectors of classes to start from, and what to say of them."""
+    ours, theirs = (
+        {axis if k else "": one[axis] for k, axis in enumerate(one)} for one in (class_axes, init.class_axes)
+    )
+    vectors, lines, new = fresh.clone(), [], []
+    parts, known_parts = _by_axis(vectors, ours), _by_axis(known, theirs)
+    for axis, names in ours.items():
+        nothing, begin = (0, 1) if axis else (-1, 0)
+        parts[axis][nothing] = known_parts[axis][nothing] if axis in theirs else 0.0
+        known_names = tuple(theirs.get(axis, ()))
+        if names and known_names and (_are_numbers(names) != _are_numbers(known_names)):
+            lines.append(f"classes start by number: '{names[0]}' from '{known_names[0]}' of '{init.path}', and so on")
+            known_names = (*names[: len(known_names)], *known_names[len(names) :])
+        for number, name in enumerate(names):
+            if name in known_names:
+                same = number if known_names[number : number + 1] == (name,) else known_names.index(name)
+                parts[axis][begin + number] = known_parts[axis][begin + same]
+            else:
+                new.append(f"{axis}={name}" if axis else name)
+    for axis in theirs.keys() - ours.keys():
+        parts[""] += known_parts[axis][0]  # of this axis the model has been told nothing
+    if new:
+        total = sum(map(len, ours.values()))
+        lines.append(f"{len(new)} of {total} classes start from scratch: '{init.path}' does not have {listed(new)}")
+    return vectors, lines
 
 
-def new_generator(recipe: Any, config: ModelConfig, tokenizer: SavedTokenizer, init: str | Path | None) -> CodeModel:
-    """The generator of a recipe for the codes of a tokenizer: with random weights, drawn from the training's seed, or
-    those of `init`; see `start_generator_from`."""
+def _by_axis(vectors: Tensor, class_axes: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
+    """Views of each axis's vectors."""
+    return dict(zip(class_axes, vectors.split([len(names) + 1 for names in class_axes.values()]), strict=True))
+
+
+def _are_numbers(names: Sequence[str]) -> bool:
+    return tuple(names) == _numbers(len(names))
+
+
+def _numbers(count: int) -> tuple[str, ...]:
+    return tuple(map(str, range(count)))
+
+
+def new_generator(
+    recipe: Any,
+    config: ModelConfig,
+    spec: CodeSpec,
+    init: GeneratorInit | None,
+    class_axes: Mapping[str, Sequence[str]] | None = None,
+) -> CodeModel:
+    """The generator of a recipe: with random weights, drawn from the training's seed, or those of `init`; see
+    `start_generator_from`."""
     with seeded(recipe.generator_training.seed, "generator"):
-        model = build_within_memory(lambda: build(config, tokenizer.spec), "the generator")
+        model = build_within_memory(lambda: build(config, spec), "the generator")
         if init is not None:
-            start_generator_from(model, init, tokenizer)
+            start_generator_from(model, init, class_axes)
     return model

@@ -83,7 +83,7 @@ def train_generator(
     Args:
         recipe: all settings; the shape of the codes is the tokenizer's.
         run: with the model `tokenizer`. Its data are images, encoded into `out/codes` first, or a folder that
-            `encode_data` wrote. Where the classes of `init` differ in number, they start from scratch.
+            `encode_data` wrote. Classes of `init` are known by their names; others start from scratch.
         evaluator: makes, for the tokenizer, what is called every `evaluate_every` steps.
     """
 

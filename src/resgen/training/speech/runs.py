@@ -39,7 +39,7 @@ from resgen.tokenizers.waveform import WaveformTokenizer
 from resgen.training.agreement import check_agreement
 from resgen.training.encoding import encode_splits, is_encoded, open_encoded
 from resgen.training.generator_task import GeneratorTask
-from resgen.training.initial import check_generator_init, check_init, new_generator, start_from
+from resgen.training.initial import check_init, new_generator, read_generator_init, start_from
 from resgen.training.parallel import first_alone, initialise
 from resgen.training.speech.product import COLUMNS, EncodedUtterance, SpeechExamples, SpeechProduct
 from resgen.training.speech.recipe import SpeechRecipe, mel_of
@@ -151,7 +151,7 @@ def train_speech_generator(recipe: SpeechRecipe, run: Run) -> dict[str, float]:
                 f"'{run.models['text']}' takes mels of {text_model.config.num_bands} bands, not of {mel.num_bands}"
             )
         config = replace(recipe.generator, feature_width=text_model.config.width, feature_stride=stride)
-        check_generator_init(run.init, config, tokenizer)
+        init = read_generator_init(run.init, config, tokenizer)
         caches = _codes(recipe, run, tokenizer, text_model)
         rate = tokenizer.sample_rate_hz / tokenizer.samples_per_position
         train, held_out = (
@@ -166,7 +166,7 @@ def train_speech_generator(recipe: SpeechRecipe, run: Run) -> dict[str, float]:
             mel=None if isinstance(tokenizer, MelTokenizer) else mel,
         )
         task = GeneratorTask(
-            new_generator(recipe, config, tokenizer, run.init),
+            new_generator(recipe, config, tokenizer.spec, init),
             recipe.generator_loss,
             train,
             held_out,
