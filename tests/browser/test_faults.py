@@ -41,7 +41,7 @@ def test_a_refused_value_is_named_beside_its_field(page: Page, fake: FakeServer)
 def test_an_error_after_some_steps_is_said_and_the_steps_stay(page: Page, fake: FakeServer) -> None:
     fake.fault = "stream"
     page.finish()
-    assert page.error_of("button.primary") == "out of memory: ask for fewer images"
+    assert page.error_of("button.primary") == "out of memory: ask for fewer images."
     assert page.one(".hero img").get_attribute("alt") == "T-shirt/top, 1 of 4, step 2 of 6"
     assert not page.one("button.save").is_enabled()
 

@@ -76,6 +76,9 @@ def _open_routes(service: Service) -> APIRouter:
 
 async def _failed(request: Request, error: Exception) -> Response:
     """The answer to whatever a route raises."""
+    if isinstance(error, StarletteHTTPException) and error.status_code == 405 and error.headers:
+        methods = set(error.headers["Allow"].split(", "))
+        error.headers = {"Allow": ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))}  # see Gate
     status, reason = _refusal(request, error)
     headers = (error.headers if isinstance(error, StarletteHTTPException) else None) or {}
     fields = {**headers, **status_headers(status)}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import itertools
+import reprlib
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -16,6 +18,25 @@ MAX_FIELDS = 32
 MAX_FIELD_BYTES = 1 << 17
 _PICTURES = ("PNG", "JPEG", "WEBP", "BMP")
 _SOUND_STARTS = (b"RIFF", b"RF64", b"riff", b"fLaC", b"OggS", b"ID3", b"FORM", b".snd", b"caff", b"NIST")
+_ALLOWED = {
+    "int": "a whole number",
+    "float": "a number",
+    "finite": "a finite number",
+    "bool": "true or false",
+    "string": "text",
+    "list": "a list",
+    "dict": "an object",
+    "model": "an object",
+    "greater_than_equal": "at least {ge}",
+    "less_than_equal": "at most {le}",
+    "less_than": "less than {lt}",
+    "string_too_short": "text of at least {min_length} character",
+    "string_too_long": "text of at most {max_length} characters",
+    "too_short": "of at least {min_length} entry",
+    "too_long": "of at most {max_length} entries",
+    "literal_error": "{expected}",
+}
+"""What is allowed, by the type of pydantic's error or the first word of it."""
 
 Form = TypeVar("Form", bound=BaseModel)
 
@@ -79,7 +100,7 @@ async def read_form(
     try:
         return fields.model_validate(texts), contents
     except ValidationError as error:
-        raise HTTPException(422, validation_line(error.errors(include_url=False, include_input=False))) from error
+        raise HTTPException(422, validation_line(error.errors(include_url=False))) from error
 
 
 async def read_json(request: Request, fields: type[Form]) -> Form:
@@ -91,7 +112,7 @@ async def read_json(request: Request, fields: type[Form]) -> Form:
     try:
         return fields.model_validate_json(await request.body())
     except ValidationError as error:
-        errors = error.errors(include_url=False, include_input=False)
+        errors = error.errors(include_url=False)
         if errors[0]["type"] == "json_invalid":
             raise HTTPException(400, "the body is not valid JSON") from error
         raise HTTPException(422, validation_line(errors)) from error
@@ -132,10 +153,36 @@ def check_sound(content: memoryview, name: str) -> None:
 
 
 def validation_line(errors: Any) -> str:
-    """The first of pydantic's errors in one line, without the value that it complains of."""
-    first = errors[0]
-    place = ".".join(_field_name(str(part)) for part in first.get("loc", ()) if part not in ("body", "query"))
-    return f"{place}: {first['msg']}" if place else str(first["msg"])
+    """The first of pydantic's errors in one line: the field, its value and what is allowed."""
+    place = _place(errors[0])
+    same = [one for one in errors if _place(one) == place]  # of a field of several types, one for each
+    deepest = max(len(one["loc"]) for one in same)
+    same = [one for one in same if len(one["loc"]) == deepest]
+    same = [one for one in same if not one["type"].endswith("_type")] or same
+    first, name = same[0], ".".join(map(_field_name, place))
+    if first["type"] == "missing":
+        return f"{name} is missing; send it"
+    if first["type"] == "extra_forbidden":
+        return f"unknown field '{name}'; /docs lists the fields of each route"
+    allowed = " or ".join(dict.fromkeys(map(_allowed, same)))
+    return f"{name}={reprlib.repr(first['input'])} must be {allowed}" if name else f"the body must be {allowed}"
+
+
+def _place(error: Any) -> tuple[str, ...]:
+    """Where a value is, without pydantic's names of the types that it may have, `constrained-int`."""
+    parts = [str(part) for part in error["loc"] if part not in ("body", "query")]
+    if error["type"] == "extra_forbidden":
+        return tuple(parts)
+    return tuple(itertools.takewhile(lambda part: not set(part) & set("-["), parts))
+
+
+def _allowed(error: Any) -> str:
+    """What pydantic's error asks for."""
+    numbers = {
+        name: int(n) if isinstance(n, float) and n.is_integer() else n for name, n in error.get("ctx", {}).items()
+    }
+    words = _ALLOWED.get(error["type"]) or _ALLOWED.get(error["type"].partition("_")[0])
+    return words.format(**numbers) if words else f"valid ({error['msg']})"
 
 
 def _field_name(name: str) -> str:

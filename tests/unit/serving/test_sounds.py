@@ -156,7 +156,7 @@ def test_pictures_as_png(clothes: dict[str, str]) -> None:
         (OPENAI, {"input": "abc", "speed": 5}, {}, 422, "speed"),
         (OPENAI, {"input": "xyz"}, {}, 422, "cannot speak 'x'"),
         (OPENAI, {"input": "a" * 501}, {}, 422, "501 characters"),
-        (OPENAI, {}, {}, 422, "input"),
+        (OPENAI, {}, {}, 422, "input is missing; send it"),
     ],
     ids=lambda value: str(value)[:60],
 )

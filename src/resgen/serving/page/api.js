@@ -44,7 +44,7 @@ export async function* stream(path, body, signal) {
   const response = await send(path, { method: "POST", ...encode(body), signal });
   for await (const line of lines(response.body)) {
     const event = JSON.parse(line);
-    if (event.event === "error") throw new ApiError(event.error, response.status);
+    if (event.event === "error") throw new ApiError(sentence(event.error), response.status);
     yield event;
     if (event.event === "done") return;
   }
@@ -99,12 +99,15 @@ async function asError(response) {
   const text = said.replace(/; try again later$/, "") || `the server answered ${response.status} ${response.statusText}`.trim();
   const wait = Number.parseInt(response.headers.get("Retry-After") ?? "", 10);
   const again = Number.isFinite(wait) ? `Try again in ${wait} second${wait === 1 ? "" : "s"}.` : "Try again later.";
-  const sentence = /[.!?]$/.test(text) ? text : `${text}.`;
-  if (response.status === 429 || response.status === 503) return new ApiError(`${sentence} ${again}`, response.status, wait);
+  if (response.status === 429 || response.status === 503) return new ApiError(`${sentence(text)} ${again}`, response.status, wait);
   if (response.status === 504 && !said) {
-    return new ApiError(`${sentence} Ask for fewer images or steps, or a shorter text.`, response.status);
+    return new ApiError(`${sentence(text)} Ask for fewer images or steps, or a shorter text.`, response.status);
   }
-  return new ApiError(sentence, response.status);
+  return new ApiError(sentence(text), response.status);
+}
+
+function sentence(text) {
+  return /[.!?]$/.test(text) ? text : `${text}.`;
 }
 
 let asking = null;
