@@ -1,8 +1,8 @@
 """Use a quantizer of your own: train a tokenizer with it and compare it with the paper's.
 
 Shows the contract of `Quantizer`: everything but `update` is inherited. Codebooks learn by `update`, never by
-gradients, and statistics go through `reduce`, so that several processes learn what one would. What is saved is read by
-anyone, as encoding and decoding need codebooks only.
+gradients, and statistics go through `reduce`, so that several processes learn what one would. The saved tokenizer
+loads without this class, because encoding and decoding need codebooks only.
 
     python examples/custom_quantizer.py --out out/quantizer
 """

@@ -1,7 +1,7 @@
 """Generate images: one row per class, with and without guidance.
 
-Shows `ImagePipeline.from_pretrained`, classes by name or number, sampling settings, and that an image belongs to its
-seed and number, not to its batch.
+Shows `ImagePipeline.from_pretrained`, classes by name or number, sampling settings, and that an image depends on
+its seed and number, not on its batch.
 
     python examples/generate_pictures.py --out out/generate
 """

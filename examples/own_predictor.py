@@ -1,8 +1,8 @@
-"""Sample with a model of your own: the sampler knows codes and what is visible, and nothing else.
+"""Sample with a model of your own: the sampler knows codes and which of them are visible, and nothing else.
 
-Shows the contract between model and sampler, `resgen.types.Predictor`, on the simplest model there is: how often each
-code occurs at each position and level. The images it gives (`frequencies.png`) show what a generator is for, beside
-those of the bundled model that the frequencies were counted on (`counted.png`).
+Shows the contract between model and sampler, `resgen.types.Predictor`, with the simplest model there is: how
+often each code occurs at each position and level. Its images (`frequencies.png`), beside those of the bundled
+model from which the frequencies were counted (`counted.png`), show why a generator is needed.
 
     python examples/own_predictor.py --out out/predictor
 """

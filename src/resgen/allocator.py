@@ -1,4 +1,4 @@
-"""What a process does with memory that it does not need at the moment."""
+"""Memory reuse: a process keeps freed memory instead of returning it to the system."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which device and floating type to compute with."""
+"""Choice of the device and floating-point type."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there: written under a hidden name beside their place, then renamed."""
+"""Files and folders that are complete or absent: written under a hidden name beside their place, then renamed."""
 
 from __future__ import annotations
 

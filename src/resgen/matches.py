@@ -1,4 +1,4 @@
-"""Names that are meant by others: for the hints of errors that have many to offer."""
+"""Suggestions for mistyped names, for error messages."""
 
 from __future__ import annotations
 

@@ -30,13 +30,13 @@ from resgen.errors import check_range
 
 @dataclass(frozen=True, kw_only=True)
 class CodeSpec:
-    """Everything a generator knows of its tokenizer: the shape of a code array.
+    """Everything a generator knows about its tokenizer: the shape of a code array.
 
     Attributes:
         depth: D, residual levels per position.
         codebook_size: V, entries of each level's codebook.
         code_dim: H, width of a codebook vector.
-        shape: the grid of positions, `(rows, columns)`; for sequences the most positions that a sample may have,
+        shape: the grid of positions, `(rows, columns)`; for sequences the largest number of positions of a sample,
             `(positions,)`.
     """
 

@@ -1,4 +1,4 @@
-"""Whole models to and from folders: a tokenizer alone, or a pipeline of tokenizer and generator.
+"""Saving and loading whole models: a tokenizer alone, or a pipeline of tokenizer and generator.
 
 Parameters are published in bfloat16; codebooks and all other buffers keep their type, and so does everything of other
 people's codecs, whose codes have to stay theirs. A generator records the

@@ -1,4 +1,4 @@
-"""Model cards, written from what a saved model says of itself."""
+"""Model cards, generated from a saved model's own record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Classifiers to and from folders."""
+"""Saving and loading classifiers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models on the Hugging Face hub: folders to and from repositories, through `huggingface_hub`."""
+"""Models on the Hugging Face Hub: upload and download of folders, through `huggingface_hub`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How good a saved model is, in a few lines for people: by its card, its evaluations or its trainings."""
+"""A saved model's quality in a few readable lines: from its card, its evaluations or its training."""
 
 from __future__ import annotations
 

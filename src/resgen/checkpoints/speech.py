@@ -1,4 +1,4 @@
-"""The parts of a speech product to and from folders: vocoder, text model, and the pipeline of all four parts."""
+"""Saving and loading speech models: vocoder, text model, and the pipeline of all four parts."""
 
 from __future__ import annotations
 

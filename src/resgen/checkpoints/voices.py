@@ -1,4 +1,4 @@
-"""Named voices of a speech pipeline: recordings beside its parts, and what is said in them.
+"""Named voices of a speech pipeline: recordings stored with its parts, and their transcripts.
 
 `config.json` holds `"voices": {NAME: {"file": "NAME.flac", "text": ...}}`.
 """

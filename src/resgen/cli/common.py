@@ -1,4 +1,4 @@
-"""What several commands share: option types, checks of output paths, reports, recipes with overrides."""
+"""Shared by several commands: option types, checks of output paths, reports, recipes with overrides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`resgen edit image`: part of an image regenerated."""
+"""`resgen edit image`: regenerate part of an image."""
 
 from __future__ import annotations
 

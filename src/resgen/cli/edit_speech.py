@@ -1,4 +1,4 @@
-"""`resgen edit speech`: a recording with other words."""
+"""`resgen edit speech`: replace words in a recording."""
 
 from __future__ import annotations
 

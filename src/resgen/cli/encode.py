@@ -1,4 +1,4 @@
-"""`resgen encode`: a data set as a cache of codes."""
+"""`resgen encode`: encode a data set into a cache of codes."""
 
 from __future__ import annotations
 

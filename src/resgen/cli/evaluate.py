@@ -1,4 +1,4 @@
-"""`resgen evaluate`: a generator or a tokenizer under a protocol."""
+"""`resgen evaluate`: measure a generator or a tokenizer under a protocol."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`resgen export`: the model of a training at one of its checkpoints."""
+"""`resgen export`: write the model of a training run at one of its checkpoints."""
 
 from __future__ import annotations
 

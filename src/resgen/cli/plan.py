@@ -1,4 +1,4 @@
-"""`resgen plan`: what a training would take, before it is started."""
+"""`resgen plan`: memory and time of a training run, estimated before it starts."""
 
 from __future__ import annotations
 

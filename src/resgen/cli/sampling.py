@@ -1,4 +1,4 @@
-"""What the commands share that draw samples: the model, settings of the sampler, progress and traces."""
+"""Shared by the commands that sample: the model, settings of the sampler, progress and traces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frozen dataclasses to and from plain dictionaries, JSON and YAML, strictly."""
+"""Frozen dataclasses converted to and from plain dictionaries, JSON and YAML, strictly."""
 
 from resgen.config.strict import (
     config_from_dict,

@@ -1,4 +1,4 @@
-"""Data in and out: images, cached codes, the order of batches, sample sheets."""
+"""Input data: images, cached codes, the order of batches; and sample sheets."""
 
 from resgen.data.codes.cache import CachePlan, CodeCache, open_codes
 from resgen.data.codes.encoding import write_codes

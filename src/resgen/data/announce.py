@@ -1,4 +1,4 @@
-"""What is said on standard error when data is opened, and of what cannot be read."""
+"""Messages on standard error when data is opened, and about files that cannot be read."""
 
 from __future__ import annotations
 

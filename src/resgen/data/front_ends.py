@@ -1,4 +1,4 @@
-"""Front ends by the names that are stored with text models: the paper's bytes, and phonemes."""
+"""Front ends by the names stored with text models: the paper's bytes, and phonemes."""
 
 from __future__ import annotations
 

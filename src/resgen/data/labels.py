@@ -1,4 +1,4 @@
-"""Which column of a table, or key of a JSON object, names the class; and columns that are axes of a class."""
+"""Which column of a table, or key of a JSON object, names the class, and which columns are axes of a class."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""English text as phonemes, with stress and pauses: words are looked up in a lexicon that comes with the package, and
-those that are in no lexicon are said by a small network that learned its spelling (`nn.letters`).
+"""English text as phonemes, with stress and pauses: words are looked up in the bundled lexicon, and a small network
+trained on it pronounces all others (`nn.letters`).
 
 A phoneme is one character of General American IPA, with one letter for each diphthong (A as in day, I eye, O so, W
 how, Y boy) and affricate (ʤ, ʧ); ˈ and ˌ stand before the stressed vowel, ᵊ and ᵻ are weak vowels (little, roses).

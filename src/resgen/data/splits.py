@@ -1,4 +1,4 @@
-"""Parts of a data set by the names of its files and folders, however they are spelt."""
+"""Splits of a data set, recognised by the names of its files and folders in every common spelling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a text model reads of a text: the contract of front ends.
+"""The contract of front ends: what a text model reads.
 
 A front end turns text into words as people read them and, for each, the bytes that the model reads. Every byte becomes
 one token. Words are parted by a space in both; `data.text.PROSODY` and the space keep their ASCII codes, so that pauses

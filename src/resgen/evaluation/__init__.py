@@ -1,1 +1,1 @@
-"""Measurements: speed and memory against peers, and what a classifier makes of generated images."""
+"""Measurements: speed and memory beside those of alternatives, and quality judged by networks."""

@@ -1,4 +1,4 @@
-"""Features on disk by the hash of what they depend on, so that an interrupted evaluation goes on where it stopped."""
+"""Features on disk by the hash of what they depend on, so that an interrupted evaluation continues where it stopped."""
 
 from __future__ import annotations
 

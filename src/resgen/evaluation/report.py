@@ -1,4 +1,4 @@
-"""What every evaluation gives: a report that is written as JSON and, beside it, as Markdown."""
+"""The result of every evaluation: a report, written as JSON and as Markdown."""
 
 from __future__ import annotations
 

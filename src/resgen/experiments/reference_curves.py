@@ -1,4 +1,4 @@
-"""The log of a run, and reference curves: what the same training gave before, over several seeds."""
+"""The log of a run, and reference curves: earlier runs of the same training, over several seeds."""
 
 from __future__ import annotations
 

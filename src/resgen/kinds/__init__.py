@@ -1,5 +1,5 @@
-"""The kinds of generator on the same codes, one file for each family: model, objective, sampler and all that is special
-about it (Sec. 5.2.1)."""
+"""The kinds of generator on the same codes, one file for each family: model, objective, sampler and everything specific
+to it (Sec. 5.2.1)."""
 
 from resgen.kinds.kind import AnySampling, Kind, ModelConfig, Request
 from resgen.kinds.objective import Batch, GeneratorLossConfig, Objective

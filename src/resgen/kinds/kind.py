@@ -1,4 +1,4 @@
-"""What a kind of generator is: one record of all that belongs to it (Sec. 5.2.1)."""
+"""A kind of generator: one record of everything specific to it (Sec. 5.2.1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every kind of generator is trained by: its loss on a batch of codes, and its held-out likelihood.
+"""The training objective of a kind: its loss on a batch of codes, and its held-out likelihood.
 
 All losses are nats per token that counts, and `val_loss` is the exact negative log-likelihood in the same unit.
 Likelihoods of discrete codes (direct tokens, MaskGIT, RQ-Transformer) are comparable with each other as far as they are

@@ -1,4 +1,4 @@
-"""All kinds of generator, and what is done with any of them."""
+"""All kinds of generator, and functions for any of them."""
 
 from __future__ import annotations
 

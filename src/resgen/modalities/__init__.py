@@ -1,4 +1,4 @@
-"""Modalities: what the commands know of images, of speech, and of what may come after them.
+"""Modalities: what the commands need to know of images, of speech, and of further kinds of data.
 
 A modality is one record, registered once: by `register`, or as an entry point of an installed package (`MODALITIES`).
 Which one it is follows from a recipe's name (`of_recipe`), from the types of a saved model's components (`of_model`) or
@@ -57,25 +57,25 @@ class Evaluation(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Modality:
-    """What the commands know of a modality.
+    """What the commands need to know about a modality.
 
     Attributes:
         name: name of the modality.
         noun: what its data is called in messages.
-        recipes: recipes by name, made again for every caller.
-        components: types of saved components that are this modality's alone.
-        stages: trainings by name.
+        recipes: recipes by name, created anew for every caller.
+        components: types of saved components that belong to this modality only.
+        stages: training stages by name.
         kinds: kinds of generators, by name.
         pipeline: `(name or path, *, device, dtype) -> pipeline`, opens a saved model.
         describe: `recipe -> document` of `resgen inspect --recipe`.
-        columns: what its codes have beside them.
+        columns: names of the columns stored beside its codes.
         open_splits: data as training and held-out samples, each with a `fingerprint`.
         load_tokenizer: name or path of a saved tokenizer, as (tokenizer, folder).
         encode: encodes data into two caches, from options of `resgen encode` by their names.
         reconstruct: measures levels and writes reconstructions, from options of `resgen reconstruct` by their names
             (and `say`).
-        plan: a recipe's trainings as `resgen plan` counts them, see `training.plan`.
-        evaluate: makes, from options of `resgen evaluate` by their names, what has a `run(advance) -> Report`.
+        plan: a recipe's training stages as `resgen plan` estimates them, see `training.plan`.
+        evaluate: from options of `resgen evaluate` by their names, an object with `run(advance) -> Report`.
         comparison: settings of a comparison, from options of `resgen compare` by their names.
         compare: `(recipe, settings, out, *, resume, say, command) -> files of the report`.
         served: `module:class` of its routes, a `serving.routes.Routes`; imported by servers only (it needs an extra).
@@ -83,7 +83,7 @@ class Modality:
         commands: its own, by verb: dataclasses of options, for `tyro`, with a `run()`. The package's modalities have
             theirs in `cli`.
 
-    A field that is None is what the modality does not have: the command says so.
+    A field that is None is a feature that the modality lacks: its command says so.
     """
 
     name: str
@@ -122,7 +122,7 @@ class Modality:
         """Train a stage; returns the final metrics.
 
         Raises:
-            ConfigError: there is no such stage, or a model is missing or of no use to it.
+            ConfigError: there is no such stage, or a model is missing or unsuitable for it.
         """
         if stage not in self.stages:
             raise ConfigError(

@@ -93,8 +93,8 @@ class CodeModel(nn.Module):
     ) -> tuple[Float[Tensor, "C L O"] | None, Bool[Tensor, "C L"] | None]:
         """Feature vectors and attended positions of the branches of guidance, one branch after the other.
 
-        The first is what is asked for. The next is the unconditional one, but with a `prompt_guidance` of 1; the last,
-        with one above 0, is what is asked for without its prompt, or unconditional for samples that have none.
+        The first is the request. The next is unconditional; it is omitted with a `prompt_guidance` of 1. The last, with
+        one above 0, is the request without its prompt, or unconditional for samples that have none.
         """
         if sequence is None:
             return self.feature_vectors(None), None

@@ -1,4 +1,4 @@
-"""Conditions: what a generator is asked for, as one vector per sample (classes) or per position (features)."""
+"""Conditions of a generator: one vector per sample (classes) or per position (features)."""
 
 from __future__ import annotations
 

@@ -38,17 +38,17 @@ class ResGenConfig:
         mean_rank: h, rank of the component means; None for full rank (images), 64 for speech.
         num_classes: classes of the condition; 0 for none.
         other_axes: classes of each other axis of the condition, such as backgrounds beside styles.
-        class_dropout: share of training samples without their class, features and prompt, for guidance.
+        class_dropout: fraction of training samples without their class, features and prompt, for guidance.
         feature_width: width of the features of each position, such as expanded text; 0 for none.
         feature_stride: rows of features per position.
         prompt_summary: add mean and standard deviation of the prompt's latents to the condition (a deviation from the
-            paper): a short way for what a prompt has everywhere, such as a voice.
+            paper): a shortcut for what all of a prompt shares, such as a voice.
         head: what is predicted: `mixture`, the sum of the masked embeddings (Eq. 1); `residual`, the codes, each given
             the sum of those above it (see `TokenHead`); `tokens`, the codes, each level on its own (Eq. 2).
-            `num_components`, `mean_rank`, `metric` and `fixed_means` are of `mixture` only.
+            `num_components`, `mean_rank`, `metric` and `fixed_means` apply to `mixture` only.
         metric: metric of the mixture's targets for each number of visible levels, `scale`, `diagonal` or `triangular`,
             see `models.metric.TargetMetric`; `none` is the paper's.
-        fixed_means: in a metric, the means are parameters of each number of visible levels; the paper predicts them.
+        fixed_means: with a metric: means learned for each number of visible levels; the paper predicts them.
     """
 
     tag: ClassVar[str] = "unmasking"  # of the network; which kind it is, its head says
@@ -98,10 +98,10 @@ class ResGen(CodeModel):
     Args:
         config: shape of the network.
         spec: shape of the codes.
-        head: what `config.head` names, see `models.head_choice.make_head`; the paper's mixture by default.
+        head: the head that `config.head` names, see `models.head_choice.make_head`; the paper's mixture by default.
 
     Raises:
-        ConfigError: no head is given, and the configuration is of another than the paper's.
+        ConfigError: no head is given, and the configuration names another than the paper's.
     """
 
     head: Head
@@ -149,7 +149,7 @@ class ResGen(CodeModel):
     def summarise(
         self, codes: Int[Tensor, "B L D"], sequence: SequenceCondition | None
     ) -> Float[Tensor, "B O"] | float:
-        """What is added to the condition for the prompts of a batch: 0 where there is none, or none is kept."""
+        """The addition to the condition for the prompts of a batch: 0 where there is none, or none is kept."""
         if self.summary is None or sequence is None:
             return 0.0
         prompt = sequence.prompt if sequence.keep is None else sequence.prompt & sequence.keep[:, None]
@@ -163,7 +163,7 @@ class ResGen(CodeModel):
     def predictor(
         self, class_ids: Int[Tensor, " B"], sequence: SequenceCondition | None = None, *, prompt_guidance: float = 0.0
     ) -> ResGenPredictor:
-        """This model under a condition, as the callable that samplers take; the setting as in `SamplingConfig`."""
+        """This model under a condition, as the callable that samplers call; the setting is that of `SamplingConfig`."""
         return ResGenPredictor(self, class_ids, sequence, prompt_guidance)
 
 

@@ -1,4 +1,4 @@
-"""What the configurations of all generators have in common."""
+"""Fields common to the configurations of all generators."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a causal transformer keeps of the positions that it has seen."""
+"""The keys and values that a causal transformer keeps for earlier positions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Letters to sounds: a small network that says words which are in no lexicon."""
+"""Letters to sounds: a small network that pronounces words that are in no lexicon."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How large a network is, found out before memory is taken for it."""
+"""The size of a network, computed without allocating its memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Transformer whose adaptive layer norm has one bias per layer in place of one linear map per layer (App. A.1)."""
+"""Transformer whose adaptive layer norm has one bias per layer instead of one linear map per layer (App. A.1)."""
 
 from __future__ import annotations
 

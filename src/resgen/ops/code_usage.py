@@ -1,4 +1,4 @@
-"""How much of a codebook its codes use."""
+"""How much of a codebook is used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images between 8-bit and [-1, 1], and their distance."""
+"""Images in 8 bits and in [-1, 1], and distances between them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Log-mel spectrograms as vocoders use them, and the way back to a waveform without a network.
+"""Log-mel spectrograms as vocoders use them, and their inversion to a waveform without a network.
 
 The convention is HiFi-GAN's (arXiv:2010.05646, `meldataset.py` of its code) over librosa's mel filters, so that mels
 made here fit vocoders trained elsewhere: Hann window, frame `t` centred on sample `(t + 1/2) hop`, natural logarithm.

@@ -1,4 +1,4 @@
-"""What pipelines share: device and type, sampling settings, saving, and one line about themselves."""
+"""Shared by all pipelines: device and type, sampling settings, saving, and a one-line description."""
 
 from __future__ import annotations
 

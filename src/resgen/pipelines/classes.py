@@ -1,4 +1,4 @@
-"""Pipelines of generators of classes, of any modality: what `ImagePipeline` does that is not of images."""
+"""Class-conditional pipelines of any modality: the part of `ImagePipeline` that is not specific to images."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ClassOutput:
 
     Attributes:
         signals: decoded samples.
-        codes: `Int64[B, L, D]`, what they were decoded from.
+        codes: `Int64[B, L, D]`, from which they were decoded.
         steps: one record per network evaluation and batch.
         class_ids: the class of each sample; 0 for a model without classes.
         class_names: its name, or its number where classes have no names; none for a model without classes. With several
@@ -57,7 +57,7 @@ class ClassOutput:
 
 
 class ClassPipeline(BasePipeline):
-    """Tokenizer and generator of one folder.
+    """The tokenizer and generator of a model folder.
 
     A modality names its tokenizers, and may say more of what comes out:
 
@@ -104,14 +104,14 @@ class ClassPipeline(BasePipeline):
         """Load a pipeline's folder, a generator's run folder, a bundled model, or `owner/model[@revision]` of the hub.
 
         Raises:
-            CheckpointError: nothing there, damaged, of another modality, or its parts do not belong together.
+            CheckpointError: the model is missing, damaged, of another modality, or its parts do not belong together.
             ConfigError: a device or type that cannot be used, or another argument.
         """
         refuse_others(others)
         return cls(load_pipeline(name_or_path, cls.tokenizers), device=device, dtype=dtype)
 
     def save_pretrained(self, path: str | Path) -> None:
-        """Write a pipeline folder with these weights and sampling settings, and what else its `config.json` says.
+        """Write a pipeline folder with these weights and sampling settings, and all else in its `config.json`.
 
         Raises:
             ConfigError: the weights are int8.
@@ -128,13 +128,13 @@ class ClassPipeline(BasePipeline):
         )
 
     def compile(self) -> None:
-        """Compile the transformer, on a GPU into CUDA graphs: a minute for each size of batch, then faster.
+        """Compile the transformer, on a GPU into CUDA graphs: takes a minute for each batch size, then runs faster.
 
-        In float32 codes are those of the pipeline that is not compiled; in bfloat16 the compiler rounds elsewhere, and
-        they may differ. Takes a C++ compiler.
+        In float32 the codes are the same as without compilation; in bfloat16 the compiler rounds elsewhere, and they
+        may differ. Needs a C++ compiler.
 
         Raises:
-            ConfigError: a kind whose evaluations grow with the positions before them, or weights in int8.
+            ConfigError: a kind whose input grows from one evaluation to the next, or weights in int8.
         """
         check_floating(self.generator, "compile")
         kind = kind_of(self.generator.config)
@@ -146,7 +146,7 @@ class ClassPipeline(BasePipeline):
 
     @property
     def num_classes(self) -> int:
-        """Classes that the generator knows, of the first axis if there are several; 0 for a model without classes."""
+        """Number of classes, on the first axis if there are several; 0 for a model without classes."""
         return self.generator.config.num_classes
 
     def class_name(self, class_id: int) -> str:

@@ -16,10 +16,10 @@ from resgen.tokenizers.vocoder import VocoderConfig
 from resgen.tokenizers.waveform import WaveformTokenizerConfig
 
 BUFFERS = frozenset(
-    "codebooks variances shares sums centres axes spreads level_std latent_scale centre log_scale "
-    "running_mean running_var num_batches_tracked".split()
+    """codebooks variances shares sums centres axes spreads level_std latent_scale centre log_scale
+    running_mean running_var num_batches_tracked""".split()
 )
-"""Names of stored tensors that are no parameters."""
+"""Names of stored tensors that are not parameters."""
 
 
 def describe_artefact(name_or_path: str | Path) -> dict[str, Any]:

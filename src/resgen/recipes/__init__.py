@@ -1,1 +1,1 @@
-"""Recipes: presets of everything that a training needs, as functions."""
+"""Recipes: presets of everything that a training run needs, as functions."""

@@ -47,8 +47,8 @@ class DepthwiseConfig:
         guidance_first: guidance weight of the first step.
         guidance_scale: guidance weight of the last step, linear over all steps in between; 0 switches guidance off
             altogether.
-        guidance_start: share of the steps that are taken before guidance sets in.
-        guidance_end: share of the steps after which it is off again.
+        guidance_start: fraction of the steps that come before guidance starts.
+        guidance_end: fraction of the steps after which it ends.
     """
 
     tag: ClassVar[str] = "depthwise"

@@ -33,17 +33,17 @@ class SamplingConfig:
         num_steps: T; network evaluations at most (steps that would reveal nothing are skipped).
         mask_schedule: gamma, one of `ops.masking.SCHEDULES`.
         unmasking: by `confidence` (App. B.1), at `random` (BinaryUnmask of Algorithm 2) or, a deviation, by the weight
-            of the `component` that a mixture drew; for heads of codes that is their confidence.
+            of the `component` that a mixture drew; heads of codes have one confidence.
         top_p: nucleus of the mixture's components, or of codes, in (0, 1].
         temperature: scale of the Gaussian noise within a component, >= 0; of codes it divides the logits, > 0.
-        choice_temperature: tau, scale of the Gumbel noise on confidence scores, >= 0; in nats, it grows with H.
+        choice_temperature: tau, scale of the Gumbel noise on confidence scores, >= 0, in nats; good values grow with H.
         guidance_first: guidance weight of the first step; 0.02 in Table 4, 0 saves a pass.
         guidance_scale: guidance weight of the last step, linear in between; 0 switches guidance off altogether.
-        guidance_start: share of the steps that are taken before guidance sets in.
-        guidance_end: share of the steps after which it is off again; a single step heeds neither.
-        prompt_guidance: share of the guidance, in [0, 1], that is away from the same request without its prompt, and
-            not from no request at all: it strengthens what the prompt alone tells, such as a voice (a deviation from
-            the paper). Between 0 and 1 a guided step computes three branches in place of two. Sequences only.
+        guidance_start: fraction of the steps that come before guidance starts.
+        guidance_end: fraction of the steps after which it ends; a single step ignores both.
+        prompt_guidance: fraction of the guidance, in [0, 1], that points away from the same request without its prompt,
+            instead of away from no request: it strengthens what the prompt alone determines, such as a voice (a
+            deviation from the paper). Between 0 and 1 a guided step computes three branches. Sequences only.
     """
 
     tag: ClassVar[str] = "unmasking"
@@ -80,7 +80,7 @@ class SamplingConfig:
         return guidance_weights(self.num_steps, self.guidance_first, self.guidance_scale, interval)
 
     def passes(self, guidance_scale: float) -> int:
-        """Branches that an evaluation with this guidance computes."""
+        """Number of branches that an evaluation with this guidance computes."""
         return (3 if 0 < self.prompt_guidance < 1 else 2) if guidance_scale else 1
 
 

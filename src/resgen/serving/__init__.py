@@ -1,1 +1,1 @@
-"""Models over HTTP: requests in, batches to the model, answers back to whoever asked (extra `serve`)."""
+"""Models over HTTP: requests in, batches to the model, responses back (extra `serve`)."""

@@ -1,4 +1,4 @@
-"""The HTTP interface: routes, their errors, and nothing of how images or speech are made."""
+"""The HTTP interface: routes and their errors, independent of how images and speech are generated."""
 
 from __future__ import annotations
 

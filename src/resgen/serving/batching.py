@@ -1,4 +1,4 @@
-"""Requests into batches: those that ask for the same, and arrive at about the same time, are computed together.
+"""Requests in batches: those with the same settings that arrive at about the same time are computed together.
 
 The event loop keeps the queue; a single worker thread computes. Tickets with equal keys may share a batch, in the order
 of their arrival; the oldest ticket decides whose turn it is, so that no key starves.

@@ -1,4 +1,4 @@
-"""What a server takes on, and how much of it."""
+"""The limits of a server: what it accepts, and how much of it."""
 
 from __future__ import annotations
 

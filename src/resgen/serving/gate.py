@@ -1,4 +1,4 @@
-"""What every request passes first and last: state, key, limits of bodies, headers, one line in the log, metrics."""
+"""The first and last step of every request: state, key, limits of bodies, headers, one line in the log, metrics."""
 
 from __future__ import annotations
 

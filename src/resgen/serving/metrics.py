@@ -1,4 +1,4 @@
-"""What a server counts, in Prometheus' text format."""
+"""A server's counters, in Prometheus' text format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What routes share: what they say of themselves, settings, waiting for an answer, and the answer as JSON."""
+"""Shared by all routes: their descriptions, settings, waiting for a result, and the response as JSON."""
 
 from __future__ import annotations
 

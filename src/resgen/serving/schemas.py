@@ -1,4 +1,4 @@
-"""Bodies of requests and answers: what is checked, and what the OpenAPI document says."""
+"""Bodies of requests and responses: how they are checked, and how the OpenAPI document describes them."""
 
 from __future__ import annotations
 

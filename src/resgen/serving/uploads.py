@@ -1,4 +1,4 @@
-"""Forms with files from anybody: counted while they are read, kept in memory, recognised by their content."""
+"""Forms with files from untrusted clients: counted while they are read, kept in memory, recognised by their content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract of every tokenizer: signals to codes and back; nothing else of it is known outside."""
+"""The contract of every tokenizer: signals to codes and back; other code knows nothing else about it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes that train together must have been started alike; what differs is named before anything is done."""
+"""Processes that train together must start alike; a difference is reported before any work is done."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Generators of classes, of any modality: cached codes as examples, the training, and what becomes of it."""
+"""Class-conditional generators of any modality: cached codes as examples, training, and the saved result."""
 
 from __future__ import annotations
 

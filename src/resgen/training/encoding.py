@@ -1,4 +1,4 @@
-"""Encoded data as two caches, of training and held-out samples, made by all processes together, whatever is encoded."""
+"""Encoded data as two caches, of training and held-out samples, written by all processes together, for any modality."""
 
 from __future__ import annotations
 

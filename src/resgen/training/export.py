@@ -1,4 +1,4 @@
-"""A model as it was at a checkpoint of its training; a training itself publishes that of its last step."""
+"""A model as it was at a checkpoint of its training; training itself publishes the model of its last step."""
 
 from __future__ import annotations
 

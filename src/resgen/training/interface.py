@@ -26,30 +26,30 @@ class TrainerConfig:
     """How long and how fast to train.
 
     Attributes:
-        num_steps: optimizer steps; with `max_minutes` the most there can be.
+        num_steps: optimizer steps; with `max_minutes` the maximum.
         batch_size: samples per step, over all micro-batches and processes.
         accumulate: micro-batches per step and process.
         learning_rate: peak value.
         betas: AdamW's two decays.
-        weight_decay: AdamW's weight decay, for tensors of two or more axes that are no biases.
-        warmup_steps: steps of linear growth of the learning rate.
+        weight_decay: AdamW's weight decay, for tensors of two or more axes that are not biases.
+        warmup_steps: steps over which the learning rate grows linearly.
         decay_fraction: last part of training, in [0, 1], in which the learning rate falls to 0.
         decay_shape: `linear` or `cosine`.
-        clip_norm: largest norm of a group's gradient; 0 clips nothing.
-        ema_decay: decay of the average of the weights; 0 keeps none.
-        precision: `bf16` or `fp32` arithmetic in the losses; `auto` takes bf16 where the hardware has it.
+        clip_norm: largest norm of a group's gradient; 0 disables clipping.
+        ema_decay: decay of the averaged weights; 0 keeps no average.
+        precision: `bf16` or `fp32` arithmetic in the losses; `auto` uses bf16 if the hardware supports it.
         compile: let the task compile its modules.
-        shard: divide weights, gradients, averages and the optimizer's state over all processes (FSDP2), for trainings
-            that do not fit on one device; without it every process holds them. At the start every process
-            holds the weights in the processor's memory, and moves and divides them block by block; for validation and
-            samples its device holds them once as a whole.
-        recompute: forget the activations within transformer blocks and compute them again in the backward pass: a third
+        shard: divide weights, gradients, averages and the optimizer's state over all processes (FSDP2), for training
+            that does not fit on one device; without it every process holds them. At the start every process
+            holds the weights in host memory, and moves and divides them block by block; for validation and
+            samples its device holds all of them once.
+        recompute: discard the activations within transformer blocks and recompute them in the backward pass: a third
             more operations for much less memory.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         log_every: steps between lines of the log.
         validate_every: steps between validations; 0 validates at the end only.
         sample_every: steps between sample images; 0 draws them at the end only.
-        evaluate_every: steps between evaluations of generated samples, if the task has a way to take them; 0 for none.
+        evaluate_every: steps between evaluations of generated samples, if the task can evaluate; 0 for none.
         checkpoint_every: steps between checkpoints; 0 writes one at the end only.
         keep_last: checkpoints kept, besides the best.
         seed: seed of all random streams.
@@ -114,7 +114,7 @@ class TrainerConfig:
         """Micro-batches of a step over all processes.
 
         Raises:
-            ConfigError: the batch cannot be divided into so many.
+            ConfigError: the batch cannot be divided into so many parts.
         """
         count = self.accumulate * processes
         if self.batch_size % count:

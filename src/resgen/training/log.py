@@ -1,4 +1,4 @@
-"""What a run tells: `metrics.jsonl`, loggers such as TensorBoard, and progress on stderr."""
+"""The log of a run: `metrics.jsonl`, loggers such as TensorBoard, and progress on standard error."""
 
 from __future__ import annotations
 

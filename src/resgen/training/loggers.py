@@ -1,4 +1,4 @@
-"""Where a training's record goes besides `metrics.jsonl`: TensorBoard, Weights & Biases.
+"""Loggers of a run besides `metrics.jsonl`: TensorBoard, Weights & Biases.
 
 Each receives metrics and sample images (of speech: spectrograms) with their sounds. Where they keep things and
 under which account is left to their own environment variables. The identifiers of runs are kept in the run folder, so

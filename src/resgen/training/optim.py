@@ -94,7 +94,7 @@ class Optimizers:
         learning_rate: peak value, for all groups.
         betas: AdamW's two decays.
         weight_decay: AdamW's weight decay.
-        clip_norm: largest norm of a group's gradient; 0 clips nothing.
+        clip_norm: largest norm of a group's gradient; 0 disables clipping.
 
     Raises:
         TrainingError: a parameter without a name.

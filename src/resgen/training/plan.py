@@ -1,4 +1,4 @@
-"""What a recipe's stages would take: memory per device, operations and time, before anything is built or read.
+"""Estimates of a recipe's stages: memory per device, operations and time, before anything is built or read.
 
 Parameters are counted on the meta device; activations and operations are those of a step on fake tensors
 (`tracing`), with one and two layers of a generator, and from there on a straight line.

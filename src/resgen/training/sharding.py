@@ -1,4 +1,4 @@
-"""A model divided over processes (FSDP2), and its tensors to and from files.
+"""A model sharded over processes (FSDP2), and saving and loading its tensors.
 
 Checkpoints are written by `torch.distributed.checkpoint` as safetensors, every process its own part; they can be read
 as a whole by any number of processes. What PyTorch needs for all this takes seconds to import: only a divided model is

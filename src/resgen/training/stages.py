@@ -1,4 +1,4 @@
-"""What every stage of a training does around its task: where the data is, the run's folder and record."""
+"""The work around the task of every training stage: opening data, the run's folder and record."""
 
 from __future__ import annotations
 

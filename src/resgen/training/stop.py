@@ -1,4 +1,4 @@
-"""Stopping in good order: a signal asks for it, the trainer obeys after the step."""
+"""Orderly stops: a signal requests one, and the trainer stops after the current step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encoded data sets: codes of samples in shards, with named columns beside them, of images and of speech.
+"""Encoded data sets of images and speech: codes in shards, with named columns.
 
 ```
 meta.json                 {"format": "resgen-codes", "format_version": 1, "spec", "num_samples", "versions", "columns",

@@ -1,4 +1,4 @@
-"""Code caches in the making: written by any number of processes, shard by shard; nothing half-written is ever used."""
+"""Writing code caches: by any number of processes, shard by shard; nothing half-written is ever used."""
 
 from __future__ import annotations
 

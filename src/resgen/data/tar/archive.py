@@ -1,4 +1,4 @@
-"""Where the files of a tar archive lie: one pass over its headers, nothing unpacked, hostile archives refused.
+"""Where the files of a tar archive lie: one pass over its headers, nothing unpacked, hostile archives rejected.
 
 The format is that of POSIX.1-2001 pax archives, with its older form ustar and GNU tar's long names: blocks of 512
 bytes, a header before every file, two blocks of zeros at the end.

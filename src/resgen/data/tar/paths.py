@@ -1,4 +1,4 @@
-"""Which tar shards a path means: one file, a pattern with numbers, a folder, folders of splits."""
+"""Which tar shards a path refers to: one file, a pattern with numbers, a folder, folders of splits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Peak memory of one piece of work, measured in a process of its own, and what follows for larger ones."""
+"""Peak memory of one piece of work, measured in a process of its own, and extrapolated to larger ones."""
 
 from __future__ import annotations
 

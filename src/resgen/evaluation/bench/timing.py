@@ -1,4 +1,4 @@
-"""Times of several pieces of work that take turns, and what they depend on.
+"""Interleaved timing of several pieces of work, and what the times depend on.
 
 What is compared runs in one process, in turns, so that a change of the machine's load meets all of it. Seconds are
 medians over the repetitions; ratios are medians of the ratios within a repetition.

@@ -1,4 +1,4 @@
-"""What every evaluation has: its protocol and the checks against it, warnings, the machine."""
+"""Parts of every evaluation: its protocol and the checks against it, warnings, the machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ask the classifier that judges whether generated images show the class that was asked for."""
+"""The classifier that judges whether generated images show the requested class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluation of generators and tokenizers under a protocol, chunk by chunk, so that an interrupted one goes on.
+"""Evaluation of generators and tokenizers under a protocol, chunk by chunk, so that it can be interrupted.
 
 What is evaluated comes as a function, so that nothing here knows of pipelines or trainers. Features of finished chunks
 are kept under a hash of all that they depend on: the model's weights, the sampler's settings, the seed, the extractor.

@@ -1,4 +1,4 @@
-"""Features of well-known data that come with the package, so that nobody waits until they are computed.
+"""Features of well-known data that come with the package, so that users need not compute them.
 
 They lie beside the classifier whose features they are: `statistics-<split>.json` says of which images, by a hash of
 their pixels and labels, and `statistics-<split>.safetensors` holds the numbers. Mean and scatter are as they were

@@ -1,4 +1,4 @@
-"""How the networks that judge speech hear: normalised log-mels, of the recogniser and of the speaker encoder."""
+"""Input of the networks that judge speech, recogniser and speaker encoder: normalised log-mels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measures of generated speech: errors of what is understood, likeness of the speaker, intelligibility.
+"""Measures of generated speech: recognition errors, speaker similarity, intelligibility.
 
 Word and character error rates compare a recogniser's transcript with the text that was asked for, both through one
 normaliser; similarities compare embeddings of a speaker encoder (Sec. 5.1 of the paper: SIM-o against the prompt as

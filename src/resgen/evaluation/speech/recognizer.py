@@ -1,4 +1,4 @@
-"""A small speech recogniser: the judge of whether generated speech says what was asked for.
+"""A small speech recogniser: judges whether generated speech says the requested text.
 
 A convolutional network over log-mels, trained with connectionist temporal classification (Graves et al., 2006). It is
 made for closed vocabularies, such as digits, and for speakers that it never heard.

@@ -1,4 +1,4 @@
-"""`resgen reconstruct` for images: what every level of a tokenizer brings, measured and written."""
+"""`resgen reconstruct` for images: what each level of a tokenizer adds, measured and written to files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kinds of generator on the same speech codes, for the same time, before the same judges (Table 3).
+"""Kinds of generator on the same speech codes, for the same time, judged by the same networks (Table 3).
 
 Apart from `compare`: of images the steps, the depth and the time of sampling are varied too, in processes of their
 own; of speech only the guidance is searched, and every evaluation needs both judges in memory.

@@ -1,4 +1,4 @@
-"""A speech pipeline before a recogniser and a speaker encoder, on recordings of speakers."""
+"""Evaluation of a speech pipeline by a recogniser and a speaker encoder, on recordings of speakers."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ class EditOutput(ImageOutput):
     """Edited images.
 
     Attributes:
-        plan: the image, its codes and what of them was given.
+        plan: the image, its codes and which of them were kept.
         context: the image decoded from the given codes alone.
     """
 
@@ -115,7 +115,7 @@ class EditOutput(ImageOutput):
     context: Image.Image
 
     def sheet(self, *, scale: int | None = None) -> Image.Image:
-        """The image, its mask in red, what was given, and the results on one sheet, magnified if they are small."""
+        """The image, its mask in red, the part that was kept, and the results on one sheet, magnified if small."""
         heading = {"input": self.plan.image}
         if self.plan.mask is not None:
             plain = self.plan.image.convert("RGB")

@@ -1,4 +1,4 @@
-"""Images as callers have them."""
+"""Images as arguments: PIL images, arrays, tensors, files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What comes out of `ImagePipeline`, and sheets of PIL images."""
+"""The output of `ImagePipeline`, and sheets of PIL images."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class ImageOutput:
 
     Attributes:
         images: PIL images, `L` or `RGB`.
-        codes: `Int64[B, L, D]`, what they were decoded from.
+        codes: `Int64[B, L, D]`, from which they were decoded.
         steps: one record per network evaluation and batch.
         class_ids: the class of each image; 0 for a model without classes.
         class_names: its name, or its number where classes have no names; none for a model without classes. With several
-            axes what is said of each.
+            axes the value on each.
         seed: image k was drawn from the stream (seed, k).
     """
 
@@ -53,19 +53,19 @@ class ImageOutput:
         return self.images[index]
 
     def save(self, path: str | Path, *, scale: int | None = None) -> list[Path]:
-        """Write the images; missing folders are made.
+        """Write the images; missing folders are created.
 
         Args:
-            path: a file such as `bag.png` takes a single image as it is, and several as `sheet`; a folder, which is
-                a path without a suffix, takes a file each: `0000.png`, `0001.png`, ...
-            scale: every pixel becomes a block of `scale` x `scale`; 1 by default, on a sheet what makes it easy to see.
+            path: a file such as `bag.png` for a single image as it is, or several as a `sheet`; a folder, that is a
+                path without a suffix, for one file per image: `0000.png`, `0001.png`, ...
+            scale: every pixel becomes a block of `scale` x `scale`; 1 by default, larger on a sheet of small images.
 
         Returns:
             The files.
 
         Raises:
             DataError: unknown suffix.
-            WriteError: the place cannot be written.
+            WriteError: the path cannot be written to.
         """
         path = Path(path)
         if path.suffix and not path.is_dir():
@@ -76,7 +76,7 @@ class ImageOutput:
         ]
 
     def sheet(self, *, scale: int | None = None) -> Image.Image:
-        """All images on one with the names of their classes: a row for each class of several images.
+        """All images on one sheet with the names of their classes; one row per class if it has several images.
 
         Without a `scale` small images are magnified.
         """

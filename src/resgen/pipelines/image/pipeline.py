@@ -29,7 +29,7 @@ class ImagePipeline(ClassPipeline):
         pipe = ImagePipeline.from_pretrained("fashion-mnist-small")
         pipe("Bag", num_samples=4, seed=1).save("bags.png")
 
-    Arguments are those of `ClassPipeline`.
+    The arguments are those of `ClassPipeline`.
     """
 
     tag, usage = "unconditional-image-generation", 'pipe().save("pictures.png")'
@@ -57,7 +57,7 @@ class ImagePipeline(ClassPipeline):
                 axis).
             num_samples: images per entry of `class_ids`, consecutive in the output.
             seed: image k depends only on (seed, k), so `batch_size` changes nothing but rounding. None draws a fresh
-                seed, which the output has as `seed`.
+                seed, stored in the output as `seed`.
             batch_size: images per batch.
             codes: known codes, one array per image; the first `visible` levels of each position are kept.
             visible: number of known levels per position.
@@ -174,7 +174,7 @@ class ImagePipeline(ClassPipeline):
         blend: bool = False,
         resize: bool = False,
     ) -> EditPlan:
-        """What `edit` gives to the sampler; arguments and errors are those of `edit`."""
+        """The sampler's input for `edit`, with the same arguments and errors."""
         if blend and mask is None and keep is None:
             raise ConfigError("blend copies the pixels outside a mask from the image: it needs mask or keep")
         plan = plan_edit(self.tokenizer, image, mask=mask, keep=keep, keep_levels=keep_levels, resize=resize)

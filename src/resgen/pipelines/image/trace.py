@@ -1,4 +1,4 @@
-"""Watching a sampler: after every step what is known so far, and how many levels of each position that is."""
+"""Traces of a sampler: after every step, the image decoded so far and the number of known levels per position."""
 
 from __future__ import annotations
 

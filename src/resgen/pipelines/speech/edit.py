@@ -1,4 +1,4 @@
-"""Editing speech: a stretch of a recording is replaced with other words, the rest of it is given.
+"""Editing speech: an interval of a recording gets other words, the rest is kept.
 
 A stretch is found by comparing texts, or named in seconds; words are replaced whole. A word is replaced if at least
 half of it lies in the stretch, or if the stretch lies within it, and the stretch then grows to hold it. Where no word
@@ -135,11 +135,11 @@ class SpeechEditPlan:
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SpeechEdit(SpeechOutput):
-    """An edited recording: `audio` is all of it at the recording's own level, `codes` are those that were given and
-    the new ones between them, `texts` is the whole new text.
+    """An edited recording: `audio` is the whole at the recording's own loudness, `codes` are the kept codes with the
+    new ones between them, `texts` is the whole new text.
 
     Attributes:
-        plan: what was given and what was replaced.
+        plan: what was kept and what was replaced.
     """
 
     plan: SpeechEditPlan

@@ -1,4 +1,4 @@
-"""Does a prompt's text fit its sound? A wrong text spoils the voice without a word, so doubts are announced.
+"""Does a prompt's text fit its sound? A wrong text spoils the voice without any error, so doubts are reported.
 
 The right text explains the mels better than its own words in another order do. Where several other orders fit better,
 the text is likely another one than what is said. Of 40 prompts with the text of another sentence 16 are found so in

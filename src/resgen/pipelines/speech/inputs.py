@@ -1,4 +1,4 @@
-"""Sounds as callers have them, and the arguments of a `SpeechPipeline`'s call."""
+"""Sounds as arguments, and the arguments of a `SpeechPipeline`'s call."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ TASKS = ("cross-sentence", "continuation")
 
 
 class SpeechPipeline(BasePipeline):
-    """Tokenizer, vocoder, text model and generator of one folder.
+    """Generates and edits speech with the tokenizer, vocoder, text model and generator of a model folder.
 
         pipe = SpeechPipeline.from_pretrained("english-small")
         pipe("Few positions, many levels.", voice="emma").save("hello.wav")
@@ -174,7 +174,7 @@ class SpeechPipeline(BasePipeline):
                 end of the prompt, and the audio begins with the prompt.
             speed: above 1 is faster.
             seed: sentence k of text i depends only on (seed, i, k), so `batch_size` changes nothing but rounding. None
-                draws a fresh seed, which the outputs have as `seed`.
+                draws a fresh seed, stored in the outputs as `seed`.
             batch_size: sentences per batch.
             callback: called after every sampling step with (record, codes, visible) of the batch.
             settings: `num_steps`, `guidance_scale`, ...: see `kinds.Settings`.
@@ -284,7 +284,7 @@ class SpeechPipeline(BasePipeline):
         callback: StepCallback | None = None,
         **settings: Unpack[Settings],
     ) -> list[SpeechOutput]:
-        """Speak prepared texts, each with its own voice, speed and seed; what they share are batches.
+        """Speak prepared texts, each with its own voice, speed and seed; they share only batches.
 
         Arguments and errors are those of a call.
         """
@@ -331,16 +331,16 @@ class SpeechPipeline(BasePipeline):
             keep_length: give the new words the duration of the old ones.
             blend: copy the samples outside the interval from the recording instead of decoding them.
             num_samples: how many results.
-            seed: result k draws from the stream (seed, k); None takes a fresh one.
+            seed: result k draws from the stream (seed, k); None draws a fresh seed.
             batch_size: results per network evaluation.
             callback: as in a call.
             settings: as in a call.
 
         Raises:
-            ConfigError: a stretch that is empty or beyond the recording, a kind that cannot heed what follows it, or a
+            ConfigError: an interval that is empty or beyond the recording, a kind that cannot use what follows it, or a
                 value out of range.
             DataError: a recording that is silent, clipped, too short, too long or not a sound; a text that is empty,
-                changes no word, has characters out of the model's reach, or more letters than the recording has frames.
+                changes no word, has characters that the model cannot read, or more letters than there are frames.
         """
         check_whole(1, num_samples=num_samples, batch_size=batch_size)
         seed, sampling = seed_of(seed), self._settings(self.__call__, settings)
@@ -361,7 +361,7 @@ class SpeechPipeline(BasePipeline):
         speed: float = 1.0,
         keep_length: bool = False,
     ) -> SpeechEditPlan:
-        """What an edit gives of a recording and what it speaks; arguments and errors are those of `edit`."""
+        """What an edit keeps of a recording and what it generates; arguments and errors are those of `edit`."""
         check_speed(speed)
         if keep_length and speed != 1:
             raise ConfigError(f"speed={speed} and keep_length both say how long the new words take; give one of them")
@@ -389,14 +389,14 @@ class SpeechPipeline(BasePipeline):
         return editor.words(source)
 
     def use_lexicon(self, words: str | Path | Mapping[str, str]) -> None:
-        """Say words as a lexicon has them: `pipe.use_lexicon({"nguyen": "wˈɪn"})`.
+        """Pronounce words as given in a lexicon: `pipe.use_lexicon({"nguyen": "wˈɪn"})`.
 
         Args:
             words: phonemes by word, or a file with a word and its phonemes on each line.
 
         Raises:
             ConfigError: the model reads letters.
-            DataError: a file that cannot be read, or what is no phoneme.
+            DataError: a file that cannot be read, or a character that is not a phoneme.
         """
         own = read_lexicon(words) if isinstance(words, str | Path) else check_lexicon(words, "the lexicon")
         self.reader = Reader(self.text_model.config, self.parts.alphabet, own, self.parts.voice.vocabulary)
@@ -411,7 +411,7 @@ class SpeechPipeline(BasePipeline):
             name: up to 64 letters, digits, `_` and `-`; an old voice of this name is replaced.
             prompt: as in a call. Only record people who agree, and note down that they do: `resgen serve` plays it to
                 every client.
-            text: what is said in it.
+            text: its transcript.
 
         Raises:
             ConfigError: a name that is not allowed, too many voices, or a recording or text that is too long.
@@ -431,8 +431,8 @@ class SpeechPipeline(BasePipeline):
     def prepare(
         self, prompt: SoundLike, prompt_text: str | None, doubt: Callable[[str], object] | None = None
     ) -> Prompt:
-        """A prompt as the model takes it, aligned with its text; `doubt` is called with a line if the text seems wrong
-        (see `fit`), which names the text.
+        """A prompt prepared for the model and aligned with its text; `doubt` is called with a line that names the text
+        if it seems wrong (see `fit`).
 
         Raises:
             DataError: as in a call.

@@ -1,4 +1,4 @@
-"""Texts as a speech model says them, sentence by sentence."""
+"""Texts as a speech model reads them, sentence by sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From utterances to what the generator is asked for, and from its codes to sound."""
+"""From utterances to the generator's conditions, and from its codes to sound."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What speaking and editing share: the generator over sequences of speech, and the pace of a speaker."""
+"""Shared by speaking and editing: the generator over sequences of speech, and a speaker's pace."""
 
 from __future__ import annotations
 

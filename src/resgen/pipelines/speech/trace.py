@@ -1,4 +1,4 @@
-"""Watching a sampler speak: after every step the spectrogram of what is known so far, and the levels that are known."""
+"""Traces of a speech sampler: after every step, the spectrogram decoded so far and the known levels."""
 
 from __future__ import annotations
 

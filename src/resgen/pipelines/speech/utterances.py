@@ -1,4 +1,4 @@
-"""What goes into and comes out of `SpeechPipeline`, prompts, texts and speech, and what the generator is asked for."""
+"""The input and output of `SpeechPipeline`, prompts, texts and speech, and the generator's conditions."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class SpeechOutput:
         return len(self.audio) / self.sample_rate_hz
 
     def save(self, path: str | Path) -> Path:
-        """Write a `.wav`, `.flac`, `.ogg`, `.opus` or `.mp3` file; missing folders are made. Returns the file.
+        """Write a `.wav`, `.flac`, `.ogg`, `.opus` or `.mp3` file; missing folders are created. Returns the file.
 
         Raises:
             DataError: unknown suffix.
             MissingExtraError: soundfile is not installed.
-            WriteError: the place cannot be written.
+            WriteError: the path cannot be written to.
         """
         write_sound(self.audio, self.sample_rate_hz, path)
         return Path(path)

@@ -1,4 +1,4 @@
-"""An image model behind a server: cheap checks as a request arrives, batches of several requests in the worker."""
+"""An image model in a server: cheap checks as a request arrives, batches of several requests in the worker."""
 
 from __future__ import annotations
 

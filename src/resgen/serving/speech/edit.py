@@ -1,4 +1,4 @@
-"""Words of a recording replaced, behind a server."""
+"""Replacing words of a recording, in a server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A speech model behind a server."""
+"""A speech model in a server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the trainings of a recipe for images would take; see `training.plan`."""
+"""Estimates of the training stages of an image recipe; see `training.plan`."""
 
 from __future__ import annotations
 

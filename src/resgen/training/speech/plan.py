@@ -1,4 +1,4 @@
-"""What the trainings of a recipe for speech would take; see `training.plan`."""
+"""Estimates of the training stages of a speech recipe; see `training.plan`."""
 
 from __future__ import annotations
 
