@@ -87,15 +87,15 @@ def sound(seconds: float = 0.4, rate_hz: int = 8000) -> bytes:
 class FakeServer(ThreadingHTTPServer):
     """`fault` is what the next requests meet: None or {"status", "error", "retry_after"}; "break" ends a stream early,
     "stream" sends an error event. A test that looks while something is made sets `hold_at`: that many steps are sent,
-    the rest (and every plain answer) waits for `released`. `samples_held` holds the samples of a model in the same way.
-    `key` is wanted if it is set."""
+    the rest (and every plain answer) waits for `released`. `samples_held` holds the samples of a model until
+    `samples_released`. `key` is wanted if it is set."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}/"
-        self.released = threading.Event()
+        self.released, self.samples_released = threading.Event(), threading.Event()
         self.reset()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -104,6 +104,8 @@ class FakeServer(ThreadingHTTPServer):
         self.fault: dict[str, Any] | str | None = None
         self.samples_fault: dict[str, Any] | None = None
         self.samples_held = False
+        self.samples_released.set()
+        self.samples_released = threading.Event()
         self.key: str | None = None
         self.hold_at: int | None = None
         self.released.set()  # what an earlier test left waiting ends
@@ -134,7 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if path in _GOT:
             if self.server.samples_held:
-                self.server.released.wait()
+                self.server.samples_released.wait()
             if not self._refused(self.server.samples_fault):
                 self._json(_GOT[path](parse_qs(urlsplit(self.path).query)["model"][0], self.server.models))
             return

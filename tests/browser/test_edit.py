@@ -13,6 +13,8 @@ from PIL import Image
 from browser.fake import FakeServer, picture
 from browser.page import Page
 
+ENTER = "\ue007"
+
 
 def array(stored: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(stored)).convert("L"))
@@ -328,3 +330,30 @@ def test_levels_open_with_one_press(page: Page, fake: FakeServer) -> None:
     page.click(".offer li:nth-child(3) button")
     page.wait(lambda: len(page.all("ol.levels li")) == 8)
     assert not page.one(".offer").is_displayed()
+
+
+def test_enter_in_a_number_of_the_box_paints_it_and_sends_nothing(easel: Page, fake: FakeServer) -> None:
+    easel.click("summary")
+    easel.fill("#box-bottom", 7)
+    easel.keys(ENTER)
+    assert painted(easel).sum() == 7 * 28
+    assert easel.status() == "" and not fake.seen
+
+
+def test_one_finger_paints_and_a_second_one_does_not(easel: Page) -> None:
+    place = """arguments[0].scrollIntoView({block: 'center', behavior: 'instant'});
+        const {x, y, width, height} = arguments[0].getBoundingClientRect(); return [x, y, width, height]"""
+    left, top, width, height = easel.run(place, easel.one(".mask"))
+
+    def touch(kind: str, *fingers: tuple[float, float]) -> None:
+        points = [{"x": left + x * width, "y": top + y * height, "id": k} for k, (x, y) in enumerate(fingers)]
+        easel.driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    touch("touchStart", (0.2, 0.1))
+    touch("touchMove", (0.4, 0.1))
+    easel.wait(lambda: painted(easel)[2, 8], "the first finger's stroke")
+    touch("touchStart", (0.4, 0.1), (0.8, 0.9))
+    touch("touchMove", (0.6, 0.1), (0.5, 0.9))
+    touch("touchEnd")
+    easel.wait(lambda: painted(easel)[2, 16], "the first finger's stroke goes on")
+    assert not painted(easel)[8:].any()

@@ -90,3 +90,10 @@ def test_a_view_has_its_own_address_and_title(page: Page) -> None:
     assert page.view() == "levels" and page.driver.title == "Levels of an image – resgen"
     current = page.driver.find_elements("css selector", "nav [aria-current=page]")
     assert [link.text for link in current] == ["Levels"]
+
+
+def test_the_page_opens_again_after_the_skip_link_was_used(page: Page) -> None:
+    page.keys(TAB, ENTER)
+    assert page.run("return location.hash") == "#main"
+    page.load("main")
+    assert page.view() == "pictures"

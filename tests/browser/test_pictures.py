@@ -274,7 +274,33 @@ def test_samples_that_come_late_leave_the_result(page: Page, fake: FakeServer, f
     result = page.png()
     late = "return performance.getEntriesByType('resource').filter((e) => e.name.endsWith('animals')).length"
     assert page.run(late) == 0, "the samples came first"
-    fake.released.set()
+    fake.samples_released.set()
     page.wait(lambda: page.run(late) == 1)
     page.run("return new Promise((done) => setTimeout(done, 100))")
     assert page.png() == result and page.one(".gallery").is_displayed() and len(page.all(".thumbs li")) == 4
+
+
+def test_enter_in_the_field_that_finds_classes_sends_nothing(page: Page, fake: FakeServer) -> None:
+    page.choose("[name=model]", "animals")
+    page.fill("#pictures-filter", "animal 2\ue007")
+    assert page.status() == "" and not fake.seen
+
+
+def test_samples_that_arrive_during_a_request_stand_there_after_it_is_cancelled(page: Page, fake: FakeServer) -> None:
+    fake.samples_held, fake.hold_at = True, 0
+    page.load()
+    page.click("button.primary")
+    page.wait(lambda: page.status().startswith("Generating"))
+    fake.samples_released.set()
+    page.wait(lambda: len(page.all(".thumbs li")) == 3)
+    page.click("button.cancel")
+    assert page.end() == "Cancelled."
+    assert page.one(".gallery.samples").is_displayed() and not page.one(".empty").is_displayed()
+
+
+def test_another_model_takes_the_earlier_result_and_its_status_away(page: Page, fake: FakeServer) -> None:
+    page.finish()
+    fake.samples_held = True
+    page.choose("[name=model]", "animals")
+    page.wait(lambda: page.one(".empty").text == "The model is drawing sample images …")
+    assert page.status() == ""

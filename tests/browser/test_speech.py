@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from browser.fake import FakeServer, picture, sound
+from browser.fake import SPEECH_MODEL, FakeServer, picture, sound
 from browser.page import Page
 
 
@@ -208,3 +208,162 @@ def test_a_connection_that_ends_early_is_said(voice: Page, fake: FakeServer) -> 
     fake.fault = "break"
     voice.finish()
     assert voice.error_of("button.primary") == "The connection ended before the response was complete. Try again."
+
+
+LETTERS = {**SPEECH_MODEL, "name": "letters", "voices": ["default", "bob"], "sentences": ["a b", "c d"]}
+PLAYING = "return [...document.querySelectorAll('audio')].filter((one) => !one.paused).length"
+
+
+@pytest.fixture
+def two(page: Page, fake: FakeServer) -> Page:
+    """The view with two models of speech, and the samples of the first."""
+    fake.models = [SPEECH_MODEL, LETTERS]
+    page.load("speech")
+    page.wait(lambda: len(page.all(".spoken-samples li")) == 2)
+    return page
+
+
+def play(page: Page, selector: str) -> None:
+    """Again and again."""
+    page.run("arguments[0].loop = true; return arguments[0].play()", page.one(selector))
+
+
+def test_a_result_is_shown_although_another_model_was_chosen_meanwhile(two: Page, fake: FakeServer) -> None:
+    fake.hold_at = 1
+    two.click("button.primary")
+    two.wait(lambda: two.all(".sentence"))
+    two.choose("[name=model]", "letters")
+    assert two.one(".sound").is_displayed() and two.status() == "Speaking …"
+    fake.released.set()
+    assert two.end() == "0.4 s of speech in 0.1 s, seed 0."
+    assert two.one(".sound audio").is_displayed() and not two.one(".spoken-samples").is_displayed()
+    two.choose("[name=model]", "digits")
+    assert two.status() == "" and not two.one(".sound").is_displayed()
+
+
+def test_while_samples_of_another_model_are_spoken_the_view_says_so(two: Page, fake: FakeServer) -> None:
+    two.finish()
+    fake.samples_held = True
+    two.choose("[name=model]", "letters")
+    assert two.one(".empty").text == "The model is speaking sample sentences …"
+    fake.samples_released.set()
+    two.wait(lambda: len(two.all(".spoken-samples li")) == 2)
+
+
+def test_samples_that_arrive_during_a_request_stand_there_after_it_is_cancelled(page: Page, fake: FakeServer) -> None:
+    fake.samples_held, fake.hold_at = True, 0
+    page.load("speech")
+    page.click("button.primary")
+    page.wait(lambda: page.status() == "Speaking …")
+    fake.samples_released.set()
+    page.wait(lambda: len(page.all(".spoken-samples li")) == 2)
+    page.click("button.cancel")
+    assert page.end() == "Cancelled."
+    assert page.one(".spoken-samples").is_displayed() and not page.one(".empty").is_displayed()
+
+
+def test_an_own_voice_stays_for_another_model_and_a_named_one_does_not(two: Page, recording: Path) -> None:
+    choose_voice(two, "file")
+    two.one("[name=recording]").send_keys(str(recording))
+    two.choose("[name=model]", "letters")
+    assert two.one("[name=voice][value=file]").is_selected() and two.one("[name=recording]").is_displayed()
+    choose_voice(two, "'named:bob'")
+    assert not two.one("[name=recording]").is_displayed()
+    two.choose("[name=model]", "digits")
+    assert two.one("[name=voice][value=none]").is_selected() and not two.one("[name=recording]").is_displayed()
+
+
+def test_one_sound_is_heard_at_a_time(two: Page) -> None:
+    two.click("h2")  # browsers let no page sound before a press
+    play(two, ".spoken-samples li:nth-child(1) audio")
+    play(two, ".spoken-samples li:nth-child(2) audio")
+    assert two.run(PLAYING) == 1
+    two.finish()
+    assert two.run(PLAYING) == 0, "what is hidden is silent"
+    play(two, ".sound audio")
+    two.choose("[name=model]", "letters")
+    assert two.run(PLAYING) == 0
+
+
+def test_a_sound_that_is_played_silences_the_one_that_is_made(two: Page, fake: FakeServer) -> None:
+    two.run("""window.contexts = []; window.AudioContext = class extends AudioContext {
+        constructor(options) { super(options); window.contexts.push(this); } };""")
+    fake.hold_at = 13  # the first step of the second sentence
+    two.fill("[name=text]", "one. two.")
+    two.click("button.primary")
+    two.wait(lambda: len(two.all(".sentence")) == 2)
+    assert two.run("return window.contexts.map((one) => one.state)") != ["closed"]
+    two.click(".named .listen")
+    two.wait(lambda: two.run("return window.contexts.map((one) => one.state)") == ["closed"])
+    fake.released.set()
+    assert two.end().startswith("0.4 s of speech")
+
+
+def test_a_voice_that_did_not_arrive_is_asked_for_again(page: Page, fake: FakeServer) -> None:
+    fake.samples_fault = {"status": 500, "error": "internal error"}
+    page.load("speech")
+    page.click(".named .listen")
+    page.wait(lambda: page.errors() == ["internal error."])
+    assert page.error_of(".named .listen") == "internal error."
+    fake.samples_fault = None
+    page.click(".named .listen")
+    page.wait(lambda: page.run("return document.querySelector('#view-speech form > audio').src.slice(0, 10)"))
+    assert page.errors() == []
+
+
+def test_a_long_text_is_kept_whole_and_its_length_said(voice: Page, fake: FakeServer, recording: Path) -> None:
+    paste = "arguments[0].select(); document.execCommand('insertText', false, arguments[1])"
+    voice.run(paste, voice.one("[name=text]"), 150 * "🙂" + 51 * "a")
+    voice.finish()
+    assert voice.error_of("[name=text]") == "The text has 201 characters; this server takes 200 at most."
+    voice.fill("[name=text]", "one")
+    choose_voice(voice, "file")
+    voice.one("[name=recording]").send_keys(str(recording))
+    voice.fill("[name=prompt_text]", 300 * "a")
+    voice.finish()
+    assert voice.error_of("[name=prompt_text]") == "What is said has 300 characters; this server takes 200 at most."
+    assert not fake.seen
+
+
+def test_a_file_that_was_removed_since_it_was_chosen_is_named(voice: Page, fake: FakeServer, recording: Path) -> None:
+    choose_voice(voice, "file")
+    voice.one("[name=recording]").send_keys(str(recording))
+    voice.fill("[name=prompt_text]", "five")
+    recording.unlink()
+    voice.finish()
+    said = "'me.wav' was changed or removed since it was chosen. Choose it again."
+    assert voice.error_of("[name=recording]") == said and not fake.seen
+    recording.write_bytes(sound())
+    voice.one("[name=recording]").send_keys(str(recording))
+    assert voice.finish().startswith("0.4 s of speech")
+
+
+def test_a_recording_can_be_given_up_while_the_browser_asks_for_the_microphone(voice: Page) -> None:
+    voice.run("""const media = navigator.mediaDevices, ask = media.getUserMedia.bind(media);
+        window.asked = 0;
+        media.getUserMedia = async (wish) => {
+          window.asked += 1;
+          await new Promise((lend) => (window.lend = lend));
+          const sound = await ask(wish);
+          [window.track] = sound.getTracks();
+          return sound;
+        };""")
+    choose_voice(voice, "record")
+    voice.click(".record")
+    voice.wait(lambda: voice.one(".record-status").text == "Waiting for the microphone …")
+    assert voice.one(".record").text == "Stop"
+    voice.click(".record")
+    voice.run("window.lend()")
+    voice.wait(lambda: voice.one(".record").text == "Record")
+    assert voice.run("return [window.asked, window.track.readyState]") == [1, "ended"]
+    assert voice.one(".record-status").text.startswith("At most 6 seconds") and voice.errors() == []
+
+
+def test_a_microphone_that_is_refused_is_said(voice: Page) -> None:
+    voice.run("""navigator.mediaDevices.getUserMedia = async () => {
+        throw new DOMException("Permission denied", "NotAllowedError"); };""")
+    choose_voice(voice, "record")
+    voice.click(".record")
+    voice.wait(voice.errors)
+    assert voice.error_of(".record") == "No recording: the browser was not allowed to use the microphone."
+    assert voice.one(".record-status").text.startswith("At most 6 seconds")

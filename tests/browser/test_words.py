@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from browser.fake import FakeServer, picture, sound
+from browser.fake import SPEECH_MODEL, FakeServer, picture, sound
 from browser.page import Page
 
 PRESS = "Press a word to change it, or write what is to be said."
@@ -204,3 +204,31 @@ def test_a_connection_that_ends_early_is_said(words: Page, fake: FakeServer, rec
     fake.fault = "break"
     words.finish()
     assert words.error_of("button.primary") == "The connection ended before the response was complete. Try again."
+
+
+def test_a_change_is_shown_although_another_model_was_chosen_meanwhile(words: Page, fake: FakeServer) -> None:
+    fake.models = [SPEECH_MODEL, {**SPEECH_MODEL, "name": "letters"}]
+    words.load("words")
+    take_sample(words)
+    words.fill("[name=text]", "three nine one")
+    fake.hold_at = 1
+    words.click("button.primary")
+    words.wait(lambda: words.all(".sentence figcaption"))
+    words.choose("[name=model]", "letters")
+    fake.released.set()
+    assert words.end() == "New from 0.16 to 0.32 s, in 0.1 s, seed 0."
+    assert words.one(".after audio").is_displayed() and not words.one(".offer").is_displayed()
+    words.choose("[name=model]", "digits")
+    assert words.status() == "" and not words.one(".after").is_displayed() and words.one(".offer").is_displayed()
+
+
+@pytest.mark.parametrize(("control", "name"), [("[name=input_text]", "What is said"), ("[name=text]", "The text")])
+def test_a_long_text_is_kept_whole_and_its_length_said(
+    words: Page, fake: FakeServer, recording: Path, control: str, name: str
+) -> None:
+    upload(words, recording)
+    words.fill("[name=text]", "three nine one")
+    words.fill(control, 201 * "a")
+    words.finish()
+    assert words.error_of(control) == f"{name} has 201 characters; this server takes 200 at most."
+    assert not fake.seen

@@ -5,7 +5,8 @@ import { make } from "./dom.js";
 const KEY = "resgen-api-key"; // sessionStorage: gone with the tab
 
 /** An answer that is no result. `message` is one line for people; `status` 0 when there was no answer at all;
- * `wait`: seconds after which the server wants to be asked again, or NaN. */
+ * `wait`: seconds after which the server wants to be asked again, or NaN; `field`: the part of the form that is at
+ * fault, if it is known. */
 export class ApiError extends Error {
   constructor(message, status = 0, wait = NaN) {
     super(message);
@@ -75,8 +76,22 @@ async function reach(path, options) {
     return await fetch(path, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ApiError("The server does not respond. Is it still running?");
+    throw (await unreadable(options.body)) ?? new ApiError("The server does not respond. Is it still running?");
   }
+}
+
+/** An error about a file of a form that was changed or removed after it was chosen: browsers do not send it then. */
+async function unreadable(body) {
+  for (const [field, part] of body instanceof FormData ? body : []) {
+    if (!(part instanceof File)) continue;
+    try {
+      await part.arrayBuffer();
+    } catch {
+      const error = new ApiError(`'${part.name}' was changed or removed since it was chosen. Choose it again.`);
+      return Object.assign(error, { field });
+    }
+  }
+  return null;
 }
 
 async function readJson(response) {

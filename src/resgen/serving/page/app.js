@@ -2,7 +2,7 @@
 
 import { ApiError, models, samples, spokenSamples } from "./api.js";
 import { heatColour } from "./heat.js";
-import { make, Store } from "./dom.js";
+import { hush, make, Store } from "./dom.js";
 import { startEdit } from "./edit.js";
 import { startPictures } from "./images.js";
 import { startLevels } from "./levels.js";
@@ -43,7 +43,7 @@ function show(name, { focus = false } = {}) {
 function route(options) {
   const offered = links.filter((link) => !link.hidden).map((link) => link.hash.slice(1));
   const name = location.hash.slice(1);
-  if (name && !(name in VIEWS)) return; // another place of the page, as the skip link
+  if (name && !(name in VIEWS) && document.querySelector(".view:not([hidden])")) return; // a place in it, as the skip link's
   show(offered.includes(name) ? name : offered[0], options);
 }
 
@@ -100,6 +100,8 @@ function start(models) {
   for (const event of ["hashchange", "popstate"]) addEventListener(event, () => route());
   route();
 }
+
+document.addEventListener("play", ({ target }) => hush(document, target), true); // one sound at a time
 
 let again = 0;
 

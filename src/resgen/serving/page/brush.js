@@ -28,7 +28,7 @@ export class Brush {
     root.append(this.picture, this.cells, this.overlay);
     this.overlay.addEventListener("pointerdown", (event) => this.#begin(event));
     this.overlay.addEventListener("pointermove", (event) => this.#move(event));
-    for (const end of ["pointerup", "pointercancel"]) this.overlay.addEventListener(end, () => this.#end());
+    for (const end of ["pointerup", "pointercancel"]) this.overlay.addEventListener(end, (event) => event.isPrimary && this.#end());
     this.overlay.addEventListener("pointerleave", () => this.#hover(null));
     this.show(null);
   }
@@ -109,7 +109,7 @@ export class Brush {
   }
 
   #begin(event) {
-    if (!this.ready || event.button !== 0) return;
+    if (!this.ready || event.button !== 0 || !event.isPrimary) return; // one finger paints
     event.preventDefault();
     this.overlay.setPointerCapture(event.pointerId);
     this.#remember();
@@ -118,6 +118,7 @@ export class Brush {
   }
 
   #move(event) {
+    if (!event.isPrimary) return;
     if (!this.#at) return this.#hover(this.ready ? this.#point(event) : null);
     for (const part of event.getCoalescedEvents?.() ?? [event]) this.#stroke(this.#point(part));
   }

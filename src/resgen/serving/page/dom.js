@@ -47,6 +47,11 @@ export const plural = (count, one, many = `${one}s`) => `${count} ${count === 1 
 /** Seconds as people read them. */
 export const seconds = (value) => `${value < 10 ? value.toFixed(1) : Math.round(value)} s`;
 
+/** Stop the sounds that play in an element, except one. */
+export function hush(root, except = null) {
+  for (const sound of root.querySelectorAll("audio")) if (sound !== except) sound.pause();
+}
+
 /** Does the person want things to stay still? */
 export const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 

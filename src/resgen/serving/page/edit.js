@@ -78,7 +78,15 @@ export function startEdit(view, { models, store, samples, sources, uses }) {
     brush.erasing = !brush.erasing;
     erase.setAttribute("aria-pressed", String(brush.erasing));
   });
-  form.querySelector(".add-box").addEventListener("click", () => {
+  const addBox = form.querySelector(".add-box");
+  for (const input of [left, top, right, bottom]) {
+    input.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter") return;
+      event.preventDefault(); // the form is not sent
+      addBox.click();
+    });
+  }
+  addBox.addEventListener("click", () => {
     for (const input of [left, top, right, bottom]) clearError(input);
     try {
       const [x0, y0, x1, y1] = [left, top, right, bottom].map(numberIn);

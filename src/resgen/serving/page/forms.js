@@ -1,7 +1,7 @@
 // What the forms share: numbers and their errors in words, models, seeds, running and cancelling.
 
 import { ApiError } from "./api.js";
-import { make, plural, reveal } from "./dom.js";
+import { hush, make, plural, reveal } from "./dom.js";
 
 let counter = 0;
 
@@ -98,6 +98,21 @@ export function applyDefaults(form, { defaults, limits }) {
   for (const control of [...form.querySelectorAll("[aria-invalid]")]) clearError(control);
 }
 
+/** Another model was chosen: take the result of the one before and its status away, unless a request runs. */
+export function forget(view, output) {
+  if (view.classList.contains("busy")) return;
+  hush(output);
+  output.hidden = true;
+  view.querySelector(".status").textContent = "";
+}
+
+/** A text's length against the server's limit. */
+export function checkText(control, limit) {
+  const { length } = [...control.value.trim()]; // characters, as the server counts them
+  if (length <= limit) return;
+  throw new InputError(control, `${control.dataset.name} has ${length} characters; this server takes ${limit} at most.`);
+}
+
 /** A file's size against the server's limit. */
 export function checkSize(input, file, limit) {
   if (file.size <= limit) return;
@@ -137,6 +152,7 @@ export function runForm(view, { work, blame = () => ({}) }) {
   const fresh = () => {
     isFresh = true;
     dim(false);
+    hush(stage); // what was shown before goes
   };
   const say = (text) => (status.textContent = text);
   const progress = (step, total) => {
@@ -193,8 +209,10 @@ export function runForm(view, { work, blame = () => ({}) }) {
 
   /** The control whose name the server's error begins with or holds earliest. */
   function blamed(error) {
+    const controls = { ...namedControls(form), ...blame() };
+    if (error.field) return controls[error.field];
     if (error.status < 400 || error.status >= 500 || error.status === 429) return null;
-    const matches = Object.entries({ ...namedControls(form), ...blame() })
+    const matches = Object.entries(controls)
       .map(([word, control]) => [error.message.search(new RegExp(`\\b${word}\\b`)), control])
       .filter(([place, control]) => place >= 0 && control.offsetParent)
       .sort(([one], [other]) => one - other);

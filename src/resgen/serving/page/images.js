@@ -3,7 +3,7 @@
 import { post, stream } from "./api.js";
 import { chosenOn, showAxes } from "./axes.js";
 import { make, seconds } from "./dom.js";
-import { applyDefaults, checkCount, chooseModel, InputError, numbersIn, runForm, wireSeed } from "./forms.js";
+import { applyDefaults, checkCount, chooseModel, forget, InputError, numbersIn, runForm, wireSeed } from "./forms.js";
 import { Gallery, pictures } from "./gallery.js";
 import { sayMeasured } from "./samples.js";
 
@@ -32,6 +32,7 @@ export function startPictures(view, { models, store, samples, uses }) {
   });
   chooseModel(form.elements.model, models, store);
   wireSeed(form);
+  filter.addEventListener("keydown", (event) => event.key === "Enter" && event.preventDefault()); // it finds, it sends nothing
   filter.addEventListener("input", (event) => {
     const query = event.target.value.trim().toLowerCase();
     for (const chip of chips.children) {
@@ -57,12 +58,11 @@ export function startPictures(view, { models, store, samples, uses }) {
   const empty = view.querySelector(".empty");
   const waiting = empty.querySelector("p").textContent;
   samples.follow(({ model, answer, problem }) => {
-    if (view.classList.contains("busy")) return;
+    if (!answer && !problem) forget(view, gallery.root);
     const made = !gallery.root.hidden && !gallery.root.classList.contains("samples");
-    if (made && (answer || problem)) return; // what was asked for came before
+    if (made) return; // what was asked for stays
     sayMeasured(about, model);
     about.hidden = !answer;
-    gallery.root.hidden = true;
     empty.hidden = Boolean(answer);
     empty.querySelector("p").textContent = problem ? `No samples: ${problem}` : waiting;
     if (answer) gallery.show(model, answer);

@@ -16,16 +16,22 @@ export function whyNoRecording() {
   return "";
 }
 
-/** Record until `stop` is called or `seconds` are over; {stop, wav: Promise of a Blob}. */
-export async function record(seconds) {
+/** Record until `signal` or until `seconds` are over; {wav: Promise of a Blob}. An AbortError if the signal comes before
+ * the browser lends the microphone. */
+export async function record(seconds, signal) {
   const sound = await navigator.mediaDevices.getUserMedia({ audio: { channelCount: 1 } });
+  const release = () => {
+    for (const track of sound.getTracks()) track.stop(); // the microphone's light goes out
+  };
+  if (signal.aborted) release();
+  signal.throwIfAborted();
   const recorder = new MediaRecorder(sound);
   const parts = [];
   const wav = new Promise((resolve, reject) => {
     recorder.addEventListener("dataavailable", (event) => parts.push(event.data));
     recorder.addEventListener("error", () => reject(new Error("the recorder failed")));
     recorder.addEventListener("stop", () => {
-      for (const track of sound.getTracks()) track.stop(); // the microphone's light goes out
+      release();
       asWav(new Blob(parts, { type: recorder.mimeType })).then(resolve, reject);
     });
   });
@@ -34,7 +40,8 @@ export async function record(seconds) {
     if (recorder.state !== "inactive") recorder.stop();
   };
   setTimeout(stop, 1000 * seconds);
-  return { stop, wav };
+  signal.addEventListener("abort", stop);
+  return { wav };
 }
 
 /** Any sound that the browser can decode as a WAV file of one channel. */
@@ -79,28 +86,31 @@ export function startRecorder(view) {
   const button = view.querySelector(".record");
   const clock = view.querySelector(".clock");
   const status = view.querySelector(".record-status");
-  const recorder = { button, wav: null, onchange: () => {}, stop: () => running?.stop() };
+  const recorder = { button, wav: null, onchange: () => {}, stop: () => running?.abort() };
   let running = null;
   const refusal = whyNoRecording();
   button.disabled = Boolean(refusal);
-  status.textContent = refusal || `At most ${MOST_SECONDS} seconds; the sound stays in this page until you send it.`;
+  const idle = refusal || `At most ${MOST_SECONDS} seconds; the sound stays in this page until you send it.`;
+  status.textContent = idle;
 
   button.addEventListener("click", async () => {
-    if (running) return running.stop();
+    if (running) return running.abort();
     clearError(button);
     let tick = null;
     try {
-      running = await record(MOST_SECONDS);
+      running = new AbortController();
       button.textContent = "Stop";
+      status.textContent = "Waiting for the microphone …";
+      const { wav } = await record(MOST_SECONDS, running.signal);
       status.textContent = "Recording …";
       const begin = performance.now();
       tick = setInterval(() => (clock.textContent = `${((performance.now() - begin) / 1000).toFixed(1)} s`), 100);
-      recorder.wav = await running.wav;
+      recorder.wav = await wav;
       status.textContent = "Recorded. Listen to it below, or record again.";
     } catch (error) {
       const denied = error.name === "NotAllowedError" ? "the browser was not allowed to use the microphone" : error.message;
-      status.textContent = "";
-      showError(button, `No recording: ${denied}.`);
+      status.textContent = idle;
+      if (error.name !== "AbortError") showError(button, `No recording: ${denied}.`);
     } finally {
       clearInterval(tick);
       running = null;

@@ -1,8 +1,8 @@
 // The view that speaks a text, in a voice of the model's choice, of a file or of a recording.
 
-import { stream, voices } from "./api.js";
-import { blobOf, download, make, pngUrl, refill, seconds, slug } from "./dom.js";
-import { applyDefaults, checkSize, chooseModel, clearError, InputError, numbersIn, runForm, wireSeed } from "./forms.js";
+import { ApiError, stream, voices } from "./api.js";
+import { blobOf, download, hush, make, pngUrl, refill, seconds, slug } from "./dom.js";
+import { applyDefaults, checkSize, checkText, chooseModel, clearError, forget, InputError, numbersIn, runForm, showError, wireSeed } from "./forms.js";
 import { Player, samplesOf } from "./player.js";
 import { startRecorder, wavOf } from "./record.js";
 import { sayMeasured } from "./samples.js";
@@ -18,12 +18,14 @@ export function startSpeech(view, { models, store, samples, change }) {
   const listen = view.querySelector(".voice-shared audio");
   const named = view.querySelector(".named");
   const player = new Player();
-  const heard = new Audio(); // a named voice
+  const heard = make("audio"); // a named voice
+  form.append(heard);
+  document.addEventListener("play", () => player.stop(), true); // one sound at a time
   const sentences = new Sentences(make("div", { class: "sentences" }));
   const result = make("div", { class: "result" });
   output.append(result, sentences.root);
   let played = null;
-  let known = []; // the named voices of the model, with their sound
+  const known = new Map(); // model: its named voices, with their sound; an answer to come
 
   const offer = (model) => {
     const texts = model.sentences ?? [];
@@ -36,28 +38,39 @@ export function startSpeech(view, { models, store, samples, change }) {
     })));
     if (!text.value.trim() || text.dataset.offered === text.value) text.value = text.dataset.offered = texts[0] ?? "";
   };
-  const offerVoices = async (model) => {
+  const offerVoices = (model) => {
     const names = (model.voices ?? []).filter((name) => name !== "default");
     named.replaceChildren(...names.map((name) => make("div", { class: "named-voice" },
       make("label", { class: "check" }, make("input", { type: "radio", name: "voice", value: `named:${name}`, onchange: () => show() }),
         make("span", { text: name })),
-      make("button", { type: "button", class: "listen", text: "Listen", "aria-label": `Listen to ${name}`, onclick: () => hear(name) }))));
-    form.querySelector("[name=voice][value=none]").checked = true;
-    known = [];
-    const sounds = names.length ? await voices(model.name).catch(() => []) : [];
-    if (store.value === model) known = sounds; // another model may have been chosen meanwhile
+      make("button", { type: "button", class: "listen", text: "Listen", "aria-label": `Listen to ${name}`, onclick: (event) => hear(name, event.target) }))));
+    if (!voiceNow()) form.querySelector("[name=voice][value=none]").checked = true; // a named one of another model
+    if (names.length) askVoices(model).catch(() => {}); // said when one is to be heard
   };
-  const hear = (name) => {
-    const one = known.find((voice) => voice.name === name);
-    if (!one) return;
-    heard.src = `data:audio/flac;base64,${one.flac}`;
-    heard.play().catch(() => {}); // another press has come between
+  const askVoices = (model) => {
+    if (!known.has(model)) known.set(model, voices(model.name));
+    known.get(model).catch(() => known.delete(model)); // asked for again
+    return known.get(model);
+  };
+  const hear = async (name, button) => {
+    clearError(button);
+    const model = store.value;
+    try {
+      const { flac } = (await askVoices(model)).find((voice) => voice.name === name);
+      if (store.value !== model) return; // another one was chosen meanwhile
+      heard.src = `data:audio/flac;base64,${flac}`;
+      heard.play().catch(() => {}); // another press has come between
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+      showError(button, error.message);
+    }
   };
   const [about, list, empty] = [".about", ".spoken-samples", ".empty"].map((name) => view.querySelector(name));
   const waiting = empty.querySelector("p").textContent;
   samples.follow(({ model, answer, problem }) => {
+    if (!answer && !problem) forget(view, output);
     sayMeasured(about, model);
-    if (view.classList.contains("busy") || !output.hidden) return;
+    if (!output.hidden) return; // what was asked for stays
     empty.querySelector("p").textContent = problem ? `No samples: ${problem}` : waiting;
     refill(list, ...(answer?.samples ?? []).map((one) => sampleOf(one, change)));
     list.hidden = about.hidden = !list.children.length;
@@ -66,10 +79,8 @@ export function startSpeech(view, { models, store, samples, change }) {
 
   store.follow((model) => {
     applyDefaults(form, model);
-    text.maxLength = model.limits.max_text;
     offer(model);
     offerVoices(model);
-    output.hidden = true;
   });
   chooseModel(form.elements.model, models, store);
   wireSeed(form);
@@ -97,6 +108,7 @@ export function startSpeech(view, { models, store, samples, change }) {
   const request = () => {
     const model = store.value;
     if (!text.value.trim()) throw new InputError(text, "Write what to say.");
+    checkText(text, model.limits.max_text);
     const body = new FormData();
     body.set("model", model.name);
     body.set("text", text.value.trim());
@@ -107,6 +119,7 @@ export function startSpeech(view, { models, store, samples, change }) {
       if (!sound) throw new InputError(control, voiceNow() === "file" ? "Choose a sound file." : "Record a few seconds first.");
       checkSize(control, sound, model.limits.max_upload_bytes);
       if (!promptText.value.trim()) throw new InputError(promptText, "Write what is said in it: the model needs this to imitate the voice.");
+      checkText(promptText, model.limits.max_text);
       body.set("prompt", sound, sound.name ?? "recording.wav");
       body.set("prompt_text", promptText.value.trim());
       body.set("check_prompt", true);
@@ -118,7 +131,7 @@ export function startSpeech(view, { models, store, samples, change }) {
   const work = async ({ signal, say, progress, began, fresh }) => {
     const body = request();
     const [spoken, model, pieces] = [body.get("text"), store.value, []];
-    heard.pause();
+    if (aloud.checked) hush(document);
     player.stop();
     if (aloud.checked) player.start(model.sample_rate_hz);
     signal.addEventListener("abort", () => player.stop());

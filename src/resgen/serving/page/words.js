@@ -2,7 +2,7 @@
 
 import { stream } from "./api.js";
 import { download, make, pngUrl, refill, seconds, slug } from "./dom.js";
-import { applyDefaults, checkSize, chooseModel, clearError, InputError, numbersIn, runForm, wireSeed } from "./forms.js";
+import { applyDefaults, checkSize, checkText, chooseModel, clearError, forget, InputError, numbersIn, runForm, wireSeed } from "./forms.js";
 import { samplesOf } from "./player.js";
 import { startRecorder, wavOf } from "./record.js";
 import { Sentences, Timed } from "./sentences.js";
@@ -99,8 +99,7 @@ export function startWords(view, { models, store, samples, sources, change }) {
   });
   store.follow((model) => {
     applyDefaults(form, model);
-    for (const control of [said, text]) control.maxLength = model.limits.max_text;
-    output.hidden = true;
+    forget(view, output);
     showOffer();
   });
   chooseModel(form.elements.model, models, store);
@@ -118,6 +117,7 @@ export function startWords(view, { models, store, samples, sources, change }) {
     if (!said.value.trim()) throw new InputError(said, "Write what is said in it: the page needs this to find the words.");
     if (!text.value.trim()) throw new InputError(text, "Write what it should say.");
     if (text.value.trim() === said.value.trim()) throw new InputError(text, "Change at least one word.");
+    for (const control of [said, text]) checkText(control, model.limits.max_text);
     const body = new FormData();
     const fields = { model: model.name, input_text: said.value.trim(), text: text.value.trim(), blend: blend.checked, keep_length: keep.checked };
     for (const [key, value] of Object.entries({ ...fields, ...numbersIn([speed, steps, guidance, seed]) })) body.set(key, value);
