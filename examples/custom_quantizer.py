@@ -62,7 +62,7 @@ def main() -> None:
     training = replace(recipe.tokenizer_training, num_steps=args.steps)
     size, channels = recipe.tokenizer.image_size, recipe.tokenizer.channels
     train, test = (
-        PictureStore(open_images("digits", split=split), size=size, channels=channels) for split in ("train", "test")
+        PictureStore(open_images("digits", split=name), size=size, channels=channels) for name in ("train", "test")
     )
     held_out = test.batch(torch.arange(len(test)))
     for name, make in (("paper", None), ("counting", CountingQuantizer)):

@@ -29,7 +29,8 @@ def main() -> None:
     pipe = ImagePipeline.from_pretrained(args.model, dtype="float32")
     print("classes:", ", ".join(pipe.class_names))
     for name, scale in (("guided", pipe.sampling.guidance_scale), ("unguided", 0.0)):
-        output = pipe(args.classes, num_samples=args.num_samples, num_steps=args.steps, guidance_scale=scale, seed=0)
+        count = args.num_samples
+        output = pipe(args.classes, num_samples=count, num_steps=args.steps, guidance_scale=scale, seed=0)
         output.sheet().save(args.out / f"{name}.png")
         print(f"{name}: {len(output.images)} images in {len(output.steps)} steps, codes {tuple(output.codes.shape)}")
 

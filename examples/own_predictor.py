@@ -41,7 +41,7 @@ class Frequencies:
     ) -> tuple[Tensor, Tensor]:
         """Codes and log-probabilities [N, D] at the flattened positions `rows`; 0 at visible levels.
 
-        `walk` knows which levels this step can reveal; drawing all of them, as here, gives the same samples. Settings
+        `walk` knows which levels this step can reveal; drawing all, as here, gives the same samples. Settings
         without a meaning here, such as `by_component`, are left aside.
         """
         logits, uniform = self.log_probs[rows % len(self.log_probs)], noise.uniform

@@ -236,7 +236,7 @@ def generator_config(folder: Folder) -> tuple[ModelConfig, CodeSpec]:
 
 
 def check_belongs(tokenizer: SavedTokenizer, spec: CodeSpec, codebooks_sha256: object, where: str) -> None:
-    """Refuse a generator (or code cache) that another tokenizer's codes made.
+    """Reject a generator (or code cache) that another tokenizer's codes made.
 
     Raises:
         CheckpointError: the shape of the codes or the codebooks differ.

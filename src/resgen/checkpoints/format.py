@@ -254,7 +254,7 @@ def read_json(path: str | Path, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str,
 
 
 def check_version(version: object, writer: object, where: Path) -> None:
-    """Refuse a format version that this library cannot read.
+    """Reject a format version that this library cannot read.
 
     Raises:
         CheckpointError: the version is newer than this library's, or no version at all.

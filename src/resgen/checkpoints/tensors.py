@@ -138,7 +138,7 @@ def check_match(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor], w
 
 
 def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
-    """Refuse tensors with NaN, infinity, or numbers whose squares are not finite.
+    """Reject tensors with NaN, infinity, or numbers whose squares are not finite.
 
     Raises:
         CheckpointError: naming the first such tensor.

@@ -90,7 +90,7 @@ def voice_entries(voices: Mapping[str, Voice]) -> dict[str, Any]:
 
 
 def check_voice(name: str, voice: Voice, voices: Mapping[str, Voice]) -> None:
-    """Refuse a voice that a folder could not keep beside others.
+    """Reject a voice that a folder could not keep beside others.
 
     Raises:
         WrongTypeError: the name or the transcript is not a str, or the voice is not a `Voice`.

@@ -120,7 +120,7 @@ def option_name(command: type[Any], field: str) -> str:
 
 
 def check_numbers(command: Any) -> None:
-    """Refuse numbers that are not finite, or larger than any run can bear, before any work.
+    """Reject numbers that are not finite, or larger than any run can bear, before any work.
 
     Args:
         command: has the options as attributes; some hold several numbers, some are dataclasses of options themselves.
@@ -139,7 +139,7 @@ def check_numbers(command: Any) -> None:
 
 
 def positive(name: str, value: int) -> None:
-    """Refuse a count below 1.
+    """Reject a count below 1.
 
     Raises:
         ConfigError: naming the option and its value.
@@ -199,7 +199,7 @@ def command_line() -> str:
 
 
 def refuse_options(command: Any, names: Iterable[str], why: str) -> None:
-    """Refuse options that make no sense here.
+    """Reject options that make no sense here.
 
     Args:
         command: has the options as attributes; what is None, False or empty was not given.
@@ -242,7 +242,7 @@ def bundled_models() -> list[dict[str, Any]]:
 def check_out_file(
     path: Path, suffixes: Sequence[str] = PICTURE_SUFFIXES, *, name: str = "--out", source: Path | None = None
 ) -> None:
-    """Refuse an output file that could not be written, or would replace its `source`, before any heavy work; `name` is
+    """Reject an output file that could not be written, or would replace its `source`, before any heavy work; `name` is
     that of the option.
 
     Raises:
@@ -258,7 +258,7 @@ def check_out_file(
 
 
 def check_out_dir(path: Path, *, name: str = "--out") -> None:
-    """Refuse an output folder that could not be made or written to, before any heavy work; `name` is that of the
+    """Reject an output folder that could not be made or written to, before any heavy work; `name` is that of the
     option.
 
     Raises:

@@ -131,7 +131,7 @@ class EditSpeech(Drawing):
         report(document, as_json=self.as_json, text=text)
 
     def check(self) -> None:
-        """Refuse options that do not go together, and places that could not be written.
+        """Reject options that do not go together, and places that could not be written.
 
         Raises:
             ConfigError: naming the option.

@@ -106,7 +106,7 @@ class Drawing(ABC):
     as_json: Json = False
 
     def check_trace(self) -> None:
-        """Refuse a place for a trace that could not be written, before any heavy work.
+        """Reject a place for a trace that could not be written, before any heavy work.
 
         Raises:
             ConfigError: a file that is no GIF, or a place that cannot be written to.

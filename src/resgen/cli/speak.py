@@ -128,7 +128,7 @@ class GenerateSpeech(Drawing):
         report(document, as_json=self.as_json, text=text)
 
     def check_stream(self) -> None:
-        """Refuse what a stream cannot have.
+        """Reject what a stream cannot have.
 
         Raises:
             ConfigError: several texts, another output besides, or a terminal that would show the bytes.

@@ -29,7 +29,7 @@ class Letters:
 
 
 def check_front_end(name: str) -> None:
-    """Refuse a front end that there is not.
+    """Reject a front end that does not exist.
 
     Raises:
         ConfigError: naming those there are.

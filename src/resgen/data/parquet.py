@@ -36,7 +36,7 @@ def open_parquet(path: Path) -> Iterator[Any]:
 
 
 def check_unpacked(path: Path, about: Any) -> None:
-    """Refuse a file that was made to fill the memory.
+    """Reject a file designed to exhaust memory.
 
     Args:
         path: the file.
@@ -53,7 +53,7 @@ def check_unpacked(path: Path, about: Any) -> None:
 
 
 def check_encoded(path: Path, schema: Any, name: str) -> None:
-    """Refuse a column that holds no encoded files.
+    """Reject a column that holds no encoded files.
 
     Raises:
         DataError: naming it and what is allowed.

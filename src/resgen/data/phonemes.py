@@ -197,7 +197,7 @@ def network(name: str) -> LetterToSound:
 
 @lru_cache(maxsize=4096)
 def spelled(name: str, letters: str) -> str:
-    """What a network makes of a word; words come again and again."""
+    """A network's pronunciation of a word, cached because words recur."""
     return network(name).pronounce([letters])[0]
 
 

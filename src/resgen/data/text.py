@@ -183,7 +183,7 @@ def alphabet_of(texts: Iterable[str]) -> str:
 
 
 def check_symbols(symbols: str, alphabet: Iterable[str]) -> None:
-    """Refuse a text that a model cannot speak.
+    """Reject a text that a model cannot speak.
 
     Args:
         symbols: letters or phonemes of what is to be spoken.

@@ -18,7 +18,7 @@ from resgen.errors import CheckpointError
 from resgen.files import atomic_path
 
 MAX_BYTES = 4 << 30
-"""What a cache may hold; a whole evaluation of 10,000 samples writes about 50 MB."""
+"""Maximum size of a cache; a whole evaluation of 10,000 samples writes about 50 MB."""
 _OWN = re.compile(
     r"(reference|pixels|neighbours)-[0-9a-f]{24}\.safetensors"
     r"|(samples|reconstructions)-[0-9a-f]{24}/chunk-[0-9]{8}\.safetensors"

@@ -22,7 +22,7 @@ class Report(Protocol):
 
 
 class Levels(NamedTuple):
-    """What a tokenizer's levels bring.
+    """The quality gained by each of a tokenizer's levels.
 
     Attributes:
         document: all of it, for JSON.

@@ -131,7 +131,7 @@ def has_int8() -> bool:
 
 
 def check_int8(device: torch.device) -> None:
-    """Refuse what cannot compute with int8 weights.
+    """Reject what cannot compute with int8 weights.
 
     Raises:
         ConfigError: a device other than a CPU, or a processor or build of PyTorch without such products.
@@ -168,7 +168,7 @@ def is_int8(network: nn.Module) -> bool:
 
 
 def check_floating(network: nn.Module, purpose: str) -> None:
-    """Refuse a network with int8 weights, whose own weights are gone.
+    """Reject a network with int8 weights, whose own weights are gone.
 
     Raises:
         ConfigError: it is one; `purpose` begins the message.

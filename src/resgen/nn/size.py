@@ -141,7 +141,7 @@ RULES: dict[Callable[..., Any], Callable[..., Tensor | None]] = {
 
 @contextlib.contextmanager
 def _limited(parts: int, values: int, what: str) -> Iterator[None]:
-    """Refuse modules with more parts, or with more numbers in them."""
+    """Reject modules with more parts, or with more numbers in them."""
 
     def count(_: nn.Module, name: str, part: object) -> None:
         nonlocal parts, values

@@ -141,7 +141,7 @@ class BasePipeline(ABC):
 
 
 def refuse_others(others: Mapping[str, Any]) -> None:
-    """Refuse keyword arguments of `from_pretrained` that it does not have.
+    """Reject keyword arguments of `from_pretrained` that it does not have.
 
     Raises:
         ConfigError: there is one.
@@ -163,7 +163,7 @@ def seed_of(seed: Any) -> int:
 
 
 def check_whole(least: int, **arguments: Any) -> None:
-    """Refuse arguments that are not whole numbers of at least `least`.
+    """Reject arguments that are not whole numbers of at least `least`.
 
     Raises:
         ConfigError: naming the first such argument.
@@ -176,7 +176,7 @@ def check_whole(least: int, **arguments: Any) -> None:
 
 
 def check_callback(callback: object) -> None:
-    """Refuse what cannot be called after every step.
+    """Reject a callback that cannot be called.
 
     Raises:
         WrongTypeError: naming it.

@@ -15,9 +15,9 @@ from resgen.tokenizers.mel import MelTokenizerConfig
 from resgen.tokenizers.vocoder import VocoderConfig
 from resgen.tokenizers.waveform import WaveformTokenizerConfig
 
-BUFFERS = frozenset(
-    """codebooks variances shares sums centres axes spreads level_std latent_scale centre log_scale
-    running_mean running_var num_batches_tracked""".split()
+_BUFFERS = frozenset(
+    "codebooks variances shares sums centres axes spreads level_std latent_scale centre log_scale "
+    "running_mean running_var num_batches_tracked".split()
 )
 """Names of stored tensors that are not parameters."""
 
@@ -36,7 +36,7 @@ def describe_artefact(name_or_path: str | Path) -> dict[str, Any]:
         for key, tensor in load_tensors(saved).items():
             part = key.partition(".")[0]
             parts[part] = parts.get(part, 0) + tensor.numel()
-            parameters += 0 if key.rpartition(".")[2] in BUFFERS else tensor.numel()
+            parameters += 0 if key.rpartition(".")[2] in _BUFFERS else tensor.numel()
         components[name] = {
             "type": saved.type,
             "file": saved.path.name,
@@ -59,7 +59,7 @@ def describe_artefact(name_or_path: str | Path) -> dict[str, Any]:
 
 
 def describe_sound_codes(config: MelTokenizerConfig | WaveformTokenizerConfig | CodecTokenizerConfig) -> dict[str, Any]:
-    """What the codes of a sound tokenizer are worth: `depth` codes of `codebook_size` values for each position."""
+    """Bit rate of a sound tokenizer's codes: `depth` codes of `codebook_size` values for each position."""
     if isinstance(config, MelTokenizerConfig):
         rate, unit = config.mel.sample_rate_hz, config.frames_per_position * config.mel.hop_size
     else:

@@ -88,7 +88,7 @@ class SoundCodec:
 
 
 def check_mels(tokenizer_mel: MelConfig, vocoder_mel: MelConfig | None) -> None:
-    """Refuse a vocoder of other mels than the tokenizer's; the floor is not compared, it only changes silence.
+    """Reject a vocoder of other mels than the tokenizer's; the floor is not compared, it only changes silence.
 
     Args:
         tokenizer_mel: what the tokenizer makes.

@@ -23,7 +23,7 @@ def export_checkpoint(run: str | Path, out: str | Path, step: int | None = None)
         step: of the checkpoint; that of the lowest validation loss by default.
 
     Returns:
-        What the training knew at this step.
+        The metrics of the training at this step.
 
     Raises:
         ConfigError: there is no such checkpoint, or no model yet.

@@ -50,7 +50,7 @@ class Examples(Protocol):
 
 
 class Product(Protocol):
-    """What becomes of a generator: the data and files that people look at."""
+    """The result of a generator: the data and files that people look at."""
 
     def to(self, device: torch.device) -> object:
         """Move what turns codes into signals."""

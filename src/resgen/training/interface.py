@@ -130,7 +130,7 @@ LossOf = tuple[str, Callable[[], tuple[Tensor, Mapping[str, Tensor]]]]
 
 
 class Task(Protocol):
-    """What is trained: data, modules and losses. The trainer knows nothing else of it.
+    """The object of training: data, modules and losses. The trainer knows nothing else about it.
 
     Generators are on the CPU whatever the device, so that every device gets the same numbers. A task may also have:
 

@@ -157,7 +157,7 @@ class Log:
 
 
 def check_finite(values: Mapping[str, list[float]], step: int, *, saved_step: int, remedy: str) -> None:
-    """Refuse losses and norms of gradients that are not finite.
+    """Reject losses and norms of gradients that are not finite.
 
     Args:
         values: values of metrics.

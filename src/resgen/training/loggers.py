@@ -48,7 +48,7 @@ class Logger(Protocol):
     """One place for a training's record; it may raise what it likes, see `Loggers`."""
 
     run_id: str | None
-    """What the run is called there, if it has to be found again."""
+    """The run's name there, if it has to be found again."""
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Numbers by name, such as `train/loss`."""
@@ -177,7 +177,7 @@ class Loggers:
 
 
 def check_loggers(names: Sequence[str]) -> None:
-    """Refuse names that are none or come twice.
+    """Reject invalid and repeated names.
 
     Raises:
         ConfigError: naming it and what is allowed.
@@ -190,7 +190,7 @@ def check_loggers(names: Sequence[str]) -> None:
 
 
 def check_packages(names: Sequence[str]) -> None:
-    """Refuse loggers whose package is missing; TensorBoard, the default, may be.
+    """Reject loggers whose package is missing; TensorBoard, the default, may be.
 
     Raises:
         MissingExtraError: naming the extra.

@@ -19,7 +19,7 @@ _STATE = ("exp_avg", "exp_avg_sq", "step")
 def learning_rate_factor(
     step: int, *, warmup_steps: int, decay_start: int, num_steps: int | None, shape: str = "linear"
 ) -> float:
-    """What the learning rate is multiplied with at step number `step` (from 0), in [0, 1].
+    """The factor of the learning rate at step number `step` (from 0), in [0, 1].
 
     Args:
         step: steps done before this one.

@@ -22,7 +22,7 @@ CODE_FOLDERS = ("train", "held_out")
 
 
 class Recipe(Protocol):
-    """What the stages know of a recipe; it also has a `TrainerConfig` called STAGE_training for each of its stages."""
+    """What the stages need of a recipe; it also has a `TrainerConfig` called STAGE_training for each of its stages."""
 
     @property
     def name(self) -> str: ...
@@ -83,7 +83,7 @@ def with_kind(recipe: R, kind: str, kinds: Mapping[str, Kind] = KINDS) -> R:
 
 
 class Job(NamedTuple):
-    """What a stage is to do.
+    """The task of a training stage.
 
     Attributes:
         task: what is trained.

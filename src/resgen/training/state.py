@@ -232,7 +232,7 @@ def load_newest(folder: Path, message: Callable[[str], None]) -> Checkpoint | No
 
 
 def no_checkpoint(out_dir: Path) -> str:
-    """What to say of a run that is to go on and has not begun: a mistyped folder would be trained anew."""
+    """The message for a run that should resume but does not exist: a mistyped folder would be trained from scratch."""
     runs = (place.parent.name for place in out_dir.parent.glob("*/checkpoints"))
     hint = "".join(f" (did you mean '{out_dir.parent / name}'?)" for name in nearest(out_dir.name, runs, 1))
     return f"no checkpoint in '{out_dir}'{hint}; starting from the beginning"
@@ -313,7 +313,7 @@ def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_run_folder(out_dir: Path, resume: bool) -> None:
-    """Refuse a place that is no folder, or that holds a run which is not to be resumed.
+    """Reject a path that is not a folder, or that holds a run that should not be resumed.
 
     Raises:
         ConfigError: naming the folder and the remedy.

@@ -117,7 +117,7 @@ FORMULAS = flop_registry | {
 
 
 class StepCost(TorchDispatchMode):
-    """What the block takes: bytes of the storages that were made and are still alive, and floating-point operations.
+    """Cost of the block: bytes of the storages allocated in it that are still alive, and floating-point operations.
 
     Attributes:
         largest: bytes alive at any moment since the last `restart`.

@@ -53,7 +53,7 @@ class Shard(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class CachePlan:
-    """What a cache holds, what it is made from and how it is divided.
+    """The contents of a cache, their source and their division into shards.
 
     Attributes:
         spec: shape of the codes and size of the codebooks.

@@ -92,7 +92,7 @@ class Encoding:
 
     @classmethod
     def join(cls, out_dir: str | Path) -> Encoding | None:
-        """What another process has begun: the encoding, or None if it found the cache whole."""
+        """The encoding that another process has begun, or None if it found the cache complete."""
         target = Path(os.path.realpath(out_dir))
         folder = _unfinished(target)
         if not folder.is_dir():
@@ -102,7 +102,7 @@ class Encoding:
         return cls(target, plan)
 
     def is_finished(self, shard: Shard) -> bool:
-        """Whether a shard is there and whole; reads all of it."""
+        """Whether a shard exists and is complete; reads all of it."""
         expected = self._recorded(shard)
         try:
             return expected is not None and file_hash(self._folder / shard.file) == expected
@@ -186,7 +186,7 @@ def write_codes(
 
 
 def _check_replaceable(target: Path) -> None:
-    """Refuse a place for a cache that holds anything but a cache.
+    """Reject a place for a cache that holds anything but a cache.
 
     Raises:
         DataError: naming what is there.

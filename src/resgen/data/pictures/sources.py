@@ -97,7 +97,7 @@ class ImageSource:
         return (array[..., None] if array.ndim == 2 else array), int(self.labels[index])
 
     def summary(self) -> str:
-        """What it is, in one line."""
+        """A one-line description."""
         names = ", ".join(self.class_names[:8]) + (", ..." if len(self.class_names) > 8 else "")
         classes = f"{len(self.class_names)} classes ({names})" if len(self.class_names) > 1 else "no classes"
         if self.class_axes:

@@ -120,7 +120,7 @@ def wav_stream(parts: Iterable[Float[Tensor, " _"]], sample_rate_hz: int) -> Ite
 
 
 def wav_header(sample_rate_hz: int) -> bytes:
-    """What comes before the samples of a `wav_stream`."""
+    """The header that precedes the samples of a `wav_stream`."""
     unknown_size = 0xFFFFFFFF
     form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, sample_rate_hz, 2 * sample_rate_hz, 2, 16)
     return struct.pack("<4sI4s", b"RIFF", unknown_size, b"WAVE") + form + struct.pack("<4sI", b"data", unknown_size)
@@ -285,7 +285,7 @@ def sounding_span(
 
 
 def check_prompt(samples: Float[Tensor, " S"], sample_rate_hz: int, *, where: str) -> None:
-    """Refuse a sound that cannot serve as a speech prompt or be edited.
+    """Reject a sound that cannot serve as a speech prompt or be edited.
 
     Args:
         samples: in [-1, 1].
@@ -370,7 +370,7 @@ def _read_file(path: Path) -> bytes:
 
 
 def _check_header(file: Any, content: bytes, where: str, max_seconds: float, max_values: int) -> None:
-    """Refuse by what the header says, before anything is decoded."""
+    """Reject by what the header says, before anything is decoded."""
     if file.format not in _READ_FORMATS:
         raise DataError(f"{where} has format {file.format}; allowed: {', '.join(_READ_FORMATS)}")
     if not _RATES_HZ[0] <= file.samplerate <= _RATES_HZ[1]:

@@ -42,7 +42,7 @@ COLUMNS = {
     "text": ("text", "sentence", "transcription", "transcript", "normalized_text"),
     "speaker_id": ("speaker_id", "speaker", "client_id"),
 }
-"""What a column may be called, the first that is there."""
+"""Possible names of a column; the first that exists is used."""
 PROMPT_COLUMNS = {"prompt": ("prompt",), "prompt_text": ("prompt_text",)}
 ONE_SPEAKER = "speaker"
 """Of data that names none."""
@@ -88,7 +88,7 @@ class SpeechSource:
         return len(self.texts)
 
     def summary(self) -> str:
-        """What it is, in one line."""
+        """A one-line description."""
         names = list(dict.fromkeys(self.speakers))
         speakers = (
             f"{len(names):,} speaker{'s' * (len(names) != 1)} ({', '.join(names[:4])}{', ...' * (len(names) > 4)})"

@@ -55,7 +55,7 @@ _MIXED = "mixed"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ShardIndex:
-    """What one shard holds.
+    """The content of one shard.
 
     Attributes:
         path: the shard.

@@ -123,7 +123,7 @@ class BenchConfig:
 
 @dataclass(kw_only=True)
 class Measurement:
-    """What is known of a case so far; a case without seconds is there for its memory."""
+    """The results of a case so far; a case without seconds measures memory only."""
 
     case: Case
     label: str

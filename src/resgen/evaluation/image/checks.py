@@ -81,7 +81,7 @@ def _named(extractor: Extractor, reference: Reference) -> dict[str, Any]:
 
 
 def check_protocol(protocol: EvaluationProtocol, extractor: Extractor, reference: Reference, purpose: str) -> None:
-    """Refuse an extractor or a reference that is not the protocol's.
+    """Reject an extractor or a reference that is not the protocol's.
 
     Raises:
         ConfigError: naming the first thing that differs.
@@ -104,7 +104,7 @@ def check_protocol(protocol: EvaluationProtocol, extractor: Extractor, reference
 
 
 def check_pictures(pictures: Tensor, count: int, protocol: EvaluationProtocol) -> None:
-    """Refuse samples of another number, shape or type than the protocol's.
+    """Reject samples of another number, shape or type than the protocol's.
 
     Raises:
         DataError: naming both.
@@ -118,7 +118,7 @@ def check_pictures(pictures: Tensor, count: int, protocol: EvaluationProtocol) -
 
 
 def warnings_of(protocol: EvaluationProtocol, real: ReferenceFeatures, extractor: Extractor) -> tuple[str, ...]:
-    """What a reader of the numbers has to keep in mind."""
+    """Warnings that readers of the numbers need."""
     lines = []
     width = real.statistics.num_features
     if protocol.num_samples < FEW_SAMPLES:

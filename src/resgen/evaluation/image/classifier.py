@@ -26,7 +26,7 @@ def classify(model: Classifier, pictures: UInt8[Tensor, "N C S S"]) -> Float[Ten
 
 @torch.no_grad()
 def features(model: Classifier, pictures: UInt8[Tensor, "N C S S"]) -> Float[Tensor, "N F"]:
-    """What the last layer sees, of images in 0..255.
+    """Input of the last layer, for images in 0..255.
 
     Raises:
         DataError: images of another shape than the classifier's.

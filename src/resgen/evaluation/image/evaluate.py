@@ -78,7 +78,7 @@ class Subject:
     environment: Mapping[str, Any] = field(default_factory=dict)
 
     def entries(self, real: ReferenceFeatures) -> dict[str, Any]:
-        """Those of an `EvaluationReport`."""
+        """The parts of an `EvaluationReport`."""
         environment = {**machine(), **self.environment}
         if real.shipped:
             environment["shipped_reference"] = real.shipped

@@ -59,7 +59,7 @@ class Extractor:
     channels: int | None = None
 
     def check_pictures(self, image_size: int, channels: int) -> None:
-        """Refuse images that the network is not made for, before any work.
+        """Reject images that do not suit the network, before any work.
 
         Raises:
             ConfigError: naming both shapes.

@@ -137,7 +137,7 @@ class FeatureStatistics:
 
 
 def check_finite(values: Tensor, what: str) -> None:
-    """Refuse numbers that are not finite.
+    """Reject numbers that are not finite.
 
     Raises:
         DataError: with the number of rows concerned.

@@ -67,7 +67,7 @@ class Reference:
         return self.class_names not in ((), (FLAT_CLASS,))
 
     def check_classes(self, class_names: Sequence[str], num_classes: int) -> None:
-        """Refuse labels that are not those of a model with classes.
+        """Reject labels that are not those of a model with classes.
 
         Raises:
             DataError: no labels, or others.

@@ -100,7 +100,7 @@ class Floor:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationReport:
-    """What an evaluation found.
+    """The result of an evaluation.
 
     Attributes:
         protocol: everything that the numbers depend on, besides the model.

@@ -57,7 +57,7 @@ class Trial(NamedTuple):
 
 
 class SpeechSample(NamedTuple):
-    """What became of a trial.
+    """The result of a trial.
 
     Attributes:
         generated: the model's speech, without the prompt.

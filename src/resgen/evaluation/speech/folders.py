@@ -34,7 +34,7 @@ _UNUSED = "masked_spec_embed"  # of training only; many published models lack it
 
 
 class SoundJudge(Protocol):
-    """What is known of every judge of speech.
+    """Properties of every judge of speech.
 
     Attributes:
         name: in reports.
@@ -114,7 +114,7 @@ def load_judge(path: str | Path, network: type[Network]) -> tuple[Network, Folde
 
 
 def names_of(folder: Folder) -> tuple[str, str, str]:
-    """What reports call the judge of a folder: by its name, the version of the software and the hash of its weights."""
+    """How reports identify a judge in a folder: name, version of the software and hash of the weights."""
     return folder.path.resolve().name, f"resgen {resgen_version()}", folder.component(folder.kind).sha256
 
 

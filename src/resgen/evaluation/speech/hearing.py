@@ -11,14 +11,14 @@ from resgen.errors import DataError
 from resgen.ops.mel import MelConfig, log_mel
 
 MEL = MelConfig(sample_rate_hz=16000, fft_size=512, window_size=400, hop_size=160)
-"""What both networks hear by default: 100 frames per second."""
+"""Default input of both networks: 100 frames per second."""
 
 _RANGE = 7.0  # nats below the loudest, 61 dB: what is softer, digital silence too, is heard as equally soft
 _SCALE = 2.0
 
 
 def check_sound(samples: Float[Tensor, " S"]) -> None:
-    """Refuse a sound without samples.
+    """Reject a sound without samples.
 
     Raises:
         DataError: there are none.

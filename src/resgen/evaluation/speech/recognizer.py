@@ -123,7 +123,7 @@ class Recognizer(JudgeNetwork):
 
     @torch.inference_mode()
     def transcribe(self, samples: Float[Tensor, " S"]) -> str:
-        """What is said, by the most likely symbol of every step.
+        """The transcript, from the most likely symbol of every step.
 
         Args:
             samples: -1..1, at the rate of `config.mel`.

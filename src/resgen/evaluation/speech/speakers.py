@@ -37,7 +37,7 @@ STRIDE = 4
 
 @runtime_checkable
 class SpeakerEncoder(SoundJudge, Protocol):
-    """What makes an embedding of a voice."""
+    """A speaker encoder: from speech to an embedding of the voice."""
 
     def __call__(self, samples: Float[Tensor, " S"]) -> Float[Tensor, " E"]:
         """Embedding of unit length of a sound in -1..1."""

@@ -35,7 +35,7 @@ NAMES = (POCKETSPHINX, *(f"{POCKETSPHINX}-{grammar}" for grammar in GRAMMARS), M
 
 @runtime_checkable
 class Transcriber(SoundJudge, Protocol):
-    """What understands speech.
+    """A speech recogniser.
 
     Attributes:
         vocabulary: the only words that it can hear; empty for any.

@@ -69,7 +69,7 @@ class Box(NamedTuple):
         return box
 
     def check(self, what: str, size: int) -> None:
-        """Refuse an empty box, and one that leaves an image of `size` x `size`.
+        """Reject an empty box, and one that leaves an image of `size` x `size`.
 
         Raises:
             ConfigError: naming the box and what is allowed.
@@ -83,13 +83,13 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EditPlan:
-    """What of an image is given.
+    """The plan of an image edit: which codes are kept.
 
     Attributes:
         image: the image as the model takes it.
         mask: white where it is regenerated, of the same size; None without a mask.
         codes: `[L, D]`, the image's.
-        visible: `[L]`, how many levels of each position are given.
+        visible: `[L]`, how many levels of each position are kept.
     """
 
     image: Image.Image
@@ -198,7 +198,7 @@ def touched_positions(mask: Bool[Tensor, "S S"], shape: tuple[int, int], side: i
 
 
 def check_order(kind: Kind, visible: Int[Tensor, " L"]) -> None:
-    """Refuse what an autoregressive kind cannot do: it sees only what comes before a position in reading order, so that
+    """Reject what an autoregressive kind cannot do: it sees only what comes before a position in reading order, so that
     what is given after it would be kept, but not heeded.
 
     VALL-E's scheme is free of this from its second level on.

@@ -119,7 +119,7 @@ def tile_grid(
 
 
 def check_scale(scale: int | None) -> None:
-    """Refuse what no image is enlarged by.
+    """Reject a factor by which no image can be enlarged.
 
     Raises:
         ConfigError: it is no whole number of 1 to `MAX_SCALE`.

@@ -42,7 +42,7 @@ class SpokenWord(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SpeechEditPlan:
-    """What of a recording is given, and what is spoken in its place.
+    """The plan of a speech edit: what is kept of a recording, and the words spoken in place of the rest.
 
     Attributes:
         recording: at the model's rate, as it was recorded.
@@ -97,7 +97,7 @@ class SpeechEditPlan:
         return begin / self.sample_rate_hz, end / self.sample_rate_hz
 
     def job(self, seed: int, stream: int) -> Job:
-        """What the generator is asked for."""
+        """The generator's conditions."""
         return Job(seed, stream, self.codes[: self.begin], self.features, self.codes[self.end :])
 
     def edited(self, new: Int[Tensor, "N D"]) -> Int[Tensor, "M D"]:
@@ -364,7 +364,7 @@ class Recording(NamedTuple):
 
 
 def check_stretch(begin_s: float, end_s: float, duration_s: float) -> None:
-    """Refuse a stretch that is empty or reaches beyond a recording; hundredths of a second may have been rounded up.
+    """Reject an interval that is empty or reaches beyond a recording; hundredths of a second may have been rounded up.
 
     Raises:
         ConfigError: naming the stretch and what is allowed.
@@ -400,7 +400,7 @@ def changed_words(old: Spoken, new: Spoken) -> tuple[slice, Spoken]:
 
 
 def check_following(kind: Kind, plan: SpeechEditPlan) -> None:
-    """Refuse a kind that would not heed what is given after the stretch.
+    """Reject a kind that would ignore the codes kept after the interval.
 
     Raises:
         ConfigError: it draws positions in order, and the stretch does not reach to the end.

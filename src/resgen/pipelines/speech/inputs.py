@@ -58,7 +58,7 @@ def texts_of(text: Any) -> list[str]:
 
 
 def check_speed(speed: Any) -> None:
-    """Refuse a speed that is no finite number above 0.
+    """Reject a speed that is not a finite number above 0.
 
     Raises:
         ConfigError: naming it.

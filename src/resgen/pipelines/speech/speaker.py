@@ -112,7 +112,7 @@ class Speaker:
         )
 
     def as_prompt(self, codes: Int[Tensor, "L D"], spoken: Spoken) -> Prompt:
-        """What was generated, as the prompt of what follows."""
+        """The generated speech, as the prompt for the next sentence."""
         return self.aligned(self.codec.decode(codes[None])[0], spoken, "the first sentence")
 
     def first(self, utterance: Utterance) -> Job:
@@ -180,7 +180,7 @@ class Speaker:
         return torch.zeros(0, self.spec.depth, dtype=torch.int64, device=self.device)
 
     def _check_length(self, frames: int, codes: Tensor) -> None:
-        """Refuse a sentence that is too long with its prompt, before it is expanded."""
+        """Reject a sentence that is too long with its prompt, before it is expanded."""
         if frames > self.spec.num_positions * self.stride:
             positions, also = -(-frames // self.stride), " with its prompt" if len(codes) else ""
             seconds = self.codec.samples_per_position / self.codec.sample_rate_hz

@@ -29,7 +29,7 @@ class Talk:
 
     @property
     def is_over(self) -> bool:
-        """Whether everything has been said."""
+        """Whether the whole text has been spoken."""
         return self._number == len(self.utterance.sentences)
 
     @property
@@ -39,7 +39,7 @@ class Talk:
 
     @property
     def job(self) -> Job:
-        """What the next sentence asks of the generator."""
+        """The generator's input for the next sentence."""
         return self._jobs[self._number]
 
     @torch.inference_mode()

@@ -307,7 +307,7 @@ def _encode(
 
 
 def preparation(recipe: SpeechRecipe) -> dict[str, Any]:
-    """What is done to recordings, wherever they lie."""
+    """How recordings are processed, whatever their source."""
     return config_to_dict(recipe.data) | {"path": None}
 
 

@@ -91,7 +91,7 @@ class Utterances(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """What counts in a whole batch: utterances, tokens and frames without padding."""
+    """Counts of a whole batch: utterances, tokens and frames without padding."""
 
     utterances: int
     tokens: int
@@ -131,7 +131,7 @@ class Recordings:
         return len(self.tokens)
 
     def sizes(self, indices: Int[Tensor, " B"]) -> Sizes:
-        """What counts in a batch."""
+        """Counts of a batch."""
         tokens = sum(len(self.tokens[index]) for index in indices.tolist())
         return Sizes(len(indices), tokens, int(self.frames[indices].sum()))
 

@@ -403,7 +403,7 @@ class _WaveformSide:
 
 
 def check_rates(sample_rate_hz: int, train: SpeechStore, held_out: SpeechStore) -> None:
-    """Refuse stores that do not fit.
+    """Reject stores that do not fit.
 
     Raises:
         DataError: another rate, or no utterances.
