@@ -59,7 +59,7 @@ def describe_artefact(name_or_path: str | Path) -> dict[str, Any]:
 
 
 def describe_sound_codes(config: MelTokenizerConfig | WaveformTokenizerConfig | CodecTokenizerConfig) -> dict[str, Any]:
-    """Bit rate of a sound tokenizer's codes: `depth` codes of `codebook_size` values for each position."""
+    """Rates and sizes of a sound tokenizer's codes: `depth` codes of `codebook_size` values per position."""
     if isinstance(config, MelTokenizerConfig):
         rate, unit = config.mel.sample_rate_hz, config.frames_per_position * config.mel.hop_size
     else:
