@@ -9,7 +9,7 @@ import pytest
 from browser.fake import MODELS, FakeServer
 from browser.page import Page
 
-VIEWS = ("pictures", "edit", "levels", "speech")
+VIEWS = ("pictures", "edit", "levels", "speech", "words")
 LONG = "A class with a name much too long for one line of a small screen and a Donaudampfschifffahrtskapitaen"
 TAB = "\ue004"
 
@@ -83,7 +83,13 @@ def filled(driver: object, fake_server: FakeServer) -> Iterator[Page]:
     page.go("levels")
     page.finish()
     page.go("speech")
+    page.fill("[name=text]", "three Donaudampfschifffahrtskapitaenskajuetenschluessel")
     page.finish()
+    page.click(".sound .change-words")
+    page.wait(lambda: page.view() == "words")
+    page.fill("[name=text]", "four Donaudampfschifffahrtskapitaenskajuetenschluessel")
+    page.finish()
+    page.go("speech")
     page.click("[name=voice][value=file]")
     page.finish()  # no file: a message
     yield page
@@ -96,7 +102,7 @@ def test_there_is_a_result_everywhere(filled: Page) -> None:
         filled.go(view)
         elements = filled.all(".stage img, .error")
         counts[view] = len([element for element in elements if element.is_displayed()])
-    assert counts == {"pictures": 5, "edit": 6, "levels": 8, "speech": 2}
+    assert counts == {"pictures": 5, "edit": 6, "levels": 8, "speech": 2, "words": 2}
 
 
 @pytest.mark.parametrize("width", [320, 375, 820, 1280])

@@ -18,6 +18,24 @@ def test_a_phone_shows_one_column_and_brings_the_result_into_view(page: Page) ->
     page.wait(lambda: 0 <= page.run("return arguments[0].getBoundingClientRect().top", page.one(".stage")) < 350)
 
 
+def test_a_phone_brings_the_result_of_an_edit_into_view(page: Page) -> None:
+    """The stage stands above the panel as long as it offers samples, and below it with a result."""
+    page.resize(390, 844, mobile=True)
+    page.media(prefers_reduced_motion="reduce")
+    page.load("edit")
+    page.wait(lambda: len(page.all(".offer li")) == 3)
+    assert page.one(".stage").rect["y"] < page.one(".panel").rect["y"]
+    page.click(".offer li:nth-child(2) button")
+    page.wait(lambda: page.one(".source-hint").text.startswith("Made by"))
+    page.slide("[name=keep_levels]", 2)
+    page.finish()
+    assert page.one(".stage").rect["y"] > page.one(".panel").rect["y"]
+    top, bottom = page.run(
+        "const {top, bottom} = arguments[0].getBoundingClientRect(); return [top, bottom]", page.one(".stage")
+    )
+    assert 0 <= top < 422 and bottom > top
+
+
 def test_from_loading_to_the_first_picture_and_back_through_its_steps_by_keyboard(page: Page, fake: FakeServer) -> None:
     def tab_to(selector: str) -> None:
         for _ in range(60):
