@@ -367,3 +367,22 @@ def test_a_microphone_that_is_refused_is_said(voice: Page) -> None:
     voice.wait(voice.errors)
     assert voice.error_of(".record") == "No recording: the browser was not allowed to use the microphone."
     assert voice.one(".record-status").text.startswith("At most 6 seconds")
+
+
+def test_a_recording_that_is_stopped_at_once_is_said_to_be_too_short(voice: Page) -> None:
+    choose_voice(voice, "record")
+    voice.run(
+        """const [button, status] = arguments;
+        const watch = new MutationObserver(() => {
+          if (status.textContent !== "Recording …") return;
+          watch.disconnect();
+          button.click();
+        });
+        watch.observe(status, {childList: true});""",
+        voice.one(".record"),
+        voice.one(".record-status"),
+    )
+    voice.click(".record")
+    voice.wait(voice.errors)
+    said = "No recording: it was stopped before there was a sound; record a few seconds."
+    assert voice.error_of(".record") == said

@@ -32,7 +32,8 @@ export async function record(seconds, signal) {
     recorder.addEventListener("error", () => reject(new Error("the recorder failed")));
     recorder.addEventListener("stop", () => {
       release();
-      asWav(new Blob(parts, { type: recorder.mimeType })).then(resolve, reject);
+      const recorded = asWav(new Blob(parts, { type: recorder.mimeType }));
+      recorded.then(resolve, () => reject(new Error("it was stopped before there was a sound; record a few seconds")));
     });
   });
   recorder.start();
