@@ -32,7 +32,8 @@ def main() -> None:
         count = args.num_samples
         output = pipe(args.classes, num_samples=count, num_steps=args.steps, guidance_scale=scale, seed=0)
         output.sheet().save(args.out / f"{name}.png")
-        print(f"{name}: {len(output.images)} images in {len(output.steps)} steps, codes {tuple(output.codes.shape)}")
+        codes = tuple(output.codes.shape)
+        print(f"{name}: {len(output.images)} images in {len(output.steps)} steps, codes {codes}")
 
     # Image k draws from the stream (seed, k): one at a time gives the codes of the batch.
     alone = pipe(

@@ -159,7 +159,7 @@ def check_lexicon(words: Mapping[str, str], where: str) -> dict[str, str]:
 
     Raises:
         WrongTypeError: no mapping.
-        DataError: what is no word, or no phoneme.
+        DataError: something that is not a word, or not a phoneme.
     """
     if not isinstance(words, Mapping):
         raise WrongTypeError(f"{where} is {words!r:.80} ({type(words).__name__}); give a file, or phonemes by word")

@@ -31,7 +31,7 @@ def cache_key(**values: Any) -> str:
 
 
 def write_cache(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a file that is whole or not there.
+    """Write a file that is either complete or absent.
 
     Raises:
         WriteError: it cannot be written.

@@ -44,7 +44,7 @@ class ClassOutput:
         steps: one record per network evaluation and batch.
         class_ids: the class of each sample; 0 for a model without classes.
         class_names: its name, or its number where classes have no names; none for a model without classes. With several
-            axes what is said of each, as `class_id` takes it.
+            axes the value on each, as `class_id` takes it.
         seed: sample k was drawn from the stream (seed, k).
     """
 

@@ -254,7 +254,7 @@ def task_step(task: Any, first_step: int = 0) -> Step:
 
 
 def choose_stages(stages: list[Stage], name: str | None) -> list[Stage]:
-    """All stages, or the one that is asked for.
+    """All stages, or the requested one.
 
     Raises:
         ConfigError: the recipe has no such stage.

@@ -282,7 +282,7 @@ def compare_configs(saved: Mapping[str, Any], current: Mapping[str, Any], where:
 def check_resumable(
     state: TrainingState, path: Path, *, config: Mapping[str, Any], precision: str, world_size: int
 ) -> list[str]:
-    """Check that a run may go on from a checkpoint; returns what is to be said about it.
+    """Check that a run may continue from a checkpoint; returns what is to be said about it.
 
     Raises:
         CheckpointError: see `compare_configs`.

@@ -57,7 +57,7 @@ class Encoding:
 
     @classmethod
     def begin(cls, out_dir: str | Path, plan: CachePlan) -> Encoding | None:
-        """Start to make a cache, or go on with one; None if it is there, and whole.
+        """Start writing a cache, or continue one; None if it exists and is complete.
 
         What is there already keeps its division into shards. What was begun from other things is deleted; a finished
         cache made from other things stays until this one is finished.

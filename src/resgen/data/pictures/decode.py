@@ -21,7 +21,7 @@ Picture = Path | memoryview | np.ndarray
 
 @runtime_checkable
 class Pictures(Protocol):
-    """Images by number: a list, or something that reads them when they are asked for."""
+    """Images by number: a list, or something that reads them on request."""
 
     def __len__(self) -> int: ...
 
@@ -29,7 +29,7 @@ class Pictures(Protocol):
 
 
 class ReadPictures:
-    """`Pictures` that are read when they are asked for.
+    """`Pictures` that are read on request.
 
     Args:
         count: how many there are.

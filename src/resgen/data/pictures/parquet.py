@@ -24,7 +24,7 @@ class ParquetPictures(NamedTuple):
     """The images of one file, still encoded.
 
     Attributes:
-        pictures: the encoded bytes of every row, shared with Arrow's memory; none if they were not asked for.
+        pictures: the encoded bytes of every row, shared with Arrow's memory; none if not requested.
         labels: int64 [N], -1 where there is none; zeros if the file has no label column.
         class_names: from the schema's metadata or, where labels are names, those of the file; else None.
         labelled: whether the file has a label column.
@@ -45,7 +45,7 @@ def read_parquet(path: Path, *, pictures: bool = True, column: str | None = None
 
     Args:
         path: the file.
-        pictures: read them; without, `ParquetRows` reads them when they are asked for.
+        pictures: read them; without, `ParquetRows` reads them on request.
         column: the label column, in which labels may be missing; without, it is found by its name or type.
 
     Raises:

@@ -53,7 +53,7 @@ _DECODE_ROWS = 64
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageSource:
-    """A read-only view of labelled images, decoded when asked for.
+    """A read-only view of labelled images, decoded on request.
 
     Attributes:
         name: short name for messages and model cards.

@@ -52,7 +52,7 @@ _DIGEST_RATE_HZ = 16_000
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SpeechSource:
-    """A read-only view of recordings, decoded when asked for.
+    """A read-only view of recordings, decoded on request.
 
     Attributes:
         name: short name for messages and model cards.

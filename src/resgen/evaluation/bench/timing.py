@@ -1,6 +1,6 @@
 """Interleaved timing of several pieces of work, and what the times depend on.
 
-What is compared runs in one process, in turns, so that a change of the machine's load meets all of it. Seconds are
+All work runs interleaved in one process, so that a change of the machine's load affects all of it. Seconds are
 medians over the repetitions; ratios are medians of the ratios within a repetition.
 """
 

@@ -159,7 +159,7 @@ def reference_features(
 ) -> ReferenceFeatures:
     """Statistics and features of the reference: from `cache_dir`, from the package, or computed.
 
-    What is computed is written every few chunks; an interrupted run goes on there, with the same result. The package's
+    What is computed is written every few chunks; an interrupted run resumes there, with the same result. The package's
     are taken if pixels and labels of all images are those that they belong to, in whatever files and order, unless
     `use_shipped` is off.
 

@@ -60,7 +60,7 @@ class Shipped:
         class_names: names of the labels.
         extractor: name of the classifier.
         extractor_sha256: SHA-256 of its weights.
-        manifold_size: rows that were asked for.
+        manifold_size: the requested rows.
         halves_distance: as in `ReferenceFeatures`, and so is the next.
         num_recognised: images recognised.
         sha256: SHA-256 of the file with the numbers.

@@ -217,7 +217,7 @@ def evaluate_speech(
         advance: called after every utterance with (done, total, title).
 
     Raises:
-        DataError: no trials, or a speaker who is no candidate.
+        DataError: no trials, or a speaker who is not a candidate.
     """
     if not trials:
         raise DataError("there is nothing to say: no trials")

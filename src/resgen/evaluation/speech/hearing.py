@@ -30,7 +30,7 @@ def check_sound(samples: Float[Tensor, " S"]) -> None:
 def hear(
     samples: Float[Tensor, "B S"], lengths: Int[Tensor, " B"], mel: MelConfig, *, centred: bool = True
 ) -> tuple[Float[Tensor, "B F T"], Bool[Tensor, "B T"]]:
-    """Normalised log-mels of sounds, and which of their frames are no padding.
+    """Normalised log-mels of sounds, and which of their frames are not padding.
 
     Args:
         samples: -1..1, at the rate of `mel`, zero-padded at the end.
@@ -68,7 +68,7 @@ def normalise(
 def framed_log_mel(
     samples: Float[Tensor, "B S"], lengths: Int[Tensor, " B"], mel: MelConfig
 ) -> tuple[Float[Tensor, "B F T"], Bool[Tensor, "B T"]]:
-    """Log-mels of zero-padded sounds, and which of their frames are no padding."""
+    """Log-mels of zero-padded sounds, and which of their frames are not padding."""
     frames = -(-int(lengths.max()) // mel.hop_size)
     size = max(frames * mel.hop_size, mel.fft_size)  # reflection at the ends needs that much
     log_mels = log_mel(F.pad(samples, (0, max(0, size - samples.shape[1])))[:, :size], mel)[:, :, :frames]

@@ -1,6 +1,6 @@
 """Measures of generated speech: recognition errors, speaker similarity, intelligibility.
 
-Word and character error rates compare a recogniser's transcript with the text that was asked for, both through one
+Word and character error rates compare a recogniser's transcript with the requested text, both through one
 normaliser; similarities compare embeddings of a speaker encoder (Sec. 5.1 of the paper: SIM-o against the prompt as
 it was recorded, SIM-r against the prompt after it went through the tokenizer).
 """

@@ -106,11 +106,11 @@ class Recognizer(JudgeNetwork):
     def forward(
         self, features: Float[Tensor, "B F T"], valid: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B t symbols"], Bool[Tensor, "B t"]]:
-        """Logits of the blank and the symbols at every fourth frame, and which of them are no padding.
+        """Logits of the blank and the symbols at every fourth frame, and which of them are not padding.
 
         Args:
             features: what `hear` returned.
-            valid: True where a frame is no padding; padding changes nothing at the others.
+            valid: True where a frame is not padding; padding changes nothing at the others.
         """
         x = (features * valid[:, None])[:, None]  # [B, 1, F, T]
         for layer in (self.first, self.second):

@@ -94,7 +94,7 @@ class SpeakerNetwork(JudgeNetwork):
 
         Args:
             features: what `hear` returned.
-            valid: True where a frame is no padding; padding changes nothing.
+            valid: True where a frame is not padding; padding changes nothing.
         """
         missing = (0, -features.shape[2] % STRIDE)
         features, valid = F.pad(features, missing), F.pad(valid, missing)

@@ -199,7 +199,7 @@ def touched_positions(mask: Bool[Tensor, "S S"], shape: tuple[int, int], side: i
 
 def check_order(kind: Kind, visible: Int[Tensor, " L"]) -> None:
     """Reject what an autoregressive kind cannot do: it sees only what comes before a position in reading order, so that
-    what is given after it would be kept, but not heeded.
+    what is kept after it would be ignored.
 
     VALL-E's scheme is free of this from its second level on.
 

@@ -43,7 +43,7 @@ MAX_HELD_OUT = 5000
 MAX_VALIDATED = 1000
 """Held-out images on which a tokenizer is validated."""
 SHARD_SAMPLES = 1 << 14
-"""Samples per shard, if nothing else is said; their codes are in memory at a time."""
+"""Samples per shard by default; their codes are in memory at a time."""
 ENCODE_BATCH = 256
 
 

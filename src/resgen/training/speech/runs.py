@@ -49,7 +49,7 @@ from resgen.training.speech.vocoder_task import VocoderTask
 from resgen.training.stages import Job, Run, run_stage
 
 SHARD_UTTERANCES = 1 << 11
-"""Recordings per shard, if nothing else is said: an hour or more, prepared in memory at a time."""
+"""Recordings per shard by default: an hour or more, prepared in memory at a time."""
 ENCODE_BATCH = 16
 SMALL_VOCABULARY = 100
 """Words, up to which a model notes them: it has learned these words, not to spell."""
