@@ -364,6 +364,10 @@ def test_train_refuses(small: Path, refused: Callable[..., str], tmp_path: Path)
         refused("train", "tokenizer", *alone, "--out", tmp_path / "run", names="give --init")
     for stage in ("vocoder", "text"):
         refused("train", stage, "--recipe", "digits", "--out", tmp_path / "run", names="for images")
+        init = ["--init", "fashion-mnist-small", "--data", tmp_path / "nowhere"]  # refused before any data is opened
+        refused(
+            "train", stage, "--recipe", "spoken_digits", *init, "--out", tmp_path / "run", names=f"without a {stage}"
+        )
 
 
 def test_parts_that_do_not_fit_are_refused_before_the_training(

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from resgen.checkpoints.format import Component, load_folder, load_tensors, save_folder
+from resgen.checkpoints.locate import resolve_model
 from resgen.checkpoints.measured import HISTORY
 from resgen.checkpoints.tensors import check_match
 from resgen.errors import ConfigError
+from resgen.files import nearest_path
 from resgen.training.state import TrainingState, list_checkpoints, load_checkpoint, read_group
 
 
@@ -26,17 +28,21 @@ def export_checkpoint(run: str | Path, out: str | Path, step: int | None = None)
         The metrics of the training at this step.
 
     Raises:
-        ConfigError: there is no such checkpoint, or no model yet.
-        CheckpointError: the checkpoint or the model is damaged, or they are of different trainings.
+        ConfigError: there is no such checkpoint, or the folder is not that of a training.
+        CheckpointError: there is no model yet, the checkpoint or the model is damaged, or they are of different
+            trainings.
     """
     run = Path(run)
     kept = {int(path.name.removeprefix("step_")): path for path in list_checkpoints(run / "checkpoints")}
+    if not run.exists():
+        raise ConfigError(f"there is no run '{run}'; {nearest_path(run)}")
+    resolve_model(run)  # refuses a training that has not ended
     if not kept or not (run / "model").is_dir():
         raise ConfigError(f"'{run}' must be the folder of a training that has ended, with checkpoints/ and model/")
     best = load_checkpoint(kept[max(kept)])[0].best_step
     if (chosen := best if step is None else step) not in kept:
         what = "best checkpoint (the training was not validated)" if chosen is None else f"checkpoint of step {chosen}"
-        raise ConfigError(f"'{run}' keeps no {what}; it keeps those of steps {', '.join(map(str, kept))}")
+        raise ConfigError(f"'{run}' keeps no {what}; kept: {', '.join(map(str, kept))}")
     state, files = load_checkpoint(kept[chosen])
     stage, folder = str(state.config.get("stage")), load_folder(run / "model")
     published = load_tensors(folder.component(stage))

@@ -137,10 +137,11 @@ def _check_shapes(
         other = {name: value for name, value in theirs.items() if name not in same}  # dropout changes no shape
         if not other:
             raise
+        noun = "text model" if part == "text" else part
         had = " ".join(f"{name}={ours[name]}" for name in other)
         needed = " ".join(f"{name}={value}" for name, value in other.items())
         raise CheckpointError(
-            f"'{folder.path}' has another shape than the {part} to train, with {had}; give --set {needed}"
+            f"'{folder.path}' has another shape than the {noun} to train, with {had}; give --set {needed}"
         ) from error
 
 

@@ -75,7 +75,7 @@ def test_the_command_says_what_it_wrote(run, tmp_path, capsys):
     document = json.loads(capsys.readouterr().out)
     assert document["step"] == 30 and document["best"] == {"step": 20, "val_loss": 1.0}
     assert equal(weights(tmp_path / "last"), seen[30])
-    kept = "keeps no checkpoint of step 5; it keeps those of steps 20, 28, 30"
+    kept = "keeps no checkpoint of step 5; kept: 20, 28, 30"
     for checkpoint, named in (("5", kept), ("bst", "--checkpoint 'bst' must be best or the step")):
         assert main([*argv[:3], checkpoint, "--out", str(tmp_path / "none")]) == 2
         assert named in capsys.readouterr().err
@@ -86,12 +86,19 @@ def test_what_cannot_be_exported_is_refused(run, toy, tmp_path):
     path, _ = run
     with pytest.raises(ConfigError, match="must be the folder of a training that has ended"):
         export_checkpoint(path / "model", tmp_path / "out")
+    with pytest.raises(ConfigError, match="there is no run '.*/runn'; did you mean '.*/run'"):
+        export_checkpoint(tmp_path / "runn", tmp_path / "out")
+    (tmp_path / "begun/checkpoints").mkdir(parents=True)
+    (tmp_path / "begun/config.yaml").touch()
+    (tmp_path / "begun/env.json").touch()
+    with pytest.raises(CheckpointError, match="the training in .* has not finished and left no model yet; go on with"):
+        export_checkpoint(tmp_path / "begun", tmp_path / "out")
     config = toy.toy_config(num_steps=3, validate_every=0, ema_decay=0.9)
     other = tmp_path / "other"
     task = toy.ToyTask()
     task.validate = lambda module, reduce: {}
     Trainer(task, config, other, run_config={"stage": "tokenizer"}).run()
-    with pytest.raises(ConfigError, match=r"no best checkpoint \(the training was not validated\); .* of steps 3$"):
+    with pytest.raises(ConfigError, match=r"no best checkpoint \(the training was not validated\); kept: 3$"):
         export_checkpoint(other, tmp_path / "out")
     with pytest.raises(CheckpointError, match="is not part of the model"):  # averages of other names
         export_checkpoint(other, tmp_path / "out", 3)

@@ -95,11 +95,11 @@ def train_vocoder(recipe: SpeechRecipe, run: Run) -> dict[str, float]:
         tokenizer = None if name is None else load_sound_tokenizer(name)[0]
         if tokenizer is not None and not isinstance(tokenizer, MelTokenizer):
             raise ConfigError(f"'{name}' is a tokenizer of waveforms, which needs no vocoder")
-        train, held_out, about = _stores(recipe, run, recipe.vocoder.mel.sample_rate_hz)
         with seeded(recipe.vocoder_training.seed, "vocoder"):
             vocoder = build_within_memory(lambda: Vocoder(recipe.vocoder), "the vocoder")
             if run.init is not None:
                 start_from(vocoder, run.init, "vocoder")
+            train, held_out, about = _stores(recipe, run, recipe.vocoder.mel.sample_rate_hz)
             task = VocoderTask(vocoder, recipe.vocoder_loss, train, held_out, tokenizer=tokenizer)
         return Job(task, about, {"vocoder": recipe.vocoder, "vocoder_loss": recipe.vocoder_loss})
 
@@ -111,7 +111,6 @@ def train_text(recipe: SpeechRecipe, run: Run) -> dict[str, float]:
 
     def prepare() -> Job:
         mel = mel_of(recipe)
-        train, held_out, about = _stores(recipe, run, mel.sample_rate_hz)
         with seeded(recipe.text_training.seed, "text"):
             make: Callable[[], TextModel] = lambda: TextModel(recipe.text)  # noqa: E731
             model = build_within_memory(make, "the text model") if recipe.text.byt5_folder is None else make()
@@ -119,6 +118,7 @@ def train_text(recipe: SpeechRecipe, run: Run) -> dict[str, float]:
             if run.init is not None:
                 start_from(model, run.init, "text")
                 alphabet = load_text_model(run.init)[1]
+            train, held_out, about = _stores(recipe, run, mel.sample_rate_hz)
             task = TextTask(model, recipe.text_loss, train, held_out, mel=mel, alphabet=alphabet)
         return Job(task, about, {"text": recipe.text, "text_loss": recipe.text_loss})
 
