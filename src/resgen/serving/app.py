@@ -98,7 +98,8 @@ def _refusal(request: Request, error: Exception) -> tuple[int, str]:
                 return 415, "the body must be application/json"
             if any(one["type"] == "json_invalid" for one in error.errors()):
                 return 400, "the body is not valid JSON"
-            return 422, validation_line(error.errors())
+            # a place begins with "body" or "query", which are no fields
+            return 422, validation_line([{**one, "loc": one["loc"][1:]} for one in error.errors()])
         case ResGenError():
             return 404 if isinstance(error, UnknownModelError) else 422, str(error)
         case QueueFullError():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 import reprlib
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -19,6 +18,7 @@ MAX_FIELD_BYTES = 1 << 17
 _PICTURES = ("PNG", "JPEG", "WEBP", "BMP")
 _SOUND_STARTS = (b"RIFF", b"RF64", b"riff", b"fLaC", b"OggS", b"ID3", b"FORM", b".snd", b"caff", b"NIST")
 _ALLOWED = {
+    "int_parsing_size": "a whole number of fewer digits",
     "int": "a whole number",
     "float": "a number",
     "finite": "a finite number",
@@ -37,6 +37,7 @@ _ALLOWED = {
     "literal_error": "{expected}",
 }
 """What is allowed, by the type of pydantic's error or the first word of it."""
+_TYPES = ("constrained-", "dict[", "[key]")
 
 Form = TypeVar("Form", bound=BaseModel)
 
@@ -155,13 +156,13 @@ def check_sound(content: memoryview, name: str) -> None:
 def validation_line(errors: Any) -> str:
     """The first of pydantic's errors in one line: the field, its value and what is allowed."""
     place = _place(errors[0])
-    same = [one for one in errors if _place(one) == place]  # of a field of several types, one for each
-    deepest = max(len(one["loc"]) for one in same)
-    same = [one for one in same if len(one["loc"]) == deepest]
+    inner = [one for one in errors if _place(one)[: len(place)] == place]  # of a field of several types, one for each
+    deepest = max(inner, key=lambda one: len(one["loc"]))["loc"]
+    same = [one for one in inner if one["loc"][:-1] == deepest[:-1]]
     same = [one for one in same if not one["type"].endswith("_type")] or same
-    first, name = same[0], ".".join(map(_field_name, place))
+    first, name = same[0], ".".join(map(_field_name, _place(same[0])))
     if first["type"] == "missing":
-        return f"{name} is missing; send it"
+        return f"{name or 'the body'} is missing; send it"
     if first["type"] == "extra_forbidden":
         return f"unknown field '{name}'; /docs lists the fields of each route"
     allowed = " or ".join(dict.fromkeys(map(_allowed, same)))
@@ -170,10 +171,8 @@ def validation_line(errors: Any) -> str:
 
 def _place(error: Any) -> tuple[str, ...]:
     """Where a value is, without pydantic's names of the types that it may have, `constrained-int`."""
-    parts = [str(part) for part in error["loc"] if part not in ("body", "query")]
-    if error["type"] == "extra_forbidden":
-        return tuple(parts)
-    return tuple(itertools.takewhile(lambda part: not set(part) & set("-["), parts))
+    field, *inner = [str(part) for part in error["loc"]] or [""]
+    return (field, *(part for part in inner if not part.startswith(_TYPES)))
 
 
 def _allowed(error: Any) -> str:

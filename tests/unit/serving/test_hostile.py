@@ -295,6 +295,7 @@ def test_damaged_bodies(clothes: dict[str, str]) -> None:
             answer = await client.post(path, content=body, headers=headers)
             assert answer.status_code in statuses, (path, body[:40], answer.text)
             assert list(answer.json()) == ["error"]
+            assert body or answer.json()["error"] == "the body is missing; send it"
 
     talk(clothes, ask)
 
