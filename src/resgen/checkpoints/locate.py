@@ -36,7 +36,7 @@ def resolve_model(name_or_path: str | Path) -> Path:
     if _is_run(run) and not (run / "model").exists():
         raise CheckpointError(
             f"the training in '{run}' has not finished and left no model yet; go on with the command that began it and "
-            "--resume"
+            "--resume; with --max-minutes 0.001 as well, it ends at its last checkpoint"
         )
     published = path / "model"
     described = (path / CONFIG_NAME).exists()

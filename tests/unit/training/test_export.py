@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import signal
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ import torch
 from resgen.checkpoints import load_folder, load_tensors, module_tensors, save_folder
 from resgen.cli.main import main
 from resgen.errors import CheckpointError, ConfigError
-from resgen.training import Trainer
+from resgen.training import Interrupted, Trainer
 from resgen.training.export import export_checkpoint
 
 VALIDATED = {10: 3.0, 20: 1.0, 30: 2.0}
@@ -80,6 +82,21 @@ def test_the_command_says_what_it_wrote(run, tmp_path, capsys):
         assert main([*argv[:3], checkpoint, "--out", str(tmp_path / "none")]) == 2
         assert named in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
+
+
+def test_an_interrupted_training_ends_at_its_last_checkpoint_with_no_minutes_left(toy, tmp_path):
+    """The remedy that the error names."""
+    task, config, run = toy.ToyTask(), toy.toy_config(ema_decay=0.0), tmp_path / "run"
+    task.on_loss = lambda step, first: signal.raise_signal(signal.SIGTERM) if step == 12 else None
+    settings = {"run_config": {"stage": "tokenizer"}, "clock": itertools.count().__next__}
+    with pytest.raises(Interrupted):
+        Trainer(task, config, run, **settings).run()
+    with pytest.raises(CheckpointError, match="--resume; with --max-minutes 0.001 as well, it ends"):
+        export_checkpoint(run, tmp_path / "out")
+    Trainer(toy.ToyTask(), config, run, resume=True, max_minutes=0.001, **settings).run()
+    assert equal(weights(run / "model"), module_tensors(task.module))
+    assert export_checkpoint(run, tmp_path / "out", 13).step == 13
+    assert equal(weights(tmp_path / "out"), weights(run / "model"))
 
 
 def test_what_cannot_be_exported_is_refused(run, toy, tmp_path):
