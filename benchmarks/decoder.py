@@ -37,13 +37,13 @@ def main(
     num_samples: int = 1000,
     extractor: str | None = None,
 ) -> None:
-    """Models that `out` has are not measured again.
+    """Models that `out` has are not measured again; a file of other settings is refused.
 
     Args:
         tokenizer: folder or bundled name; its encoder and codebooks are those of the models.
         models: folders or bundled names.
         data: images.
-        out: JSON to write, or to go on with.
+        out: JSON to write, or to continue.
         sampling: sampling settings of all, such as num_steps=16, over each model's own.
         num_samples: images per distance.
         extractor: whose features are compared; the bundled classifier of the same classes if left out.
@@ -51,18 +51,24 @@ def main(
     other, _ = load_tokenizer(tokenizer)
     config = other.config
     judge = Judge(data, image_size=config.image_size, channels=config.channels, extractor=extractor)
-    rows: list[dict[str, Any]] = read_json(out)["rows"] if out.exists() else []
+    asked: dict[str, Any] = {"tokenizer": tokenizer, "data": data, "num_samples": num_samples, "metric": judge.metric}
+    asked["sampling"] = parse_overrides(sampling)
+    found = read_json(out) if out.exists() else {**asked, "rows": []}
+    rows: list[dict[str, Any]] = found["rows"]
+    for name, value in asked.items():
+        if found.get(name) != value:
+            raise ConfigError(f"'{out}' has {name}={found.get(name)}, not {value}; choose another --out")
     for model in (model for model in models if model not in {row["model"] for row in rows}):
         pipe = ImagePipeline.from_pretrained(model)
         if not torch.equal(pipe.tokenizer.quantizer.codebooks, other.quantizer.codebooks):
             raise ConfigError(f"'{model}' has other codebooks than '{tokenizer}': its codes mean something else")
-        guided = sampling_with(pipe.sampling, parse_overrides(sampling))
-        pipe.tokenizer = other
+        guided = sampling_with(pipe.sampling, asked["sampling"])
+        pipe.tokenizer = other.to(pipe.device)
         row: dict[str, Any] = {"model": model, "sampling": config_to_dict(guided)}
         for title, variant in (("guided", guided), ("unguided", without_guidance(guided))):
             row[title] = judge.score_pipeline(pipe, variant, num_samples=num_samples, seed=FINAL_SEED).distance
         rows.append(row)
-        write_json(out, {"metric": judge.metric, "num_samples": num_samples, "tokenizer": tokenizer, "rows": rows})
+        write_json(out, {**asked, "rows": rows})
     print(f"| decoder of {tokenizer} | {judge.metric} guided | unguided |\n|---|---|---|")
     for row in rows:
         print(f"| {row['model']} | {row['guided']:.2f} | {row['unguided']:.2f} |")

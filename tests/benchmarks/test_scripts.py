@@ -164,6 +164,9 @@ def test_decoder(judge: Path, pipeline: Path, tmp_path: Path, capsys: pytest.Cap
     assert (
         f"| {pipeline} | {rows['bright']['guided']:.2f} | {rows['bright']['unguided']:.2f} |" in capsys.readouterr().out
     )
+    for other in ({"num_samples": 10}, {"tokenizer": str(tmp_path / "same")}, {"sampling": ("num_steps=1",)}):
+        with pytest.raises(ConfigError, match="bright.json' has .*; choose another --out"):
+            decoder.main(**({"tokenizer": str(tmp_path / "bright"), "out": out} | given | other))
     tokenizer.quantizer.codebooks.normal_()
     save_tokenizer(tmp_path / "other", tokenizer)
     with pytest.raises(ConfigError, match="has other codebooks"):

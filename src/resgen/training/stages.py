@@ -83,7 +83,7 @@ def with_kind(recipe: R, kind: str, kinds: Mapping[str, Kind] = KINDS) -> R:
 
 
 class Job(NamedTuple):
-    """The task of a training stage.
+    """A stage's task, with the data and settings to record.
 
     Attributes:
         task: what is trained.

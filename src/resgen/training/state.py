@@ -313,7 +313,7 @@ def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_run_folder(out_dir: Path, resume: bool) -> None:
-    """Reject a path that is not a folder, or that holds a run that should not be resumed.
+    """Reject a path that is not a folder, or that holds a run unless it is to be resumed.
 
     Raises:
         ConfigError: naming the folder and the remedy.
