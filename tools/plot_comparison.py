@@ -77,9 +77,9 @@ def points() -> dict[str, Points]:
         if row["sampling"] == "guidance_scale=4,num_steps=16"
     ]
     found["fixed"][30000] += plain(read("mixture-head-30k.json")["rows"], "paper")
-    found["residual"][30000] += plain(read("residual-30k.json")["rows"], "residual")
     for kind in ("residual", "direct"):
-        found[kind][10000] += plain(read(f"{kind}-10k.json")["rows"], kind)
+        for length in (10, 30):
+            found[kind][1000 * length] += plain(read(f"{kind}-{length}k.json")["rows"], kind)
     return {kind: found[kind] for kind in LINES}
 
 
