@@ -311,6 +311,19 @@ def test_a_voice_that_did_not_arrive_is_asked_for_again(page: Page, fake: FakeSe
     assert page.errors() == []
 
 
+def test_a_voice_that_arrives_late_does_not_interrupt_what_was_asked_for_since(page: Page, fake: FakeServer) -> None:
+    fake.samples_held = True
+    page.load("speech")
+    page.click(".named .listen")
+    page.finish()
+    late = "return performance.getEntriesByType('resource').filter((e) => e.name.includes('/voices')).length"
+    assert page.run(late) == 0, "the voices came first"
+    fake.samples_released.set()
+    page.wait(lambda: page.run(late) == 1)
+    page.run("return new Promise((done) => setTimeout(done, 100))")
+    assert page.run("return document.querySelector('#view-speech form > audio').src") == ""
+
+
 def test_a_long_text_is_kept_whole_and_its_length_said(voice: Page, fake: FakeServer, recording: Path) -> None:
     paste = "arguments[0].select(); document.execCommand('insertText', false, arguments[1])"
     voice.run(paste, voice.one("[name=text]"), 150 * "🙂" + 51 * "a")

@@ -218,7 +218,9 @@ def test_a_change_is_shown_although_another_model_was_chosen_meanwhile(words: Pa
     fake.released.set()
     assert words.end() == "New from 0.16 to 0.32 s, in 0.1 s, seed 0."
     assert words.one(".after audio").is_displayed() and not words.one(".offer").is_displayed()
+    assert words.one("#words-change").text.endswith("; the rest is kept.")
     words.choose("[name=model]", "digits")
+    assert words.one("#words-change").text == PRESS
     assert words.status() == "" and not words.one(".after").is_displayed() and words.one(".offer").is_displayed()
 
 

@@ -20,7 +20,12 @@ export function startSpeech(view, { models, store, samples, change }) {
   const player = new Player();
   const heard = make("audio"); // a named voice
   form.append(heard);
-  document.addEventListener("play", () => player.stop(), true); // one sound at a time
+  let wanted = null; // the button of the named voice that is to be heard once it arrives
+  const silence = () => {
+    wanted = null;
+    player.stop();
+  };
+  document.addEventListener("play", silence, true); // one sound at a time
   const sentences = new Sentences(make("div", { class: "sentences" }));
   const result = make("div", { class: "result" });
   output.append(result, sentences.root);
@@ -44,6 +49,7 @@ export function startSpeech(view, { models, store, samples, change }) {
       make("label", { class: "check" }, make("input", { type: "radio", name: "voice", value: `named:${name}`, onchange: () => show() }),
         make("span", { text: name })),
       make("button", { type: "button", class: "listen", text: "Listen", "aria-label": `Listen to ${name}`, onclick: (event) => hear(name, event.target) }))));
+    wanted = null;
     if (!voiceNow()) form.querySelector("[name=voice][value=none]").checked = true; // a named one of another model
     if (names.length) askVoices(model).catch(() => {}); // said when one is to be heard
   };
@@ -54,10 +60,10 @@ export function startSpeech(view, { models, store, samples, change }) {
   };
   const hear = async (name, button) => {
     clearError(button);
-    const model = store.value;
+    wanted = button;
     try {
-      const { flac } = (await askVoices(model)).find((voice) => voice.name === name);
-      if (store.value !== model) return; // another one was chosen meanwhile
+      const { flac } = (await askVoices(store.value)).find((voice) => voice.name === name);
+      if (wanted !== button) return; // another sound or model was chosen meanwhile
       heard.src = `data:audio/flac;base64,${flac}`;
       heard.play().catch(() => {}); // another press has come between
     } catch (error) {
@@ -132,7 +138,7 @@ export function startSpeech(view, { models, store, samples, change }) {
     const body = request();
     const [spoken, model, pieces] = [body.get("text"), store.value, []];
     if (aloud.checked) hush(document);
-    player.stop();
+    silence();
     if (aloud.checked) player.start(model.sample_rate_hz);
     signal.addEventListener("abort", () => player.stop());
     say("Speaking …");

@@ -100,6 +100,7 @@ export function startWords(view, { models, store, samples, sources, change }) {
   store.follow((model) => {
     applyDefaults(form, model);
     forget(view, output);
+    if (output.hidden) showWords(); // not what was changed before
     showOffer();
   });
   chooseModel(form.elements.model, models, store);
