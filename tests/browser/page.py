@@ -64,10 +64,20 @@ class Page:
         return element
 
     def click(self, selector: str) -> None:
-        """Press it where it is not under the bar at the bottom of the window."""
+        """Press it where it is not under the bar at the bottom of the window, once the page has stopped scrolling."""
+        from selenium.common.exceptions import ElementClickInterceptedException
+
         element = self.one(selector)
-        self.run("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", element)
-        element.click()
+
+        def press() -> bool:
+            self.run("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", element)
+            try:
+                element.click()
+            except ElementClickInterceptedException:
+                return False
+            return True
+
+        self.wait(press, f"a press on {selector} that nothing intercepts")
 
     def fill(self, selector: str, value: object) -> None:
         element = self.one(selector)
