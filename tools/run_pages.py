@@ -157,8 +157,8 @@ def blocks_of(page: Path) -> list[tuple[str, str]]:
 
 
 def lines_of(text: str) -> list[str]:
-    """The command lines of a block, without comments."""
-    lines = text.replace("\\\n", "").splitlines()
+    """The command lines of a block, each on one line, without comments."""
+    lines = re.sub(r" *\\\n *", " ", text).splitlines()
     return [line.split(" #")[0].strip() for line in lines if line.strip() and line[0] not in "# "]
 
 

@@ -45,7 +45,7 @@ def test_the_commands_of_a_page_in_its_order(page: Path) -> None:
     steps = list(steps_of(page))
     assert [step.code.split()[0] for step in steps] == ["python", "cat", "docker", "resgen", "word"]
     assert [step.is_python for step in steps] == [False] * 4 + [True]
-    assert steps[1].code == "cat made.txt     OTHER"
+    assert steps[1].code == "cat made.txt OTHER"
 
 
 def test_every_command_runs_in_the_same_folder_and_the_table_says_how_long(
