@@ -8,18 +8,16 @@ For example:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import tyro
 from torch import Tensor
 
 from resgen.checkpoints.format import (
     CONFIG_NAME,
     Component,
-    Folder,
     SavedComponent,
     load_folder,
     load_tensors,
@@ -27,6 +25,7 @@ from resgen.checkpoints.format import (
     save_folder,
 )
 from resgen.checkpoints.locate import resolve_model
+from resgen.checkpoints.parts import with_part
 from resgen.config import config_from_dict, config_to_dict, parse_overrides, replace_nested
 from resgen.data.sound.decode import read_sound, write_sound
 from resgen.files import json_text, write_text
@@ -35,7 +34,6 @@ from resgen.kinds import KINDS
 ASSETS = Path(__file__).resolve().parent.parent / "src" / "resgen" / "assets"
 MAX_BYTES = 25_000_000
 VOICE_HZ = 16_000
-CODEBOOKS = "quantizer.codebooks"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +69,7 @@ class Bundle:
     def run(self) -> None:
         folder = load_folder(resolve_model(self.model))
         for name, other in (part.split("=", 1) for part in self.replace):
-            folder = _with_part(folder, name, load_folder(resolve_model(other)))
+            folder = with_part(folder, name, load_folder(resolve_model(other)))
         sizes = [part.path.stat().st_size for part in folder.components.values()]
         if max(sizes) > MAX_BYTES:
             raise SystemExit(f"a file of {self.model} has {max(sizes)} bytes; at most {MAX_BYTES} are bundled")
@@ -100,16 +98,6 @@ class Bundle:
         if self.share is not None:
             _share(ASSETS / self.name, self.share)
         print(f"{ASSETS.name}/{self.name}: {sum(sizes) / 1e6:.1f} MB")
-
-
-def _with_part(folder: Folder, name: str, other: Folder) -> Folder:
-    old, new = folder.component(name), other.component(name)
-    if name == "tokenizer":
-        books = [load_tensors(part)[CODEBOOKS] for part in (old, new)]
-        if not torch.equal(*books):
-            raise SystemExit(f"{other.path} has other codebooks than the tokenizer of {folder.path}")
-    history = {**folder.extra.get("history", {}), name: other.record(name)}
-    return replace(folder, components={**folder.components, name: new}, extra={**folder.extra, "history": history})
 
 
 def _without_places(record: dict[str, Any]) -> dict[str, Any]:
