@@ -56,6 +56,8 @@ class Export:
         if self.checkpoint != "best":
             raise ConfigError("give --checkpoint or --replace; export the checkpoint first, then replace its part")
         parts = dict(part.partition("=")[::2] for part in self.replace)
+        if len(parts) < len(self.replace):
+            raise ConfigError(f"--replace {' '.join(self.replace)} names a part twice")
         if wrong := [name for name, model in parts.items() if not model]:
             raise ConfigError(f"--replace {wrong[0]!r} must be PART=MODEL, such as tokenizer=runs/decoder/model")
         from resgen.checkpoints.parts import save_with_parts

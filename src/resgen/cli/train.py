@@ -92,8 +92,11 @@ class Training:
         return 0
 
     def next_command(self, modality: Modality, recipe: Any) -> list[str]:
-        """The words of the command that trains the next stage, or that makes something with the finished model."""
+        """The words of the command that trains the next stage, or that makes something with the finished model; of a
+        decoder trained alone, that puts it into a model."""
         model = str(self.out / "model")
+        if self.stage == "tokenizer" and getattr(getattr(recipe, "tokenizer_loss", None), "decoder_only", False):
+            return ["resgen", "export", "RUN", "--replace", f"tokenizer={model}", "--out", "DIR"]
         of_waveforms = not hasattr(getattr(recipe, "tokenizer", None), "mel")
         stages = [name for name in modality.stages if not (name == "vocoder" and of_waveforms)]
         later = stages[stages.index(self.stage) + 1 :] if self.stage in stages else []

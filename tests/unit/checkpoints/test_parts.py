@@ -82,6 +82,7 @@ def test_on_the_command_line(model: Path, decoder: Path, tmp_path: Path, capsys:
     for options, message in (
         (["--replace", "tokenizer"], "--replace 'tokenizer' must be PART=MODEL"),
         (["--replace", f"tokenizer={decoder}", "--checkpoint", "3"], "give --checkpoint or --replace"),
+        (["--replace", "tokenizer=a", "tokenizer=b"], "--replace tokenizer=a tokenizer=b names a part twice"),
     ):
         assert main(["export", str(model), *options, "--out", str(tmp_path / "no")]) == 2
         assert message in capsys.readouterr().err and not (tmp_path / "no").exists()

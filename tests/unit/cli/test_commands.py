@@ -249,6 +249,9 @@ def test_a_training_ends_with_its_quality_and_the_next_command(monkeypatch, tmp_
     argv = "train generator --recipe digits --tokenizer runs/a-tokenizer/model --out runs/a"
     lines = following(argv, capsys, {"val_loss": 4.0}, monkeypatch)
     assert lines[-1] == "next: resgen generate image --model runs/a/model --num-samples 8 --out runs/a/samples.png"
+    argv = "train tokenizer --recipe digits --init t --out runs/d --set tokenizer_loss.decoder_only=true"
+    lines = following(argv, capsys, {}, monkeypatch)
+    assert lines[-1] == "next: resgen export RUN --replace tokenizer=runs/d/model --out DIR"
 
 
 @pytest.mark.parametrize(
