@@ -8,6 +8,7 @@ For example:
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from resgen.checkpoints.format import (
 )
 from resgen.checkpoints.locate import resolve_model
 from resgen.checkpoints.parts import with_part
+from resgen.cli.main import guard
 from resgen.config import config_from_dict, config_to_dict, parse_overrides, replace_nested
 from resgen.data.sound.decode import read_sound, write_sound
 from resgen.files import json_text, write_text
@@ -130,4 +132,4 @@ def _published(part: SavedComponent) -> dict[str, Tensor]:
 
 
 if __name__ == "__main__":
-    tyro.cli(Bundle).run()
+    sys.exit(guard(lambda: tyro.cli(Bundle).run()))

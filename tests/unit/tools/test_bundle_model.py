@@ -11,7 +11,7 @@ from bundle_model import Bundle
 from resgen.checkpoints.artefacts import save_tokenizer
 from resgen.checkpoints.format import load_folder
 from resgen.checkpoints.speech import load_speech_pipeline, save_vocoder
-from resgen.errors import CheckpointError
+from resgen.errors import CheckpointError, ConfigError
 from speech_parts import make_tokenizer, make_vocoder, save_parts
 
 
@@ -65,7 +65,7 @@ def test_a_tokenizer_with_other_codebooks_is_refused(assets: Path, tmp_path: Pat
     save_tokenizer(tmp_path / "other", other)
     bundle(tmp_path, model, f"tokenizer={tmp_path / 'same'}")
     assert load_folder(assets / "voice").record("tokenizer") == {"steps": 2}
-    with pytest.raises(SystemExit, match="other codebooks"):
+    with pytest.raises(ConfigError, match="other codebooks"):
         bundle(tmp_path, model, f"tokenizer={tmp_path / 'other'}")
 
 
