@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from resgen.checkpoints.format import Component, Folder, load_folder, load_tensors, save_folder
 from resgen.checkpoints.locate import resolve_model
@@ -61,8 +62,19 @@ def save_with_parts(model: str | Path, parts: Mapping[str, str | Path], out: str
     folder = load_folder(resolve_model(model))
     for name, other in parts.items():
         folder = with_part(folder, name, load_folder(resolve_model(other)))
+    save_again(folder, out)
+
+
+def save_again(folder: Folder, out: str | Path, tensors: Mapping[str, Mapping[str, Tensor]] | None = None) -> None:
+    """Write a saved model to another folder, with its voices; what was measured of it is left out, and so is its card.
+
+    Args:
+        folder: the model.
+        out: where it goes.
+        tensors: parameters and buffers of the parts that get others, by name.
+    """
     components = {
-        name: Component(type=one.type, config=one.config, tensors=load_tensors(one))
+        name: Component(type=one.type, config=one.config, tensors=(tensors or {}).get(name) or load_tensors(one))
         for name, one in folder.components.items()
     }
     history = {name: one for name, one in folder.extra.get("history", {}).items() if name != HISTORY}

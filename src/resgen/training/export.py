@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from resgen.checkpoints.format import Component, load_folder, load_tensors, save_folder
+from resgen.checkpoints.format import load_folder, load_tensors
 from resgen.checkpoints.locate import resolve_model
-from resgen.checkpoints.measured import HISTORY
+from resgen.checkpoints.parts import save_again
 from resgen.checkpoints.tensors import check_match
 from resgen.errors import ConfigError
 from resgen.files import nearest_path
@@ -51,14 +52,8 @@ def export_checkpoint(run: str | Path, out: str | Path, step: int | None = None)
     tensors = {name: tensor for name, tensor in found.items() if name in published or name in averages}
     check_match(published, tensors, str(kept[chosen]))
     tensors = {name: tensors[name].to(old.dtype) for name, old in published.items()}
-    components = {
-        name: Component(type=one.type, config=one.config, tensors=tensors if name == stage else load_tensors(one))
-        for name, one in folder.components.items()
-    }
     loss = {"val_loss": state.best_value} if chosen == state.best_step else {}
     record = {"steps": chosen, "seconds": state.elapsed_s, "metrics": {**state.last_means, **loss}}
-    history = {name: one for name, one in folder.extra.get("history", {}).items() if name != HISTORY}
-    extra = folder.extra | {"history": history | {stage: folder.record(stage) | record}}
-    sounds = {path.name: path.read_bytes() for path in folder.path.glob("*.flac")}
-    save_folder(out, kind=folder.kind, components=components, extra=extra, files=sounds)
+    history = {**folder.extra.get("history", {}), stage: folder.record(stage) | record}
+    save_again(replace(folder, extra=folder.extra | {"history": history}), out, {stage: tensors})
     return state
