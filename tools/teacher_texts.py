@@ -1,14 +1,26 @@
-"""What the teacher says: sentences from files, and numbers, names, questions, short utterances and digits made here."""
+"""What the teacher says: sentences of files and their beginnings, and texts that are made here."""
 
 from __future__ import annotations
 
 import random
 import re
 from collections.abc import Iterable
+from functools import cache
+
+from resgen.data.phonemes import EnglishPhonemes, lexicon
 
 DIGITS = tuple("zero one two three four five six seven eight nine".split())
-SHARES = {"sentence": 0.56, "question": 0.08, "number": 0.12, "name": 0.10, "short": 0.08, "digits": 0.06}
-"""Part of the utterances of each kind."""
+SHARES = {
+    "sentence": 0.44,
+    "phrase": 0.08,
+    "question": 0.08,
+    "number": 0.12,
+    "name": 0.10,
+    "words": 0.08,
+    "short": 0.06,
+    "digits": 0.04,
+}
+"""Part of the utterances of each kind: `sentence` and `phrase` come from files, half of the questions too."""
 
 _SUBJECTS = set("he she they we i you it there this that these those who what where when why how let's".split())
 _VERBS = set(
@@ -16,6 +28,8 @@ _VERBS = set(
     can't couldn't won't""".split()
 )
 _ASK = set("who what where when why how which whose is are was were do does did can could will would shall may".split())
+_OPEN = set("a an the of to in on at by for from with and or but if as than my your his her its our their".split())
+"""Words with which no utterance ends."""
 _FIRST = """James Mary Robert Patricia John Jennifer Michael Linda David Elizabeth William Barbara Richard Susan Joseph
     Jessica Thomas Sarah Karen Charles Lisa Daniel Nancy Matthew Betty Anthony Sandra Mark Margaret Ashley
     Steven Emily Andrew Donna Michelle George Carol Amanda Edward Melissa Brian Laura Ronald Rebecca Jason
@@ -111,10 +125,20 @@ def is_question(text: str) -> bool:
     return text.endswith("?")
 
 
+def beginning(text: str, rng: random.Random) -> str:
+    """The first one to four words of a sentence, as an utterance of its own."""
+    words = text.split()[: rng.randint(1, 4)]
+    while len(words) > 1 and words[-1].lower() in _OPEN:
+        words.pop()
+    return " ".join(words).rstrip(" ,.?!;:-") + rng.choice("..?!")
+
+
 def make_text(kind: str, rng: random.Random) -> str:
     """A text of one of the kinds that are made; digits are written as words, with commas where one pauses."""
     if kind == "digits":
         return ", ".join(rng.choices(DIGITS, k=rng.randint(2, 6))) + "."
+    if kind == "words":
+        return ", ".join(rng.sample(_words(), rng.randint(1, 3))).capitalize() + rng.choice("..?!")
     template = rng.choice({"number": _NUMBERS, "name": _NAMES, "question": _QUESTIONS, "short": _SHORT}[kind])
     text = template.strip().format(**_fillings(rng))
     return text[0].upper() + text[1:]
@@ -151,3 +175,9 @@ def _fillings(rng: random.Random) -> dict[str, str]:
         "nth": ordinal,
         "ordinal": ordinal,
     }
+
+
+@cache
+def _words() -> list[str]:
+    """Words of the package's lexicon, of four letters or more."""
+    return sorted(word for word in lexicon(EnglishPhonemes.name) if len(word) > 3 and word.isascii() and word.isalpha())

@@ -14,7 +14,7 @@ import pytest
 import torch
 from speech_rows import encode_row, is_test_text, read_lines, write_rows
 from teacher import HELD_OUT, TEST_SENTENCES, Teacher, TeacherVoice, read_model, style_of, test_sentences, workers
-from teacher_texts import SHARES, make_text, usable_sentences
+from teacher_texts import SHARES, beginning, make_text, usable_sentences
 
 from resgen.data.sound.sources import open_speech
 from resgen.errors import DataError
@@ -85,10 +85,16 @@ def test_digits_of_the_tests_are_never_said(teacher: Teacher) -> None:
 
 def test_made_texts_of_each_kind_are_filled_in(teacher: Teacher) -> None:
     rng = random.Random(0)
-    for kind in SHARES.keys() - {"sentence"}:
+    for kind in SHARES.keys() - {"sentence", "phrase"}:
         texts = [make_text(kind, rng) for _ in range(200)]
         assert len(set(texts)) > 40 and not any("{" in text or text != text.strip() for text in texts)
     assert sum(SHARES.values()) == pytest.approx(1)
+
+
+def test_beginnings_are_whole_words_of_a_sentence_and_end_in_none_that_needs_another() -> None:
+    rng = random.Random(0)
+    drawn = {beginning("we took the road to Rome.", rng).rstrip(".?!") for _ in range(200)}
+    assert drawn == {"we", "we took", "we took the road"}
 
 
 def test_sentences_are_told_from_phrases() -> None:
