@@ -31,7 +31,7 @@ from resgen.cli.common import check_out_file, message
 from resgen.cli.main import guard
 from resgen.data.codes.cache import CachePlan
 from resgen.data.codes.encoding import write_codes
-from resgen.devices import choose_dtype
+from resgen.devices import choose_dtype, dtype_name
 from resgen.errors import ConfigError
 from resgen.evaluation.bench.cases import SHAPES, Case, preset, random_network
 from resgen.evaluation.bench.memory import extra_peak_bytes, largest_batch
@@ -119,7 +119,7 @@ def main(
         batch_size=batch_size,
         num_steps=num_steps,
         guidance=False,
-        dtype=str(data_type).removeprefix("torch."),
+        dtype=dtype_name(data_type),
         seed=seed,
     )
     parts: dict[str, Callable[[], list[dict[str, Any]]]] = {

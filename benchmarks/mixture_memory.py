@@ -15,7 +15,7 @@ import tyro
 from times import medians
 
 from resgen.cli.main import guard
-from resgen.devices import choose_dtype
+from resgen.devices import choose_dtype, dtype_name
 from resgen.errors import ConfigError
 from resgen.evaluation.bench.memory import extra_peak_bytes
 from resgen.evaluation.bench.timing import CPU, interleaved, machine_of
@@ -56,7 +56,7 @@ def main(
     if len(rows) < 2 or sorted(set(rows)) != list(rows):
         raise ConfigError(f"rows={rows} must be two or more rising numbers")
     data_type = choose_dtype(dtype, CPU)
-    name = str(data_type).removeprefix("torch.")
+    name = dtype_name(data_type)
     sizes: dict[str, Any] = {"num_components": num_components, "code_dim": code_dim, "width": width, "seed": seed}
     sizes["dtype"] = name
     seconds, memory = {}, {}

@@ -48,6 +48,11 @@ def has_bfloat16(device: torch.device) -> bool:
     return False
 
 
+def dtype_name(dtype: str | torch.dtype) -> str:
+    """The name of a type of numbers, as `bfloat16`."""
+    return str(dtype).removeprefix("torch.")
+
+
 def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     """`float32` or `bfloat16`, by name (`fp32` and `bf16` for short) or as it is; `auto` takes bfloat16 where the
     device has instructions for it.
@@ -55,7 +60,7 @@ def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     Raises:
         ConfigError: any other type.
     """
-    name = str(dtype).removeprefix("torch.")
+    name = dtype_name(dtype)
     name = _SHORT.get(name, name)
     if name == "auto":
         return torch.bfloat16 if has_bfloat16(device) else torch.float32

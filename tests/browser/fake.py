@@ -234,6 +234,8 @@ class _Handler(BaseHTTPRequestHandler):
         about = {"event": "plan", "text": text, "replaced": " ".join(said[1:end]), "words": words, "begin_s": 0.16}
         about |= {"replaced_words": [1, end], "new_words": [1, 2], "new_positions": [4, 8]}
         about |= {"end_s": 0.24, "new_end_s": 0.32, "duration_s": 0.4}
+        if fields.get("check_input") == "true" and said[-1] == "else":
+            self._line({"event": "warning", "warnings": ["the recording may say something else than its text"]})
         self._line({**about, "spectrogram": picture("before", size=64)})
         for step in range(1, steps + 1):
             self.server.wait(step)

@@ -372,6 +372,21 @@ def test_a_recording_can_be_given_up_while_the_browser_asks_for_the_microphone(v
     assert voice.one(".record-status").text.startswith("At most 6 seconds") and voice.errors() == []
 
 
+def test_a_recorder_that_fails_gives_the_microphone_back(voice: Page) -> None:
+    voice.run("""const media = navigator.mediaDevices, ask = media.getUserMedia.bind(media);
+        media.getUserMedia = async (wish) => {
+          const sound = await ask(wish);
+          [window.track] = sound.getTracks();
+          return sound;
+        };
+        window.MediaRecorder = class { constructor() { throw new Error("no encoder"); } };""")
+    choose_voice(voice, "record")
+    voice.click(".record")
+    voice.wait(voice.errors)
+    assert voice.error_of(".record") == "No recording: no encoder."
+    assert voice.run("return window.track.readyState") == "ended"
+
+
 def test_a_microphone_that_is_refused_is_said(voice: Page) -> None:
     voice.run("""navigator.mediaDevices.getUserMedia = async () => {
         throw new DOMException("Permission denied", "NotAllowedError"); };""")

@@ -185,6 +185,18 @@ def test_what_the_server_refuses_is_named_beside_its_field(
     assert words.error_of(control) == f"{error}."
 
 
+def test_doubts_about_the_text_of_a_file_are_said(words: Page, fake: FakeServer, recording: Path) -> None:
+    upload(words, recording)
+    for said, doubt in (
+        ("something else", " But the recording may say something else than its text."),
+        ("one two", ""),
+    ):
+        words.fill("[name=input_text]", said)
+        words.fill("[name=text]", "three seven")
+        assert words.finish() == f"New from 0.16 to 0.32 s, in 0.1 s, seed 0.{doubt}"
+    assert [fields["check_input"] for _, fields in fake.seen] == ["true", "true"]
+
+
 def test_a_recording_made_now_is_sent(words: Page, fake: FakeServer) -> None:
     words.click("[name=source][value=record]")
     words.click(".record")

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from resgen.devices import choose_dtype
+from resgen.devices import choose_dtype, dtype_name
 from resgen.errors import ConfigError
 from resgen.nn.transformer import Block
 
@@ -151,7 +151,7 @@ def choose_type(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     Raises:
         ConfigError: another type, or int8 where it cannot be computed with.
     """
-    if str(dtype).removeprefix("torch.") != "int8":
+    if dtype_name(dtype) != "int8":
         return choose_dtype(dtype, device)
     check_int8(device)
     return torch.int8

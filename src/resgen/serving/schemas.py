@@ -100,6 +100,7 @@ class SpeechEditForm(Sampling):
     speed: float = Field(1.0, ge=0.25, le=4, description="1 keeps the pace of the recording.")
     keep_length: bool = Field(False, description="The new words take as long as the old ones.")
     blend: bool = Field(False, description="Keep the sound outside the change as it is.")
+    check_input: bool = Field(False, description="Warn if the recording does not seem to match its transcript.")
 
 
 class SpeechEditBody(SpeechEditForm):
@@ -181,7 +182,7 @@ class SpeechAnswer(BaseModel):
     wav: str = Field(description="WAV in base64")
     spectrogram: Png
     seconds: float
-    warnings: list[str] = Field([], description="Doubts about the prompt's transcript, if check_prompt is set.")
+    warnings: list[str] = Field([], description="Doubts about a transcript, if `check_prompt` or `check_input` is set.")
 
 
 class WordAnswer(BaseModel):

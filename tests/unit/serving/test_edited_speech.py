@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from resgen.data.sound.decode import encode_sound, read_sound
+from resgen.pipelines.speech import fit
 from resgen.pipelines.speech.pipeline import SpeechPipeline
 from resgen.serving.service import Service
 from serving_parts import Asked, talk
@@ -67,6 +68,28 @@ def test_an_edit_is_that_of_the_pipeline(speaks: dict[str, str], pipe: SpeechPip
         assert " ".join(word["text"] for word in old) == answer["replaced"]
         assert " ".join(answer["text"].split()[slice(*answer["new_words"])]) == said
     assert body.json()["replaced"] == "ca"
+
+
+def test_doubts_about_a_transcript_are_told_where_they_are_asked_for(
+    speaks: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heard: list[int] = []
+
+    def better_orders(model: object, samples: torch.Tensor, spoken: object, mel: object) -> tuple[int, int]:
+        heard.append(len(samples))
+        return 3, 5
+
+    monkeypatch.setattr(fit, "better_orders", better_orders)
+    asked, wav = {"json": {**BODY, "check_input": True}}, {"headers": {"Accept": "audio/wav"}}
+    told, quiet, sound = posted(speaks, asked, {"json": BODY}, asked | wav)
+    (line,) = told.json()["warnings"]
+    assert line.startswith("the recording may say something else than its text 'ab ca bac': 3 of 5 other orders")
+    assert quiet.json()["warnings"] == [] and sound.headers["X-Warning"] == line
+    (stream,) = posted(speaks, asked, path=STREAM)
+    events = [json.loads(row) for row in stream.text.splitlines()]
+    assert [event["event"] for event in events[:2]] == ["warning", "plan"] and events[0]["warnings"] == [line]
+    assert len(heard) == 3 and set(heard) == {heard[0]} and heard[0] % UNIT == 0
+    assert "ab ca bac" not in capsys.readouterr().err, "the server's log may not hold what is sent to it"
 
 
 def test_a_change_at_the_end_ends_with_the_sound(speaks: dict[str, str]) -> None:

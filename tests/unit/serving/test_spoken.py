@@ -16,7 +16,7 @@ from resgen.checkpoints.format import Component, load_folder, save_folder
 from resgen.checkpoints.voices import sentences_of
 from resgen.data.sound.decode import encode_sound, read_sound
 from resgen.errors import CheckpointError
-from resgen.pipelines.speech import pipeline
+from resgen.pipelines.speech import fit
 from resgen.pipelines.speech.pipeline import SpeechPipeline
 from resgen.serving.routes import STEPS_AHEAD, headers_of
 from resgen.serving.service import Service
@@ -100,7 +100,7 @@ def test_doubts_about_a_prompts_text_are_told_where_they_are_asked_for(
         looked.append(spoken.text)
         return (3, 5) if spoken.text == "a cab" else (1, 5)
 
-    monkeypatch.setattr(pipeline, "better_orders", better_orders)
+    monkeypatch.setattr(fit, "better_orders", better_orders)
     prompt = base64.b64encode(encode_sound(voice(0.95), RATE)).decode()
     fields = {"text": TEXT, "seed": 3, "num_steps": 2, "prompt": prompt, "check_prompt": True}
     files = ["audio/wav", "audio/flac"]

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resgen.devices import choose_device
+from resgen.devices import choose_device, dtype_name
 from resgen.errors import ConfigError, unknown
 from resgen.evaluation.bench.cases import GUIDANCE_SCALE, MEASURED, SHAPES, Case, random_network
 from resgen.evaluation.bench.memory import extra_peak_bytes, largest_batch
@@ -110,7 +110,7 @@ class BenchConfig:
                 num_steps=self.steps,
                 guidance=self.guidance,
                 guidance_start=self.guidance_start,
-                dtype=str(dtype).removeprefix("torch."),
+                dtype=dtype_name(dtype),
                 seed=self.seed,
             )
             for batch_size in sorted(self.batch_sizes)

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from resgen.devices import dtype_name
 from resgen.progress import Advance, no_progress
 
 Name = TypeVar("Name")
@@ -61,7 +62,7 @@ def machine_of(device: torch.device, *dtypes: torch.dtype) -> dict[str, Any]:
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return {
         "device": f"{device.type}: {name}",
-        "dtype": ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes),
+        "dtype": ", ".join(dtype_name(dtype) for dtype in dtypes),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "load": load,

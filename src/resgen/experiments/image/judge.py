@@ -15,6 +15,7 @@ from torch import Tensor
 from resgen.checkpoints.format import load_folder
 from resgen.checkpoints.locate import resolve_model
 from resgen.config import config_to_dict
+from resgen.devices import dtype_name
 from resgen.evaluation.image.checks import generation_protocol
 from resgen.evaluation.image.evaluate import Generate, Subject, evaluate_generation, folder_sha256
 from resgen.evaluation.image.extractors import Extractor, default_extractor, load_extractor
@@ -35,7 +36,7 @@ _BATCH_SIZE = 250
 
 def sampling_of(pipe: ImagePipeline, sampling: AnySampling) -> dict[str, Any]:
     """Settings of the sampler as a protocol names them, with the generator's arithmetic."""
-    return {**config_to_dict(sampling), "dtype": str(pipe.dtype).removeprefix("torch.")}
+    return {**config_to_dict(sampling), "dtype": dtype_name(pipe.dtype)}
 
 
 def sha256_of(model: str | Path) -> str:

@@ -16,6 +16,7 @@ from resgen.config import config_to_dict
 from resgen.data.announce import announce
 from resgen.data.sound.sources import SpeechSource, available_splits, open_speech
 from resgen.data.splits import known_split
+from resgen.devices import dtype_name
 from resgen.errors import ConfigError, DataError, unknown
 from resgen.evaluation.image.evaluate import folder_sha256
 from resgen.evaluation.speech.evaluate import (
@@ -103,8 +104,7 @@ class SpeechJudge:
             data_sha256=source.fingerprint,
             num_trials=len(selection),
             seeds=seeds,
-            sampling=config_to_dict(sampling_with(pipe.sampling, options))
-            | {"dtype": str(pipe.dtype).removeprefix("torch.")},
+            sampling=config_to_dict(sampling_with(pipe.sampling, options)) | {"dtype": dtype_name(pipe.dtype)},
             transcriber=about_judge(self.transcriber),
             speaker_encoder=about_judge(self.encoder),
             candidates=tuple(sorted(candidates)),

@@ -190,8 +190,7 @@ class SpeechEditor:
         if length * self.stride < tokens.shape[1]:
             seconds = (end - offset) / rate
             raise DataError(f"{where} has {seconds:.2f} s of speech, too little for its text {spoken.text!r}")
-        sound = gain * samples[offset : offset + length * unit].to(self.device)
-        sound = torch.nn.functional.pad(sound, (0, length * unit - len(sound)))
+        sound = self._cut(samples, offset, gain, length)
         codes, _ = self.codec.encode(sound[None], torch.tensor([len(sound)], device=self.device))
         real, frames = torch.ones_like(tokens, dtype=torch.bool), torch.tensor([length * self.stride]).to(self.device)
         hidden = self.text_model(tokens, real)
@@ -199,6 +198,16 @@ class SpeechEditor:
         durations = self.text_model.match(hidden, real, mels, frames)[0]
         rate_of_speech = pace(self.text_model.log_durations(hidden, real)[0, 1:-1], durations[1:-1])
         return Recording(samples, spoken, codes[0], offset, gain, durations.cpu(), rate_of_speech)
+
+    def sound(self, recording: Recording) -> Float[Tensor, " S"]:
+        """What of a recording was encoded, as loud as it was then."""
+        return self._cut(recording.samples, recording.offset, recording.gain, len(recording.codes))
+
+    def _cut(self, samples: Float[Tensor, " S"], offset: int, gain: float, count: int) -> Float[Tensor, " R"]:
+        """The samples of `count` positions from `offset` on."""
+        size = count * self.codec.samples_per_position
+        sound = gain * samples[offset : offset + size].to(self.device)
+        return torch.nn.functional.pad(sound, (0, size - len(sound)))
 
     def words(self, recording: Recording) -> list[SpokenWord]:
         """The words of a recording."""

@@ -1,4 +1,5 @@
-"""Does a prompt's text fit its sound? A wrong text spoils the voice without any error, so doubts are reported.
+"""Does the text of a prompt or recording fit its sound? A wrong text spoils the result without any error, so doubts
+are reported.
 
 The right text explains the mels better than its own words in another order do. Where several other orders fit better,
 the text is likely another one than what is said. Of 40 prompts with the text of another sentence 16 are found so in
@@ -6,6 +7,8 @@ clear voices and 29 in voices with an accent; of 40 with the right text none and
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -51,3 +54,26 @@ def better_orders(model: TextModel, samples: Float[Tensor, " S"], spoken: Spoken
     means = model.to_mel(expand(hidden.float(), durations, int(frames))).transpose(1, 2)
     errors = (target - means).square().sum(dim=(1, 2))
     return int((errors[1:] < errors[0]).sum()), len(orders)
+
+
+def tell_doubt(
+    model: TextModel,
+    samples: Float[Tensor, " S"],
+    spoken: Spoken,
+    mel: MelConfig,
+    *,
+    where: str,
+    doubt: Callable[[str], object],
+) -> None:
+    """Call `doubt` with a line that names the text if it seems wrong; arguments as in `better_orders`.
+
+    Args:
+        where: what to call the recording.
+        doubt: takes the line.
+    """
+    better, orders = better_orders(model, samples, spoken, mel)
+    if better >= DOUBTFUL:
+        doubt(
+            f"{where} may say something else than its text {spoken.text!r}: {better} of {orders} other orders of the "
+            "words fit it better; a wrong text spoils the result"
+        )

@@ -34,7 +34,7 @@ from resgen.pipelines.speech.edit import (
     check_stretch,
     results_of,
 )
-from resgen.pipelines.speech.fit import DOUBTFUL, better_orders
+from resgen.pipelines.speech.fit import tell_doubt
 from resgen.pipelines.speech.inputs import SoundLike, Speaking, check_speed, name_of, samples_of, texts_of
 from resgen.pipelines.speech.reading import MAX_CHARS, Reader
 from resgen.pipelines.speech.speaker import Speaker
@@ -345,7 +345,7 @@ class SpeechPipeline(BasePipeline):
         check_whole(1, num_samples=num_samples, batch_size=batch_size)
         seed, sampling = seed_of(seed), self._settings(self.__call__, settings)
         change: dict[str, Any] = {"input_text": input_text, "text": text, "begin_s": begin_s, "end_s": end_s}
-        plan = self.plan_edit(recording, **change, speed=speed, keep_length=keep_length)
+        plan = self.plan_edit(recording, **change, speed=speed, keep_length=keep_length, doubt=announce)
         run = SpeechRun(self.generator, sampling, batch_size, callback)
         return results_of(plan, self.codec, run, blend=blend, num_samples=num_samples, seed=seed)
 
@@ -360,15 +360,17 @@ class SpeechPipeline(BasePipeline):
         end_s: float | None = None,
         speed: float = 1.0,
         keep_length: bool = False,
+        doubt: Callable[[str], object] | None = None,
     ) -> SpeechEditPlan:
-        """What an edit keeps of a recording and what it generates; arguments and errors are those of `edit`."""
+        """What an edit keeps of a recording and what it generates; arguments and errors are those of `edit`, and
+        `doubt` is called with a line that names `input_text` if it seems wrong."""
         check_speed(speed)
         if keep_length and speed != 1:
             raise ConfigError(f"speed={speed} and keep_length both say how long the new words take; give one of them")
         if (begin_s is None) != (end_s is None):
             raise ConfigError("begin_s or end_s alone makes no stretch; give both, or neither")
         stretch = None if begin_s is None or end_s is None else (begin_s, end_s)
-        editor, source = self._listen(recording, input_text, stretch)
+        editor, source = self._listen(recording, input_text, stretch, doubt)
         words = self.reader.whole(text)
         span: slice | None = None
         if stretch is None:
@@ -385,7 +387,7 @@ class SpeechPipeline(BasePipeline):
         Raises:
             DataError: see `edit`.
         """
-        editor, source = self._listen(recording, text)
+        editor, source = self._listen(recording, text, doubt=announce)
         return editor.words(source)
 
     def use_lexicon(self, words: str | Path | Mapping[str, str]) -> None:
@@ -440,14 +442,9 @@ class SpeechPipeline(BasePipeline):
         samples, text, where = self._open_recording("prompt", prompt, "prompt_text", prompt_text)
         samples = self.speaker.cleaned(samples)
         example = self.speaker.aligned(samples, text, where)
-        if doubt is None:
-            return example
-        better, orders = better_orders(self.text_model, samples.to(self.speaker.device), text, self.mel)
-        if better >= DOUBTFUL:
-            doubt(
-                f"{where} may say something else than its text {text.text!r}: {better} of {orders} other orders of the "
-                "words fit it better; a wrong text spoils the voice"
-            )
+        if doubt is not None:
+            samples = samples.to(self.speaker.device)
+            tell_doubt(self.text_model, samples, text, self.mel, where=where, doubt=doubt)
         return example
 
     def _warn(self, sentences: Iterable[Spoken]) -> None:
@@ -471,7 +468,11 @@ class SpeechPipeline(BasePipeline):
         return samples, self.reader.whole(text), where
 
     def _listen(
-        self, recording: SoundLike, text: str, stretch: tuple[float, float] | None = None
+        self,
+        recording: SoundLike,
+        text: str,
+        stretch: tuple[float, float] | None = None,
+        doubt: Callable[[str], object] | None = None,
     ) -> tuple[SpeechEditor, Recording]:
         """A recording and its text as they are edited; a stretch in seconds is encoded even where it is silent."""
         rate = self.sample_rate_hz
@@ -480,7 +481,10 @@ class SpeechPipeline(BasePipeline):
             check_stretch(*stretch, len(samples) / rate)
         also = None if stretch is None else (int(stretch[0] * rate), math.ceil(stretch[1] * rate))
         editor = SpeechEditor(self.codec, self.text_model, self.mel, self.parts.voice.loudness_db)
-        return editor, editor.listen(samples, transcript, where, also)
+        heard = editor.listen(samples, transcript, where, also)
+        if doubt is not None:
+            tell_doubt(self.text_model, editor.sound(heard), transcript, self.mel, where=where, doubt=doubt)
+        return editor, heard
 
     def _cast(self) -> Sequence[nn.Module]:
         return (self.generator,)

@@ -23,13 +23,24 @@ export async function record(seconds, signal) {
   const release = () => {
     for (const track of sound.getTracks()) track.stop(); // the microphone's light goes out
   };
-  if (signal.aborted) release();
-  signal.throwIfAborted();
-  const recorder = new MediaRecorder(sound);
+  try {
+    signal.throwIfAborted();
+    return begin(new MediaRecorder(sound), seconds, signal, release);
+  } catch (error) {
+    release();
+    throw error;
+  }
+}
+
+/** See `record`; `release` gives the microphone back. */
+function begin(recorder, seconds, signal, release) {
   const parts = [];
   const wav = new Promise((resolve, reject) => {
     recorder.addEventListener("dataavailable", (event) => parts.push(event.data));
-    recorder.addEventListener("error", () => reject(new Error("the recorder failed")));
+    recorder.addEventListener("error", () => {
+      release();
+      reject(new Error("the recorder failed"));
+    });
     recorder.addEventListener("stop", () => {
       release();
       const recorded = asWav(new Blob(parts, { type: recorder.mimeType }));

@@ -161,7 +161,7 @@ export function startSpeech(view, { models, store, samples, change }) {
         pieces.push(samplesOf(event.pcm));
         player.push(pieces.at(-1));
         sentences.sound(event);
-      } else if (event.event === "warning") doubts = event.warnings.map((one) => ` But ${one}.`).join("");
+      } else if (event.event === "warning") doubts = doubtsOf(event);
       else done = event;
     }
     const wav = wavOf(pieces, done.sample_rate_hz);
@@ -177,6 +177,9 @@ export function startSpeech(view, { models, store, samples, change }) {
     },
   });
 }
+
+/** Doubts of the server about a transcript, to be put behind other sentences. */
+export const doubtsOf = ({ warnings }) => warnings.map((one) => ` But ${one}.`).join("");
 
 function soundOf(done, wav, spoken, change) {
   const name = `${slug(spoken).slice(0, 40)}-${done.seed}.wav`;

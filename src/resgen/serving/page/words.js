@@ -6,7 +6,7 @@ import { applyDefaults, checkSize, checkText, chooseModel, clearError, forget, I
 import { samplesOf } from "./player.js";
 import { startRecorder, wavOf } from "./record.js";
 import { Sentences, Timed } from "./sentences.js";
-import { sampleOf } from "./speech.js";
+import { doubtsOf, sampleOf } from "./speech.js";
 
 const PRESS = "Press a word to change it, or write what is to be said.";
 const wordsOf = (text) => text.trim().split(/\s+/).filter(Boolean);
@@ -123,6 +123,7 @@ export function startWords(view, { models, store, samples, sources, change }) {
     const fields = { model: model.name, input_text: said.value.trim(), text: text.value.trim(), blend: blend.checked, keep_length: keep.checked };
     for (const [key, value] of Object.entries({ ...fields, ...numbersIn([speed, steps, guidance, seed]) })) body.set(key, value);
     body.set("recording", content, name);
+    if (from() !== "made") body.set("check_input", true);
     return body;
   };
 
@@ -132,7 +133,7 @@ export function startWords(view, { models, store, samples, sources, change }) {
     say("Speaking …");
     progress(0, 0);
     began();
-    let [plan, sound, done] = [null, null, null];
+    let [plan, sound, done, doubts] = [null, null, null, ""];
     for await (const event of stream("v1/speech/edit/stream", body, signal)) {
       if (event.event === "plan") {
         plan = event;
@@ -152,7 +153,8 @@ export function startWords(view, { models, store, samples, sources, change }) {
       } else if (event.event === "sound") {
         sound = event;
         sentences.sound({ ...event, sentence: 0 }, marked(wordsOf(plan.text), plan.new_words));
-      } else done = event;
+      } else if (event.event === "warning") doubts = doubtsOf(event);
+      else done = event;
     }
     const wav = wavOf([samplesOf(sound.pcm)], done.sample_rate_hz);
     const name = `${slug(plan.text).slice(0, 40)}-${done.seed}.wav`;
@@ -162,7 +164,7 @@ export function startWords(view, { models, store, samples, sources, change }) {
         make("button", { type: "button", class: "save", text: "Download WAV", onclick: () => download(wav, name) }),
         make("button", { type: "button", class: "change-words", text: "Change more", onclick: () => change({ blob: wav, name, text: plan.text }) })));
     const length = `${plan.begin_s.toFixed(2)} to ${plan.new_end_s.toFixed(2)} s`;
-    return `New from ${length}, in ${seconds(done.seconds)}, seed ${done.seed}.`;
+    return `New from ${length}, in ${seconds(done.seconds)}, seed ${done.seed}.${doubts}`;
   };
   runForm(view, { work, blame: () => ({ recording: soundControl(), sound: soundControl(), stretch: text, words: text, "no English words": text, "the model cannot": text }) });
 }

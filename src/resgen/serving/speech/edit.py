@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -29,6 +29,8 @@ class SpeechEditJob:
         sampling: the generator's sampling settings.
         blend: take the samples outside the change from the recording.
         seed: seed of the new words.
+        check_input: whether to look if the recording's text fits it.
+        warnings: what was found there.
         suffix: suffix of the sound file that is the answer; None for JSON.
         stepwise: tell the plan, every step and the sound; there is no other answer then.
     """
@@ -39,6 +41,8 @@ class SpeechEditJob:
     sampling: AnySampling
     blend: bool
     seed: int
+    check_input: bool = False
+    warnings: list[str] = field(default_factory=list)
     suffix: str | None = None
     stepwise: bool = False
 
@@ -55,7 +59,14 @@ class SpeechEdits:
         self.name, self.sample_rate_hz = model.name, model.sample_rate_hz
 
     def job(
-        self, recording: memoryview, change: dict[str, Any], *, blend: bool, seed: int, settings: dict[str, Any]
+        self,
+        recording: memoryview,
+        change: dict[str, Any],
+        *,
+        blend: bool,
+        seed: int,
+        settings: dict[str, Any],
+        check_input: bool = False,
     ) -> tuple[tuple[Any, ...], SpeechEditJob]:
         """The key and job of an edit; it shares no batch, since what is given of each is of another length.
 
@@ -70,6 +81,7 @@ class SpeechEdits:
             sampling=sampling,
             blend=blend,
             seed=seed,
+            check_input=check_input,
         )
         return (self.name, object()), job
 
@@ -80,8 +92,11 @@ class SpeechEdits:
     def _edit(self, ticket: Ticket) -> Any:
         raise_if_abandoned([ticket])
         job: SpeechEditJob = ticket.payload
-        plan = self.pipe.plan_edit(self.model.sound(job.recording, "the recording"), **job.change)
+        doubt = job.warnings.append if job.check_input else None
+        plan = self.pipe.plan_edit(self.model.sound(job.recording, "the recording"), **job.change, doubt=doubt)
         if job.stepwise:
+            if job.warnings:
+                ticket.tell({"event": "warning", "warnings": job.warnings})
             ticket.tell({"event": "plan", **_said(plan), **self._before(plan)})
 
         def watch(record: StepRecord, codes: Tensor, visible: Tensor) -> None:
@@ -97,7 +112,7 @@ class SpeechEdits:
         if job.stepwise:
             pcm = as_text(pcm_bytes(result.audio))
             return ticket.tell({"event": "sound", "text": plan.text, "pcm": pcm, **made})
-        return self._content(result) | made
+        return self._content(result) | made | {"warnings": job.warnings}
 
     def _before(self, plan: SpeechEditPlan) -> dict[str, Any]:
         """The recording, and the positions of the result that are new."""

@@ -109,7 +109,7 @@ class SpeechRoutes(Routes):
             return await self.answer(request, model, key, job)
         suffix = {WAV: ".wav", **SUFFIXES}[answer]
         content = await self.result(request, self.batcher.submit(key, replace(job, suffix=suffix)))
-        return as_file(content, answer, job.seed)
+        return as_file(content, answer, job.seed, job.warnings)
 
     async def edit_stream(self, request: Request) -> Response:
         """Replace words of a recording, step by step: the `plan` with the words of the recording and its spectrogram,
@@ -142,7 +142,14 @@ class SpeechRoutes(Routes):
         assert recording is not None  # the schemas want it
         check_sound(recording, "the recording")
         change = form.model_dump(include={"input_text", "text", "begin_s", "end_s", "speed", "keep_length"})
-        key, job = model.job(recording, change, blend=form.blend, seed=seed_of(form), settings=self.settings(form))
+        key, job = model.job(
+            recording,
+            change,
+            blend=form.blend,
+            check_input=form.check_input,
+            seed=seed_of(form),
+            settings=self.settings(form),
+        )
         return model, key, job
 
     async def job(self, request: Request) -> tuple[ServedSpeech, Any, SpeechJob]:

@@ -44,6 +44,20 @@ def test_a_wrong_text_is_doubted_and_the_right_one_is_not(
     assert f"{name}.flac' may say something else than its text {wrong!r}" in line
 
 
+def test_the_text_of_a_recording_that_is_edited_is_doubted(capsys: pytest.CaptureFixture[str]) -> None:
+    pipe = SpeechPipeline.from_pretrained(MODEL)
+    file, right, wrong = (
+        Path(resolve_model(MODEL)) / "rms.flac",
+        pipe.voices["rms"].text,
+        "seven three four five nine five",
+    )
+    for text, doubts in ((right, 0), (wrong, 1)):
+        pipe.words(file, text)
+        assert capsys.readouterr().err.count("may say something else") == doubts
+        pipe.edit(file, input_text=text, text=f"two {text}", num_steps=1)
+        assert capsys.readouterr().err.count("may say something else") == doubts
+
+
 def test_a_call_doubts_what_it_is_given_and_no_voice_of_the_model(capsys: pytest.CaptureFixture[str]) -> None:
     pipe = SpeechPipeline.from_pretrained(MODEL)
     file = Path(resolve_model(MODEL)) / "rms.flac"
