@@ -132,7 +132,7 @@ def save_folder(
     """Write an artefact atomically, and `files` beside its parts: a reader sees the old folder or the new one, never a
     part.
 
-    An existing artefact at `path` is replaced as a whole; any other non-empty folder is left alone.
+    An artefact of the same kind at `path` is replaced as a whole; any other non-empty folder is left alone.
 
     Raises:
         CheckpointError: `path` holds something else, a name is not allowed, or writing fails (disk full, for example).
@@ -145,10 +145,7 @@ def save_folder(
     for name in components:
         if not _NAME.fullmatch(name):
             raise CheckpointError(f"component name '{name}' may hold letters, digits, '_' and '-' only")
-    if path.exists() and not path.is_dir():
-        raise CheckpointError(f"'{path}' exists and is not a folder")
-    if path.is_dir() and any(path.iterdir()) and not (path / CONFIG_NAME).is_file():
-        raise CheckpointError(f"'{path}' is not empty and holds no saved model; choose another folder")
+    _check_replaceable(path, kind)
     with atomic_folder(path) as temporary:
         entries = {}
         for name, component in components.items():
@@ -174,6 +171,22 @@ def save_folder(
         (temporary / CONFIG_NAME).write_text(text, encoding="utf-8")
         for file, content in (files or {}).items():
             (temporary / file).write_bytes(content)
+
+
+def _check_replaceable(path: Path, kind: str) -> None:
+    """Whether nothing is lost if `path` becomes an artefact of a kind."""
+    if path.exists() and not path.is_dir():
+        raise CheckpointError(f"'{path}' exists and is not a folder")
+    if not path.exists() or not any(path.iterdir()):
+        return
+    try:
+        there = read_json(path / CONFIG_NAME)
+    except CheckpointError:
+        there = {}
+    if there.get("format") != FORMAT:
+        raise CheckpointError(f"'{path}' is not empty and holds no saved model; choose another folder")
+    if there.get("kind") != kind:
+        raise CheckpointError(f"'{path}' holds a saved {there.get('kind')}, not a {kind}; choose another folder")
 
 
 def load_folder(path: str | Path, *, verify: bool = True) -> Folder:

@@ -114,15 +114,21 @@ def test_tensors_that_share_memory_are_all_saved(tmp_path):
 def test_saving_replaces_an_artefact_as_a_whole_but_nothing_else(tmp_path):
     save(tmp_path / "m")
     (tmp_path / "m" / "old.txt").write_text("x")
-    save(tmp_path / "m", kind="parts")
-    assert load_folder(tmp_path / "m").kind == "parts"
+    save(tmp_path / "m", extra={"class_names": ["c"]})
+    assert load_folder(tmp_path / "m").extra["class_names"] == ["c"]
     assert sorted(os.listdir(tmp_path / "m")) == ["config.json", "model.safetensors"]
     assert os.listdir(tmp_path) == ["m"]
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter.txt").write_text("dear")
     with pytest.raises(CheckpointError, match="home.*not empty"):
         save(tmp_path / "home")
-    assert os.listdir(tmp_path / "home") == ["letter.txt"]
+    (tmp_path / "home" / "config.json").write_text('{"model_type": "of another library"}')
+    with pytest.raises(CheckpointError, match="home.*holds no saved model"):
+        save(tmp_path / "home")
+    assert sorted(os.listdir(tmp_path / "home")) == ["config.json", "letter.txt"]
+    with pytest.raises(CheckpointError, match="m' holds a saved toy, not a voice; choose another folder"):
+        save(tmp_path / "m", kind="voice")
+    assert load_folder(tmp_path / "m").kind == "toy"
     (tmp_path / "file").write_text("x")
     with pytest.raises(CheckpointError, match="not a folder"):
         save(tmp_path / "file")
@@ -137,7 +143,7 @@ def test_failure_while_saving_keeps_the_old_artefact(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoint_format, "write_tensors", full)
     with pytest.raises(WriteError, match="/m': No space left on device") as error:
-        save(tmp_path / "m", kind="parts")
+        save(tmp_path / "m", extra={"class_names": ["c"]})
     assert "\n" not in str(error.value)
     assert os.listdir(tmp_path) == ["m"] and sha256_file(tmp_path / "m" / "config.json") == before
 
@@ -153,8 +159,8 @@ def test_failure_of_the_last_rename_puts_the_old_artefact_back(tmp_path, monkeyp
 
     monkeypatch.setattr(os, "rename", fail_for_temporary)
     with pytest.raises(WriteError, match="Input/output error"):
-        save(tmp_path / "m", kind="parts")
-    assert os.listdir(tmp_path) == ["m"] and load_folder(tmp_path / "m").kind == "toy"
+        save(tmp_path / "m", extra={"class_names": ["c"]})
+    assert os.listdir(tmp_path) == ["m"] and load_folder(tmp_path / "m").extra["class_names"] == ["a", "b"]
 
 
 def test_a_file_system_that_refuses_to_write_gives_one_line(tmp_path):

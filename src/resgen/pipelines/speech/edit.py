@@ -197,7 +197,7 @@ class SpeechEditor:
         mels = self.text_model.normalise(log_mel(sound[None], self.mel), frames)
         durations = self.text_model.match(hidden, real, mels, frames)[0]
         rate_of_speech = pace(self.text_model.log_durations(hidden, real)[0, 1:-1], durations[1:-1])
-        return Recording(samples, spoken, codes[0], offset, gain, durations.cpu(), rate_of_speech)
+        return Recording(samples, spoken, codes[0], offset, gain, durations.cpu(), rate_of_speech, where)
 
     def sound(self, recording: Recording) -> Float[Tensor, " S"]:
         """What of a recording was encoded, as loud as it was then."""
@@ -361,6 +361,7 @@ class Recording(NamedTuple):
         gain: that was applied before encoding.
         durations: frames of each token.
         rate: how much faster than average it is spoken.
+        where: what to call it in a message.
     """
 
     samples: Float[Tensor, " S"]
@@ -370,6 +371,7 @@ class Recording(NamedTuple):
     gain: float
     durations: Int[Tensor, " N"]
     rate: float
+    where: str
 
 
 def check_stretch(begin_s: float, end_s: float, duration_s: float) -> None:

@@ -370,7 +370,7 @@ class SpeechPipeline(BasePipeline):
         if (begin_s is None) != (end_s is None):
             raise ConfigError("begin_s or end_s alone makes no stretch; give both, or neither")
         stretch = None if begin_s is None or end_s is None else (begin_s, end_s)
-        editor, source = self._listen(recording, input_text, stretch, doubt)
+        editor, source = self._listen(recording, input_text, stretch)
         words = self.reader.whole(text)
         span: slice | None = None
         if stretch is None:
@@ -379,6 +379,8 @@ class SpeechPipeline(BasePipeline):
         self._warn([words])
         plan = editor.plan(source, words, *stretch, span, speed=speed, keep_length=keep_length)
         check_following(kind_of(self.generator.config), plan)
+        if doubt is not None:
+            self._tell_doubt(editor, source, doubt)
         return plan
 
     def words(self, recording: SoundLike, text: str) -> list[SpokenWord]:
@@ -387,7 +389,8 @@ class SpeechPipeline(BasePipeline):
         Raises:
             DataError: see `edit`.
         """
-        editor, source = self._listen(recording, text, doubt=announce)
+        editor, source = self._listen(recording, text)
+        self._tell_doubt(editor, source, announce)
         return editor.words(source)
 
     def use_lexicon(self, words: str | Path | Mapping[str, str]) -> None:
@@ -468,11 +471,7 @@ class SpeechPipeline(BasePipeline):
         return samples, self.reader.whole(text), where
 
     def _listen(
-        self,
-        recording: SoundLike,
-        text: str,
-        stretch: tuple[float, float] | None = None,
-        doubt: Callable[[str], object] | None = None,
+        self, recording: SoundLike, text: str, stretch: tuple[float, float] | None = None
     ) -> tuple[SpeechEditor, Recording]:
         """A recording and its text as they are edited; a stretch in seconds is encoded even where it is silent."""
         rate = self.sample_rate_hz
@@ -481,10 +480,11 @@ class SpeechPipeline(BasePipeline):
             check_stretch(*stretch, len(samples) / rate)
         also = None if stretch is None else (int(stretch[0] * rate), math.ceil(stretch[1] * rate))
         editor = SpeechEditor(self.codec, self.text_model, self.mel, self.parts.voice.loudness_db)
-        heard = editor.listen(samples, transcript, where, also)
-        if doubt is not None:
-            tell_doubt(self.text_model, editor.sound(heard), transcript, self.mel, where=where, doubt=doubt)
-        return editor, heard
+        return editor, editor.listen(samples, transcript, where, also)
+
+    def _tell_doubt(self, editor: SpeechEditor, heard: Recording, doubt: Callable[[str], object]) -> None:
+        sound = editor.sound(heard)
+        tell_doubt(self.text_model, sound, heard.spoken, self.mel, where=heard.where, doubt=doubt)
 
     def _cast(self) -> Sequence[nn.Module]:
         return (self.generator,)
