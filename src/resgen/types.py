@@ -61,7 +61,7 @@ class CodeSpec:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SequenceCondition:
-    """What a batch of sequences of different lengths is asked for, besides its class.
+    """Conditions of a batch of sequences of different lengths, besides its class.
 
     Attributes:
         valid: True where a sample has a position; False at the padding after its end.
@@ -120,7 +120,7 @@ class SequenceCondition:
 
 @runtime_checkable
 class Reduce(Protocol):
-    """How statistics are combined over processes; the default, `LOCAL`, is a single process."""
+    """Combines statistics over processes; the default, `LOCAL`, is a single process."""
 
     rank: int
     world_size: int
@@ -147,7 +147,7 @@ LOCAL: Reduce = _Local()
 
 
 class NoiseSize(NamedTuple):
-    """How many random numbers a distribution takes for a proposal at one position: U uniform, G standard normal."""
+    """Number of random numbers in a proposal at one position: U uniform, G standard normal."""
 
     uniform: int
     normal: int
@@ -174,7 +174,7 @@ class LevelWalk(Protocol):
 
 @runtime_checkable
 class Distribution(Protocol):
-    """What one network evaluation predicts at every position of a batch: the masked codes."""
+    """The prediction of one network evaluation: the masked codes at every position of a batch."""
 
     def propose(
         self, rows: Int[Tensor, " N"], noise: ProposalNoise, walk: LevelWalk, **settings: Any
@@ -201,7 +201,7 @@ Record = Callable[[int, float, int, Tensor, Tensor], None]
 
 @runtime_checkable
 class Predictor(Protocol):
-    """What a sampler knows of a model: codes and what is visible in, a distribution of what is masked out."""
+    """The model as samplers see it: maps codes and `visible` to a distribution of the masked codes."""
 
     def __call__(self, codes: Int[Tensor, "B L D"], visible: Int[Tensor, "B L"], guidance_scale: float) -> Distribution:
         """One network evaluation; `guidance_scale` 0 runs the conditional pass only."""

@@ -68,7 +68,7 @@ class Pipeline:
 
 
 def fingerprint(tokenizer: SavedTokenizer) -> str:
-    """What ties codes and generators to a tokenizer: the SHA-256 of its codebooks."""
+    """SHA-256 of a tokenizer's codebooks, which ties codes and generators to it."""
     return sha256_tensor(tokenizer.quantizer.codebooks)
 
 

@@ -53,7 +53,7 @@ CODEC_SECONDS = 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class VoiceConfig:
-    """How recordings were prepared in training, and so how a prompt has to be.
+    """Preparation of recordings in training, which prompts have to match.
 
     Attributes:
         loudness_db: what they were brought to, in LUFS; null where they were left as they are.

@@ -28,7 +28,7 @@ AnySampling = SamplingConfig | DepthwiseConfig | AutoregressiveConfig | LatentAu
 
 
 class Request(NamedTuple):
-    """Which samples of a model to draw; everything on the model's device.
+    """A request for samples of a model; all tensors are on the model's device.
 
     Attributes:
         class_ids: one per sample.

@@ -29,7 +29,7 @@ Batches = Iterable[Batch]
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorLossConfig:
-    """How the generator is trained.
+    """Settings of the generator's loss.
 
     Attributes:
         mask_schedule: gamma of the forward process; the paper trains everything with `circle`.
@@ -57,7 +57,7 @@ class GeneratorLossConfig:
 
 
 class Objective(Protocol):
-    """What the generator's task knows of a kind.
+    """The training objective of a kind, as the generator's task sees it.
 
     All that is random about a step is a mask, drawn for its whole batch at once. The loss of a part of the batch is the
     sum over the part's tokens divided by the number of tokens in the whole; so the parts add up to the loss of the

@@ -62,7 +62,7 @@ def count_parameters(config: ModelConfig, spec: CodeSpec) -> int:
 
 
 def make_objective(model: CodeModel, config: GeneratorLossConfig) -> Objective:
-    """What a model is trained to do."""
+    """The training objective of a model."""
     return kind_of(model.config).objective(model, config)
 
 
@@ -80,7 +80,7 @@ def _nearest(kind: Kind, config: ResGenConfig, spec: CodeSpec) -> ModelConfig:
 def for_kind(
     kind: Kind, generator: ModelConfig, loss: GeneratorLossConfig, sampling: AnySampling, spec: CodeSpec
 ) -> tuple[ModelConfig, GeneratorLossConfig, AnySampling]:
-    """What a recipe has for another kind of generator: as many parameters, the same training, the kind's own sampling.
+    """Settings of a recipe for another kind: as many parameters, the same training, the kind's own sampling.
 
     Args:
         kind: the other kind.

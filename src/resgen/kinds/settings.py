@@ -6,7 +6,7 @@ from typing import TypedDict
 
 
 class Settings(TypedDict, total=False):
-    """What a call may set of a model's sampling settings; what is left out or None is the model's own.
+    """Sampling settings of a call; those that are left out or None are the model's own.
 
     A kind has a part of these (`Kind.sampling`), and a call with another one lists that part.
     """

@@ -48,7 +48,7 @@ class Stage:
 
 
 class Evaluation(Protocol):
-    """What `resgen evaluate` runs."""
+    """An evaluation, as `resgen evaluate` runs it."""
 
     def run(self, advance: Advance) -> Report:
         """Measure, with progress."""
@@ -57,7 +57,7 @@ class Evaluation(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Modality:
-    """What the commands need to know about a modality.
+    """A modality: its recipes, training stages, saved components, pipeline and commands.
 
     Attributes:
         name: name of the modality.
@@ -108,7 +108,7 @@ class Modality:
     commands: Mapping[Literal["generate", "edit"], type[Any]] = field(default_factory=dict)
 
     def has(self, name: str) -> Any:
-        """The field `name`.
+        """Return the field `name`, which must not be None.
 
         Raises:
             ConfigError: it is None.

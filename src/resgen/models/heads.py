@@ -37,7 +37,7 @@ GROUPED_TYPES = (torch.float32, torch.bfloat16)
 
 
 class Head(Protocol):
-    """What a generator and its sampler know of a head for all masked levels of a position.
+    """A head for all masked levels of a position, as generator and sampler see it.
 
     Attributes:
         is_density: whether it predicts the sum of the masked embeddings, or else the codes themselves.

@@ -202,7 +202,7 @@ class TextModel(nn.Module):
         mels: Float[Tensor, "B F T"],
         frames: Int[Tensor, " B"],
     ) -> Int[Tensor, "B N"]:
-        """How many frames each token takes in recordings of the texts (monotonic alignment search); 0 at padding.
+        """Number of frames of each token in recordings of the texts (monotonic alignment search); 0 at padding.
 
         Args:
             tokens: what `token_ids` returned.

@@ -10,7 +10,7 @@ from torch import Tensor
 def code_histogram(
     codes: Int[Tensor, "*batch D"], codebook_size: int, valid: Bool[Tensor, "*batch"] | None = None
 ) -> Int[Tensor, "D V"]:
-    """How often each code of each level occurs among the valid positions."""
+    """Number of occurrences of each code of each level among the valid positions."""
     flat = codes.reshape(-1, codes.shape[-1])
     if valid is not None:
         flat = flat[valid.reshape(-1)]

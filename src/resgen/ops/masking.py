@@ -92,7 +92,7 @@ def given_codes(
 
 
 def reveal_plan(name: str, num_steps: int, masked: Int[Tensor, " B"]) -> list[Int[Tensor, " B"]]:
-    """How many tokens each sample reveals in each step, for `masked` tokens to begin with: differences of
+    """Number of tokens that each sample reveals in each step, from `masked` tokens at the start: differences of
     `ceil(gamma(t/T) masked)`, known before the first step, so that no step waits for the device."""
     left = masked
     plan = []

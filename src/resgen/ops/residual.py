@@ -32,7 +32,7 @@ class ResidualCodes(NamedTuple):
 
 
 class Codebooks(NamedTuple):
-    """What the sampler quantizes with.
+    """Codebooks prepared for the sampler.
 
     Attributes:
         vectors: one codebook per level.
@@ -51,7 +51,7 @@ class Codebooks(NamedTuple):
 
 
 def confidence_unit(level_std: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
-    """What a squared error of each level is multiplied by to become a score: -1 / (2 sigma_d^2) (App. B.1).
+    """Factors that turn the squared error of each level into a score: -1 / (2 sigma_d^2) (App. B.1).
 
     The confidence of a token is the sum of log N(residual before d; e(x_d; d), sigma_d^2 I) over the masked levels d
     down to its own. Deviation: the Gaussian's constant is dropped, which leaves -|residual after d|^2 / (2 sigma_d^2),

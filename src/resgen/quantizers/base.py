@@ -65,7 +65,7 @@ class QuantizerConfig:
 
 @dataclass(frozen=True)
 class Quantization:
-    """What quantizing a batch gives.
+    """The result of quantizing a batch.
 
     Attributes:
         codes: `[..., D]`; 0 at positions that are not valid.

@@ -22,7 +22,7 @@ from resgen.types import CodeSpec, Distribution, NoiseSize, ProposalNoise, Recor
 
 
 class PositionDecoder(Protocol):
-    """What both samplers know of a model that goes through the positions in order."""
+    """A model that goes through the positions in order, as both samplers see it."""
 
     @property
     def device(self) -> torch.device:

@@ -21,7 +21,7 @@ from resgen.types import CodeSpec, Record
 
 
 class LevelPredictor(Protocol):
-    """What this sampler knows of a model: codes, what is visible and a level in, logits of that level out."""
+    """The model as this sampler sees it: maps codes, `visible` and a level to the logits of that level."""
 
     def __call__(
         self, codes: Int[Tensor, "B L D"], visible: Int[Tensor, "B L"], level: int, guidance_scale: float

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class StepRecord(NamedTuple):
-    """What one network evaluation did, over the whole batch; `passes`: the branches of guidance that it computed."""
+    """Record of one network evaluation, over the whole batch; `passes`: the branches of guidance that it computed."""
 
     step: int
     num_steps: int

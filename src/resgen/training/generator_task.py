@@ -66,7 +66,7 @@ class Product(Protocol):
 
 
 class GeneratorTask:
-    """What the trainer needs to train a generator of any kind on codes; see `training.interface.Task`.
+    """Training task of a generator of any kind on codes; see `training.interface.Task`.
 
     Args:
         model: the generator; its codebooks are taken from `quantizer`.

@@ -23,7 +23,7 @@ MAX_BATCH_SIZE = 1 << 17
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
-    """How long and how fast to train.
+    """Settings of a training run: length, batches, learning rate, precision, checkpoints and logs.
 
     Attributes:
         num_steps: optimizer steps; with `max_minutes` the maximum.

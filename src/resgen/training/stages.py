@@ -22,7 +22,7 @@ CODE_FOLDERS = ("train", "held_out")
 
 
 class Recipe(Protocol):
-    """What the stages need of a recipe; it also has a `TrainerConfig` called STAGE_training for each of its stages."""
+    """A recipe as the stages see it; it also has a `TrainerConfig` called STAGE_training for each of its stages."""
 
     @property
     def name(self) -> str: ...

@@ -46,7 +46,7 @@ COUNTED = (
 
 @dataclass(frozen=True, kw_only=True)
 class BenchConfig:
-    """What to measure; `resgen bench --help` explains every field."""
+    """Settings of a speed measurement; `resgen bench --help` explains every field."""
 
     shape: str = "paper"
     kinds: tuple[str, ...] = MEASURED

@@ -30,7 +30,7 @@ Extract = Callable[[Tensor], Tensor | tuple[Tensor, Tensor | None]]
 
 
 class Features(NamedTuple):
-    """What an extractor makes of images, on the CPU; `logits` is None where it does not classify."""
+    """Output of an extractor, on the CPU; `logits` is None if it does not classify."""
 
     features: Float[Tensor, "B F"]
     logits: Float[Tensor, "B classes"] | None

@@ -46,7 +46,7 @@ _REASONS = {
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationProtocol:
-    """What a number depends on, besides the model.
+    """Everything that the result of an evaluation depends on, besides the model.
 
     Attributes:
         purpose: `generation` or `reconstruction`.

@@ -32,7 +32,7 @@ MEASURES = ("kid_subsets", "kid_subset_size", "is_splits", "pr_k", "manifold_siz
 
 @dataclass(frozen=True, kw_only=True)
 class PictureEvaluation:
-    """What `resgen evaluate` measures of images; the fields are its options.
+    """An evaluation of an image model or tokenizer; the fields are the options of `resgen evaluate`.
 
     Raises:
         ConfigError: an option that a tokenizer does not have, or that the protocol names.

@@ -126,7 +126,7 @@ class SpeechJudge:
 
 @dataclass(frozen=True, kw_only=True)
 class SpeechEvaluation:
-    """What `resgen evaluate` measures of speech; the fields are its options."""
+    """An evaluation of a speech model; the fields are the options of `resgen evaluate`."""
 
     model: str
     data: str

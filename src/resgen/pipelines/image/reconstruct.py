@@ -27,7 +27,7 @@ BATCH = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Reconstruction:
-    """What `reconstruct` measured.
+    """The result of `reconstruct`.
 
     Attributes:
         levels: numbers of decoded levels.

@@ -362,7 +362,7 @@ class SpeechPipeline(BasePipeline):
         keep_length: bool = False,
         doubt: Callable[[str], object] | None = None,
     ) -> SpeechEditPlan:
-        """What an edit keeps of a recording and what it generates; arguments and errors are those of `edit`, and
+        """Plan what an edit keeps of a recording and what it generates; arguments and errors are those of `edit`, and
         `doubt` is called with a line that names `input_text` if it seems wrong."""
         check_speed(speed)
         if keep_length and speed != 1:
@@ -429,7 +429,7 @@ class SpeechPipeline(BasePipeline):
         self.voices[name] = voice
 
     def sentences(self, text: str) -> list[Spoken]:
-        """See `reading.Reader.sentences`."""
+        """The sentences of a text, each short enough to be generated at once; see `reading.Reader.sentences`."""
         return self.reader.sentences(text)
 
     @torch.inference_mode()

@@ -65,7 +65,7 @@ class LevelMeasures(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class SoundReconstruction:
-    """What `reconstruct_sound` measured and wrote.
+    """The result of `reconstruct_sound`, with the files that it wrote.
 
     Attributes:
         levels: by number of decoded levels, coarse to fine.

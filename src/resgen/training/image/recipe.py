@@ -14,7 +14,7 @@ from resgen.training.trainer import TrainerConfig
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where images come from and how they are prepared.
+    """Source and preparation of the images.
 
     Attributes:
         path: data used when none is given on the command line; null where the user must give one.

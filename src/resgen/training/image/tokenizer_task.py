@@ -79,7 +79,7 @@ class _Pass:
 
 
 class TokenizerTask:
-    """What the trainer needs to train an `ImageTokenizer`; see `training.interface.Task`."""
+    """Training task of an `ImageTokenizer`; see `training.interface.Task`."""
 
     name = "tokenizer"
 

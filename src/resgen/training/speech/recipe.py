@@ -23,7 +23,7 @@ from resgen.training.trainer import TrainerConfig
 
 @dataclass(frozen=True, kw_only=True)
 class SpeechDataConfig:
-    """Where recordings come from and how they are prepared.
+    """Source and preparation of the recordings.
 
     Attributes:
         path: data used when none is given on the command line; null where the user must give some.

@@ -41,7 +41,7 @@ PIXELS, GAP = 3, 12
 
 @dataclass(frozen=True, kw_only=True)
 class TextLossConfig:
-    """How the text model is trained.
+    """Settings of the text model's loss.
 
     Attributes:
         duration_weight: weight of the squared error of log durations.
@@ -160,7 +160,7 @@ def _mels(store: SpeechStore, mel: MelConfig) -> list[Float[Tensor, "T F"]]:
 
 
 class TextTask:
-    """What the trainer needs to train a `TextModel`; see `training.interface.Task`.
+    """Training task of a `TextModel`; see `training.interface.Task`.
 
     Args:
         model: what is trained.

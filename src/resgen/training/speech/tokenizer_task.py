@@ -130,7 +130,7 @@ class Side(Protocol):
 
 
 class SoundTokenizerTask:
-    """What the trainer needs to train a `MelTokenizer` or `WaveformTokenizer`; see `training.interface.Task`.
+    """Training task of a `MelTokenizer` or `WaveformTokenizer`; see `training.interface.Task`.
 
     Args:
         tokenizer: to be trained.

@@ -97,7 +97,7 @@ class _Batch(NamedTuple):
 
 
 class VocoderTask:
-    """What the trainer needs to train a `Vocoder`; see `training.interface.Task`.
+    """Training task of a `Vocoder`; see `training.interface.Task`.
 
     Args:
         vocoder: to be trained.
