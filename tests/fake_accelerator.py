@@ -1,4 +1,4 @@
-"""A training step and a sampling run of every kind of generator on fake tensors of an accelerator.
+"""The start from data, a training step and a sampling run of every kind of generator on fake tensors of an accelerator.
 
 `python tests/fake_accelerator.py [KIND ...]` prints one JSON document: by case, null or what went wrong. A tensor that
 is made on the wrong device meets one of the right device and fails as on the accelerator itself, but none is needed.
@@ -15,10 +15,12 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 from torch.utils import backend_registration
 
 from kind_parts import matched_config
@@ -32,6 +34,16 @@ from resgen.training.tracing import KnownValues
 from resgen.types import CodeSpec, SequenceCondition
 
 LENGTH, SAMPLES = 6, 2
+
+
+class OwnGenerator(TorchFunctionMode):
+    """Refuses to draw with a generator of another device, as PyTorch does for real tensors but not for fake ones."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        drawn, source = func(*args, **(kwargs or {})), (kwargs or {}).get("generator")
+        if source is not None and isinstance(drawn, Tensor) and drawn.device.type != source.device.type:
+            raise RuntimeError(f"{func.__name__} fills a tensor on {drawn.device} from a generator on {source.device}")
+        return drawn
 
 
 def accelerator() -> torch.device:
@@ -51,7 +63,7 @@ def small_model(kind: str, sequences: bool) -> CodeModel:
         width=32, num_layers=2, num_heads=2, mlp_width=64, condition_width=32, num_components=8, num_classes=5
     )
     if sequences:
-        config = replace(config, feature_width=4, feature_stride=2)
+        config = replace(config, feature_width=4, feature_stride=2, mean_rank=4, metric="triangular")
     torch.manual_seed(0)
     model = kinds.build(matched_config(config, spec, kind), spec)
     for parameter in model.parameters():
@@ -76,6 +88,13 @@ def move(model: nn.Module, known: KnownValues, device: torch.device) -> None:
         for name, buffer in part._buffers.items():
             if buffer is not None:
                 part._buffers[name] = known.place(buffer, device)
+
+
+def start(model: CodeModel, known: KnownValues, device: torch.device, sequences: bool) -> None:
+    """What is made of the data before the first step."""
+    codes = known.place(torch.randint(16, (8, LENGTH, 3)), device)
+    make_objective(model, GeneratorLossConfig()).start(codes, torch.Generator().manual_seed(0))
+    check(dict(model.named_parameters()), device)
 
 
 def training_step(model: CodeModel, known: KnownValues, device: torch.device, sequences: bool) -> None:
@@ -122,7 +141,7 @@ def check(tensors: dict[str, Tensor | None], device: torch.device) -> None:
 def main() -> None:
     """Every case."""
     device = accelerator()
-    steps: dict[str, Callable[..., None]] = {"training": training_step, "sampling": sampling}
+    steps: dict[str, Callable[..., None]] = {"start": start, "training": training_step, "sampling": sampling}
     outcome: dict[str, str | None] = {"device": device.type}
     with FakeTensorMode(), KnownValues() as known:
         try:
@@ -140,7 +159,7 @@ def main() -> None:
                     if run is sampling:
                         # As on an accelerator; of products grouped by component PyTorch knows the shapes in no other.
                         model = cast_parameters(model, torch.bfloat16).eval().requires_grad_(False)
-                    with FakeTensorMode(allow_non_fake_inputs=True), KnownValues() as known:
+                    with OwnGenerator(), FakeTensorMode(allow_non_fake_inputs=True), KnownValues() as known:
                         move(model, known, device)
                         run(model, known, device, sequences)
                     outcome[name] = None

@@ -55,7 +55,7 @@ def unknown(what: str, value: object, allowed: Iterable[object], others: Mapping
 
 
 def check_range(
-    record: object, least: int, *names: str, most: int | float = math.inf, below: int | float | None = None
+    record: object, least: int | float, *names: str, most: int | float = math.inf, below: int | float | None = None
 ) -> None:
     """Reject attributes of a record below `least`, above `most` or not below `below`. A tuple must hold at least one
     number, and all its numbers are checked.

@@ -28,7 +28,7 @@ def test_a_tensor_on_the_cpu_is_caught(outcome: dict[str, str | None]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("work", ["training", "sampling"])
+@pytest.mark.parametrize("work", ["start", "training", "sampling"])
 def test_every_tensor_is_on_the_accelerator(work: str, kind: str, outcome: dict[str, str | None]) -> None:
     cases = {name: trouble for name, trouble in outcome.items() if name.startswith(f"{work} {kind}")}
     assert cases and not any(cases.values()), "\n".join(trouble for trouble in cases.values() if trouble)

@@ -13,6 +13,7 @@ from resgen.kinds import KINDS, GeneratorLossConfig, build, get_kind, make_objec
 from resgen.models.base import CodeModel
 from resgen.models.maskgit import MaskGIT
 from resgen.models.resgen import ResGen, ResGenConfig
+from resgen.samplers.records import StepCallback, StepRecord
 from resgen.types import CodeSpec, SequenceCondition
 
 SPEC = CodeSpec(depth=4, codebook_size=9, code_dim=6, shape=(12,))
@@ -61,15 +62,23 @@ def batch(rows: list[int], seed: int = 0) -> tuple[torch.Tensor, SequenceConditi
     return codes, SequenceCondition(valid=valid, prompt=prompt, features=features)
 
 
-def draw(model: CodeModel, kind: str, rows: list[int], guidance_scale: float, **changes) -> torch.Tensor:
+def draw(
+    model: CodeModel,
+    kind: str,
+    rows: list[int],
+    guidance_scale: float,
+    callback: StepCallback | None = None,
+    **changes,
+) -> torch.Tensor:
     codes, sequence = batch(rows)
     sequence = dataclasses.replace(sequence, **changes)
-    sampling = get_kind(kind).sampling(guidance_scale=guidance_scale)
+    sampling = get_kind(kind).sampling(guidance_scale=guidance_scale, guidance_first=0.0)
     if hasattr(sampling, "num_steps"):
         sampling = dataclasses.replace(sampling, num_steps=2 if kind == "ar_resgen" else 5)
     visible = torch.where(sequence.targets, 0, 4)
     ids = torch.zeros(len(rows), dtype=torch.int64)
-    return sample(model, ids, seed=3, indices=rows, sampling=sampling, start=(codes, visible), sequence=sequence).codes
+    given = {"sampling": sampling, "start": (codes, visible), "sequence": sequence, "callback": callback}
+    return sample(model, ids, seed=3, indices=rows, **given).codes
 
 
 @pytest.mark.parametrize("guidance_scale", [0.0, 1.5])
@@ -79,6 +88,32 @@ def test_padding_and_batching_change_nothing(kind: str, guidance_scale: float) -
     for row in range(4):
         alone = draw(model, kind, [row], guidance_scale)
         assert torch.equal(alone[0], together[row, : LENGTHS[row]]), row
+
+
+def test_records_count_real_tokens_and_the_passes_that_were_made(kind: str) -> None:
+    records: list[StepRecord] = []
+    draw(make(kind), kind, [1, 2], 1.5, lambda record, *_: records.append(record))
+    assert records[-1].visible_tokens == SPEC.depth * (LENGTHS[1] + LENGTHS[2])
+    if get_kind(kind).ordered_levels is None:  # both branches go through all positions, whatever the weight
+        assert {record.passes for record in records} == {2} and records[0].guidance_scale == 0.0
+
+
+def test_a_sample_with_nothing_to_predict_adds_nothing_to_the_loss(kind: str) -> None:
+    codes, sequence = batch([1, 3])
+    alone, condition = batch([1])
+    both = torch.tensor([False, True])[:, None]
+    sequence = dataclasses.replace(sequence, prompt=sequence.valid & both | sequence.prompt, keep=~both[:, 0])
+    losses = []
+    for data, given in ((codes, sequence), (alone, condition)):
+        model = make(kind)
+        objective = make_objective(model, GeneratorLossConfig())
+        visible = objective.draw(given.targets, torch.Generator().manual_seed(0))
+        visible[:1, : LENGTHS[1]] = torch.where(given.targets[:1, : LENGTHS[1]], 1, SPEC.depth)
+        loss, _ = objective.loss((data, torch.zeros(len(data), dtype=torch.int64), given), visible)
+        loss.backward()
+        assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
+        losses.append(float(loss.detach()))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_the_prompt_comes_back_as_it_was(kind: str) -> None:

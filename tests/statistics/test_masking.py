@@ -9,8 +9,8 @@ import pytest
 import torch
 from scipy import stats
 
+from masking_law import marginal_log_prob, posterior_log_prob, step_log_prob
 from resgen.ops.masking import reveal, sample_visible
-from resgen.ops.masking_law import marginal_log_prob, posterior_log_prob, step_log_prob
 
 
 def _states(positions: int, depth: int, total: int) -> torch.Tensor:

@@ -58,7 +58,9 @@ def sample(model: ARResGen, request: Request, sampling: LatentAutoregressiveConf
     )
     decoder = model.decoder(*request.condition)
     positions = noise.uniform.shape[1]
-    return request.recorded(positions, sample_latent_autoregressive, decoder, model.spec, noise, sampling)
+    passes = 2 if sampling.guidance_scale else 1
+    record = {"passes": lambda _: passes}
+    return request.recorded(positions, sample_latent_autoregressive, decoder, model.spec, noise, sampling, **record)
 
 
 def _sized(config: ResGenConfig, num_layers: int) -> ARResGenConfig:

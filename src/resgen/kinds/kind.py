@@ -69,7 +69,8 @@ class Request(NamedTuple):
             args: predictor, noise and settings.
             recording: further settings of the `Recorder`.
         """
-        num_given = 0 if self.visible is None else int(self.visible.sum())
+        given = self.visible if self.visible is None or self.sequence is None else self.visible * self.sequence.valid
+        num_given = 0 if given is None else int(given.sum())
         record = Recorder(num_steps, num_given, self.callback, **recording)
         codes = sampler(*args, codes=self.codes, visible=self.visible, record=record)
         return Samples(codes, record.steps)

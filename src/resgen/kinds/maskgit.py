@@ -51,8 +51,10 @@ class DepthwiseObjective:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy per masked position."""
         codes, class_ids, sequence = batch
-        scored, all_scored = (_at_lowest(masks) for masks in (visible, visible if whole is None else whole))
-        logits, true = self._logits(codes, visible, visible.amin(1), class_ids, sequence)
+        depth = self.model.spec.depth
+        scored, all_scored = (_at_lowest(masks, depth) for masks in (visible, visible if whole is None else whole))
+        level = visible.amin(1).clamp(max=depth - 1)  # of a sample with nothing to predict any
+        logits, true = self._logits(codes, visible, level, class_ids, sequence)
         return token_loss(logits.flatten(0, 1), true.flatten(), scored.flatten() / all_scored.sum()), {}
 
     def validate(self, batches: Batches, reduce: Reduce = LOCAL) -> dict[str, float]:
@@ -94,9 +96,9 @@ class DepthwiseObjective:
         return self.model(codes, visible, level, class_ids, sequence), true
 
 
-def _at_lowest(visible: Int[Tensor, "B L"]) -> Bool[Tensor, "B L"]:
+def _at_lowest(visible: Int[Tensor, "B L"], depth: int) -> Bool[Tensor, "B L"]:
     """The positions with the fewest visible levels of their sample: those that are masked."""
-    return visible == visible.amin(1, keepdim=True)
+    return (visible == visible.amin(1, keepdim=True)) & (visible < depth)
 
 
 def sample(model: MaskGIT, request: Request, sampling: DepthwiseConfig) -> Samples:

@@ -68,7 +68,9 @@ def sample(model: RQTransformer, request: Request, sampling: AutoregressiveConfi
     """Code by code."""
     noise = draw_autoregressive_noise(request.seed, request.indices, model.spec, lengths=request.lengths)
     decoder = model.decoder(*request.condition)
-    return request.recorded(noise.shape[1], sample_autoregressive, decoder, noise, sampling)
+    passes = 2 if sampling.guidance_scale else 1
+    record = {"passes": lambda _: passes}
+    return request.recorded(noise.shape[1], sample_autoregressive, decoder, noise, sampling, **record)
 
 
 def _sized(config: ResGenConfig, num_layers: int) -> RQTransformerConfig:

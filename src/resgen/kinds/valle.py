@@ -20,7 +20,7 @@ from resgen.samplers.records import Samples, StepCallback, StepRecord
 from resgen.types import LOCAL, Reduce, SequenceCondition
 
 GREEDY = 1e-9
-"""Nucleus of the most likely code alone."""
+"""Nucleus of the most likely code alone, or of those that are equally likely."""
 
 
 class FirstThenRestObjective:
@@ -50,7 +50,8 @@ class FirstThenRestObjective:
         codes, class_ids, sequence = batch
         positions = ((visible if whole is None else whole) < self.model.spec.depth).sum()
         first = self.first.sums(codes[..., :1], class_ids, sequence)[0].sum() / positions
-        rest = self._rest(codes, visible.amin(1), class_ids, sequence)[0].sum() / positions
+        level = visible.amin(1).clamp(max=self.model.spec.depth - 1)  # of a sample with nothing to predict any
+        rest = self._rest(codes, level, class_ids, sequence)[0].sum() / positions
         return first + rest, {"first": first.detach(), "rest": rest.detach()}
 
     def validate(self, batches: Batches, reduce: Reduce = LOCAL) -> dict[str, float]:

@@ -16,6 +16,7 @@ from resgen.models.causal import CausalModel, CausalSteps
 from resgen.models.head_choice import make_head
 from resgen.models.resgen import HeadPrediction, check_head
 from resgen.nn.transformer import modulate
+from resgen.ops.guidance import Weight
 from resgen.ops.residual import Codebooks
 from resgen.types import CodeSpec, SequenceCondition
 
@@ -175,7 +176,7 @@ class ARResGenDecoder:
         """Go on to the position after `codes`, which are the S positions finished since the last call."""
         self.context = self.steps.next_position(codes)
 
-    def predict(self, codes: Int[Tensor, "B D"], visible: Int[Tensor, " B"], guidance_scale: float) -> HeadPrediction:
+    def predict(self, codes: Int[Tensor, "B D"], visible: Int[Tensor, " B"], guidance_scale: Weight) -> HeadPrediction:
         """The masked levels of this position; runs the MLP only."""
         known = self.model.known(codes[:, None], visible[:, None])
         hidden = self.model.refine(

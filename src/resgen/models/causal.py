@@ -16,7 +16,7 @@ from resgen.models.conditions import ClassCondition
 from resgen.nn.cache import KeyValueCache, new_caches
 from resgen.nn.positions import Positions
 from resgen.nn.transformer import SharedModulation, Transformer
-from resgen.ops.guidance import guide
+from resgen.ops.guidance import Weight, guide
 from resgen.ops.residual import residual_decode
 from resgen.types import CodeSpec, SequenceCondition
 
@@ -123,14 +123,14 @@ class CausalSteps:
         """One copy of `x` per branch (C = B, or 2B with guidance)."""
         return torch.cat([x, x]) if self.guided else x
 
-    def guide(self, hidden: Float[Tensor, "C O"], guidance_scale: float) -> Float[Tensor, "B O"]:
+    def guide(self, hidden: Float[Tensor, "C O"], guidance_scale: Weight) -> Float[Tensor, "B O"]:
         """h = h_c + w (h_c - h_u).
 
         Raises:
             ConfigError: a scale other than 0 without the unconditional branch.
         """
         if not self.guided:
-            if guidance_scale:
+            if isinstance(guidance_scale, Tensor) or guidance_scale:
                 raise ConfigError(f"guidance_scale={guidance_scale} but decoding was begun without guidance")
             return hidden
         conditional, unconditional = hidden.chunk(2)

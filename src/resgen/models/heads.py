@@ -140,17 +140,17 @@ class MixtureHead(LatentHead):
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Start from unit-normal means, nearly equal weights, scale 1 and shift 0 everywhere."""
+        drawn = [(self.affine.weight[: self.num_components], INIT_STD), (self.means.weight, INIT_STD)]
+        if self.basis is None or self.offset is None:
+            drawn.append((self.means.bias, 1.0))
+        else:
+            drawn += [(self.basis, 1.0 / math.sqrt(self.basis.shape[-1])), (self.offset, 1.0)]
         with torch.no_grad():
-            self.affine.weight.zero_()
-            self.affine.weight[: self.num_components].normal_(std=INIT_STD, generator=generator)
-            self.affine.bias.zero_()
-            self.means.weight.normal_(std=INIT_STD, generator=generator)
-            if self.basis is None or self.offset is None:
-                self.means.bias.normal_(generator=generator)
-            else:
-                self.means.bias.zero_()
-                self.basis.normal_(std=1.0 / math.sqrt(self.basis.shape[-1]), generator=generator)
-                self.offset.normal_(generator=generator)
+            for parameter in self.parameters():
+                parameter.zero_()
+            for target, std in drawn:  # where the generator is, whatever the device of the parameters
+                place = target.device if generator is None else generator.device
+                target.copy_(torch.empty_like(target, device=place).normal_(std=std, generator=generator))
 
     def affine_parameters(
         self, hidden: Float[Tensor, "N O"]

@@ -16,6 +16,7 @@ from resgen.models.causal import CausalModel, CausalSteps
 from resgen.models.level_head import LevelHead
 from resgen.nn.cache import new_caches
 from resgen.nn.transformer import Transformer
+from resgen.ops.guidance import Weight
 from resgen.types import CodeSpec, SequenceCondition
 
 
@@ -146,7 +147,7 @@ class RQTransformerDecoder:
         for cache in self.caches:
             cache.reset()
 
-    def next_level(self, codes: Int[Tensor, " B"] | None, guidance_scale: float) -> Float[Tensor, "B V"]:
+    def next_level(self, codes: Int[Tensor, " B"] | None, guidance_scale: Weight) -> Float[Tensor, "B V"]:
         """Logits of the next level of this position, given the codes of the level above (None at level 0)."""
         model, level = self.model, self.level
         x = self.input

@@ -14,7 +14,7 @@ from resgen.models.base import INIT_STD
 from resgen.ops.linear import linear
 from resgen.ops.mixture import at_least_float32
 from resgen.ops.residual import Codebooks
-from resgen.ops.sampling import nucleus_choice
+from resgen.ops.sampling import LEAST_TEMPERATURE, nucleus_choice
 from resgen.types import LevelWalk, NoiseSize, ProposalNoise
 
 
@@ -122,8 +122,8 @@ class TokenHead(nn.Module):
         Raises:
             ConfigError: if `top_p` or `temperature` is out of range.
         """
-        if not temperature > 0:
-            raise ConfigError(f"temperature={temperature} must be greater than 0")
+        if not temperature >= LEAST_TEMPERATURE:
+            raise ConfigError(f"temperature={temperature} must be at least {LEAST_TEMPERATURE}")
         masked = torch.arange(self.depth, device=visible.device) >= visible[:, None]
         codes = torch.zeros_like(masked, dtype=torch.int64)
         log_probs = torch.zeros_like(masked, dtype=torch.float32).masked_fill_(masked, -torch.inf)

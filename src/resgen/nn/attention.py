@@ -89,8 +89,8 @@ def plain_attention(
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if scores.requires_grad:  # without, softmax itself rounds only its result: the same numbers in one pass
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    if attn_mask is not None:
-        scores = scores.masked_fill(~attn_mask, -torch.inf)
+    if attn_mask is not None:  # the least number, not -inf: finite even where nothing may be attended to
+        scores = scores.masked_fill(~attn_mask, torch.finfo(scores.dtype).min)
     if is_causal:
         later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
         scores = scores.masked_fill(later, -torch.inf)

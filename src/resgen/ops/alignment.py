@@ -134,9 +134,11 @@ def timed_alignment(
     values, expected = values.where(inside, 0.0), expected.where(real, 0.0)
     if not bool(values.isfinite().all() and expected.isfinite().all()):
         raise DataError("the scores of the alignment hold NaN or infinity; the model that made them has diverged")
-    longest = min(scores.shape[2], max(LONGEST_FRAMES, 2 * int((-(-frames // texts)).max()) if len(texts) else 0))
+    most = (2 * -(-frames // texts)).clamp(min=LONGEST_FRAMES)  # of each sample
+    longest = min(scores.shape[2], int(most.max()) if len(most) else LONGEST_FRAMES)
     spans = torch.arange(longest, 0, -1)
     cost = weight / 2 * (spans.to(dtype).log() - expected[..., None]).square()  # [B, N, D]
+    cost = cost.masked_fill((spans > most[:, None])[:, None], torch.inf)
     sums = F.pad((values - values.amax(1, keepdim=True)).cumsum(2), (1, 0))  # [B, N, T + 1]
     best = torch.full_like(sums[:, 0], -torch.inf)
     best[:, :1] = 0.0

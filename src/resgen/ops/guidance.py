@@ -5,13 +5,15 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
+Weight = float | Float[Tensor, "B 1"]  # a guidance scale, of all samples or of each
 
-def guide(cond: Float[Tensor, "*shape"], uncond: Float[Tensor, "*shape"], scale: float) -> Float[Tensor, "*shape"]:
-    """h = h_c + w (h_c - h_u), with w the `guidance_scale`; 0 is no guidance.
+
+def guide(cond: Float[Tensor, B * shape], uncond: Float[Tensor, B * shape], scale: Weight) -> Float[Tensor, B * shape]:
+    """h = h_c + w (h_c - h_u), with w the `guidance_scale`, of all or of each row; 0 is no guidance.
 
     The paper does not state the form. The head is linear, so logits, means, shift and log-scale are extrapolated alike.
     """
-    return cond + scale * (cond - uncond)
+    return cond + (scale * (cond - uncond)).to(cond.dtype)
 
 
 def guidance_weights(

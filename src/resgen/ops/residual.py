@@ -79,8 +79,8 @@ def residual_encode(
         latents: rows to quantize, any floating type.
         codebooks: one codebook per level.
         start: first level of each row in 0..D (D: nothing to do); None means 0 for all.
-        walk: which of these levels to quantize into; all of them by default. What is left out has code 0 and an
-            infinite error (with the sign of the unit).
+        walk: with `start`, which of these levels to quantize into; all of them by default. What is left out has code 0
+            and an infinite error (with the sign of the unit).
         norms: `codebook_norms`, if they are known.
         unit: what the squared errors of each level are multiplied by; 1 by default.
     """

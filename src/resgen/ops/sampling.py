@@ -12,6 +12,9 @@ from resgen.errors import ConfigError
 ITEM_BITS = 32
 
 
+LEAST_TEMPERATURE = 1e-6  # of codes; logits divided by less may not be finite any more
+
+
 def nucleus_choice(logits: Float[Tensor, "N K"], uniform: Float[Tensor, " N"], top_p: float) -> Int[Tensor, " N"]:
     """Choose one item per row by nucleus (top-p) sampling (Algorithm 2, step 1).
 

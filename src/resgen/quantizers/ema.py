@@ -14,8 +14,8 @@ from resgen.types import LOCAL, Reduce
 class EMAQuantizer(Quantizer):
     """Each code is the moving average of the residuals that chose it.
 
-    All averages are *shares* of the batch (they sum to 1 over a level), so momentum and the threshold for dead codes
-    mean the same at every batch size and number of processes.
+    All averages are *shares* of a batch (they sum to 1 over a level; restarts add to them), so momentum and the
+    threshold for dead codes mean the same at every batch size and number of processes.
     """
 
     shares: Tensor

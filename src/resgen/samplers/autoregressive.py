@@ -11,13 +11,14 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from resgen.errors import ConfigError, check_range, unknown
 from resgen.ops.blocks import walk_levels
-from resgen.ops.guidance import guidance_weights
+from resgen.ops.guidance import Weight, guidance_weights
 from resgen.ops.masking import MAX_STEPS, SCHEDULES, given_codes, reveal_plan
 from resgen.ops.random import sample_streams
-from resgen.ops.sampling import nucleus_choice
+from resgen.ops.sampling import LEAST_TEMPERATURE, nucleus_choice
 from resgen.types import CodeSpec, Distribution, NoiseSize, ProposalNoise, Record
 
 
@@ -42,7 +43,7 @@ class PositionDecoder(Protocol):
 class LevelDecoder(PositionDecoder, Protocol):
     """A model that predicts one code at a time. Guidance is on logits."""
 
-    def next_level(self, codes: Int[Tensor, " B"] | None, guidance_scale: float) -> Float[Tensor, "B V"]:
+    def next_level(self, codes: Int[Tensor, " B"] | None, guidance_scale: Weight) -> Float[Tensor, "B V"]:
         """Logits of the next level of this position, given the codes of the level above (None at level 0)."""
         ...
 
@@ -51,7 +52,7 @@ class LevelDecoder(PositionDecoder, Protocol):
 class LatentDecoder(PositionDecoder, Protocol):
     """A model that predicts all masked levels of a position."""
 
-    def predict(self, codes: Int[Tensor, "B D"], visible: Int[Tensor, " B"], guidance_scale: float) -> Distribution:
+    def predict(self, codes: Int[Tensor, "B D"], visible: Int[Tensor, " B"], guidance_scale: Weight) -> Distribution:
         """The masked levels of this position; `rows` of the distribution index into B."""
         ...
 
@@ -78,8 +79,7 @@ class AutoregressiveConfig:
     def __post_init__(self) -> None:
         if self.top_k < 0:
             raise ConfigError(f"top_k={self.top_k} must be at least 1, or 0 for all codes")
-        if not 0 < self.temperature < math.inf:
-            raise ConfigError(f"temperature={self.temperature} must be a number above 0")
+        check_range(self, LEAST_TEMPERATURE, "temperature", below=math.inf)
         _check_common(self)
 
 
@@ -109,8 +109,7 @@ class LatentAutoregressiveConfig:
         check_range(self, 1, "num_steps", most=MAX_STEPS)
         if self.mask_schedule not in SCHEDULES:
             raise ConfigError(unknown("mask schedule", self.mask_schedule, SCHEDULES))
-        if not 0 <= self.temperature < math.inf:
-            raise ConfigError(f"temperature={self.temperature} must be a number of at least 0")
+        check_range(self, 0, "temperature", below=math.inf)
         _check_common(self)
 
 
@@ -299,7 +298,10 @@ class _Progress:
         self.visible = visible.clone()
         self.masked = (shape[2] - visible).cpu()
         first = config.guidance_scale if config.guidance_first is None else config.guidance_first
-        self.weights = guidance_weights(shape[1], first, config.guidance_scale)
+        # Of each sample over its own positions, so that nothing depends on the batch.
+        ends = (self.masked > 0).mul(torch.arange(1, shape[1] + 1)).amax(1).clamp(min=1).tolist()
+        ramps = [torch.tensor(guidance_weights(end, first, config.guidance_scale)) for end in ends]
+        self.weights = pad_sequence(ramps).unsqueeze(2) if config.guidance_scale else torch.zeros(shape[1])  # [L, B, 1]
         self.record = record
 
     def positions(self) -> Iterator[int]:
@@ -307,7 +309,8 @@ class _Progress:
         self._read = 0
         for position, needed in enumerate((self.masked > 0).any(0).tolist()):
             if needed:
-                self.position, self.weight = position, self.weights[position]
+                self.position, weight = position, self.weights[position]
+                self.weight = weight.to(self.codes.device) if weight.ndim else 0.0
                 yield position
 
     def unread(self) -> Int[Tensor, "B S D"]:
@@ -319,7 +322,8 @@ class _Progress:
         """Record the position."""
         if self.record is not None:
             revealed = int(self.masked[:, self.position].sum())
-            self.record(self.position, self.weight, revealed, self.codes.clone(), self.visible.clone())
+            weight = float(self.weights[self.position].max())
+            self.record(self.position, weight, revealed, self.codes.clone(), self.visible.clone())
 
 
 def top_k_filter(logits: Float[Tensor, "N K"], top_k: int) -> Float[Tensor, "N K"]:

@@ -16,7 +16,7 @@ from resgen.errors import ConfigError, check_range, unknown
 from resgen.ops.guidance import guidance_weights
 from resgen.ops.masking import MAX_STEPS, SCHEDULES, given_codes, reveal, reveal_plan
 from resgen.ops.random import fill_uniform, sample_streams
-from resgen.ops.sampling import nucleus_choice
+from resgen.ops.sampling import LEAST_TEMPERATURE, nucleus_choice
 from resgen.types import CodeSpec, Record
 
 
@@ -71,11 +71,8 @@ class DepthwiseConfig:
             raise ConfigError(f"level_decay={self.level_decay} must lie in (0, 1]")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p={self.top_p} must lie in (0, 1]")
-        if not 0 < self.temperature < math.inf:
-            raise ConfigError(f"temperature={self.temperature} must be a number greater than 0")
-        for name in ("choice_temperature", "guidance_first", "guidance_scale"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"{name}={getattr(self, name)} must be a number of at least 0")
+        check_range(self, LEAST_TEMPERATURE, "temperature", below=math.inf)
+        check_range(self, 0, "choice_temperature", "guidance_first", "guidance_scale", below=math.inf)
         if not 0 <= self.guidance_start < self.guidance_end <= 1:
             interval = f"guidance_start={self.guidance_start} and guidance_end={self.guidance_end}"
             raise ConfigError(f"{interval} must lie in 0 <= start < end <= 1")

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from resgen.kinds import AnySampling, Batch, GeneratorLossConfig, Objective, make_objective
+from resgen.kinds import AnySampling, Batch, GeneratorLossConfig, Objective, make_objective, without_guidance
 from resgen.models.base import CodeModel
 from resgen.models.conditions import class_digits
 from resgen.nn.transformer import Block
@@ -99,7 +99,7 @@ class GeneratorTask:
         self.model, self.config, self.product = model, config, product
         # Without a condition there is nothing that guidance could move away from.
         conditional = model.config.num_classes or model.config.feature_width
-        self.sampling = sampling if conditional else replace(sampling, guidance_scale=0.0)
+        self.sampling = sampling if conditional else without_guidance(sampling)
         self.train, self.held_out = train, held_out
         self.history = dict(history or {})
         self.objective = make_objective(model, self.config)

@@ -131,7 +131,8 @@ class Optimizers:
         }
 
     def _decays(self, parameter: nn.Parameter) -> bool:
-        return parameter.ndim >= 2 and "bias" not in self._names[parameter].rpartition(".")[2]
+        name = self._names[parameter].rpartition(".")[2]
+        return parameter.ndim >= 2 and "bias" not in name and name != "offset"  # of the low-rank means
 
     def zero_grad(self) -> None:
         """Forget all gradients."""

@@ -85,3 +85,13 @@ def test_sampling_in_bfloat16_rounds_as_training_does(masked: bool) -> None:
     trained = attention.requires_grad_(True)(x, None, allowed)
     with torch.inference_mode():
         assert torch.equal(attention(x, None, allowed), trained)
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_a_query_that_may_attend_to_nothing_poisons_nothing(gradients: bool) -> None:
+    x = torch.randn(2, 3, 16, requires_grad=gradients)
+    out = Attention(16, 2).requires_grad_(gradients)(x, None, torch.tensor([[True] * 3, [False] * 3]))
+    assert out.isfinite().all()
+    if gradients:
+        out.sum().backward()
+        assert x.grad is not None and x.grad.isfinite().all()

@@ -92,6 +92,19 @@ def test_timed_alignment_keeps_long_pauses_and_padding_apart(monkeypatch: pytest
     assert durations.sum() == 30 and durations.max() == 20 and durations[0, 1] == 20
 
 
+def test_timed_alignment_does_not_know_the_rest_of_its_batch() -> None:
+    """Not even where another sample has fewer tokens and more frames, so that its tokens may be longer."""
+    scores = torch.zeros(2, 10, 400)
+    scores[0, :, :200] = -5.0
+    ends = [8, 16, 24, 32, 152, 160, 168, 176, 184, 200]
+    for token, (begin, end) in enumerate(zip([0, *ends], ends, strict=False)):
+        scores[0, token, begin:end] = 0.0
+    texts, frames, expected = torch.tensor([10, 2]), torch.tensor([200, 400]), torch.full((2, 10), math.log(20))
+    both = timed_alignment(scores, texts, frames, expected, 0.1)
+    alone = timed_alignment(scores[:1, :, :200], texts[:1], frames[:1], expected[:1], 0.1)
+    assert both[0].tolist() == alone[0].tolist() and alone.max() == alignment.LONGEST_FRAMES
+
+
 def test_timed_alignment_refuses_what_it_cannot_compare() -> None:
     one, zeros = torch.tensor([1]), torch.zeros(1, 1)
     with pytest.raises(DataError, match="NaN or infinity"):

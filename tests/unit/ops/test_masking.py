@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from masking_law import marginal_log_prob, posterior_log_prob, step_log_prob
 from resgen.errors import ConfigError
 from resgen.ops.masking import (
     SCHEDULES,
@@ -17,7 +18,6 @@ from resgen.ops.masking import (
     reveal,
     sample_visible,
 )
-from resgen.ops.masking_law import marginal_log_prob, posterior_log_prob, step_log_prob
 
 
 def _generator(seed: int) -> torch.Generator:

@@ -91,7 +91,9 @@ def test_optimizer_equals_plain_adamw_without_decay_of_vectors():
 def test_biases_of_any_shape_do_not_decay_and_nothing_else_is_called_one():
     """With gradients of zero, all that AdamW does is the decay."""
     spec = CodeSpec(depth=2, codebook_size=8, code_dim=4, shape=(2, 2))
-    config = ResGenConfig(width=16, num_layers=1, num_heads=2, mlp_width=32, condition_width=16, num_classes=2)
+    config = ResGenConfig(
+        width=16, num_layers=1, num_heads=2, mlp_width=32, condition_width=16, num_classes=2, mean_rank=2
+    )
     for kind in KINDS.values():
         net = build(kind.sized(config, 1), spec)
         before = {}
@@ -103,7 +105,7 @@ def test_biases_of_any_shape_do_not_decay_and_nothing_else_is_called_one():
         make(net).step(1.0)
         decayed = {name for name, parameter in net.named_parameters() if not torch.equal(parameter, before[name])}
         vectors = {name for name, parameter in net.named_parameters() if parameter.ndim < 2}
-        biases = {name for name in before if name.split(".")[-1] in ("bias", "out_bias", "biases")}
+        biases = {name for name in before if name.split(".")[-1] in ("bias", "out_bias", "biases", "offset")}
         assert any(before[name].ndim == 2 for name in biases), f"{kind.name}: biases of two axes are what this is about"
         assert decayed == before.keys() - vectors - biases, kind.name
 

@@ -1,4 +1,4 @@
-"""Probabilities of masks and of masking steps in closed form (Sec. 3.2); nothing is trained or sampled with them.
+"""Probabilities of masks and of masking steps in closed form (Sec. 3.2), which drawn masks are compared with.
 
 Tokens are masked without replacement: from urns of D balls, one urn for each position.
 """
