@@ -126,6 +126,9 @@ def atomic_folder(path: str | Path, *, temporary: Path | None = None) -> Iterato
         WriteError: writing fails; the temporary folder is gone and what was at `path` is untouched.
     """
     path = Path(path)
+    if path.name in ("", ".."):
+        raise WriteError(f"'{path}' cannot be replaced as a whole; give a folder with a name of its own")
+    path = path.resolve() if path.is_symlink() else path  # what a link points to is replaced, not the link
     temporary = temporary or path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with writing(path):
         try:

@@ -51,6 +51,23 @@ def test_a_folder_takes_its_place_as_a_whole(tmp_path):
     assert os.listdir(tmp_path) == ["m"] and os.listdir(place) == ["new"]
 
 
+def test_what_a_link_points_to_is_replaced_and_the_link_stays(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "m").symlink_to("disk")
+    for content in ("old", "new"):
+        with atomic_folder(tmp_path / "m") as temporary:
+            (temporary / content).write_text(content)
+        assert (tmp_path / "m").is_symlink() and os.listdir(tmp_path / "disk") == [content]
+    assert sorted(os.listdir(tmp_path)) == ["disk", "m"]
+
+
+@pytest.mark.parametrize("place", [".", "..", ""])
+def test_a_folder_without_a_name_of_its_own_is_not_replaced(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WriteError, match="cannot be replaced as a whole"), atomic_folder(place):
+        pass
+
+
 def test_leftovers_of_killed_processes_are_removed(tmp_path):
     for name in (".12ab.tmp", ".m.old", "m", ".hidden"):
         (tmp_path / name).mkdir()

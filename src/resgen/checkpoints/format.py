@@ -145,7 +145,7 @@ def save_folder(
     for name in components:
         if not _NAME.fullmatch(name):
             raise CheckpointError(f"component name '{name}' may hold letters, digits, '_' and '-' only")
-    _check_replaceable(path, kind)
+    check_replaceable(path, kind)
     with atomic_folder(path) as temporary:
         entries = {}
         for name, component in components.items():
@@ -173,20 +173,29 @@ def save_folder(
             (temporary / file).write_bytes(content)
 
 
-def _check_replaceable(path: Path, kind: str) -> None:
-    """Whether nothing is lost if `path` becomes an artefact of a kind."""
+def check_replaceable(path: Path, kind: str | None = None) -> None:
+    """Whether nothing is lost if `path` becomes an artefact, of this kind if it is known.
+
+    Raises:
+        CheckpointError: `path` holds something else.
+    """
     if path.exists() and not path.is_dir():
         raise CheckpointError(f"'{path}' exists and is not a folder")
     if not path.exists() or not any(path.iterdir()):
         return
-    try:
-        there = read_json(path / CONFIG_NAME)
-    except CheckpointError:
-        there = {}
-    if there.get("format") != FORMAT:
+    if not is_saved(path):
         raise CheckpointError(f"'{path}' is not empty and holds no saved model; choose another folder")
-    if there.get("kind") != kind:
-        raise CheckpointError(f"'{path}' holds a saved {there.get('kind')}, not a {kind}; choose another folder")
+    there = read_json(path / CONFIG_NAME).get("kind")
+    if kind is not None and there != kind:
+        raise CheckpointError(f"'{path}' holds a saved {there}, not a {kind}; choose another folder")
+
+
+def is_saved(path: Path) -> bool:
+    """Whether a folder holds an artefact of this format, of whatever version."""
+    try:
+        return read_json(path / CONFIG_NAME).get("format") == FORMAT
+    except CheckpointError:
+        return False
 
 
 def load_folder(path: str | Path, *, verify: bool = True) -> Folder:

@@ -257,15 +257,24 @@ def check_out_file(
     _check_writable(path, path.parent, name)
 
 
-def check_out_dir(path: Path, *, name: str = "--out") -> None:
+def check_out_dir(path: Path, *, name: str = "--out", replaces: bool = False) -> None:
     """Reject an output folder that could not be made or written to, before any heavy work; `name` is that of the
-    option.
+    option. A saved model is only for what `replaces` it.
 
     Raises:
-        ConfigError: a file of that name, or a place that cannot be written to.
+        ConfigError: a file of that name, a saved model, or a place that cannot be written to.
     """
+    if str(path) == "-":
+        raise ConfigError(f"{name} '-' is for sounds, which can go to standard output; give the name of a folder")
+    if path.is_symlink() and not path.exists():
+        raise ConfigError(f"{name} '{path}' is a link to '{path.readlink()}', which does not exist; make that folder")
     if path.exists() and not path.is_dir():
         raise ConfigError(f"{name} '{path}' is a file; give the name of a folder")
+    if not replaces and (path / "config.json").is_file():
+        from resgen.checkpoints.format import is_saved
+
+        if is_saved(path):
+            raise ConfigError(f"{name} '{path}' holds a saved model; give another folder")
     _check_writable(path, path, name)
 
 
@@ -279,7 +288,7 @@ def _check_writable(path: Path, folder: Path, name: str) -> None:
         with tempfile.TemporaryDirectory(dir=there, prefix=".resgen-") as trial:
             (Path(trial) / folder.relative_to(there)).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"{name} '{path}' cannot be written: {error.strerror}; choose another place") from error
+        raise ConfigError(f"{name} '{path}' cannot be written: {error.strerror}; choose another place") from None
 
 
 @contextlib.contextmanager

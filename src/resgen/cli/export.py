@@ -41,7 +41,7 @@ class Export:
     def run(self) -> None:
         if self.checkpoint != "best" and not self.checkpoint.isdecimal():
             raise ConfigError(f"--checkpoint {self.checkpoint!r} must be best or the step of a checkpoint that is kept")
-        check_out_dir(self.out)
+        check_out_dir(self.out, replaces=True)
         if self.replace:
             return self._replace()
         from resgen.training.export import export_checkpoint

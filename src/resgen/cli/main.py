@@ -6,6 +6,7 @@ import contextlib
 import functools
 import inspect
 import io
+import itertools
 import operator
 import os
 import re
@@ -45,6 +46,8 @@ from resgen.files import nearest_path
 from resgen.matches import nearest
 
 MAX_LINE = 8000
+LEAST_COLUMNS = 20
+"""Of the screen; help for fewer would never end."""
 """Characters of an error; some name all keys of a recipe, some quote what a damaged file holds."""
 EXIT_OK, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 0, 2, 130, 141
 
@@ -105,6 +108,8 @@ COMMANDS: dict[str, type[Any]] = {
 OPTIONS = (tyro.conf.FlagCreatePairsOff,)
 """Without it, --resume would have a --no-resume beside it."""
 
+PLACES = ("out", "trace")
+"""Options that say where to write; nothing may not stand for the current folder."""
 ALSO = {"model": "tokenizer", "steps-gif": "trace"}
 """Options that some commands have, by what else they may be called."""
 
@@ -174,6 +179,9 @@ def read_options(name: str, words: Sequence[str]) -> Any:
         UsageError: an option is unknown, lacks a value or has one of another type or size, or a needed one is missing.
         SystemExit: 0 after help.
     """
+    options = [f"--{option}" for option in PLACES]
+    if empty := [option for option in options if f"{option}=" in words or (option, "") in itertools.pairwise(words)]:
+        raise UsageError(name, [f"{option} '' names nothing; give a file or folder" for option in empty])
     screen = io.StringIO()
     try:
         with contextlib.redirect_stderr(screen):
@@ -315,6 +323,11 @@ def run(command: Any) -> Any:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code is 0, 2 for errors, 130 after an interruption."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if sys.stdout is None or sys.stderr is None:  # closed by the caller
+        nowhere = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+        sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
+    if os.environ.get("COLUMNS", "").isdecimal() and int(os.environ["COLUMNS"]) < LEAST_COLUMNS:
+        os.environ["COLUMNS"] = str(LEAST_COLUMNS)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show is escaped
             stream.reconfigure(errors="backslashreplace")

@@ -118,8 +118,8 @@ class Training:
         own = (f"{self.stage}_loss.", f"{self.stage}_training.")
         settings = [setting for setting in flatten(self.overrides or ()) if not setting.startswith(own)]
         words += ["--set", *settings] if settings else []
-        name = self.out.name.removesuffix(f"-{self.stage}")
-        return [*words, "--out", str(self.out.with_name(f"{name}-{stage}"))]
+        out = self.out if self.out.name not in ("", "..") else self.out.resolve()
+        return [*words, "--out", str(out.with_name(f"{out.name.removesuffix(f'-{self.stage}')}-{stage}"))]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,10 +31,10 @@ def nucleus_choice(logits: Float[Tensor, "N K"], uniform: Float[Tensor, " N"], t
         top_p: in (0, 1]; 1 keeps every item.
 
     Raises:
-        ConfigError: if `top_p` is outside (0, 1].
+        ConfigError: if `top_p` is outside [1e-30, 1].
     """
-    if not 0.0 < top_p <= 1.0:
-        raise ConfigError(f"top_p={top_p} must lie in (0, 1]")
+    if not 1e-30 <= top_p <= 1.0:  # less is 0 in float32
+        raise ConfigError(f"top_p={top_p} must lie in [1e-30, 1]")
     probs = (logits if logits.dtype == torch.float64 else logits.float()).softmax(dim=-1)
     choice, inner = _invert(probs, uniform)
     if top_p == 1.0:

@@ -21,6 +21,7 @@ from resgen.checkpoints.format import (
     FORMAT_VERSION,
     check_file_name,
     check_hash,
+    check_replaceable,
     check_sha256,
     check_version,
     read_json,
@@ -317,9 +318,11 @@ def check_run_folder(out_dir: Path, resume: bool) -> None:
 
     Raises:
         ConfigError: naming the folder and the remedy.
+        CheckpointError: its folder `model` holds something else than a model.
     """
     if out_dir.exists() and not out_dir.is_dir():
         raise ConfigError(f"'{out_dir}' is not a folder; choose another --out")
+    check_replaceable(out_dir / "model")
     if not resume and any((out_dir / name).exists() for name in (METRICS_NAME, "checkpoints", "config.yaml")):
         raise ConfigError(f"'{out_dir}' already holds a run; continue it with --resume or choose another --out")
 

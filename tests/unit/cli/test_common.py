@@ -26,6 +26,7 @@ from resgen.cli.common import (
     slug,
     table,
 )
+from resgen.cli.train import TrainTokenizer
 from resgen.data.announce import announce
 from resgen.errors import ConfigError
 from resgen.modalities import Modality
@@ -178,3 +179,27 @@ def test_an_output_does_not_replace_its_source(tmp_path, monkeypatch):
         with pytest.raises(ConfigError, match=r"--out 'a.png' is the input; give another file"):
             check_out_file(Path("a.png"), source=Path(source))
     check_out_file(Path("b.png"), source=Path("a.png"))
+
+
+def test_places_that_are_no_folders_to_write_into_are_told_apart(tmp_path):
+    (tmp_path / "lost").symlink_to("nowhere")
+    with pytest.raises(ConfigError, match="--out .*lost' is a link to 'nowhere', which does not exist"):
+        check_out_dir(tmp_path / "lost")
+    with pytest.raises(ConfigError, match="--trace '-' is for sounds, which can go to standard output"):
+        check_out_dir(Path("-"), name="--trace")
+    for folder, saved in (("model", '{"format": "resgen"}'), ("web", '{"name": "a web project"}')):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "config.json").write_text(saved)
+    check_out_dir(tmp_path / "web")
+    with pytest.raises(ConfigError, match="model' holds a saved model; give another folder"):
+        check_out_dir(tmp_path / "model")
+    check_out_dir(tmp_path / "model", replaces=True)
+
+
+@pytest.mark.parametrize(("out", "place"), [("runs/a-tokenizer", "runs/a-generator"), (".", "here-generator")])
+def test_the_next_command_names_a_folder_beside_the_run(out, place, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    modality, recipe = load_recipe("digits", None, [])
+    words = TrainTokenizer(recipe="digits", out=Path(out)).next_command(modality, recipe)
+    assert words[-1] == place or Path(words[-1]) == tmp_path / place

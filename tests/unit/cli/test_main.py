@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import subprocess
 import sys
@@ -174,6 +175,33 @@ def test_closed_output_is_quiet():
     assert process.wait() == 141
     assert process.stderr.read() == b""
     process.stderr.close()
+
+
+@pytest.mark.parametrize(("stream", "code"), [(">&-", 0), ("2>&-", 2), (">&- 2>&-", 2)])
+def test_a_stream_that_was_closed_before_is_no_error(stream, code):
+    words = "models" if code == 0 else "modells"
+    command = (
+        f'{sys.executable} -c "import sys; from resgen.cli.main import main; sys.exit(main(sys.argv[1:]))" {words}'
+    )
+    result = subprocess.run(["sh", "-c", f"{command} {stream}"], capture_output=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (code, b"", b"")
+
+
+def test_a_screen_of_one_column_gets_its_help():
+    code = "import sys; from resgen.cli.main import main; main(sys.argv[1:])"
+    environment = {**os.environ, "COLUMNS": "1"}
+    for words, end in ((["train", "generator", "--help"], 0), (["train", "generator", "--recipe", "digits"], 0)):
+        result = subprocess.run([*BARE, code, *words], env=environment, capture_output=True, timeout=300, check=False)
+        assert result.returncode == end and result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("words", [["--out", ""], ["--out="], ["--out", "x.png", "--trace", ""]])
+def test_an_empty_name_is_not_the_current_folder(words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["generate", "image", "--model", "fashion-mnist-small", "--class", "Bag", *words]) == 2
+    option = words[-2] if len(words) > 1 else "--out"
+    assert f"error: {option} '' names nothing; give a file or folder" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_models_lists_and_writes_json(bundled, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import signal
 
 import pytest
@@ -122,6 +123,7 @@ def test_what_cannot_be_exported_is_refused(run, toy, tmp_path):
     (path / "checkpoints/step_00000020/model.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match="is damaged"):
         export_checkpoint(path, tmp_path / "out")
+    shutil.rmtree(path / "model")
     save_folder(path / "model", kind="vocoder", components={})
     with pytest.raises(CheckpointError, match="without a tokenizer"):
         export_checkpoint(path, tmp_path / "out", 30)
