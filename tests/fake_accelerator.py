@@ -1,4 +1,5 @@
-"""The start from data, a training step and a sampling run of every kind of generator on fake tensors of an accelerator.
+"""The start from data, a training step and a sampling run of every kind of generator on fake tensors of an accelerator,
+and the same of tokenizers and vocoder, but for the sampling.
 
 `python tests/fake_accelerator.py [KIND ...]` prints one JSON document: by case, null or what went wrong. A tensor that
 is made on the wrong device meets one of the right device and fails as on the accelerator itself, but none is needed.
@@ -15,6 +16,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,8 +34,13 @@ from resgen.models.base import CodeModel
 from resgen.models.resgen import ResGenConfig
 from resgen.training.tracing import KnownValues
 from resgen.types import CodeSpec, SequenceCondition
+from steps import losses
+from task_parts import BATCH, MAKERS
 
 LENGTH, SAMPLES = 6, 2
+PARTS = ("image tokenizer", "mel tokenizer", "waveform tokenizer", "vocoder")
+"""Tasks besides the generators. Not the text model's: its alignment runs on the CPU in NumPy, which knows no fake
+tensors."""
 
 
 class OwnGenerator(TorchFunctionMode):
@@ -131,6 +138,19 @@ def sampling(model: CodeModel, known: KnownValues, device: torch.device, sequenc
     check({"codes": samples.codes}, device)
 
 
+def task_start(task: Any) -> None:
+    """What a task makes of its data before the first step."""
+    if hasattr(task, "before_start"):
+        task.before_start(torch.Generator().manual_seed(0))
+
+
+def task_step(task: Any) -> None:
+    """Losses and gradients of all groups."""
+    groups = task.optimizer_groups()
+    for group, loss, _ in losses(task, torch.arange(BATCH), 3, torch.Generator().manual_seed(0)):
+        loss.backward(inputs=groups[group])
+
+
 def check(tensors: dict[str, Tensor | None], device: torch.device) -> None:
     """Refuse what is on another device."""
     for name, tensor in tensors.items():
@@ -165,6 +185,17 @@ def main() -> None:
                     outcome[name] = None
                 except Exception:
                     outcome[name] = "".join(traceback.format_exc(limit=-4))
+    for part in () if sys.argv[1:] else PARTS:
+        for title, work in (("start", task_start), ("training", task_step)):
+            task = MAKERS[part](Path())
+            try:
+                with OwnGenerator(), FakeTensorMode(allow_non_fake_inputs=True), KnownValues() as known:
+                    for module in [value for value in vars(task).values() if isinstance(value, nn.Module)]:
+                        move(module, known, device)
+                    work(task)
+                outcome[f"{title} {part}"] = None
+            except Exception:
+                outcome[f"{title} {part}"] = "".join(traceback.format_exc(limit=-4))
     print(json.dumps(outcome))
 
 

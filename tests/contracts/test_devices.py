@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fake_accelerator import PARTS
 from resgen.kinds import KINDS
 
 PROGRAM = Path(__file__).parents[1] / "fake_accelerator.py"
@@ -32,3 +33,9 @@ def test_a_tensor_on_the_cpu_is_caught(outcome: dict[str, str | None]) -> None:
 def test_every_tensor_is_on_the_accelerator(work: str, kind: str, outcome: dict[str, str | None]) -> None:
     cases = {name: trouble for name, trouble in outcome.items() if name.startswith(f"{work} {kind}")}
     assert cases and not any(cases.values()), "\n".join(trouble for trouble in cases.values() if trouble)
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("work", ["start", "training"])
+def test_tokenizers_and_vocoder_train_on_the_accelerator(work: str, part: str, outcome: dict[str, str | None]) -> None:
+    assert outcome[f"{work} {part}"] is None

@@ -152,7 +152,7 @@ class MelDiscriminator(nn.Module):
             generator: any device; the result is on the device of `lengths`.
         """
         turns = torch.rand(len(self.windows), len(lengths), generator=generator, device=generator.device)
-        windows = torch.tensor(self.windows, device=lengths.device)[:, None].clamp(max=num_frames)
+        windows = torch.tensor(self.windows)[:, None].clamp(max=num_frames).to(lengths.device)
         room = (lengths[None] - windows).clamp(min=0)
         return (turns.to(lengths.device) * (room + 1)).long().clamp(max=room)
 
