@@ -58,7 +58,7 @@ NUMBERS = [
     ("docs/results/speech.md", "60 sentences | **{} (", UNSEEN, "scores 0 wer value", "1%"),
     ("docs/results/speech.md", "mixtures of the same voices) {} |", UNSEEN, "scores 0 nearest value", "0%"),
     ("docs/faq.md", "54 synthetic voices | {} (1,254", UNSEEN, "scores 0 nearest value", "0%"),
-    ("docs/results/README.md", "**{}** (10 to 17) for 100", SENTENCES, "scores all wer value", "0%"),
+    ("docs/results/README.md", "`english-small`: word error rate | **{}** (", SENTENCES, "scores all wer value", "0%"),
     (f"{CARDS}/english-small/README.md", "in its own voices | {} (", SENTENCES, "scores all wer value", "1%"),
     (f"{CARDS}/english-small/README.md", "60 sentences | {} (", UNSEEN, "scores 0 wer value", "1%"),
     (f"{CARDS}/english-small/README.md", "in {} of cases (recordings", UNSEEN, "scores 0 nearest value", "0%"),
