@@ -149,8 +149,8 @@ class MixtureHead(LatentHead):
             for parameter in self.parameters():
                 parameter.zero_()
             for target, std in drawn:  # where the generator is, whatever the device of the parameters
-                place = target.device if generator is None else generator.device
-                target.copy_(torch.empty_like(target, device=place).normal_(std=std, generator=generator))
+                fresh = torch.empty(target.shape, dtype=target.dtype, device=(generator or target).device)
+                target.copy_(fresh.normal_(std=std, generator=generator))
 
     def affine_parameters(
         self, hidden: Float[Tensor, "N O"]

@@ -11,7 +11,6 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from resgen.errors import ConfigError, check_range, unknown
 from resgen.ops.blocks import walk_levels
@@ -300,8 +299,8 @@ class _Progress:
         first = config.guidance_scale if config.guidance_first is None else config.guidance_first
         # Of each sample over its own positions, so that nothing depends on the batch.
         ends = (self.masked > 0).mul(torch.arange(1, shape[1] + 1)).amax(1).clamp(min=1).tolist()
-        ramps = [torch.tensor(guidance_weights(end, first, config.guidance_scale)) for end in ends]
-        self.weights = pad_sequence(ramps).unsqueeze(2) if config.guidance_scale else torch.zeros(shape[1])  # [L, B, 1]
+        ramps = [guidance_weights(end, first, config.guidance_scale) + [0.0] * (shape[1] - end) for end in ends]
+        self.weights = torch.tensor(ramps).T[..., None] if config.guidance_scale else torch.zeros(shape[1])  # [L, B, 1]
         self.record = record
 
     def positions(self) -> Iterator[int]:

@@ -318,12 +318,14 @@ def check_run_folder(out_dir: Path, resume: bool) -> None:
 
     Raises:
         ConfigError: naming the folder and the remedy.
-        CheckpointError: its folder `model` holds something else than a model.
+        CheckpointError: the folder `model` of a new run holds something else than a model.
     """
     if out_dir.exists() and not out_dir.is_dir():
         raise ConfigError(f"'{out_dir}' is not a folder; choose another --out")
+    if resume:
+        return
     check_replaceable(out_dir / "model")
-    if not resume and any((out_dir / name).exists() for name in (METRICS_NAME, "checkpoints", "config.yaml")):
+    if any((out_dir / name).exists() for name in (METRICS_NAME, "checkpoints", "config.yaml")):
         raise ConfigError(f"'{out_dir}' already holds a run; continue it with --resume or choose another --out")
 
 

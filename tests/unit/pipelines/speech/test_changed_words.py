@@ -39,8 +39,8 @@ def test_a_word_comes_after_the_last_one_even_if_that_ends_with_the_recording(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def match(self: TextModel, hidden: Tensor, valid: Tensor, target: Tensor, frames: Tensor) -> Tensor:
-        ends = torch.linspace(0, float(frames) - 1, hidden.shape[1]).round().long()
-        return torch.cat([ends, frames.cpu()]).diff()[None]  # one frame for the end of the text
+        ends = torch.linspace(0, float(frames[0]) - 1, hidden.shape[1]).round().long()
+        return torch.cat([ends, frames[:1].cpu()]).diff().expand(len(hidden), -1)  # one frame for the end of the text
 
     monkeypatch.setattr(TextModel, "match", match)
     pipe = SpeechPipeline.from_pretrained(save_parts(tmp_path / "model"), device="cpu", dtype="float32")

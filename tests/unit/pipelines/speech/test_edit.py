@@ -35,8 +35,8 @@ def evenly(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     """An untrained text model aligns whole sounds with single letters; here each takes as long as the others."""
 
     def match(self: TextModel, hidden: Tensor, valid: Tensor, target: Tensor, frames: Tensor) -> Tensor:
-        ends = torch.linspace(0, float(frames), hidden.shape[1] + 1).round().long()
-        return ends.diff()[None]
+        ends = torch.linspace(0, float(frames[0]), hidden.shape[1] + 1).round().long()
+        return ends.diff().expand(len(hidden), -1)
 
     if request.node.originalname != "test_words_are_aligned":
         monkeypatch.setattr(TextModel, "match", match)
@@ -290,8 +290,8 @@ def test_words_are_put_into_long_silence(
 
     def match(self: TextModel, hidden: Tensor, valid: Tensor, target: Tensor, frames: Tensor) -> Tensor:
         rest = torch.zeros_like(known)
-        rest[-1] = int(frames) - int(known.sum())
-        return (known + rest)[None]
+        rest[-1] = int(frames[0]) - int(known.sum())
+        return (known + rest).expand(len(hidden), -1)
 
     monkeypatch.setattr(TextModel, "match", match)
     recording = voice(1.3)
@@ -438,8 +438,8 @@ def test_a_stretch_grows_to_hold_its_words(pipe: SpeechPipeline, recording: torc
 
 def test_no_word_ends_after_the_recording(pipe: SpeechPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     def match(self: TextModel, hidden: Tensor, valid: Tensor, target: Tensor, frames: Tensor) -> Tensor:
-        durations = torch.ones(1, hidden.shape[1], dtype=torch.int64)
-        durations[0, -2] += int(frames) - hidden.shape[1]
+        durations = torch.ones(hidden.shape[:2], dtype=torch.int64)
+        durations[:, -2] += int(frames[0]) - hidden.shape[1]
         return durations
 
     monkeypatch.setattr(TextModel, "match", match)
