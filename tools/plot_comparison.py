@@ -80,6 +80,9 @@ def points() -> dict[str, Points]:
     for kind in ("residual", "direct"):
         for length in (10, 30):
             found[kind][1000 * length] += plain(read(f"{kind}-{length}k.json")["rows"], kind)
+    found["maskgit"][10000] += [
+        row["guided"] for row in read("maskgit-10k.json")["rows"] if row["asked"]["guidance_scale"] == 4.0
+    ]
     return {kind: found[kind] for kind in LINES}
 
 
