@@ -37,6 +37,7 @@ def main(
     num_steps: int | None = None,
     guidance_scale: float | None = None,
     prompt_guidance: float | None = None,
+    silence: float = 0.0,
     seed: int = 0,
     dtype: str = "auto",
     json: Path | None = None,
@@ -52,6 +53,7 @@ def main(
         num_steps: sampling steps, in place of the model's.
         guidance_scale: in place of the model's.
         prompt_guidance: in place of the model's.
+        silence: seconds put before each sentence for the recogniser.
         seed: of every sentence.
         dtype: of the generator: auto, float32, bfloat16 or int8.
         json: file for all numbers.
@@ -73,7 +75,9 @@ def main(
             made += time.perf_counter() - begin
             seconds += speech.duration_s
             spoken = " ".join(speech.texts)
-            rows.append({"kind": kind, "voice": voice, "text": spoken, "heard": hear(speech.audio)})
+            before = torch.zeros(round(silence * speech.sample_rate_hz))
+            heard = hear(torch.cat([before, speech.audio]))
+            rows.append({"kind": kind, "voice": voice, "text": spoken, "heard": heard})
             advance(index + 1, len(lines), "speaking")
     groups = {"all": rows}
     for key in ("kind", "voice"):
@@ -88,7 +92,13 @@ def main(
         f"\n{seconds:.1f} s of speech in {made:.1f} s on {torch.get_num_threads()} threads: {factor:.2f} of real time"
     )
     if json is not None:
-        about = {"model": model, "transcriber": hear.name, "seed": seed, "sampling": config_to_dict(pipe.sampling)}
+        about = {
+            "model": model,
+            "transcriber": hear.name,
+            "seed": seed,
+            "silence": silence,
+            "sampling": config_to_dict(pipe.sampling),
+        }
         scores = {
             name: {"wer": rate.words.document(), "cer": rate.characters.document(), "exact": rate.exact}
             for name, rate in rates.items()
