@@ -1,10 +1,15 @@
-"""Settings of every test: signatures are checked, and parallel test processes do not fight for the cores."""
+"""Settings of every test: signatures are checked, nothing depends on a machine's speed, and parallel test processes do
+not fight for the cores."""
 
 from __future__ import annotations
 
 import os
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("any machine", deadline=None)  # a busy one takes ten times as long
+settings.load_profile("any machine")
 
 if not os.environ.get("RESGEN_NO_TYPECHECK"):
     from jaxtyping import install_import_hook
