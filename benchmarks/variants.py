@@ -85,6 +85,7 @@ def main(
     max_minutes: float,
     num_samples: int = 1000,
     seeds: int = 1,
+    first_seed: int = 0,
     extractor: str | None = None,
     settings: tuple[str, ...] = (),
     sampling: tuple[str, ...] = (),
@@ -100,6 +101,7 @@ def main(
         max_minutes: time of each training.
         num_samples: images per measurement.
         seeds: trainings of each variant.
+        first_seed: of the first of them, so that two processes can share the work, each with a folder of its own.
         extractor: whose features are compared; the bundled classifier of the same classes if left out.
         settings: recipe settings of all, such as generator.width=192.
         sampling: sampling settings of all, such as num_steps=16.
@@ -118,7 +120,7 @@ def main(
     path = out / "variants.json"
     rows: list[dict[str, Any]] = read_json(path)["rows"] if path.exists() else []
     finished = [(row["training"], row["asked"], row["seed"]) for row in rows]
-    for seed in range(seeds):
+    for seed in range(first_seed, first_seed + seeds):
         for name, training in plan.trainings.items():
             run = out / f"{name}-{seed}"
             _, base = load_recipe(recipe, None, [settings], training.kind)

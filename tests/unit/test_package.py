@@ -205,6 +205,12 @@ CORE = "ops.masking ops.mixture quantizers.probabilistic models.resgen samplers.
 MAX_CORE_LINES = 2_800
 
 
+def test_shapes_of_tensors_are_quoted():
+    """An expression such as `B * shape` is a valid annotation for Python and no shape for jaxtyping."""
+    bare = re.compile(r"""\b(?:Float|Int|Bool|Shaped)\[\w+, (?!f?["'])""")
+    assert not [name for name, path in modules().items() if bare.search(path.read_text())]
+
+
 def test_the_core_and_all_that_it_imports_stay_small():
     """What a reader of the paper's method has to open at most."""
     files, graph = modules(), import_graph(inner=True)

@@ -183,19 +183,20 @@ def check_replaceable(path: Path, kind: str | None = None) -> None:
         raise CheckpointError(f"'{path}' exists and is not a folder")
     if not path.exists() or not any(path.iterdir()):
         return
-    if not is_saved(path):
+    there = saved_kind(path)
+    if there is None:
         raise CheckpointError(f"'{path}' is not empty and holds no saved model; choose another folder")
-    there = read_json(path / CONFIG_NAME).get("kind")
     if kind is not None and there != kind:
         raise CheckpointError(f"'{path}' holds a saved {there}, not a {kind}; choose another folder")
 
 
-def is_saved(path: Path) -> bool:
-    """Whether a folder holds an artefact of this format, of whatever version."""
+def saved_kind(path: Path) -> str | None:
+    """The kind of a folder's artefact, of whatever version of this format; None if it holds none."""
     try:
-        return read_json(path / CONFIG_NAME).get("format") == FORMAT
+        config = read_json(path / CONFIG_NAME)
     except CheckpointError:
-        return False
+        return None
+    return str(config.get("kind")) if config.get("format") == FORMAT else None
 
 
 def load_folder(path: str | Path, *, verify: bool = True) -> Folder:

@@ -271,9 +271,9 @@ def check_out_dir(path: Path, *, name: str = "--out", replaces: bool = False) ->
     if path.exists() and not path.is_dir():
         raise ConfigError(f"{name} '{path}' is a file; give the name of a folder")
     if not replaces and (path / "config.json").is_file():
-        from resgen.checkpoints.format import is_saved
+        from resgen.checkpoints.format import saved_kind
 
-        if is_saved(path):
+        if saved_kind(path) is not None:
             raise ConfigError(f"{name} '{path}' holds a saved model; give another folder")
     _check_writable(path, path, name)
 

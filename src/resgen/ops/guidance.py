@@ -8,7 +8,7 @@ from torch import Tensor
 Weight = float | Float[Tensor, "B 1"]  # a guidance scale, of all samples or of each
 
 
-def guide(cond: Float[Tensor, B * shape], uncond: Float[Tensor, B * shape], scale: Weight) -> Float[Tensor, B * shape]:
+def guide(cond: Float[Tensor, "B ..."], uncond: Float[Tensor, "B ..."], scale: Weight) -> Float[Tensor, "B ..."]:
     """h = h_c + w (h_c - h_u), with w the `guidance_scale`, of all or of each row; 0 is no guidance.
 
     The paper does not state the form. The head is linear, so logits, means, shift and log-scale are extrapolated alike.

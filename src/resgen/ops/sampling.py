@@ -10,8 +10,6 @@ from torch import Tensor
 from resgen.errors import ConfigError
 
 ITEM_BITS = 32
-
-
 LEAST_TEMPERATURE = 1e-6  # of codes; logits divided by less may not be finite any more
 
 

@@ -300,7 +300,7 @@ class _Progress:
         # Of each sample over its own positions, so that nothing depends on the batch.
         ends = (self.masked > 0).mul(torch.arange(1, shape[1] + 1)).amax(1).clamp(min=1).tolist()
         ramps = [guidance_weights(end, first, config.guidance_scale) + [0.0] * (shape[1] - end) for end in ends]
-        self.weights = torch.tensor(ramps).T[..., None] if config.guidance_scale else torch.zeros(shape[1])  # [L, B, 1]
+        self.weights, self.guided = torch.tensor(ramps).T[..., None], config.guidance_scale > 0  # [L, B, 1]
         self.record = record
 
     def positions(self) -> Iterator[int]:
@@ -308,8 +308,8 @@ class _Progress:
         self._read = 0
         for position, needed in enumerate((self.masked > 0).any(0).tolist()):
             if needed:
-                self.position, weight = position, self.weights[position]
-                self.weight = weight.to(self.codes.device) if weight.ndim else 0.0
+                self.position = position
+                self.weight = self.weights[position].to(self.codes.device) if self.guided else 0.0
                 yield position
 
     def unread(self) -> Int[Tensor, "B S D"]:

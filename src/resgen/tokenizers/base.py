@@ -22,11 +22,11 @@ class Tokenizer(Protocol):
         """The shape of the codes."""
         ...
 
-    def encode(self, signals: Float[Tensor, B * signal]) -> Int[Tensor, "B L D"]:
+    def encode(self, signals: Float[Tensor, "B ..."]) -> Int[Tensor, "B L D"]:
         """Codes of the signals."""
         ...
 
-    def decode(self, codes: Int[Tensor, "B L D"], num_levels: int | None = None) -> Float[Tensor, B * signal]:
+    def decode(self, codes: Int[Tensor, "B L D"], num_levels: int | None = None) -> Float[Tensor, "B ..."]:
         """Signals from the first `num_levels` levels of the codes (all by default)."""
         ...
 

@@ -14,6 +14,13 @@ def test_guide_extrapolates_away_from_the_unconditional() -> None:
     assert guide(cond, uncond, 1.5).tolist() == [2.5, -1.0]
 
 
+def test_each_row_has_its_own_weight_and_the_dtype_stays() -> None:
+    cond, uncond = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.zeros(2, 2)
+    assert guide(cond, uncond, torch.tensor([[0.0], [1.0]])).tolist() == [[1.0, 2.0], [6.0, 8.0]]
+    half = guide(cond.bfloat16(), uncond.bfloat16(), torch.tensor([[0.0], [1.0]]))
+    assert half.dtype == torch.bfloat16
+
+
 def test_weights_grow_linearly() -> None:
     weights = guidance_weights(5, 0.0, 2.0)
     assert weights == pytest.approx([0.0, 0.5, 1.0, 1.5, 2.0])
