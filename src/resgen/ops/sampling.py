@@ -11,6 +11,7 @@ from resgen.errors import ConfigError
 
 ITEM_BITS = 32
 LEAST_TEMPERATURE = 1e-6  # of codes; logits divided by less may not be finite any more
+LEAST_TOP_P = 1e-30  # less is 0 in float32
 
 
 def nucleus_choice(logits: Float[Tensor, "N K"], uniform: Float[Tensor, " N"], top_p: float) -> Int[Tensor, " N"]:
@@ -31,8 +32,8 @@ def nucleus_choice(logits: Float[Tensor, "N K"], uniform: Float[Tensor, " N"], t
     Raises:
         ConfigError: if `top_p` is outside [1e-30, 1].
     """
-    if not 1e-30 <= top_p <= 1.0:  # less is 0 in float32
-        raise ConfigError(f"top_p={top_p} must lie in [1e-30, 1]")
+    if not LEAST_TOP_P <= top_p <= 1.0:
+        raise ConfigError(f"top_p={top_p} must lie in [{LEAST_TOP_P}, 1]")
     probs = (logits if logits.dtype == torch.float64 else logits.float()).softmax(dim=-1)
     choice, inner = _invert(probs, uniform)
     if top_p == 1.0:

@@ -17,7 +17,7 @@ from resgen.ops.blocks import walk_levels
 from resgen.ops.guidance import Weight, guidance_weights
 from resgen.ops.masking import MAX_STEPS, SCHEDULES, given_codes, reveal_plan
 from resgen.ops.random import sample_streams
-from resgen.ops.sampling import LEAST_TEMPERATURE, nucleus_choice
+from resgen.ops.sampling import LEAST_TEMPERATURE, LEAST_TOP_P, nucleus_choice
 from resgen.types import CodeSpec, Distribution, NoiseSize, ProposalNoise, Record
 
 
@@ -113,8 +113,7 @@ class LatentAutoregressiveConfig:
 
 
 def _check_common(config: AutoregressiveConfig | LatentAutoregressiveConfig) -> None:
-    if not 0 < config.top_p <= 1:
-        raise ConfigError(f"top_p={config.top_p} must lie in (0, 1]")
+    check_range(config, LEAST_TOP_P, "top_p", most=1)
     for name in ("guidance_scale", "guidance_first"):
         value = getattr(config, name)
         if value is not None and not 0 <= value < math.inf:

@@ -16,7 +16,7 @@ from resgen.errors import ConfigError, check_range, unknown
 from resgen.ops.guidance import guidance_weights
 from resgen.ops.masking import MAX_STEPS, SCHEDULES, given_codes, reveal, reveal_plan
 from resgen.ops.random import fill_uniform, sample_streams
-from resgen.ops.sampling import LEAST_TEMPERATURE, nucleus_choice
+from resgen.ops.sampling import LEAST_TEMPERATURE, LEAST_TOP_P, nucleus_choice
 from resgen.types import CodeSpec, Record
 
 
@@ -69,8 +69,7 @@ class DepthwiseConfig:
             raise ConfigError(unknown("mask schedule", self.mask_schedule, SCHEDULES))
         if not 0 < self.level_decay <= 1:
             raise ConfigError(f"level_decay={self.level_decay} must lie in (0, 1]")
-        if not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p={self.top_p} must lie in (0, 1]")
+        check_range(self, LEAST_TOP_P, "top_p", most=1)
         check_range(self, LEAST_TEMPERATURE, "temperature", below=math.inf)
         check_range(self, 0, "choice_temperature", "guidance_first", "guidance_scale", below=math.inf)
         if not 0 <= self.guidance_start < self.guidance_end <= 1:

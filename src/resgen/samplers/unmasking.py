@@ -21,6 +21,7 @@ from resgen.errors import ConfigError, check_range, unknown
 from resgen.ops.guidance import guidance_weights
 from resgen.ops.masking import MAX_STEPS, SCHEDULES, given_codes, reveal_plan
 from resgen.ops.random import fill_normal, fill_uniform, sample_streams
+from resgen.ops.sampling import LEAST_TOP_P
 from resgen.samplers.order import ORDERS
 from resgen.types import CodeSpec, NoiseSize, Predictor, ProposalNoise, Record
 
@@ -65,8 +66,7 @@ class SamplingConfig:
             raise ConfigError(unknown("mask schedule", self.mask_schedule, SCHEDULES))
         if self.unmasking not in ORDERS:
             raise ConfigError(unknown("unmasking", self.unmasking, ORDERS))
-        if not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p={self.top_p} must lie in (0, 1]")
+        check_range(self, LEAST_TOP_P, "top_p", most=1)
         check_range(self, 0, "temperature", "choice_temperature", "guidance_first", "guidance_scale", below=math.inf)
         if not 0 <= self.guidance_start < self.guidance_end <= 1:
             interval = f"guidance_start={self.guidance_start} and guidance_end={self.guidance_end}"

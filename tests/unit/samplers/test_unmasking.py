@@ -345,6 +345,7 @@ def test_without_choice_noise_the_most_confident_position_comes_first() -> None:
         ({"mask_schedule": "cosin"}, "did you mean 'cosine'"),
         ({"unmasking": "randon"}, "did you mean 'random'"),
         ({"top_p": 0.0}, "top_p=0.0"),
+        ({"top_p": 1e-31}, "top_p=1e-31"),
         ({"top_p": 1.01}, "top_p=1.01"),
         ({"top_p": math.nan}, "top_p=nan"),
         ({"temperature": -0.1}, "temperature=-0.1"),
