@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Literal, Protocol, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Unpack, overload
 
 import torch
 
@@ -30,6 +30,10 @@ from resgen.pipelines.base import NoOthers, refuse_others
 from resgen.progress import Advance
 from resgen.training.encoding import open_encoded
 from resgen.training.stages import Run, with_kind
+
+if TYPE_CHECKING:
+    from resgen.pipelines.image.pipeline import ImagePipeline
+    from resgen.pipelines.speech.pipeline import SpeechPipeline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,6 +238,34 @@ def _of_folder(folder: Folder) -> Modality:
     raise CheckpointError(
         f"'{folder.path}' holds {', '.join(sorted(types)) or 'nothing'}: of no modality that is known"
     )
+
+
+@overload
+def load(
+    name_or_path: Literal["avatars64", "cifar10-8x8", "fashion-mnist-small"],
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = "auto",
+) -> ImagePipeline: ...
+
+
+@overload
+def load(
+    name_or_path: Literal["english-small", "spoken-digits-small"],
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = "auto",
+) -> SpeechPipeline: ...
+
+
+@overload
+def load(
+    name_or_path: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = "auto",
+    **others: Unpack[NoOthers],
+) -> Any: ...
 
 
 def load(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import get_overloads
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ import resgen
 from image_parts import save_model
 from resgen import modalities
 from resgen.checkpoints.format import Component, save_folder
+from resgen.cli.common import bundled_models
 from resgen.errors import CheckpointError, ConfigError
 from resgen.modalities import Modality, register
 from resgen.pipelines.image.pipeline import ImagePipeline
@@ -28,6 +31,16 @@ def test_pictures_and_speech(model: Path, tmp_path: Path) -> None:
     assert type(pictures) is ImagePipeline and pictures.dtype == torch.bfloat16
     speech = resgen.load(str(save_parts(tmp_path / "speech")), device=torch.device("cpu"))
     assert type(speech) is SpeechPipeline and speech.device.type == "cpu"
+
+
+def test_editors_know_what_a_bundled_name_gives() -> None:
+    typed = {
+        name: str(form.__annotations__["return"])
+        for form in get_overloads(modalities.load)
+        for name in re.findall(r"['\"](.+?)['\"]", str(form.__annotations__["name_or_path"]))
+    }
+    kinds = {"pipeline": "ImagePipeline", "speech-pipeline": "SpeechPipeline"}
+    assert typed == {row["name"]: kinds[row["kind"]] for row in bundled_models() if row["kind"] in kinds}
 
 
 def test_what_is_no_whole_model(model: Path) -> None:

@@ -19,7 +19,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from resgen.config import is_text
-from resgen.data.announce import announce, leave_out
+from resgen.data.announce import announce, leave_out, listed
 from resgen.data.labels import axis_columns, class_ids
 from resgen.data.pictures.decode import (
     REMEDY,
@@ -261,15 +261,18 @@ def readable(source: ImageSource, *, size: int, channels: int, resize: bool = Fa
 
 
 def _leave_out(source: ImageSource, bad: dict[int, str], *, skip: bool) -> None:
-    """As `leave_out`; images that only want to be converted are not named one by one."""
+    """As `leave_out`; images that only need to be converted are not named one by one."""
     what = f"images of '{source.name}'"
-    if len(bad) > 1 and not skip and all(reason.endswith(REMEDY) for reason in bad.values()):
-        first = bad[min(bad)].removesuffix(f"; {REMEDY}")
-        cure = REMEDY.replace("convert it", "convert them")
-        if len(bad) == len(source) and "pixels, but" in first:
-            cure += "; a tokenizer for their size is trained with --set tokenizer.image_size=N"
-        raise DataError(f"{len(bad)} of {len(source)} {what} do not fit; the first: {first}; {cure}")
-    leave_out(bad, len(source), what, skip=skip)
+    unfit = [row for row in sorted(bad) if bad[row].endswith(REMEDY)]
+    if skip or len(unfit) < 2:
+        leave_out(bad, len(source), what, skip=skip)
+        return
+    first, cure = bad[unfit[0]].removesuffix(f"; {REMEDY}"), REMEDY.replace("convert it", "convert them")
+    if len(unfit) == len(source) and "pixels, but" in first:
+        cure += "; a tokenizer for their size is trained with --set tokenizer.image_size=N"
+    damaged = [bad[row] for row in sorted(bad) if row not in unfit]
+    others = f"; {len(damaged)} more cannot be read: {listed(damaged)}" if damaged else ""
+    raise DataError(f"{len(unfit)} of {len(source)} {what} do not fit; the first: {first}; {cure}{others}")
 
 
 def _decode_all(
