@@ -15,6 +15,8 @@ from resgen.checkpoints.measured import model_index, reports
 from resgen.files import write_text
 
 CARD_NAME = "README.md"
+TERMS = ("license", "license_name", "license_link", "language", "datasets")
+_LINK = re.compile(r"(!?)\[([^\[\]]*)\]\(([^()\s]+)\)")
 USE = """```python
 import resgen
 
@@ -33,6 +35,7 @@ def write_card(
     usage: str = "",
     license: str = "",
     datasets: Sequence[str] = (),
+    origin: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write `README.md` into a folder: what the model is, how to use it, how it was trained and what was measured.
 
@@ -47,25 +50,53 @@ def write_card(
         usage: a line of Python with `pipe`, the model.
         license: an identifier of the hub, such as `mit` or `cc-by-4.0`.
         datasets: that it was trained on, by their names on the hub.
+        origin: `terms` of the model that this one was made from; they hold where nothing else is said.
     """
-    parts = [_front_matter(folder, name, tag, license, list(datasets)), f"# {name}\n", _about(folder)]
+    terms = {**(origin or {})}
+    if license:
+        terms = {key: value for key, value in terms.items() if not key.startswith("license")} | {"license": license}
+    if datasets:
+        terms["datasets"] = list(datasets)
+    parts = [_front_matter(folder, name, tag, terms), f"# {name}\n", _about(folder)]
     if usage:
         parts.append(USE.format(name=name, usage=usage))
     parts += [_measured(folder), _training(folder)]
-    unknown = [what for what, stated in (("Data", datasets), ("licence", license), ("limits", "")) if not stated]
+    unknown = [what for what, key in (("Data", "datasets"), ("licence", "license"), ("limits", "")) if key not in terms]
     parts.append(f"**{', '.join(unknown).capitalize()}.** Not stated: whoever trained this model should say it here.\n")
     file = Path(path) / CARD_NAME
     write_text(file, "\n".join(part for part in parts if part))
     return file
 
 
-def _front_matter(folder: Folder, name: str, tag: str, license: str, datasets: list[str]) -> str:
+def terms(card: Path) -> dict[str, Any]:
+    """What the front matter of a card says of licence, language and training data; nothing without a card."""
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    head = text.removeprefix("---\n").partition("\n---\n")[0] if text.startswith("---\n") else ""
+    try:
+        entries = yaml.safe_load(head)
+    except yaml.YAMLError:
+        return {}
+    return {key: entries[key] for key in TERMS if key in entries} if isinstance(entries, dict) else {}
+
+
+def cut_outside_links(card: Path) -> None:
+    """In a card, make links to files that do not lie in its folder plain text, and leave out images of such files."""
+
+    def kept(match: re.Match[str]) -> str:
+        mark, label, target = match.groups()
+        is_there = re.match(r"[a-z]+:|#", target) or (card.parent / target).is_file()
+        return match[0] if is_there else "" if mark else label
+
+    text = card.read_text(encoding="utf-8", errors="replace")
+    write_text(card, _LINK.sub(kept, text))
+
+
+def _front_matter(folder: Folder, name: str, tag: str, terms: Mapping[str, Any]) -> str:
     source = f"https://huggingface.co/{name}/blob/main/{CONFIG_NAME}" if "/" in name else ""
     entries = {
         "library_name": "resgen",
         "pipeline_tag": tag,
-        "license": license,
-        "datasets": datasets,
+        **{key: terms[key] for key in TERMS if key in terms},
         "tags": ["resgen", "residual-vector-quantization"],
         "model-index": model_index(folder, name, source),
     }

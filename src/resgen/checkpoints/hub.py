@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from resgen.checkpoints.card import CARD_NAME, write_card
+from resgen.checkpoints.card import CARD_NAME, cut_outside_links, write_card
 from resgen.checkpoints.format import CONFIG_NAME, Folder, load_folder, read_json
 from resgen.errors import CheckpointError
 from resgen.extras import import_extra
@@ -63,7 +63,7 @@ def push(folder: str | Path, repository: str, *, private: bool = False, **about:
         folder: a saved model; a card is written from its record where it has none.
         repository: `owner/model`; made if it is not there.
         private: whether a new repository is private.
-        about: `tag`, `usage`, `license` and `datasets` of the card, see `write_card`.
+        about: `tag`, `usage`, `license`, `datasets` and `origin` of the card, see `write_card`.
 
     Raises:
         CheckpointError: not a model's folder, a name of another form, or the hub refuses.
@@ -78,7 +78,9 @@ def push(folder: str | Path, repository: str, *, private: bool = False, **about:
         copied = Path(place) / "model"
         shutil.copytree(saved.path, copied, ignore=lambda _, names: [n for n in names if not _is_allowed(n)])
         _bring_shared_parts(saved, copied)
-        if not (copied / CARD_NAME).is_file():
+        if (copied / CARD_NAME).is_file():
+            cut_outside_links(copied / CARD_NAME)
+        else:
             write_card(saved, copied, name=repository, **about)
         try:
             api = hub.HfApi(library_name="resgen")

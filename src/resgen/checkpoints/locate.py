@@ -48,7 +48,8 @@ def resolve_model(name_or_path: str | Path) -> Path:
         return path
     if isinstance(name_or_path, str) and hub.is_hub_name(name_or_path):
         return hub.download(name_or_path)
-    also = f"; no such folder: {nearest_path(path)}" if len(path.parts) > 1 else ""
+    is_path = len(path.parts) > 1 or path.suffix
+    also = f"; no such file or folder: {nearest_path(path)}" if is_path else ""
     bundled = {name: name for name in list_bundled()}
     generators = [name for name in bundled if "generator" in load_folder(ASSETS / name, verify=False).components]
     raise CheckpointError(f"{unknown('model', name_or_path, generators, bundled)}, or the path of a folder{also}")

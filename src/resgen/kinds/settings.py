@@ -40,14 +40,19 @@ class Settings(TypedDict, total=False):
 
 
 OTHER_NAMES = {
+    "bf16": "dtype",
     "cfg": "guidance_scale",
     "cfg_scale": "guidance_scale",
     "class_ids": "class_id",
+    "fp16": "dtype",
     "generator": "seed",
     "guidance": "guidance_scale",
+    "half": "dtype",
     "num": "num_samples",
     "num_images_per_prompt": "num_samples",
     "num_inference_steps": "num_steps",
+    "num_results": "num_samples",
+    "prompt": "class_ids",
     "schedule": "mask_schedule",
     "steps": "num_steps",
     "torch_dtype": "dtype",

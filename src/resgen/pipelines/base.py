@@ -15,6 +15,7 @@ from typing import Any, ClassVar, TypedDict, TypeVar
 import torch
 from torch import nn
 
+from resgen.checkpoints.card import CARD_NAME, terms
 from resgen.checkpoints.hub import push_saved
 from resgen.devices import cast_parameters, choose_device
 from resgen.errors import ConfigError, WrongTypeError, unknown
@@ -39,7 +40,7 @@ class BasePipeline(ABC):
     Attributes:
         tag: the hub's pipeline tag for such models; empty if there is none.
         usage: a line of Python that uses the model as `pipe`, for model cards.
-        name: the folder that it was loaded from.
+        folder: that it was loaded from.
         device: device of its networks.
         dtype: number type of its networks; codebooks and distribution arithmetic are always float32. int8 applies to
             the weight matrices of the generator's transformer blocks; the rest is as with `auto`.
@@ -49,7 +50,7 @@ class BasePipeline(ABC):
 
     tag: ClassVar[str] = ""
     usage: ClassVar[str] = ""
-    name: str
+    folder: Path
     device: torch.device
     dtype: torch.dtype
     generator: CodeModel
@@ -82,6 +83,11 @@ class BasePipeline(ABC):
             to_int8(self.generator)
         return self
 
+    @property
+    def name(self) -> str:
+        """Name of the folder that it was loaded from."""
+        return self.folder.name
+
     @abstractmethod
     def save_pretrained(self, path: str | Path) -> None:
         """Write a folder with these weights and sampling settings."""
@@ -96,14 +102,16 @@ class BasePipeline(ABC):
         Args:
             repository: created if it does not exist.
             private: whether a new repository is private.
-            license: for the card, a licence identifier of the hub, such as `mit` or `cc-by-4.0`.
-            datasets: for the card, the training data sets, by their names on the hub.
+            license: for the card, a licence identifier of the hub, such as `mit` or `cc-by-4.0`; by default that of the
+                card of the model that was opened, if it has one.
+            datasets: for the card, the training data sets, by their names on the hub; by default likewise.
 
         Raises:
             CheckpointError: the hub rejects the upload.
             MissingExtraError: huggingface_hub is not installed (extra `hub`).
         """
-        about = {"tag": self.tag, "usage": self.usage, "license": license, "datasets": datasets}
+        origin = terms(self.folder / CARD_NAME)
+        about = {"tag": self.tag, "usage": self.usage, "license": license, "datasets": datasets, "origin": origin}
         return push_saved(self.save_pretrained, repository, private=private, **about)
 
     def __repr__(self) -> str:
@@ -137,7 +145,8 @@ class BasePipeline(ABC):
         """
         own = {name: name for name in inspect.signature(call).parameters}
         synonyms = {other: name for other, name in OTHER_NAMES.items() if name in own or hasattr(self.sampling, name)}
-        return sampling_with(self.sampling, settings, others=own | synonyms)
+        axes = dict.fromkeys(getattr(self, "class_axes", ()), "class_ids")
+        return sampling_with(self.sampling, settings, others=axes | own | synonyms)
 
 
 def refuse_others(others: Mapping[str, Any]) -> None:

@@ -184,8 +184,9 @@ class Trainer:
         """What is about to be trained, on what and for how long, in one line."""
         config, count = self.config, sum(parameter.numel() for parameter in self.task.module.parameters())
         time = "" if self.max_minutes is None else f"{self.max_minutes:g} minutes or "
+        name = self.task.name.replace("_", " ")
         return (
-            f"training the {self.task.name}: {count:,} parameters on {self.device} ({self.precision}), "
+            f"training the {name}: {count:,} parameters on {self.device} ({self.precision}), "
             f"{self.task.num_samples:,} samples in batches of {config.batch_size}, {time}{config.num_steps:,} steps"
         )
 
@@ -458,7 +459,7 @@ class Trainer:
     def _finish(self, reason: str) -> dict[str, float]:
         """Checkpoint, then the last validation, samples and the published model."""
         self._save()
-        why = f": max_minutes={self.max_minutes} are over" if reason == "budget" else ""
+        why = f": its time, {self.max_minutes:g} minutes, is over" if reason == "budget" else ""
         self._log.message(f"stopped after step {self._state.step:,}, {format_seconds(self._elapsed())}{why}")
         metrics = {**self._state.last_means, **self._pending.means(), **self._validate()}
         if self._note_best(self._validate()):

@@ -81,6 +81,7 @@ def test_a_model_goes_up_and_comes_back(stand_in: Hub) -> None:
         "tokenizer.safetensors",
     ]
     card = (stand_in.root / "me/bags/README.md").read_text()
+    assert "license: apache-2.0\n" in card and "Data, licence" not in card  # those of the model that was opened
     assert "pipeline_tag: unconditional-image-generation\n" in card and 'resgen.load("me/bags")' in card
     again = ImagePipeline.from_pretrained("me/bags@abc", device="cpu", dtype="float32")
     assert stand_in.calls[-1] == ("me/bags", "abc", hub.FILES)
@@ -95,6 +96,15 @@ def test_only_what_belongs_to_a_model_goes_up(stand_in: Hub, tmp_path: Path) -> 
     hub.push(folder, "me/mine")
     assert not (stand_in.root / "me/mine/run.py").exists()
     assert (stand_in.root / "me/mine/README.md").read_text() == "mine"
+
+
+def test_a_card_does_not_point_out_of_its_folder(stand_in: Hub) -> None:
+    hub.push(resolve_model("english-small"), "me/english")
+    card = (stand_in.root / "me/english/README.md").read_text()
+    assert "Listen: emma, the same voice with another text, george." in card and "../" not in card
+    hub.push(resolve_model("avatars64"), "me/avatars")
+    card = (stand_in.root / "me/avatars/README.md").read_text()
+    assert "![" not in card and "license: " in card
 
 
 def test_parts_that_lie_beside_the_model_go_up_with_it(stand_in: Hub) -> None:

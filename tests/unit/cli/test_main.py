@@ -246,4 +246,4 @@ def test_what_is_not_there_is_said_with_what_is(tmp_path, monkeypatch, capsys):
     (tmp_path / "runs" / "digits").mkdir(parents=True)
     assert main(["inspect", "runs/digit/model"]) == 2
     line = capsys.readouterr().err
-    assert "unknown model 'runs/digit/model'" in line and "no such folder: did you mean 'runs/digits'?" in line
+    assert "unknown model 'runs/digit/model'" in line and "no such file or folder: did you mean 'runs/digits'?" in line

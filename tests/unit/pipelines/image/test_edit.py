@@ -14,6 +14,7 @@ from resgen.errors import ConfigError, DataError
 from resgen.kinds import build, get_kind
 from resgen.ops.images import from_uint8, to_uint8
 from resgen.pipelines.image.edit import Box, plan_edit, touched_positions
+from resgen.pipelines.image.inputs import stored_picture
 from resgen.pipelines.image.pipeline import ImagePipeline
 
 RNG = np.random.default_rng(0)
@@ -230,15 +231,25 @@ def test_pictures_and_masks_as_callers_have_them(pipe: ImagePipeline, tmp_path: 
     assert torch.equal(pipe.edit(picture, keep=[4, 0, 8, 8], class_id=0).codes, expected)
 
 
+def test_channels_are_found_at_either_end_and_a_batch_may_be_one() -> None:
+    numbers = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
+    content = bytes(stored_picture(Image.fromarray(numbers), "image")[0])
+    for form in (numbers, numbers[None], numbers.transpose(2, 0, 1), numbers.transpose(2, 0, 1)[None]):
+        for picture in (form, torch.from_numpy(form.copy())):
+            assert bytes(stored_picture(picture, "image")[0]) == content
+    square = np.arange(27, dtype=np.uint8).reshape(3, 3, 3)  # either end could be meant
+    assert stored_picture(square, "image")[0] == stored_picture(torch.from_numpy(square).permute(2, 0, 1), "image")[0]
+
+
 @pytest.mark.parametrize(
     ("picture", "named"),
     [
         (np.full((8, 8), 256), r"the image holds int64 from 256 to 256; whole numbers must lie in 0\.\.255"),
         (np.full((8, 8), 1.5), r"float64 from 1.5 to 1.5; .* others in \[0, 1\]"),
         (np.full((8, 8), np.nan), "float64 from nan"),
-        (np.zeros((1, 3, 8, 8)), r"the image has the shape \(1, 3, 8, 8\)"),
-        (np.zeros((3, 8, 8)), r"shape \(3, 8, 8\) \(channels last\)"),
-        (torch.zeros(8, 8, 3), r"shape \(8, 3, 8\)"),
+        (np.zeros((2, 3, 8, 8)), r"the image has the shape \(2, 3, 8, 8\)"),
+        (np.zeros((2, 8, 8)), r"shape \(2, 8, 8\); an image has rows, columns and 1, 3 or 4 channels, first or last"),
+        (torch.zeros(8, 8, 2), r"shape \(8, 8, 2\)"),
         (np.zeros((0, 8)), "shape"),
         (np.full((8, 8), "a"), "not numbers"),
         (b"GIF", "the image is not an image of a known format"),
