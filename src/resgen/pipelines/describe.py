@@ -42,6 +42,7 @@ def describe_artefact(name_or_path: str | Path) -> dict[str, Any]:
             "file": saved.path.name,
             "sha256": saved.sha256,
             "bytes": saved.path.stat().st_size,
+            **({} if saved.path.parent == folder.path else {"shared_with": saved.path.parent.name}),
             "numbers_by_part": parts,
             "numbers": sum(parts.values()),
             "parameters": parameters,
