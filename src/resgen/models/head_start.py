@@ -12,6 +12,7 @@ from torch import Tensor
 from resgen.errors import ConfigError
 from resgen.models.heads import MixtureHead
 from resgen.models.metric import MetricHead
+from resgen.ops.residual import residual_encode
 
 MAX_ROWS = 16_384
 ITERATIONS = 5
@@ -104,12 +105,12 @@ def _cluster(rows: Float[Tensor, "M H"], num_centres: int, generator: torch.Gene
     if repeats > 1:
         noise = torch.randn(centres.shape, generator=generator, device=generator.device)
         centres += MIN_SCALE * noise.to(rows.device)
-    nearest = torch.cdist(rows, centres).argmin(dim=1)
+    nearest = residual_encode(rows, centres[None]).codes[:, 0]
     for _ in range(ITERATIONS):
         counts = torch.bincount(nearest, minlength=num_centres)[:, None]
         sums = torch.zeros_like(centres).index_add_(0, nearest, rows)
         centres = torch.where(counts > 0, sums / counts.clamp(min=1), centres)
-        nearest = torch.cdist(rows, centres).argmin(dim=1)
+        nearest = residual_encode(rows, centres[None]).codes[:, 0]
     return _Clusters(centres, nearest, rows - centres[nearest])
 
 
