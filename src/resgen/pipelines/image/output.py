@@ -19,7 +19,7 @@ from resgen.errors import ConfigError
 from resgen.pipelines.base import check_whole, some_of
 from resgen.samplers.records import StepRecord
 
-SHEET_CELL = 96
+SHEET_CELL = 128
 """Pixels: smaller images are magnified to nearly this side on a sheet."""
 MAX_SCALE = 64
 _ROW = 10  # images of different classes in one row, at most
