@@ -88,6 +88,9 @@ def points() -> dict[str, Points]:
     for kind in ("residual", "direct"):
         for length in (10, 30):
             found[kind][1000 * length] += plain(read(f"{kind}-{length}k.json")["rows"], kind)
+    further = read("ten-thousand.json")["rows"]
+    for kind, training in (("fixed", "paper"), ("residual", "residual"), ("direct", "direct")):
+        found[kind][10000] += plain(further, training)
     found["maskgit"][10000] += [
         row["guided"] for row in read("maskgit-10k.json")["rows"] if row["asked"]["guidance_scale"] == 4.0
     ]
