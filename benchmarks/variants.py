@@ -101,7 +101,7 @@ def main(
         max_minutes: time of each training.
         num_samples: images per measurement.
         seeds: trainings of each variant.
-        first_seed: of the first of them, so that two processes can share the work, each with a folder of its own.
+        first_seed: seed of the first training; two processes can share the work, each with a folder of its own.
         extractor: whose features are compared; the bundled classifier of the same classes if left out.
         settings: recipe settings of all, such as generator.width=192.
         sampling: sampling settings of all, such as num_steps=16.

@@ -137,6 +137,9 @@ def test_variants(judge: Path, pipeline: Path, tmp_path: Path, capsys: pytest.Ca
         assert (model["num_layers"], model["head"]) == (layers, head)
     variants.main(file, **given)
     assert capsys.readouterr().out == table, "nothing is done twice"
+    variants.main(file, **{**given, "first_seed": 3})
+    rows = json.loads((tmp_path / "out" / "variants.json").read_text())["rows"]
+    assert [row["seed"] for row in rows] == [0, 0, 3, 3] and (tmp_path / "out" / "a-3" / "model").is_dir()
     with pytest.raises(ConfigError, match="holds a comparison with comparison.num_samples=40, this one has"):
         variants.main(file, **{**given, "num_samples": 50})
     file.write_text("trainings:\n  a: {settings: {generator.num_layers: 3}}\n")

@@ -207,7 +207,9 @@ MAX_CORE_LINES = 2_800
 
 def test_shapes_of_tensors_are_quoted():
     """An expression such as `B * shape` is a valid annotation for Python and no shape for jaxtyping."""
-    bare = re.compile(r"""\b(?:Float|Int|Bool|Shaped)\[\w+, (?!f?["'])""")
+    bare = re.compile(
+        r"""\b(?:Float|Int|UInt|Bool|Shaped|Num|Complex)\d*\[\s*(?:Tensor|np\.ndarray)[\w.| ]*,\s*+(?!f?["'])"""
+    )
     assert not [name for name, path in modules().items() if bare.search(path.read_text())]
 
 

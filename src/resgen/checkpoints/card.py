@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import yaml
 
@@ -16,7 +17,10 @@ from resgen.files import write_text
 
 CARD_NAME = "README.md"
 TERMS = ("license", "license_name", "license_link", "language", "datasets")
-_LINK = re.compile(r"(!?)\[([^\[\]]*)\]\(([^()\s]+)\)")
+_FRONT_MATTER = re.compile(r"---[ \t]*\n(.*?)\n---[ \t]*(?:\n|\Z)", re.DOTALL)
+_DATA = re.compile(r"^\*\*Data\.\*\*.*?(?=\n\s*\n|\Z)", re.MULTILINE | re.DOTALL)
+_CODE = re.compile(r"(```.*?```|`[^`\n]*`)", re.DOTALL)
+_LINK = re.compile(r'(!?)\[([^\[\]]*)\]\(\s*([^()\s]+)(?:\s+"[^"\n]*")?\s*\)')
 USE = """```python
 import resgen
 
@@ -35,7 +39,7 @@ def write_card(
     usage: str = "",
     license: str = "",
     datasets: Sequence[str] = (),
-    origin: Mapping[str, Any] | None = None,
+    origin: Path | None = None,
 ) -> Path:
     """Write `README.md` into a folder: what the model is, how to use it, how it was trained and what was measured.
 
@@ -50,9 +54,10 @@ def write_card(
         usage: a line of Python with `pipe`, the model.
         license: an identifier of the hub, such as `mit` or `cc-by-4.0`.
         datasets: that it was trained on, by their names on the hub.
-        origin: `terms` of the model that this one was made from; they hold where nothing else is said.
+        origin: card of the model that this one was made from, if it has one: what it says of licence, language and data
+            holds where nothing else is said.
     """
-    terms = {**(origin or {})}
+    terms, data = _stated(origin) if origin is not None and origin.is_file() else ({}, "")
     if license:
         terms = {key: value for key, value in terms.items() if not key.startswith("license")} | {"license": license}
     if datasets:
@@ -60,35 +65,63 @@ def write_card(
     parts = [_front_matter(folder, name, tag, terms), f"# {name}\n", _about(folder)]
     if usage:
         parts.append(USE.format(name=name, usage=usage))
-    parts += [_measured(folder), _training(folder)]
-    unknown = [what for what, key in (("Data", "datasets"), ("licence", "license"), ("limits", "")) if key not in terms]
+    parts += [_measured(folder), _training(folder), f"{data}\n" if data else ""]
+    stated = {"data": data or terms.get("datasets"), "licence": terms.get("license"), "limits": ""}
+    unknown = [what for what, told in stated.items() if not told]
     parts.append(f"**{', '.join(unknown).capitalize()}.** Not stated: whoever trained this model should say it here.\n")
     file = Path(path) / CARD_NAME
     write_text(file, "\n".join(part for part in parts if part))
     return file
 
 
-def terms(card: Path) -> dict[str, Any]:
-    """What the front matter of a card says of licence, language and training data; nothing without a card."""
-    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
-    head = text.removeprefix("---\n").partition("\n---\n")[0] if text.startswith("---\n") else ""
+def _stated(card: Path) -> tuple[dict[str, Any], str]:
+    """What a card says of licence, language and training data: in its front matter, and in its paragraph **Data**."""
+    text = card.read_text(encoding="utf-8-sig", errors="replace")
+    head = _FRONT_MATTER.match(text)
     try:
-        entries = yaml.safe_load(head)
-    except yaml.YAMLError:
-        return {}
-    return {key: entries[key] for key in TERMS if key in entries} if isinstance(entries, dict) else {}
+        entries = yaml.load(head[1], Loader=yaml.BaseLoader) if head else None  # everything is text: `no` is Norwegian
+    except (yaml.YAMLError, RecursionError):
+        entries = None
+    found = {key: entries[key] for key in TERMS if key in entries} if isinstance(entries, dict) else {}
+    terms = {key: value for key, value in found.items() if value and _is_plain(value)}
+    if "://" not in terms.get("license_link", ""):  # a file that does not come along
+        terms.pop("license_link", None)
+    data = _DATA.search(text)
+    return terms, data[0] if data else ""
+
+
+def _is_plain(value: object) -> bool:
+    """Text, or a list of texts."""
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(one, str) for one in value))
 
 
 def cut_outside_links(card: Path) -> None:
-    """In a card, make links to files that do not lie in its folder plain text, and leave out images of such files."""
+    """In a card, make links to files that are not in its folder plain text, and leave out images of such files. Code,
+    HTML and links by reference stay as they are."""
 
     def kept(match: re.Match[str]) -> str:
         mark, label, target = match.groups()
-        is_there = re.match(r"[a-z]+:|#", target) or (card.parent / target).is_file()
-        return match[0] if is_there else "" if mark else label
+        return match[0] if not _leads_outside(target, card.parent) else "" if mark else label
 
-    text = card.read_text(encoding="utf-8", errors="replace")
-    write_text(card, _LINK.sub(kept, text))
+    parts = _CODE.split(card.read_text(encoding="utf-8", errors="replace"))
+    for number in range(0, len(parts), 2):  # between them is code
+        before = None
+        while before != parts[number]:  # an image may be the label of a link
+            before = parts[number]
+            parts[number] = _LINK.sub(kept, before)
+    write_text(card, "".join(parts))
+
+
+def _leads_outside(target: str, folder: Path) -> bool:
+    """Whether a link leads neither into the web, nor to a place in the card, nor to a file of its folder."""
+    try:
+        address = urlsplit(target)
+        path = PurePosixPath(unquote(address.path))
+        if address.scheme not in ("", "file") or address.netloc or (address.fragment and not address.path):
+            return False
+        return path.is_absolute() or ".." in path.parts or not (folder / path).is_file()
+    except (OSError, ValueError):  # no address, or a name that no disk takes
+        return True
 
 
 def _front_matter(folder: Folder, name: str, tag: str, terms: Mapping[str, Any]) -> str:

@@ -196,7 +196,7 @@ def saved_kind(path: Path) -> str | None:
         config = read_json(path / CONFIG_NAME)
     except CheckpointError:
         return None
-    return str(config.get("kind")) if config.get("format") == FORMAT else None
+    return str(config.get("kind") or "model of unknown kind") if config.get("format") == FORMAT else None
 
 
 def load_folder(path: str | Path, *, verify: bool = True) -> Folder:

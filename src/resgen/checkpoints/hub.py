@@ -57,7 +57,8 @@ def download(name: str) -> Path:
 
 
 def push(folder: str | Path, repository: str, *, private: bool = False, **about: Any) -> str:
-    """Upload a model's folder with its card; returns the address of the commit.
+    """Upload a model's folder with its card; returns the address of the commit. In the uploaded card, links to files
+    that stay behind become plain text.
 
     Args:
         folder: a saved model; a card is written from its record where it has none.

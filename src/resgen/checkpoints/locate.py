@@ -48,6 +48,8 @@ def resolve_model(name_or_path: str | Path) -> Path:
         return path
     if isinstance(name_or_path, str) and hub.is_hub_name(name_or_path):
         return hub.download(name_or_path)
+    if path.is_file():
+        raise CheckpointError(f"'{path}' is a file, not the folder of a model")
     is_path = len(path.parts) > 1 or path.suffix
     also = f"; no such file or folder: {nearest_path(path)}" if is_path else ""
     bundled = {name: name for name in list_bundled()}

@@ -74,7 +74,8 @@ def summary(document: dict[str, Any]) -> str:
     size = sum(part["bytes"] for part in components.values()) / 1e6
     shared = {part["shared_with"] for part in components.values() if "shared_with" in part}
     own = sum(part["bytes"] for part in components.values() if "shared_with" not in part) / 1e6
-    also = f", {own:.1f} of them its own and the rest shared with {', '.join(sorted(shared))}" if shared else ""
+    rest = f"{size - own:.1f} MB shared with {', '.join(sorted(shared))}"
+    also = f": {own:.1f} MB of its own, {rest}" if shared else ""
     lines = [f"{document['path']}: {document['kind']}, {size:.1f} MB{also}"]
     if document.get("description"):
         lines.append(document["description"])

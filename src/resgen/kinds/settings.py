@@ -52,7 +52,6 @@ OTHER_NAMES = {
     "num_images_per_prompt": "num_samples",
     "num_inference_steps": "num_steps",
     "num_results": "num_samples",
-    "prompt": "class_ids",
     "schedule": "mask_schedule",
     "steps": "num_steps",
     "torch_dtype": "dtype",

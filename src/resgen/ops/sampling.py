@@ -11,7 +11,7 @@ from resgen.errors import ConfigError
 
 ITEM_BITS = 32
 LEAST_TEMPERATURE = 1e-6  # of codes; logits divided by less may not be finite any more
-LEAST_TOP_P = 1e-30  # less is 0 in float32
+LEAST_TOP_P = 1e-30  # far above what float32 rounds to 0
 
 
 def nucleus_choice(logits: Float[Tensor, "N K"], uniform: Float[Tensor, " N"], top_p: float) -> Int[Tensor, " N"]:

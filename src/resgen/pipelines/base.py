@@ -15,7 +15,7 @@ from typing import Any, ClassVar, TypedDict, TypeVar
 import torch
 from torch import nn
 
-from resgen.checkpoints.card import CARD_NAME, terms
+from resgen.checkpoints.card import CARD_NAME
 from resgen.checkpoints.hub import push_saved
 from resgen.devices import cast_parameters, choose_device
 from resgen.errors import ConfigError, WrongTypeError, unknown
@@ -40,7 +40,7 @@ class BasePipeline(ABC):
     Attributes:
         tag: the hub's pipeline tag for such models; empty if there is none.
         usage: a line of Python that uses the model as `pipe`, for model cards.
-        folder: that it was loaded from.
+        path: of the folder that it was loaded from.
         device: device of its networks.
         dtype: number type of its networks; codebooks and distribution arithmetic are always float32. int8 applies to
             the weight matrices of the generator's transformer blocks; the rest is as with `auto`.
@@ -50,7 +50,7 @@ class BasePipeline(ABC):
 
     tag: ClassVar[str] = ""
     usage: ClassVar[str] = ""
-    folder: Path
+    path: Path
     device: torch.device
     dtype: torch.dtype
     generator: CodeModel
@@ -86,7 +86,7 @@ class BasePipeline(ABC):
     @property
     def name(self) -> str:
         """Name of the folder that it was loaded from."""
-        return self.folder.name
+        return self.path.name
 
     @abstractmethod
     def save_pretrained(self, path: str | Path) -> None:
@@ -110,7 +110,7 @@ class BasePipeline(ABC):
             CheckpointError: the hub rejects the upload.
             MissingExtraError: huggingface_hub is not installed (extra `hub`).
         """
-        origin = terms(self.folder / CARD_NAME)
+        origin = self.path / CARD_NAME
         about = {"tag": self.tag, "usage": self.usage, "license": license, "datasets": datasets, "origin": origin}
         return push_saved(self.save_pretrained, repository, private=private, **about)
 
@@ -145,7 +145,8 @@ class BasePipeline(ABC):
         """
         own = {name: name for name in inspect.signature(call).parameters}
         synonyms = {other: name for other, name in OTHER_NAMES.items() if name in own or hasattr(self.sampling, name)}
-        axes = dict.fromkeys(getattr(self, "class_axes", ()), "class_ids")
+        classes = "class_id" if "class_id" in own else "class_ids"
+        axes = dict.fromkeys(("prompt", *getattr(self, "class_axes", ())), classes) if classes in own else {}
         return sampling_with(self.sampling, settings, others=axes | own | synonyms)
 
 
@@ -155,8 +156,9 @@ def refuse_others(others: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: there is one.
     """
+    synonyms = {other: name for other, name in OTHER_NAMES.items() if name in _LOADING}
     for name in others:
-        raise ConfigError(unknown("argument", name, _LOADING, others=OTHER_NAMES))
+        raise ConfigError(unknown("argument", name, _LOADING, others=synonyms))
 
 
 def seed_of(seed: Any) -> int:

@@ -95,7 +95,7 @@ def _refusal(request: Request, error: Exception) -> tuple[int, str]:
             return error.status_code, str(error.detail)
         case RequestValidationError():
             if request.method == "POST" and media_type(request) != JSON:
-                return 415, "the body must be application/json, named in the header Content-Type"
+                return 415, "the body must be application/json; set the header Content-Type"
             if any(one["type"] == "json_invalid" for one in error.errors()):
                 return 400, "the body is not valid JSON"
             # a place begins with "body" or "query", which are no fields

@@ -63,7 +63,7 @@ async def read_form(
             out of range.
     """
     if media_type(request) != "multipart/form-data":
-        raise HTTPException(415, "the body must be multipart/form-data, named in the header Content-Type")
+        raise HTTPException(415, "the body must be multipart/form-data; set the header Content-Type")
     parser = _InMemory(
         request.headers,
         request.stream(),

@@ -459,7 +459,7 @@ class Trainer:
     def _finish(self, reason: str) -> dict[str, float]:
         """Checkpoint, then the last validation, samples and the published model."""
         self._save()
-        why = f": its time, {self.max_minutes:g} minutes, is over" if reason == "budget" else ""
+        why = f": the time limit of {self.max_minutes:g} min is reached" if reason == "budget" else ""
         self._log.message(f"stopped after step {self._state.step:,}, {format_seconds(self._elapsed())}{why}")
         metrics = {**self._state.last_means, **self._pending.means(), **self._validate()}
         if self._note_best(self._validate()):

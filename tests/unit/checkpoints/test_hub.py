@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from resgen.checkpoints import hub
-from resgen.checkpoints.card import write_card
+from resgen.checkpoints.card import cut_outside_links, write_card
 from resgen.checkpoints.format import load_folder
 from resgen.checkpoints.locate import resolve_model
 from resgen.errors import CheckpointError
@@ -81,7 +81,8 @@ def test_a_model_goes_up_and_comes_back(stand_in: Hub) -> None:
         "tokenizer.safetensors",
     ]
     card = (stand_in.root / "me/bags/README.md").read_text()
-    assert "license: apache-2.0\n" in card and "Data, licence" not in card  # those of the model that was opened
+    # Terms and data are those of the model that was opened.
+    assert "license: apache-2.0\n" in card and "**Data.** Only the training file" in card and "**Limits.**" in card
     assert "pipeline_tag: unconditional-image-generation\n" in card and 'resgen.load("me/bags")' in card
     again = ImagePipeline.from_pretrained("me/bags@abc", device="cpu", dtype="float32")
     assert stand_in.calls[-1] == ("me/bags", "abc", hub.FILES)
@@ -98,10 +99,53 @@ def test_only_what_belongs_to_a_model_goes_up(stand_in: Hub, tmp_path: Path) -> 
     assert (stand_in.root / "me/mine/README.md").read_text() == "mine"
 
 
+def test_another_licence_takes_the_place_of_the_whole_licence(stand_in: Hub, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(resolve_model(BUNDLED), folder)
+    head = "license: other\nlicense_name: own\nlicense_link: https://x.y\nlanguage: no\ndatasets: {a: b}"
+    (folder / "README.md").write_text(f"\ufeff---\n{head}\n---\n**Data.** Drawn by Ann.\nAll of it.\n\nMore.")
+    pipe = ImagePipeline.from_pretrained(folder, device="cpu", dtype="float32")
+    pipe.push_to_hub("me/a")
+    kept = (stand_in.root / "me/a/README.md").read_text()
+    assert "license_name: own\nlicense_link: https://x.y\nlanguage: 'no'\n" in kept and "datasets" not in kept
+    assert "**Data.** Drawn by Ann.\nAll of it.\n" in kept and "More." not in kept and "**Limits.**" in kept
+    pipe.push_to_hub("me/b", license="mit")
+    other = (stand_in.root / "me/b/README.md").read_text()
+    assert "license: mit\n" in other and "license_name" not in other and "license_link" not in other
+
+
+@pytest.mark.parametrize("head", ["license: 9999-99-99", "[" * 3000, "- a", "license: ''", "a: [", ""])
+def test_odd_cards_say_nothing_and_stop_nothing(stand_in: Hub, tmp_path: Path, head: str) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(resolve_model(BUNDLED), folder)
+    (folder / "README.md").write_text(f"---\n{head}\n---\n")
+    ImagePipeline.from_pretrained(folder, device="cpu", dtype="float32").push_to_hub("me/a")
+    assert "resgen.load" in (stand_in.root / "me/a/README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[a](../x.md), ![b](../x.png), [c](gone.md 'x')", "a, , [c](gone.md 'x')"),
+        ('[a](../x.md "title"), [b]( /etc/passwd ), [c](file:///etc/passwd)', "a, b, c"),
+        ("[![alt](../x.png)](../y.md)", ""),
+        ("[a](https://x.y), [b](HTTPS://x.y), [c](//cdn/x), [d](#top)", None),
+        ("[a](my%20file.txt), [b](my%20file.txt#top), ![c](my%20file.txt?raw=true)", None),
+        ("```python\nmodels[0](x)\n```\n`code[i](x)`", None),
+        (f"[a]({'x' * 300})", "a"),
+    ],
+)
+def test_links_of_a_card(tmp_path: Path, text: str, expected: str | None) -> None:
+    (tmp_path / "my file.txt").write_text("")
+    (tmp_path / "README.md").write_text(text)
+    cut_outside_links(tmp_path / "README.md")
+    assert (tmp_path / "README.md").read_text() == (text if expected is None else expected)
+
+
 def test_a_card_does_not_point_out_of_its_folder(stand_in: Hub) -> None:
     hub.push(resolve_model("english-small"), "me/english")
     card = (stand_in.root / "me/english/README.md").read_text()
-    assert "Listen: emma, the same voice with another text, george." in card and "../" not in card
+    assert "../" not in card and "samples are in the repository: emma" in card
     hub.push(resolve_model("avatars64"), "me/avatars")
     card = (stand_in.root / "me/avatars/README.md").read_text()
     assert "![" not in card and "license: " in card

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -257,6 +258,13 @@ def test_inspect_a_speech_pipeline(models: Path, capsys: Any) -> None:
     parts = {name: part["numbers_by_part"] for name, part in document["components"].items()}
     assert set(parts) == {"tokenizer", "vocoder", "text", "generator"}
     assert "duration" in parts["text"] and "head" in parts["vocoder"]
+
+
+def test_inspect_says_what_is_shared(capsys: Any) -> None:
+    assert main(["inspect", "english-small"]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    whole, own, shared = map(float, re.findall(r"([\d.]+) MB", first))
+    assert first.endswith(" MB shared with spoken-digits-small") and whole == pytest.approx(own + shared, abs=0.2)
 
 
 def test_inspect_speech_recipes(capsys: Any) -> None:

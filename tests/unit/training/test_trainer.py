@@ -222,7 +222,7 @@ def test_budget_is_a_hard_stop_if_steps_become_slower(toy, tmp_path, capsys):
     begin, *_, end = capsys.readouterr().err.splitlines()
     assert begin.startswith("training the toy: ") and begin.endswith(", 1 minutes or 1,000,000 steps")
     assert "parameters on cpu (fp32), " in begin
-    assert end.startswith("stopped after step 49, ") and end.endswith(": its time, 1 minutes, is over")
+    assert end.startswith("stopped after step 49, ") and end.endswith(": the time limit of 1 min is reached")
 
 
 def test_best_checkpoint_is_kept_besides_the_last(toy, tmp_path):

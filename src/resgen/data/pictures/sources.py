@@ -263,15 +263,15 @@ def readable(source: ImageSource, *, size: int, channels: int, resize: bool = Fa
 def _leave_out(source: ImageSource, bad: dict[int, str], *, skip: bool) -> None:
     """As `leave_out`; images that only need to be converted are not named one by one."""
     what = f"images of '{source.name}'"
-    unfit = [row for row in sorted(bad) if bad[row].endswith(REMEDY)]
-    if skip or len(unfit) < 2:
+    unfit = [reason for _, reason in sorted(bad.items()) if reason.endswith(REMEDY)]
+    damaged = [reason for _, reason in sorted(bad.items()) if not reason.endswith(REMEDY)]
+    if skip or not unfit or len(bad) == 1:
         leave_out(bad, len(source), what, skip=skip)
         return
-    first, cure = bad[unfit[0]].removesuffix(f"; {REMEDY}"), REMEDY.replace("convert it", "convert them")
-    if len(unfit) == len(source) and "pixels, but" in first:
+    first, cure = unfit[0].removesuffix(f"; {REMEDY}"), REMEDY.replace("convert it", "convert them")
+    if len(bad) == len(source) and "pixels, but" in first:
         cure += "; a tokenizer for their size is trained with --set tokenizer.image_size=N"
-    damaged = [bad[row] for row in sorted(bad) if row not in unfit]
-    others = f"; {len(damaged)} more cannot be read: {listed(damaged)}" if damaged else ""
+    others = f"; {len(damaged)} more cannot be read: {listed(damaged)}; remove these" if damaged else ""
     raise DataError(f"{len(unfit)} of {len(source)} {what} do not fit; the first: {first}; {cure}{others}")
 
 

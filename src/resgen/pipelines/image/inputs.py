@@ -16,8 +16,8 @@ from resgen.pipelines.image.output import ImageOutput
 
 PictureLike = Image.Image | str | Path | bytes | memoryview | np.ndarray | Tensor | ImageOutput
 """A PIL image, a file, its content, numbers, or a single image that a pipeline drew. Numbers are an array or a tensor
-of rows and columns, with channels last or first (where both could be meant, last in an array, first in a tensor), whole
-in 0..255 or of floating point in [0, 1]."""
+of rows and columns, with channels last or first (where both could be meant, last in an array, first in a tensor), or a
+batch of one; whole in 0..255 or of floating point in [0, 1]."""
 CHANNELS = (1, 3, 4)
 MaskLike = PictureLike | tuple[int, int, int, int] | list[int]
 
@@ -42,12 +42,9 @@ def stored_picture(image: Any, what: str) -> tuple[Picture, str]:
         return Path(image), f"{what} '{image}'"
     if isinstance(image, Tensor):
         image = image.detach().cpu()
-        image = image.float() if image.is_floating_point() else image
-        image = _channels_last(image.numpy(), first=True)
+        image = _from_numbers((image.float() if image.is_floating_point() else image).numpy(), where, first=True)
     elif isinstance(image, np.ndarray):
-        image = _channels_last(image, first=False)
-    if isinstance(image, np.ndarray):
-        image = _from_numbers(image, where)
+        image = _from_numbers(image, where, first=False)
     if not isinstance(image, Image.Image):
         raise WrongTypeError(
             f"{where} is {' '.join(repr(image).split()):.80} ({type(image).__name__}); give a PIL image, an array, "
@@ -59,22 +56,16 @@ def stored_picture(image: Any, what: str) -> tuple[Picture, str]:
         raise DataError(f"{where} has mode {image.mode}; convert it to L or RGB") from error
 
 
-def _channels_last(values: np.ndarray, *, first: bool) -> np.ndarray:
-    """A batch of one as its image, and channels at the end; `first` is where they are if both ends could be them."""
-    values = values[0] if values.ndim == 4 and len(values) == 1 else values
-    if values.ndim != 3:
-        return values
-    ends = [values.shape[axis] in CHANNELS for axis in (0, -1)]
-    return np.moveaxis(values, 0, -1) if ends[0] and (first or not ends[1]) else values
-
-
-def _from_numbers(values: np.ndarray, where: str) -> Image.Image:
-    if values.ndim == 3 and values.shape[-1] == 1:
-        values = values[..., 0]
+def _from_numbers(numbers: np.ndarray, where: str, *, first: bool) -> Image.Image:
+    """An image; `first` says where its channels are if both ends could be them."""
+    values = numbers[0] if numbers.ndim == 4 and len(numbers) == 1 else numbers
+    if values.ndim == 3 and values.shape[0] in CHANNELS and (first or values.shape[-1] not in CHANNELS):
+        values = np.moveaxis(values, 0, -1)
     if not values.size or not (values.ndim == 2 or (values.ndim == 3 and values.shape[-1] in CHANNELS)):
         raise DataError(
-            f"{where} has the shape {values.shape}; an image has rows, columns and 1, 3 or 4 channels, first or last"
+            f"{where} has the shape {numbers.shape}; an image has rows, columns and 1, 3 or 4 channels, first or last"
         )
+    values = values[..., 0] if values.ndim == 3 and values.shape[-1] == 1 else values
     if values.dtype.kind not in "biuf":
         raise DataError(f"{where} holds {values.dtype}, not numbers")
     top = 1 if values.dtype.kind in "bf" else 255

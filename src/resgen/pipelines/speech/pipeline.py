@@ -73,7 +73,7 @@ class SpeechPipeline(BasePipeline):
         dtype: str | torch.dtype | None = "auto",
         vocoder: torch.nn.Module | None = None,
     ) -> None:
-        self.folder, self.parts = parts.folder.path, parts
+        self.path, self.parts = parts.folder.path, parts
         self.generator, self.text_model = parts.generator, parts.text_model.float()
         own = parts.vocoder if vocoder is None else vocoder
         self.codec = SoundCodec(parts.tokenizer.float(), None if own is None else own.float())

@@ -215,7 +215,7 @@ async def _asked(
         case "multipart/form-data":
             form, uploads = await read_form(request, fields, files)
             return form, uploads.get(name)
-    raise HTTPException(415, "the body must be application/json or multipart/form-data, named in Content-Type")
+    raise HTTPException(415, "the body must be application/json or multipart/form-data; set the header Content-Type")
 
 
 async def _sound(first: bytes, rest: AsyncGenerator[Any, None]) -> AsyncIterator[bytes]:

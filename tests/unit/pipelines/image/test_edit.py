@@ -15,6 +15,7 @@ from resgen.kinds import build, get_kind
 from resgen.ops.images import from_uint8, to_uint8
 from resgen.pipelines.image.edit import Box, plan_edit, touched_positions
 from resgen.pipelines.image.inputs import stored_picture
+from resgen.pipelines.image.output import SHEET_CELL
 from resgen.pipelines.image.pipeline import ImagePipeline
 
 RNG = np.random.default_rng(0)
@@ -305,7 +306,7 @@ def test_pictures_that_cannot_be_read(pipe: ImagePipeline, tmp_path: Path) -> No
 def test_sheet(pipe: ImagePipeline) -> None:
     result = pipe.edit(PICTURE, mask=(0, 0, 4, 8), class_id=0, num_samples=7)
     sheet = result.sheet()
-    cell, pad = 8 * 12, 2
+    cell, pad = SHEET_CELL, 2
     assert sheet.mode == "RGB" and sheet.width == pad + 8 * (cell + pad)
     top = sheet.height - 2 * (cell + pad)  # below the labels
 

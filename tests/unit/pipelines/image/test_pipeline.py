@@ -77,11 +77,26 @@ def test_a_fresh_seed_is_recorded(pipe: ImagePipeline) -> None:
         ("num_inference_steps", "num_steps"),
         ("cfg_scale", "guidance_scale"),
         ("generator", "seed"),
+        ("num_results", "num_samples"),
+        ("prompt", "class_ids"),
     ],
 )
 def test_names_of_other_libraries_get_a_hint(pipe: ImagePipeline, setting: str, meant: str) -> None:
     with pytest.raises(ConfigError, match=f"unknown sampling setting '{setting}' .did you mean '{meant}'.*top_p"):
         pipe("Bag", **{setting: 2})
+
+
+def test_axes_of_classes_get_the_hint_of_the_call() -> None:
+    pipe = ImagePipeline.from_pretrained("avatars64", device="cpu")
+    with pytest.raises(ConfigError, match="unknown sampling setting 'hair' .did you mean 'class_ids'"):
+        pipe("lorelei", hair="pink")
+    with pytest.raises(ConfigError, match="unknown sampling setting 'hair' .did you mean 'class_id'"):
+        pipe.edit(np.zeros((64, 64, 3)), keep_levels=1, hair="pink")
+    for name in ("bf16", "fp16", "half"):
+        with pytest.raises(ConfigError, match=f"unknown argument '{name}' .did you mean 'dtype'"):
+            ImagePipeline.from_pretrained("avatars64", **{name: True})
+    with pytest.raises(ConfigError, match="unknown argument 'prompt'; allowed: device, dtype"):
+        ImagePipeline.from_pretrained("avatars64", prompt="x")
 
 
 def test_settings_name_those_of_every_kind() -> None:

@@ -12,10 +12,11 @@ from PIL import Image
 from kind_parts import matched_config
 from resgen.errors import ConfigError, WriteError
 from resgen.kinds import build, get_kind
+from resgen.pipelines.image.output import SHEET_CELL
 from resgen.pipelines.image.pipeline import ImagePipeline
 from resgen.pipelines.image.trace import LAST_MS, STEP_MS, SampleTrace, level_map
 
-CELL, PAD = 8 * 12, 2
+CELL, PAD = SHEET_CELL, 2
 
 
 @pytest.fixture
