@@ -4,14 +4,15 @@ and the same of tokenizers and vocoder, but for the sampling.
 `python tests/fake_accelerator.py [KIND ...]` prints one JSON document: by case, null or what went wrong. A tensor that
 is made on the wrong device meets one of the right device and fails as on the accelerator itself, but none is needed.
 
-Where PyTorch is built with CUDA the tensors say that they are on `cuda`. Without it PyTorch can neither index nor
-differentiate such tensors; a device of its own, `gpu`, then stands for the accelerator. It is known to the whole
-process, so this is a program and no fixture.
+Where there is a GPU the tensors say that they are on `cuda`. Without one PyTorch can neither index nor differentiate
+such tensors, even if it is built with CUDA; a device of its own, `gpu`, then stands for the accelerator. It is known to
+the whole process, so this is a program and no fixture.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -55,7 +56,7 @@ class OwnGenerator(TorchFunctionMode):
 
 def accelerator() -> torch.device:
     """The device of the fake tensors."""
-    if torch.backends.cuda.is_built():
+    if torch.cuda.is_available():
         return torch.device("cuda")
     module = backend_registration._DummyBackendModule()
     type(module).get_amp_supported_dtype = lambda self: [torch.bfloat16]  # so that autocast can be switched off
@@ -196,7 +197,8 @@ def main() -> None:
                 outcome[f"{title} {part}"] = None
             except Exception:
                 outcome[f"{title} {part}"] = "".join(traceback.format_exc(limit=-4))
-    print(json.dumps(outcome))
+    print(json.dumps(outcome), flush=True)
+    os._exit(0)  # the autograd threads of a device of its own may outlive the interpreter, which then aborts
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from PIL import Image
 from resgen.checkpoints.artefacts import save_pipeline
 from resgen.cli.main import main
 from resgen.models.resgen import ResGen, ResGenConfig
+from resgen.pipelines.image.output import SHEET_CELL
 from resgen.quantizers import QuantizerConfig
 from resgen.samplers.unmasking import SamplingConfig
 from resgen.tokenizers.image import ImageTokenizer, ImageTokenizerConfig
@@ -70,7 +71,7 @@ def test_a_sheet(model: Path, inputs: Path, capsys: Any) -> None:
     assert document["class_name"] == "Bag" and document["depth"] == 3
     assert (document["positions"], document["new_positions"], document["given_codes"]) == (16, 8, 24)
     assert document["steps"] and document["passes"] > len(document["steps"])
-    assert Image.open("new/sheet.png").width == 2 + 4 * (96 + 2)
+    assert Image.open("new/sheet.png").width == 2 + 4 * (SHEET_CELL + 2)
     assert main(command(model, "--mask", "0,0,8,4", "--class", "bag", "--out", "new/sheet.png")) == 0
     assert capsys.readouterr().out.startswith("1 image with 8 of 16 positions regenerated")
 
