@@ -40,7 +40,7 @@ from resgen.pipelines.speech.reading import MAX_CHARS, Reader
 from resgen.pipelines.speech.speaker import Speaker
 from resgen.pipelines.speech.speaking import SpeechRun
 from resgen.pipelines.speech.talk import Talk
-from resgen.pipelines.speech.utterances import Prompt, SpeechOutput, Utterance
+from resgen.pipelines.speech.utterances import Prompt, SpeechOutput, SpeechOutputs, Utterance
 from resgen.samplers.records import StepCallback, StepRecord
 from resgen.tokenizers.mel import MelTokenizer
 from resgen.tokenizers.sound import SoundCodec
@@ -141,7 +141,7 @@ class SpeechPipeline(BasePipeline):
     def __call__(self, text: str, **options: Unpack[Speaking]) -> SpeechOutput: ...
 
     @overload
-    def __call__(self, text: list[str] | tuple[str, ...], **options: Unpack[Speaking]) -> list[SpeechOutput]: ...
+    def __call__(self, text: list[str] | tuple[str, ...], **options: Unpack[Speaking]) -> SpeechOutputs: ...
 
     @torch.inference_mode()
     def __call__(
@@ -157,14 +157,14 @@ class SpeechPipeline(BasePipeline):
         batch_size: int = 16,
         callback: StepCallback | None = None,
         **settings: Unpack[Settings],
-    ) -> SpeechOutput | list[SpeechOutput]:
+    ) -> SpeechOutput | SpeechOutputs:
         """Speak a text, or several in one voice.
 
         Texts are spoken sentence by sentence. Without a prompt the model chooses the voice: the first sentence of each
         text becomes the prompt for the others.
 
         Args:
-            text: English; for a list of texts the result is a list.
+            text: English; for a list of texts the result is a list, with `save(folder)`.
             prompt: a few seconds of the voice: a file, its content, samples at the model's rate, or `(samples, rate)`
                 (see `inputs.SoundLike`). It is trimmed, normalised to the model's loudness and cut to the model's
                 `max_prompt_seconds`.
@@ -189,7 +189,7 @@ class SpeechPipeline(BasePipeline):
         sentences = [self.sentences(one) for one in texts_of(text)]
         utterances = self._utterances(sentences, prompt, prompt_text, voice, task, speed, seed)
         outputs = self.speak(utterances, batch_size=batch_size, callback=callback, **settings)
-        return outputs[0] if isinstance(text, str) else outputs
+        return outputs[0] if isinstance(text, str) else SpeechOutputs(outputs)
 
     def stream(
         self,

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from resgen.data.sound.decode import encode_sound, write_sound
 from resgen.data.spoken import Spoken
+from resgen.errors import DataError
 from resgen.samplers.records import StepRecord
 
 
@@ -59,6 +60,26 @@ class SpeechOutput:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.duration_s:.2f} s, {' '.join(self.texts)!r}, seed {self.seed})"
+
+
+class SpeechOutputs(list[SpeechOutput]):
+    """The speech of several texts, a list; a notebook shows a player for each."""
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write `0000.wav`, `0001.wav`, ... into a folder, which is created if it is missing. Returns the files.
+
+        Raises:
+            DataError: the name of a sound file, which holds only one.
+            MissingExtraError: soundfile is not installed.
+            WriteError: the folder cannot be written to.
+        """
+        folder = Path(folder)
+        if folder.suffix and not folder.is_dir():
+            raise DataError(f"'{folder}' would hold one sound, there are {len(self)}; give the name of a folder")
+        return [one.save(folder / f"{number:04d}.wav") for number, one in enumerate(self)]
+
+    def _repr_html_(self) -> str:
+        return "".join(one._repr_html_() for one in self)
 
 
 class Prompt(NamedTuple):

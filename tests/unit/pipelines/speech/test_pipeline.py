@@ -66,6 +66,16 @@ def test_a_text_gives_one_output_and_a_list_a_list(pipe: SpeechPipeline) -> None
     assert torch.equal(one.codes, first.codes) and second.texts == ["cab"]
 
 
+def test_a_list_is_saved_as_a_folder_and_shown_as_players(pipe: SpeechPipeline, tmp_path: Path) -> None:
+    both = pipe(["abc", "cab"], seed=2)
+    assert isinstance(both, list) and both._repr_html_().count("<audio") == 2
+    assert both.save(tmp_path / "new") == [tmp_path / "new" / name for name in ("0000.wav", "0001.wav")]
+    both[1].save(tmp_path / "b.wav")
+    assert (tmp_path / "new" / "0001.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
+    with pytest.raises(DataError, match="'a.wav' would hold one sound, there are 2; give the name of a folder"):
+        both.save("a.wav")
+
+
 def test_a_fresh_seed_is_recorded(pipe: SpeechPipeline, prompt: torch.Tensor) -> None:
     first, second = (pipe("abc", seed=None) for _ in range(2))
     assert first.seed != second.seed
