@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from resgen.errors import ConfigError, unknown
+from resgen.errors import ConfigError, WrongTypeError, unknown
 from resgen.kinds.ar_resgen import AR_RESGEN, CLAM_TTS
 from resgen.kinds.kind import AnySampling, Kind, ModelConfig, Request
 from resgen.kinds.maskgit import MASKGIT
@@ -159,7 +159,8 @@ def sampling_with(
         others: names that a mistaken setting may stand for, see `errors.unknown`.
 
     Raises:
-        ConfigError: a setting that this kind of sampling does not have, or a value of another type or out of range.
+        ConfigError: a setting that this kind of sampling does not have, or a value out of range.
+        WrongTypeError: a value of another type.
     """
     changes = {name: value for name, value in settings.items() if value is not None}
     known = {field.name: str(field.type) for field in dataclasses.fields(sampling)}
@@ -168,7 +169,7 @@ def sampling_with(
             raise ConfigError(unknown("sampling setting", name, known, others))
         type_, noun = _TYPES.get(known[name], (numbers.Real, "a number"))
         if not isinstance(value, type_):
-            raise ConfigError(f"{name}={value!r} must be {noun}")
+            raise WrongTypeError(f"{name}={value!r} must be {noun}")
     return dataclasses.replace(sampling, **changes)
 
 

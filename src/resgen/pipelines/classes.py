@@ -173,8 +173,10 @@ class ClassPipeline(BasePipeline):
         if text.isdecimal() and len(text) < 10 and int(text) < most:  # int refuses thousands of digits
             return int(text)
         numbers = f"0..{most - 1}" if most else "none (the model has no classes)"
-        error = ConfigError if isinstance(name_or_id, str) or hasattr(name_or_id, "__index__") else WrongTypeError
-        raise error(unknown("class", name_or_id, [*self.class_names, numbers]))
+        line = unknown("class", name_or_id, [*self.class_names, numbers])
+        if isinstance(name_or_id, str) or hasattr(name_or_id, "__index__"):
+            raise ConfigError(line)
+        raise WrongTypeError(f"{line}; a class is a name or a whole number, not {type(name_or_id).__name__}")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """See `draw`."""

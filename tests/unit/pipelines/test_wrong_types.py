@@ -26,7 +26,7 @@ for call in CALLS:
 REFUSED = {
     "pictures('B')": ("ConfigError", "unknown class 'B' (did you mean 'Bag'?); allowed: T-shirt/top, Bag, 1, 0..2"),
     "pictures(9)": ("ConfigError", "unknown class '9'"),
-    "pictures(3.5)": ("WrongTypeError", "unknown class '3.5'"),
+    "pictures(3.5)": ("WrongTypeError", "a class is a name or a whole number, not float"),
     "pictures(b'Bag')": ("WrongTypeError", "unknown class"),
     "pictures([[0, 1]])": ("WrongTypeError", "unknown class '[0, 1]'"),
     "pictures(True)": ("ConfigError", "unknown class 'True'"),
@@ -34,8 +34,8 @@ REFUSED = {
     "pictures('Bag', seed=1.0)": ("WrongTypeError", "seed=1.0 must be a whole number"),
     "pictures('Bag', num_samples='2')": ("WrongTypeError", "num_samples='2' must be a whole number"),
     "pictures('Bag', batch_size=1.5)": ("WrongTypeError", "batch_size=1.5 must be a whole number"),
-    "pictures('Bag', num_steps='4')": ("ConfigError", "num_steps='4' must be a whole number"),
-    "pictures('Bag', top_p=[1])": ("ConfigError", "top_p=[1] must be a number"),
+    "pictures('Bag', num_steps='4')": ("WrongTypeError", "num_steps='4' must be a whole number"),
+    "pictures('Bag', top_p=[1])": ("WrongTypeError", "top_p=[1] must be a number"),
     "pictures.edit(3, keep_levels=1, class_id=0)": ("WrongTypeError", "the image is 3 (int); give a PIL image"),
     "pictures.edit(np.zeros((8, 8), np.uint8), keep_levels='1', class_id=0)": (
         "ConfigError",
@@ -45,7 +45,7 @@ REFUSED = {
         "ConfigError",
         "keep_levels=1.5 must lie",
     ),
-    "pictures('Bag', mask_schedule=1)": ("ConfigError", "mask_schedule=1 must be a name"),
+    "pictures('Bag', mask_schedule=1)": ("WrongTypeError", "mask_schedule=1 must be a name"),
     "speech(3)": ("WrongTypeError", "text=3 must be a text or a list of texts"),
     "speech(['abc', 3])": ("WrongTypeError", "holds 3, which is not text"),
     "speech('abc', speed='fast')": ("WrongTypeError", "speed='fast' must be a number"),
