@@ -51,6 +51,11 @@ for name in set(resgen.__all__) - {"__version__"}:
     assert set(run_python(code).split()) == set(names)
 
 
+def test_the_package_runs_as_the_command():
+    result = subprocess.run([sys.executable, "-m", "resgen", "--version"], capture_output=True, text=True, check=True)
+    assert resgen.__version__ in result.stdout
+
+
 def test_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="'resgen' has no attribute 'ResGenn'"):
         resgen.ResGenn  # noqa: B018

@@ -8,7 +8,7 @@ import operator
 import re
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict, TypeVar
 
@@ -146,8 +146,15 @@ class BasePipeline(ABC):
         own = {name: name for name in inspect.signature(call).parameters}
         synonyms = {other: name for other, name in OTHER_NAMES.items() if name in own or hasattr(self.sampling, name)}
         classes = "class_id" if "class_id" in own else "class_ids"
-        axes = dict.fromkeys(("prompt", *getattr(self, "class_axes", ())), classes) if classes in own else {}
-        return sampling_with(self.sampling, settings, others=axes | own | synonyms)
+        prompt = {"prompt": classes} if classes in own and "prompt" not in own else {}
+        axes: Collection[str] = getattr(self, "class_axes", ())
+        for name, value in settings.items():
+            if name in axes:
+                raise ConfigError(
+                    f"{name}={value!r} is asked for with the class: {', '.join(axes)} make up one class, "
+                    f"such as {{'{name}': {value!r}}} or '{name}={value}'"
+                )
+        return sampling_with(self.sampling, settings, others=prompt | own | synonyms)
 
 
 def refuse_others(others: Mapping[str, Any]) -> None:

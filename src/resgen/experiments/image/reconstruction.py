@@ -13,6 +13,8 @@ from resgen.pipelines.image.reconstruct import reconstruct
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 NOTABLE_FALL_DB = 0.1
 """Of the PSNR with more levels; less is the rounding of pixels and codes, no sign of a tokenizer trained too little."""
+ENOUGH_PICTURES = 16
+"""To tell that; single images differ."""
 
 
 def reconstruct_pictures(
@@ -37,7 +39,8 @@ def reconstruct_pictures(
     rows = [("levels", "PSNR [dB]"), *((count, f"{psnr:.2f}") for count, psnr in by_level)]
     notes = []
     best = max(range(len(result.levels)), key=result.psnr_db.__getitem__)
-    if result.psnr_db[best] - min(result.psnr_db[best + 1 :], default=math.inf) >= NOTABLE_FALL_DB:
+    fall = result.psnr_db[best] - min(result.psnr_db[best + 1 :], default=math.inf)
+    if result.num_pictures >= ENOUGH_PICTURES and fall >= NOTABLE_FALL_DB:
         notes = [
             f"the PSNR falls after {result.levels[best]} levels: deeper ones do not help these images; train the "
             "tokenizer longer, or on images like these"
