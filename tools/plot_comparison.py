@@ -1,9 +1,11 @@
-"""Draw docs/results/comparisons.png: guided distance against training steps, one line for each kind of generator.
+"""Draw two figures of docs/results: comparisons.png, guided distance against training steps, one line for each kind of
+generator; and equal-bits.png, distance against time per image at nearly equal bits, for
+many positions with few levels and for few with many.
 
     python tools/plot_comparison.py
 
-Everything is read from the measurements beside the figure: trainings are points (open where there is only one of that
-length), lines join their means. The tokenizer's floor is the distance of its own reconstructions.
+Everything is read from the measurements beside the figures. In the first, trainings are points (open where there is
+only one of that length), lines join their means, and the tokenizer's floor is the distance of its own reconstructions.
 """
 
 from __future__ import annotations
@@ -30,6 +32,12 @@ LINES = {
     "maskgit": ("MaskGIT", "#8a8a8a"),
     "fixed": ("the paper's head, fixed means in a metric, K = 256", "#b5179e"),
     "mixture": ("the paper's head as written, K = 16", "#d62828"),
+}
+
+
+SHAPES = {
+    "7x7x5": ("7x7 positions of 5 levels, 1,960 bits", "#c77d0a"),
+    "4x4x16": ("4x4 of 16, 2,048 bits", "#1b6ca8"),
 }
 
 
@@ -118,7 +126,33 @@ def draw(out: Path) -> None:
     plt.close(figure)
 
 
+def draw_bits(out: Path) -> None:
+    """Write the figure of equal bits: a line for each shape of codes, a point for each number of sampling steps."""
+    cases = read("equal-bits.json")["cases"]
+    figure, panels = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True)
+    for panel, batch, ticks in zip(panels, (1, 64), ([12, 20, 30, 40, 60], [1.5, 2, 3, 5, 8, 15]), strict=True):
+        for shape, (label, colour) in SHAPES.items():
+            steps = [int(case.split(", ")[1].split()[0]) for case in cases if case.startswith(f"{shape}, ")]
+            rows = [cases[f"{shape}, {count} steps"] for count in steps]
+            times = [1000 * row[f"seconds_{batch}"] for row in rows]
+            distances = [sum(row["distances"]) / len(row["distances"]) for row in rows]
+            panel.plot(times, distances, "o-", color=colour, linewidth=1.6, markersize=5, label=label)
+            for count, x, y in zip(steps, times, distances, strict=True):
+                panel.annotate(str(count), (x, y), (0, 5), textcoords="offset points", fontsize=7, color=colour)
+        panel.set(xscale="log", yscale="log", xlabel=f"milliseconds per image, {batch} at a time")
+        panel.set_xticks(ticks, map(str, ticks))
+        panel.set_yticks([6, 7, 8, 9, 10, 12], ["6", "7", "8", "9", "10", "12"])
+        panel.minorticks_off()
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("guided FD, lower is better")
+    panels[1].legend(fontsize=8, title="numbers: sampling steps", title_fontsize=8)
+    figure.tight_layout()
+    figure.savefig(out, dpi=110)
+    plt.close(figure)
+
+
 if __name__ == "__main__":
     if sys.argv[1:]:
         sys.exit("plot_comparison.py takes no arguments")
     draw(RESULTS / "comparisons.png")
+    draw_bits(RESULTS / "equal-bits.png")

@@ -22,5 +22,6 @@ def test_points_are_those_of_the_measurements() -> None:
 
 
 def test_a_picture_is_written(tmp_path: Path) -> None:
-    plot_comparison.draw(tmp_path / "out.png")
-    assert (tmp_path / "out.png").read_bytes()[:4] == b"\x89PNG"
+    for name, draw in (("out.png", plot_comparison.draw), ("bits.png", plot_comparison.draw_bits)):
+        draw(tmp_path / name)
+        assert (tmp_path / name).read_bytes()[:4] == b"\x89PNG"
