@@ -1,6 +1,6 @@
 """Draw two figures of docs/results: comparisons.png, guided distance against training steps, one line for each kind of
-generator; and equal-bits.png, distance against time per image at nearly equal bits, for
-many positions with few levels and for few with many.
+generator; and equal-bits.png, distance against time per image at nearly equal bits, for many positions with few levels
+and for few with many.
 
     python tools/plot_comparison.py
 

@@ -8,7 +8,7 @@ import operator
 import re
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict, TypeVar
 
@@ -147,13 +147,6 @@ class BasePipeline(ABC):
         synonyms = {other: name for other, name in OTHER_NAMES.items() if name in own or hasattr(self.sampling, name)}
         classes = "class_id" if "class_id" in own else "class_ids"
         prompt = {"prompt": classes} if classes in own and "prompt" not in own else {}
-        axes: Collection[str] = getattr(self, "class_axes", ())
-        for name, value in settings.items():
-            if name in axes:
-                raise ConfigError(
-                    f"{name}={value!r} is asked for with the class: {', '.join(axes)} make up one class, "
-                    f"such as {{'{name}': {value!r}}} or '{name}={value}'"
-                )
         return sampling_with(self.sampling, settings, others=prompt | own | synonyms)
 
 

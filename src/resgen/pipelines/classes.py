@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, SupportsIndex, TypeVar, Unpack
@@ -177,6 +177,15 @@ class ClassPipeline(BasePipeline):
         if isinstance(name_or_id, str) or hasattr(name_or_id, "__index__"):
             raise ConfigError(line)
         raise WrongTypeError(f"{line}; a class is a name or a whole number, not {type(name_or_id).__name__}")
+
+    def _settings(self, call: Callable[..., Any], settings: Mapping[str, Any]) -> AnySampling:
+        for name, value in settings.items():
+            if name in self.class_axes:
+                raise ConfigError(
+                    f"{name}={value!r} is asked for with the class: {', '.join(self.class_axes)} make up one class, "
+                    f"such as {{'{name}': {value!r}}} or '{name}={value}'"
+                )
+        return super()._settings(call, settings)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """See `draw`."""

@@ -26,7 +26,8 @@ def describe_artefact(name_or_path: str | Path) -> dict[str, Any]:
     """Configuration, sizes by part, hashes and training history of a saved model; hashes are verified.
 
     `numbers` counts everything that is stored, `parameters` what gradients train, without codebooks and
-    statistics. What deals with sound has `speech` besides: rates, lengths and the sizes of codes and alphabet.
+    statistics; `shared_with` names the model beside it that holds the file, if one does. What deals with sound has
+    `speech` besides: rates, lengths and the sizes of codes and alphabet.
     """
     folder = load_folder(resolve_model(name_or_path))
     components = {}
