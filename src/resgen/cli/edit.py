@@ -94,9 +94,10 @@ class EditImage(Drawing):
             "depth": result.codes.shape[-1],
         }
         number = f"{len(result.images)} image{'s' * (len(result.images) != 1)}"
+        side = pipe.tokenizer.config.downsampling
         text = (
-            f"{number} with {num_new} of {len(visible)} positions regenerated in {seconds:.1f} s "
-            f"with {passes} network passes: {self.out}"
+            f"{number} with {num_new} of {len(visible)} positions ({side}x{side} pixels each) regenerated in "
+            f"{seconds:.1f} s with {passes} network passes: {self.out}"
         )
         report(document, as_json=self.as_json, text=text)
 

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, make_dataclass
 from importlib.metadata import entry_points
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import tyro
 from tyro.conf import Positional
@@ -113,6 +113,9 @@ PLACES = ("out", "trace")
 ALSO = {"model": "tokenizer", "steps-gif": "trace"}
 """Options that some commands have, by what else they may be called."""
 
+ALSO_COMMANDS = {"list": "models", "ls": "models", "sample": "generate", "speak": "generate speech"}
+"""What commands may be called elsewhere."""
+
 EXAMPLES = """
   resgen demo
   resgen train tokenizer --recipe digits --out runs/digits-tokenizer
@@ -169,7 +172,7 @@ def parse(argv: Sequence[str]) -> Any:
         raise SystemExit(EXIT_ERROR)
     if group:
         raise ConfigError(unknown(f"{group} command", rest[0], [n.split()[1] for n in known if n.startswith(group)]))
-    raise ConfigError(unknown("command", rest[0], dict.fromkeys(n.split()[0] for n in known)))
+    raise ConfigError(unknown("command", rest[0], dict.fromkeys(n.split()[0] for n in known), ALSO_COMMANDS))
 
 
 def read_options(name: str, words: Sequence[str]) -> Any:
@@ -221,12 +224,15 @@ def unknown_options(name: str, words: Sequence[str]) -> list[str]:
     with contextlib.redirect_stdout(screen), contextlib.suppress(SystemExit):
         call_tyro(name, ["--help"])
     known = re.findall(r"^[│ ] (?:-h, )?--([\w-]+)", screen.getvalue(), flags=re.M)
+    hints = get_type_hints(commands()[name], include_extras=True).items()
+    bare = [field for field, hint in hints if Positional in getattr(hint, "__metadata__", ())]
     for word in words:
         if option := re.match(r"-+([^\W\d][^=]*)", word):
             also = [one for one in known if one == ALSO.get(option[1])]
             begun = [one for one in known if one.startswith(f"{option[1].lower()}-")]  # --num of --num-samples
             near = also or nearest(option[1], known, 1) or begun
             hint = f" (did you mean --{near[0]}?)" if near else ""
+            hint = f" (leave out '{word}'; its value alone is enough)" if option[1] in bare else hint
             lines.append(f"unknown option '{word.partition('=')[0]}'{hint}")
         elif not value:
             lines.append(f"unexpected '{word}'")

@@ -73,7 +73,7 @@ def test_a_sheet(model: Path, inputs: Path, capsys: Any) -> None:
     assert document["steps"] and document["passes"] > len(document["steps"])
     assert Image.open("new/sheet.png").width == 2 + 4 * (SHEET_CELL + 2)
     assert main(command(model, "--mask", "0,0,8,4", "--class", "bag", "--out", "new/sheet.png")) == 0
-    assert capsys.readouterr().out.startswith("1 image with 8 of 16 positions regenerated")
+    assert capsys.readouterr().out.startswith("1 image with 8 of 16 positions (2x2 pixels each) regenerated")
 
 
 def test_a_folder_with_blended_pictures(model: Path, inputs: Path, capsys: Any) -> None:

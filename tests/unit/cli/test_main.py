@@ -57,6 +57,7 @@ def test_group_help_lists_its_commands_only(group, capsys):
         (["train", "tokeniser"], "error: unknown train command 'tokeniser' (did you mean 'tokenizer'?)"),
         (["generate", "--model", "x"], "error: unknown generate command '--model'; allowed: image"),
         (["--verbose"], "error: unknown command '--verbose'; allowed:"),
+        (["list"], "error: unknown command 'list' (did you mean 'models'?)"),
     ],
 )
 def test_unknown_command_is_one_line_and_code_2(argv, line, capsys):
@@ -79,6 +80,7 @@ def test_unknown_command_is_one_line_and_code_2(argv, line, capsys):
             "unknown option '--model' (did you mean --tokenizer?)",
         ),
         ("generate image --model m --steps-gif a.gif --out o", "unknown option '--steps-gif' (did you mean --trace?)"),
+        ("inspect --model m", "unknown option '--model' (leave out '--model'; its value alone is enough)"),
         ("models --quite-different", "error: unknown option '--quite-different'; `resgen"),
         ("models some", "error: unexpected 'some'; `resgen models --help`"),
         ("encode", "error: give --out DIR; `resgen encode --help` explains all options"),

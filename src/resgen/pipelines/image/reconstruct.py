@@ -18,6 +18,7 @@ from resgen.data.pictures.sources import SUFFIXES, available_splits, open_images
 from resgen.data.pictures.store import PictureStore
 from resgen.errors import ConfigError
 from resgen.ops.images import at_once, from_uint8, psnr_db, to_uint8
+from resgen.pipelines.image.output import SHEET_CELL
 from resgen.progress import show_progress
 from resgen.tokenizers.image import ImageTokenizer
 
@@ -85,9 +86,9 @@ def reconstruct(
         if not rows:
             rows = [*(output[:PREVIEW_ROWS].cpu() for output in outputs), batch[:PREVIEW_ROWS].cpu()]
     seconds = time.perf_counter() - begin
-    labels = [*map(str, counts), "real"]
+    labels = [*map(str, counts), "original"]
     sheet = torch.stack(rows, dim=1).flatten(0, 1)
-    scale = max(1, 64 // model.config.image_size)
+    scale = max(1, SHEET_CELL // model.config.image_size)
     save_picture(picture_grid(sheet, len(labels), scale=scale, labels=labels), out)
     return Reconstruction(levels=counts, psnr_db=(psnr / count).tolist(), num_pictures=count, seconds=seconds)
 

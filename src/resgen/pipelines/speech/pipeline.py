@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack, overload
 
@@ -15,9 +15,8 @@ from resgen.checkpoints.speech import SpeechParts, load_speech_pipeline, save_sp
 from resgen.checkpoints.voices import Voice, check_voice, choose_voice
 from resgen.data.announce import announce
 from resgen.data.phonemes import check_lexicon, read_lexicon
-from resgen.data.sound.decode import check_prompt, encode_sound
+from resgen.data.sound.decode import check_prompt, encode_sound, loudness_db, trim_silence
 from resgen.data.spoken import Spoken
-from resgen.data.text import words_of
 from resgen.errors import ConfigError, DataError, WrongTypeError, unknown
 from resgen.kinds import AnySampling, Settings, kind_of
 from resgen.nn.int8 import check_floating
@@ -268,9 +267,10 @@ class SpeechPipeline(BasePipeline):
             raise ConfigError(unknown("task", task, TASKS))
         check_speed(speed)
         seed, continued = seed_of(seed), task == "continuation"
-        self._warn(sentence for own in sentences for sentence in own)
-        prompt, prompt_text = choose_voice(voice, prompt, prompt_text, self.voices)
-        example = None if prompt is None else self.prepare(prompt, prompt_text, announce if voice is None else None)
+        self.reader.warn(self.name, (sentence for own in sentences for sentence in own))
+        prompt, prompt_text, loudness = choose_voice(voice, prompt, prompt_text, self.voices)
+        doubt = announce if voice is None else None
+        example = None if prompt is None else self.prepare(prompt, prompt_text, doubt, loudness)
         if example is None and (prompt_text or continued):
             raise DataError("a prompt is missing: prompt_text and continuation need the recording as well")
         return [Utterance(own, example, continued, speed, seed, number) for number, own in enumerate(sentences)]
@@ -376,7 +376,7 @@ class SpeechPipeline(BasePipeline):
         if stretch is None:
             span, words = changed_words(source.spoken, words)
             stretch = editor.stretch(source, span)
-        self._warn([words])
+        self.reader.warn(self.name, [words])
         plan = editor.plan(source, words, *stretch, span, speed=speed, keep_length=keep_length)
         check_following(kind_of(self.generator.config), plan)
         if doubt is not None:
@@ -426,7 +426,9 @@ class SpeechPipeline(BasePipeline):
         voice = Voice(encode_sound(samples, self.sample_rate_hz, ".flac"), text)
         check_voice(name, voice, self.voices)
         self.prepare(voice.content, text, announce)
-        self.voices[name] = voice
+        kept, _ = samples_of(voice.content, self.sample_rate_hz, "prompt")
+        loudness = loudness_db(trim_silence(kept, self.sample_rate_hz), self.sample_rate_hz)
+        self.voices[name] = voice._replace(loudness_db=loudness)
 
     def sentences(self, text: str) -> list[Spoken]:
         """The sentences of a text, each short enough to be generated at once; see `reading.Reader.sentences`."""
@@ -434,31 +436,25 @@ class SpeechPipeline(BasePipeline):
 
     @torch.inference_mode()
     def prepare(
-        self, prompt: SoundLike, prompt_text: str | None, doubt: Callable[[str], object] | None = None
+        self,
+        prompt: SoundLike,
+        prompt_text: str | None,
+        doubt: Callable[[str], object] | None = None,
+        measured_db: float | None = None,
     ) -> Prompt:
         """A prompt prepared for the model and aligned with its text; `doubt` is called with a line that names the text
-        if it seems wrong (see `fit`).
+        if it seems wrong (see `fit`), and `measured_db` spares the measurement of its loudness.
 
         Raises:
             DataError: as in a call.
         """
         samples, text, where = self._open_recording("prompt", prompt, "prompt_text", prompt_text)
-        samples = self.speaker.cleaned(samples)
+        samples = self.speaker.cleaned(samples, measured_db)
         example = self.speaker.aligned(samples, text, where)
         if doubt is not None:
             samples = samples.to(self.speaker.device)
             tell_doubt(self.text_model, samples, text, self.mel, where=where, doubt=doubt)
         return example
-
-    def _warn(self, sentences: Iterable[Spoken]) -> None:
-        """Say which words the model cannot speak, if it was trained on few."""
-        vocabulary = self.parts.voice.vocabulary
-        if vocabulary and (others := sorted(words_of(one.text for one in sentences) - set(vocabulary))):
-            announce(
-                f"'{self.name}' was trained on {len(vocabulary)} words only ({', '.join(vocabulary[:20])}"
-                f"{', ...' * (len(vocabulary) > 20)}) and never learned: {', '.join(others[:20])}; "
-                "they will not be understood"
-            )
 
     def _open_recording(
         self, what: str, source: SoundLike, name: str, text: str | None

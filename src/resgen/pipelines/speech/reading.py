@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from resgen.data.announce import announce
 from resgen.data.front_ends import front_end
 from resgen.data.spoken import Spoken
 from resgen.data.text import PROSODY, check_symbols, split_sentences, words_of
@@ -69,11 +70,24 @@ class Reader:
         try:
             check_symbols(self.front_end.symbols(part.content), self.alphabet)
         except DataError as error:
-            others = sorted(words_of([part.text]) - set(self.vocabulary))
-            if not self.vocabulary or not others:
+            if not (others := self._unlearned([part])):
                 raise
-            known = ", ".join(self.vocabulary[:20]) + ", ..." * (len(self.vocabulary) > 20)
-            raise DataError(f"the model cannot speak '{', '.join(others[:20])}'; it knows: {known}") from error
+            raise DataError(f"the model cannot speak '{others}'; it knows: {self._learned()}") from error
+
+    def warn(self, name: str, sentences: Iterable[Spoken]) -> None:
+        """Say which words the model of this name will not speak clearly, if it was trained on few."""
+        if others := self._unlearned(sentences):
+            announce(
+                f"'{name}' was trained on {len(self.vocabulary)} words only ({self._learned()}) and never learned: "
+                f"{others}; they will not be understood"
+            )
+
+    def _unlearned(self, sentences: Iterable[Spoken]) -> str:
+        words = words_of(one.text for one in sentences) if self.vocabulary else set()
+        return ", ".join(sorted(words - set(self.vocabulary))[:20])
+
+    def _learned(self) -> str:
+        return ", ".join(self.vocabulary[:20]) + ", ..." * (len(self.vocabulary) > 20)
 
     def whole(self, text: str) -> Spoken:
         """All sentences of a text as one.

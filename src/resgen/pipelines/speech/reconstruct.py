@@ -202,7 +202,7 @@ def reconstruct_sound(
         files.append(places)
     sheet = spectrogram_sheet(
         list(zip(*columns, targets, strict=True)),
-        labels=[*map(str, counts), "real"],
+        labels=[*map(str, counts), "original"],
         row_labels=[(one.text or one.name)[:40] for one in utterances],
     )
     save_picture(sheet, out / SHEET)

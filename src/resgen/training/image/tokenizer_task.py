@@ -278,7 +278,7 @@ class TokenizerTask:
         counts = level_counts(self.tokenizer.spec.depth)
         columns = [to_uint8(self.tokenizer.decode(codes, count)).cpu() for count in counts] + [pictures]
         grid = torch.stack(columns, dim=1).flatten(0, 1)
-        labels = [str(count) for count in counts] + ["real"]
+        labels = [str(count) for count in counts] + ["original"]
         save_picture(
             picture_grid(grid, columns=len(columns), scale=max(1, 64 // pictures.shape[-1]), labels=labels), path
         )

@@ -306,7 +306,7 @@ class SoundTokenizerTask:
         columns.append(self.side.mels(batch.inputs))
         frames = (batch.lengths[batch.rows] // self.side.mel.hop_size).clamp(min=1).tolist()
         rows = [[column[row, :, : frames[row]] for column in columns] for row in range(count)]
-        labels = [str(level) for level in levels[:-1]] + [f"all {depth}", "real"]
+        labels = [str(level) for level in levels[:-1]] + [f"all {depth}", "original"]
         save_picture(spectrogram_sheet(rows, labels=labels, row_labels=[str(row + 1) for row in range(count)]), path)
 
     def export(self, folder: Path, history: Mapping[str, Any]) -> None:

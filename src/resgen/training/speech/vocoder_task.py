@@ -236,7 +236,7 @@ class VocoderTask:
         columns = {"vocoder": self.vocoder(batch.mels, batch.valid)}
         if self.tokenizer is not None:
             columns["tokens"] = self.vocoder(self._reconstruct(batch.mels, batch.valid), batch.valid)
-        columns["real"] = batch.samples
+        columns["original"] = batch.samples
         hop, rate = self.vocoder.mel.hop_size, self.vocoder.sample_rate_hz
         spectrograms = {name: log_mel(column, self.vocoder.mel) for name, column in columns.items()}
         rows = []

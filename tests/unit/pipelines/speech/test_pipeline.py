@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from resgen.checkpoints.speech import VoiceConfig, load_speech_pipeline
-from resgen.data.sound.decode import read_sound, write_sound
+from resgen.data.sound.decode import loudness_db, read_sound, trim_silence, write_sound
 from resgen.data.text import cut_at_word, token_ids
 from resgen.errors import CheckpointError, ConfigError, DataError
 from resgen.pipelines.speech.pipeline import SpeechPipeline, Utterance
@@ -476,6 +476,7 @@ def test_named_voices_are_kept_with_the_model(pipe: SpeechPipeline, prompt: torc
     voice = again.voices["ann"]
     assert repr(voice) == f"Voice({len(voice.content):,} bytes, {voice.text!r})"
     rounded = (prompt * 32768).round() / 32768
+    assert voice.loudness_db == loudness_db(trim_silence(rounded, RATE), RATE)
     expected = pipe(TWO, prompt=rounded, prompt_text="a cab", seed=2)
     assert torch.equal(again(TWO, voice="ann", seed=2).codes, expected.codes)
     assert torch.equal(again(TWO, voice="Ann", seed=2).codes, expected.codes)
@@ -483,6 +484,19 @@ def test_named_voices_are_kept_with_the_model(pipe: SpeechPipeline, prompt: torc
     assert torch.equal(again(TWO, voice="default", seed=2).codes, pipe(TWO, seed=2).codes)
     again.save_pretrained(tmp_path / "model")
     assert (tmp_path / "model" / "ann.flac").read_bytes() == own.voices["ann"].content
+
+
+def test_the_loudness_of_a_named_voice_is_not_measured_again(
+    pipe: SpeechPipeline, prompt: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = SpeechPipeline(pipe.parts, device="cpu")
+    own.add_voice("ann", prompt, "a cab")
+    measured = own("abc", voice="ann").codes
+    monkeypatch.setattr("resgen.data.sound.decode.loudness_db", None)
+    assert torch.equal(own("abc", voice="ann").codes, measured)
+    own.voices["ann"] = own.voices["ann"]._replace(loudness_db=None)
+    with pytest.raises(TypeError, match="not callable"):
+        own("abc", voice="ann")
 
 
 def test_voices_that_are_refused(pipe: SpeechPipeline, prompt: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:

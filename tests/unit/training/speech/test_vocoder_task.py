@@ -124,7 +124,7 @@ def test_validation_with_a_tokenizer() -> None:
 def test_samples_are_written_as_sound_too(with_tokenizer: bool, tmp_path: Path) -> None:
     task = make_task(tokenizer=make_tokenizer() if with_tokenizer else None)
     task.sample(tmp_path / "step_1.png")
-    names = {"vocoder", "real"} | ({"tokens"} if with_tokenizer else set())
+    names = {"vocoder", "original"} | ({"tokens"} if with_tokenizer else set())
     sounds = {path.name for path in tmp_path.glob("*.wav")}
     assert sounds == {f"step_1_{row}_{name}.wav" for row in (1, 2) for name in names}
     assert (tmp_path / "step_1.png").stat().st_size > 100
