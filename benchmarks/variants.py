@@ -141,7 +141,9 @@ def main(
                 guided = sampling_with(pipe.sampling, {**parse_overrides(sampling), **row.sampling})
                 entry_row: dict[str, Any] = {"training": name, "asked": dict(row.sampling), "seed": seed}
                 for title, variant in (("guided", guided), ("unguided", without_guidance(guided))):
-                    entry_row[title] = judge.score_pipeline(pipe, variant, num_samples=num_samples, seed=2000).distance
+                    score = judge.score_pipeline(pipe, variant, num_samples=num_samples, seed=2000)
+                    entry_row[title] = score.distance
+                    entry_row[f"{title}_precision"], entry_row[f"{title}_recall"] = score.precision, score.recall
                 rows.append(entry_row | {"metric": judge.metric, "sampling": config_to_dict(guided), **row.about})
                 write_json(path, {"rows": rows})
     print(f"| training | sampling | {judge.metric} guided | unguided | |\n|---|---|---|---|---|")

@@ -179,8 +179,9 @@ class Sweep:
         def say(number: int, total: int, row: SweepRow) -> None:
             done.append(row)
             settings = " ".join(f"{name}={value}" for name, value in row.settings.items())
-            left = row.score.seconds * (total - number)
-            message(f"{number}/{total}  {settings}  {judge.metric} {row.score.distance:.3f}  about {left:.0f} s left")
+            score, left = row.score, row.score.seconds * (total - number)
+            recall = "" if score.recall is None else f"  recall {score.recall:.3f}"
+            message(f"{number}/{total}  {settings}  {judge.metric} {score.distance:.3f}{recall}  {left:.0f} s left")
 
         about: dict[str, Any] = {
             "metric": judge.metric,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,15 @@ from resgen.devices import dtype_name
 from resgen.evaluation.image.checks import generation_protocol
 from resgen.evaluation.image.evaluate import Generate, Subject, evaluate_generation, folder_sha256
 from resgen.evaluation.image.extractors import Extractor, default_extractor, load_extractor
-from resgen.evaluation.image.metrics import frechet_distance
-from resgen.evaluation.image.protocol import MANIFOLD_SIZE, distance_name
-from resgen.evaluation.image.reference import Reference, choose_split, open_reference, reference_features
+from resgen.evaluation.image.metrics import frechet_distance, precision_recall
+from resgen.evaluation.image.protocol import MANIFOLD_SIZE, EvaluationProtocol, distance_name
+from resgen.evaluation.image.reference import (
+    Reference,
+    choose_split,
+    neighbours,
+    open_reference,
+    reference_features,
+)
 from resgen.evaluation.image.report import EvaluationReport
 from resgen.kinds import AnySampling, sample, without_guidance
 from resgen.models.base import CodeModel
@@ -32,6 +39,8 @@ from resgen.tokenizers.image import ImageTokenizer
 from resgen.training.generator_task import Evaluate
 
 _BATCH_SIZE = 250
+NEIGHBOURS = EvaluationProtocol.pr_k
+"""Of precision and recall: as many as a full evaluation takes."""
 
 
 def sampling_of(pipe: ImagePipeline, sampling: AnySampling) -> dict[str, Any]:
@@ -50,6 +59,8 @@ class Score:
 
     Attributes:
         distance: Fréchet distance; `Judge.metric` names it.
+        precision: share of the samples among the real images, as `precision_recall` says; None of too few.
+        recall: share of the real images among the samples, likewise.
         recognised: share of samples that the extractor takes for their class; None where it does not know the classes.
         num_samples: images generated.
         seconds: seconds of generating them.
@@ -59,6 +70,8 @@ class Score:
     recognised: float | None
     num_samples: int
     seconds: float
+    precision: float | None = None
+    recall: float | None = None
 
 
 def samples_of(pipe: ImagePipeline, sampling: AnySampling, batch_size: int) -> Generate:
@@ -124,6 +137,14 @@ class Judge:
                 advance=advance,
             )
 
+    @cached_property
+    def radii(self) -> Tensor:
+        """`neighbours` of the real images, for precision and recall."""
+        with progress_bars() as advance:
+            return neighbours(
+                self.real, self.reference, self.extractor, NEIGHBOURS, cache_dir=self.cache_dir, advance=advance
+            )
+
     @property
     def metric(self) -> str:
         """`FID` with the standard Inception features, `FD-<extractor>` otherwise."""
@@ -150,8 +171,14 @@ class Judge:
             features.append(output.features)
             if judged and output.logits is not None:
                 right += int((output.logits.argmax(1) == torch.tensor(ids)).sum())
+        rows = torch.cat(features)
+        manifold = None
+        if min(len(rows), len(self.real.rows)) > NEIGHBOURS:
+            manifold = precision_recall(rows[:MANIFOLD_SIZE], self.real.rows, k=NEIGHBOURS, reference_radii=self.radii)
         return Score(
-            distance=frechet_distance(torch.cat(features), self.real.statistics),
+            distance=frechet_distance(rows, self.real.statistics),
+            precision=manifold.precision if manifold else None,
+            recall=manifold.recall if manifold else None,
             recognised=right / num_samples if judged else None,
             num_samples=num_samples,
             seconds=seconds,
@@ -190,7 +217,11 @@ class Judge:
             scores = {"unguided": self.score(generate(without_guidance(sampling)), num_classes, num_samples)}
             if sampling.guidance_scale > 0:
                 scores["guided"] = self.score(generate(sampling), num_classes, num_samples)
-            return {f"{self.metric}/{setting}": score.distance for setting, score in scores.items()}
+            values = {f"{self.metric}/{setting}": score.distance for setting, score in scores.items()}
+            for setting, score in scores.items():
+                if score.precision is not None and score.recall is not None:
+                    values |= {f"precision/{setting}": score.precision, f"recall/{setting}": score.recall}
+            return values
 
         return evaluate
 

@@ -96,12 +96,13 @@ def summary(study: Study, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]
             }
             for setting in SETTINGS:
                 values = [row["distance"] for row in members if row["setting"] == setting]
-                recognised = [row["recognised"] for row in members if row["setting"] == setting]
-                if values:
-                    line[setting] = statistics.fmean(values)
-                    line[f"{setting}_interval"] = t_interval(values)
-                    known = None not in recognised
-                    line[f"{setting}_recognised"] = statistics.fmean(recognised) if known else None
+                if not values:
+                    continue
+                line[setting] = statistics.fmean(values)
+                line[f"{setting}_interval"] = t_interval(values)
+                for name in ("precision", "recall", "recognised"):
+                    shares = [row[name] for row in members if row["setting"] == setting]
+                    line[f"{setting}_{name}"] = None if None in shares else statistics.fmean(shares)
             lines.append(line)
     return lines
 
@@ -190,8 +191,9 @@ def _markdown(study: Study, document: dict[str, Any], sample: EvaluationReport, 
         f"per model, seeds "
         f"{', '.join(map(str, comparison.seeds))}.",
         "",
-        "| kind | trained for | seeds | steps | parameters | guided | recognised | unguided | recognised |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| kind | trained for | seeds | steps | parameters | guided | precision, recall | recognised | unguided "
+        "| precision, recall | recognised |",
+        "|---" * 11 + "|",
     ]
     for line in document["summary"]:
         trained = f"{comparison.max_minutes:g} minutes" if line["budget"] == "time" else "equal steps"
@@ -202,9 +204,10 @@ def _markdown(study: Study, document: dict[str, Any], sample: EvaluationReport, 
                 low, high = line[f"{setting}_interval"]
                 spread = f" ({low:.2f} to {high:.2f})" if line["seeds"] > 1 else ""
                 share = line[f"{setting}_recognised"]
-                cells += [f"{line[setting]:.2f}{spread}", "" if share is None else f"{share:.1%}"]
+                manifold = f"{line[f'{setting}_precision']:.2f}, {line[f'{setting}_recall']:.2f}"
+                cells += [f"{line[setting]:.2f}{spread}", manifold, "" if share is None else f"{share:.1%}"]
             else:
-                cells += ["", ""]
+                cells += ["", "", ""]
         text.append("| " + " | ".join(cells) + " |")
     text.append("")
     if document["verdicts"]:

@@ -125,10 +125,12 @@ def sweep_markdown(rows: Sequence[SweepRow], metric: str, model: str, num_sample
     rows = sorted(rows, key=lambda row: row.score.distance)
     names, lines = list(rows[0].settings), []
     for row in rows:
-        recognised = "" if row.score.recognised is None else f"{row.score.recognised:.1%}"
+        score = row.score
+        recognised = "" if score.recognised is None else f"{score.recognised:.1%}"
+        manifold = ["" if share is None else f"{share:.3f}" for share in (score.precision, score.recall)]
         settings = [f"{row.settings[name]}" for name in names]
-        lines.append([*settings, f"{row.score.distance:.3f}", recognised, f"{row.score.seconds:.1f}"])
-    table = markdown_table([*names, metric, "recognised", "time [s]"], lines)
+        lines.append([*settings, f"{score.distance:.3f}", *manifold, recognised, f"{score.seconds:.1f}"])
+    table = markdown_table([*names, metric, "precision", "recall", "recognised", "time [s]"], lines)
     return f"# Sweep of {model}\n\n{num_samples} samples per setting, seed {seed}; best first.\n\n{table}\n"
 
 

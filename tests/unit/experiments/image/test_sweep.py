@@ -120,7 +120,7 @@ def rows() -> list[SweepRow]:
     grid = {"num_steps": [8, 16], "top_p": [0.9, 1.0]}
     values = torch.tensor([3.0, 1.0, 2.0, 4.0])
     best = [
-        SweepRow(settings=s, score=Score(distance=float(v), recognised=None, num_samples=9, seconds=1.0))
+        SweepRow(settings=s, score=Score(distance=float(v), recognised=None, num_samples=9, seconds=1.0, recall=0.25))
         for s, v in zip(combinations(grid), values, strict=True)
     ]
     return sorted(best, key=lambda row: row.score.distance)
@@ -129,8 +129,8 @@ def rows() -> list[SweepRow]:
 def test_table_and_heat_map(tmp_path) -> None:
     text = sweep_markdown(rows(), "FD-x", "model", 9, 3)
     lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert lines[0] == "| num_steps | top_p | FD-x | recognised | time [s] |"
-    assert lines[2].startswith("| 8 | 1.0 | 1.000 |") and len(lines) == 6
+    assert lines[0] == "| num_steps | top_p | FD-x | precision | recall | recognised | time [s] |"
+    assert lines[2].startswith("| 8 | 1.0 | 1.000 |  | 0.250 |") and len(lines) == 6
     pytest.importorskip("matplotlib")
     grid = {"num_steps": [8, 16], "top_p": [0.9, 1.0]}
     write_sweep(tmp_path / "new", rows(), grid, metric="FD-x", model="model", num_samples=9, seed=3)
