@@ -17,6 +17,7 @@ from resgen.cli.common import (
     count_passes,
     message,
     option,
+    positive,
     report,
 )
 from resgen.cli.sampling import Drawing, SpeechSampling
@@ -69,18 +70,21 @@ class GenerateSpeech(Drawing):
     lexicon: Lexicon = None
     speed: Annotated[float, option("R")] = 1.0
     """Speaking rate relative to the prompt; above 1 is faster."""
+    num_samples: Annotated[int, option("N")] = 1
+    """How often to speak each text, each time anew; several are written to the folder --out."""
     sampling: Annotated[SpeechSampling, OmitArgPrefixes] = SpeechSampling()
     seed: int = 0
     """Sentence k of text i depends only on (seed, i, k)."""
     out: Annotated[Path, option("FILE_OR_DIR")]
-    """A .wav, .flac, .ogg, .opus or .mp3 file; with --texts a folder. - streams WAV to standard output."""
+    """A .wav, .flac, .ogg, .opus or .mp3 file; a folder for several sounds. - streams WAV to standard output."""
 
     def run(self) -> None:
         if (self.text is None) == (self.texts is None):
             raise ConfigError("give either --text TEXT or --texts FILE")
+        positive("--num-samples", self.num_samples)
         if self.out == DASH:
             self.check_stream()
-        elif self.texts is None:
+        elif self.single:
             check_out_file(self.out, SOUND_SUFFIXES)
         else:
             check_out_dir(self.out)
@@ -106,9 +110,9 @@ class GenerateSpeech(Drawing):
             return
         begin = time.perf_counter()
         with self.watched("speaking", lambda: speech_trace(pipe)) as (callback, traced):
-            results = pipe(texts, seed=self.seed, callback=callback, **voice, **settings)
+            results = pipe(texts, num_samples=self.num_samples, seed=self.seed, callback=callback, **voice, **settings)
             seconds = time.perf_counter() - begin
-        files = [self.out] if self.texts is None else [self.out / f"{k:04d}.wav" for k in range(len(results))]
+        files = [self.out] if self.single else [self.out / f"{k:04d}.wav" for k in range(len(results))]
         for result, file in zip(results, files, strict=True):
             write_sound(result.audio, result.sample_rate_hz, file)
         duration = sum(result.duration_s for result in results)
@@ -127,14 +131,21 @@ class GenerateSpeech(Drawing):
         )
         report(document, as_json=self.as_json, text=text)
 
+    @property
+    def single(self) -> bool:
+        """Whether there is one sound, for a file and not for a folder."""
+        return self.texts is None and self.num_samples == 1
+
     def check_stream(self) -> None:
         """Reject what a stream cannot have.
 
         Raises:
             ConfigError: several texts, another output besides, or a terminal that would show the bytes.
         """
-        if self.texts is not None or self.as_json or self.trace is not None:
-            raise ConfigError("--out - writes one sound to standard output; leave out --texts, --json and --trace")
+        if not self.single or self.as_json or self.trace is not None:
+            raise ConfigError(
+                "--out - writes one sound to standard output; leave out --texts, --num-samples, --json and --trace"
+            )
         if self.sampling.batch_size is not None:
             raise ConfigError("--out - speaks sentence by sentence; leave out --batch-size")
         if sys.stdout.isatty():

@@ -395,6 +395,13 @@ def test_demo_texts_of_another_form_are_refused(texts: Any, tmp_path: Path) -> N
         demo_texts(folder_with(tmp_path, demo_texts=texts))
 
 
+def test_a_text_is_spoken_several_times(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["generate", "speech", "--model", models / "voice", "--text", "one two", "--num-samples", "2"]
+    assert len(run_json([*argv, "--out", tmp_path / "out"], capsys)["files"]) == 2
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0000.wav", "0001.wav"]
+    refused([*argv[:-1], "0", "--out", tmp_path / "out"], "--num-samples", capsys)
+
+
 def test_standard_output_takes_a_sound_sentence_by_sentence(
     models: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
@@ -410,8 +417,8 @@ def test_standard_output_takes_a_sound_sentence_by_sentence(
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        (["--json"], "leave out --texts, --json and --trace"),
-        (["--trace", "steps.gif"], "leave out --texts, --json and --trace"),
+        (["--json"], "leave out --texts, --num-samples, --json and --trace"),
+        (["--trace", "steps.gif"], "leave out --texts, --num-samples, --json and --trace"),
         (["--batch-size", "2"], "leave out --batch-size"),
     ],
 )

@@ -67,7 +67,7 @@ REFUSED = {
     "speech('abc', callback='print')": ("WrongTypeError", "callback='print' must be a function"),
     "resgen.load(None)": ("WrongTypeError", "None must be the name of a model or the path of a folder"),
     "resgen.load('')": ("CheckpointError", "unknown model ''; allowed: "),
-    "speech('abc', num_samples=3)": ("ConfigError", "unknown sampling setting 'num_samples'"),
+    "speech('abc', num_samples='3')": ("WrongTypeError", "num_samples='3' must be a whole number"),
 }
 
 

@@ -9,6 +9,7 @@ of a word that stays lies in it is spoken again, at the same place.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from resgen.kinds import Kind
 from resgen.models.text import TextModel
 from resgen.ops.alignment import expand, fitted_durations
 from resgen.ops.mel import MelConfig, log_mel
+from resgen.pipelines.speech.fit import tell_doubt
 from resgen.pipelines.speech.speaking import SpeechRun, pace
 from resgen.pipelines.speech.utterances import Job, SpeechOutput
 from resgen.tokenizers.sound import SoundCodec
@@ -202,6 +204,11 @@ class SpeechEditor:
     def sound(self, recording: Recording) -> Float[Tensor, " S"]:
         """What of a recording was encoded, as loud as it was then."""
         return self._cut(recording.samples, recording.offset, recording.gain, len(recording.codes))
+
+    def tell_doubt(self, recording: Recording, doubt: Callable[[str], object]) -> None:
+        """See `fit.tell_doubt`."""
+        sound = self.sound(recording)
+        tell_doubt(self.text_model, sound, recording.spoken, self.mel, where=recording.where, doubt=doubt)
 
     def _cut(self, samples: Float[Tensor, " S"], offset: int, gain: float, count: int) -> Float[Tensor, " R"]:
         """The samples of `count` positions from `offset` on."""

@@ -23,6 +23,8 @@ from resgen.ops.mel import MelConfig, log_mel
 MAX_ORDERS = 12
 DOUBTFUL = 2
 """Other orders that fit better, from which on a text is doubted."""
+SLOWEST_S = 0.4
+"""Seconds per letter or phoneme, above which too little is written down; people speak ten a second."""
 
 
 def other_orders(content: bytes, most: int = MAX_ORDERS) -> list[bytes]:
@@ -71,6 +73,13 @@ def tell_doubt(
         where: what to call the recording.
         doubt: takes the line.
     """
+    seconds = len(samples) / mel.sample_rate_hz
+    if seconds > SLOWEST_S * len(spoken.content):
+        doubt(
+            f"{where} has {seconds:.1f} s of speech, much for its text {spoken.text!r}; give all that is said in it, "
+            "for a wrong text spoils the result"
+        )
+        return
     better, orders = better_orders(model, samples, spoken, mel)
     if better >= DOUBTFUL:
         doubt(

@@ -38,6 +38,12 @@ class Speaking(Settings, total=False):
     callback: StepCallback | None
 
 
+class SpeakingAll(Speaking, total=False):
+    """Keyword arguments of `SpeechPipeline` for several texts."""
+
+    num_samples: int | None
+
+
 def texts_of(text: Any) -> list[str]:
     """A single text, or those of a list.
 

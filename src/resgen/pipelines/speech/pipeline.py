@@ -34,7 +34,7 @@ from resgen.pipelines.speech.edit import (
     results_of,
 )
 from resgen.pipelines.speech.fit import tell_doubt
-from resgen.pipelines.speech.inputs import SoundLike, Speaking, check_speed, name_of, samples_of, texts_of
+from resgen.pipelines.speech.inputs import SoundLike, Speaking, SpeakingAll, check_speed, name_of, samples_of, texts_of
 from resgen.pipelines.speech.reading import MAX_CHARS, Reader
 from resgen.pipelines.speech.speaker import Speaker
 from resgen.pipelines.speech.speaking import SpeechRun
@@ -140,7 +140,10 @@ class SpeechPipeline(BasePipeline):
     def __call__(self, text: str, **options: Unpack[Speaking]) -> SpeechOutput: ...
 
     @overload
-    def __call__(self, text: list[str] | tuple[str, ...], **options: Unpack[Speaking]) -> SpeechOutputs: ...
+    def __call__(self, text: str, *, num_samples: int, **options: Unpack[Speaking]) -> SpeechOutputs: ...
+
+    @overload
+    def __call__(self, text: list[str] | tuple[str, ...], **options: Unpack[SpeakingAll]) -> SpeechOutputs: ...
 
     @torch.inference_mode()
     def __call__(
@@ -152,6 +155,7 @@ class SpeechPipeline(BasePipeline):
         voice: str | None = None,
         task: str = "cross-sentence",
         speed: float = 1.0,
+        num_samples: int | None = None,
         seed: int | None = 0,
         batch_size: int = 16,
         callback: StepCallback | None = None,
@@ -172,6 +176,7 @@ class SpeechPipeline(BasePipeline):
             task: `cross-sentence` speaks the text in the prompt's voice; `continuation` continues seamlessly from the
                 end of the prompt, and the audio begins with the prompt.
             speed: above 1 is faster.
+            num_samples: how often each text is spoken, each time anew; if it is given, the result is a list.
             seed: sentence k of text i depends only on (seed, i, k), so `batch_size` changes nothing but rounding. None
                 draws a fresh seed, stored in the outputs as `seed`.
             batch_size: sentences per batch.
@@ -183,12 +188,12 @@ class SpeechPipeline(BasePipeline):
             DataError: a text that is empty, too long or has characters that the model cannot read; a prompt that is
                 silent, clipped, too short, not a sound, or has no transcript.
         """
-        check_whole(1, batch_size=batch_size)
+        check_whole(1, batch_size=batch_size, num_samples=1 if num_samples is None else num_samples)
         check_callback(callback)
-        sentences = [self.sentences(one) for one in texts_of(text)]
+        sentences = [own for one in texts_of(text) for own in [self.sentences(one)] * (num_samples or 1)]
         utterances = self._utterances(sentences, prompt, prompt_text, voice, task, speed, seed)
         outputs = self.speak(utterances, batch_size=batch_size, callback=callback, **settings)
-        return outputs[0] if isinstance(text, str) else SpeechOutputs(outputs)
+        return outputs[0] if isinstance(text, str) and num_samples is None else SpeechOutputs(outputs)
 
     def stream(
         self,
@@ -380,7 +385,7 @@ class SpeechPipeline(BasePipeline):
         plan = editor.plan(source, words, *stretch, span, speed=speed, keep_length=keep_length)
         check_following(kind_of(self.generator.config), plan)
         if doubt is not None:
-            self._tell_doubt(editor, source, doubt)
+            editor.tell_doubt(source, doubt)
         return plan
 
     def words(self, recording: SoundLike, text: str) -> list[SpokenWord]:
@@ -390,7 +395,7 @@ class SpeechPipeline(BasePipeline):
             DataError: see `edit`.
         """
         editor, source = self._listen(recording, text)
-        self._tell_doubt(editor, source, announce)
+        editor.tell_doubt(source, announce)
         return editor.words(source)
 
     def use_lexicon(self, words: str | Path | Mapping[str, str]) -> None:
@@ -477,10 +482,6 @@ class SpeechPipeline(BasePipeline):
         also = None if stretch is None else (int(stretch[0] * rate), math.ceil(stretch[1] * rate))
         editor = SpeechEditor(self.codec, self.text_model, self.mel, self.parts.voice.loudness_db)
         return editor, editor.listen(samples, transcript, where, also)
-
-    def _tell_doubt(self, editor: SpeechEditor, heard: Recording, doubt: Callable[[str], object]) -> None:
-        sound = editor.sound(heard)
-        tell_doubt(self.text_model, sound, heard.spoken, self.mel, where=heard.where, doubt=doubt)
 
     def _cast(self) -> Sequence[nn.Module]:
         return (self.generator,)

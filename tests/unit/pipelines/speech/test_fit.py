@@ -44,6 +44,14 @@ def test_a_wrong_text_is_doubted_and_the_right_one_is_not(
     assert f"{name}.flac' may say something else than its text {wrong!r}" in line
 
 
+def test_a_text_that_is_too_short_for_its_sound_is_doubted() -> None:
+    pipe = SpeechPipeline.from_pretrained(MODEL)
+    lines: list[str] = []
+    pipe.prepare(Path(resolve_model(MODEL)) / "rms.flac", "six", lines.append)
+    (line,) = lines
+    assert "s of speech, much for its text 'six'; give all that is said in it" in line
+
+
 def test_the_text_of_a_recording_that_is_edited_is_doubted(capsys: pytest.CaptureFixture[str]) -> None:
     pipe = SpeechPipeline.from_pretrained(MODEL)
     file, right, wrong = (

@@ -486,6 +486,17 @@ def test_named_voices_are_kept_with_the_model(pipe: SpeechPipeline, prompt: torc
     assert (tmp_path / "model" / "ann.flac").read_bytes() == own.voices["ann"].content
 
 
+def test_a_text_is_spoken_several_times(pipe: SpeechPipeline) -> None:
+    several = pipe("abc cab", num_samples=3, seed=4)
+    expected = pipe(["abc cab"] * 3, seed=4)
+    assert len(several) == 3 and all(torch.equal(a.codes, b.codes) for a, b in zip(several, expected, strict=True))
+    assert not torch.equal(several[0].codes, several[1].codes)
+    assert [one.texts[0] for one in pipe(["abc", "cab"], num_samples=2)] == ["abc", "abc", "cab", "cab"]
+    assert len(pipe("abc", num_samples=1)) == 1
+    with pytest.raises(ConfigError, match="num_samples=0 must be a whole number of at least 1"):
+        pipe("abc", num_samples=0)
+
+
 def test_the_loudness_of_a_named_voice_is_not_measured_again(
     pipe: SpeechPipeline, prompt: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
