@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from resgen.checkpoints.format import read_json
+from resgen.checkpoints.locate import list_bundled
 from resgen.config import config_from_dict, load_yaml
 from resgen.data.announce import listed
 from resgen.errors import CheckpointError, ConfigError, DataError, ResGenError
@@ -211,6 +212,8 @@ def read_run(path: str | Path) -> Run:
     """
     path = Path(path)
     if not path.is_dir():
+        if str(path) in list_bundled():
+            raise DataError(f"'{path}' comes with the package, without its run; see `resgen inspect {path} --full`")
         raise DataError(f"'{path}' is no folder; give the folder of a run, the --out of `resgen train`")
     config_path, log_path = path / CONFIG_NAME, path / LOG_NAME
     if not log_path.exists() and (runs := sorted(str(log.parent) for log in path.glob(f"*/{LOG_NAME}"))):
