@@ -27,9 +27,10 @@ from resgen.checkpoints.format import (
 )
 from resgen.checkpoints.locate import resolve_model
 from resgen.checkpoints.parts import with_part
+from resgen.checkpoints.voices import Voice, voice_entries
 from resgen.cli.main import guard
 from resgen.config import config_from_dict, config_to_dict, parse_overrides, replace_nested
-from resgen.data.sound.decode import read_sound, write_sound
+from resgen.data.sound.decode import encode_sound, loudness_db, read_sound, trim_silence
 from resgen.files import json_text, write_text
 from resgen.kinds import KINDS
 
@@ -86,17 +87,21 @@ class Bundle:
         for key, texts in (("sentences", self.sentences), ("demo_texts", self.demo_texts)):
             if texts:
                 extra[key] = list(texts)
-        voices = [voice.split("=", 2) for voice in self.voices]
+        voices = {}
+        for name, file, transcript in (voice.split("=", 2) for voice in self.voices):
+            content = encode_sound(read_sound(file, VOICE_HZ), VOICE_HZ, ".flac")
+            stored = trim_silence(read_sound(content, VOICE_HZ), VOICE_HZ)
+            voices[name] = Voice(content, transcript, loudness_db(stored, VOICE_HZ))
         if voices:
-            extra["voices"] = {name: {"file": f"{name}.flac", "text": transcript} for name, _, transcript in voices}
+            extra["voices"] = voice_entries(voices)
         components = {
             name: Component(type=part.type, config=part.config, tensors=_published(part))
             for name, part in folder.components.items()
         }
         save_folder(ASSETS / self.name, kind=folder.kind, components=components, extra=extra)
         write_text(ASSETS / self.name / "README.md", text)
-        for name, file, _ in voices:
-            write_sound(read_sound(file, VOICE_HZ), VOICE_HZ, ASSETS / self.name / f"{name}.flac")
+        for name, voice in voices.items():
+            (ASSETS / self.name / f"{name}.flac").write_bytes(voice.content)
         if self.share is not None:
             _share(ASSETS / self.name, self.share)
         print(f"{ASSETS.name}/{self.name}: {sum(sizes) / 1e6:.1f} MB")
