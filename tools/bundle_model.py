@@ -30,7 +30,7 @@ from resgen.checkpoints.parts import with_part
 from resgen.checkpoints.voices import Voice, voice_entries
 from resgen.cli.main import guard
 from resgen.config import config_from_dict, config_to_dict, parse_overrides, replace_nested
-from resgen.data.sound.decode import encode_sound, loudness_db, read_sound, trim_silence
+from resgen.data.sound.decode import encode_sound, read_sound
 from resgen.files import json_text, write_text
 from resgen.kinds import KINDS
 
@@ -89,9 +89,7 @@ class Bundle:
                 extra[key] = list(texts)
         voices = {}
         for name, file, transcript in (voice.split("=", 2) for voice in self.voices):
-            content = encode_sound(read_sound(file, VOICE_HZ), VOICE_HZ, ".flac")
-            stored = trim_silence(read_sound(content, VOICE_HZ), VOICE_HZ)
-            voices[name] = Voice(content, transcript, loudness_db(stored, VOICE_HZ))
+            voices[name] = Voice(encode_sound(read_sound(file, VOICE_HZ), VOICE_HZ, ".flac"), transcript)
         if voices:
             extra["voices"] = voice_entries(voices)
         components = {

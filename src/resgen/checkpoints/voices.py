@@ -1,6 +1,6 @@
 """Named voices of a speech pipeline: recordings stored with its parts, and their transcripts.
 
-`config.json` holds `"voices": {NAME: {"file": "NAME.flac", "text": ..., "loudness_db": ...}}`.
+`config.json` holds `"voices": {NAME: {"file": "NAME.flac", "text": ..., "prepared": ...}}`.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class Voice(NamedTuple):
     Attributes:
         content: content of a sound file.
         text: what is said in it.
-        loudness_db: of the recording without silence at its ends, in LUFS, so that it need not be measured at every
-            use; None if it was not.
+        prepared: whether the recording is without silence at its ends and at the model's loudness already, so that it
+            need not be prepared at every use.
     """
 
     content: bytes
     text: str
-    loudness_db: float | None = None
+    prepared: bool = False
 
     def __repr__(self) -> str:
         return f"Voice({len(self.content):,} bytes, {self.text!r})"
@@ -57,15 +57,15 @@ def voices_of(folder: Folder) -> dict[str, Voice]:
             raise CheckpointError(f"{where} has file={file!r}, not a bare name such as 'a.flac'")
         if not isinstance(text, str) or not is_text(text) or not 0 < len(text) <= MAX_VOICE_TEXT:
             raise CheckpointError(f"{where} has text={text!r:.80}; what is said in it is needed")
-        loudness = entry.get("loudness_db")
-        if loudness is not None and not (type(loudness) in (int, float) and -200 <= loudness <= 20):
-            raise CheckpointError(f"{where} has loudness_db={loudness!r:.80}; a number of -200 to 20 is needed")
+        prepared = entry.get("prepared", False)
+        if not isinstance(prepared, bool):
+            raise CheckpointError(f"{where} has prepared={prepared!r:.80}; it must be true or false")
         path = folder.path / file
         if not path.is_file():
             continue
         if path.stat().st_size > MAX_VOICE_BYTES:
             raise CheckpointError(f"{where} has {path.stat().st_size} bytes; at most {MAX_VOICE_BYTES} are read")
-        voices[name] = Voice(path.read_bytes(), text, loudness)
+        voices[name] = Voice(path.read_bytes(), text, prepared)
     return voices
 
 
@@ -92,12 +92,10 @@ def voice_entries(voices: Mapping[str, Voice]) -> dict[str, Any]:
     """
     for name, voice in voices.items():
         check_voice(name, voice, {other: voice for other in voices if other != name})
-    entries: dict[str, Any] = {}
-    for name, voice in voices.items():
-        entries[name] = {"file": f"{name}.flac", "text": voice.text}
-        if voice.loudness_db is not None:
-            entries[name]["loudness_db"] = voice.loudness_db
-    return entries
+    return {
+        name: {"file": f"{name}.flac", "text": voice.text} | ({"prepared": True} if voice.prepared else {})
+        for name, voice in voices.items()
+    }
 
 
 def check_voice(name: str, voice: Voice, voices: Mapping[str, Voice]) -> None:
@@ -125,16 +123,16 @@ def check_voice(name: str, voice: Voice, voices: Mapping[str, Voice]) -> None:
 
 def choose_voice(
     name: str | None, prompt: Any, prompt_text: str | None, voices: Mapping[str, Voice]
-) -> tuple[Any, str | None, float | None]:
-    """The prompt of a request, its text and, where it is known, its loudness: those of the voice that it names (case
-    does not matter), if any, or its own.
+) -> tuple[Any, str | None, bool]:
+    """The prompt of a request, its text, and whether it is prepared (see `Voice`): those of the voice that it names
+    (case does not matter), if any, or its own.
 
     Raises:
         WrongTypeError: a voice that is no text.
         ConfigError: there is no such voice, or a prompt besides.
     """
     if name is None:
-        return prompt, prompt_text, None
+        return prompt, prompt_text, False
     if prompt is not None or prompt_text:
         raise ConfigError(f"voice='{name}' and a prompt are two voices; give one of them")
     names = [DEFAULT_VOICE, *voices]
@@ -143,4 +141,6 @@ def choose_voice(
     found = name if name in names else {one.lower(): one for one in names}.get(name.lower())
     if found is None:
         raise ConfigError(unknown("voice", name, names))
-    return (None, None, None) if found == DEFAULT_VOICE else voices[found]
+    if found == DEFAULT_VOICE:
+        return None, None, False
+    return voices[found].content, voices[found].text, voices[found].prepared

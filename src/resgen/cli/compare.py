@@ -181,7 +181,7 @@ class Sweep:
             settings = " ".join(f"{name}={value}" for name, value in row.settings.items())
             score, left = row.score, row.score.seconds * (total - number)
             recall = "" if score.recall is None else f"  recall {score.recall:.3f}"
-            message(f"{number}/{total}  {settings}  {judge.metric} {score.distance:.3f}{recall}  {left:.0f} s left")
+            message(f"{number}/{total}  {settings}  {judge.metric} {score.distance:.3f}{recall}, about {left:.0f} s")
 
         about: dict[str, Any] = {
             "metric": judge.metric,

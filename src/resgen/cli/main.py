@@ -114,7 +114,7 @@ ALSO = {"model": "tokenizer", "steps-gif": "trace"}
 """Options that some commands have, by what else they may be called."""
 
 ALSO_COMMANDS = {"list": "models", "ls": "models", "sample": "generate", "speak": "generate speech"}
-"""What commands may be called elsewhere."""
+"""Other names that people try for commands."""
 
 EXAMPLES = """
   resgen demo
@@ -185,6 +185,10 @@ def read_options(name: str, words: Sequence[str]) -> Any:
     options = [f"--{option}" for option in PLACES]
     if empty := [option for option in options if f"{option}=" in words or (option, "") in itertools.pairwise(words)]:
         raise UsageError(name, [f"{option} '' names nothing; give a file or folder" for option in empty])
+    hints = get_type_hints(commands()[name], include_extras=True).items()
+    bare = {f"--{field}" for field, hint in hints if Positional in getattr(hint, "__metadata__", ())}
+    if wrong := [option for word in words if (option := word.partition("=")[0]) in bare]:
+        raise UsageError(name, [f"unknown option '{option}' (give its value alone)" for option in wrong])
     screen = io.StringIO()
     try:
         with contextlib.redirect_stderr(screen):
@@ -224,15 +228,12 @@ def unknown_options(name: str, words: Sequence[str]) -> list[str]:
     with contextlib.redirect_stdout(screen), contextlib.suppress(SystemExit):
         call_tyro(name, ["--help"])
     known = re.findall(r"^[│ ] (?:-h, )?--([\w-]+)", screen.getvalue(), flags=re.M)
-    hints = get_type_hints(commands()[name], include_extras=True).items()
-    bare = [field for field, hint in hints if Positional in getattr(hint, "__metadata__", ())]
     for word in words:
         if option := re.match(r"-+([^\W\d][^=]*)", word):
             also = [one for one in known if one == ALSO.get(option[1])]
             begun = [one for one in known if one.startswith(f"{option[1].lower()}-")]  # --num of --num-samples
             near = also or nearest(option[1], known, 1) or begun
             hint = f" (did you mean --{near[0]}?)" if near else ""
-            hint = f" (leave out '{word}'; its value alone is enough)" if option[1] in bare else hint
             lines.append(f"unknown option '{word.partition('=')[0]}'{hint}")
         elif not value:
             lines.append(f"unexpected '{word}'")

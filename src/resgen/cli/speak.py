@@ -71,10 +71,10 @@ class GenerateSpeech(Drawing):
     speed: Annotated[float, option("R")] = 1.0
     """Speaking rate relative to the prompt; above 1 is faster."""
     num_samples: Annotated[int, option("N")] = 1
-    """How often to speak each text, each time anew; several are written to the folder --out."""
+    """Recordings per text, each with fresh noise; more than one are written to the folder --out."""
     sampling: Annotated[SpeechSampling, OmitArgPrefixes] = SpeechSampling()
     seed: int = 0
-    """Sentence k of text i depends only on (seed, i, k)."""
+    """Sentence k of recording i depends only on (seed, i, k)."""
     out: Annotated[Path, option("FILE_OR_DIR")]
     """A .wav, .flac, .ogg, .opus or .mp3 file; a folder for several sounds. - streams WAV to standard output."""
 

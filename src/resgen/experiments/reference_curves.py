@@ -213,7 +213,9 @@ def read_run(path: str | Path) -> Run:
     path = Path(path)
     if not path.is_dir():
         if str(path) in list_bundled():
-            raise DataError(f"'{path}' comes with the package, without its run; see `resgen inspect {path} --full`")
+            raise DataError(
+                f"'{path}' is a bundled model; its training run is not included. See `resgen inspect {path} --full`"
+            )
         raise DataError(f"'{path}' is no folder; give the folder of a run, the --out of `resgen train`")
     config_path, log_path = path / CONFIG_NAME, path / LOG_NAME
     if not log_path.exists() and (runs := sorted(str(log.parent) for log in path.glob(f"*/{LOG_NAME}"))):

@@ -14,7 +14,7 @@ def test_voices_are_looked_at_when_they_are_saved() -> None:
     assert voice_entries({"ann": ANN, "ben": ANN}) == {
         name: {"file": f"{name}.flac", "text": "a cab"} for name in ("ann", "ben")
     }
-    assert voice_entries({"ann": ANN._replace(loudness_db=-20.5)})["ann"]["loudness_db"] == -20.5
+    assert voice_entries({"ann": ANN._replace(prepared=True)})["ann"]["prepared"] is True
     with pytest.raises(ConfigError, match="must be a name"):
         voice_entries({"ann": ANN, "../ben": ANN})  # it would be written beside the folder
     with pytest.raises(ConfigError, match="differs from 'Ann' in upper and lower case only"):

@@ -263,7 +263,7 @@ def test_unreadable_runs_are_refused_in_one_line(tmp_path):
         assert words in str(caught.value) and "expected" in str(caught.value) and "\n" not in str(caught.value)
     with pytest.raises(DataError, match="no folder"):
         read_run(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="comes with the package, without its run"):
+    with pytest.raises(DataError, match="its training run is not included"):
         read_run("avatars64")
     log.unlink()
     with pytest.raises(DataError, match=r"run' is too young to be judged: it has no metrics\.jsonl yet.*look again"):

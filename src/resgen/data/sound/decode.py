@@ -217,17 +217,15 @@ def loudness_db(samples: Float[Tensor, " S"], sample_rate_hz: int) -> float:
 
 
 def normalise_loudness(
-    samples: Float[Tensor, " S"], sample_rate_hz: int, target_db: float = -23.0, measured_db: float | None = None
+    samples: Float[Tensor, " S"], sample_rate_hz: int, target_db: float = -23.0
 ) -> Float[Tensor, " S"]:
     """Scale a sound by its `loudness_gain`, whose errors it raises; silence stays."""
-    return samples * loudness_gain(samples, sample_rate_hz, target_db, measured_db)
+    return samples * loudness_gain(samples, sample_rate_hz, target_db)
 
 
-def loudness_gain(
-    samples: Float[Tensor, " S"], sample_rate_hz: int, target_db: float = -23.0, measured_db: float | None = None
-) -> float:
+def loudness_gain(samples: Float[Tensor, " S"], sample_rate_hz: int, target_db: float = -23.0) -> float:
     """The factor that brings a sound to a loudness (see `loudness_db`), or as near to it as a peak of 0.99 allows; 1
-    for silence. `measured_db` is its own loudness if that is known, which saves the measurement.
+    for silence.
 
     Raises:
         ConfigError: a rate outside 1,000..384,000 Hz, or a target that is not finite.
@@ -235,7 +233,7 @@ def loudness_gain(
     """
     if not math.isfinite(target_db):
         raise ConfigError(f"target_db={target_db} must be finite")
-    loudness = loudness_db(samples, sample_rate_hz) if measured_db is None else measured_db
+    loudness = loudness_db(samples, sample_rate_hz)
     if not math.isfinite(loudness):
         return 1.0
     return min(10 ** ((target_db - loudness) / 20), PEAK / float(samples.abs().max()))

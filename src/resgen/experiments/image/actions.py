@@ -210,12 +210,14 @@ def score(
     num_samples: int,
     sampling: dict[str, Any],
 ) -> dict[str, Any]:
-    """One point of a curve, guided and unguided."""
+    """One point of a curve, unguided and, where the settings have guidance, guided."""
     pipe, settings = _open(out, run, sampling)
     judge = open_judge(out, data, recipe, extractor)
+    variants = {"guided": settings} if settings.guidance_scale > 0 else {}
+    variants["unguided"] = without_guidance(settings)
     scores = {
         name: config_to_dict(judge.score_pipeline(pipe, variant, num_samples=num_samples, seed=FINAL_SEED))
-        for name, variant in (("guided", settings), ("unguided", without_guidance(settings)))
+        for name, variant in variants.items()
     }
     return {"run": run, "num_steps": sampling.get("num_steps"), **scores}
 

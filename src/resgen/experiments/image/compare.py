@@ -229,7 +229,7 @@ class _Plan:
         self.recipe = replace(study.recipe, tokenizer=tokenizer.config)
 
     def encode(self, tokenizer: ImageTokenizer) -> None:
-        """Tokenizers and codes of every depth, and the reference's features, once."""
+        """Tokenizers and codes of every depth, and the reference's features and their neighbours, once."""
         data, settings = self.comparison.data, self.recipe.data
         for depth in (self.full, *self.comparison.depths):
             folder = self.out / "tokenizers" / str(depth)
@@ -244,7 +244,7 @@ class _Plan:
                 resize=settings.resize,
                 skip_unreadable=settings.skip_unreadable,
             )
-        open_judge(str(self.out), data, self.recipe, self.comparison.extractor)
+        open_judge(str(self.out), data, self.recipe, self.comparison.extractor).prepare()
 
     def first(self, kind: str) -> str:
         """The run of a kind with which settings are searched and curves are drawn."""

@@ -137,6 +137,11 @@ class Judge:
                 advance=advance,
             )
 
+    def prepare(self) -> None:
+        """Fill the cache with all that is needed of the real images."""
+        if len(self.real.rows) > NEIGHBOURS:
+            _ = self.radii
+
     @cached_property
     def radii(self) -> Tensor:
         """`neighbours` of the real images, for precision and recall."""
@@ -171,14 +176,14 @@ class Judge:
             features.append(output.features)
             if judged and output.logits is not None:
                 right += int((output.logits.argmax(1) == torch.tensor(ids)).sum())
-        rows = torch.cat(features)
-        manifold = None
-        if min(len(rows), len(self.real.rows)) > NEIGHBOURS:
-            manifold = precision_recall(rows[:MANIFOLD_SIZE], self.real.rows, k=NEIGHBOURS, reference_radii=self.radii)
+        rows, real = torch.cat(features), self.real.rows
+        precision = recall = None
+        if min(len(rows), len(real)) > NEIGHBOURS:
+            precision, recall = precision_recall(rows[:MANIFOLD_SIZE], real, k=NEIGHBOURS, reference_radii=self.radii)
         return Score(
             distance=frechet_distance(rows, self.real.statistics),
-            precision=manifold.precision if manifold else None,
-            recall=manifold.recall if manifold else None,
+            precision=precision,
+            recall=recall,
             recognised=right / num_samples if judged else None,
             num_samples=num_samples,
             seconds=seconds,
@@ -195,7 +200,8 @@ class Judge:
         return self.score(generate, pipe.num_classes, num_samples)
 
     def in_training(self, tokenizer: ImageTokenizer) -> Callable[[CodeModel, AnySampling], dict[str, float]]:
-        """What `GeneratorTask` calls every `evaluate_every` steps: the distance with and without guidance."""
+        """What `GeneratorTask` calls every `evaluate_every` steps: distance, precision and
+        recall, with and without guidance."""
         num_samples = 1000
 
         @torch.inference_mode()

@@ -69,7 +69,7 @@ def rows_of(study: Study) -> list[dict[str, Any]]:
 
 
 def summary(study: Study, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Per kind and budget: mean over seeds, with the 95 % interval, of each setting's distance.
+    """Per kind and budget: mean over seeds, with the 95 % interval, of each setting's distance; means of its shares.
 
     Where a kind took (nearly) as many steps in its time as the slowest one, its run of equal time counts for both.
     """
@@ -230,9 +230,8 @@ def _markdown(study: Study, document: dict[str, Any], sample: EvaluationReport, 
         text += ["## Sampling steps", "", f"{comparison.search_samples} samples per setting, first seed.", ""]
         text += ["| kind | steps | guided | unguided |", "|---|---|---|---|"]
         for point in sorted(document["curves"], key=lambda p: (p["kind"], p["num_steps"])):
-            guided, unguided = point["guided"]["distance"], point["unguided"]["distance"]
-            title = KINDS[point["kind"]].title
-            text.append(f"| {title} | {point['num_steps']} | {guided:.2f} | {unguided:.2f} |")
+            cells = [f"{point[name]['distance']:.2f}" if name in point else "" for name in SETTINGS]
+            text.append(f"| {KINDS[point['kind']].title} | {point['num_steps']} | {' | '.join(cells)} |")
         text.append("")
     if document["seconds_per_picture"]:
         text += ["## Seconds per guided image", "", "| kind | one at a time | 64 at a time |", "|---|---|---|"]
@@ -264,18 +263,20 @@ def _by_depth(rows: Sequence[dict[str, Any]], study: Study) -> dict[int, dict[st
 
 
 def _draw_time(path: Path, lines: Sequence[dict[str, Any]], speed: dict[str, dict[str, float]], metric: str) -> None:
+    setting = next(name for name in SETTINGS if any(name in line for line in lines))
+
     def draw(figure: Any) -> None:
         for number, batch in enumerate(("1", "64")):
             axis = figure.add_subplot(1, 2, number + 1)
             for line in lines:
-                if line["budget"] == "time" and line["kind"] in speed and "guided" in line:
-                    low, high = line["guided_interval"]
-                    error = [[line["guided"] - low], [high - line["guided"]]]
+                if line["budget"] == "time" and line["kind"] in speed:
+                    value, (low, high) = line[setting], line[f"{setting}_interval"]
+                    error = [[value - low], [high - value]]
                     seconds = speed[line["kind"]][batch]
-                    axis.errorbar(seconds, line["guided"], yerr=error, fmt="o", label=KINDS[line["kind"]].title)
+                    axis.errorbar(seconds, value, yerr=error, fmt="o", label=KINDS[line["kind"]].title)
             axis.set_xscale("log")
             axis.set_xlabel(f"seconds per image, {'one' if batch == '1' else batch} at a time")
-            axis.set_ylabel(f"{metric}, guided")
+            axis.set_ylabel(f"{metric}, {setting}")
             axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
 
@@ -287,8 +288,11 @@ def _draw_steps(path: Path, curves: Sequence[dict[str, Any]], metric: str) -> No
         for number, setting in enumerate(SETTINGS):
             axis = figure.add_subplot(1, 2, number + 1)
             for kind in dict.fromkeys(point["kind"] for point in curves):
-                points = sorted((p["num_steps"], p[setting]["distance"]) for p in curves if p["kind"] == kind)
-                axis.plot(*zip(*points, strict=True), marker="o", label=KINDS[kind].title)
+                points = sorted(
+                    (p["num_steps"], p[setting]["distance"]) for p in curves if p["kind"] == kind and setting in p
+                )
+                if points:
+                    axis.plot(*zip(*points, strict=True), marker="o", label=KINDS[kind].title)
             axis.set_xscale("log", base=2)
             axis.set_xlabel("sampling steps (AR-ResGen: iterations per position)")
             axis.set_ylabel(f"{metric}, {setting}")

@@ -39,7 +39,7 @@ class Speaking(Settings, total=False):
 
 
 class SpeakingAll(Speaking, total=False):
-    """Keyword arguments of `SpeechPipeline` for several texts."""
+    """Those for several texts; `num_samples` is apart because it makes a list of the result for a single one."""
 
     num_samples: int | None
 

@@ -15,7 +15,7 @@ from resgen.checkpoints.speech import SpeechParts, load_speech_pipeline, save_sp
 from resgen.checkpoints.voices import Voice, check_voice, choose_voice
 from resgen.data.announce import announce
 from resgen.data.phonemes import check_lexicon, read_lexicon
-from resgen.data.sound.decode import check_prompt, encode_sound, loudness_db, trim_silence
+from resgen.data.sound.decode import check_prompt, encode_sound
 from resgen.data.spoken import Spoken
 from resgen.errors import ConfigError, DataError, WrongTypeError, unknown
 from resgen.kinds import AnySampling, Settings, kind_of
@@ -176,9 +176,9 @@ class SpeechPipeline(BasePipeline):
             task: `cross-sentence` speaks the text in the prompt's voice; `continuation` continues seamlessly from the
                 end of the prompt, and the audio begins with the prompt.
             speed: above 1 is faster.
-            num_samples: how often each text is spoken, each time anew; if it is given, the result is a list.
-            seed: sentence k of text i depends only on (seed, i, k), so `batch_size` changes nothing but rounding. None
-                draws a fresh seed, stored in the outputs as `seed`.
+            num_samples: recordings per text, consecutive in the result, which is then a list.
+            seed: sentence k of recording i depends only on (seed, i, k), so `batch_size` changes nothing but rounding.
+                None draws a fresh seed, stored in the outputs as `seed`.
             batch_size: sentences per batch.
             callback: called after every sampling step with (record, codes, visible) of the batch.
             settings: `num_steps`, `guidance_scale`, ...: see `kinds.Settings`.
@@ -188,9 +188,10 @@ class SpeechPipeline(BasePipeline):
             DataError: a text that is empty, too long or has characters that the model cannot read; a prompt that is
                 silent, clipped, too short, not a sound, or has no transcript.
         """
-        check_whole(1, batch_size=batch_size, num_samples=1 if num_samples is None else num_samples)
+        count = 1 if num_samples is None else num_samples
+        check_whole(1, batch_size=batch_size, num_samples=count)
         check_callback(callback)
-        sentences = [own for one in texts_of(text) for own in [self.sentences(one)] * (num_samples or 1)]
+        sentences = [self.sentences(one) for one in texts_of(text) for _ in range(count)]
         utterances = self._utterances(sentences, prompt, prompt_text, voice, task, speed, seed)
         outputs = self.speak(utterances, batch_size=batch_size, callback=callback, **settings)
         return outputs[0] if isinstance(text, str) and num_samples is None else SpeechOutputs(outputs)
@@ -273,9 +274,9 @@ class SpeechPipeline(BasePipeline):
         check_speed(speed)
         seed, continued = seed_of(seed), task == "continuation"
         self.reader.warn(self.name, (sentence for own in sentences for sentence in own))
-        prompt, prompt_text, loudness = choose_voice(voice, prompt, prompt_text, self.voices)
+        prompt, prompt_text, prepared = choose_voice(voice, prompt, prompt_text, self.voices)
         doubt = announce if voice is None else None
-        example = None if prompt is None else self.prepare(prompt, prompt_text, doubt, loudness)
+        example = None if prompt is None else self.prepare(prompt, prompt_text, doubt, prepared=prepared)
         if example is None and (prompt_text or continued):
             raise DataError("a prompt is missing: prompt_text and continuation need the recording as well")
         return [Utterance(own, example, continued, speed, seed, number) for number, own in enumerate(sentences)]
@@ -293,6 +294,7 @@ class SpeechPipeline(BasePipeline):
 
         Arguments and errors are those of a call.
         """
+        check_whole(1, batch_size=batch_size)
         run = SpeechRun(self.generator, self._settings(self.__call__, settings), batch_size, callback)
         firsts = [self.speaker.first(utterance) for utterance in utterances]
         first_codes = run.generate(firsts)
@@ -348,7 +350,8 @@ class SpeechPipeline(BasePipeline):
                 changes no word, has characters that the model cannot read, or more letters than there are frames.
         """
         check_whole(1, num_samples=num_samples, batch_size=batch_size)
-        seed, sampling = seed_of(seed), self._settings(self.__call__, settings)
+        check_callback(callback)
+        seed, sampling = seed_of(seed), self._settings(self.edit, settings)
         change: dict[str, Any] = {"input_text": input_text, "text": text, "begin_s": begin_s, "end_s": end_s}
         plan = self.plan_edit(recording, **change, speed=speed, keep_length=keep_length, doubt=announce)
         run = SpeechRun(self.generator, sampling, batch_size, callback)
@@ -428,12 +431,10 @@ class SpeechPipeline(BasePipeline):
             DataError: as in a call, for the prompt.
         """
         samples, _ = samples_of(prompt, self.sample_rate_hz, "prompt")
-        voice = Voice(encode_sound(samples, self.sample_rate_hz, ".flac"), text)
-        check_voice(name, voice, self.voices)
-        self.prepare(voice.content, text, announce)
-        kept, _ = samples_of(voice.content, self.sample_rate_hz, "prompt")
-        loudness = loudness_db(trim_silence(kept, self.sample_rate_hz), self.sample_rate_hz)
-        self.voices[name] = voice._replace(loudness_db=loudness)
+        content = encode_sound(self.speaker.cleaned(samples), self.sample_rate_hz, ".flac")
+        check_voice(name, voice := Voice(content, text, prepared=True), self.voices)
+        self.prepare(samples, text, announce)
+        self.voices[name] = voice
 
     def sentences(self, text: str) -> list[Spoken]:
         """The sentences of a text, each short enough to be generated at once; see `reading.Reader.sentences`."""
@@ -445,16 +446,17 @@ class SpeechPipeline(BasePipeline):
         prompt: SoundLike,
         prompt_text: str | None,
         doubt: Callable[[str], object] | None = None,
-        measured_db: float | None = None,
+        *,
+        prepared: bool = False,
     ) -> Prompt:
         """A prompt prepared for the model and aligned with its text; `doubt` is called with a line that names the text
-        if it seems wrong (see `fit`), and `measured_db` spares the measurement of its loudness.
+        if it seems wrong (see `fit`). What is `prepared` is taken as it is (see `Voice`).
 
         Raises:
             DataError: as in a call.
         """
         samples, text, where = self._open_recording("prompt", prompt, "prompt_text", prompt_text)
-        samples = self.speaker.cleaned(samples, measured_db)
+        samples = samples if prepared else self.speaker.cleaned(samples)
         example = self.speaker.aligned(samples, text, where)
         if doubt is not None:
             samples = samples.to(self.speaker.device)

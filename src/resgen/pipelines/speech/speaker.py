@@ -48,12 +48,11 @@ class Speaker:
         """Where the parts are."""
         return self.text_model.angles.device
 
-    def cleaned(self, samples: Float[Tensor, " S"], measured_db: float | None = None) -> Float[Tensor, " R"]:
-        """A recording as those of the training were: without silence at its ends, at the model's loudness;
-        `measured_db` is the loudness that it has without this silence, if that is known."""
-        rate, loudness = self.codec.sample_rate_hz, self.voice.loudness_db
-        samples = trim_silence(samples.float(), rate)
-        return samples if loudness is None else normalise_loudness(samples, rate, loudness, measured_db)
+    def cleaned(self, samples: Float[Tensor, " S"]) -> Float[Tensor, " R"]:
+        """A recording as those of the training were: without silence at its ends, at the model's loudness."""
+        samples = trim_silence(samples.float(), self.codec.sample_rate_hz)
+        loudness = self.voice.loudness_db
+        return samples if loudness is None else normalise_loudness(samples, self.codec.sample_rate_hz, loudness)
 
     @torch.inference_mode()
     def word_ends(self, samples: Float[Tensor, " S"], spoken: Spoken) -> list[int]:

@@ -109,7 +109,7 @@ class Utterance(NamedTuple):
         continued: go on from the prompt's end in one breath.
         speed: above 1 is faster.
         seed: sentence k draws from the stream (seed, number, k).
-        number: number of the text within its call.
+        number: number of the recording within its call.
     """
 
     sentences: list[Spoken]

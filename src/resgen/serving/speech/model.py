@@ -43,7 +43,7 @@ class SpeechJob:
         text: what to say.
         prompt: the content of a sound file, or None.
         prompt_text: what is said in it.
-        prompt_db: its loudness in LUFS; None to measure it.
+        prepared: whether the prompt is (see `Voice`).
         speed: above 1 is faster.
         seed: seed of all sentences.
         settings: settings of the sampler, the same for all jobs of a batch.
@@ -62,7 +62,7 @@ class SpeechJob:
     speed: float
     seed: int
     settings: dict[str, Any]
-    prompt_db: float | None = None
+    prepared: bool = False
     check_prompt: bool = False
     warnings: list[str] = field(default_factory=list)
     suffix: str | None = None
@@ -120,7 +120,7 @@ class ServedSpeech:
             ConfigError: a setting out of range, an unknown voice, or a voice and a prompt.
             DataError: only one of a prompt and its text. What is wrong with them is found in the worker.
         """
-        prompt, prompt_text, loudness = choose_voice(voice, prompt, prompt_text, self.pipe.voices)
+        prompt, prompt_text, prepared = choose_voice(voice, prompt, prompt_text, self.pipe.voices)
         if (prompt is None) != (not prompt_text):
             raise DataError("a prompt needs its text and the text its prompt: give prompt and prompt_text, or neither")
         sampling: AnySampling = sampling_with(self.pipe.sampling, settings)
@@ -132,7 +132,7 @@ class ServedSpeech:
             speed=speed,
             seed=seed,
             settings=settings,
-            prompt_db=loudness,
+            prepared=prepared,
             check_prompt=check_prompt and voice is None,
         )
         return (self.name, sampling), job
@@ -264,7 +264,8 @@ class ServedSpeech:
         prompt = None
         if job.prompt is not None:
             doubt = job.warnings.append if job.check_prompt else None
-            prompt = self.pipe.prepare(self.sound(job.prompt, "the prompt"), job.prompt_text, doubt, job.prompt_db)
+            sound = self.sound(job.prompt, "the prompt")
+            prompt = self.pipe.prepare(sound, job.prompt_text, doubt, prepared=job.prepared)
         return Utterance(self.pipe.sentences(job.text), prompt, speed=job.speed, seed=job.seed)
 
     def _outputs(self, tickets: Sequence[Ticket], utterances: list[Any]) -> list[Any]:

@@ -36,6 +36,7 @@ def test_damaged_pictures_are_left_out_of_codes_and_reference(tmp_path: Path, mo
     references = []
     monkeypatch.setattr(judge, "load_extractor", lambda name, device: name)
     monkeypatch.setattr(judge, "reference_features", lambda reference, *_, **__: references.append(reference))
+    monkeypatch.setattr(judge.Judge, "prepare", lambda self: None)
     study = compare.Study(tmp_path / "out", replace(recipe, tokenizer=tokenizer.config), comparison)
     compare._Plan(study, tokenizer).encode(tokenizer)
     train, held_out = open_encoded(tmp_path / "out" / "codes" / str(tokenizer.spec.depth))

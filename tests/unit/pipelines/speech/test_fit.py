@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from resgen.checkpoints.locate import resolve_model
 from resgen.checkpoints.voices import Voice
+from resgen.data.sound.decode import read_sound
 from resgen.pipelines.speech.fit import MAX_ORDERS, other_orders
 from resgen.pipelines.speech.pipeline import SpeechPipeline
 
@@ -49,7 +51,20 @@ def test_a_text_that_is_too_short_for_its_sound_is_doubted() -> None:
     lines: list[str] = []
     pipe.prepare(Path(resolve_model(MODEL)) / "rms.flac", "six", lines.append)
     (line,) = lines
-    assert "s of speech, much for its text 'six'; give all that is said in it" in line
+    assert "s of speech, more than its text 'six' accounts for; give the full transcript" in line
+
+
+def test_silence_that_is_edited_is_no_speech(capsys: pytest.CaptureFixture[str]) -> None:
+    pipe = SpeechPipeline.from_pretrained(MODEL)
+    recording = read_sound(Path(resolve_model(MODEL)) / "rms.flac", pipe.sample_rate_hz, where="rms")
+    late = torch.cat([torch.zeros(8 * pipe.sample_rate_hz - len(recording)), recording])
+    spoken = {"input_text": pipe.voices["rms"].text, "text": "two"}
+    pipe.plan_edit(late, **spoken, begin_s=0.5, end_s=1.0, doubt=pytest.fail)
+    assert capsys.readouterr().err == ""
+    lines: list[str] = []
+    long = {"input_text": " ".join(["seven"] * 50), "text": "two"}
+    pipe.plan_edit(late, **long, begin_s=0.5, end_s=1.0, doubt=lines.append)
+    assert "s of speech, too little for its text" in lines[0] and len(lines) == 1
 
 
 def test_the_text_of_a_recording_that_is_edited_is_doubted(capsys: pytest.CaptureFixture[str]) -> None:

@@ -128,8 +128,8 @@ def test_samples_are_written_as_sound_too(with_tokenizer: bool, tmp_path: Path) 
     sounds = {path.name for path in tmp_path.glob("*.wav")}
     assert sounds == {f"step_1_{row}_{name}.wav" for row in (1, 2) for name in names}
     assert (tmp_path / "step_1.png").stat().st_size > 100
-    real = read_sound(tmp_path / "step_1_1_real.wav", RATE)
-    assert torch.allclose(real, task.held_out.samples(0), atol=1e-4)
+    original = read_sound(tmp_path / "step_1_1_original.wav", RATE)
+    assert torch.allclose(original, task.held_out.samples(0), atol=1e-4)
 
 
 def test_crops_and_their_mels_belong_together() -> None:
