@@ -25,6 +25,7 @@ from resgen.cli.common import (
     with_data_options,
 )
 from resgen.cli.train import EXIT_INTERRUPTED
+from resgen.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +146,8 @@ class Sweep:
 
     def run(self) -> int:
         check_out_dir(self.out)
-        positive("--num-samples", self.num_samples)
+        if self.num_samples < 2:
+            raise ConfigError(f"--num-samples {self.num_samples} must be at least 2; a distance needs as many")
         from resgen.experiments.image.judge import Judge
         from resgen.experiments.image.sweep import (
             SweepRow,

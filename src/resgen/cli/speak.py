@@ -86,6 +86,8 @@ class GenerateSpeech(Drawing):
             self.check_stream()
         elif self.single:
             check_out_file(self.out, SOUND_SUFFIXES)
+        elif self.out.suffix in SOUND_SUFFIXES:
+            raise ConfigError(f"--out '{self.out}' names one sound, there are several; give the name of a folder")
         else:
             check_out_dir(self.out)
         self.check_trace()

@@ -72,7 +72,7 @@ class Training:
             "resume": self.resume,
             "init": self.init,
             "models": {name: getattr(self, name) for name in self.models if getattr(self, name) is not None},
-            "evaluate_on": getattr(self, "evaluate_on", None),
+            **{name: getattr(self, name, None) for name in ("evaluate_on", "extractor")},
         }
         try:
             metrics = modality.train(self.stage, recipe, Run(**options))
@@ -209,3 +209,5 @@ class TrainGenerator(Training):
     """Speech: folder of the mel tokenizer's vocoder, which becomes part of the model."""
     evaluate_on: Annotated[str | None, option("PATH")] = None
     """Reference images for 1,000 samples every generator_training.evaluate_every steps; by default --data."""
+    extractor: Annotated[str | None, option("NAME_OR_FILE")] = None
+    """Network whose features those are compared in; by default the bundled classifier of the same classes."""

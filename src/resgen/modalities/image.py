@@ -36,7 +36,7 @@ def _train_generator(recipe: Recipe, run: Run) -> dict[str, float]:
     path = run.evaluate_on or run.data or recipe.data.path
     if path is None or is_encoded(path):
         raise ConfigError("evaluate_every needs images; name them with --evaluate-on PATH")
-    return train_generator(recipe, run, evaluator(path, resize=recipe.data.resize))
+    return train_generator(recipe, run, evaluator(path, resize=recipe.data.resize, extractor=run.extractor))
 
 
 def plan(recipe: Recipe) -> Sequence[Any]:

@@ -32,8 +32,8 @@ from resgen.training.stages import Run
 
 
 def _train_generator(recipe: SpeechRecipe, run: Run) -> dict[str, float]:
-    if run.evaluate_on is not None or recipe.generator_training.evaluate_every:
-        raise ConfigError("evaluate_every and --evaluate-on are for images; use resgen evaluate for speech")
+    if run.evaluate_on is not None or run.extractor is not None or recipe.generator_training.evaluate_every:
+        raise ConfigError("evaluate_every, --evaluate-on and --extractor are for images; speech has resgen evaluate")
     return train_speech_generator(recipe, run)
 
 

@@ -45,6 +45,7 @@ class Run:
         init: start from the weights of this model, of the same shape (fine-tuning).
         models: folders of other models that the stage needs, by name: `tokenizer`, `text`, `vocoder`.
         evaluate_on: data to compare samples with during the training.
+        extractor: network whose features are compared then; by default the bundled classifier of the same classes.
     """
 
     out: str | Path
@@ -54,6 +55,7 @@ class Run:
     init: str | Path | None = None
     models: Mapping[str, str | Path] = field(default_factory=dict)
     evaluate_on: str | None = None
+    extractor: str | None = None
 
     def data_path(self, recipe: Recipe) -> str:
         """`data`, or the recipe's own path.

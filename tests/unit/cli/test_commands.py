@@ -198,7 +198,16 @@ def test_train_tokenizer(trainings, tmp_path, capsys):
     out = tmp_path / "run"
     argv = f"train tokenizer --recipe digits --data d --set seed=3 --max-minutes 1.5 --resume --out {out}".split()
     assert run_json(argv, capsys) == {"model": str(out / "model"), "metrics": {"loss": 0.5}}
-    run = {"out": out, "data": "d", "max_minutes": 1.5, "resume": True, "init": None, "models": {}, "evaluate_on": None}
+    run = {
+        "out": out,
+        "data": "d",
+        "max_minutes": 1.5,
+        "resume": True,
+        "init": None,
+        "models": {},
+        "evaluate_on": None,
+        "extractor": None,
+    }
     assert trainings == [("tokenizer", FakeRecipe(name="digits", seed=3), run)]
 
 
@@ -294,7 +303,15 @@ def test_of_several_processes_only_the_first_reports(monkeypatch, tmp_path, caps
 def test_interrupted_training_says_how_to_go_on(trainings, tmp_path, capsys):
     argv = ["train", "generator", "--recipe", "digits", "--tokenizer", "t", "--out", str(tmp_path)]
     assert main(argv) == 130
-    run = {"out": tmp_path, "data": None, "max_minutes": None, "resume": False, "init": None, "evaluate_on": None}
+    run = {
+        "out": tmp_path,
+        "data": None,
+        "max_minutes": None,
+        "resume": False,
+        "init": None,
+        "evaluate_on": None,
+        "extractor": None,
+    }
     assert trainings[0][2] == {**run, "models": {"tokenizer": "t"}}
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err == "checkpoint at step 7, continue with --resume\n"

@@ -400,6 +400,8 @@ def test_a_text_is_spoken_several_times(models: Path, tmp_path: Path, capsys: py
     assert len(run_json([*argv, "--out", tmp_path / "out"], capsys)["files"]) == 2
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0000.wav", "0001.wav"]
     refused([*argv[:-1], "0", "--out", tmp_path / "out"], "--num-samples", capsys)
+    several = "names one sound, there are several; give the name of a folder"
+    refused([*argv, "--out", tmp_path / "a.wav"], several, capsys)
 
 
 def test_standard_output_takes_a_sound_sentence_by_sentence(

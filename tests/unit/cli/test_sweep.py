@@ -103,3 +103,9 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_sweep(
     error = capsys.readouterr().err
     assert "--store" in error and "theirs' cannot be written: Permission denied" in error
     assert not measured and not Path("out").exists()
+
+
+def test_one_sample_is_refused_by_its_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["sweep", "--model", "fashion-mnist-small", "--data", "digits", "--grid", "steps=1", "--num-samples", "1"]
+    assert main([*argv, "--out", str(tmp_path / "sweep")]) == 2
+    assert capsys.readouterr().err == "error: --num-samples 1 must be at least 2; a distance needs as many\n"

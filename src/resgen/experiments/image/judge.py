@@ -41,6 +41,8 @@ from resgen.training.generator_task import Evaluate
 _BATCH_SIZE = 250
 NEIGHBOURS = EvaluationProtocol.pr_k
 """Of precision and recall: as many as a full evaluation takes."""
+LEAST_ROWS = 100
+"""Samples and real images for precision and recall; of fewer, they say nothing."""
 
 
 def sampling_of(pipe: ImagePipeline, sampling: AnySampling) -> dict[str, Any]:
@@ -59,7 +61,7 @@ class Score:
 
     Attributes:
         distance: Fréchet distance; `Judge.metric` names it.
-        precision: share of the samples among the real images, as `precision_recall` says; None of too few.
+        precision: share of the samples among the real images, as `precision_recall` says; None of fewer than 100.
         recall: share of the real images among the samples, likewise.
         recognised: share of samples that the extractor takes for their class; None where it does not know the classes.
         num_samples: images generated.
@@ -139,7 +141,7 @@ class Judge:
 
     def prepare(self) -> None:
         """Fill the cache with all that is needed of the real images."""
-        if len(self.real.rows) > NEIGHBOURS:
+        if len(self.real.rows) >= LEAST_ROWS:
             _ = self.radii
 
     @cached_property
@@ -178,7 +180,7 @@ class Judge:
                 right += int((output.logits.argmax(1) == torch.tensor(ids)).sum())
         rows, real = torch.cat(features), self.real.rows
         precision = recall = None
-        if min(len(rows), len(real)) > NEIGHBOURS:
+        if min(len(rows), len(real)) >= LEAST_ROWS:
             precision, recall = precision_recall(rows[:MANIFOLD_SIZE], real, k=NEIGHBOURS, reference_radii=self.radii)
         return Score(
             distance=frechet_distance(rows, self.real.statistics),
@@ -268,12 +270,12 @@ class Judge:
         )
 
 
-def evaluator(path: str, *, resize: bool) -> Callable[[ImageTokenizer], Evaluate]:
+def evaluator(path: str, *, resize: bool, extractor: str | None = None) -> Callable[[ImageTokenizer], Evaluate]:
     """What measures, for a tokenizer, a generator in training against the images in `path`."""
 
     def make(tokenizer: ImageTokenizer) -> Evaluate:
         config = tokenizer.config
-        judge = Judge(path, image_size=config.image_size, channels=config.channels, resize=resize)
+        judge = Judge(path, image_size=config.image_size, channels=config.channels, extractor=extractor, resize=resize)
         return judge.in_training(tokenizer)
 
     return make

@@ -25,8 +25,10 @@ from resgen.ops.mel import MelConfig, log_mel
 MAX_ORDERS = 12
 DOUBTFUL = 2
 """Other orders that fit better, from which on a text is doubted."""
-SLOWEST_S = 0.4
-"""Seconds per letter or phoneme, above which too little is written down; people speak ten a second."""
+SLOWEST_S = 0.3
+"""Seconds per letter or phoneme, above which too little is written down. The slowest of 1,125 recordings with the right
+text, single words of beginners among them, has 0.29; with only the first quarter of their words written down, 635 of 739
+sentences are found."""
 
 
 def other_orders(content: bytes, most: int = MAX_ORDERS) -> list[bytes]:

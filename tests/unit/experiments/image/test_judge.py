@@ -39,18 +39,18 @@ def test_precision_and_recall_are_measured_beside_the_distance(monkeypatch: pyte
     )
     monkeypatch.setattr(judge, "load_extractor", lambda name, device: toy)
     asked = judge.Judge("digits", image_size=8, channels=1, extractor="toy")
-    real = asked.reference.batch(torch.arange(40))
+    real = asked.reference.batch(torch.arange(100))
 
     def typical(class_ids: list[int], first: int) -> Tensor:
-        return real[:10].repeat(4, 1, 1, 1)[first : first + len(class_ids)]
+        return real[:10].repeat(10, 1, 1, 1)[first : first + len(class_ids)]
 
     def typical_rows() -> Tensor:
-        return toy(typical([0] * 40, 0)).features
+        return toy(typical([0] * 100, 0)).features
 
-    score = asked.score(typical, 0, 40)
+    score = asked.score(typical, 0, 100)
     assert (score.precision, score.recall) == precision_recall(typical_rows(), asked.real.rows, k=3)
-    assert score.precision == 1 and score.recall is not None and score.recall < 0.1, "ten images, four times each"
-    varied = asked.score(lambda class_ids, first: real[first : first + len(class_ids)], 0, 40)
+    assert score.precision == 1 and score.recall is not None and score.recall < 0.1, "ten images, ten times each"
+    varied = asked.score(lambda class_ids, first: real[first : first + len(class_ids)], 0, 100)
     assert varied.recall is not None and varied.recall > 2 * score.recall
-    few = asked.score(typical, 0, 3)
-    assert few.precision is None and few.recall is None, "fewer than the neighbours that are counted"
+    few = asked.score(typical, 0, 99)
+    assert few.precision is None and few.recall is None, "of so few, nearly everything lies among them"
