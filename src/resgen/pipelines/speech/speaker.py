@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from resgen.checkpoints.speech import VoiceConfig
@@ -66,7 +66,7 @@ class Speaker:
             DataError: too little speech for the text.
         """
         hop = self.mel.hop_size
-        frames, (tokens, real) = len(samples) // hop, self._tokens(spoken)
+        frames, (tokens, real) = len(samples) // hop, self.tokens(spoken)
         if frames < tokens.shape[1]:
             seconds = len(samples) / self.codec.sample_rate_hz
             raise DataError(f"{seconds:.2f} s of speech are too little for {spoken.text!r}")
@@ -81,7 +81,7 @@ class Speaker:
         """A prompt of whole positions; words beyond the model's longest are cut off, in sound and text."""
         unit = self.codec.samples_per_position
         length = len(samples) // unit
-        tokens, real = self._tokens(spoken)
+        tokens, real = self.tokens(spoken)
         frames = length * self.stride
         if not length or frames < tokens.shape[1]:
             seconds = len(samples) / self.codec.sample_rate_hz
@@ -137,7 +137,7 @@ class Speaker:
 
     def _say(self, prompt: Prompt | None, spoken: Spoken, speed: float) -> Job:
         """A sentence of its own, after the prompt if there is one."""
-        tokens, real = self._tokens(spoken)
+        tokens, real = self.tokens(spoken)
         hidden = self.text_model(tokens, real)
         rate = speed if prompt is None else speed * prompt.rate
         codes = self._no_codes() if prompt is None else prompt.codes
@@ -148,7 +148,7 @@ class Speaker:
 
     def _continue(self, prompt: Prompt, spoken: Spoken, speed: float) -> Job:
         """The prompt's sentence, to be finished: one text, whose beginning is aligned with the prompt."""
-        tokens, real = self._tokens(Spoken.join([prompt.spoken, spoken]))
+        tokens, real = self.tokens(Spoken.join([prompt.spoken, spoken]))
         begin = 1 + len(prompt.spoken.content)  # with the boundary before it
         hidden = self.text_model(tokens, real)
         count = torch.tensor([len(prompt.codes) * self.stride], device=self.device)
@@ -166,7 +166,8 @@ class Speaker:
             hidden, real, self.text_model.normalise(log_mel(samples[None], self.mel), count), count
         )
 
-    def _tokens(self, spoken: Spoken) -> tuple[Tensor, Tensor]:
+    def tokens(self, spoken: Spoken) -> tuple[Int[Tensor, "1 N"], Bool[Tensor, "1 N"]]:
+        """The text model's tokens of a sentence, and that all of them are real."""
         tokens = token_ids(spoken.content)[None].to(self.device)
         return tokens, torch.ones_like(tokens, dtype=torch.bool)
 
