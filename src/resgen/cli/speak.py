@@ -93,7 +93,6 @@ class GenerateSpeech(Drawing):
         self.check_trace()
         settings = self.sampling.settings()
         texts = [self.text] if self.text is not None else read_lines(self.texts)
-        from resgen.data.sound.decode import write_sound
         from resgen.pipelines.speech.pipeline import SpeechPipeline
 
         pipe = SpeechPipeline.from_pretrained(self.model, device=self.device, dtype=self.dtype)
@@ -114,9 +113,7 @@ class GenerateSpeech(Drawing):
         with self.watched("speaking", lambda: speech_trace(pipe)) as (callback, traced):
             results = pipe(texts, num_samples=self.num_samples, seed=self.seed, callback=callback, **voice, **settings)
             seconds = time.perf_counter() - begin
-        files = [self.out] if self.single else [self.out / f"{k:04d}.wav" for k in range(len(results))]
-        for result, file in zip(results, files, strict=True):
-            write_sound(result.audio, result.sample_rate_hz, file)
+        files = [results[0].save(self.out)] if self.single else results.save(self.out)
         duration = sum(result.duration_s for result in results)
         document = {
             "files": files,

@@ -378,6 +378,7 @@ def folder_with(path: Path, **extra: Any) -> Folder:
         ({"default": {"file": "a.flac", "text": "x"}}, "is no name"),
         ({"a": {"file": "a.flac", "text": "\ud800"}}, "text="),
         ({"a": {"file": "a.flac", "text": "x" * 1001}}, "text="),
+        ({"a": {"file": "a.flac", "text": "x", "prepared": 1}}, "prepared=1"),
         ({"a": {"file": "large.flac", "text": "x"}}, "at most"),
         ({f"v{k}": {"file": "a.flac", "text": "x"} for k in range(65)}, "at most 64"),
     ],

@@ -19,7 +19,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """`clothes`, images of three classes, and `voice`, speech in the letters a, b and c with the voice `ann`."""
     folder = tmp_path_factory.mktemp("served")
     clothes = save_model(folder / "clothes", class_names=("T-shirt/top", "Bag", "1"))
-    ann = Voice(encode_sound(voice(0.95), RATE, ".flac"), "a cab")
+    ann = Voice(encode_sound(voice(0.95), RATE, ".flac"), "a cab", prepared=True)  # though quieter than others
     return {"clothes": str(clothes), "voice": str(save_parts(folder / "voice", voices={"ann": ann}))}
 
 

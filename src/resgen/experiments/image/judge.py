@@ -202,8 +202,8 @@ class Judge:
         return self.score(generate, pipe.num_classes, num_samples)
 
     def in_training(self, tokenizer: ImageTokenizer) -> Callable[[CodeModel, AnySampling], dict[str, float]]:
-        """What `GeneratorTask` calls every `evaluate_every` steps: distance, precision and
-        recall, with and without guidance."""
+        """What `GeneratorTask` calls every `evaluate_every` steps: distance, precision and recall, with and without
+        guidance."""
         num_samples = 1000
 
         @torch.inference_mode()
@@ -225,8 +225,9 @@ class Judge:
             scores = {"unguided": self.score(generate(without_guidance(sampling)), num_classes, num_samples)}
             if sampling.guidance_scale > 0:
                 scores["guided"] = self.score(generate(sampling), num_classes, num_samples)
-            values = {f"{self.metric}/{setting}": score.distance for setting, score in scores.items()}
+            values = {}
             for setting, score in scores.items():
+                values[f"{self.metric}/{setting}"] = score.distance
                 if score.precision is not None and score.recall is not None:
                     values |= {f"precision/{setting}": score.precision, f"recall/{setting}": score.recall}
             return values

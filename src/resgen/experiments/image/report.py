@@ -269,7 +269,7 @@ def _draw_time(path: Path, lines: Sequence[dict[str, Any]], speed: dict[str, dic
         for number, batch in enumerate(("1", "64")):
             axis = figure.add_subplot(1, 2, number + 1)
             for line in lines:
-                if line["budget"] == "time" and line["kind"] in speed:
+                if line["budget"] == "time" and line["kind"] in speed and setting in line:
                     value, (low, high) = line[setting], line[f"{setting}_interval"]
                     error = [[value - low], [high - value]]
                     seconds = speed[line["kind"]][batch]

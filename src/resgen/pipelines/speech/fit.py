@@ -1,10 +1,10 @@
 """Does the text of a prompt or recording fit its sound? A wrong text spoils the result without any error, so doubts
 are reported.
 
-A text of less than a letter per `SLOWEST_S` of speech leaves something out. Of longer ones,
-the right text explains the mels better than its own words in another order do. Where several other orders fit better,
-the text is likely another one than what is said. Of 40 prompts with the text of another sentence 16 are found so in
-clear voices and 29 in voices with an accent; of 40 with the right text none and 5 (`benchmarks/wrong_texts.py`).
+A text of less than a letter per `SLOWEST_S` of speech leaves something out. Of longer ones, the right text explains the
+mels better than its own words in another order do. Where several other orders fit better, the text is likely another
+one than what is said. Of 40 prompts with the text of another sentence 16 are found so in clear voices and 29 in voices
+with an accent; of 40 with the right text none and 5 (`benchmarks/wrong_texts.py`).
 """
 
 from __future__ import annotations

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
+from resgen.experiments.image import report
 from resgen.experiments.image.report import t_interval, verdicts
 
 
@@ -57,3 +59,26 @@ def test_without_either_there_is_no_verdict() -> None:
     assert verdicts([line("direct", 1, 0.1), line("maskgit", 2, 0.1)]) == []
     steps = {**line("direct", 1, 0.1), "budget": "steps"}
     assert verdicts([line("resgen", 1, 0.1), steps]) == []
+
+
+def unguided(kind: str) -> dict:
+    return {"kind": kind, "budget": "time", "seeds": 3, "unguided": 4.0, "unguided_interval": (3.5, 4.5)}
+
+
+@pytest.mark.parametrize(
+    ("lines", "setting", "kinds"),
+    [
+        ([line("resgen", 2, 0.1), unguided("direct")], "guided", ["ResGen"]),
+        ([unguided("resgen"), unguided("direct")], "unguided", ["ResGen", "direct tokens"]),
+    ],
+)
+def test_the_figure_of_time_shows_kinds_with_the_setting_that_it_names(
+    lines: list[dict], setting: str, kinds: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    monkeypatch.setattr(report, "save_figure", lambda draw, path, size: draw(figure))
+    speed = {kind: {"1": 0.1, "64": 0.01} for kind in ("resgen", "direct")}
+    report._draw_time(tmp_path, lines, speed, "FD-x")
+    for axis in figure.axes:
+        assert axis.get_ylabel() == f"FD-x, {setting}"
+        assert axis.get_legend_handles_labels()[1] == kinds

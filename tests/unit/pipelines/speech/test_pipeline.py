@@ -475,6 +475,7 @@ def test_named_voices_are_kept_with_the_model(pipe: SpeechPipeline, prompt: torc
     assert list(again.voices) == ["ann"] and not pipe.voices
     voice = again.voices["ann"]
     assert repr(voice) == f"Voice({len(voice.content):,} bytes, {voice.text!r})"
+    assert voice.prepared, "and so it is used as it is stored"
     kept = read_sound(voice.content, RATE, where="ann")
     torch.testing.assert_close(kept, pipe.speaker.cleaned(prompt), atol=2 / 32768, rtol=0)
     expected = pipe(TWO, prompt=kept, prompt_text="a cab", seed=2)
