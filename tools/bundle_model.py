@@ -9,6 +9,7 @@ For example:
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,12 @@ from resgen.checkpoints.parts import with_part
 from resgen.checkpoints.voices import Voice, voice_entries
 from resgen.cli.main import guard
 from resgen.config import config_from_dict, config_to_dict, parse_overrides, replace_nested
-from resgen.data.sound.decode import encode_sound, read_sound
 from resgen.files import json_text, write_text
 from resgen.kinds import KINDS
+from resgen.pipelines.speech.pipeline import SpeechPipeline
 
 ASSETS = Path(__file__).resolve().parent.parent / "src" / "resgen" / "assets"
 MAX_BYTES = 25_000_000
-VOICE_HZ = 16_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +87,7 @@ class Bundle:
         for key, texts in (("sentences", self.sentences), ("demo_texts", self.demo_texts)):
             if texts:
                 extra[key] = list(texts)
-        voices = {}
-        for name, file, transcript in (voice.split("=", 2) for voice in self.voices):
-            voices[name] = Voice(encode_sound(read_sound(file, VOICE_HZ), VOICE_HZ, ".flac"), transcript)
+        voices = _prepared(self.model, self.voices) if self.voices else {}
         if voices:
             extra["voices"] = voice_entries(voices)
         components = {
@@ -103,6 +101,15 @@ class Bundle:
         if self.share is not None:
             _share(ASSETS / self.name, self.share)
         print(f"{ASSETS.name}/{self.name}: {sum(sizes) / 1e6:.1f} MB")
+
+
+def _prepared(model: Path, voices: Sequence[str]) -> dict[str, Voice]:
+    """Recordings as the pipeline uses them, from NAME=FILE=WHAT IS SAID."""
+    pipe = SpeechPipeline.from_pretrained(model)
+    pipe.voices.clear()
+    for name, file, transcript in (voice.split("=", 2) for voice in voices):
+        pipe.add_voice(name, file, transcript)
+    return pipe.voices
 
 
 def _without_places(record: dict[str, Any]) -> dict[str, Any]:

@@ -106,6 +106,12 @@ COMMANDS: dict[str, type[Any]] = {
 """Those of the package; all are in `commands`."""
 
 OPTIONS = (tyro.conf.FlagCreatePairsOff,)
+VALUES = (
+    (r"Error parsing (--[\w-]+): .*invalid literal for int\(\) with base 10: ('.*?')", r"\1 \2 must be a whole number"),
+    (r"Error parsing (--[\w-]+): .*could not convert string to float: ('.*?')", r"\1 \2 must be a number"),
+    (r"Missing value for argument '(--[\w-]+)'", r"\1 needs a value"),
+)
+"""What tyro says of a value that is missing or no number, and our words for it."""
 """Without it, --resume would have a --no-resume beside it."""
 
 PLACES = ("out", "trace")
@@ -215,7 +221,8 @@ def wrong_options(name: str, screen: str) -> list[str]:
     lines = [line[2:].rstrip("│ ") for line in body.splitlines()]  # without borders
     if "Missing from " not in body:
         sections = " ".join("\n" if set(line) <= {"─", "-"} else line.strip() for line in lines).splitlines()
-        return ["; ".join(section.strip().rstrip(".") for section in sections if section.strip())]
+        said = "; ".join(section.strip().rstrip(".") for section in sections if section.strip())
+        return [next((match.expand(ours) for tyros, ours in VALUES if (match := re.match(tyros, said))), said)]
     missing, _, others = "\n".join(lines).partition("\nUnrecognized options:\n")
     needed, words = (re.findall(r"^ {4}(\S.*)", part, flags=re.M) for part in (missing, others))  # explanations: 8
     options = re.split(r" (?=--)", " ".join(needed))  # a narrow screen may have broken one

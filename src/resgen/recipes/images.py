@@ -139,7 +139,7 @@ def cifar10_8x8() -> Recipe:
         tokenizer_training=replace(coarse.tokenizer_training, num_steps=6000, batch_size=64),
         generator=_generator(192, 4, 128),
         generator_training=replace(coarse.generator_training, batch_size=64, learning_rate=1e-3, warmup_steps=100),
-        sampling=replace(_SAMPLING, choice_temperature=4.0, guidance_scale=5.0),
+        sampling=replace(_SAMPLING, top_p=1.0, choice_temperature=40.0, guidance_scale=12.0, guidance_start=0.6),
     )
 
 
@@ -173,7 +173,7 @@ def avatars64() -> Recipe:
         generator=_generator(256, 6, 128),
         generator_loss=_GENERATOR_LOSS,
         generator_training=replace(_GENERATOR_TRAINING, checkpoint_every=200),
-        sampling=replace(_SAMPLING, choice_temperature=4.0, guidance_scale=3.0),
+        sampling=replace(_SAMPLING, choice_temperature=2.0, guidance_scale=2.0),
     )
 
 

@@ -86,11 +86,10 @@ def test_unknown_command_is_one_line_and_code_2(argv, line, capsys):
         ("models some", "error: unexpected 'some'; `resgen models --help`"),
         ("encode", "error: give --out DIR; `resgen encode --help` explains all options"),
         ("completion", "error: give {bash,zsh,fish}; `resgen completion --help`"),
-        (
-            "generate image --model m --out o --num-samples x",
-            "Error parsing --num-samples: invalid literal for int() with base 10: 'x'",
-        ),
-        ("generate image --model m --out o --num-samples", "--num-samples"),
+        ("generate image --model m --out o --num-samples x", "error: --num-samples 'x' must be a whole number; `"),
+        ("generate image --model m --out o --seed=1.5", "error: --seed '1.5' must be a whole number; `resgen"),
+        ("generate image --model m --out o --guidance-scale x", "error: --guidance-scale 'x' must be a number; `"),
+        ("generate image --model m --out o --num-samples", "error: --num-samples needs a value; `resgen"),
         ("completion tcsh", "invalid choice 'tcsh' for argument 'shell'"),
     ],
 )

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import bundle_model
 import pytest
+import torch
 from bundle_model import Bundle
 
 from resgen.checkpoints.artefacts import save_tokenizer
 from resgen.checkpoints.format import load_folder
 from resgen.checkpoints.speech import load_speech_pipeline, save_vocoder
+from resgen.data.sound.decode import read_sound, write_sound
 from resgen.errors import CheckpointError, ConfigError
-from speech_parts import make_tokenizer, make_vocoder, save_parts
+from speech_parts import RATE, make_tokenizer, make_vocoder, save_parts, voice
 
 
 @pytest.fixture
@@ -82,3 +84,14 @@ def test_texts_of_the_page_and_of_the_demo_are_stored(assets: Path, tmp_path: Pa
 def test_bundled_models_tell_nothing_of_the_machine_that_trained_them() -> None:
     for config in bundle_model.ASSETS.glob("*/config.json"):
         assert '": "/' not in config.read_text(encoding="utf-8"), config
+
+
+def test_voices_are_stored_as_they_are_used(assets: Path, tmp_path: Path) -> None:
+    silence = torch.zeros(RATE)
+    write_sound(torch.cat([silence, voice(1.0), silence]), RATE, tmp_path / "ann.wav")
+    model = save_parts(tmp_path / "model")
+    voices = (f"ann={tmp_path / 'ann.wav'}=a cab",)
+    Bundle(model=model, name="voice", description="D", card=tmp_path / "card.md", voices=voices).run()
+    (ann,) = load_speech_pipeline(assets / "voice").voices.values()
+    assert ann.text == "a cab" and ann.prepared
+    assert read_sound(assets / "voice" / "ann.flac", RATE).numel() < 1.5 * RATE  # its silence is gone
