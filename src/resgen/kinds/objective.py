@@ -1,8 +1,9 @@
 """The training objective of a kind: its loss on a batch of codes, and its held-out likelihood.
 
-All losses are nats per token that counts, and `val_loss` is the exact negative log-likelihood in the same unit.
-Likelihoods of discrete codes (direct tokens, MaskGIT, RQ-Transformer) are comparable with each other as far as they are
-conditioned alike; those of mixtures are densities and are not.
+All losses are nats per token that counts, and so is `val_loss`, a negative log-likelihood without the training's
+bounds. For autoregressive kinds it is the joint likelihood of the codes; for ResGen and MaskGIT the mean, over seven
+stages of unmasking, of the likelihood of what is masked given what is visible. So compare it within a kind only; that
+of a mixture is a density besides.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class GeneratorLossConfig:
         smoothing: smoothing of the assignment q in the mixture's bound.
         level_decay: weight of a masked level in the cross-entropy of a residual head, relative to the level above; 1 is
             plain likelihood. Direct tokens are the paper's ablation (Eq. 2) with 1.
-        data_start: fit a mixture head to the data before the first step (a deviation; see `start_mixture`).
+        data_start: start heads from the data before the first step: mixtures at clusters of the targets (a deviation;
+            see `start_mixture`), logits at the frequencies of the codes.
         validation_samples: held-out samples that each validation looks at.
     """
 

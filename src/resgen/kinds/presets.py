@@ -1,5 +1,7 @@
-"""Configurations of the generators by size. All have about as many parameters as ResGen's of the same name, at the
-paper's shape of image codes: 16 levels of 1,024 codes of width 64, 1,000 classes."""
+"""Configurations of the generators by size, at the paper's shape of image codes: 16 levels of 1,024 codes of width 64,
+1,000 classes. MaskGIT, RQ-Transformer and AR-ResGen have about as many parameters as ResGen of the same name. The
+residual head and direct tokens have ResGen's width and layers, and fewer parameters at `base` (121M, 120M) and `xl`
+(515M, 514M), because the mixture's means are its largest matrix."""
 
 from __future__ import annotations
 

@@ -159,6 +159,17 @@ def log_mel(samples: Float[Tensor, "B S"], config: MelConfig) -> Float[Tensor, "
     return mel.clamp(min=config.floor).log()
 
 
+def log_mel_before_silence(samples: Float[Tensor, "B S"], config: MelConfig) -> Float[Tensor, "B F T"]:
+    """`log_mel` of sounds that silence follows, also the longest, so that no sound's last frames depend on its batch.
+
+    Args:
+        samples: zero beyond the end of a sound.
+        config: the mel's.
+    """
+    silence = -(-config.fft_size // (2 * config.hop_size)) * config.hop_size
+    return log_mel(F.pad(samples, (0, silence)), config)[..., : samples.shape[1] // config.hop_size]
+
+
 @torch.no_grad()
 def griffin_lim(
     log_mel: Float[Tensor, "B F T"], config: MelConfig, *, iterations: int = 32, generator: torch.Generator

@@ -7,10 +7,9 @@ from dataclasses import replace
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from resgen.errors import ConfigError
-from resgen.ops.mel import MelConfig, griffin_lim, log_mel
+from resgen.ops.mel import MelConfig, griffin_lim, log_mel_before_silence
 from resgen.ops.random import generator as make_generator
 from resgen.tokenizers.codec import CodecTokenizer
 from resgen.tokenizers.mel import MelTokenizer
@@ -65,9 +64,7 @@ class SoundCodec:
         if not isinstance(self.tokenizer, MelTokenizer):
             return self.tokenizer.encode(samples, valid), valid
         frames = valid.repeat_interleave(self.tokenizer.frames_per_position, dim=1)
-        # Silence after the end, also after that of the longest: a sound's last frames are then the same in any batch.
-        longer = F.pad(samples, (0, self.samples_per_position))
-        mels = log_mel(longer, self.tokenizer.config.mel)[..., : frames.shape[1]]
+        mels = log_mel_before_silence(samples, self.tokenizer.config.mel)
         return self.tokenizer.encode(mels, frames), valid
 
     @torch.inference_mode()
@@ -81,9 +78,12 @@ class SoundCodec:
         frames = None if valid is None else valid.repeat_interleave(self.tokenizer.frames_per_position, dim=1)
         if self.vocoder is not None:
             return self.vocoder(mels, frames).float().clamp(-1, 1)
-        samples = griffin_lim(mels, self.tokenizer.config.mel, generator=make_generator("griffin-lim"))
-        if frames is not None:
-            samples = samples * frames.repeat_interleave(self.tokenizer.config.mel.hop_size, dim=1)
+        config, counts = self.tokenizer.config.mel, [mels.shape[2]] * len(mels) if frames is None else frames.sum(1)
+        samples = mels.new_zeros(len(mels), mels.shape[2] * config.hop_size, dtype=torch.float32)
+        for row, count in enumerate(map(int, counts)):  # one by one: phases depend neither on the batch nor on padding
+            if count:
+                sound = griffin_lim(mels[row : row + 1, :, :count], config, generator=make_generator("griffin-lim"))
+                samples[row, : count * config.hop_size] = sound[0]
         return samples.clamp(-1, 1)
 
 

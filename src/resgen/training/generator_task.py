@@ -69,7 +69,8 @@ class GeneratorTask:
     """Training task of a generator of any kind on codes; see `training.interface.Task`.
 
     Args:
-        model: the generator; its codebooks are taken from `quantizer`.
+        model: the generator. One without codebooks takes those of `quantizer`, scaled by the codes of `train`; one that
+            was trained keeps its own and the scale that it learned with.
         config: how it is trained.
         train: encoded training data.
         held_out: encoded data to validate on.
@@ -105,10 +106,11 @@ class GeneratorTask:
         self.objective = make_objective(model, self.config)
         self._loss: Callable[..., tuple[Tensor, dict[str, Tensor]]] = self.objective.loss
         self._evaluate = evaluate
-        count = min(len(train), 16384)
-        # Float32 rounds numbers above 2^24, the last of them beyond the end.
-        codes = train.codes(torch.linspace(0, len(train) - 1, count).long().clamp(max=len(train) - 1))
-        model.set_codebooks(quantizer.codebooks, quantizer.variances, codes)
+        if not model.has_codebooks:
+            count = min(len(train), 16384)
+            # Float32 rounds numbers above 2^24, the last of them beyond the end.
+            codes = train.codes(torch.linspace(0, len(train) - 1, count).long().clamp(max=len(train) - 1))
+            model.set_codebooks(quantizer.codebooks, quantizer.variances, codes)
 
     @property
     def num_samples(self) -> int:
@@ -172,10 +174,14 @@ class GeneratorTask:
 
     @torch.no_grad()
     def before_start(self, generator: torch.Generator, reduce: Reduce = LOCAL) -> None:
-        """Let the kind's objective initialise the model from data."""
+        """Let the kind's objective initialise the model from data; all processes start from what the first one has,
+        since sums on a GPU may differ from one to the next."""
         count = min(len(self.train), 4096)
         index = torch.randint(len(self.train), (count,), generator=generator, device=generator.device)
         self.objective.start(self.train.codes(index).to(self.device), generator)
+        if reduce.world_size > 1:
+            for tensor in (*self.model.parameters(), *self.model.buffers()):
+                tensor.copy_(reduce.sum(tensor if reduce.rank == 0 else torch.zeros_like(tensor)))
 
     def losses(
         self,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import platform
 import re
@@ -80,7 +79,6 @@ class TrainingState:
         world_size: processes that wrote the checkpoint.
         precision: arithmetic of the losses.
         config: the resolved configuration.
-        config_sha256: SHA-256 of `config` without the keys that may change.
         versions: versions of the libraries.
     """
 
@@ -96,7 +94,6 @@ class TrainingState:
     world_size: int = 1
     precision: str = "fp32"
     config: dict[str, Any] = field(default_factory=dict)
-    config_sha256: str = ""
     versions: dict[str, str] = field(default_factory=dict)
 
 
@@ -184,8 +181,11 @@ def load_checkpoint(path: Path) -> tuple[TrainingState, dict[str, Path]]:
         else:
             files[name] = path / check_file_name(entry.get("file"), where)
             check_hash(files[name], check_sha256(entry.get("sha256"), where))
+    saved = data.get("state", {})
+    if isinstance(saved, dict):
+        saved.pop("config_sha256", None)  # of older checkpoints
     try:
-        state = config_from_dict(TrainingState, data.get("state", {}), where=f"{where}: ")
+        state = config_from_dict(TrainingState, saved, where=f"{where}: ")
     except ConfigError as error:
         raise CheckpointError(f"'{where}': {error}") from error
     return state, files
@@ -251,12 +251,6 @@ def clean_checkpoints(folder: Path, *, newest_step: int, keep_last: int, best_st
     for step, path in steps.items():
         if step not in steps_to_keep:
             shutil.rmtree(path, ignore_errors=True)
-
-
-def config_sha256(config: Mapping[str, Any]) -> str:
-    """Hash of a configuration without the keys that a resumed run may change."""
-    fixed = {key: value for key, value in flatten(config).items() if key.rpartition(".")[2] not in VOLATILE}
-    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
 
 def compare_configs(saved: Mapping[str, Any], current: Mapping[str, Any], where: str) -> list[str]:

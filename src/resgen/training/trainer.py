@@ -42,7 +42,6 @@ from resgen.training.state import (
     check_resumable,
     check_run_folder,
     clean_checkpoints,
-    config_sha256,
     environment,
     load_newest,
     lock_folder,
@@ -124,7 +123,6 @@ class Trainer:
             world_size=reduce.world_size,
             precision=self.precision,
             config=full_config,
-            config_sha256=config_sha256(full_config),
             versions=versions(),
         )
         self._pending = Pending()

@@ -9,9 +9,19 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from resgen.errors import ConfigError, DataError
-from resgen.ops.mel import MelConfig, griffin_lim, inverse_stft, log_mel, mel_filters, spectrogram, stft
+from resgen.ops.mel import (
+    MelConfig,
+    griffin_lim,
+    inverse_stft,
+    log_mel,
+    log_mel_before_silence,
+    mel_filters,
+    spectrogram,
+    stft,
+)
 from resgen.ops.random import generator
 
 PAPER = MelConfig()
@@ -222,3 +232,9 @@ def test_settings_that_cannot_be(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message.replace("(", r"\(")) as caught:
         MelConfig(**changes)
     assert "\n" not in str(caught.value)
+
+
+def test_before_silence_the_last_frames_are_those_of_any_batch() -> None:
+    samples = torch.randn(1, 20 * SMALL.hop_size, generator=generator(3))
+    longer = F.pad(samples, (0, 9 * SMALL.hop_size))
+    torch.testing.assert_close(log_mel_before_silence(samples, SMALL), log_mel(longer, SMALL)[..., :20])

@@ -53,6 +53,36 @@ def test_the_scale_is_taken_from_samples_of_all_the_data(count: int) -> None:
     assert (rows.diff() > 0).all()
 
 
+def test_a_trained_model_keeps_its_scale() -> None:
+    model = build(ResGenConfig(width=16, num_layers=1, num_heads=2, mlp_width=16, condition_width=16), SPEC)
+    quantizer = make_quantizer(QuantizerConfig(depth=SPEC.depth, codebook_size=SPEC.codebook_size), SPEC.code_dim)
+    new_task(model, _Many(8), quantizer)
+    known = {name: value.clone() for name, value in model.named_buffers()}
+    assert model.has_codebooks
+    new_task(model, _Many(3), quantizer)  # other data, whose sums have another scale
+    assert all(torch.equal(value, known[name]) for name, value in model.named_buffers())
+
+
+class _Second:
+    """The second of two processes, whose sums are what the first one contributes: 7."""
+
+    rank, world_size = 1, 2
+
+    def sum(self, value: Tensor) -> Tensor:
+        assert not value.any(), "this process contributes nothing"
+        return value + 7
+
+    max = sum
+
+
+def test_processes_start_from_the_first_one_s_weights() -> None:
+    model = build(ResGenConfig(width=16, num_layers=1, num_heads=2, mlp_width=16, condition_width=16), SPEC)
+    quantizer = make_quantizer(QuantizerConfig(depth=SPEC.depth, codebook_size=SPEC.codebook_size), SPEC.code_dim)
+    task = new_task(model, _Many(64), quantizer)
+    task.before_start(generator("start"), _Second())
+    assert all((value == 7).all() for value in (*model.parameters(), *model.buffers()))
+
+
 class _Utterances:
     """Sequences of five positions, the first of which is the prompt, with a feature for each position."""
 

@@ -210,7 +210,8 @@ class SpeechExamples:
         texts = [self.cache.sample(index)["tokens"] for index in indices]
         tokens, valid = pad_texts(texts)
         device = self.text_model.angles.device
-        hidden = self.text_model(tokens.to(device), valid.to(device)).float().cpu()
+        with torch.autocast(device.type, enabled=False):  # losses ask within autocast, samples without
+            hidden = self.text_model(tokens.to(device), valid.to(device)).float().cpu()
         return [row[: len(text)].clone() for row, text in zip(hidden, texts, strict=True)]
 
 
@@ -247,8 +248,8 @@ class SpeechProduct:
 
     @torch.no_grad()
     def sample(self, path: Path, model: CodeModel, sampling: AnySampling) -> None:
-        """Held-out texts in the voices of their prompts: spectrograms of the original, what the tokenizer makes of it
-        and what the model says, and the model's as WAV files."""
+        """Held-out texts in the voices of their prompts: spectrograms of the tokenizer's reconstructions and of what
+        the model says, and the model's as WAV files."""
         count = min(PREVIEWS, len(self.examples))
         indices = torch.linspace(0, len(self.examples) - 1, count).long()
         samples, _ = self.examples.draw(indices, make_generator("sample prompts"))

@@ -30,7 +30,7 @@ from resgen.kinds import kind_of
 from resgen.models.text import TextModel
 from resgen.nn.seeding import seeded
 from resgen.nn.size import build_within_memory
-from resgen.ops.mel import MelConfig, log_mel
+from resgen.ops.mel import MelConfig, log_mel_before_silence
 from resgen.tokenizers.codec import CodecTokenizerConfig
 from resgen.tokenizers.mel import MelTokenizer, MelTokenizerConfig
 from resgen.tokenizers.sound import SoundCodec, SoundTokenizer
@@ -296,7 +296,7 @@ def _encode(
     tokens, real = pad_texts([token_ids(spoken[row].content) for row in rows.tolist()])
     counts = valid.sum(1)
     frames = counts * (codec.samples_per_position // mel.hop_size)
-    durations = text_model.align(tokens.to(device), real.to(device), log_mel(samples, mel), frames)
+    durations = text_model.align(tokens.to(device), real.to(device), log_mel_before_silence(samples, mel), frames)
     utterances = {}
     for place, row in enumerate(rows.tolist()):
         positions, symbols = int(counts[place]), int(real[place].sum())

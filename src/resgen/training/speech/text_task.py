@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from resgen.checkpoints.speech import save_text_model
@@ -26,7 +25,7 @@ from resgen.errors import ConfigError, DataError
 from resgen.models.text import TextModel
 from resgen.nn.transformer import Block
 from resgen.ops.alignment import alignment_prior, expand
-from resgen.ops.mel import MelConfig, log_mel
+from resgen.ops.mel import MelConfig, log_mel_before_silence
 from resgen.progress import show_progress
 from resgen.training.interface import LossOf
 from resgen.types import LOCAL, Reduce
@@ -145,15 +144,13 @@ class Recordings:
 
 
 def _mels(store: SpeechStore, mel: MelConfig) -> list[Float[Tensor, "T F"]]:
-    """Natural-log mels; silence follows all recordings, the longest too, so that the last frames do not depend on the
-    others."""
+    """Natural-log mels of all recordings."""
     hop = mel.hop_size
-    silence = -(-mel.fft_size // (2 * hop)) * hop
     result: dict[int, Tensor] = {}
     parts = ((len(rows), rows) for rows in store.lengths.argsort(stable=True).split(MEL_BATCH))
     for rows in show_progress(parts, len(store), "mels"):
         samples, lengths = store.batch(rows, multiple=hop)
-        mels = log_mel(functional.pad(samples, (0, silence)), mel).transpose(1, 2)
+        mels = log_mel_before_silence(samples, mel).transpose(1, 2)
         for row, frames, padded in zip(rows.tolist(), (-(-lengths // hop)).tolist(), mels, strict=True):
             result[row] = padded[:frames].clone(memory_format=torch.contiguous_format)
     return [result[row] for row in range(len(store))]
