@@ -34,7 +34,7 @@ class LatentAutoregressiveObjective(HeadObjective):
         """At least one level of every target is masked."""
         depth = self.model.spec.depth
         progress = torch.rand(targets.shape, generator=generator, dtype=torch.float64, device=generator.device)
-        visible = (depth - num_masked(self.mask_schedule, progress, depth)).clamp(max=depth - 1)
+        visible = depth - num_masked(self.mask_schedule, progress, depth)  # r < 1 masks one at least
         return torch.where(targets, visible.to(targets.device), depth)
 
     def validate(self, batches: Batches, reduce: Reduce = LOCAL) -> dict[str, float]:

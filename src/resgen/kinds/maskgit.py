@@ -20,8 +20,9 @@ from resgen.kinds.objective import (
     targets_of,
 )
 from resgen.losses.tokens import token_loss
-from resgen.models.maskgit import MaskGIT, MaskGITConfig, draw_level
+from resgen.models.maskgit import MaskGIT, MaskGITConfig
 from resgen.models.shared import shared_fields
+from resgen.ops.masking import num_masked, sample_visible
 from resgen.samplers.depthwise import DepthwiseConfig, draw_noise, sample_codes
 from resgen.samplers.records import Samples
 from resgen.types import LOCAL, Reduce, SequenceCondition
@@ -44,7 +45,9 @@ class DepthwiseObjective:
         count, place = len(targets), generator.device
         level = torch.randint(self.model.spec.depth, (count,), generator=generator, device=place)
         progress = torch.rand(count, generator=generator, dtype=torch.float64, device=place)
-        return self._draw(targets, level.to(targets.device), progress, generator)
+        return draw_level(
+            targets, level.to(targets.device), self.model.spec.depth, self.mask_schedule, progress, generator
+        )
 
     def loss(
         self, batch: Batch, visible: Int[Tensor, "B L"], whole: Int[Tensor, "G M"] | None = None
@@ -64,7 +67,7 @@ class DepthwiseObjective:
         sums = torch.zeros(2, len(VALIDATION_PROGRESS), dtype=torch.float64)
         for column, progress, stream, (codes, class_ids, sequence) in at_every_progress(batches, reduce):
             level = torch.arange(len(codes), device=codes.device) % spec.depth
-            visible = self._draw(targets_of(codes, sequence), level, progress, stream)
+            visible = draw_level(targets_of(codes, sequence), level, spec.depth, self.mask_schedule, progress, stream)
             logits, true = self._logits(codes, visible, level, class_ids, sequence)
             value = -logits.log_softmax(-1).gather(2, true[..., None]).squeeze(2)
             counts = visible == level[:, None]
@@ -74,15 +77,6 @@ class DepthwiseObjective:
             sums[0, column] += value.sum()
             sums[1, column] += counts.sum().cpu()
         return by_progress(reduce.sum(sums)) | by_name("nll_level", reduce.sum(by_level))
-
-    def _draw(
-        self,
-        targets: Bool[Tensor, "B L"],
-        level: Int[Tensor, " B"],
-        progress: Float[Tensor, " B"],
-        generator: torch.Generator,
-    ) -> Int[Tensor, "B L"]:
-        return draw_level(targets, level, self.model.spec.depth, self.mask_schedule, progress, generator)
 
     def _logits(
         self,
@@ -94,6 +88,21 @@ class DepthwiseObjective:
     ) -> tuple[Float[Tensor, "B L V"], Int[Tensor, "B L"]]:
         true = codes.gather(2, level[:, None, None].expand(-1, codes.shape[1], 1)).squeeze(2)
         return self.model(codes, visible, level, class_ids, sequence), true
+
+
+def draw_level(
+    targets: Bool[Tensor, "B L"],
+    level: Int[Tensor, " B"],
+    depth: int,
+    mask_schedule: str,
+    progress: Float[Tensor, " B"],
+    generator: torch.Generator,
+) -> Int[Tensor, "B L"]:
+    """A state of depth-wise decoding: `level` visible levels at n = ceil(gamma(r) L) positions, one more at the others;
+    all where nothing is targets."""
+    masked = num_masked(mask_schedule, progress, targets.sum(1).to(progress.device)).to(targets.device)
+    visible = level[:, None] + sample_visible(masked, targets.shape[1], 1, generator, targets)
+    return torch.where(targets, visible, depth)
 
 
 def _at_lowest(visible: Int[Tensor, "B L"], depth: int) -> Bool[Tensor, "B L"]:

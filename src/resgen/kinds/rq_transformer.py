@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional
 
 from resgen.kinds import presets
 from resgen.kinds.kind import Kind, Request
@@ -57,10 +56,8 @@ class AutoregressiveObjective:
         """Sums per level, and how many positions they are over; the logits of one level exist at a time."""
         hidden = self.model.hidden(codes, class_ids, sequence)
         weight = targets_of(codes, sequence).flatten().float()
-        # `unbind` gathers the gradients of all levels at once; indexing would add a full [D, V, O] for each.
-        parts = zip(hidden.unbind(2), self.model.heads.weight.unbind(), self.model.heads.bias.unbind(), strict=True)
-        logits = (functional.linear(part.flatten(0, 1), matrix, bias) for part, matrix, bias in parts)
-        sums = [token_loss(rows, true.flatten(), weight) for rows, true in zip(logits, codes.unbind(2), strict=True)]
+        parts = zip(self.model.heads.each_level(hidden), codes.unbind(2), strict=True)
+        sums = [token_loss(logits.flatten(0, 1), true.flatten(), weight) for logits, true in parts]
         return torch.stack(sums), weight.sum()
 
 

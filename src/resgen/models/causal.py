@@ -112,7 +112,7 @@ class CausalSteps:
         self.condition = model.condition(ids)
         self.modulation = model.modulation(self.condition)
         length = model.spec.num_positions if self.sequence is None else self.sequence.valid.shape[1]
-        self.caches = new_caches(model.transformer, length)
+        self.caches = new_caches(len(model.transformer.blocks), length)
 
     def next_position(self, codes: Int[Tensor, "B S D"]) -> Float[Tensor, "C 1 O"]:
         """The context of the position after `codes`, which are the S positions finished since the last call."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -41,8 +43,8 @@ class LevelHead(nn.Module):
         """Logits of one level for all rows."""
         return at_least_float32(functional.linear(hidden, self.weight[level], self.bias[level]))
 
-    def every_level(self, hidden: Float[Tensor, "B L D O"]) -> Float[Tensor, "B L D V"]:
-        """Logits of all levels from a hidden state for each."""
-        rows = hidden.flatten(0, 1).transpose(0, 1)
-        logits = torch.baddbmm(self.bias[:, None], rows, self.weight.transpose(1, 2))
-        return at_least_float32(logits.transpose(0, 1).unflatten(0, hidden.shape[:2]))
+    def each_level(self, hidden: Float[Tensor, "B L D O"]) -> Iterator[Float[Tensor, "B L V"]]:
+        """Logits of one level after the other, from a hidden state for each; not yet float32."""
+        # `unbind` gathers the gradients of all levels at once; indexing would add a full [D, V, O] for each.
+        parts = zip(hidden.unbind(2), self.weight.unbind(), self.bias.unbind(), strict=True)
+        return (functional.linear(*part) for part in parts)

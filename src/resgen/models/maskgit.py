@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from resgen.models.base import INIT_STD, CodeModel, check_config
@@ -16,7 +16,6 @@ from resgen.models.guided import GuidedEvaluation
 from resgen.models.level_head import LevelHead
 from resgen.nn.positions import Positions
 from resgen.nn.transformer import SharedModulation, Transformer
-from resgen.ops.masking import num_masked, sample_visible
 from resgen.types import CodeSpec, SequenceCondition
 
 
@@ -127,18 +126,3 @@ class MaskGITPredictor:
         branches = [self.modulation[:-1], self.modulation[-1:]]
         hidden = self.evaluate(codes, visible, branches, guidance_scale)
         return model.head.at_level(hidden, level)
-
-
-def draw_level(
-    targets: Bool[Tensor, "B L"],
-    level: Int[Tensor, " B"],
-    depth: int,
-    mask_schedule: str,
-    progress: Float[Tensor, " B"],
-    generator: torch.Generator,
-) -> Int[Tensor, "B L"]:
-    """A state of depth-wise decoding: `level` visible levels at n = ceil(gamma(r) L) positions, one more at the others;
-    all where nothing is targets."""
-    masked = num_masked(mask_schedule, progress, targets.sum(1).to(progress.device)).to(targets.device)
-    visible = level[:, None] + sample_visible(masked, targets.shape[1], 1, generator, targets)
-    return torch.where(targets, visible, depth)

@@ -17,6 +17,7 @@ from resgen.models.level_head import LevelHead
 from resgen.nn.cache import new_caches
 from resgen.nn.transformer import Transformer
 from resgen.ops.guidance import Weight
+from resgen.ops.mixture import at_least_float32
 from resgen.types import CodeSpec, SequenceCondition
 
 
@@ -90,7 +91,8 @@ class RQTransformer(CausalModel):
 
         The first positions of a grid or sequence may be given alone.
         """
-        return self.heads.every_level(self.hidden(codes, class_ids, sequence))
+        logits = self.heads.each_level(self.hidden(codes, class_ids, sequence))
+        return at_least_float32(torch.stack(list(logits), dim=2))
 
     def hidden(
         self, codes: Int[Tensor, "B L D"], class_ids: Int[Tensor, " B"], sequence: SequenceCondition | None = None
@@ -137,7 +139,7 @@ class RQTransformerDecoder:
         """Start at the first position, with the unconditional branch if `guided`."""
         self.steps.begin(guided)
         depth = self.model.spec.depth
-        self.caches = new_caches(self.model.depth_transformer, depth)
+        self.caches = new_caches(len(self.model.depth_transformer.blocks), depth)
 
     def next_position(self, codes: Int[Tensor, "B S D"]) -> None:
         """Go on to the position after `codes`, which are the S positions finished since the last call."""

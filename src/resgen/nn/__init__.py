@@ -1,1 +1,1 @@
-"""Building blocks with state; no block knows a modality, a loss or a sampler."""
+"""Building blocks with state; no block knows a loss or a sampler."""

@@ -6,7 +6,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from resgen.errors import ConfigError
-from resgen.nn.transformer import Transformer
 
 
 class KeyValueCache:
@@ -49,6 +48,6 @@ class KeyValueCache:
         return self._keys[:, :, :end], self._values[:, :, :end]
 
 
-def new_caches(transformer: Transformer, capacity: int) -> list[KeyValueCache]:
-    """One empty cache per block, for at most `capacity` positions."""
-    return [KeyValueCache(capacity) for _ in transformer.blocks]
+def new_caches(num_layers: int, capacity: int) -> list[KeyValueCache]:
+    """One empty cache per block of a transformer, for at most `capacity` positions."""
+    return [KeyValueCache(capacity) for _ in range(num_layers)]

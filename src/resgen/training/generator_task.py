@@ -16,9 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 from resgen.kinds import AnySampling, Batch, GeneratorLossConfig, Objective, make_objective, without_guidance
 from resgen.models.base import CodeModel
-from resgen.models.conditions import class_digits
 from resgen.nn.transformer import Block
-from resgen.ops.axes import join_digits
+from resgen.ops.axes import class_digits, join_digits
 from resgen.ops.random import generator as make_generator
 from resgen.quantizers.base import Quantizer
 from resgen.training.interface import LossOf

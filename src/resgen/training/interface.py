@@ -145,7 +145,7 @@ class Task(Protocol):
       steps;
     * `lengths` of the samples, for batches of like length, or `blocks`, ends of stretches of samples that are read as
       one; see `CounterSampler`;
-    * `prefetch(indices)`, called before the losses of a step with this process's samples of the step after it.
+    * `prefetch(indices)`, called before the losses of a step with this process's samples of it, then of the next.
     """
 
     name: str

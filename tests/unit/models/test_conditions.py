@@ -13,10 +13,10 @@ from torch import nn
 
 from resgen.errors import ConfigError
 from resgen.kinds import KINDS, build
-from resgen.models.conditions import ClassCondition, class_digits
+from resgen.models.conditions import ClassCondition
 from resgen.models.resgen import ResGenConfig
 from resgen.nn.seeding import seeded
-from resgen.ops.axes import count_ids, join_digits
+from resgen.ops.axes import class_digits, count_ids, join_digits
 from resgen.types import CodeSpec
 
 SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=5)

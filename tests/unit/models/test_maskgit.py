@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from resgen.errors import ConfigError
+from resgen.kinds.maskgit import draw_level
 from resgen.kinds.presets import MASKGIT, RESGEN
 from resgen.models import resgen
 from resgen.models.level_head import LevelHead
-from resgen.models.maskgit import MaskGIT, MaskGITConfig, draw_level
+from resgen.models.maskgit import MaskGIT, MaskGITConfig
 from resgen.types import CodeSpec
 
 SPECS = {

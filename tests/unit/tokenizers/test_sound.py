@@ -73,11 +73,14 @@ def test_codes_do_not_depend_on_padding(codec: SoundCodec, batch: Tensor) -> Non
 
 
 def test_sound_depends_neither_on_its_batch_nor_on_padding(codec: SoundCodec, batch: Tensor) -> None:
+    """Up to rounding, which Griffin-Lim amplifies."""
     codes, valid = codec.encode(batch, LENGTHS)
     sound = codec.decode(codes, valid)
     for row, count in enumerate(valid.sum(1).tolist()):
         alone = codec.decode(codes[row : row + 1, :count])
-        torch.testing.assert_close(sound[row : row + 1, : count * UNIT], alone, atol=1e-3, rtol=0)  # Griffin-Lim amplifies rounding
+        torch.testing.assert_close(
+            sound[row : row + 1, : count * UNIT], alone, atol=1e-3, rtol=0
+        )  # Griffin-Lim amplifies rounding
 
 
 def test_decoded_sound(codec: SoundCodec, batch: Tensor) -> None:
