@@ -216,6 +216,15 @@ def test_a_pipeline_of_every_kind_is_saved_and_loaded(kind: str, tmp_path: Path)
     assert torch.equal(first, second)
 
 
+def test_valle_guides_every_level_with_the_whole_scale() -> None:
+    """The first level position by position, the other three in one evaluation each."""
+    sampling = dataclasses.replace(settings("valle", 1.5), guidance_first=0.5)
+    steps = sample(make("valle").eval(), torch.zeros(1).long(), seed=0, indices=[0], sampling=sampling).steps
+    first, rest = steps[: SPEC.num_positions], steps[SPEC.num_positions :]
+    assert first[0].guidance_scale < 1.5 and len(rest) >= SPEC.depth - 1
+    assert {step.guidance_scale for step in rest} == {1.5}
+
+
 def test_settings_of_another_kind_are_refused(kind: str) -> None:
     other = "rq_transformer" if kind not in ("rq_transformer", "valle") else "maskgit"
     with pytest.raises(ConfigError, match=f"kind '{kind}'"):

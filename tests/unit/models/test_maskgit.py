@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
 from resgen.errors import ConfigError
+from resgen.kinds.maskgit import MASKGIT as MASKGIT_KIND
 from resgen.kinds.maskgit import draw_level
+from resgen.kinds.objective import VALIDATION_PROGRESS, GeneratorLossConfig
 from resgen.kinds.presets import MASKGIT, RESGEN
 from resgen.models import resgen
 from resgen.models.level_head import LevelHead
@@ -193,3 +196,15 @@ def test_presets_are_as_large_as_resgens(name: str) -> None:
 def test_bad_shapes_are_refused(changes: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         config(**changes)
+
+
+def test_likelihoods_by_level_and_by_progress_are_of_the_same_positions() -> None:
+    """With every code equally likely both are log V everywhere."""
+    model = tiny(SPECS["grid"])
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.head.bias.zero_()
+    codes = torch.randint(9, (8, 6, 4), generator=torch.Generator().manual_seed(1))
+    metrics = MASKGIT_KIND.objective(model, GeneratorLossConfig()).validate([(codes, torch.zeros(8).long(), None)])
+    assert len(metrics) == len(VALIDATION_PROGRESS) + 4 + 1
+    assert metrics == pytest.approx(dict.fromkeys(metrics, math.log(9)), rel=1e-5)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from resgen.errors import ConfigError
-from resgen.nn.attention import Attention
+from resgen.nn.attention import Attention, plain_attention
 from resgen.nn.cache import KeyValueCache, new_caches
 from resgen.nn.positions import rotary_angles
 from resgen.nn.transformer import Transformer
@@ -95,3 +95,11 @@ def test_a_query_that_may_attend_to_nothing_poisons_nothing(gradients: bool) -> 
     if gradients:
         out.sum().backward()
         assert x.grad is not None and x.grad.isfinite().all()
+
+
+def test_the_softmax_of_a_training_step_is_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, softmax = [], torch.Tensor.softmax
+    monkeypatch.setattr(torch.Tensor, "softmax", lambda x, dim: seen.append(x.dtype) or softmax(x, dim))
+    q, k, v = torch.randn(3, 1, 2, 5, 4).bfloat16().requires_grad_().unbind()
+    assert plain_attention(q, k, v).dtype == torch.bfloat16
+    assert seen == [torch.float32]

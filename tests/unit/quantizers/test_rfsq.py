@@ -155,3 +155,15 @@ def test_steps_that_do_not_fit() -> None:
         QuantizerConfig(kind="ema", codebook_size=4, steps=(2, 2))
     with pytest.raises(ConfigError, match=r"steps=\[8, 8, 4\] are for 3 dimensions, but the latents have 2"):
         RFSQuantizer(QuantizerConfig(kind="rfsq", codebook_size=256), 2)
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.5])
+def test_centres_and_spreads_are_moving_averages(momentum: float) -> None:
+    quantizer = _make(1, (8, 4), 6, momentum)
+    _learn(quantizer, _stretched(500, 6), 20)
+    centre, spreads, axes = (part[0].clone() for part in (quantizer.centres, quantizer.spreads, quantizer.axes))
+    latents = _stretched(400, 6, seed=5) + 2
+    _learn(quantizer, latents, 1)
+    variances = ((latents - centre) @ axes).square().mean(0)
+    torch.testing.assert_close(quantizer.centres[0], momentum * centre + (1 - momentum) * latents.mean(0))
+    torch.testing.assert_close(quantizer.spreads[0], momentum * spreads + (1 - momentum) * variances)

@@ -255,6 +255,24 @@ def test_validation_uses_the_average_and_leaves_no_trace(toy, tmp_path):
     assert (tmp_path / "a" / "samples" / "step_00000007.png").exists()
 
 
+def test_samples_are_named_before_their_step_and_the_step_before(toy, tmp_path):
+    named, used = [], []
+
+    class Watch(toy.ToyTask):
+        def prefetch(self, indices):
+            named.append(indices.tolist())
+
+        def losses(self, indices, *others):
+            used.append((indices.tolist(), len(named)))
+            return super().losses(indices, *others)
+
+    run(toy, tmp_path, task=Watch(), num_steps=5)
+    for step, (indices, count) in enumerate(used):
+        assert indices in named[:count], "before its own step"
+        if step > 0:
+            assert indices in named[: used[step - 1][1]], "before the step before"
+
+
 def test_steps_are_taken_at_the_learning_rate_that_the_log_tells(toy, tmp_path, monkeypatch):
     rates, step = [], torch.optim.AdamW.step
 

@@ -158,6 +158,16 @@ def test_priors_fade_and_put_pauses_where_it_is_quiet() -> None:
     assert now[0] != now[1] == now[2]
 
 
+def test_the_pause_prior_is_in_units_of_the_mels_scale() -> None:
+    task = make_task(prior_weight=0.0, pause_weight=1.0)
+    batch = task.train.batch(torch.tensor([3]), torch.device("cpu"))
+    loudness = batch.mels.double().mean(dim=1)[0] / task.model.config.mel_scale
+    expected = loudness - loudness[: int(batch.frames[0])].mean()
+    prior = task._prior(batch)[0]
+    torch.testing.assert_close(prior[1].double(), expected)  # a letter
+    torch.testing.assert_close(prior[0].double(), -expected)  # the pause before it
+
+
 def test_batches_are_whole_utterances() -> None:
     recordings = Recordings(store(("Abc.", "b")), LETTERS, MEL, 20)
     assert recordings.contents == [b"abc.", b"b"]
