@@ -16,12 +16,11 @@ import torch
 import tyro
 
 from resgen.cli.main import guard
-from resgen.config import config_to_dict
+from resgen.config import config_to_dict, parse_overrides, replace_nested
 from resgen.errors import ConfigError, DataError
 from resgen.evaluation.speech.metrics import ErrorRates, error_rates
 from resgen.evaluation.speech.transcribers import check_vocabulary, open_transcriber
 from resgen.files import write_json
-from resgen.kinds import sampling_with
 from resgen.pipelines.speech.pipeline import SpeechPipeline
 from resgen.progress import progress_bars
 
@@ -34,9 +33,7 @@ def main(
     sentences: Path = SENTENCES,
     voices: tuple[str, ...] = (),
     num_samples: int | None = None,
-    num_steps: int | None = None,
-    guidance_scale: float | None = None,
-    prompt_guidance: float | None = None,
+    sampling: tuple[str, ...] = (),
     silence: float = 0.0,
     seed: int = 0,
     dtype: str = "auto",
@@ -50,9 +47,7 @@ def main(
         sentences: file of lines `kind|text`.
         voices: names; all of the model if left out, the model's choice if it has none.
         num_samples: sentences, spread evenly over the list; all if left out.
-        num_steps: sampling steps, in place of the model's.
-        guidance_scale: in place of the model's.
-        prompt_guidance: in place of the model's.
+        sampling: settings in place of the model's, such as num_steps=25 temperature=0.5.
         silence: seconds put before each sentence for the recogniser.
         seed: of every sentence.
         dtype: of the generator: auto, float32, bfloat16 or int8.
@@ -61,8 +56,7 @@ def main(
     pipe, hear = SpeechPipeline.from_pretrained(model, dtype=dtype), open_transcriber(transcriber)
     if hear.sample_rate_hz != pipe.sample_rate_hz:
         raise ConfigError(f"the recogniser hears {hear.sample_rate_hz} Hz, the model speaks {pipe.sample_rate_hz} Hz")
-    settings = {"num_steps": num_steps, "guidance_scale": guidance_scale, "prompt_guidance": prompt_guidance}
-    pipe.sampling = sampling_with(pipe.sampling, {name: one for name, one in settings.items() if one is not None})
+    pipe.sampling = replace_nested(pipe.sampling, parse_overrides(sampling))
     names = list(voices) or sorted(pipe.voices) or ["default"]
     lines = choose(read_sentences(sentences), num_samples)
     check_vocabulary(hear, [text for _, text in lines])

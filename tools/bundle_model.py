@@ -112,14 +112,14 @@ def _prepared(model: Path, voices: Sequence[str]) -> dict[str, Voice]:
     return pipe.voices
 
 
-def _without_places(record: dict[str, Any]) -> dict[str, Any]:
-    """The record of a training, with the name alone of the run that it started from."""
-    config = record.get("config", {})
-    if "init" not in config:
+def _without_places(record: Any) -> Any:
+    """The record of a training, with the name alone of every run and file that it names by an absolute path."""
+    if isinstance(record, dict):
+        return {key: _without_places(value) for key, value in record.items()}
+    if not isinstance(record, str) or not Path(record).is_absolute():
         return record
-    path = Path(config["init"])
-    name = (path.parent.name if path.name == "model" else "") or path.name
-    return {**record, "config": {**config, "init": name}}
+    path = Path(record)
+    return (path.parent.name if path.name == "model" else "") or path.name
 
 
 def _share(folder: Path, other: str) -> None:

@@ -105,7 +105,7 @@ def test_sentences_are_said_by_every_voice_and_judged_by_kind_and_voice(
 ) -> None:
     file, out = tmp_path / "lines.txt", tmp_path / "out.json"
     file.write_text("short|two six\nlong|three seven one nine\nshort|five\n\nlong|zero zero four one\n")
-    say_sentences.main(MODEL, "digit-recognizer", sentences=file, num_steps=8, json=out)
+    say_sentences.main(MODEL, "digit-recognizer", sentences=file, sampling=("num_steps=8",), json=out)
     result = json.loads(out.read_text())
     assert [row["text"] for row in result["rows"]] == ["two six", "three seven one nine", "five", "zero zero four one"]
     assert {"all", "kind short", "kind long"} < set(result["scores"]) and result["sampling"]["num_steps"] == 8
