@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import depth
@@ -17,6 +19,11 @@ from resgen.evaluation.bench.memory import extra_peak_bytes
 from resgen.extras import MissingExtraError
 
 SMALL = {"num_vectors": 8192, "code_dim": 8, "codebook_size": 64, "depth": 3, "repetitions": 2}
+
+
+@pytest.mark.parametrize("script", sorted(path.stem for path in Path(depth.__file__).parent.glob("*.py")))
+def test_every_script_finds_what_it_imports(script: str) -> None:
+    importlib.import_module(script)
 
 
 def _printed(main: Any, capsys: pytest.CaptureFixture[str], **settings: Any) -> dict[str, Any]:
