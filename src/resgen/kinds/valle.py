@@ -85,7 +85,7 @@ class FirstThenRestObjective:
 
 
 def sample(model: Valle, request: Request, sampling: AutoregressiveConfig) -> Samples:
-    """The first level code by code, then each other level at once, all of them with the whole `guidance_scale`."""
+    """The first level code by code, then each other level at once; `guidance_first` acts on the first level only."""
     codes, visible, depth = request.codes, request.visible, model.spec.depth
     first_request = request._replace(
         codes=None if codes is None else codes[..., :1],
