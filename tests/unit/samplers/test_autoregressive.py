@@ -55,11 +55,11 @@ def class_ids(indices: list[int]) -> torch.Tensor:
     return torch.tensor([index % 3 for index in indices])
 
 
-def by_level(indices: list[int], *, spec: CodeSpec = SPEC, callback=None, start=None, **settings):
-    decoder = rq_transformer(spec).decoder(class_ids(indices))
+def by_level(indices: list[int], *, callback=None, start=None, **settings):
+    decoder = rq_transformer(SPEC).decoder(class_ids(indices))
     assert isinstance(decoder, LevelDecoder)
     codes, visible = (None, None) if start is None else start
-    noise, config = draw_autoregressive_noise(5, indices, spec), AutoregressiveConfig(**settings)
+    noise, config = draw_autoregressive_noise(5, indices, SPEC), AutoregressiveConfig(**settings)
     return sample_autoregressive(decoder, noise, config, codes=codes, visible=visible, callback=callback)
 
 
@@ -79,14 +79,14 @@ def ar_resgen(spec: CodeSpec) -> ARResGen:
     return filled(ARResGen(config, spec))
 
 
-def by_latent(indices: list[int], *, spec: CodeSpec = SPEC, callback=None, start=None, **settings):
-    model = ar_resgen(spec)
+def by_latent(indices: list[int], *, callback=None, start=None, **settings):
+    model = ar_resgen(SPEC)
     decoder = model.decoder(class_ids(indices))
     assert isinstance(decoder, LatentDecoder)
     codes, visible = (None, None) if start is None else start
     config = LatentAutoregressiveConfig(**settings)
-    noise = draw_latent_autoregressive_noise(5, indices, config.num_steps, spec, model.head.noise)
-    return sample_latent_autoregressive(decoder, spec, noise, config, codes=codes, visible=visible, callback=callback)
+    noise = draw_latent_autoregressive_noise(5, indices, config.num_steps, SPEC, model.head.noise)
+    return sample_latent_autoregressive(decoder, SPEC, noise, config, codes=codes, visible=visible, callback=callback)
 
 
 SAMPLERS = {"by level": by_level, "by latent": by_latent, "at once": partial(by_latent, num_steps=1)}
@@ -167,12 +167,6 @@ def test_what_was_drawn_is_continued_alike(sample) -> None:
 def test_codes_and_visible_come_together(sample) -> None:
     with pytest.raises(ConfigError, match="given together"):
         sample([0], start=(torch.zeros(1, 6, 4, dtype=torch.long), None))
-
-
-def test_a_sequence(sample) -> None:
-    spec = CodeSpec(depth=3, codebook_size=5, code_dim=4, shape=(7,))
-    codes = sample(EVERYONE, spec=spec).codes
-    assert codes.shape == (7, 7, 3) and codes.max() < 5
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.7])

@@ -162,7 +162,11 @@ def test_a_generator_that_another_cannot_start_from_is_refused_with_the_remedy(
 
 def test_classes_axes_and_dropout_may_differ(saved: Path) -> None:
     config = replace(CONFIG, num_classes=7, other_axes=(3, 2), class_dropout=0.3)
-    assert read_generator_init(saved, config, make_tokenizer(0)) is not None
+    tokenizer = make_tokenizer(0)
+    init, known = read_generator_init(saved, config, tokenizer), make_generator(tokenizer, 0)
+    assert init is not None and init.class_axes == {"0": ("a", "b")}
+    shapes = [{name: value.shape for name, value in one.items()} for one in (init.tensors, module_tensors(known))]
+    assert shapes[0] == shapes[1]
 
 
 def test_parts_of_another_type_or_shape_are_refused_with_the_remedy(saved: Path) -> None:
