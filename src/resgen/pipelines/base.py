@@ -147,6 +147,9 @@ class BasePipeline(ABC):
         synonyms = {other: name for other, name in OTHER_NAMES.items() if name in own or hasattr(self.sampling, name)}
         classes = "class_id" if "class_id" in own else "class_ids"
         prompt = {"prompt": classes} if classes in own and "prompt" not in own else {}
+        calls = inspect.signature(type(self).__call__).parameters.keys() - own.keys() - synonyms.keys()
+        if (others := sorted(calls & settings.keys())) and not hasattr(self.sampling, others[0]):
+            raise ConfigError(f"{call.__name__} takes no {others[0]}; a call of the pipeline, pipe(...), does")
         return sampling_with(self.sampling, settings, others=prompt | own | synonyms)
 
 

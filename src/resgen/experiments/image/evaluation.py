@@ -111,6 +111,7 @@ class PictureEvaluation:
             reference,
             self._subject(model, sha256_of(model), pipe.device),
             cache_dir=self._cache_dir,
+            chunk_size=max(100, self.batch_size),  # the progress is told after each
             advance=advance,
         )
 

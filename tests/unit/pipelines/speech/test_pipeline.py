@@ -314,6 +314,8 @@ def test_a_stream_makes_nothing_before_it_is_asked_to(pipe: SpeechPipeline) -> N
             pipe.stream("abc", **wrong)  # at once, not with the first part
     with pytest.raises(DataError, match="no letters"):
         pipe.stream("...")
+    with pytest.raises(ConfigError, match=r"^stream takes no num_samples; a call of the pipeline, pipe\(...\), does$"):
+        pipe.stream("abc", num_samples=2)
 
 
 def test_sentences_in_the_prompt_s_voice(pipe: SpeechPipeline, prompt: torch.Tensor) -> None:
