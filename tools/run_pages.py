@@ -34,7 +34,7 @@ from resgen.files import write_text
 
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 SHELL = ("", "bash", "sh")
-PROGRAMS = "docker git pip source srun tensorboard torchrun".split()
+PROGRAMS = "docker git npm pip source srun tensorboard torchrun".split()
 """These need other machines, a shell of one's own or a network."""
 TIMES = {"resgen train ": "--max-minutes", "resgen compare ": "--max-minutes-per-model"}
 """Commands that train, and which of their options says for how long."""

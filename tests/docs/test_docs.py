@@ -93,6 +93,7 @@ def test_commands_are_real(path, line):
         assert words[0] in (
             "git",
             "pip",
+            "npm",
             "source",
             "docker",
             "curl",

@@ -62,6 +62,14 @@ REFUSED = {
         "(8000, tensor([[1.,",
     ),
     "pictures.edit([__import__('torch').eye(9)], keep_levels=1, class_id=0)": ("WrongTypeError", "[tensor([[1., 0.,"),
+    "speech('abc', prompt=np.sin(np.arange(8000)) / 4, prompt_text=['abc'])": (
+        "WrongTypeError",
+        "prompt_text=['abc'] must be a text",
+    ),
+    "speech.edit(np.sin(np.arange(8000)) / 4, input_text=3, text='abc')": (
+        "WrongTypeError",
+        "input_text=3 must be a",
+    ),
     "speech.stream(['abc'])": ("WrongTypeError", "text=['abc'] must be a text"),
     "pictures('Bag', callback=3)": ("WrongTypeError", "callback=3 must be a function of (record, codes, visible)"),
     "speech('abc', callback='print')": ("WrongTypeError", "callback='print' must be a function"),

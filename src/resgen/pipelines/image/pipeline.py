@@ -161,6 +161,8 @@ class ImagePipeline(ClassPipeline):
         """
         if class_id is None and self.num_classes:
             allowed = ", ".join([*self.class_names, f"0..{self.num_classes - 1}"])
+            if others := ", ".join([*self.class_axes][1:]):
+                allowed += f"; also {others}, given as axis=value, or 'any'"
             raise ConfigError(f"this model needs a class, class_id; allowed: {allowed}")
         return None if class_id is None else self.class_id(class_id)
 

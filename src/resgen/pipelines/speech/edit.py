@@ -27,7 +27,7 @@ from resgen.ops.alignment import expand, fitted_durations
 from resgen.ops.mel import MelConfig, log_mel
 from resgen.pipelines.speech.fit import tell_doubt
 from resgen.pipelines.speech.speaking import SpeechRun, pace
-from resgen.pipelines.speech.utterances import Job, SpeechOutput
+from resgen.pipelines.speech.utterances import Job, SpeechOutput, SpeechOutputs
 from resgen.tokenizers.sound import SoundCodec
 
 FADE_SECONDS = 0.01
@@ -433,9 +433,9 @@ def check_following(kind: Kind, plan: SpeechEditPlan) -> None:
 @torch.inference_mode()
 def results_of(
     plan: SpeechEditPlan, codec: SoundCodec, run: SpeechRun, *, blend: bool, num_samples: int, seed: int
-) -> list[SpeechEdit]:
+) -> SpeechOutputs[SpeechEdit]:
     """Results of a plan; arguments are those of `SpeechPipeline.edit`."""
-    results = []
+    results: SpeechOutputs[SpeechEdit] = SpeechOutputs()
     for new in run.generate([plan.job(seed, number) for number in range(num_samples)]):
         codes = plan.edited(new)
         result = SpeechEdit(

@@ -140,10 +140,12 @@ class SpeechPipeline(BasePipeline):
     def __call__(self, text: str, **options: Unpack[Speaking]) -> SpeechOutput: ...
 
     @overload
-    def __call__(self, text: str, *, num_samples: int, **options: Unpack[Speaking]) -> SpeechOutputs: ...
+    def __call__(self, text: str, *, num_samples: int, **options: Unpack[Speaking]) -> SpeechOutputs[SpeechOutput]: ...
 
     @overload
-    def __call__(self, text: list[str] | tuple[str, ...], **options: Unpack[SpeakingAll]) -> SpeechOutputs: ...
+    def __call__(
+        self, text: list[str] | tuple[str, ...], **options: Unpack[SpeakingAll]
+    ) -> SpeechOutputs[SpeechOutput]: ...
 
     @torch.inference_mode()
     def __call__(
@@ -160,7 +162,7 @@ class SpeechPipeline(BasePipeline):
         batch_size: int = 16,
         callback: StepCallback | None = None,
         **settings: Unpack[Settings],
-    ) -> SpeechOutput | SpeechOutputs:
+    ) -> SpeechOutput | SpeechOutputs[SpeechOutput]:
         """Speak a text, or several in one voice.
 
         Texts are spoken sentence by sentence. Without a prompt the model chooses the voice: the first sentence of each
@@ -323,7 +325,7 @@ class SpeechPipeline(BasePipeline):
         batch_size: int = 16,
         callback: StepCallback | None = None,
         **settings: Unpack[Settings],
-    ) -> list[SpeechEdit]:
+    ) -> SpeechOutputs[SpeechEdit]:
         """Replace words in a recording (see `pipelines.speech.edit`); all other codes stay unchanged.
 
             (edited,) = pipe.edit("cat.wav", input_text="The cat sat.", text="The bird sat.")
@@ -471,7 +473,7 @@ class SpeechPipeline(BasePipeline):
             raise DataError(f"{name_of(source, what)} comes without its text; give what is said in it as {name}")
         samples, where = samples_of(source, self.sample_rate_hz, what)
         check_prompt(samples, self.sample_rate_hz, where=where)
-        return samples, self.reader.whole(text), where
+        return samples, self.reader.whole(text, name), where
 
     def _listen(
         self, recording: SoundLike, text: str, stretch: tuple[float, float] | None = None

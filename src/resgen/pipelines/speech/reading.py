@@ -8,7 +8,7 @@ from resgen.data.announce import announce
 from resgen.data.front_ends import front_end
 from resgen.data.spoken import Spoken
 from resgen.data.text import PROSODY, check_symbols, split_sentences, words_of
-from resgen.errors import DataError
+from resgen.errors import DataError, WrongTypeError
 from resgen.models.text import TextModelConfig
 
 MAX_CHARS = 200
@@ -89,10 +89,13 @@ class Reader:
     def _learned(self) -> str:
         return ", ".join(self.vocabulary[:20]) + ", ..." * (len(self.vocabulary) > 20)
 
-    def whole(self, text: str) -> Spoken:
+    def whole(self, text: str, name: str = "text") -> Spoken:
         """All sentences of a text as one.
 
         Raises:
+            WrongTypeError: it is no text; the error calls it `name`.
             DataError: see `sentences`.
         """
+        if not isinstance(text, str):
+            raise WrongTypeError(f"{name}={text!r:.80} must be a text")
         return Spoken.join(self.sentences(text))

@@ -6,7 +6,7 @@ import base64
 import html
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -62,8 +62,11 @@ class SpeechOutput:
         return f"{type(self).__name__}({self.duration_s:.2f} s, {' '.join(self.texts)!r}, seed {self.seed})"
 
 
-class SpeechOutputs(list[SpeechOutput]):
-    """The speech of several texts, a list; a notebook shows a player for each."""
+S = TypeVar("S", bound=SpeechOutput)
+
+
+class SpeechOutputs(list[S]):
+    """The speech of several texts or edits, a list; a notebook shows a player for each."""
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write `0000.wav`, `0001.wav`, ... into a folder, which is created if it is missing. Returns the files.

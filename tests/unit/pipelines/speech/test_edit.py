@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kind_parts import matched_config
 from resgen.checkpoints.speech import VoiceConfig
-from resgen.data.sound.decode import write_sound
+from resgen.data.sound.decode import read_sound, write_sound
 from resgen.errors import ConfigError, DataError
 from resgen.kinds import build, get_kind
 from resgen.models.text import TextModel
@@ -100,6 +100,13 @@ def test_what_is_given_comes_back(pipe: SpeechPipeline, recording: torch.Tensor,
     assert torch.equal(before, recording[:begin]) == torch.equal(after, recording[end:]) == blend
     assert torch.equal(before[: plan.offset], recording[: plan.offset]), "silence around the speech is the recording's"
     assert result.audio.abs().max() <= 1 and result.sample_rate_hz == RATE
+
+
+def test_several_results_are_saved_into_a_folder(pipe: SpeechPipeline, recording: torch.Tensor, tmp_path: Path) -> None:
+    results = edited(pipe, recording, num_samples=2)
+    assert [file.name for file in results.save(tmp_path / "edits")] == ["0000.wav", "0001.wav"]
+    kept = read_sound(tmp_path / "edits" / "0001.wav", RATE)
+    torch.testing.assert_close(kept, results[1].audio, atol=2 / 32768, rtol=0)
 
 
 def test_the_seams_are_mixed_within_the_stretch(pipe: SpeechPipeline, recording: torch.Tensor) -> None:
