@@ -14,7 +14,7 @@ PIP  := .venv/bin/pip install -q --disable-pip-version-check -c constraints.txt
 	$(PIP) -e '.[speech]'
 	@touch $@
 
-# All extras but wandb, moonshine, fid and docs: what trains, measures and serves.
+# What trains, measures and serves: all extras but wandb, moonshine, pretrained, hub, bench, fid and docs.
 .venv/.all: .venv/.core
 	$(PIP) -e '.[all]'
 	@touch $@

@@ -15,9 +15,9 @@ SENTENCES = "speech/english-small-sentences"
 UNSEEN = "speech/english-small-teacher-unseen"
 # Page, sentence, report, where in it, format: digits after the point, with % for shares.
 NUMBERS = [
-    ("README.md", "style {} (real faces", "avatars64-attributes", "axes style guided share", "0%"),
-    ("README.md", "hair {}, skin", "avatars64-attributes", "axes hair guided share", "0%"),
-    ("README.md", "skin {}; style `thumbs`", "avatars64-attributes", "axes skin guided share", "0%"),
+    ("README.md", "style in {} (real faces", "avatars64-attributes", "axes style guided share", "1%"),
+    ("README.md", "hair colour in {}, skin", "avatars64-attributes", "axes hair guided share", "0%"),
+    ("README.md", "skin colour in {}; `thumbs`", "avatars64-attributes", "axes skin guided share", "0%"),
     ("README.md", "class recognised in {} of guided", "evaluate-fashion-mnist-small", "generation 0 recognised", "0%"),
     (
         "README.md",
