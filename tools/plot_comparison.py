@@ -94,6 +94,7 @@ def points() -> dict[str, Points]:
     found["maskgit"][10000] += [
         row["guided"] for row in read("maskgit-10k.json")["rows"] if row["asked"]["guidance_scale"] == 4.0
     ]
+    found["rq_transformer"][10000] += read("rq-10k.json")["trainings"]["rq_transformer"]["guided"]
     return {kind: found[kind] for kind in LINES}
 
 

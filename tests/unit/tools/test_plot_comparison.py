@@ -15,7 +15,7 @@ def test_points_are_those_of_the_measurements() -> None:
     assert set(points) == set(plot_comparison.LINES)
     assert [len(points["residual"][n]) for n in (609, 1000, 3000)] == [1, 1, 4]
     assert [len(points["fixed"][n]) for n in (1000, 3000, 10000)] == [1, 4, 3]
-    assert sorted(points["rq_transformer"]) == [618, 3000] and len(points["rq_transformer"][3000]) == 3
+    assert sorted(points["rq_transformer"]) == [618, 3000, 10000] and len(points["rq_transformer"][3000]) == 3
     assert points["fixed"][10000][0] == 4.82 and points["maskgit"][10000] == [pytest.approx(6.79, abs=0.01)]
     best = min(distance for lengths in points.values() for found in lengths.values() for distance in found)
     assert plot_comparison.floor() < best, "nothing is better than what the tokenizer can show"
