@@ -119,7 +119,7 @@ PLACES = ("out", "trace")
 ALSO = {"model": "tokenizer", "steps-gif": "trace"}
 """Options that some commands have, by what else they may be called."""
 
-ALSO_COMMANDS = {"list": "models", "ls": "models", "sample": "generate", "speak": "generate speech"}
+ALSO_COMMANDS = {"help": "--help", "list": "models", "ls": "models", "sample": "generate", "speak": "generate speech"}
 """Other names that people try for commands."""
 
 EXAMPLES = """

@@ -58,6 +58,7 @@ def test_group_help_lists_its_commands_only(group, capsys):
         (["generate", "--model", "x"], "error: unknown generate command '--model'; allowed: image"),
         (["--verbose"], "error: unknown command '--verbose'; allowed:"),
         (["list"], "error: unknown command 'list' (did you mean 'models'?)"),
+        (["help"], "error: unknown command 'help' (did you mean '--help'?)"),
     ],
 )
 def test_unknown_command_is_one_line_and_code_2(argv, line, capsys):

@@ -195,7 +195,7 @@ def available_splits(path_or_name: str | Path) -> tuple[str, ...]:
             return tuple(shards)
         if path.is_file():
             if path.suffix.lower() != ".parquet":
-                raise DataError(f"file '{path}' is not a .parquet or .tar file; for images give their folder")
+                raise DataError(f"file '{path}' is no .parquet or .tar file; give one, or a folder of images")
             return ("train",)
         if not path.is_dir():
             allowed = [*BUILT_IN, "an existing folder", "a .parquet or .tar file"]

@@ -195,7 +195,7 @@ def open_splits(data: str | Path, class_columns: Sequence[str] = ()) -> tuple[Im
     if name := held_out_split(splits):
         return source, open_images(data, split=name, class_columns=class_columns)
     if len(source) < 2:
-        raise DataError(f"'{data}' holds {len(source)} image; training needs at least 2, one for validation")
+        raise DataError(f"'{data}' holds {len(source)} image; at least 2 are needed, one of them for validation")
     every = max(min(HELD_OUT_EVERY, len(source)), -(-len(source) // MAX_HELD_OUT))
     held_out = np.arange(len(source)) % every == every - 1
     announce(f"data '{source.name}' has no held-out split: {held_out.sum()} images (every {every}th) are held out")
