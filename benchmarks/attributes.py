@@ -29,8 +29,8 @@ from resgen.errors import ConfigError, unknown
 from resgen.evaluation.image.classifier import classify
 from resgen.evaluation.image.metrics import wilson_interval
 from resgen.files import write_json
+from resgen.models.conditions import class_digits
 from resgen.nn.classifier import Classifier
-from resgen.ops.axes import class_digits
 from resgen.pipelines.image.pipeline import ImagePipeline
 
 SHOWN = 8

@@ -16,9 +16,8 @@ from torch.nn import functional
 
 from resgen.allocator import keep_freed_memory
 from resgen.evaluation.bench.timing import interleaved
-from resgen.losses.tokens import masked_level_loss
+from resgen.losses.tokens import masked_level_loss, residual_above
 from resgen.models.token_head import TokenHead
-from resgen.ops.residual import residual_above
 
 WARM_UP = 2
 WIDTH, DEPTH, CODES, CODE_DIM, DECAY = 768, 8, 1024, 64, 0.9

@@ -11,14 +11,13 @@ from torch import Tensor
 
 from resgen.kinds.objective import Batch, GeneratorLossConfig, log_frequencies
 from resgen.losses.mixture import mixture_loss, target_log_prob
-from resgen.losses.tokens import level_weight, masked_level_loss
+from resgen.losses.tokens import level_weight, masked_level_loss, residual_above
 from resgen.models.ar_resgen import ARResGen
 from resgen.models.head_start import start_mixture
 from resgen.models.heads import MixtureHead
 from resgen.models.metric import MetricHead
 from resgen.models.resgen import ResGen
 from resgen.models.token_head import TokenHead
-from resgen.ops.residual import residual_above
 
 VALIDATION_ROWS = 1024
 Rows = tuple[Float[Tensor, "N O"], Int[Tensor, "N D"], Int[Tensor, " N"]]

@@ -109,11 +109,6 @@ class CodeModel(nn.Module):
         parts = [vectors for vectors in map(self.feature_vectors, requests) if vectors is not None]
         return torch.cat(parts) if parts else None, torch.cat(attended)
 
-    @property
-    def has_codebooks(self) -> bool:
-        """Whether it has those of a tokenizer: from `set_codebooks`, or with the weights of a trained model."""
-        return bool(self.codebooks.any())
-
     @torch.no_grad()
     def set_codebooks(
         self, codebooks: Float[Tensor, "D V H"], variances: Float[Tensor, " D"], codes: Int[Tensor, "B L D"]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from resgen.errors import ConfigError
-from resgen.ops.axes import class_digits
 from resgen.types import SequenceCondition
 
 
@@ -28,6 +28,19 @@ class ClassCondition(nn.Module):
         starts = accumulate((size + 1 for size in self.sizes[:-1]), initial=0)
         rows = [start + digit for start, digit in zip(starts, class_digits(class_ids, self.sizes), strict=True)]
         return self.embedding(torch.stack(rows)).sum(0)
+
+
+def class_digits(class_ids: Any, sizes: Sequence[int]) -> list[Any]:
+    """What class ids (a number, an array or a tensor) say on each axis, of `sizes` classes, as one digit for each.
+
+    The first axis is the lowest digit: k is class k, its size says nothing. Of the others 0 says nothing, k + 1 is
+    class k. So an id of the first axis alone is that of a model with one axis. `ops.axes.join_digits` is the inverse.
+    """
+    digits = []
+    for size in sizes[:-1]:
+        digits.append(class_ids % (size + 1))
+        class_ids = class_ids // (size + 1)
+    return [*digits, class_ids]
 
 
 class FeatureInput(nn.Module):

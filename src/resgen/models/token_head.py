@@ -81,7 +81,7 @@ class TokenHead(nn.Module):
 
         Args:
             hidden: input of the head.
-            above: s of every level, see `ops.residual.residual_above`; independent levels do not read it.
+            above: s of every level, see `losses.tokens.residual_above`; independent levels do not read it.
         """
         logits = at_least_float32(self.logits(hidden).unflatten(-1, (self.depth, self.codebook_size)))
         if self.steering is None:

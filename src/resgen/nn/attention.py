@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resgen.nn.cache import KeyValueCache
 from resgen.nn.positions import rotate
 from resgen.ops.linear import linear
+
+
+class Cache(Protocol):
+    """Keys and values of earlier positions; see `nn.cache.KeyValueCache`."""
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add those of new positions; returns all."""
+        ...
 
 
 class Attention(nn.Module):
@@ -31,7 +40,7 @@ class Attention(nn.Module):
         *,
         causal: bool = False,
         segment: int | None = None,
-        cache: KeyValueCache | None = None,
+        cache: Cache | None = None,
     ) -> Float[Tensor, "B L O"]:
         """Attention over all positions, or over those that the options leave.
 

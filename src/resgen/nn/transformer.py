@@ -10,8 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from resgen.nn.attention import Attention
-from resgen.nn.cache import KeyValueCache
+from resgen.nn.attention import Attention, Cache
 from resgen.ops.linear import feed_forward
 
 
@@ -83,7 +82,7 @@ class Transformer(nn.Module):
         *,
         causal: bool = False,
         segment: int | None = None,
-        caches: Sequence[KeyValueCache] | None = None,
+        caches: Sequence[Cache] | None = None,
     ) -> Float[Tensor, "B L O"]:
         """All blocks; see `Attention` for the options. `caches` holds one cache per block."""
         for i, block in enumerate(self.blocks):

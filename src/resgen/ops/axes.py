@@ -9,21 +9,8 @@ from typing import Any
 MOST_IDS = 1 << 31
 
 
-def class_digits(class_ids: Any, sizes: Sequence[int]) -> list[Any]:
-    """What class ids (a number, an array or a tensor) say on each axis, of `sizes` classes, as one digit for each.
-
-    The first axis is the lowest digit: k is class k, its size says nothing. Of the others 0 says nothing, k + 1 is
-    class k. So an id of the first axis alone is that of a model with one axis. `join_digits` is the inverse.
-    """
-    digits = []
-    for size in sizes[:-1]:
-        digits.append(class_ids % (size + 1))
-        class_ids = class_ids // (size + 1)
-    return [*digits, class_ids]
-
-
 def join_digits(digits: Sequence[Any], sizes: Sequence[int]) -> Any:
-    """Class ids from their digits; the inverse of `class_digits`, which says what digits mean.
+    """Class ids from their digits; the inverse of `models.conditions.class_digits`, which says what digits mean.
 
     Args:
         digits: of each axis, whole numbers, arrays or tensors alike, from 0 to the axis's size.

@@ -171,16 +171,3 @@ def residual_suffix(
         embedded = torch.nn.functional.embedding(codes[..., level], codebooks[level])
         total = total + embedded * (visible <= level).unsqueeze(-1)
     return total
-
-
-def residual_above(
-    codes: Int[Tensor, "*batch D"], codebooks: Float[Tensor, "D V H"], visible: Int[Tensor, "*batch"]
-) -> Float[Tensor, "*batch D H"]:
-    """For every level, the sum of the embeddings of the *masked* levels above it (0 up to the first masked one)."""
-    total = codebooks.new_zeros(*codes.shape[:-1], codebooks.shape[-1])
-    sums = []
-    for level in range(codes.shape[-1]):
-        sums.append(total)
-        embedded = torch.nn.functional.embedding(codes[..., level], codebooks[level])
-        total = total + embedded * (visible <= level).unsqueeze(-1)
-    return torch.stack(sums, dim=-2)

@@ -49,24 +49,6 @@ def nucleus_choice(logits: Float[Tensor, "N K"], uniform: Float[Tensor, " N"], t
     return choice
 
 
-def top_k_filter(logits: Float[Tensor, "N K"], top_k: int) -> Float[Tensor, "N K"]:
-    """Exclude (-inf) all but the `top_k` most likely items of each row, and those as likely as the last of them.
-
-    Args:
-        logits: unnormalised log probabilities.
-        top_k: items to keep; 0 keeps all.
-
-    Raises:
-        ConfigError: if `top_k` is negative.
-    """
-    if top_k < 0:
-        raise ConfigError(f"top_k={top_k} must be at least 1, or 0 to keep all")
-    if top_k == 0 or top_k >= logits.shape[-1]:
-        return logits
-    least = logits.topk(top_k, dim=-1).values[:, -1:]
-    return logits.masked_fill(logits < least, -torch.inf)
-
-
 def _descending(probs: Float[Tensor, "N K"]) -> tuple[Float[Tensor, "N K"], Int[Tensor, "N K"]]:
     """The probabilities of each row from the largest to the smallest, and their items; of equal ones the first item
     comes first.

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from resgen.errors import ConfigError, WrongTypeError, unknown
-from resgen.ops.axes import class_digits, count_ids, join_digits
+from resgen.models.conditions import class_digits
+from resgen.ops.axes import count_ids, join_digits
 
 ANY = "any"
 """Says nothing, of one axis or of all; a class of this name comes first."""

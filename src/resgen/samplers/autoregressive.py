@@ -17,7 +17,7 @@ from resgen.ops.blocks import walk_levels
 from resgen.ops.guidance import Weight, guidance_weights
 from resgen.ops.masking import MAX_STEPS, SCHEDULES, given_codes, reveal_plan
 from resgen.ops.random import sample_streams
-from resgen.ops.sampling import LEAST_TEMPERATURE, LEAST_TOP_P, nucleus_choice, top_k_filter
+from resgen.ops.sampling import LEAST_TEMPERATURE, LEAST_TOP_P, nucleus_choice
 from resgen.types import CodeSpec, Distribution, NoiseSize, ProposalNoise, Record
 
 
@@ -322,3 +322,21 @@ class _Progress:
             revealed = int(self.masked[:, self.position].sum())
             weight = float(self.weights[self.position].max())
             self.record(self.position, weight, revealed, self.codes.clone(), self.visible.clone())
+
+
+def top_k_filter(logits: Float[Tensor, "N K"], top_k: int) -> Float[Tensor, "N K"]:
+    """Exclude (-inf) all but the `top_k` most likely items of each row, and those as likely as the last of them.
+
+    Args:
+        logits: unnormalised log probabilities.
+        top_k: items to keep; 0 keeps all.
+
+    Raises:
+        ConfigError: if `top_k` is negative.
+    """
+    if top_k < 0:
+        raise ConfigError(f"top_k={top_k} must be at least 1, or 0 to keep all")
+    if top_k == 0 or top_k >= logits.shape[-1]:
+        return logits
+    least = logits.topk(top_k, dim=-1).values[:, -1:]
+    return logits.masked_fill(logits < least, -torch.inf)

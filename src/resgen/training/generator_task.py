@@ -16,8 +16,9 @@ from torch.utils.checkpoint import checkpoint
 
 from resgen.kinds import AnySampling, Batch, GeneratorLossConfig, Objective, make_objective, without_guidance
 from resgen.models.base import CodeModel
+from resgen.models.conditions import class_digits
 from resgen.nn.transformer import Block
-from resgen.ops.axes import class_digits, join_digits
+from resgen.ops.axes import join_digits
 from resgen.ops.random import generator as make_generator
 from resgen.quantizers.base import Quantizer
 from resgen.training.interface import LossOf
@@ -105,7 +106,7 @@ class GeneratorTask:
         self.objective = make_objective(model, self.config)
         self._loss: Callable[..., tuple[Tensor, dict[str, Tensor]]] = self.objective.loss
         self._evaluate = evaluate
-        if not model.has_codebooks:
+        if not model.codebooks.any():
             count = min(len(train), 16384)
             # Float32 rounds numbers above 2^24, the last of them beyond the end.
             codes = train.codes(torch.linspace(0, len(train) - 1, count).long().clamp(max=len(train) - 1))

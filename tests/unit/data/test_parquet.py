@@ -19,7 +19,7 @@ from resgen.data.pictures import sources as images
 from resgen.data.sound.sources import open_speech
 from resgen.errors import ConfigError, DataError
 from resgen.extras import MissingExtraError
-from resgen.ops.axes import class_digits
+from resgen.models.conditions import class_digits
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

@@ -10,12 +10,13 @@ import torch
 from resgen.errors import ConfigError
 from resgen.kinds import heads as kind_heads
 from resgen.kinds.objective import GeneratorLossConfig
+from resgen.losses.tokens import residual_above
 from resgen.models import token_head
 from resgen.models.resgen import ResGen, ResGenConfig
 from resgen.models.token_head import TokenHead
 from resgen.ops import blocks
 from resgen.ops.blocks import walk_levels
-from resgen.ops.residual import Codebooks, residual_above
+from resgen.ops.residual import Codebooks
 from resgen.types import CodeSpec, ProposalNoise
 
 WIDTH, DEPTH, SIZE, ROWS, DIM = 6, 3, 5, 40, 4

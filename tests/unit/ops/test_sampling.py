@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resgen.errors import ConfigError
-from resgen.ops.sampling import _descending, nucleus_choice, top_k_filter
+from resgen.ops.sampling import _descending, nucleus_choice
+from resgen.samplers.autoregressive import top_k_filter
 
 PROBS = [0.1, 0.4, 0.2, 0.3]  # sorted: items 1, 3, 2, 0
 

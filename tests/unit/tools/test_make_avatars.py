@@ -18,7 +18,7 @@ from PIL import Image
 
 from resgen.data.pictures.sources import open_images
 from resgen.errors import DataError
-from resgen.ops.axes import class_digits
+from resgen.models.conditions import class_digits
 
 PACKAGES_VARIABLE = "RESGEN_AVATAR_PACKAGES"
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from resgen.ops.axes import class_digits, count_ids
+from resgen.models.conditions import class_digits
+from resgen.ops.axes import count_ids
 from resgen.training.generator_task import draw_kept, keep_axes
 
 COUNT = 200_000

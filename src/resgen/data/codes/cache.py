@@ -63,7 +63,7 @@ class CachePlan:
             tokens and durations (rows) are checked for what they mean.
         class_names: one per label; may be empty. With several axes, of the first.
         class_axes: names and their classes, of every axis of which the labels tell, in this order; see
-            `ops.axes.class_digits`. Empty where a label is a number of `class_names`.
+            `models.conditions.class_digits`. Empty where a label is a number of `class_names`.
         made_from: fingerprints, by name, of what makes the codes and of the data.
         ragged: samples differ in length, and some may be left out; otherwise all have the positions of `spec`.
         shard_samples: the most samples of a shard.

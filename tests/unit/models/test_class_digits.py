@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resgen.ops.axes import class_digits, count_ids, join_digits
+from resgen.models.conditions import class_digits
+from resgen.ops.axes import count_ids, join_digits
 
 SIZES = st.lists(st.integers(1, 9), min_size=1, max_size=5)
 
