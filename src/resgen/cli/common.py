@@ -240,19 +240,19 @@ def bundled_models() -> list[dict[str, Any]]:
 
 
 def check_out_file(
-    path: Path, suffixes: Sequence[str] = PICTURE_SUFFIXES, *, name: str = "--out", source: Path | None = None
+    path: Path, suffixes: Sequence[str] = PICTURE_SUFFIXES, *, name: str = "--out", sources: Sequence[Path | None] = ()
 ) -> None:
-    """Reject an output file that could not be written, or would replace its `source`, before any heavy work; `name` is
-    that of the option.
+    """Reject an output file that could not be written, or would replace one of its `sources`, before any heavy work;
+    `name` is that of the option.
 
     Raises:
-        ConfigError: unknown suffix, a folder of that name, the source, or a place that cannot be written to.
+        ConfigError: unknown suffix, a folder of that name, a source, or a place that cannot be written to.
     """
     if path.suffix.lower() not in suffixes:
         raise ConfigError(f"{name} '{path}' must end in {', '.join(suffixes)}")
     if path.is_dir():
         raise ConfigError(f"{name} '{path}' is a folder; give the name of a file")
-    if source is not None and path.resolve() == source.resolve():
+    if any(source is not None and path.resolve() == source.resolve() for source in sources):
         raise ConfigError(f"{name} '{path}' is the input; give another file")
     _check_writable(path, path.parent, name)
 

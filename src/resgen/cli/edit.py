@@ -55,7 +55,8 @@ class EditImage(Drawing):
     def run(self) -> None:
         positive("--num-samples", self.num_samples)
         to_folder = self.out.is_dir() or not self.out.suffix
-        check_out_dir(self.out) if to_folder else check_out_file(self.out, source=self.input)
+        inputs = (self.input, Path(self.mask) if self.mask else None)
+        check_out_dir(self.out) if to_folder else check_out_file(self.out, sources=inputs)
         self.check_trace()
         settings = self.sampling.settings()
         from resgen.pipelines.image.pipeline import ImagePipeline

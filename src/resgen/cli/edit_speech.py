@@ -154,7 +154,7 @@ class EditSpeech(Drawing):
         elif self.num_samples > 1:
             raise ConfigError(f"--out '{self.out}' is a file; {self.num_samples} results (--num-samples) need a folder")
         else:
-            check_out_file(self.out, SOUND_SUFFIXES, source=self.input)
+            check_out_file(self.out, SOUND_SUFFIXES, sources=(self.input,))
         self.check_trace()
 
     def list_words(self, pipe: SpeechPipeline) -> None:

@@ -58,7 +58,7 @@ class Reconstruct:
 
         modality = of_model(self.tokenizer)
         to_file = self.out.suffix.lower() in PICTURE_SUFFIXES
-        check_out_file(self.out, source=self.input) if to_file else check_out_dir(self.out)
+        check_out_file(self.out, sources=(self.input,)) if to_file else check_out_dir(self.out)
         document, rows, notes = ask(modality, "reconstruct", self, f"tokenizer '{self.tokenizer}'", say=message)
         text = "\n".join([table(rows), *notes])
         if self.out.is_dir():

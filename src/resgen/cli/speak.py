@@ -85,7 +85,7 @@ class GenerateSpeech(Drawing):
         if self.out == DASH:
             self.check_stream()
         elif self.single:
-            check_out_file(self.out, SOUND_SUFFIXES)
+            check_out_file(self.out, SOUND_SUFFIXES, sources=(self.prompt,))
         elif self.out.suffix in SOUND_SUFFIXES:
             raise ConfigError(f"--out '{self.out}' names one sound, there are several; give the name of a folder")
         else:

@@ -136,6 +136,12 @@ class BasePipeline(ABC):
     def _facts(self) -> Sequence[str]:
         """What it makes, for `repr`."""
 
+    def _check_parts(self, parts: Any) -> None:
+        """Reject a name or path in place of loaded parts, with the call that takes one."""
+        if isinstance(parts, str | Path):
+            name = type(self).__name__
+            raise WrongTypeError(f"{name} takes loaded parts; use {name}.from_pretrained({str(parts)!r})")
+
     def _settings(self, call: Callable[..., Any], settings: Mapping[str, Any]) -> AnySampling:
         """The sampling of a call with these settings.
 

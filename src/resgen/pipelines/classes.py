@@ -83,6 +83,7 @@ class ClassPipeline(BasePipeline):
     def __init__(
         self, parts: Pipeline, *, device: str | torch.device | None = None, dtype: str | torch.dtype | None = "auto"
     ) -> None:
+        self._check_parts(parts)
         self.path = parts.folder.path
         self.tokenizer: Any = parts.tokenizer
         self.generator = parts.generator

@@ -26,6 +26,7 @@ from resgen.cli.common import (
     slug,
     table,
 )
+from resgen.cli.main import main
 from resgen.cli.train import TrainTokenizer
 from resgen.data.announce import announce
 from resgen.errors import ConfigError
@@ -177,8 +178,24 @@ def test_an_output_does_not_replace_its_source(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for source in ("a.png", str(tmp_path / "a.png"), "../" + tmp_path.name + "/a.png"):
         with pytest.raises(ConfigError, match=r"--out 'a.png' is the input; give another file"):
-            check_out_file(Path("a.png"), source=Path(source))
-    check_out_file(Path("b.png"), source=Path("a.png"))
+            check_out_file(Path("a.png"), sources=(None, Path(source)))
+    check_out_file(Path("b.png"), sources=(Path("a.png"),))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "generate speech --model english-small --text hi --prompt a.wav --prompt-text a --out ./a.wav",
+        "edit speech --model english-small --input a.wav --input-text a --text b --out ./a.wav",
+        "edit image --model avatars64 --class thumbs --input b.png --mask a.png --out ./a.png",
+        "edit image --model avatars64 --class thumbs --input a.png --mask 0,0,9,9 --out ./a.png",
+        "reconstruct --tokenizer avatars64 --input a.png --out ./a.png",
+    ],
+)
+def test_no_command_replaces_what_it_reads(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(command.split()) == 2
+    assert "is the input; give another file" in capsys.readouterr().err
 
 
 def test_places_that_are_no_folders_to_write_into_are_told_apart(tmp_path):

@@ -103,6 +103,15 @@ def test_options_of_pictures_are_refused_for_speech(given: dict, option: str, tm
         command.run()
 
 
+@pytest.mark.parametrize(("name", "option"), [("evaluate_on", "--evaluate-on"), ("extractor", "--extractor")])
+def test_what_evaluations_take_is_refused_without_them(name: str, option: str, tmp_path: Path) -> None:
+    image = of_recipe("digits")
+    run = Run(out=tmp_path / "run", models={"tokenizer": "t"}, **{name: "nope"})
+    with pytest.raises(ConfigError, match=f"^{option} needs evaluations: --set generator_training.evaluate_every=N$"):
+        image.train("generator", image.recipes["digits"](), run)
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_evaluation_need_not_take_the_file_of_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = save_parts(tmp_path / "voice")
 

@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from resgen.errors import ConfigError, DataError
+from resgen.errors import ConfigError, DataError, WriteError
 from resgen.files import atomic_path
 
 PAD = 2
@@ -108,7 +108,10 @@ def save_picture(image: Image.Image, path: str | Path) -> Path:
     if image_format is None:
         raise DataError(f"cannot write '{path}': unknown suffix '{path.suffix}'; allowed: {', '.join(_FORMATS)}")
     with atomic_path(path, sync=False) as temporary:
-        image.save(temporary, format=image_format)
+        try:
+            image.save(temporary, format=image_format)
+        except ValueError as error:  # what WebP says of an image that is too large for it
+            raise WriteError(f"cannot write '{path}': {error}; use .png, or make the image smaller") from error
     return path
 
 

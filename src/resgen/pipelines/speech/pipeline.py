@@ -72,6 +72,7 @@ class SpeechPipeline(BasePipeline):
         dtype: str | torch.dtype | None = "auto",
         vocoder: torch.nn.Module | None = None,
     ) -> None:
+        self._check_parts(parts)
         self.path, self.parts = parts.folder.path, parts
         self.generator, self.text_model = parts.generator, parts.text_model.float()
         own = parts.vocoder if vocoder is None else vocoder
