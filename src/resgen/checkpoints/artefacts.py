@@ -129,6 +129,7 @@ def save_pipeline(
     class_axes: Mapping[str, Sequence[str]] | None = None,
     history: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
+    files: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write a pipeline folder.
 
@@ -141,6 +142,7 @@ def save_pipeline(
         class_axes: names on every axis, by its name, where the classes have named axes.
         history: how the parts were trained.
         extra: what else the folder says, such as a `description`.
+        files: content of other files of it, such as its card, by name.
 
     Raises:
         CheckpointError: the generator has the codebooks of another tokenizer.
@@ -152,7 +154,7 @@ def save_pipeline(
     own = {"sampling": config_to_dict(sampling), "class_names": list(class_names)}
     own |= {"class_axes": {axis: list(names) for axis, names in class_axes.items()}} if class_axes else {}
     others = {"history": dict(history or {}), **(extra or {})}
-    save_folder(path, kind="pipeline", components=components, extra={**others, **own})
+    save_folder(path, kind="pipeline", components=components, extra={**others, **own}, files=files)
 
 
 def load_pipeline(name_or_path: str | Path, tokenizers: Sequence[type[Any]] = (ImageTokenizer,)) -> Pipeline:

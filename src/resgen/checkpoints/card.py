@@ -95,10 +95,19 @@ def _is_plain(value: object) -> bool:
     return isinstance(value, str) or (isinstance(value, list) and all(isinstance(one, str) for one in value))
 
 
+def card_of(folder: Path) -> dict[str, bytes]:
+    """The card of a model by its name, if it has one, for a folder that is written from the model."""
+    card = folder / CARD_NAME
+    return {CARD_NAME: _without_outside_links(card).encode()} if card.is_file() else {}
+
+
 def cut_outside_links(card: Path) -> None:
     """In a card, make links to files that are not in its folder plain text, and leave out images of such files. Code,
     HTML and links by reference stay as they are."""
+    write_text(card, _without_outside_links(card))
 
+
+def _without_outside_links(card: Path) -> str:
     def kept(match: re.Match[str]) -> str:
         mark, label, target = match.groups()
         return match[0] if not _leads_outside(target, card.parent) else "" if mark else label
@@ -109,7 +118,7 @@ def cut_outside_links(card: Path) -> None:
         while before != parts[number]:  # an image may be the label of a link
             before = parts[number]
             parts[number] = _LINK.sub(kept, before)
-    write_text(card, "".join(parts))
+    return "".join(parts)
 
 
 def _leads_outside(target: str, folder: Path) -> bool:

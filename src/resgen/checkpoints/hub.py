@@ -106,10 +106,13 @@ def _bring_shared_parts(saved: Folder, copied: Path) -> None:
 
 
 def push_saved(save: Callable[[Path], None], repository: str, **options: Any) -> str:
-    """`push` of what `save` writes into a folder of its own; options are those of `push`."""
+    """`push` of what `save` writes into a folder of its own, with a card for the repository; options are those of
+    `push`."""
     with tempfile.TemporaryDirectory() as place:
-        save(Path(place) / "model")
-        return push(Path(place) / "model", repository, **options)
+        folder = Path(place) / "model"
+        save(folder)
+        (folder / CARD_NAME).unlink(missing_ok=True)
+        return push(folder, repository, **options)
 
 
 def _is_allowed(name: str) -> bool:

@@ -13,6 +13,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from resgen.checkpoints.artefacts import Pipeline, load_pipeline, save_pipeline
+from resgen.checkpoints.card import card_of
 from resgen.errors import ConfigError, WrongTypeError, unknown
 from resgen.kinds import KINDS, AnySampling, Settings, kind_of, sample, sampling_with, without_guidance
 from resgen.nn.int8 import check_floating
@@ -126,6 +127,7 @@ class ClassPipeline(BasePipeline):
             class_names=self.class_names,
             class_axes=self.class_axes,
             extra=self._extra | {"history": self.history},
+            files=card_of(self.path),
         )
 
     def compile(self) -> None:

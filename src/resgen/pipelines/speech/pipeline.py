@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from resgen.checkpoints.card import card_of
 from resgen.checkpoints.speech import SpeechParts, load_speech_pipeline, save_speech_pipeline
 from resgen.checkpoints.voices import Voice, check_voice, choose_voice
 from resgen.data.announce import announce
@@ -109,18 +110,18 @@ class SpeechPipeline(BasePipeline):
             ConfigError: the weights are int8.
         """
         check_floating(self.generator, "save_pretrained")
-        parts = self.parts
         save_speech_pipeline(
             path,
-            tokenizer=parts.tokenizer,
-            vocoder=parts.vocoder,
+            tokenizer=self.parts.tokenizer,
+            vocoder=self.parts.vocoder,
             text_model=self.text_model,
-            alphabet=parts.alphabet,
+            alphabet=self.parts.alphabet,
             generator=self.generator,
             sampling=self.sampling,
-            voice=parts.voice,
+            voice=self.parts.voice,
             voices=self.voices,
-            extra=parts.folder.extra,
+            extra=self.parts.folder.extra,
+            files=card_of(self.path),
         )
 
     @property

@@ -489,6 +489,13 @@ def test_named_voices_are_kept_with_the_model(pipe: SpeechPipeline, prompt: torc
     assert (tmp_path / "model" / "ann.flac").read_bytes() == own.voices["ann"].content
 
 
+def test_a_card_comes_along_without_links_that_lead_nowhere(pipe: SpeechPipeline, tmp_path: Path) -> None:
+    pipe.save_pretrained(tmp_path / "first")
+    (tmp_path / "first" / "README.md").write_text("# A\n\n**Data.** CC BY 4.0, by [ann](../ann.md). ![a](../a.png)\n")
+    SpeechPipeline.from_pretrained(tmp_path / "first", device="cpu").save_pretrained(tmp_path / "second")
+    assert (tmp_path / "second" / "README.md").read_text() == "# A\n\n**Data.** CC BY 4.0, by ann. \n"
+
+
 def test_a_text_is_spoken_several_times(pipe: SpeechPipeline) -> None:
     several = pipe("abc cab", num_samples=3, seed=4)
     expected = pipe(["abc cab"] * 3, seed=4)
