@@ -102,7 +102,7 @@ def test_missing_empty_and_unknown(tmp_path: Path) -> None:
         open_images(tmp_path / "picture" / "cats")
     with pytest.raises(DataError, match="unknown data 'digit' .did you mean 'digits'"):
         open_images("digit")
-    with pytest.raises(DataError, match="not a .parquet or .tar file"):
+    with pytest.raises(DataError, match="no .parquet or .tar file; give one, or a folder of images"):
         open_images(save(tmp_path / "a.png", 1))
 
 
