@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def texts_of(text: Any) -> list[str]:
         ConfigError: none.
     """
     texts = [text] if isinstance(text, str) else text
-    if not isinstance(texts, Iterable) or isinstance(texts, bytes | Mapping | Set):
+    if not isinstance(texts, Iterable) or isinstance(texts, bytes | Mapping | set | frozenset):
         raise WrongTypeError(f"text={text!r} must be a text or a list of texts")
     texts = list(texts)
     if not texts:
