@@ -213,8 +213,8 @@ def save_speech_pipeline(
     extra: Mapping[str, Any] | None = None,
     files: Mapping[str, bytes] | None = None,
 ) -> None:
-    """Write a speech pipeline's folder; `extra` is what else it says, such as a `description`, and
-    `files` is the content of other files, such as its card, by name.
+    """Write a speech pipeline's folder; `extra` is what else it says, such as a `description`, and `files` the
+    content of its other files, such as its card, by name.
 
     Raises:
         CheckpointError: the generator has the codebooks of another tokenizer.
@@ -232,9 +232,8 @@ def save_speech_pipeline(
         own["voices"] = voice_entries(voices)
     else:
         others.pop("voices", None)
-    sounds = {f"{name}.flac": one.content for name, one in (voices or {}).items()}
-    all_files = {**(files or {}), **sounds}
-    save_folder(path, kind="speech-pipeline", components=components, extra={**others, **own}, files=all_files)
+    files = {**(files or {}), **{f"{name}.flac": one.content for name, one in (voices or {}).items()}}
+    save_folder(path, kind="speech-pipeline", components=components, extra={**others, **own}, files=files)
 
 
 def load_speech_pipeline(name_or_path: str | Path) -> SpeechParts:

@@ -106,13 +106,14 @@ COMMANDS: dict[str, type[Any]] = {
 """Those of the package; all are in `commands`."""
 
 OPTIONS = (tyro.conf.FlagCreatePairsOff,)
+"""Without it, --resume would have a --no-resume beside it."""
+
 VALUES = (
     (r"Error parsing (--[\w-]+): .*invalid literal for int\(\) with base 10: ('.*?')", r"\1 \2 must be a whole number"),
     (r"Error parsing (--[\w-]+): .*could not convert string to float: ('.*?')", r"\1 \2 must be a number"),
     (r"Missing value for argument '(--[\w-]+)'", r"\1 needs a value"),
 )
 """What tyro says of a value that is missing or no number, and our words for it."""
-"""Without it, --resume would have a --no-resume beside it."""
 
 PLACES = ("out", "trace")
 """Options that say where to write; nothing may not stand for the current folder."""

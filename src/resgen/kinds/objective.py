@@ -1,9 +1,9 @@
 """The training objective of a kind: its loss on a batch of codes, and its held-out likelihood.
 
 All losses are nats per token that counts, and so is `val_loss`, a negative log-likelihood without the training's
-bounds. For autoregressive kinds it is the joint likelihood of the codes; for ResGen and MaskGIT the mean, over seven
-stages of unmasking, of the likelihood of what is masked given what is visible. So compare it within a kind only; that
-of a mixture is a density besides.
+bounds. For RQ-Transformer it is the joint likelihood of the codes; for ResGen and MaskGIT the mean, over seven stages
+of unmasking, of the likelihood of what is masked given what is visible. So compare it within a kind only; that of a
+mixture is a density besides.
 """
 
 from __future__ import annotations

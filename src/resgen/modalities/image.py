@@ -32,9 +32,9 @@ def describe(recipe: Recipe) -> dict[str, Any]:
 def _train_generator(recipe: Recipe, run: Run) -> dict[str, float]:
     """With the distance to the images of `evaluate_on` every `evaluate_every` steps."""
     if not recipe.generator_training.evaluate_every:
-        if unused := [name for name in ("evaluate_on", "extractor") if getattr(run, name) is not None]:
-            option = unused[0].replace("_", "-")
-            raise ConfigError(f"--{option} needs evaluations: --set generator_training.evaluate_every=N")
+        for option, value in (("--evaluate-on", run.evaluate_on), ("--extractor", run.extractor)):
+            if value is not None:
+                raise ConfigError(f"{option} needs evaluations: --set generator_training.evaluate_every=N")
         return train_generator(recipe, run)
     path = run.evaluate_on or run.data or recipe.data.path
     if path is None or is_encoded(path):

@@ -78,9 +78,10 @@ class SoundCodec:
         frames = None if valid is None else valid.repeat_interleave(self.tokenizer.frames_per_position, dim=1)
         if self.vocoder is not None:
             return self.vocoder(mels, frames).float().clamp(-1, 1)
-        config, counts = self.tokenizer.config.mel, [mels.shape[2]] * len(mels) if frames is None else frames.sum(1)
+        config = self.tokenizer.config.mel
+        counts = [mels.shape[2]] * len(mels) if frames is None else frames.sum(1).tolist()
         samples = mels.new_zeros(len(mels), mels.shape[2] * config.hop_size, dtype=torch.float32)
-        for row, count in enumerate(map(int, counts)):  # one by one: phases depend neither on the batch nor on padding
+        for row, count in enumerate(counts):  # one by one: phases depend neither on the batch nor on padding
             if count:
                 sound = griffin_lim(mels[row : row + 1, :, :count], config, generator=make_generator("griffin-lim"))
                 samples[row, : count * config.hop_size] = sound[0]

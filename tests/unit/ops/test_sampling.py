@@ -1,4 +1,4 @@
-"""Nucleus sampling from given uniform numbers, and the most likely items."""
+"""Nucleus sampling from given uniform numbers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from resgen.errors import ConfigError
 from resgen.ops.sampling import _descending, nucleus_choice
-from resgen.samplers.autoregressive import top_k_filter
 
 PROBS = [0.1, 0.4, 0.2, 0.3]  # sorted: items 1, 3, 2, 0
 
@@ -81,13 +80,3 @@ def test_sorting_as_integers_is_a_stable_sort(rounded: bool) -> None:
     ordered, items = _descending(probs)
     expected = probs.double().sort(dim=-1, descending=True, stable=True)
     assert torch.equal(ordered, expected.values.float()) and torch.equal(items, expected.indices)
-
-
-def test_top_k_keeps_the_most_likely_and_their_equals() -> None:
-    logits = torch.tensor([[0.1, 3.0, 2.0, 1.0], [5.0, 5.0, 5.0, -1.0]])
-    assert top_k_filter(logits, 2).isfinite().tolist() == [[False, True, True, False], [True, True, True, False]]
-    assert torch.equal(top_k_filter(logits, 1)[0, 1:2], logits[0, 1:2])
-    for everything in (0, 4, 9):
-        assert torch.equal(top_k_filter(logits, everything), logits)
-    with pytest.raises(ConfigError, match="top_k=-3"):
-        top_k_filter(logits, -3)

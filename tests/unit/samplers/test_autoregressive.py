@@ -23,6 +23,7 @@ from resgen.samplers.autoregressive import (
     LevelDecoder,
     draw_autoregressive_noise,
     draw_latent_autoregressive_noise,
+    top_k_filter,
 )
 from resgen.types import CodeSpec, NoiseSize
 
@@ -285,6 +286,16 @@ def test_noise_for_other_steps_is_refused() -> None:
     books = torch.zeros(4, 9, 6)
     with pytest.raises(ConfigError, match="noise for 3 steps does not fit num_steps=2"):
         sample_latent_autoregressive(Scripted(books), SPEC, noise, LatentAutoregressiveConfig(num_steps=2))
+
+
+def test_top_k_keeps_the_most_likely_and_their_equals() -> None:
+    logits = torch.tensor([[0.1, 3.0, 2.0, 1.0], [5.0, 5.0, 5.0, -1.0]])
+    assert top_k_filter(logits, 2).isfinite().tolist() == [[False, True, True, False], [True, True, True, False]]
+    assert torch.equal(top_k_filter(logits, 1)[0, 1:2], logits[0, 1:2])
+    for everything in (0, 4, 9):
+        assert torch.equal(top_k_filter(logits, everything), logits)
+    with pytest.raises(ConfigError, match="top_k=-3"):
+        top_k_filter(logits, -3)
 
 
 def test_each_sample_has_its_own_stream() -> None:

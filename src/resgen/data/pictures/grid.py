@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,12 +12,13 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from resgen.errors import ConfigError, DataError, WriteError
+from resgen.errors import ConfigError, DataError
 from resgen.files import atomic_path
 
 PAD = 2
 _MARGIN = 3
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
+_MOST_PIXELS = {"JPEG": 65_500, "WEBP": 16_383}
 
 
 def picture_grid(
@@ -100,18 +102,18 @@ def save_picture(image: Image.Image, path: str | Path) -> Path:
     """Write an image atomically; missing folders are made.
 
     Raises:
-        DataError: unknown suffix.
+        DataError: unknown suffix, or an image that is too large for the format.
         WriteError: the place cannot be written.
     """
     path = Path(path)
     image_format = _FORMATS.get(path.suffix.lower())
     if image_format is None:
         raise DataError(f"cannot write '{path}': unknown suffix '{path.suffix}'; allowed: {', '.join(_FORMATS)}")
+    if max(image.size) > (most := _MOST_PIXELS.get(image_format, math.inf)):
+        size = " x ".join(map(str, image.size))
+        raise DataError(f"cannot write '{path}': {size} pixels, at most {most} either way; use .png or a smaller image")
     with atomic_path(path, sync=False) as temporary:
-        try:
-            image.save(temporary, format=image_format)
-        except ValueError as error:  # what WebP says of an image that is too large for it
-            raise WriteError(f"cannot write '{path}': {error}; use .png, or make the image smaller") from error
+        image.save(temporary, format=image_format)
     return path
 
 

@@ -103,10 +103,12 @@ def test_save_errors_leave_the_old_picture(tmp_path: Path, monkeypatch: pytest.M
     assert path.read_bytes() == content and [p.name for p in tmp_path.iterdir()] == ["sheet.png"]
 
 
-def test_an_image_too_large_for_its_format_is_one_line_and_no_file(tmp_path: Path) -> None:
-    with pytest.raises(WriteError, match="16383 pixels; use .png, or make the image smaller"):
-        save_picture(Image.new("L", (16_384, 1)), tmp_path / "wide.webp")
+@pytest.mark.parametrize(("suffix", "most"), [("webp", 16_383), ("jpg", 65_500)])
+def test_an_image_too_large_for_its_format_is_one_line_and_no_file(suffix: str, most: int, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"{most + 1} x 1 pixels, at most {most} either way; use .png or a smaller"):
+        save_picture(Image.new("L", (most + 1, 1)), tmp_path / f"wide.{suffix}")
     assert not list(tmp_path.iterdir())
+    save_picture(Image.new("L", (most, 1)), tmp_path / f"wide.{suffix}")
 
 
 def test_save_refuses_bad_places(tmp_path: Path) -> None:
